@@ -1,0 +1,30 @@
+# Two commands do everything on a fresh Debian or Ubuntu: `make demo` and `make test`. `make setup` is their common first half.
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: help setup demo test parity clean
+
+help:
+	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
+	@echo "make test    set up, then run every test that needs no GPU, network or PyTorch"
+	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
+	@echo "make setup   compiler, Python headers, $(VENV) with jseg and its pinned dependencies"
+	@echo "make clean   remove generated runs and caches of this folder (not Jittor's cache)"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py tools/setup.sh
+	sh tools/setup.sh $(VENV)
+	@touch $@
+
+demo: setup
+	$(PY) tools/demo.py
+
+test: setup
+	$(PY) -m pytest -q tests
+
+parity: setup
+	$(PY) tests/parity/run.py
+
+clean:
+	rm -rf runs/demo build dist .pytest_cache

@@ -1,0 +1,312 @@
+"""The one place that prepares the process before `import jittor`, and answers "what am I on?".
+
+`prepare()` runs when jseg is imported. It only sets environment variables that Jittor reads, links libraries that are
+already on the machine to where Jittor looks for them, and installs a gate on `import jittor` that stops with a clear word
+where Jittor would corrupt data, abort or download. A variable the user has set is never changed.
+The facts behind each entry were measured on Jittor 1.3.11; `jseg doctor` prints what was found and decided.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import dataclasses
+import glob
+import importlib.abc
+import importlib.machinery
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import sysconfig
+
+from jseg.errors import RuntimeSetupError
+
+__all__ = ["Finding", "prepare", "findings", "jittor_home", "core_is_built", "gpus", "describe"]
+
+ONEDNN_PACKAGE = "onednn-devel-cpu-gomp==2021.2.0"
+ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # the folder name Jittor 1.3.11 looks for on Linux x86-64
+JITTOR_VERSIONS = ((1, 3, 11), (1, 3, 12))  # tried: at least the first, below the second
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of `jseg doctor`: what was looked at, what was found, what was chosen and why.
+
+    `level` is "ok", "warning" (works, but less well) or "fatal" (Jittor must not be imported); `cure` is a command.
+    """
+
+    topic: str
+    text: str
+    level: str = "ok"
+    cure: str = ""
+
+
+_findings: list[Finding] = []
+_prepared = False
+
+
+def findings() -> list[Finding]:
+    """What `prepare()` found, in the order it looked."""
+    return list(_findings)
+
+
+def prepare() -> None:
+    """Set up the environment for Jittor once per process; later calls do nothing.
+
+    Nothing is raised here, so that tools which need no Jittor work anywhere: a fatal finding raises
+    `RuntimeSetupError` at the moment something imports Jittor.
+    """
+    global _prepared
+    if _prepared:
+        return
+    _prepared = True
+    if "jittor" in sys.modules:
+        _note("jittor", "was imported before jseg, so jseg could not prepare the process", "warning",
+              "import jseg first, then jittor")
+        return
+    _check_python()
+    _check_numpy()
+    _check_compiler()
+    _choose("JITTOR_HOME", str(jittor_home()))  # Jittor stores the last value it saw for later runs; always name ours
+    _choose("log_silent", "0" if os.environ.get("JSEG_VERBOSE") == "1" else "1")
+    _choose("FIX_TORCH_ERROR", "0")  # otherwise Jittor imports torch where it is installed
+    _choose("use_cutt", "0")         # both are downloads that jseg never uses
+    _choose("use_cutlass", "0")
+    _prepare_onednn()
+    _prepare_mpi()
+    _prepare_cuda()
+    _choose("cache_name", _cache_name())  # changed flags on one cache make Jittor exit with status 0 and run nothing
+    sys.meta_path.insert(0, _JittorGate())
+
+
+def jittor_home() -> pathlib.Path:
+    """The folder whose `.cache/jittor` holds everything Jittor compiles: `JITTOR_HOME` or the user's home."""
+    return pathlib.Path(os.environ.get("JITTOR_HOME") or pathlib.Path.home()).absolute()
+
+
+def core_is_built() -> bool:
+    """Whether Jittor's core has been compiled for this cache name (the first import takes minutes otherwise)."""
+    pattern = jittor_home() / ".cache" / "jittor" / "jt*" / "*" / f"py{platform.python_version()}" / "*" / "*" / "*"
+    name = os.environ.get("cache_name", "default")
+    return bool(glob.glob(str(pattern / name / "jittor_core*")) + glob.glob(str(pattern / name / "*" / "jittor_core*")))
+
+
+def gpus() -> list[dict]:
+    """The NVIDIA GPUs the driver offers: a list of {name, capability (major, minor), memory_mb}; empty without any."""
+    name = ctypes.util.find_library("cuda") or "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return []
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return []
+    found = []
+    for index in range(count.value):
+        device, text, memory = ctypes.c_int(), ctypes.create_string_buffer(100), ctypes.c_size_t()
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        driver.cuDeviceGetName(text, 100, device)
+        driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        found.append({"name": text.value.decode(), "capability": (major.value, minor.value),
+                      "memory_mb": memory.value >> 20})
+    return found
+
+
+def cpu_name() -> str:
+    """The processor's own name, as the kernel tells it."""
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe() -> str:
+    """One line for logs and reports: the device that will compute, threads, Python, Jittor and NumPy versions."""
+    found = gpus() if os.environ.get("nvcc_path") else []
+    threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
+    device = found[0]["name"] if found else f"{cpu_name()}, {threads} threads"
+    return (f"{device}; Python {platform.python_version()}, Jittor {_version('jittor') or 'absent'}, "
+            f"NumPy {_version('numpy') or 'absent'}")
+
+
+# -- the steps of prepare() ------------------------------------------------------------------------------------------
+
+
+def _note(topic: str, text: str, level: str = "ok", cure: str = "") -> None:
+    _findings.append(Finding(topic, text, level, cure))
+
+
+def _choose(name: str, value: str) -> str:
+    """Set an environment variable unless the user has; returns the value in force."""
+    if name in os.environ and os.environ[name] != value:
+        _note("environment", f"{name}={os.environ[name]} is yours and stays (jseg would set {value!r})")
+    return os.environ.setdefault(name, value)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(p) for p in version.split(".")[:3] if p.isdigit())
+
+
+def _check_python() -> None:
+    here = f"{platform.python_version()} at {sys.executable}"
+    if not (3, 9) <= sys.version_info[:2] <= (3, 12):
+        _note("python", f"{here}: NumPy 1.26, which Jittor needs, has wheels for Python 3.9 to 3.12 only", "fatal",
+              "make a virtual environment with Python 3.11: python3.11 -m venv .venv")
+    else:
+        _note("python", here)
+
+
+def _check_numpy() -> None:
+    numpy, jittor = _version("numpy"), _version("jittor")
+    if numpy is None or _numbers(numpy) >= (2,):
+        _note("numpy", f"{numpy or 'not installed'}: Jittor silently corrupts arrays with NumPy 2", "fatal",
+              'pip install "numpy>=1.22,<2"')
+    else:
+        _note("numpy", numpy)
+    if jittor is None:
+        _note("jittor", "not installed", "fatal", "pip install jittor==1.3.11.0")
+    elif not JITTOR_VERSIONS[0] <= _numbers(jittor) < JITTOR_VERSIONS[1]:
+        _note("jittor", f"{jittor} has not been tried; 1.3.11 has", "warning", "pip install jittor==1.3.11.0")
+    else:
+        _note("jittor", jittor)
+
+
+def _check_compiler() -> None:
+    compiler = os.environ.get("cc_path") or shutil.which("g++") or shutil.which("clang++")
+    header = pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not compiler:
+        _note("compiler", "no g++: Jittor compiles its kernels on this machine", "fatal", "apt-get install -y g++")
+    elif not header.is_file():
+        _note("compiler", f"{compiler}, but {header} is missing", "fatal", "apt-get install -y python3-dev")
+    else:
+        _note("compiler", compiler)
+
+
+def _prepare_onednn() -> None:
+    """Link PyPI's oneDNN to where Jittor would download it to; without it, turn oneDNN off (3x3 convs ~75x slower)."""
+    target = jittor_home() / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
+    if os.environ.get("use_mkl") == "0":
+        _note("oneDNN", "off, because use_mkl=0 is set")
+        return
+    source = _onednn_prefix()
+    if source is not None:
+        try:
+            for name in ("include", "lib"):
+                _link(source / name, target / name)
+        except OSError as error:
+            _note("oneDNN", f"cannot link it into {target}: {error}", "warning", f"make {target.parent} writable")
+    if (target / "lib" / "libmkldnn.so").exists():
+        _note("oneDNN", f"{(target / 'lib').resolve()}")
+        return
+    _choose("use_mkl", "0")
+    cure = f"pip install {ONEDNN_PACKAGE}" if platform.machine() == "x86_64" else ""
+    _note("oneDNN", f"not found for {platform.system()} {platform.machine()}; turned off, so that Jittor does not try to "
+          "download it (convolutions outside jseg's kernels become much slower)", "warning", cure)
+
+
+def _onednn_prefix() -> pathlib.Path | None:
+    try:
+        package = importlib.metadata.distribution("onednn-devel-cpu-gomp")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in package.files or ():
+        if file.name == "dnnl.h":
+            return pathlib.Path(package.locate_file(file)).resolve().parents[1]
+    return None
+
+
+def _link(source: pathlib.Path, link: pathlib.Path) -> None:
+    """Make `link` point to `source` unless something that exists is there; safe when several processes start at once."""
+    if link.exists() or not source.is_dir():
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    draft = link.with_name(f".{link.name}-{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(source)
+    draft.replace(link)
+
+
+def _prepare_mpi() -> None:
+    """MPI costs a compile and an import; it is on only under mpirun."""
+    inside = "OMPI_COMM_WORLD_SIZE" in os.environ
+    if _choose("use_mpi", "1" if inside else "0") == "1" and not shutil.which("mpicc"):
+        _note("mpi", "mpirun started this process but there is no mpicc for Jittor to build with", "fatal",
+              "apt-get install -y openmpi-bin libopenmpi-dev")
+    else:
+        _note("mpi", f"on, rank {os.environ.get('OMPI_COMM_WORLD_RANK', '0')} of {os.environ['OMPI_COMM_WORLD_SIZE']}"
+              if inside else "off (not under mpirun)")
+
+
+def _prepare_cuda() -> None:
+    if "nvcc_path" in os.environ:
+        _note("cuda", f"nvcc_path={os.environ['nvcc_path']!r} is yours and stays")
+        return
+    found = gpus()
+    if not found:
+        os.environ["nvcc_path"] = ""  # with nvcc but no GPU, Jittor aborts at import
+        _note("cuda", "no usable NVIDIA GPU (no driver or no device): computing on the CPU"
+              + ("; nvcc is ignored" if shutil.which("nvcc") else ""))
+        return
+    from jseg import runtime_cuda  # only machines with a GPU pay for the search
+    for name, value in runtime_cuda.choose(found, jittor_home(), _note).items():
+        _choose(name, value)
+
+
+def _cache_name() -> str:
+    """One cache per set of flags: Jittor does not notice a change of flags in an old cache."""
+    parts = ["jseg", "gpu" if os.environ.get("nvcc_path") else "cpu"]
+    parts += ["mpi"] if os.environ.get("use_mpi") == "1" else []
+    parts += ["nomkl"] if os.environ.get("use_mkl") == "0" else []
+    parts += ["noconv"] if os.environ.get("conv_opt") == "1" else []
+    return "_".join(parts)
+
+
+class _JittorGate(importlib.abc.MetaPathFinder):
+    """Stops `import jittor` on a fatal finding, announces a long first build, and checks the import afterwards."""
+
+    def find_spec(self, name, path=None, target=None):
+        """Answer for the module `jittor` alone, once."""
+        if name != "jittor":
+            return None
+        fatal = [f for f in _findings if f.level == "fatal"]
+        if fatal:
+            raise RuntimeSetupError("\n".join(f"{f.topic}: {f.text}" + (f"\n  cure: {f.cure}" if f.cure else "")
+                                              for f in fatal))
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            return spec
+        if not core_is_built():
+            print("jseg: building Jittor's core for this machine: 2 to 4 minutes, only this once ...", file=sys.stderr,
+                  flush=True)
+        execute = spec.loader.exec_module
+
+        def exec_and_check(module):
+            execute(module)
+            _check_after_import(module)
+
+        spec.loader.exec_module = exec_and_check
+        return spec
+
+
+def _check_after_import(jt) -> None:
+    values = jt.array([1.0, 2.5]).numpy().tolist()
+    if values != [1.0, 2.5]:
+        raise RuntimeSetupError(f"jittor: jt.array([1.0, 2.5]) reads back as {values}; this NumPy and Jittor do not fit "
+                                'together\n  cure: pip install "numpy>=1.22,<2"')
