@@ -1,0 +1,66 @@
+"""Finding files: recursive listings, list files, and messages that say what is there instead."""
+
+from __future__ import annotations
+
+import os
+
+from jseg.errors import DataError
+from jseg.registry import nearest
+
+__all__ = ["IMAGE_SUFFIXES", "describe_missing", "list_files", "read_list"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".JPG", ".JPEG", ".PNG", ".BMP", ".TIF", ".TIFF")
+
+
+def list_files(folder: str, suffix: str | tuple[str, ...]) -> list[str]:
+    """List files under `folder` whose names end with `suffix`, as paths relative to it with "/", sorted; hidden ones left out."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = os.path.relpath(place, folder)
+        prefix = "" if inside == os.curdir else inside.replace(os.sep, "/") + "/"
+        found += [prefix + name for name in files if name.endswith(suffix) and not name.startswith(".")]
+    return sorted(found)
+
+
+def read_list(path: str) -> list:
+    """Read a list file: all lines one name -> list of str, all lines two paths -> list of (picture, mask).
+
+    Two paths are parted by a tab, a comma or spaces; a line with spaces counts as two paths when it has exactly two parts
+    and both have a file suffix. Blank lines are skipped.
+    """
+    with open(path, encoding="utf-8") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    parsed = [_parts(line) for line in lines]
+    kinds = {isinstance(entry, tuple) for entry in parsed}
+    if len(kinds) > 1:
+        odd = next(line for line, entry in zip(lines, parsed) if isinstance(entry, tuple) != isinstance(parsed[0], tuple))
+        raise DataError(f"{path}: some lines hold one name and some two paths, for example {lines[0]!r} and {odd!r}; use one form")
+    return parsed
+
+
+def _parts(line: str) -> str | tuple[str, str]:
+    for mark in ("\t", ",", None):
+        parts = [part.strip() for part in line.split(mark)]
+        if len(parts) == 2 and all(os.path.splitext(part)[1] for part in parts):
+            return tuple(parts)
+    return line
+
+
+def describe_missing(what: str, path: str, empty: bool = False) -> str:
+    """Say that `path` is missing (or empty of what was wanted), what exists at its nearest existing parent, and the closest name."""
+    if empty:
+        return f"{what} in {path} ({_contents(path)}); check data_root, data_prefix and the suffix"
+    parent, missing = os.path.split(os.path.normpath(path))
+    while parent and not os.path.isdir(parent):
+        parent, missing = os.path.split(parent)
+    parent = parent or os.curdir
+    names = os.listdir(parent)
+    return (f"{what}: {path} does not exist: {missing!r} is not in {os.path.abspath(parent)} ({_contents(parent)})"
+            f"{nearest(missing, names)}")
+
+
+def _contents(folder: str) -> str:
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"holds {', '.join(names[:8])}{more}" if names else "which is empty"

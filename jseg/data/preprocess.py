@@ -1,0 +1,191 @@
+"""Samples become a batch: channel order, normalisation, padding, stacking; on NumPy arrays, inside the loader's workers.
+
+Meaning as mmsegmentation 1.2.2, mmseg/models/data_preprocessor.py and mmseg/utils/misc.py (Apache-2.0): normalise first, then pad
+bottom and right, so that `pad_val` is a value on the normalised scale. Deviations:
+- pictures of different sizes are padded to the largest of the batch in testing too (mmseg refuses them);
+- without `size` and `size_divisor` training pads to the largest picture (mmseg fails an assertion);
+- `test_cfg: {resize_divisor: 32}` resizes the picture to multiples instead of padding it: the rule of SegNeXt's authors;
+- in testing labels keep their own size (the size predictions are compared at).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Sequence
+
+import cv2
+import numpy as np
+
+from jseg.errors import DataError
+from jseg.registry import Registry, nearest
+
+__all__ = ["Batch", "PREPROCESSORS", "SegDataPreProcessor"]
+
+PREPROCESSORS = Registry("data preprocessor")  # what `data_preprocessor: {type: ...}` may name
+
+TEST_KEYS = ("size", "size_divisor", "resize_divisor")
+NOT_META = ("label_map", "color_map", "mix_results")
+
+
+@dataclass
+class Batch:
+    """One step's worth of data.
+
+    Shape:
+        images: (N, 3, H, W) float32, normalised.
+        labels: (N, H, W) int32 in training; (N, h, w) in testing, the largest label map's size; None without masks.
+        metas: N dicts of what the pipeline noted (img_path, seg_map_path, ori_shape, scale_factor, flip, ...) and img_shape (before
+            padding), pad_shape, padding_size (left, right, top, bottom), label_shape (rows and columns of `labels` that are real),
+            index, epoch.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    metas: list[dict[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@PREPROCESSORS.register()
+class SegDataPreProcessor:
+    """Normalise, pad and stack.
+
+    Args:
+        mean, std: per channel on the 0..255 scale, in the order the model sees (RGB with `bgr_to_rgb`); both or none.
+        bgr_to_rgb, rgb_to_bgr: reverse the channels; at most one.
+        size: (h, w) in pixels that training pictures are padded to.
+        size_divisor: pad training pictures to multiples of this instead.
+        pad_val: value of padded pixels, on the normalised scale.
+        seg_pad_val: label of padded pixels.
+        test_cfg: one of {size: [h, w]}, {size_divisor: d}, {resize_divisor: d}; None or empty: no padding in testing.
+    Raises:
+        ValueError: contradictory or impossible arguments.
+    """
+
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, bgr_to_rgb: bool = False,
+                 rgb_to_bgr: bool = False, size: Sequence[int] | None = None, size_divisor: int | None = None, pad_val: float = 0,
+                 seg_pad_val: int = 255, test_cfg: dict | None = None):
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std belong together: give both or none")
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and len(values) != 3:
+                raise ValueError(f"{name} needs 3 values, one a channel, got {list(values)}")
+        if std is not None and min(std) <= 0:
+            raise ValueError(f"std must be positive, got {list(std)}")
+        if bgr_to_rgb and rgb_to_bgr:
+            raise ValueError("bgr_to_rgb and rgb_to_bgr reverse the same channels: set one")
+        if size is not None and size_divisor is not None:
+            raise ValueError("size and size_divisor exclude each other: give one")
+        self.mean = None if mean is None else np.asarray(mean, np.float32)
+        self.std = None if std is None else np.asarray(std, np.float32)
+        self.reverse = bgr_to_rgb or rgb_to_bgr
+        self.size = None if size is None else _pair(size)
+        self.size_divisor, self.pad_val, self.seg_pad_val = size_divisor, float(pad_val), int(seg_pad_val)
+        self.test_cfg = _checked_test_cfg(test_cfg)
+        values = np.arange(256, dtype=np.float32)
+        self._tables = [values if mean is None else (values - self.mean[c]) / self.std[c] for c in range(3)]
+
+    def batch(self, samples: Sequence[dict], training: bool,
+              allocate: Callable[[tuple, tuple | None], tuple] | None = None) -> Batch:
+        """Stack samples.
+
+        Args:
+            samples: outputs of a dataset, `img` (H, W, 3) uint8 or float32.
+            training: selects `size`/`size_divisor` or `test_cfg`, and whether labels share the pictures' padding.
+            allocate: (images_shape, labels_shape or None) -> (float32 array, int32 array or None) to write into; default: new arrays.
+        Raises:
+            DataError: some samples have masks and others none, or a training picture and its mask differ in size.
+        """
+        images = [self._resized(sample["img"]) if not training else sample["img"] for sample in samples]
+        labels = [sample.get("gt_seg_map") for sample in samples]
+        bare = [sample["img_path"] for sample, label in zip(samples, labels) if label is None]
+        if bare and len(bare) < len(samples):
+            raise DataError(f"{bare[0]}: no mask, while other pictures of its batch have one; give every picture a mask")
+        h, w = self._padded_size([image.shape[:2] for image in images], training)
+        label_size = None
+        if not bare:
+            label_size = (h, w) if training else tuple(np.max([label.shape for label in labels], axis=0).tolist())
+        shapes = (len(samples), 3, h, w), None if label_size is None else (len(samples), *label_size)
+        out, out_labels = (allocate or _new_arrays)(*shapes)
+        metas = []
+        for i, (sample, image, label) in enumerate(zip(samples, images, labels)):
+            if training and label is not None and label.shape != image.shape[:2]:
+                raise DataError(f"{sample['img_path']}: after the pipeline the picture is {image.shape[:2]} and its label map "
+                                f"{label.shape}; put LoadAnnotations before the transforms that change sizes")
+            self._fill(out[i], image)
+            if label is not None:
+                _fill_label(out_labels[i], label, self.seg_pad_val)
+            metas.append(self._meta(sample, image.shape[:2], (h, w), None if label is None else label.shape))
+        return Batch(out, out_labels, metas)
+
+    def _padded_size(self, sizes: list[tuple[int, int]], training: bool) -> tuple[int, int]:
+        """The batch's (h, w): the largest picture, then the fixed size or the multiple that the mode asks for."""
+        h, w = (max(side) for side in zip(*sizes))
+        size = self.size if training else self.test_cfg.get("size")
+        divisor = self.size_divisor if training else self.test_cfg.get("size_divisor")
+        if size is not None:
+            h, w = max(h, size[0]), max(w, size[1])
+        if divisor:
+            h, w = -(-h // divisor) * divisor, -(-w // divisor) * divisor
+        return h, w
+
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        """Enlarge to the next multiple of `resize_divisor`, bilinear; unchanged without it."""
+        divisor = self.test_cfg.get("resize_divisor")
+        h, w = image.shape[:2]
+        if not divisor or (h % divisor == 0 and w % divisor == 0):
+            return image
+        return cv2.resize(image, (-(-w // divisor) * divisor, -(-h // divisor) * divisor), interpolation=cv2.INTER_LINEAR)
+
+    def _fill(self, out: np.ndarray, image: np.ndarray) -> None:
+        """Write one picture (h, w, 3) into out (3, H, W): planes, normalised, padded bottom and right."""
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"a picture must be (H, W, 3), got {image.shape}")
+        h, w = image.shape[:2]
+        for channel in range(3):
+            source = 2 - channel if self.reverse else channel
+            if image.dtype == np.uint8:
+                plane = cv2.LUT(cv2.extractChannel(image, source), self._tables[channel])  # (h, w) float32
+            else:
+                plane = image[..., source].astype(np.float32)
+                plane = plane if self.mean is None else (plane - self.mean[channel]) / self.std[channel]
+            out[channel, :h, :w] = plane
+        out[:, h:] = self.pad_val
+        out[:, :h, w:] = self.pad_val
+
+    def _meta(self, sample: dict, img_shape: tuple, pad_shape: tuple, label_shape: tuple | None) -> dict[str, Any]:
+        meta = {key: value for key, value in sample.items() if key not in NOT_META and not isinstance(value, np.ndarray)}
+        meta.update(img_shape=tuple(img_shape), pad_shape=tuple(pad_shape), label_shape=label_shape,
+                    padding_size=(0, pad_shape[1] - img_shape[1], 0, pad_shape[0] - img_shape[0]))
+        return meta
+
+
+def _new_arrays(images_shape: tuple, labels_shape: tuple | None) -> tuple[np.ndarray, np.ndarray | None]:
+    return np.empty(images_shape, np.float32), None if labels_shape is None else np.empty(labels_shape, np.int32)
+
+
+def _fill_label(out: np.ndarray, label: np.ndarray, pad: int) -> None:
+    h, w = label.shape
+    out[:h, :w] = label
+    out[h:] = pad
+    out[:h, w:] = pad
+
+
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    if isinstance(size, int) or len(size) != 2:
+        raise ValueError(f"size must be [height, width], got {size!r}")
+    return int(size[0]), int(size[1])
+
+
+def _checked_test_cfg(cfg: dict | None) -> dict:
+    cfg = dict(cfg or {})
+    for key in cfg:
+        if key not in TEST_KEYS:
+            raise ValueError(f"test_cfg: unknown key {key!r}{nearest(key, TEST_KEYS)}; it takes {', '.join(TEST_KEYS)}")
+    cfg = {key: value for key, value in cfg.items() if value is not None}
+    if len(cfg) > 1:
+        raise ValueError(f"test_cfg takes one of {', '.join(TEST_KEYS)}, got {', '.join(cfg)}")
+    if "size" in cfg:
+        cfg["size"] = _pair(cfg["size"])
+    return cfg

@@ -1,0 +1,13 @@
+"""Transforms with MMSegmentation 1.x's names and meaning, on NumPy arrays; importing this registers them all."""
+
+from jseg.data.transforms.base import Transform
+from jseg.data.transforms.color import CLAHE, AdjustGamma, Normalize, PhotoMetricDistortion
+from jseg.data.transforms.compose import Compose
+from jseg.data.transforms.geometric import Pad, RandomCrop, RandomCutOut, RandomFlip, RandomRotate
+from jseg.data.transforms.loading import LoadAnnotations, LoadImageFromFile, PackSegInputs
+from jseg.data.transforms.mosaic import RandomMosaic
+from jseg.data.transforms.resize import RandomChoiceResize, RandomResize, Resize, ResizeShortestEdge, ResizeToMultiple
+
+__all__ = ["AdjustGamma", "CLAHE", "Compose", "LoadAnnotations", "LoadImageFromFile", "Normalize", "PackSegInputs", "Pad",
+           "PhotoMetricDistortion", "RandomChoiceResize", "RandomCrop", "RandomCutOut", "RandomFlip", "RandomMosaic", "RandomResize",
+           "RandomRotate", "Resize", "ResizeShortestEdge", "ResizeToMultiple", "Transform"]

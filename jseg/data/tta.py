@@ -1,0 +1,54 @@
+"""Views of one picture for inference: the plain test view, or the scaled and flipped views of test-time augmentation.
+
+Follows mmsegmentation 1.2.2's `TestTimeAug` recipe: every view is resized from the original picture by a factor that keeps
+its ratio, then flipped; the model averages the softmax of all views at the picture's own size (`EncoderDecoder.predict_augmented`).
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+
+from jseg.data.transforms import Compose
+
+__all__ = ["DEFAULT_SCALES", "test_transforms", "plain_view", "augment"]
+
+DEFAULT_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # mmseg's img_ratios
+_NOT_FOR_PICTURES = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
+
+
+def test_transforms(config: dict) -> Compose:
+    """The resizing of the config's test (else val) pipeline, without reading files: what a bare picture goes through."""
+    loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
+    pipeline = (loader.get("dataset") or {}).get("pipeline") or []
+    return Compose([step for step in pipeline if step.get("type") not in _NOT_FOR_PICTURES])
+
+
+def _sample(image: np.ndarray) -> dict:
+    return {"img": image, "ori_shape": image.shape[:2], "img_shape": image.shape[:2], "scale_factor": (1.0, 1.0),
+            "flip": False, "flip_direction": None}
+
+
+def plain_view(image: np.ndarray, transforms: Compose) -> dict:
+    """The one view of ordinary inference: image (H, W, 3) uint8 BGR through the test transforms."""
+    return transforms(_sample(image), np.random.default_rng(0))
+
+
+def augment(image: np.ndarray, *, scales: Sequence[float] = DEFAULT_SCALES, flip: bool = True) -> list[dict]:
+    """All views of test-time augmentation: each scale, plain and (if `flip`) mirrored, in mmseg's order.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        scales: factors > 0 on the picture's own size.
+    """
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"tta.scales is {list(scales)}; accepted: at least one factor, each above 0")
+    rng = np.random.default_rng(0)
+    views = []
+    for scale in scales:
+        resize = Compose([{"type": "Resize", "scale_factor": scale, "keep_ratio": True}])
+        for probability in (0.0, 1.0) if flip else (0.0,):
+            turn = Compose([{"type": "RandomFlip", "prob": probability, "direction": "horizontal"}])
+            views.append(turn(resize(_sample(image), rng), rng))
+    return views
