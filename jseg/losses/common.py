@@ -1,0 +1,81 @@
+"""What several losses need: upsampling to the label size, one-hot targets, class weights, argument checks."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Sequence
+
+import jittor as jt
+import numpy as np
+
+from jseg.layers.resize import resize
+
+__all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "EPS"]
+
+EPS = float(np.finfo(np.float32).eps)  # keeps 0 / 0 at 0 when every pixel is ignored, as mmseg does
+
+
+def upsample(logits: jt.Var, labels: jt.Var, align_corners: bool) -> jt.Var:
+    """Bring logits (N, K, h, w) to the label size: (N, K, H, W), bilinear; unchanged when the sizes agree."""
+    return resize(logits, labels.shape[-2:], align_corners=align_corners)  # (N, K, H, W)
+
+
+def one_hot(labels: jt.Var, num_classes: int, valid: jt.Var) -> jt.Var:
+    """Return (N, K, H, W) float32: 1 where the label is the channel's class and the pixel is valid.
+
+    One channel is the binary form: it is 1 where the label is 1.
+    """
+    n, h, w = labels.shape
+    first = 1 if num_classes == 1 else 0
+    classes = jt.array(np.arange(first, first + num_classes, dtype=np.int32)).reshape(1, num_classes, 1, 1)
+    hit = (labels.reshape(n, 1, h, w) == classes).float32()  # (N, K, H, W)
+    return hit * valid.float32().reshape(n, 1, h, w)
+
+
+def class_weights(value: Sequence[float] | str | None, loss: str) -> np.ndarray | None:
+    """Read class weights: a list, or a .npy or .json file that holds one.
+
+    Returns:
+        (K,) float32 or None.
+    Raises:
+        ValueError: a file of another kind, not one-dimensional, or negative values.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        path = pathlib.Path(value)
+        if path.suffix == ".npy":
+            value = np.load(path, allow_pickle=False)
+        elif path.suffix == ".json":
+            value = json.loads(path.read_text())
+        else:
+            raise ValueError(f"{loss}: class_weight file {value!r} is neither .npy nor .json")
+    weights = np.asarray(value, np.float32)
+    if weights.ndim != 1 or not np.all(weights >= 0):
+        raise ValueError(f"{loss}: class_weight must be a list of numbers >= 0, got {value!r}")
+    return weights
+
+
+def check_shapes(loss: str, logits: jt.Var, labels: jt.Var, pixel_weight: jt.Var | None = None,
+                 weights: np.ndarray | None = None) -> None:
+    """Raise ValueError unless logits are (N, K, h, w), labels and pixel weights (N, H, W), class weights (K,)."""
+    if len(logits.shape) != 4 or len(labels.shape) != 3 or logits.shape[0] != labels.shape[0]:
+        raise ValueError(f"{loss}: logits are {tuple(logits.shape)}, labels {tuple(labels.shape)}; "
+                         "accepted (N, K, h, w) and (N, H, W)")
+    if pixel_weight is not None and tuple(pixel_weight.shape) != tuple(labels.shape):
+        raise ValueError(f"{loss}: pixel_weight is {tuple(pixel_weight.shape)}, it must have the labels' shape {tuple(labels.shape)}")
+    if weights is not None and len(weights) != logits.shape[1]:
+        raise ValueError(f"{loss}: class_weight has {len(weights)} values, the model has {logits.shape[1]} classes")
+
+
+def check_choice(loss: str, name: str, value, accepted: Sequence) -> None:
+    """Raise ValueError unless `value` is one of `accepted`."""
+    if value not in accepted:
+        raise ValueError(f"{loss}: {name} is {value!r}, accepted: {', '.join(repr(a) for a in accepted)}")
+
+
+def binary_cross_entropy(logits: jt.Var, target: jt.Var, positive_weight: jt.Var | float = 1.0) -> jt.Var:
+    """Return -(w t log s(x) + (1 - t) log(1 - s(x))) elementwise, in the form that neither overflows nor loses digits."""
+    soft = jt.log(1.0 + jt.exp(-jt.abs(logits))) + jt.maximum(-logits, jt.zeros_like(logits))  # -log s(x)
+    return (1.0 - target) * logits + (1.0 + (positive_weight - 1.0) * target) * soft
