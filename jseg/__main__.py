@@ -1,0 +1,8 @@
+"""`python -m jseg COMMAND ...` is the same door as `jseg COMMAND ...`."""
+
+import sys
+
+from jseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

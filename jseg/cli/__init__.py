@@ -1,0 +1,92 @@
+"""The `jseg` command: each file in this folder is one command, found by its name.
+
+A command module has a docstring (its first line is the summary in `jseg --help`), `EXAMPLE` (one real command line that
+ends its help), `add_arguments(parser)` and `run(args) -> int`. Only the module of the command that runs is imported.
+Exit status: 0 done, 2 a fault the user can cure (its text is printed, no traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import os
+import pathlib
+import sys
+from typing import Sequence
+
+from jseg.errors import JsegError
+from jseg.registry import nearest
+
+__all__ = ["main", "commands", "build_parser", "add_config_arguments"]
+
+
+def commands() -> dict[str, str]:
+    """Map each command to its one-line summary, read from the files without importing them."""
+    found = {}
+    for path in sorted(pathlib.Path(__file__).parent.glob("[a-z]*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        found[path.stem.replace("_", "-")] = text.partition("\n")[0]
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status.
+
+    Args:
+        argv: the words after `jseg`; default: those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage message
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except JsegError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as in `jseg check ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def build_parser(command: str) -> argparse.ArgumentParser:
+    """Import one command's module and return its argument parser; `run` is set as a default."""
+    module = importlib.import_module(f"jseg.cli.{command.replace('-', '_')}")
+    parser = argparse.ArgumentParser(prog=f"jseg {command}", description=module.__doc__, epilog=f"example: {module.EXAMPLE}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
+    """Add the positional `config` and the repeatable `--set key.sub.key=value` (`args.overrides`)."""
+    parser.add_argument("config", nargs=nargs, metavar="CONFIG", help="a config file (.yaml)")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                        help="override one value, for example --set optimizer.lr=6e-5; may be given many times")
+
+
+def _dispatch(words: list[str]) -> int:
+    known = commands()
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview(known))
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        import jseg
+        print(f"jseg {jseg.__version__}")
+        return 0
+    if words[0] not in known:
+        print(f"jseg: unknown command {words[0]!r}{nearest(words[0], known)} (commands: {', '.join(known)})", file=sys.stderr)
+        return 2
+    args = build_parser(words[0]).parse_args(words[1:])
+    return int(args.run(args) or 0)
+
+
+def _overview(known: dict[str, str]) -> str:
+    width = max(map(len, known))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in known.items()]
+    return "\n".join(["usage: jseg COMMAND ...", "", "commands:", *lines, "",
+                      "`jseg COMMAND --help` shows its options and an example."])

@@ -1,0 +1,28 @@
+"""Train a model from a config, or go on with a run that was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jseg.cli import add_config_arguments
+from jseg.config import load_config
+
+EXAMPLE = "jseg train configs/segnext/segnext_mscan-t_camvid-360x480_20k.yaml --work-dir runs/camvid --set optimizer.lr=6e-5"
+
+
+def add_arguments(parser) -> None:
+    """Options of `jseg train`."""
+    add_config_arguments(parser)
+    parser.add_argument("--resume", action="store_true",
+                        help="go on from the newest saved state in the work dir (from the beginning when there is none)")
+    parser.add_argument("--work-dir", metavar="DIR", help="folder of the run (default: work_dir of the config, else runs/<config name>)")
+
+
+def run(args) -> int:
+    """Train; 0 when the run is complete, 130 after Ctrl-C, 143 after SIGTERM (both with the state saved)."""
+    config = load_config(args.config, args.overrides)
+    work_dir = args.work_dir or config.get("work_dir") or str(Path("runs") / Path(args.config).stem)
+    from jseg.engine.train import train  # imports Jittor: not for --help
+
+    result = train(config, resume=args.resume, work_dir=work_dir)
+    return 0 if result["signal"] is None else 128 + result["signal"]

@@ -1,0 +1,58 @@
+"""Evaluate a checkpoint: per-class table on the screen, metrics as JSON."""
+
+from __future__ import annotations
+
+import pathlib
+
+from jseg.cli import add_config_arguments
+from jseg.errors import ConfigError
+
+EXAMPLE = "jseg val configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml --checkpoint runs/camvid/best --out metrics.json"
+
+
+def add_arguments(parser) -> None:
+    """Options of `jseg val`."""
+    add_config_arguments(parser, nargs="?")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE",
+                        help="weights (.safetensors), or a folder of a run that holds them, such as best/; without CONFIG "
+                             "the config inside the file is used")
+    parser.add_argument("--split", choices=("val", "test"), default="val", help="which dataloader of the config (default: val)")
+    parser.add_argument("--tta", action="store_true", help="average over the scales and flips of the config's tta: block")
+    parser.add_argument("--out", metavar="FILE", help="write the whole result as JSON")
+    parser.add_argument("--keep", metavar="FOLDER", help="save the worst and best pictures with truth and prediction there")
+    parser.add_argument("--keep-count", type=int, default=4, metavar="N", help="how many of each (default: %(default)s)")
+
+
+def run(args) -> int:
+    """Build the model, load the weights strictly, stream the dataset through, print the table."""
+    from jseg.data.build import build_loader
+    from jseg.engine.checkpoint import load_into, load_weights
+    from jseg.engine.evaluate import evaluate, format_table, save_result
+    from jseg.models import build_model
+    path = pathlib.Path(args.checkpoint)
+    path = path / "weights.safetensors" if path.is_dir() else path
+    state, meta = load_weights(path)
+    config = chosen_config(args.config, args.overrides, meta, path)
+    model = build_model(config)
+    load_into(model, state, source=str(path))
+    result = evaluate(model, build_loader(config, args.split), config.get("evaluator"),
+                      tta=(config.get("tta") or {}) if args.tta else None, keep=args.keep, keep_count=args.keep_count)
+    print(format_table(result))
+    if args.out:
+        save_result({**result, "checkpoint": str(args.checkpoint), "split": args.split}, args.out)
+        print(f"written: {args.out}")
+    return 0
+
+
+def chosen_config(config: str | None, overrides: list[str], meta: dict, source: pathlib.Path) -> dict:
+    """Return the config file with its overrides, or the one inside the checkpoint when no file is named.
+
+    Raises:
+        ConfigError: no file is named and the checkpoint carries no config.
+    """
+    from jseg.config import apply_overrides, load_config
+    if config is not None:
+        return load_config(config, overrides)
+    if not isinstance(meta.get("config"), dict):
+        raise ConfigError(f"{source}: carries no config; name one: jseg val CONFIG --checkpoint {source}")
+    return apply_overrides(meta["config"], overrides)

@@ -1,0 +1,222 @@
+"""Configs are YAML files: read, inherit, override, write back.
+
+A file may name parents with `_base_` (one path or a list, relative to the file, two levels deep at most). A child's
+blocks merge into its parents' blocks key by key, lists and scalars replace, and `_delete_: true` inside a block
+replaces the whole block. Unlike PyYAML, this loader reads `6e-5` and `1E5` as numbers and refuses a key given twice.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from typing import Any, Iterable, Mapping, Sequence
+
+import yaml
+
+from jseg.errors import ConfigError
+from jseg.registry import nearest
+
+__all__ = ["load_config", "dump_config", "merge", "apply_overrides", "MAX_DEPTH"]
+
+MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
+
+_EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader that also knows `6e-5`."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper without anchors; quotes what `_Loader` would read as a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow=False, indentless=False):
+        return super().increase_indent(flow, False)
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+_Dumper.add_representer(tuple, lambda dumper, data: dumper.represent_list(list(data)))
+
+
+def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
+    """Read a config with everything it inherits, then apply overrides.
+
+    Args:
+        path: a `.yaml` or `.yml` file.
+        overrides: `key.sub.key=value` texts as `--set` takes them, applied in order (see `apply_overrides`).
+    Returns:
+        Plain nested dicts, lists and scalars; `_base_` and `_delete_` are resolved.
+    Raises:
+        ConfigError: a file is missing, is not YAML, repeats a key, inherits from itself or too deeply, or an override
+            does not fit. The text starts with the file and, where one is known, the line.
+    """
+    return apply_overrides(_load(os.fspath(path), ()), overrides)
+
+
+def merge(base: Mapping, child: Mapping) -> dict:
+    """Lay `child` over `base` and return a new dict; neither argument changes.
+
+    Two blocks under one key merge; anything else replaces. A block that holds `_delete_: true` replaces its counterpart.
+    """
+    merged = copy.deepcopy(dict(base))
+    for key, value in child.items():
+        if not isinstance(value, Mapping):
+            merged[key] = copy.deepcopy(value)
+        elif value.get("_delete_", False):
+            merged[key] = merge({}, {k: v for k, v in value.items() if k != "_delete_"})
+        else:
+            parent = merged.get(key)
+            block = {k: v for k, v in value.items() if k != "_delete_"}
+            merged[key] = merge(parent if isinstance(parent, Mapping) else {}, block)
+    return merged
+
+
+def apply_overrides(cfg: Mapping, overrides: Iterable[str]) -> dict:
+    """Return a copy of `cfg` with each `a.b.0.c=value` applied.
+
+    The value is read as YAML and replaces what was there (a block is not merged). Every parent on the way must exist;
+    the last key may be new. A number steps into a list.
+
+    Raises:
+        ConfigError: no `=`, a parent that does not exist or is not a block, an index out of range, an unreadable value.
+    """
+    result = copy.deepcopy(dict(cfg))
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {text}: expected key.sub.key=value, for example optimizer.lr=6e-5")
+        keys = name.strip().split(".")
+        where = f"--set {name.strip()}"
+        parent = _descend(result, keys[:-1], where)
+        _assign(parent, keys, _parse(value, where), where)
+    return result
+
+
+def dump_config(cfg: Mapping) -> str:
+    """Write a config as YAML text that `load_config` reads back to an equal dict (tuples return as lists)."""
+    return yaml.dump(dict(cfg), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
+def _load(path: str, ancestors: tuple[str, ...]) -> dict:
+    """Read one file and its bases; `ancestors` are the files that led here, outermost first."""
+    trail = ancestors + (path,)
+    if os.path.realpath(path) in {os.path.realpath(p) for p in ancestors}:
+        raise ConfigError(f"{ancestors[-1]}: _base_ goes in a circle: {' -> '.join(trail)}; remove one of the links")
+    if len(ancestors) > MAX_DEPTH:
+        raise ConfigError(f"{ancestors[-1]}: _base_ is nested {len(ancestors)} deep ({' -> '.join(trail)}); "
+                          f"at most {MAX_DEPTH} levels are allowed, move the shared blocks up")
+    own = _read(path, ancestors[-1] if ancestors else "")
+    bases = own.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
+        raise ConfigError(f"{path}: _base_: expected a file name or a list of file names, got {bases!r}")
+    inherited: dict = {}
+    for base in bases:
+        inherited = merge(inherited, _load(os.path.normpath(os.path.join(os.path.dirname(path), base)), trail))
+    return merge(inherited, own)
+
+
+def _read(path: str, child: str) -> dict:
+    """Read one file as a mapping; `child` is the file whose `_base_` named it, for the message."""
+    if not path.endswith((".yaml", ".yml")):
+        raise ConfigError(f"{path}: expected a config in YAML, a file that ends in .yaml or .yml")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = _parse(file.read(), path)
+    except (OSError, UnicodeDecodeError) as error:
+        asked = f"{child}: _base_: " if child else ""
+        raise ConfigError(f"{asked}{path}: cannot read the config ({getattr(error, 'strerror', None) or error})"
+                          f"{_similar_file(path)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines at the top level, got "
+                          f"{'an empty file' if content is None else type(content).__name__}")
+    return content
+
+
+def _similar_file(path: str) -> str:
+    folder = os.path.dirname(path) or "."
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return nearest(os.path.basename(path), names)
+
+
+def _parse(text: str, where: str) -> Any:
+    """Read YAML text; every complaint becomes a ConfigError `where:line: ...`."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _refuse_duplicates(node, where, set())
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        problem = error.problem or error.context
+        if "'\\t'" in str(problem):
+            problem = "a tab cannot indent YAML; use spaces"
+        raise ConfigError(f"{where}{line}: not YAML: {problem}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: not YAML: {error}") from error
+    finally:
+        loader.dispose()
+
+
+def _refuse_duplicates(node: yaml.Node, where: str, seen: set[int], above: tuple[int, ...] = ()) -> None:
+    """Walk the parsed tree: PyYAML itself keeps the last of two equal keys without a word, and lets a block hold itself."""
+    if id(node) in above:
+        raise ConfigError(f"{where}:{node.start_mark.line + 1}: this block contains itself through an alias; write it out")
+    if id(node) in seen:  # an alias to a block met before
+        return
+    seen.add(id(node))
+    above = (*above, id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(item, where, seen, above)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[tuple[str, str], int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                first = lines.get((key.tag, key.value))
+                if first is not None:
+                    raise ConfigError(f"{where}:{line}: key {key.value!r} is given twice, first on line {first}; "
+                                      f"keep one of them")
+                lines[key.tag, key.value] = line
+            _refuse_duplicates(value, where, seen, above)
+
+
+def _descend(block: Any, keys: Sequence[str], where: str) -> Any:
+    """Follow `keys` into nested blocks and lists; ConfigError names the first step that does not exist."""
+    for depth, key in enumerate(keys):
+        here = ".".join(keys[:depth + 1])
+        if isinstance(block, list):
+            block = block[_index(block, key, where)]
+        elif key in block:
+            block = block[key]
+        else:
+            raise ConfigError(f"{where}: the config has no {here!r}{nearest(key, block)} "
+                              f"(known: {', '.join(map(str, block)) or 'none'})")
+        if not isinstance(block, (dict, list)):
+            raise ConfigError(f"{where}: {here} is {block!r}, not a block with keys; "
+                              f"set it whole, for example --set '{here}={{key: value}}'")
+    return block
+
+
+def _assign(parent: Any, keys: Sequence[str], value: Any, where: str) -> None:
+    """Put `value` at the last of `keys` in `parent`, a dict or a list."""
+    if isinstance(parent, list):
+        parent[_index(parent, keys[-1], where)] = value
+    else:
+        parent[keys[-1]] = value
+
+
+def _index(items: list, key: str, where: str) -> int:
+    if not key.isdigit() or int(key) >= len(items):
+        raise ConfigError(f"{where}: {key!r} does not index a list of {len(items)}; "
+                          + (f"use 0 to {len(items) - 1}" if items else "the list is empty"))
+    return int(key)

@@ -1,0 +1,302 @@
+"""Find every mistake in a config before anything is built: names, arguments, values, and blocks that do not fit together.
+
+Each `type:` block is bound to the signature of the class it names and then built (all but the optimizer), so that the
+class's own value checks speak. That costs about a second for the largest model and compiles nothing; NumPy's generator is
+left as it was and no file of a dataset is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Mapping
+
+import numpy as np
+
+from jseg.engine.check_rules import (BOUNDARY, CLIP, DATA_PREFIX, EMA, EVALUATOR, LOADER, MULTIPLIERS, OPTIMIZER, PADDING, PARAMWISE,
+                                     PREPROCESSOR, SCORES, TEST_CFG, TOP_LEVEL, TRAIN_CFG, TTA, fields, is_integer, is_pair,
+                                     known_fields, wrong_types)
+from jseg.errors import JsegError
+from jseg.metrics import METRICS
+from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry, nearest
+
+__all__ = ["check_config", "summary", "class_names"]
+
+_FILL = ("jseg.models", "jseg.losses", "jseg.data.datasets", "jseg.data.transforms", "jseg.engine.optim", "jseg.engine.schedules")
+
+
+_NEEDED = ("model", "data_preprocessor", "train_dataloader", "optimizer", "train_cfg")
+
+
+def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
+    """List every mistake in a loaded config; an empty list means that it can be trained.
+
+    Args:
+        cfg: what `config.load_config` returns.
+        where: put before each line, usually the file's path.
+    """
+    for module in _FILL:
+        importlib.import_module(module)
+    faults = [f"the config needs a {key!r} block" for key in _NEEDED if cfg.get(key) is None]
+    faults += fields(cfg, TOP_LEVEL, "", "the top level of a config")
+    block = {key: value for key, value in cfg.items() if isinstance(value, Mapping)}  # anything else is reported above
+    faults += _check_model(block["model"]) if "model" in block else []
+    faults += _check_preprocessor(block) if "data_preprocessor" in block else []
+    for split in ("train", "val", "test"):
+        faults += _check_loader(block, split) if f"{split}_dataloader" in block else []
+    faults += _check_optimizer(block)
+    faults += _check_schedules(cfg.get("param_scheduler"))
+    faults += _check_train_cfg(block) if "train_cfg" in block else []
+    faults += _check_evaluation(block)
+    return [f"{where}: {fault}" if where else fault for fault in faults]
+
+
+def summary(cfg: Mapping) -> str:
+    """Say in one line what a valid config trains."""
+    model, train, loader = cfg["model"], cfg["train_cfg"], cfg["train_dataloader"]
+    parts = [f"{b['type']} {b['variant']}" if "variant" in b else b["type"]
+             for b in (model.get(key) for key in ("backbone", "neck", "decode_head")) if isinstance(b, Mapping)]
+    length = f"{train['max_iters']} iterations" if train.get("max_iters") else f"{train['max_epochs']} epochs"
+    names = class_names(loader["dataset"])
+    known = f" ({len(names)} classes)" if names else ""
+    return f"{' + '.join(parts)} on {loader['dataset']['type']}{known}, {length} of {loader.get('batch_size', 1)} pictures"
+
+
+def class_names(dataset: Mapping) -> list[str] | None:
+    """The classes a dataset block stands for, or None where only its files could tell."""
+    built = _build(DATASETS, dataset, "dataset")[0]
+    return None if built is None else list(built.classes)
+
+
+def _build(registry: Registry, block: Any, where: str) -> tuple[Any, list[str]]:
+    """Bind a block to its class and build it: (the object, []) or (None, what is wrong)."""
+    if isinstance(block, Mapping) and not isinstance(block.get("type", ""), str):
+        return None, [f"{where}.type: got {block['type']!r}, expected the name of a {registry.kind}"]
+    faults = registry.faults(block, where)
+    if isinstance(block, Mapping) and block.get("type") in registry:
+        faults += wrong_types(registry.get(block["type"]), block, where)
+    if faults:
+        return None, faults
+    state = np.random.get_state()
+    try:
+        return registry.build(block, where), []
+    except JsegError as error:
+        text = str(error)
+        return None, (text if text.startswith(where) else f"{where}: {text}").splitlines()
+    except Exception as error:  # a value no constructor thought of: still one line, with the others
+        return None, [f"{where}: {block['type']} cannot be built from these values: {type(error).__name__}: {error}"]
+    finally:
+        np.random.set_state(state)
+
+
+def _check_model(model: Mapping) -> list[str]:
+    faults = _unknown(MODELS, model, "model")
+    faults += [f"model.{key}: got null, expected a block with a 'type:'" for key in ("backbone", "decode_head")
+               if key in model and model[key] is None]
+    backbone = None
+    if model.get("backbone") is not None:
+        backbone, found = _build(MODELS, model["backbone"], "model.backbone")
+        faults += found
+    if model.get("neck") is not None:
+        faults += _build(MODELS, model["neck"], "model.neck")[1]
+    for where, head in _heads(model):
+        faults += _check_head(head, where)
+        if isinstance(head, Mapping) and backbone is not None and model.get("neck") is None:
+            faults += _check_inputs(backbone, head, where)
+    if isinstance(model.get("test_cfg"), Mapping):
+        faults += _check_test_cfg(model["test_cfg"])
+    return faults
+
+
+def _unknown(registry: Registry, block: Mapping, where: str, given: tuple[str, ...] = ()) -> list[str]:
+    """Bind a block to its class's signature without building it."""
+    if not isinstance(block.get("type", ""), str):
+        return [f"{where}.type: got {block['type']!r}, expected the name of a {registry.kind}"]
+    faults = registry.faults(block, where, given)
+    return faults + (wrong_types(registry.get(block["type"]), block, where) if block.get("type") in registry else [])
+
+
+def _heads(model: Mapping) -> list[tuple[str, Any]]:
+    """Every head block with its place: decode_head, then auxiliary_head, which may be a list."""
+    heads = [("model.decode_head", model["decode_head"])] if model.get("decode_head") is not None else []
+    extra = model.get("auxiliary_head")
+    if isinstance(extra, list):
+        return heads + [(f"model.auxiliary_head.{i}", head) for i, head in enumerate(extra)]
+    return heads + ([("model.auxiliary_head", extra)] if extra is not None else [])
+
+
+def _check_head(head: Any, where: str) -> list[str]:
+    """Check the losses and the sampler first: a head is built only from parts that are right."""
+    faults = []
+    losses = head.get("loss_decode") if isinstance(head, Mapping) else None
+    for i, loss in enumerate(losses if isinstance(losses, list) else [losses]):
+        place = f"{where}.loss_decode" + (f".{i}" if isinstance(losses, list) else "")
+        faults += _build(LOSSES, loss, place)[1] if loss is not None else []
+    if isinstance(head, Mapping) and head.get("sampler") is not None:
+        faults += _build(LOSSES, head["sampler"], f"{where}.sampler")[1]
+    if faults and isinstance(head, Mapping):
+        return faults + _unknown(MODELS, head, where)
+    return faults + _build(MODELS, head, where)[1]
+
+
+def _check_inputs(backbone: Any, head: Mapping, where: str) -> list[str]:
+    """Compare a head's in_channels and in_index with the maps that its backbone makes."""
+    widths = getattr(backbone, "out_channels", None) or getattr(backbone, "embed_dims", None)
+    channels, index = head.get("in_channels"), head.get("in_index")
+    if not isinstance(widths, (list, tuple)) or channels is None or index is None:
+        return []
+    channels = list(channels) if isinstance(channels, (list, tuple)) else [channels]
+    index = list(index) if isinstance(index, (list, tuple)) else [index]
+    if not all(is_integer(i) and -len(widths) <= i < len(widths) for i in index):
+        return [f"{where}.in_index: got {index}, but the backbone makes {len(widths)} maps (0 to {len(widths) - 1})"]
+    fitting = [widths[i] for i in index]
+    if channels == fitting:
+        return []
+    return [f"{where}.in_channels: got {channels}, but maps {index} of this {type(backbone).__name__} have {fitting} channels"]
+
+
+def _check_test_cfg(test_cfg: Mapping) -> list[str]:
+    where = "model.test_cfg"
+    faults = fields(test_cfg, TEST_CFG, where, "test_cfg")
+    crop, stride = test_cfg.get("crop_size"), test_cfg.get("stride")
+    if test_cfg.get("mode") == "slide":
+        faults += [f"{where}: mode slide needs {key!r}" for key in ("crop_size", "stride") if test_cfg.get(key) is None]
+        if is_pair(crop) and is_pair(stride) and any(s > c for s, c in zip(stride, crop)):
+            faults.append(f"{where}: stride {stride} is larger than crop_size {crop}: parts of the picture would get no label")
+    return faults
+
+
+def _check_preprocessor(block: Mapping) -> list[str]:
+    from jseg.data.preprocess import SegDataPreProcessor
+
+    registry = Registry("data preprocessor")
+    registry.register("SegDataPreProcessor")(SegDataPreProcessor)
+    preprocessor = block["data_preprocessor"]
+    faults = _build(registry, preprocessor, "data_preprocessor")[1]
+    faults += known_fields(preprocessor, PREPROCESSOR, "data_preprocessor")
+    if isinstance(preprocessor.get("test_cfg"), Mapping):
+        faults += known_fields(preprocessor["test_cfg"], PADDING, "data_preprocessor.test_cfg")
+    padding = preprocessor.get("seg_pad_val", 255)
+    for where, head in _heads(block.get("model", {})):
+        ignored = head.get("ignore_index", 255) if isinstance(head, Mapping) else padding
+        if ignored != padding:
+            faults.append(f"data_preprocessor.seg_pad_val: got {padding}, but {where}.ignore_index is {ignored}: "
+                          f"padding would be trained on; make them equal")
+    return faults
+
+
+def _check_loader(block: Mapping, split: str) -> list[str]:
+    where = f"{split}_dataloader"
+    loader = block[where]
+    faults = fields(loader, LOADER, where, "a dataloader")
+    faults += [f"{where} needs {key!r}" for key in ("batch_size", "dataset") if key not in loader]
+    dataset = loader.get("dataset")
+    if isinstance(dataset, Mapping):
+        faults += _check_dataset(block, dataset, f"{where}.dataset", split == "train")
+    return faults
+
+
+def _check_dataset(block: Mapping, dataset: Mapping, where: str, training: bool) -> list[str]:
+    """Check a dataset with its pipeline, or a wrapper with each of its parts."""
+    parts = dataset.get("datasets") if isinstance(dataset.get("datasets"), list) else []
+    inner = [(f"{where}.datasets.{i}", part) for i, part in enumerate(parts)]
+    if isinstance(dataset.get("dataset"), Mapping):
+        inner.append((f"{where}.dataset", dataset["dataset"]))
+    if inner:
+        faults = [fault for place, part in inner if isinstance(part, Mapping)
+                  for fault in _check_dataset(block, part, place, training)]
+        return faults or _build(DATASETS, dataset, where)[1]
+    faults = _build(DATASETS, _without_pipeline(dataset), where)[1]
+    if isinstance(dataset.get("data_prefix"), Mapping):
+        faults += known_fields(dataset["data_prefix"], DATA_PREFIX, f"{where}.data_prefix")
+    faults += _check_pipeline(block, dataset.get("pipeline"), f"{where}.pipeline", training)
+    return faults + _check_classes(block.get("model", {}), dataset, where)
+
+
+def _without_pipeline(dataset: Mapping) -> dict:
+    return {key: value for key, value in dataset.items() if key != "pipeline"}
+
+
+def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -> list[str]:
+    if not isinstance(pipeline, list):
+        return [f"{where}: got {pipeline!r}, expected a list of transforms"]
+    faults = [fault for i, transform in enumerate(pipeline) for fault in _build(TRANSFORMS, transform, f"{where}.{i}")[1]]
+    steps = [t for t in pipeline if isinstance(t, Mapping)]
+    names = [t.get("type") for t in steps]
+    if "LoadImageFromFile" not in names:
+        faults.append(f"{where}: no LoadImageFromFile: no picture would be read")
+    if training and "LoadAnnotations" not in names:
+        faults.append(f"{where}: no LoadAnnotations: there would be nothing to learn from")
+    preprocessor = block.get("data_preprocessor", {})
+    if "Normalize" in names and preprocessor.get("mean") is not None:
+        faults.append(f"{where}: Normalize comes on top of data_preprocessor.mean: pictures would be normalised twice; remove one")
+    size = preprocessor.get("size")
+    for step in steps if training and is_pair(size) else []:
+        crop = step.get("crop_size") if step.get("type") == "RandomCrop" else None
+        if is_pair(crop) and any(c > s for c, s in zip(crop, size)):
+            faults.append(f"{where}: RandomCrop cuts {list(crop)}, larger than data_preprocessor.size {list(size)}")
+    return faults
+
+
+def _check_classes(model: Mapping, dataset: Mapping, where: str) -> list[str]:
+    names = class_names(_without_pipeline(dataset))
+    return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} classes"
+            for place, head in _heads(model) if names and isinstance(head, Mapping)
+            and head.get("num_classes") is not None and head["num_classes"] != len(names)]
+
+
+def _check_optimizer(block: Mapping) -> list[str]:
+    faults = []
+    if "optimizer" in block:
+        faults += _unknown(OPTIMIZERS, block["optimizer"], "optimizer", ("groups",))
+        faults += known_fields(block["optimizer"], OPTIMIZER, "optimizer")
+    if "paramwise_cfg" in block:
+        faults += fields(block["paramwise_cfg"], PARAMWISE, "paramwise_cfg", "paramwise_cfg")
+        keys = block["paramwise_cfg"].get("custom_keys")
+        for name, multipliers in (keys if isinstance(keys, Mapping) else {}).items():
+            where = f"paramwise_cfg.custom_keys.{name}"
+            if isinstance(multipliers, Mapping):
+                faults += fields(multipliers, MULTIPLIERS, where, "a parameter group")
+            else:
+                faults.append(f"{where}: got {multipliers!r}, expected lr_mult and/or decay_mult")
+    return faults
+
+
+def _check_schedules(schedules: Any) -> list[str]:
+    blocks = schedules if isinstance(schedules, list) else [schedules] if isinstance(schedules, Mapping) else []
+    return [fault for i, block in enumerate(blocks) for fault in _build(SCHEDULES, block, f"param_scheduler.{i}")[1]]
+
+
+def _check_train_cfg(block: Mapping) -> list[str]:
+    train_cfg, where = block["train_cfg"], "train_cfg"
+    faults = fields(train_cfg, TRAIN_CFG, where, "train_cfg")
+    lengths = [key for key in ("max_iters", "max_epochs") if train_cfg.get(key) is not None]
+    if len(lengths) != 1:
+        faults.append(f"{where}: got {' and '.join(lengths) or 'neither max_iters nor max_epochs'}, expected exactly one of "
+                      f"max_iters and max_epochs")
+    if isinstance(train_cfg.get("clip_grad"), Mapping):
+        faults += fields(train_cfg["clip_grad"], CLIP, f"{where}.clip_grad", "clip_grad")
+    if isinstance(train_cfg.get("ema"), Mapping):
+        faults += fields(train_cfg["ema"], EMA, f"{where}.ema", "ema")
+    if train_cfg.get("val_interval") is not None and "val_dataloader" not in block:
+        faults.append(f"{where}.val_interval is set, but there is no val_dataloader; add one or set val_interval to null")
+    return faults
+
+
+def _check_evaluation(block: Mapping) -> list[str]:
+    faults = _check_save_best(block)
+    if "evaluator" in block:
+        faults += fields(block["evaluator"], EVALUATOR, "evaluator", "an evaluator")
+        if isinstance(block["evaluator"].get("boundary"), Mapping):
+            faults += fields(block["evaluator"]["boundary"], BOUNDARY, "evaluator.boundary", "boundary")
+    return faults + (fields(block["tta"], TTA, "tta", "tta") if "tta" in block else [])
+
+
+def _check_save_best(block: Mapping) -> list[str]:
+    """The score that decides which checkpoint is best must be one that the evaluator computes."""
+    best, evaluator = block.get("train_cfg", {}).get("save_best") or "mIoU", block.get("evaluator", {})
+    metrics = evaluator.get("metrics", list(METRICS))
+    if "val_dataloader" not in block or best not in SCORES or not isinstance(metrics, (list, tuple)):
+        return []
+    computed = {"aAcc"} | {f"m{part}" for name in metrics for part in METRICS.get(str(name), ())}
+    computed |= {"mBoundaryIoU"} if evaluator.get("boundary") is not None else set()
+    return [] if best in computed else [f"train_cfg.save_best: got {best!r}, but the evaluator computes {', '.join(sorted(computed))}"]

@@ -1,0 +1,212 @@
+"""The `jseg` command: discovery, help, exit codes, overrides, and the doors in tools/."""
+
+import importlib
+import importlib.util
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from jseg import cli
+from jseg.errors import DataError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = "configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml"
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Make every command run the given function instead of its own."""
+
+    def replace(run):
+        build = cli.build_parser
+        monkeypatch.setattr(cli, "build_parser", lambda name: _with_run(build(name), run))
+
+    def _with_run(parser, run):
+        parser.set_defaults(run=run)
+        return parser
+
+    return replace
+
+
+@pytest.fixture
+def in_repo(monkeypatch):
+    """Run from the repository's root, as the shipped paths expect."""
+    monkeypatch.chdir(ROOT)
+
+
+def test_commands_are_found_by_file_name():
+    found = cli.commands()
+    files = {p.stem.replace("_", "-") for p in (ROOT / "jseg" / "cli").glob("*.py") if not p.stem.startswith("_")}
+    assert set(found) == files and {"check", "doctor"} <= files
+
+
+@pytest.mark.parametrize("name", cli.commands())
+def test_every_command_keeps_the_contract(name, capsys):
+    summary = cli.commands()[name]
+    assert summary.endswith(".") and len(summary) <= 100, f"{name}: the docstring's first line is its summary: {summary!r}"
+    module = importlib.import_module(f"jseg.cli.{name.replace('-', '_')}")
+    words = shlex.split(module.EXAMPLE.splitlines()[-1])
+    assert words[:2] == ["jseg", name], f"{name}: EXAMPLE is a real command line, got {module.EXAMPLE!r}"
+    parser = cli.build_parser(name)
+    args = parser.parse_args(words[2:])  # the example must be one that the parser takes
+    assert args.run is module.run
+    assert cli.main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"usage: jseg {name}" in text and text.rstrip().endswith(module.EXAMPLE)
+    if "config" in vars(args):
+        assert "--set" in text, f"{name} takes a config, so it takes --set too"
+        assert parser.parse_args(words[2:] + ["--set", "a=1", "--set", "b=2"]).overrides[-2:] == ["a=1", "b=2"]
+    configs = [word for word in words if word.startswith("configs/")]
+    assert all(list(ROOT.glob(word)) for word in configs), f"{name}: its example names a config that does not exist: {configs}"
+
+
+def test_help_lists_commands_and_loads_nothing_heavy():
+    """Neither the overview nor any command's help may load Jittor."""
+    program = ("import sys\nfrom jseg import cli\nassert cli.main(['--help']) == 0\n"
+               "for name in cli.commands():\n    cli.build_parser(name).format_help()\n"
+               "    assert not {'jittor', 'torch'} & set(sys.modules), name\n")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name, summary in cli.commands().items():
+        assert any(line.split()[:1] == [name] and line.endswith(summary) for line in done.stdout.splitlines())
+
+
+def test_unknown_command_names_the_nearest(capsys):
+    assert cli.main(["chekc"]) == 2
+    text = capsys.readouterr().err
+    assert "unknown command 'chekc'; did you mean 'check'?" in text and "doctor" in text
+
+
+def test_no_command_prints_the_overview(capsys):
+    assert cli.main([]) == 2
+    assert capsys.readouterr().out.startswith("usage: jseg COMMAND")
+
+
+def test_version(capsys):
+    import jseg
+
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jseg {jseg.__version__}\n"
+
+
+def test_errors_of_ours_print_without_traceback(command, capsys):
+    def run(args):
+        raise DataError("data/x: no such folder\nput the pictures there")
+
+    command(run)
+    assert cli.main(["doctor"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "data/x: no such folder\nput the pictures there\n")
+
+
+def test_interrupt_is_130(command, capsys):
+    def run(args):
+        raise KeyboardInterrupt
+
+    command(run)
+    assert cli.main(["doctor"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_bugs_keep_their_traceback(command):
+    def run(args):
+        return 1 // 0
+
+    command(run)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["doctor"])
+
+
+def test_exit_status_is_the_commands_own(command):
+    command(lambda args: 7)
+    assert cli.main(["doctor"]) == 7
+    command(lambda args: None)
+    assert cli.main(["doctor"]) == 0
+
+
+def test_wrong_options_exit_2(capsys):
+    assert cli.main(["doctor", "--nonsense"]) == 2
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
+def test_check_prints_a_summary(in_repo, capsys):
+    assert cli.main(["check", CONFIG]) == 0
+    assert capsys.readouterr().out == (f"{CONFIG}: ok: MSCAN tiny + LightHamHead on ADE20KDataset (150 classes), "
+                                       "160000 iterations of 16 pictures\n")
+
+
+def test_check_prints_every_fault_and_goes_on(in_repo, capsys):
+    status = cli.main(["check", "configs/gone.yaml", CONFIG, "--set", "model.decode_head.num_clases=3", "--set", "sead=1"])
+    out, err = capsys.readouterr()
+    assert status == 2 and out == ""
+    lines = err.splitlines()
+    assert len(lines) == 3 and lines[0].startswith("configs/gone.yaml: cannot read the config")
+    assert f"{CONFIG}: sead: unknown key 'sead' in the top level of a config; did you mean 'seed'?" in lines[1]
+    assert lines[2] == f"{CONFIG}: model.decode_head: unknown key 'num_clases' for LightHamHead; did you mean 'num_classes'?"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)
+def test_doors_work_from_any_folder(path, tmp_path):
+    done = subprocess.run([sys.executable, str(path), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
+
+
+def test_module_door(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "jseg", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("jseg ")
+
+
+def test_a_closed_pipe_is_no_traceback():
+    done = subprocess.run(f"{shlex.quote(sys.executable)} -u -m jseg --help | true", shell=True, cwd=ROOT, capture_output=True,
+                          text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def run_net(monkeypatch):
+    """tools/run_net.py as a module."""
+    monkeypatch.setattr(sys, "path", ["tools", *sys.path])
+    spec = importlib.util.spec_from_file_location("run_net", ROOT / "tools" / "run_net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def old(module, *words: str) -> list[str]:
+    """Translate original JSeg's words for the ADE20K config."""
+    return module.translate(module.parse(["--config-file", CONFIG, *words]))
+
+
+def test_run_net_translates(run_net, in_repo, tmp_path, monkeypatch):
+    weights = tmp_path / "best.safetensors"
+    weights.touch()
+    run = str(tmp_path)
+    assert old(run_net) == ["train", CONFIG] == old(run_net, "--task", "train", "--efficient_val")
+    assert old(run_net, "--resume") == ["train", CONFIG, "--resume"]
+    assert old(run_net, "--resume", run) == ["train", CONFIG, "--resume", "--work-dir", run]
+    assert old(run_net, "--task", "val", "--resume", str(weights)) == ["val", CONFIG, "--checkpoint", str(weights)]
+    assert old(run_net, "--task", "val", "--resume", run) == ["val", CONFIG, "--checkpoint", str(weights)]
+    assert old(run_net, "--task", "test", "--resume", run, "--save-dir", "out") == [
+        "predict", str(weights), "data/ade/ADEChallengeData2016/images/validation", "--out", "out"]
+
+
+@pytest.mark.parametrize("words", [["--resume"], ["--resume", "."], ["--task", "val", "--resume"], ["--task", "test", "--resume"]])
+def test_run_net_makes_commands_that_jseg_takes(run_net, in_repo, tmp_path, words):
+    if words[0] == "--task":
+        (tmp_path / "w.safetensors").touch()
+        words = [*words, str(tmp_path / "w.safetensors")]
+    command = old(run_net, *words)
+    args = cli.build_parser(command[0]).parse_args(command[1:])
+    assert args.resume if command[0] == "train" else args.checkpoint.endswith("w.safetensors")
+
+
+def test_run_net_says_what_is_missing(run_net, in_repo, tmp_path, capsys):
+    assert run_net.main(["--config-file", "gone.yaml"]) == 2
+    assert "gone.yaml: cannot read the config" in capsys.readouterr().err
+    assert run_net.main(["--config-file", CONFIG, "--resume", "old.pkl"]) == 2
+    assert "--resume old.pkl: training continues from a run folder" in capsys.readouterr().err
+    assert run_net.main(["--config-file", CONFIG, "--task", "val", "--resume", str(tmp_path)]) == 2
+    assert "no weights there (looked for" in capsys.readouterr().err

@@ -1,0 +1,205 @@
+"""Rules of the house that a machine can check: sizes, docstrings, imports, kernel folders, shipped configs."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+MAX_LINES, MAX_FUNCTION = 500, 80  # aim at 300 and 60
+FOLDERS = ("jseg", "tools", "tests", "configs")
+SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".cc", ".cuh", ".h", ".yaml"))
+PYTHON = [p for p in SOURCES if p.suffix == ".py"] + [ROOT / "setup.py"] * (ROOT / "setup.py").exists()
+LIBRARY = [p for p in PYTHON if ROOT / "jseg" in p.parents]
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "_base_" not in p.parts)
+KERNELS = sorted(p.parent for p in (ROOT / "jseg" / "ops").glob("*/__init__.py"))
+
+# A room may import rooms on a lower floor, and itself.
+FLOORS = {"errors": 0, "runtime_cuda": 0, "runtime": 1, "registry": 2, "config": 3, "ops": 4, "layers": 5, "losses": 6, "metrics": 6,
+          "models": 7, "data": 8, "engine": 9, "report": 10, "cli": 11, "__main__": 12}
+CONVERT = {"errors", "runtime", "registry", "config", "layers", "models"}  # what convert/ may import; only cli imports convert/
+DATA = {"errors", "runtime", "registry", "config", "metrics"}  # loader workers import data/ and must stay light
+NUMPY_ONLY = ("config.py", "metrics.py", "errors.py", "registry.py", "runtime.py", "data", "report", "convert/torch_file.py")
+
+
+def name_of(path: pathlib.Path) -> str:
+    """A path as test ids and messages show it."""
+    return str(path.relative_to(ROOT))
+
+
+def parsed(path: pathlib.Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_name(path: pathlib.Path) -> str:
+    """jseg/data/io.py -> jseg.data.io; a package is named by its folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: pathlib.Path) -> list[tuple[int, str]]:
+    """(line, dotted name) of every import anywhere in a file, inside functions too; relative ones resolved."""
+    found = []
+    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(package[:len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(filter(None, (start, node.module)))
+            found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
+    return found
+
+
+def room(dotted: str) -> str | None:
+    """jseg.data.io.read_image -> data; None for `jseg` itself and other packages."""
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "jseg" and len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_are_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{name_of(path)} has {lines} lines; split it by idea (at most {MAX_LINES}, aim at 300)"
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name_of)
+def test_functions_are_short(path):
+    long = [f"{name_of(path)}:{n.lineno}: {n.name} has {n.end_lineno - n.lineno + 1} lines" for n in ast.walk(parsed(path))
+            if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.end_lineno - n.lineno >= MAX_FUNCTION]
+    assert not long, f"at most {MAX_FUNCTION}, aim at 60: {long}"
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name_of)
+def test_no_wildcard_imports(path):
+    stars = [f"{name_of(path)}:{line}: {name}" for line, name in imported(path) if name.endswith(".*")]
+    assert not stars
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name_of)
+def test_files_suit_the_oldest_python(path):
+    """Python 3.9: no newer grammar, and `X | None` in annotations only where they are not evaluated."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text, feature_version=(3, 9))
+    lazy = any(isinstance(n, ast.ImportFrom) and n.module == "__future__" and n.names[0].name == "annotations" for n in tree.body)
+    hints = [h for n in ast.walk(tree) for h in (getattr(n, "annotation", None), getattr(n, "returns", None)) if isinstance(h, ast.AST)]
+    unions = [h.lineno for h in hints for part in ast.walk(h) if isinstance(part, ast.BinOp) and isinstance(part.op, ast.BitOr)]
+    assert lazy or not unions, f"{name_of(path)}:{unions}: add `from __future__ import annotations`"
+    assert not [n for n in ast.walk(tree) if isinstance(n, getattr(ast, "Match", ()))], "match needs Python 3.10"
+
+
+def test_every_folder_is_a_package():
+    """A folder without __init__.py would be left out of an installed jseg."""
+    folders = {p.parent for p in LIBRARY}
+    assert not [name_of(f) for f in sorted(folders) if not (f / "__init__.py").is_file()]
+
+
+def documented_methods() -> dict[str, set[str]]:
+    """Class name -> methods with a docstring, its own and those of its bases inside jseg."""
+    classes = {n.name: n for path in LIBRARY for n in ast.walk(parsed(path)) if isinstance(n, ast.ClassDef)}
+
+    def collect(name: str, seen: frozenset = frozenset()) -> set[str]:
+        if name not in classes or name in seen:
+            return set()
+        own = {f.name for f in classes[name].body if isinstance(f, ast.FunctionDef) and ast.get_docstring(f)}
+        bases = [b.id if isinstance(b, ast.Name) else getattr(b, "attr", "") for b in classes[name].bases]
+        return own.union(*(collect(base, seen | {name}) for base in bases))
+
+    return {name: collect(name) for name in classes}
+
+
+def test_public_names_have_docstrings():
+    """Modules, public classes, functions and methods; `execute` and `grad` are described by their class."""
+    known, missing = documented_methods(), []
+    for path in LIBRARY:
+        tree = parsed(path)
+        if tree.body and not ast.get_docstring(tree):
+            missing.append(f"{name_of(path)}: the file itself")
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
+                missing.append(f"{name_of(path)}:{node.lineno}: {node.name}")
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                missing += [f"{name_of(path)}:{f.lineno}: {node.name}.{f.name}" for f in node.body if isinstance(f, ast.FunctionDef)
+                            and not f.name.startswith("_") and f.name not in known[node.name] | {"execute", "grad"}]
+    assert not missing, "no docstring:\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize("folder", KERNELS, ids=lambda p: p.name)
+def test_kernel_folders_are_complete(folder):
+    missing = [name for name in ("op.py", "reference.py", "cases.py", "cpu.cc") if not (folder / name).is_file()]
+    assert not missing, f"{name_of(folder)} lacks {', '.join(missing)}"
+
+
+def test_imports_go_one_way():
+    wrong = []
+    for path in LIBRARY:
+        here = room(module_name(path))
+        if here is None:  # jseg/__init__.py names the doors lazily
+            continue
+        for line, name in imported(path):
+            there = room(name)
+            if there is None or there == here or there.startswith("__version"):
+                continue
+            if here == "convert":
+                allowed = there in CONVERT
+            elif there == "convert":
+                allowed = here == "cli"
+            elif here == "data":
+                allowed = there in DATA
+            else:
+                allowed = FLOORS.get(there, 99) < FLOORS[here]
+            if not allowed:
+                wrong.append(f"{name_of(path)}:{line}: {here} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_room_has_a_floor():
+    rooms = {room(module_name(p)) for p in LIBRARY} - {None, "convert"}
+    assert rooms <= set(FLOORS), f"say in FLOORS where {sorted(rooms - set(FLOORS))} belong"
+
+
+def numpy_only() -> list[pathlib.Path]:
+    """Files that must work without Jittor."""
+    places = [ROOT / "jseg" / name for name in NUMPY_ONLY]
+    return [p for place in places for p in (sorted(place.rglob("*.py")) if place.is_dir() else [place] * place.exists())]
+
+
+@pytest.mark.parametrize("path", numpy_only(), ids=name_of)
+def test_numpy_rooms_do_not_name_jittor(path):
+    assert not [f"{name_of(path)}:{line}" for line, name in imported(path) if name.split(".")[0] == "jittor"]
+
+
+def test_numpy_rooms_do_not_load_jittor():
+    """Import them all in a fresh process: nothing may bring Jittor (or PyTorch) in by a side door."""
+    names = sorted({module_name(p) for p in numpy_only()} | {"jseg", "jseg.cli"})
+    program = (f"import importlib, sys\nfor name in {names!r}:\n    importlib.import_module(name)\n"
+               "    assert not {'jittor', 'torch'} & set(sys.modules), name\n")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_configs_pass_check(path):
+    from jseg.config import load_config
+    from jseg.engine.check import check_config
+
+    assert check_config(load_config(path), where=name_of(path)) == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_configs_open_with_their_command(path):
+    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any(name_of(path) in line for line in head), "the header comment should name the command that runs the config"
+
+
+@pytest.mark.parametrize("name", ["train", "val", "predict", "check", "doctor", "flops", "report", "browse"])
+def test_tools_are_doors(name):
+    """tools/<command>.py hands over to the command of that name and does nothing else."""
+    path = ROOT / "tools" / f"{name}.py"
+    assert (ROOT / "jseg" / "cli" / path.name).is_file(), f"there is no command jseg/cli/{path.name}"
+    assert len(path.read_text().splitlines()) <= 8 and f'main(["{path.stem}", *sys.argv[1:]])' in path.read_text()
