@@ -52,5 +52,5 @@ def main() -> int:
     return 0 if miou > WANTED_MIOU else 1
 
 
-if __name__ == "__main__":  # loader workers import this file again
+if __name__ == "__main__":
     sys.exit(main())

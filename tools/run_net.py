@@ -100,5 +100,5 @@ def main(words: list[str]) -> int:
     return jseg(command)
 
 
-if __name__ == "__main__":  # loader workers import this file again
+if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

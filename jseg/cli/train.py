@@ -7,7 +7,7 @@ from pathlib import Path
 from jseg.cli import add_config_arguments
 from jseg.config import load_config
 
-EXAMPLE = "jseg train configs/segnext/segnext_mscan-t_camvid-360x480_20k.yaml --work-dir runs/camvid --set optimizer.lr=6e-5"
+EXAMPLE = "jseg train configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml --work-dir runs/camvid --set optimizer.lr=6e-5"
 
 
 def add_arguments(parser) -> None:

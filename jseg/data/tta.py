@@ -25,22 +25,25 @@ def test_transforms(config: dict) -> Compose:
     return Compose([step for step in pipeline if step.get("type") not in _NOT_FOR_PICTURES])
 
 
-def _sample(image: np.ndarray) -> dict:
-    return {"img": image, "ori_shape": image.shape[:2], "img_shape": image.shape[:2], "scale_factor": (1.0, 1.0),
+def _sample(image: np.ndarray, name: str) -> dict:
+    return {"img": image, "img_path": name, "ori_shape": image.shape[:2], "img_shape": image.shape[:2], "scale_factor": (1.0, 1.0),
             "flip": False, "flip_direction": None}
 
 
-def plain_view(image: np.ndarray, transforms: Compose) -> dict:
-    """The one view of ordinary inference: image (H, W, 3) uint8 BGR through the test transforms."""
-    return transforms(_sample(image), np.random.default_rng(0))
+def plain_view(image: np.ndarray, transforms: Compose, *, name: str = "picture") -> dict:
+    """The one view of ordinary inference: image (H, W, 3) uint8 BGR through the test transforms; `name` is for messages."""
+    return transforms(_sample(image, name), np.random.default_rng(0))
 
 
-def augment(image: np.ndarray, *, scales: Sequence[float] = DEFAULT_SCALES, flip: bool = True) -> list[dict]:
+def augment(image: np.ndarray, *, scales: Sequence[float] = DEFAULT_SCALES, flip: bool = True,
+            name: str = "picture") -> list[dict]:
     """All views of test-time augmentation: each scale, plain and (if `flip`) mirrored, in mmseg's order.
 
     Args:
         image: (H, W, 3) uint8 BGR.
         scales: factors > 0 on the picture's own size.
+        flip: also mirror each scale.
+        name: the picture's name in messages.
     """
     if not scales or min(scales) <= 0:
         raise ValueError(f"tta.scales is {list(scales)}; accepted: at least one factor, each above 0")
@@ -50,5 +53,5 @@ def augment(image: np.ndarray, *, scales: Sequence[float] = DEFAULT_SCALES, flip
         resize = Compose([{"type": "Resize", "scale_factor": scale, "keep_ratio": True}])
         for probability in (0.0, 1.0) if flip else (0.0,):
             turn = Compose([{"type": "RandomFlip", "prob": probability, "direction": "horizontal"}])
-            views.append(turn(resize(_sample(image), rng), rng))
+            views.append(turn(resize(_sample(image, name), rng), rng))
     return views

@@ -1,0 +1,72 @@
+"""The command line that all converters share: `SOURCE ... --out FOLDER`, and one clear line for every fault.
+
+Exit status: 0 done, 2 a fault the user can cure (printed without traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import sys
+from typing import Callable, Sequence
+
+from jseg.data.prepare.manifest import Report, Settings
+from jseg.data.prepare.parallel import disk_full
+from jseg.errors import JsegError
+
+__all__ = ["run"]
+
+
+def run(convert: Callable[..., Report], argv: Sequence[str] | None = None, *, out: str,
+        add_arguments: Callable[[argparse.ArgumentParser], object] | None = None) -> int:
+    """Run one converter's command line and return its exit status.
+
+    Args:
+        convert: `convert(src, out, settings, **own options)`; its module's docstring is the help text.
+        argv: the words of the command; default: those of this process.
+        out: default output folder, the one the base configs read.
+        add_arguments: adds the converter's own options, whose names are keywords of `convert`.
+    """
+    try:
+        args = vars(_parser(convert, out, add_arguments).parse_args(argv))
+        settings = Settings(args.pop("workers"), args.pop("overwrite"), args.pop("partial"), args.pop("link"), not args.pop("quiet"))
+        print(convert(args.pop("sources"), args.pop("out"), settings, **args))
+        return 0
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage message
+        return stop.code if isinstance(stop.code, int) else 2
+    except JsegError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept: run the same command again to go on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        text = "no space left on the target: free some, then run the same command again (what is finished is kept)" if disk_full(error) else error
+        print(text, file=sys.stderr)
+        return 2
+
+
+def _parser(convert: Callable, out: str, add_arguments: Callable | None) -> argparse.ArgumentParser:
+    module = inspect.getmodule(convert)
+    script = os.path.basename(inspect.getsourcefile(convert) or "")
+    parser = argparse.ArgumentParser(
+        prog=script, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example: python tools/convert_datasets/{script} ~/Downloads --out {out}")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="the download: a folder, or archives (.zip, .tar, .tgz); never changed")
+    parser.add_argument("-o", "--out", default=out, metavar="FOLDER", help=f"where to write (default: {out})")
+    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--overwrite", action="store_true", help="do everything again; default: skip what a former run finished")
+    parser.add_argument("--partial", action="store_true", help="accept other numbers of files than the published ones")
+    parser.add_argument("--link", action="store_true", help="link unchanged pictures to a source folder instead of copying them")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    if add_arguments is not None:
+        add_arguments(parser)
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value

@@ -1,0 +1,107 @@
+"""Map a function over many items with processes: results in order, a progress bar, the first error stops the run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from jseg.errors import ConvertError, JsegError
+
+__all__ = ["map_items", "default_workers", "disk_full"]
+
+DEPTH = 3  # items a worker has in hand; bounds the memory of waiting results
+_task: tuple[Callable, Any] | None = None  # what this worker process does
+
+
+def default_workers() -> int:
+    """One process a core this process may use."""
+    try:
+        return max(len(os.sched_getaffinity(0)), 1)
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def map_items(function: Callable[[Any, Any], Any], context: Any, items: Sequence, *, workers: int, title: str = "",
+              progress: bool = True) -> Iterator[tuple[Any, Any]]:
+    """Yield (item, function(context, item)) in the order of `items`.
+
+    Args:
+        function: a function at module level.
+        context: sent once to every worker.
+        items: each has an attribute `name` for messages.
+        workers: processes; 1 works in this process.
+    Raises:
+        ConvertError: the first error of a worker in the order of the items; it names the item. Items after it may have been done.
+    """
+    bar = tqdm(total=len(items), desc=title, unit="file", disable=not progress, file=sys.stderr, mininterval=0.5)
+    workers = min(workers, len(items))
+    with bar:
+        if workers <= 1:
+            for item in items:
+                yield item, _guarded(function, context, item)
+                bar.update()
+            return
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(function, context))
+        waiting: deque = deque()
+        todo = iter(items)
+        try:
+            while True:
+                while len(waiting) < DEPTH * workers and (item := next(todo, None)) is not None:
+                    waiting.append((item, pool.submit(_run, item)))
+                if not waiting:
+                    break
+                item, future = waiting.popleft()
+                yield item, future.result()
+                bar.update()
+        except BrokenProcessPool:
+            names = ", ".join(item.name for item, _ in ((item, future), *waiting))
+            raise ConvertError(f"a worker process was killed while it had in hand: {names}; the system does so when memory runs out: "
+                               "use fewer --workers, then run the same command again") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def disk_full(error: BaseException) -> bool:
+    """True for "no space left" and "quota exceeded"."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
+
+
+def _start(function: Callable, context: Any) -> None:
+    global _task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    import cv2
+    cv2.setNumThreads(1)
+    _task = function, context
+
+
+def _run(item: Any) -> Any:
+    return _guarded(*_task, item)
+
+
+def _guarded(function: Callable, context: Any, item: Any) -> Any:
+    """Call the function; whatever goes wrong becomes a JsegError that names the item and can be sent between processes."""
+    try:
+        return function(context, item)
+    except JsegError as error:
+        text = str(error)
+    except Exception as error:
+        if disk_full(error):
+            text = f"no space left on the target while writing {item.name}: free some, then run the same command again (what is finished is kept)"
+        elif isinstance(error, MemoryError):
+            text = f"{item.name}: not enough memory; use fewer --workers"
+        elif isinstance(error, OSError):
+            text = f"{item.name}: {error}"
+        else:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{item.name}: {type(error).__name__}: {error} ({os.path.basename(last.filename)}, line {last.lineno})"
+    raise ConvertError(text)

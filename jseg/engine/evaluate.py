@@ -1,0 +1,264 @@
+"""Score a model on a dataset: stream pictures through it, add up counts, turn them into a table and a JSON file.
+
+Only the counts and the few pictures worth showing are held, so memory does not grow with the dataset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import math
+import os
+import pathlib
+import time
+from typing import Any, Iterator, Mapping
+
+import jittor as jt
+import numpy as np
+from tqdm import tqdm
+
+from jseg.data import io
+from jseg.data.tta import augment
+from jseg.engine.checkpoint import write_atomically
+from jseg.errors import ConfigError, DataError
+from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, nan_mean
+from jseg.registry import nearest
+
+__all__ = ["evaluate", "format_table", "save_result", "evaluation_mode", "evaluator_faults"]
+
+_KEYS = {"metrics": ["mIoU", "mDice", "mFscore"], "beta": 1.0, "boundary": None}
+_GC_EVERY = 32  # batches; pictures of many sizes leave blocks in the framework's cache that fit nothing else
+
+
+def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mapping | None = None, progress: bool = True,
+             keep: str | os.PathLike | None = None, keep_count: int = 4) -> dict[str, Any]:
+    """Predict every picture of a loader and compare with its labels.
+
+    Args:
+        model: a segmentor with `predict(images, metas)`, and `predict_augmented(views)` for `tta`. Its mode is put back after.
+        loader: an evaluation `Loader`; its dataset names classes, palette and ignore index.
+        evaluator_cfg: `{metrics: [mIoU, mDice, mFscore], beta: 1.0, boundary: null | {dilation_ratio: 0.02}}`; None: these.
+        tta: `{scales: [...], flip: true}` to average augmented views; None for the plain view.
+        progress: show a bar.
+        keep: folder to fill with the worst and best pictures: `<worst|best>_<n>_{picture.jpg,truth.png,prediction.png}`.
+        keep_count: how many of each.
+    Returns:
+        JSON-able: "metrics" {aAcc, mIoU, ...} in 0-1, "per_class" [{name, IoU, ...}] (None where a class never occurs),
+        "confusion" [[pixels]] (row = truth), "classes", "palette", "ignore_index", "images", "seconds", "tta",
+        "worst" and "best" [{index, img_path, mIoU, aAcc, files}] by the mIoU of the single picture, "kept_in" the name of
+        the folder `keep`.
+    Raises:
+        ConfigError: the evaluator block is wrong, or model and dataset differ in classes.
+        DataError: no pictures or no labels, or a label out of range.
+    """
+    settings = _settings(evaluator_cfg)
+    dataset = loader.dataset
+    classes, ignore_index = [str(name) for name in dataset.classes], int(dataset.ignore_index)
+    if len(classes) != model.num_classes:
+        raise ConfigError(f"model.decode_head.num_classes is {model.num_classes}, the dataset has {len(classes)} classes "
+                          f"({', '.join(classes[:3])}, ...); make them equal")
+    counts = [ConfusionMatrix(len(classes), ignore_index)]
+    if settings["boundary"] is not None:
+        counts.append(BoundaryIoU(len(classes), ignore_index, **settings["boundary"]))
+    shown = _Extremes(keep_count, with_maps=keep is not None)
+    began, images = time.perf_counter(), 0
+    with evaluation_mode(model):
+        for meta, pred, label in _predictions(model, loader, tta, progress):
+            name = str(meta.get("img_path", f"picture {images}"))
+            for count in counts:
+                count.update(pred, label, name=name)
+            single = ConfusionMatrix(len(classes), ignore_index)
+            single.update(pred, label)
+            shown.add(images, name, single, pred, label)
+            images += 1
+    if not images:
+        raise DataError("evaluation got no pictures; check the val_dataloader's data_root and data_prefix")
+    worst, best = shown.save(keep, [list(c) for c in dataset.palette]) if keep is not None else shown.records()
+    scores = _scores(counts, settings)
+    return {"metrics": _jsonable(scores["metrics"]), "per_class": _class_rows(classes, scores["per_class"]),
+            "confusion": counts[0].matrix.tolist(), "classes": classes, "palette": [list(map(int, c)) for c in dataset.palette],
+            "ignore_index": ignore_index, "images": images, "seconds": round(time.perf_counter() - began, 3),
+            "tta": dict(tta) if tta is not None else None, "worst": worst, "best": best,
+            "kept_in": None if keep is None else pathlib.Path(keep).name}
+
+
+def format_table(result: Mapping[str, Any]) -> str:
+    """Lay out a result of `evaluate` for the screen: one row per class, a mean row, overall accuracy; percent."""
+    columns = [key for key in result["per_class"][0] if key != "name"]
+    rows = [["class", *columns]]
+    rows += [[row["name"], *(_percent(row[key]) for key in columns)] for row in result["per_class"]]
+    rows.append(["mean", *(_percent(result["metrics"].get(f"m{key}")) for key in columns)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]) for row in rows]
+    rule = "-" * len(lines[0])
+    views = "" if result.get("tta") is None else ", test-time augmentation"
+    foot = (f"aAcc {_percent(result['metrics']['aAcc'])} %, mIoU {_percent(_mean_iou(result))} %, {result['images']} pictures in "
+            f"{result['seconds']:.1f} s{views}")
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], foot])
+
+
+def save_result(result: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Write a result as JSON, whole or not at all; folders are made. Raises CheckpointError when the disk refuses."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(result, allow_nan=False).encode())
+
+
+@contextlib.contextmanager
+def evaluation_mode(model) -> Iterator[None]:
+    """Run the block with every module in evaluation mode and without gradients; each module's own mode comes back after.
+
+    Unlike `model.train()` afterwards, this keeps norms frozen that were frozen before, and leaves parameters alone.
+    """
+    before = [(module, module.is_training()) for module in model.modules()]
+    try:
+        for module, _ in before:
+            module.is_train = False
+        with jt.no_grad():
+            yield
+    finally:
+        for module, mode in before:
+            module.is_train = mode
+
+
+def evaluator_faults(cfg: Mapping | None) -> list[str]:
+    """List what is wrong with an `evaluator:` block; empty when nothing is."""
+    cfg = dict(cfg or {})
+    faults = [f"evaluator: unknown key {key!r}{nearest(key, _KEYS)} (known: {', '.join(_KEYS)})" for key in cfg if key not in _KEYS]
+    names = cfg.get("metrics", _KEYS["metrics"])
+    if not isinstance(names, (list, tuple)) or not names:
+        faults.append(f"evaluator.metrics: expected a list of {', '.join(METRICS)}, got {names!r}")
+    else:
+        faults += [f"evaluator.metrics: unknown metric {m!r}{nearest(m, METRICS)} (known: {', '.join(METRICS)})"
+                   for m in names if m not in METRICS]
+    if not _positive(cfg.get("beta", 1.0)):
+        faults.append(f"evaluator.beta: expected a number above 0, got {cfg['beta']!r}")
+    boundary = cfg.get("boundary")
+    if boundary is not None:
+        if not isinstance(boundary, Mapping) or set(boundary) - {"dilation_ratio"} or not _positive(boundary.get("dilation_ratio", 1)):
+            faults.append(f"evaluator.boundary: expected null or {{dilation_ratio: 0.02}} with a ratio above 0, got {boundary!r}")
+    return faults
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _settings(cfg: Mapping | None) -> dict[str, Any]:
+    faults = evaluator_faults(cfg)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return {**_KEYS, **(cfg or {})}
+
+
+def _predictions(model, loader, tta: Mapping | None, progress: bool) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
+    """Yield (meta, predicted labels (h, w), true labels (h, w)) picture by picture."""
+    for number, batch in enumerate(tqdm(loader, total=len(loader), desc="evaluate", unit="batch", disable=not progress, leave=False)):
+        if batch.labels is None:
+            raise DataError(f"{batch.metas[0].get('img_path')}: no mask to compare with; set data_prefix.seg_map_path")
+        if tta is None:
+            predicted = model.predict(batch.images, batch.metas)
+        else:
+            predicted = [_predict_views(model, loader.preprocessor, meta, tta) for meta in batch.metas]
+        for meta, pred, label in zip(batch.metas, predicted, batch.labels):
+            rows, columns = meta.get("label_shape") or label.shape
+            yield meta, pred, label[:rows, :columns]
+        if number % _GC_EVERY == _GC_EVERY - 1:
+            jt.gc()
+
+
+def _predict_views(model, preprocessor, meta: Mapping, tta: Mapping) -> np.ndarray:
+    """Labels of one picture from its augmented views, each made from the file itself as mmsegmentation does."""
+    views = augment(io.read_image(meta["img_path"]), **tta, name=str(meta["img_path"]))
+    batches = [preprocessor.batch([view], training=False) for view in views]
+    return model.predict_augmented([(batch.images, batch.metas) for batch in batches])[0]
+
+
+def _scores(counts: list, settings: Mapping) -> dict[str, dict]:
+    scores = counts[0].compute(settings["metrics"], beta=settings["beta"])
+    for count in counts[1:]:
+        more = count.compute()
+        scores = {key: {**scores[key], **more[key]} for key in scores}
+    return scores
+
+
+def _class_rows(classes: list[str], per_class: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [{"name": name, **_jsonable({key: values[k] for key, values in per_class.items()})} for k, name in enumerate(classes)]
+
+
+def _jsonable(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: None if math.isnan(value) else float(value) for key, value in scores.items()}
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _mean_iou(result: Mapping[str, Any]) -> float | None:
+    """mIoU of a result, from its confusion matrix when the evaluator was not asked for it."""
+    if "mIoU" in result["metrics"]:
+        return result["metrics"]["mIoU"]
+    counts = ConfusionMatrix(len(result["classes"]))
+    counts.matrix = np.asarray(result["confusion"], np.int64)
+    value = counts.compute(["mIoU"])["metrics"]["mIoU"]
+    return None if math.isnan(value) else value
+
+
+class _Extremes:
+    """The n pictures with the lowest and the n with the highest mIoU so far; pictures without any label are passed over."""
+
+    def __init__(self, count: int, with_maps: bool):
+        self.count, self.with_maps = count, with_maps
+        self._worst: list[tuple] = []  # heaps of (key, -index, record, maps); the smallest key is the first to go
+        self._best: list[tuple] = []
+
+    def add(self, index: int, path: str, counts: ConfusionMatrix, pred: np.ndarray, label: np.ndarray) -> None:
+        scores = counts.compute(["mIoU"])
+        value = nan_mean(scores["per_class"]["IoU"])
+        if math.isnan(value) or not self.count:
+            return
+        record = {"index": index, "img_path": path, "mIoU": value, "aAcc": scores["metrics"]["aAcc"]}
+        for heap, key in ((self._worst, -value), (self._best, value)):
+            if len(heap) == self.count and (key, -index) <= heap[0][:2]:
+                continue
+            maps = (pred.copy(), label.copy()) if self.with_maps else None
+            (heapq.heappushpop if len(heap) == self.count else heapq.heappush)(heap, (key, -index, record, maps))
+
+    def _ordered(self) -> tuple[list[tuple], list[tuple]]:
+        """Worst first, best first; a small dataset's picture is not shown as both."""
+        worst, best = (sorted(heap, key=lambda entry: (-entry[0], -entry[1])) for heap in (self._worst, self._best))
+        taken = {entry[1] for entry in worst}
+        if len(taken | {entry[1] for entry in best}) < len(worst) + len(best):
+            every = {entry[1]: entry for entry in best + worst}
+            by_score = sorted(every.values(), key=lambda entry: entry[2]["mIoU"])
+            half = (len(by_score) + 1) // 2
+            worst, best = by_score[:half][:self.count], by_score[half:][::-1][:self.count]
+        return worst, best
+
+    def records(self) -> tuple[list[dict], list[dict]]:
+        """Return (worst, best) as JSON-able records."""
+        worst, best = self._ordered()
+        return [entry[2] for entry in worst], [entry[2] for entry in best]
+
+    def save(self, folder: str | os.PathLike, palette: list) -> tuple[list[dict], list[dict]]:
+        """Write picture, truth and prediction of each; return the records with their file names."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in ("worst", "best"):
+            for old in folder.glob(f"{kind}_*"):
+                old.unlink()
+        return tuple([self._save_one(folder, f"{kind}_{place}", entry, palette) for place, entry in enumerate(entries, 1)]
+                     for kind, entries in zip(("worst", "best"), self._ordered()))
+
+    @staticmethod
+    def _save_one(folder: pathlib.Path, stem: str, entry: tuple, palette: list) -> dict:
+        record, (pred, label) = entry[2], entry[3]
+        colours = None
+        if max(int(label.max()), int(pred.max())) < 256:
+            colours = palette[:256] + [[0, 0, 0]] * (256 - len(palette))  # ignored labels show black
+        names = {"picture": f"{stem}_picture.jpg", "truth": f"{stem}_truth.png", "prediction": f"{stem}_prediction.png"}
+        io.write_image(folder / names["picture"], io.read_image(record["img_path"]), quality=90)
+        io.write_mask(folder / names["truth"], label, palette=colours)
+        io.write_mask(folder / names["prediction"], pred, palette=colours)
+        return {**record, "files": names}
