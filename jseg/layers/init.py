@@ -1,0 +1,40 @@
+"""Initial values of parameters.
+
+They are drawn from NumPy's global generator, which `jt.set_global_seed(seed)` seeds: the same seed gives the same weights
+whatever the device, and building a large model compiles no kernel.
+"""
+
+from __future__ import annotations
+
+import jittor as jt
+import numpy as np
+
+__all__ = ["normal", "trunc_normal", "constant", "zeros", "ones"]
+
+
+def normal(shape, std: float) -> jt.Var:
+    """A float32 Var of `shape` with values from N(0, std^2)."""
+    return jt.array((np.random.standard_normal(shape) * std).astype(np.float32))
+
+
+def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
+    """A float32 Var of `shape` from N(0, std^2), values beyond +-`limit` (absolute, as in timm and MMEngine) redrawn."""
+    values = np.random.standard_normal(shape) * std
+    while (far := np.abs(values) > limit).any():
+        values[far] = np.random.standard_normal(int(far.sum())) * std
+    return jt.array(values.astype(np.float32))
+
+
+def constant(shape, value: float) -> jt.Var:
+    """A float32 Var of `shape`, every element `value`."""
+    return jt.array(np.full(shape, value, np.float32))
+
+
+def zeros(shape) -> jt.Var:
+    """A float32 Var of zeros."""
+    return constant(shape, 0.0)
+
+
+def ones(shape) -> jt.Var:
+    """A float32 Var of ones."""
+    return constant(shape, 1.0)

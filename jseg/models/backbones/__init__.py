@@ -1,0 +1,1 @@
+"""Backbones; each file registers its classes."""

@@ -1,0 +1,269 @@
+"""MSCAN, the encoder of SegNeXt: multi-scale convolutional attention.
+
+Paper: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022, sec. 3.1.
+Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py (Apache-2.0), whose state keys and arithmetic these are.
+
+Deviations from upstream:
+- maps stay (N, C, H, W) throughout; upstream turns them into tokens and back between blocks (same values);
+- the strip branches may be any number; upstream builds what it is given and always runs three;
+- `in_channels` is honoured; upstream's stem always takes 3;
+- `num_batches_tracked` of the norms is not kept (see layers.norms).
+"""
+
+from __future__ import annotations
+
+import re
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+from jseg import ops
+from jseg.errors import ConfigError
+from jseg.layers import Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm
+from jseg.layers.init import constant
+from jseg.registry import MODELS, nearest
+
+__all__ = ["MSCAN", "VARIANTS", "remap_keys"]
+
+KERNEL_SIZES = (5, (1, 7), (1, 11), (1, 21))
+PADDINGS = (2, (0, 3), (0, 5), (0, 10))
+
+
+class Mlp(nn.Module):
+    """Feed-forward block: 1x1, 3x3 depthwise, activation, 1x1.
+
+    Args:
+        channels, hidden_channels: widths outside and inside.
+        act_cfg: activation after the depthwise convolution.
+        drop_prob: dropout after the activation and at the end, in [0, 1).
+        impl: operator implementation.
+    Shape:
+        x: (N, channels, H, W) -> same
+    """
+
+    def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float = 0.0, impl: str = "auto"):
+        super().__init__()
+        self.fc1 = Conv2d(channels, hidden_channels, 1, impl=impl)
+        self.dwconv = Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels, impl=impl)
+        self.fc2 = Conv2d(hidden_channels, channels, 1, impl=impl)
+        self.activate = build_activation(act_cfg)
+        self.is_gelu = act_cfg["type"] == "GELU"
+        self.drop = Dropout(drop_prob)
+        self.impl = impl
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        if self.is_gelu and self.drop.drop_prob == 0.0:
+            return ops.mix_ffn(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias,
+                               self.fc2.weight, self.fc2.bias, impl=self.impl)
+        x = self.drop(self.activate(self.dwconv(self.fc1(x))))
+        return self.drop(self.fc2(x))
+
+
+class MSCAAttention(nn.Module):
+    """Multi-scale convolutional attention (sec. 3.1, eq. 1): a k x k depthwise convolution, strips of several lengths
+    applied to its output and summed with it, a 1x1 convolution; the result gates the input.
+
+    Args:
+        channels: C.
+        kernel_sizes: side of the square kernel, then (1, k) for each strip pair; all odd.
+        paddings: the paddings that keep the size, in the same form.
+        impl: operator implementation.
+    Shape:
+        x: (N, C, H, W) -> same
+    Raises:
+        ValueError: kernel sizes and paddings that do not keep the map's size.
+    """
+
+    def __init__(self, channels: int, kernel_sizes, paddings, *, impl: str = "auto"):
+        super().__init__()
+        side, strips = _checked_kernels(kernel_sizes, paddings)
+        depthwise = {"groups": channels, "impl": impl}
+        self.conv0 = Conv2d(channels, channels, side, padding=side // 2, **depthwise)
+        self.branches = len(strips)
+        for i, length in enumerate(strips):
+            setattr(self, f"conv{i}_1", Conv2d(channels, channels, (1, length), padding=(0, length // 2), **depthwise))
+            setattr(self, f"conv{i}_2", Conv2d(channels, channels, (length, 1), padding=(length // 2, 0), **depthwise))
+        self.conv3 = Conv2d(channels, channels, 1, impl=impl)
+        self.impl = impl
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        strips = []
+        for i in range(self.branches):
+            row, column = getattr(self, f"conv{i}_1"), getattr(self, f"conv{i}_2")
+            strips.append((row.weight, row.bias, column.weight, column.bias))
+        attention = ops.msca(x, self.conv0.weight, self.conv0.bias, strips, impl=self.impl)
+        return self.conv3(attention) * x
+
+
+class MSCASpatialAttention(nn.Module):
+    """1x1, activation, gated multi-scale attention, 1x1, plus the input. Shape: (N, C, H, W) -> same."""
+
+    def __init__(self, channels: int, kernel_sizes, paddings, *, act_cfg: dict, impl: str = "auto"):
+        super().__init__()
+        self.proj_1 = Conv2d(channels, channels, 1, impl=impl)
+        self.spatial_gating_unit = MSCAAttention(channels, kernel_sizes, paddings, impl=impl)
+        self.proj_2 = Conv2d(channels, channels, 1, impl=impl)
+        self.activate = build_activation(act_cfg)
+        self.is_gelu = act_cfg["type"] == "GELU"
+        self.impl = impl
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        if self.is_gelu:
+            hidden = ops.pointwise(x, self.proj_1.weight, self.proj_1.bias, activation="gelu", impl=self.impl)
+        else:
+            hidden = self.activate(self.proj_1(x))
+        return self.proj_2(self.spatial_gating_unit(hidden)) + x
+
+
+class MSCABlock(nn.Module):
+    """One residual block: normalised attention and normalised feed-forward, each scaled per channel.
+
+    Args:
+        channels: C.
+        mlp_ratio: width of the feed-forward block over C.
+        drop_prob: dropout inside the feed-forward block.
+        drop_path_prob: probability of dropping each residual branch in training.
+        others: as in `MSCAN`.
+    Shape:
+        x: (N, C, H, W) -> same
+    """
+
+    def __init__(self, channels: int, *, kernel_sizes, paddings, mlp_ratio: float, drop_prob: float, drop_path_prob: float,
+                 act_cfg: dict, norm_cfg: dict, impl: str = "auto"):
+        super().__init__()
+        self.norm1 = build_norm(norm_cfg, channels)[1]
+        self.attn = MSCASpatialAttention(channels, kernel_sizes, paddings, act_cfg=act_cfg, impl=impl)
+        self.norm2 = build_norm(norm_cfg, channels)[1]
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg=act_cfg, drop_prob=drop_prob, impl=impl)
+        self.drop_path = DropPath(drop_path_prob)
+        self.layer_scale_1 = constant(channels, 1e-2)
+        self.layer_scale_2 = constant(channels, 1e-2)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        x = x + self.drop_path(self.layer_scale_1.reshape(1, -1, 1, 1) * self.attn(self.norm1(x)))
+        return x + self.drop_path(self.layer_scale_2.reshape(1, -1, 1, 1) * self.mlp(self.norm2(x)))
+
+
+class StemConv(nn.Module):
+    """Two strided 3x3 convolutions. Shape: (N, C0, H, W) -> (N, C, ceil(H/4), ceil(W/4))."""
+
+    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict):
+        super().__init__()
+        self.proj = nn.Sequential(
+            Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
+            build_norm(norm_cfg, channels // 2)[1],
+            nn.GELU(),
+            Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+            build_norm(norm_cfg, channels)[1])
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return self.proj(x)
+
+
+class OverlapPatchEmbed(nn.Module):
+    """A strided 3x3 convolution and a norm between stages. Shape: (N, C0, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
+
+    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict):
+        super().__init__()
+        self.proj = Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        self.norm = build_norm(norm_cfg, channels)[1]
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return self.norm(self.proj(x))
+
+
+VARIANTS = {
+    "tiny": {"embed_dims": [32, 64, 160, 256], "depths": [3, 3, 5, 2]},
+    "small": {"embed_dims": [64, 128, 320, 512], "depths": [2, 2, 4, 2]},
+    "base": {"embed_dims": [64, 128, 320, 512], "depths": [3, 3, 12, 3]},
+    "large": {"embed_dims": [64, 128, 320, 512], "depths": [3, 5, 27, 3]},
+}
+
+
+@MODELS.register()
+class MSCAN(nn.Module):
+    """Multi-scale convolutional attention network, four stages at strides 4, 8, 16 and 32.
+
+    Args:
+        variant: "tiny", "small", "base" or "large" (`VARIANTS`); explicit `embed_dims` and `depths` win over it.
+        in_channels: channels of the picture.
+        embed_dims, depths, mlp_ratios: widths, blocks and feed-forward ratios, one for each of `num_stages` stages.
+        drop_rate: dropout in the feed-forward blocks, in [0, 1).
+        drop_path_rate: stochastic depth of the last block, in [0, 1); earlier blocks get less, linearly from 0.
+        attention_kernel_sizes, attention_kernel_paddings: see `MSCAAttention`.
+        act_cfg, norm_cfg: activation of the blocks and norm of blocks and embeddings.
+        impl: operator implementation, "auto" or "jittor", "cpu", "cuda".
+    Shape:
+        x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W / 2**(i+2)))
+    Raises:
+        ConfigError: unknown variant, missing sizes, or lists whose lengths differ from `num_stages`.
+    """
+
+    def __init__(self, *, variant: str | None = None, in_channels: int = 3, embed_dims=None, depths=None, mlp_ratios=(8, 8, 4, 4),
+                 drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
+                 attention_kernel_sizes=KERNEL_SIZES, attention_kernel_paddings=PADDINGS,
+                 act_cfg: dict | None = None, norm_cfg: dict | None = None, impl: str = "auto"):
+        super().__init__()
+        embed_dims, depths = _sizes(variant, embed_dims, depths)
+        for name, values in (("embed_dims", embed_dims), ("depths", depths), ("mlp_ratios", mlp_ratios)):
+            if len(values) != num_stages:
+                raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one a stage), got {list(values)}")
+        act_cfg, norm_cfg = act_cfg or {"type": "GELU"}, norm_cfg or {"type": "BN"}
+        self.embed_dims, self.num_stages = list(embed_dims), num_stages
+        drop_paths = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
+        for i in range(num_stages):
+            embed = (StemConv(in_channels, embed_dims[0], norm_cfg=norm_cfg) if i == 0 else
+                     OverlapPatchEmbed(embed_dims[i - 1], embed_dims[i], norm_cfg=norm_cfg))
+            first = sum(depths[:i])
+            blocks = [MSCABlock(embed_dims[i], kernel_sizes=attention_kernel_sizes, paddings=attention_kernel_paddings,
+                                mlp_ratio=mlp_ratios[i], drop_prob=drop_rate, drop_path_prob=drop_paths[first + j],
+                                act_cfg=act_cfg, norm_cfg=norm_cfg, impl=impl) for j in range(depths[i])]
+            setattr(self, f"patch_embed{i + 1}", embed)
+            setattr(self, f"block{i + 1}", nn.Sequential(*blocks))
+            setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1))
+
+    def execute(self, x: jt.Var) -> list[jt.Var]:
+        features = []
+        for i in range(1, self.num_stages + 1):
+            x = getattr(self, f"patch_embed{i}")(x)
+            x = getattr(self, f"block{i}")(x)
+            x = getattr(self, f"norm{i}")(x)
+            features.append(x)
+        return features
+
+
+def remap_keys(state: dict) -> dict:
+    """Rename an MSCAN state dict of another release to ours.
+
+    The authors' release and original JSeg wrap the feed-forward block's depthwise convolution (`mlp.dwconv.dwconv.weight`);
+    mmsegmentation 1.x does not. Keys may carry any prefix; all others pass unchanged.
+    """
+    return {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): value for key, value in state.items()}
+
+
+def _sizes(variant: str | None, embed_dims, depths) -> tuple[list, list]:
+    """Widths and depths from the variant's name, explicit ones first."""
+    if variant is not None and variant not in VARIANTS:
+        raise ConfigError(f"MSCAN: unknown variant {variant!r}{nearest(variant, VARIANTS)} (known: {', '.join(VARIANTS)})")
+    known = VARIANTS.get(variant, {})
+    embed_dims, depths = embed_dims or known.get("embed_dims"), depths or known.get("depths")
+    if embed_dims is None or depths is None:
+        raise ConfigError(f"MSCAN: give 'variant' ({', '.join(VARIANTS)}) or both 'embed_dims' and 'depths'")
+    return list(embed_dims), list(depths)
+
+
+def _checked_kernels(kernel_sizes, paddings) -> tuple[int, list[int]]:
+    """The square kernel's side and the strips' lengths, after checking that the paddings keep the map's size."""
+    side, strips = kernel_sizes[0], []
+    wanted = [side // 2]
+    for kernel in kernel_sizes[1:]:
+        if len(kernel) != 2 or kernel[0] != 1:
+            raise ValueError(f"attention_kernel_sizes: strips are [1, k], got {list(kernel)}")
+        strips.append(int(kernel[1]))
+        wanted.append([0, kernel[1] // 2])
+    given = [list(p) if isinstance(p, (list, tuple)) else p for p in paddings]
+    if given != wanted or any(k % 2 == 0 for k in [side, *strips]):
+        raise ValueError(f"attention_kernel_paddings {given} do not keep the size for kernels {kernel_sizes}; "
+                         f"kernels must be odd and their paddings {wanted}")
+    return int(side), strips

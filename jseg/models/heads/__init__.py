@@ -1,0 +1,1 @@
+"""Heads; each file registers its classes."""

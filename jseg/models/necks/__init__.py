@@ -1,0 +1,1 @@
+"""Necks; each file registers its classes."""

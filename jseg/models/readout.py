@@ -1,0 +1,202 @@
+"""From logits at head resolution to label maps at each picture's own size, without full-size logits.
+
+mmsegmentation (1.2.2, mmseg/models/segmentors) resizes the logits to the network's input, or to each window of a slide, adds the
+windows up and divides by their number, cuts the padding off, undoes the flip, resizes to the picture's own size and takes the
+largest. Every step before the last is linear and acts on rows and columns separately, so for one window all of them together are
+
+    scores = rows @ logits @ columns^T        rows (H_own, h), columns (W_own, w)
+
+and a slide is the sum over its windows (their overlap counts are a product of a row count and a column count). The two
+matrices are made once; the scores are computed tile by tile, of which only the labels are kept. Test-time augmentation averages
+the softmax of several such sums, as mmsegmentation's SegTTAModel does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jittor as jt
+import numpy as np
+
+from jseg.layers import resize_taps
+
+__all__ = ["Frame", "Window", "windows", "overlaps", "window_maps", "label_map"]
+
+TILE_VALUES = 16_000_000  # scores computed at once: K * rows * columns
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a picture lies in the network's input and how large it was.
+
+    Args:
+        size: (H, W) of the network's input.
+        padding: (left, right, top, bottom) pixels that are no picture.
+        flip: None, "horizontal" or "vertical": what was done to the picture.
+        own_size: (h, w) of the picture's own label map.
+    """
+
+    size: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    flip: str | None
+    own_size: tuple[int, int]
+
+    @classmethod
+    def from_meta(cls, meta: dict, size: tuple[int, int]) -> "Frame":
+        """Read a sample's meta: `ori_shape`, `padding_size` (or `img_shape`, for padding on the right and below), `flip`.
+
+        Raises:
+            ValueError: the meta contradicts the input's size or names an unknown flip.
+        """
+        if "padding_size" in meta:
+            left, right, top, bottom = (int(v) for v in meta["padding_size"])
+        else:
+            shape = meta.get("img_shape", size)
+            left, right, top, bottom = 0, size[1] - shape[1], 0, size[0] - shape[0]
+        if min(left, right, top, bottom) < 0 or left + right >= size[1] or top + bottom >= size[0]:
+            raise ValueError(f"predict: padding (left {left}, right {right}, top {top}, bottom {bottom}) does not fit an input of {size}")
+        flip = meta.get("flip_direction") or "horizontal" if meta.get("flip") else None
+        if flip not in (None, "horizontal", "vertical"):
+            raise ValueError(f"predict: flip_direction must be 'horizontal' or 'vertical', got {flip!r}")
+        own = meta.get("ori_shape", (size[0] - top - bottom, size[1] - left - right))
+        return cls((int(size[0]), int(size[1])), (left, right, top, bottom), flip, (int(own[0]), int(own[1])))
+
+    @property
+    def content(self) -> tuple[slice, slice]:
+        """Rows and columns of the input that are picture."""
+        left, right, top, bottom = self.padding
+        return slice(top, self.size[0] - bottom), slice(left, self.size[1] - right)
+
+    @property
+    def is_one_resize(self) -> bool:
+        """Whether the picture's own size is its size in the input, so that only one resize remains."""
+        rows, columns = self.content
+        return (rows.stop - rows.start, columns.stop - columns.start) == self.own_size
+
+    def upright(self, labels: np.ndarray) -> np.ndarray:
+        """Cut the padding off a map (H, W) and undo the flip."""
+        labels = labels[self.content]
+        if self.flip is None:
+            return labels
+        return labels[:, ::-1] if self.flip == "horizontal" else labels[::-1]
+
+
+@dataclass
+class Window:
+    """Scores of one window of one picture.
+
+    Shape:
+        logits: (h, K, w), rows first, so that a range of rows is one block of memory
+        rows: (H_own, h) float32; columns: (W_own, w) float32
+    """
+
+    logits: jt.Var
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+def windows(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
+    """Begin and end of each window along one axis of a slide; the last one is moved back inside."""
+    count = max(length - crop + stride - 1, 0) // stride + 1
+    ends = [min(i * stride + crop, length) for i in range(count)]
+    return [(max(end - crop, 0), end) for end in ends]
+
+
+def overlaps(length: int, spans: list[tuple[int, int]]) -> np.ndarray:
+    """How many of the spans cover each position, (length,)."""
+    counts = np.zeros(length)
+    for begin, end in spans:
+        counts[begin:end] += 1
+    return counts
+
+
+def window_maps(frame: Frame, spans: tuple[tuple[int, int], tuple[int, int]], counts: tuple[np.ndarray, np.ndarray],
+                low_size: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices of a window: from its logits' rows (columns) to those of the picture's own label map.
+
+    Args:
+        spans: (begin, end) of the window in rows and in columns of the input.
+        counts: overlap counts of rows and of columns.
+        low_size: (h, w) of the window's logits.
+    Returns:
+        rows (H_own, h) and columns (W_own, w), float32.
+    """
+    maps = []
+    for axis, flipped in ((0, frame.flip == "vertical"), (1, frame.flip == "horizontal")):
+        begin, end = spans[axis]
+        full = np.zeros((frame.size[axis], low_size[axis]))
+        full[begin:end] = _resize_rows(np.eye(low_size[axis]), end - begin, align_corners)
+        full /= counts[axis][:, None]
+        full = full[frame.content[axis]]
+        full = full[::-1] if flipped else full
+        maps.append(_resize_rows(full, frame.own_size[axis], align_corners).astype(np.float32))
+    return maps[0], maps[1]
+
+
+def label_map(views: list[list[Window]], num_classes: int, *, with_prob: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class of every pixel of one picture.
+
+    Args:
+        views: one list of windows for each augmentation; each list's windows add up.
+        num_classes: K.
+        with_prob: also return the winning class's probability (the mean over the augmentations).
+    Returns:
+        labels (H_own, W_own) int32, and the probability in [0, 1] float32 or None.
+    """
+    height, width = views[0][0].rows.shape[0], views[0][0].columns.shape[0]
+    labels = np.empty((height, width), np.int32)
+    prob = np.empty((height, width), np.float32) if with_prob else None
+    side = max(int(math.sqrt(TILE_VALUES / num_classes)), 16)
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            tile = slice(top, min(top + side, height)), slice(left, min(left + side, width))
+            scores = _tile_scores(views, tile, with_prob)  # (rows, K, columns)
+            best, value = jt.argmax(scores, 1)
+            labels[tile] = best.numpy()
+            if with_prob:
+                prob[tile] = value.numpy()
+    return labels, prob
+
+
+def _tile_scores(views: list[list[Window]], tile: tuple[slice, slice], with_prob: bool) -> jt.Var:
+    """Logits of a tile for one view; mean softmax for several views or when probabilities are wanted. (rows, K, columns)."""
+    total = None
+    for view in views:
+        scores = None
+        for window in view:
+            part = _window_scores(window, tile)
+            if part is not None:
+                scores = part if scores is None else scores + part
+        if len(views) > 1 or with_prob:
+            scores = jt.nn.softmax(scores, 1) / len(views)
+        total = scores if total is None else total + scores
+    return total
+
+
+def _window_scores(window: Window, tile: tuple[slice, slice]) -> jt.Var | None:
+    """A window's share of a tile, (rows, K, columns); None where they do not meet."""
+    rows, columns = window.rows[tile[0]], window.columns[tile[1]]
+    high, wide = _support(rows), _support(columns)
+    if high is None or wide is None:
+        return None
+    part = window.logits[high, :, wide]  # (h', K, w')
+    h, k, w = part.shape
+    part = jt.matmul(part.reshape(h * k, w), jt.array(np.ascontiguousarray(columns[:, wide].T)))  # (h'*K, columns)
+    part = jt.matmul(jt.array(np.ascontiguousarray(rows[:, high])), part.reshape(h, -1))  # (rows, K*columns)
+    return part.reshape(rows.shape[0], k, columns.shape[0])
+
+
+def _support(matrix: np.ndarray) -> slice | None:
+    """The range of columns that holds every non-zero."""
+    used = np.flatnonzero(matrix.any(0))
+    return slice(int(used[0]), int(used[-1]) + 1) if len(used) else None
+
+
+def _resize_rows(matrix: np.ndarray, size: int, align_corners: bool) -> np.ndarray:
+    """Bilinear resize of a matrix along its rows: (a, b) -> (size, b)."""
+    if matrix.shape[0] == size:
+        return matrix
+    low, high, fraction = resize_taps(size, matrix.shape[0], align_corners)
+    weight = fraction[:, None].astype(np.float64)
+    return matrix[low] * (1 - weight) + matrix[high] * weight

@@ -1,0 +1,200 @@
+"""The segmentor: backbone, optional neck, decode head, optional auxiliary heads; training loss and inference.
+
+Meaning of losses, whole and slide inference and test-time augmentation: mmsegmentation 1.2.2, mmseg/models/segmentors (Apache-2.0);
+how inference avoids full-size logits is told in `jseg.models.readout`.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+from jseg import ops
+from jseg.errors import ConfigError
+from jseg.models.readout import Frame, Window, label_map, overlaps, window_maps, windows
+from jseg.registry import MODELS, nearest
+
+__all__ = ["EncoderDecoder"]
+
+
+@MODELS.register()
+class EncoderDecoder(nn.Module):
+    """Backbone -> neck -> decode head.
+
+    Args:
+        backbone, neck, decode_head: config blocks; `neck` may be None.
+        auxiliary_head: a block, a list of blocks, or None; used by `loss` only.
+        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels.
+        impl: operator implementation of backbone and heads ("auto", "jittor", "cpu", "cuda"); None leaves it to their blocks.
+    Shape:
+        images: (N, 3, H, W) float32, normalised -> logits (N, K, h, w) at the head's resolution
+    Raises:
+        ConfigError: a block that does not fit its constructor.
+    """
+
+    def __init__(self, backbone: dict, decode_head: dict, *, neck: dict | None = None, auxiliary_head=None,
+                 test_cfg: dict | None = None, impl: str | None = None):
+        super().__init__()
+        chosen = {} if impl is None else {"impl": impl}
+        self.backbone = MODELS.build(backbone, "model.backbone", **chosen)
+        self.neck = MODELS.build(neck, "model.neck") if neck else None
+        self.decode_head = MODELS.build(decode_head, "model.decode_head", **chosen)
+        self.auxiliary_head = None
+        if isinstance(auxiliary_head, (list, tuple)):
+            self.auxiliary_head = nn.Sequential(*[MODELS.build(block, f"model.auxiliary_head[{i}]", **chosen)
+                                                  for i, block in enumerate(auxiliary_head)])
+        elif auxiliary_head:
+            self.auxiliary_head = MODELS.build(auxiliary_head, "model.auxiliary_head", **chosen)
+        self.test_cfg = _checked_test_cfg(test_cfg)
+
+    @property
+    def num_classes(self) -> int:
+        """K, from the decode head."""
+        return self.decode_head.num_classes
+
+    @property
+    def align_corners(self) -> bool:
+        """How logits are resized, from the decode head."""
+        return self.decode_head.align_corners
+
+    def features(self, images: jt.Var) -> list[jt.Var]:
+        """Maps of the backbone, after the neck if there is one."""
+        maps = self.backbone(images)
+        return maps if self.neck is None else self.neck(maps)
+
+    def execute(self, images: jt.Var) -> jt.Var:
+        return self.decode_head(self.features(images))
+
+    def loss(self, images: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
+        """Losses of a training batch.
+
+        Args:
+            images: (N, 3, H, W) float32.
+            labels: (N, H, W) int32, values in [0, K) or the head's ignore index.
+        Returns:
+            "loss", the sum to differentiate; its parts "decode.<loss name>", "aux.<...>" or "aux_<i>.<...>"; "decode.acc_seg" in percent.
+        """
+        maps = self.features(images)
+        heads = {"decode": self.decode_head}
+        if isinstance(self.auxiliary_head, nn.Sequential):
+            heads.update({f"aux_{i}": head for i, head in enumerate(self.auxiliary_head)})
+        elif self.auxiliary_head is not None:
+            heads["aux"] = self.auxiliary_head
+        values = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.loss(maps, labels).items()}
+        total = sum(value for key, value in values.items() if "loss" in key)
+        return {"loss": total, **values}
+
+    def predict(self, images, metas: Sequence[dict], *, with_prob: bool = False) -> list:
+        """Label maps of a batch, each at its picture's own size.
+
+        Args:
+            images: (N, 3, H, W) float32, normalised and padded; a Var or a NumPy array.
+            metas: N dicts: `ori_shape` (h, w), `padding_size` (left, right, top, bottom) or `img_shape`, `flip`, `flip_direction`.
+            with_prob: return the winning class's softmax probability too.
+        Returns:
+            N arrays (h, w), uint8 (uint16 above 256 classes); with `with_prob` N pairs (labels, probability float32 in [0, 1]).
+        Raises:
+            ValueError: as many metas as pictures are needed; a meta that contradicts the input.
+        """
+        return self.predict_augmented([(images, metas)], with_prob=with_prob)
+
+    def predict_augmented(self, inputs: Sequence[tuple], *, with_prob: bool = False) -> list:
+        """Label maps from several augmented versions of the same pictures: the largest mean softmax wins.
+
+        The caller makes the versions from the pictures themselves, as mmsegmentation's TTA pipeline does: resize the uint8 picture
+        (ratio kept), flip it, normalise, pad; each version's metas say its padding and flip, and all say the same `ori_shape`.
+
+            inputs = [preprocess(resize(picture, scale), flip) for scale in scales for flip in (False, True)]
+            labels = model.predict_augmented([(batch.images, batch.metas) for batch in inputs])
+
+        One version gives exactly `predict`.
+
+        Args:
+            inputs: pairs (images, metas) as for `predict`, of any sizes, with the same pictures in the same order.
+            with_prob: return the winning class's mean probability too.
+        Returns, raises: as `predict`.
+        """
+        was_training = self.is_training()
+        if was_training:
+            self.eval()
+        try:
+            with jt.no_grad():
+                results = self._label_maps(inputs, with_prob)
+        finally:
+            if was_training:
+                self.train()
+        return results
+
+    def _label_maps(self, inputs: Sequence[tuple], with_prob: bool) -> list:
+        dtype = np.uint8 if self.num_classes <= 256 else np.uint16
+        views = []  # for each augmentation, for each picture: its windows, or a finished map
+        for images, metas in inputs:
+            images = jt.array(images) if isinstance(images, np.ndarray) else images
+            if len(metas) != images.shape[0] or len(metas) != len(inputs[0][1]):
+                raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and {len(inputs[0][1])} in the first version; "
+                                 "they must agree")
+            frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
+            if len(inputs) == 1 and self.test_cfg["mode"] == "whole" and all(frame.is_one_resize for frame in frames):
+                return self._one_resize(images, frames, dtype, with_prob)
+            views.append(self._windows(images, frames))
+        results = []
+        for i in range(len(inputs[0][1])):
+            labels, prob = label_map([view[i] for view in views], self.num_classes, with_prob=with_prob)
+            results.append((labels.astype(dtype), prob) if with_prob else labels.astype(dtype))
+        return results
+
+    def _one_resize(self, images: jt.Var, frames: list[Frame], dtype, with_prob: bool) -> list:
+        """The usual case of equal sizes: one fused resize and argmax for the batch."""
+        found = ops.upsample_argmax(self(images), tuple(images.shape[2:]), align_corners=self.align_corners, with_prob=with_prob,
+                                    impl=self.decode_head.impl)
+        labels = (found[0] if with_prob else found).numpy().astype(dtype)
+        labels = [np.ascontiguousarray(frame.upright(labels[i])) for i, frame in enumerate(frames)]
+        if not with_prob:
+            return labels
+        prob = found[1].numpy()
+        return [(labels[i], np.ascontiguousarray(frame.upright(prob[i]))) for i, frame in enumerate(frames)]
+
+    def _windows(self, images: jt.Var, frames: list[Frame]) -> list[list[Window]]:
+        """Run the network on the whole input or on each window of a slide; for each picture its windows."""
+        size = tuple(images.shape[2:])
+        if self.test_cfg["mode"] == "slide":
+            spans = [windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis]) for axis in (0, 1)]
+        else:
+            spans = [[(0, size[0])], [(0, size[1])]]
+        counts = overlaps(size[0], spans[0]), overlaps(size[1], spans[1])
+        result: list[list[Window]] = [[] for _ in frames]
+        for top, bottom in spans[0]:
+            for left, right in spans[1]:
+                logits = self(images[:, :, top:bottom, left:right])  # (N, K, h, w)
+                low_size = tuple(logits.shape[2:])
+                logits = logits.transpose(0, 2, 1, 3)  # (N, h, K, w)
+                logits.sync()
+                for i, frame in enumerate(frames):
+                    maps = window_maps(frame, ((top, bottom), (left, right)), counts, low_size, self.align_corners)
+                    result[i].append(Window(logits[i], *maps))
+        return result
+
+
+def _checked_test_cfg(cfg: dict | None) -> dict:
+    """Validate a `test_cfg` block and fill in the default mode."""
+    cfg = dict(cfg or {})
+    cfg.setdefault("mode", "whole")
+    if cfg["mode"] not in ("whole", "slide"):
+        raise ConfigError(f"model.test_cfg: mode must be 'whole' or 'slide', got {cfg['mode']!r}")
+    known = ("mode", "crop_size", "stride")
+    for key in cfg:
+        if key not in known:
+            raise ConfigError(f"model.test_cfg: unknown key {key!r}{nearest(key, known)} (known: {', '.join(known)})")
+    if cfg["mode"] == "slide":
+        for key in known[1:]:
+            value = cfg.get(key)
+            if not isinstance(value, (list, tuple)) or len(value) != 2 or min(value) < 1:
+                raise ConfigError(f"model.test_cfg: slide inference needs {key}: [height, width] in pixels, got {value!r}")
+            cfg[key] = (int(value[0]), int(value[1]))
+        if any(s > c for s, c in zip(cfg["stride"], cfg["crop_size"])):
+            raise ConfigError(f"model.test_cfg: stride {list(cfg['stride'])} is larger than crop_size {list(cfg['crop_size'])}; "
+                              "parts of the picture would stay without a label")
+    return cfg

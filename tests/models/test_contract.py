@@ -1,0 +1,189 @@
+"""What every registered model promises: it builds, its shapes, any picture size, a gradient for every parameter, save and load.
+
+A new model is found here through the registry: give it an entry in SPECIMENS.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.cli.flops import count_operations
+from jseg.errors import ConfigError
+from jseg.layers import named_parameters
+from jseg.models import build_model, remap_keys
+from jseg.models.backbones.mscan import MSCAN
+from jseg.models.heads.ham_head import evaluation_bases, ham_options
+from jseg.registry import MODELS
+
+SPECIMENS = {
+    "segnext": {
+        "type": "EncoderDecoder",
+        "backbone": {"type": "MSCAN", "embed_dims": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "mlp_ratios": [2, 2, 2, 2]},
+        "decode_head": {"type": "LightHamHead", "in_channels": [16, 16, 32], "in_index": [1, 2, 3], "channels": 16, "ham_channels": 16,
+                        "num_classes": 5, "dropout_ratio": 0.0, "norm_cfg": {"type": "GN", "num_groups": 4}, "ham_kwargs": {"MD_R": 4}}},
+}
+NOT_NETWORKS = {"SegDataPreProcessor"}
+HEAD_STRIDE = {"segnext": 8}
+
+
+@pytest.fixture(autouse=True)
+def few_kernels():
+    with jt.flag_scope(lazy_execution=0):
+        yield
+
+
+@pytest.fixture(params=list(SPECIMENS))
+def specimen(request):
+    """(name, model) with fixed weights; training mode."""
+    jt.set_global_seed(0)
+    return request.param, build_model(copy.deepcopy(SPECIMENS[request.param]))
+
+
+def pictures(rng, n: int, h: int, w: int) -> np.ndarray:
+    return rng.standard_normal((n, 3, h, w)).astype(np.float32)
+
+
+def test_every_registered_network_has_a_specimen():
+    used = set()
+    for block in SPECIMENS.values():
+        used |= {block["type"]} | {part["type"] for part in block.values() if isinstance(part, dict)}
+    assert set(MODELS.names()) - NOT_NETWORKS == used
+
+
+@pytest.mark.parametrize(("h", "w"), [(64, 64), (65, 97), (33, 40)])
+def test_one_picture_of_any_size(specimen, h, w, rng):
+    name, model = specimen
+    model.eval()
+    x, stride = pictures(rng, 1, h, w), HEAD_STRIDE[name]
+    logits = model(jt.array(x)).numpy()
+    assert logits.shape == (1, model.num_classes, -(-h // stride), -(-w // stride)) and np.isfinite(logits).all()
+    first, second = (model.predict(x, [{"ori_shape": (h, w)}])[0] for _ in range(2))
+    assert first.shape == (h, w) and first.dtype == np.uint8 and (first == second).all()
+    other = model.predict(x, [{"ori_shape": (h // 2, 2 * w)}], with_prob=True)[0]
+    assert other[0].shape == other[1].shape == (h // 2, 2 * w) and 0 < other[1].min() <= other[1].max() <= 1
+
+
+def test_a_gradient_reaches_every_parameter(specimen, rng):
+    _, model = specimen
+    labels = rng.integers(0, model.num_classes, (2, 65, 97)).astype(np.int32)
+    losses = model.loss(jt.array(pictures(rng, 2, 65, 97)), jt.array(labels))
+    assert losses["loss"].item() == pytest.approx(sum(v.item() for k, v in losses.items() if ".loss" in k))
+    parameters = named_parameters(model)
+    for (key, value), gradient in zip(parameters.items(), jt.grad(losses["loss"], list(parameters.values()))):
+        gradient = gradient.numpy()
+        assert gradient.shape == tuple(value.shape) and np.isfinite(gradient).all() and np.abs(gradient).max() > 0, key
+
+
+def test_saving_and_loading_gives_the_same_masks(specimen, rng):
+    name, model = specimen
+    model.loss(jt.array(pictures(rng, 2, 64, 64)), jt.zeros((2, 64, 64), "int32"))["loss"].sync()  # moves running statistics
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    assert remap_keys(state).keys() == state.keys()
+    jt.set_global_seed(1)
+    twin = build_model(copy.deepcopy(SPECIMENS[name]))
+    assert twin.state_dict().keys() == state.keys()
+    twin.load_state_dict(state)
+    x = pictures(rng, 1, 40, 56)
+    a, b = (m.predict(x, [{}], with_prob=True)[0] for m in (model, twin))
+    assert (a[0] == b[0]).all() and (a[1] == b[1]).all()
+    assert model.is_training() and not any(p.is_stop_grad() for p in named_parameters(model).values())
+
+
+def test_kernels_and_plain_path_agree(specimen, rng):
+    name, model = specimen
+    plain = build_model({**copy.deepcopy(SPECIMENS[name]), "impl": "jittor"})
+    plain.load_state_dict(model.state_dict("numpy"))
+    model.eval(), plain.eval()
+    x = jt.array(pictures(rng, 1, 48, 40))
+    np.testing.assert_allclose(model(x).numpy(), plain(x).numpy(), atol=1e-5)
+
+
+def test_slide_and_whole_agree_on_one_window(specimen, rng):
+    _, model = specimen
+    x, metas = pictures(rng, 2, 48, 40), [{"ori_shape": (30, 50), "padding_size": (0, 4, 0, 2)}] * 2
+    whole = model.predict(x, metas)
+    model.test_cfg = {"mode": "slide", "crop_size": (64, 64), "stride": (32, 32)}
+    assert all((a == b).all() for a, b in zip(whole, model.predict(x, metas)))
+
+
+def test_segnext_keys():
+    """Spot checks; the parity test proves every key, because each value there depends on its key."""
+    keys = build_model(SPECIMENS["segnext"]).state_dict()
+    for key in ("backbone.patch_embed1.proj.4.running_var", "backbone.patch_embed2.norm.weight", "backbone.block3.1.mlp.dwconv.weight",
+                "backbone.block1.0.attn.spatial_gating_unit.conv2_2.bias", "backbone.block4.0.layer_scale_2", "backbone.norm4.bias",
+                "decode_head.squeeze.gn.weight", "decode_head.hamburger.ham_in.conv.bias", "decode_head.hamburger.ham_out.gn.bias",
+                "decode_head.align.conv.weight", "decode_head.conv_seg.bias"):
+        assert key in keys
+    old = {"module.block1.0.mlp.dwconv.dwconv.weight": 1, "module.block1.0.norm1.num_batches_tracked": 2, "norm1.weight": 3}
+    assert remap_keys(old) == {"block1.0.mlp.dwconv.weight": 1, "norm1.weight": 3}
+
+
+def test_fixed_bases_travel_with_the_weights():
+    block = copy.deepcopy(SPECIMENS["segnext"])
+    block["decode_head"]["ham_kwargs"] = {"RAND_INIT": False, "MD_R": 4, "MD_S": 2}
+    model = build_model(block)
+    assert tuple(model.state_dict()["decode_head.hamburger.ham.bases"].shape) == (2, 8, 4)
+    assert "decode_head.hamburger.ham.bases" not in named_parameters(model)
+    np.testing.assert_allclose(np.linalg.norm(evaluation_bases(2, 8, 4), axis=1), 1, rtol=1e-5)
+
+
+def test_ham_kwargs_of_both_families():
+    authors = {"SPATIAL": True, "MD_S": 1, "MD_D": 512, "MD_R": 64, "TRAIN_STEPS": 5, "EVAL_STEPS": 6, "INV_T": 1, "RAND_INIT": True}
+    mmseg = {"MD_S": 1, "MD_R": 64, "train_steps": 5, "eval_steps": 6, "inv_t": 1, "rand_init": True}
+    assert ham_options(authors) == ham_options(mmseg)
+    with pytest.raises(ConfigError, match="unknown key 'train_step'; did you mean 'train_steps'"):
+        ham_options({"train_step": 3})
+    with pytest.raises(ConfigError, match="one setting"):
+        ham_options({"train_steps": 3, "TRAIN_STEPS": 3})
+    with pytest.raises(ConfigError, match="grad must be 'full' or 'one_step'"):
+        ham_options({"grad": "none"})
+
+
+def test_one_step_gradient_differs_and_is_finite(rng):
+    gradients = {}
+    for grad in ("full", "one_step"):
+        jt.set_global_seed(0)
+        block = copy.deepcopy(SPECIMENS["segnext"])
+        block["decode_head"]["ham_kwargs"] = {"MD_R": 4, "grad": grad, "rand_init": False}
+        model = build_model(block)
+        loss = model.loss(jt.array(pictures(np.random.default_rng(0), 2, 64, 64)), jt.ones((2, 64, 64), "int32"))["loss"]
+        gradients[grad] = jt.grad(loss, model.decode_head.hamburger.ham_in.conv.weight).numpy()
+    assert np.isfinite(gradients["one_step"]).all() and np.abs(gradients["full"] - gradients["one_step"]).max() > 0
+
+
+def test_mscan_mistakes():
+    with pytest.raises(ConfigError, match="unknown variant 'tinny'; did you mean 'tiny'"):
+        MSCAN(variant="tinny")
+    with pytest.raises(ConfigError, match="give 'variant'"):
+        MSCAN()
+    with pytest.raises(ConfigError, match="depths needs 4 values"):
+        MSCAN(embed_dims=[8, 8, 8, 8], depths=[1, 1])
+    with pytest.raises(ValueError, match="do not keep the size"):
+        MSCAN(variant="tiny", attention_kernel_sizes=[5, [1, 7]], attention_kernel_paddings=[2, [0, 2]])
+    with pytest.raises(ConfigError, match="stride .* is larger than crop_size"):
+        build_model({**SPECIMENS["segnext"], "test_cfg": {"mode": "slide", "crop_size": [32, 32], "stride": [48, 32]}})
+
+
+def test_other_activations_and_dropout_take_the_long_way(rng):
+    block = copy.deepcopy(SPECIMENS["segnext"])
+    block["backbone"].update(act_cfg={"type": "ReLU"}, drop_rate=0.1, drop_path_rate=0.2,
+                             attention_kernel_sizes=[3, [1, 5]], attention_kernel_paddings=[1, [0, 2]])
+    model = build_model(block)
+    assert "backbone.block1.0.attn.spatial_gating_unit.conv1_1.weight" not in model.state_dict()
+    assert np.isfinite(model.loss(jt.array(pictures(rng, 2, 32, 32)), jt.zeros((2, 32, 32), "int32"))["loss"].item())
+
+
+@pytest.mark.parametrize(("variant", "widths", "ham", "rank", "published"), [
+    ("tiny", [64, 160, 256], 256, 16, 6.6), ("small", [128, 320, 512], 256, 16, 15.9), ("base", [128, 320, 512], 512, 64, 34.9),
+    ("large", [128, 320, 512], 1024, 64, 70.0)])
+def test_operation_counts_are_the_published_ones(variant, widths, ham, rank, published):
+    model = build_model({"type": "EncoderDecoder", "backbone": {"type": "MSCAN", "variant": variant}, "decode_head": {
+        **SPECIMENS["segnext"]["decode_head"], "in_channels": widths, "channels": ham, "ham_channels": ham, "num_classes": 150,
+        "norm_cfg": {"type": "GN", "num_groups": 32}, "ham_kwargs": {"MD_R": rank}}})
+    counts, logits = count_operations(model, (512, 512))
+    assert logits == (1, 150, 64, 64)
+    assert round(sum(counts.values()) / 1e9, 1) == published

@@ -1,0 +1,87 @@
+"""Label maps against the plain recipe: resize, cut, flip, resize, softmax, argmax, with every tensor at full size."""
+
+from __future__ import annotations
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.layers import resize_matrix
+from jseg.models import readout
+from jseg.models.readout import Frame, Window, label_map, overlaps, window_maps, windows
+
+
+@pytest.fixture(autouse=True)
+def few_kernels():
+    with jt.flag_scope(lazy_execution=0):
+        yield
+
+
+def plain_scores(frame: Frame, pieces: dict, align_corners: bool) -> np.ndarray:
+    """mmsegmentation's steps one after the other: pieces maps (top, bottom, left, right) to logits (K, h, w)."""
+    classes = next(iter(pieces.values())).shape[0]
+    total, count = np.zeros((classes, *frame.size)), np.zeros(frame.size)
+    for (top, bottom, left, right), logits in pieces.items():
+        rows, columns = (resize_matrix(b - a, s, align_corners).astype(np.float64) for a, b, s in
+                         ((top, bottom, logits.shape[1]), (left, right, logits.shape[2])))
+        total[:, top:bottom, left:right] += rows @ logits @ columns.T
+        count[top:bottom, left:right] += 1
+    total = (total / count)[:, frame.content[0], frame.content[1]]
+    total = total[:, :, ::-1] if frame.flip == "horizontal" else total[:, ::-1] if frame.flip == "vertical" else total
+    rows, columns = (resize_matrix(o, s, align_corners).astype(np.float64) for o, s in zip(frame.own_size, total.shape[1:]))
+    return rows @ total @ columns.T
+
+
+FRAMES = [Frame((32, 48), (0, 0, 0, 0), None, (32, 48)), Frame((32, 48), (2, 5, 1, 3), "horizontal", (57, 30)),
+          Frame((32, 48), (0, 5, 0, 3), "vertical", (20, 61))]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("frame", FRAMES, ids=["same", "horizontal", "vertical"])
+@pytest.mark.parametrize("slide", [False, True])
+def test_one_view(frame, slide, align_corners, rng, monkeypatch):
+    monkeypatch.setattr(readout, "TILE_VALUES", 5 * 20 * 20)  # several tiles
+    spans = (windows(32, 16, 10), windows(48, 20, 14)) if slide else ([(0, 32)], [(0, 48)])
+    counts = overlaps(32, spans[0]), overlaps(48, spans[1])
+    pieces, view = {}, []
+    for rows in spans[0]:
+        for columns in spans[1]:
+            logits = rng.standard_normal((5, 4, 6)).astype(np.float32)
+            pieces[(*rows, *columns)] = logits
+            maps = window_maps(frame, (rows, columns), counts, (4, 6), align_corners)
+            view.append(Window(jt.array(logits.transpose(1, 0, 2).copy()), *maps))
+    expected = plain_scores(frame, pieces, align_corners)
+    labels, prob = label_map([view], 5, with_prob=True)
+    softmax = np.exp(expected) / np.exp(expected).sum(0)
+    assert (labels != expected.argmax(0)).mean() < 0.002
+    np.testing.assert_allclose(prob, softmax.max(0), atol=1e-4)
+    assert (label_map([view], 5)[0] == labels).mean() > 0.998
+
+
+def test_views_average_their_softmax(rng):
+    frames, views, expected = [FRAMES[1], Frame((20, 20), (0, 0, 0, 0), None, (57, 30))], [], 0.0
+    for frame in frames:
+        logits = (3 * rng.standard_normal((4, 3, 5))).astype(np.float32)
+        span = ((0, frame.size[0]), (0, frame.size[1]))
+        maps = window_maps(frame, span, (np.ones(frame.size[0]), np.ones(frame.size[1])), (3, 5), False)
+        views.append([Window(jt.array(logits.transpose(1, 0, 2).copy()), *maps)])
+        scores = np.exp(plain_scores(frame, {(*span[0], *span[1]): logits}, False))
+        expected = expected + scores / scores.sum(0) / 2
+    labels, prob = label_map(views, 4, with_prob=True)
+    assert (labels != expected.argmax(0)).mean() < 0.002
+    np.testing.assert_allclose(prob, expected.max(0), atol=1e-4)
+
+
+@pytest.mark.parametrize(("length", "crop", "stride", "expected"), [
+    (100, 48, 32, [(0, 48), (32, 80), (52, 100)]), (48, 48, 32, [(0, 48)]), (30, 48, 32, [(0, 30)]), (80, 48, 32, [(0, 48), (32, 80)])])
+def test_windows_lie_as_in_mmseg(length, crop, stride, expected):
+    assert windows(length, crop, stride) == expected
+
+
+def test_frames_read_metas():
+    assert Frame.from_meta({}, (8, 9)).own_size == (8, 9)
+    assert Frame.from_meta({"img_shape": (6, 5), "ori_shape": (12, 10)}, (8, 9)).padding == (0, 4, 0, 2)
+    with pytest.raises(ValueError, match="does not fit an input of"):
+        Frame.from_meta({"padding_size": (0, 9, 0, 0)}, (8, 9))
+    with pytest.raises(ValueError, match="flip_direction must be"):
+        Frame.from_meta({"flip": True, "flip_direction": "diagonal"}, (8, 9))
