@@ -11,6 +11,28 @@ import jseg  # noqa: F401  (prepares the process before any test imports Jittor)
 SHARED = pathlib.Path(os.environ.get("JSEG_TEST_DATA", pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
+def pytest_addoption(parser):
+    """`--slow` also runs the tests marked slow."""
+    parser.addoption("--slow", action="store_true", help="also run tests marked slow (minutes each)")
+
+
+def pytest_configure(config):
+    """Register the markers; a warning from jseg's own code is an error."""
+    config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
+    config.addinivalue_line("markers", "cuda: needs a GPU that Jittor can use")
+    config.addinivalue_line("filterwarnings", "error:::jseg")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip what this machine or this call leaves out, with the reason."""
+    import jseg.runtime
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+        if "cuda" in item.keywords and not jseg.runtime.gpus():
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""

@@ -1,0 +1,136 @@
+"""What every kernel folder shares: the choice of implementation, argument checks, test cases, and the CPU call.
+
+How a kernel uses it (`jseg/ops/<kernel>/op.py`):
+
+    from jseg.ops.common import check, check_shape, cpu_op, pick
+
+    class _Scale(jt.Function):
+        def execute(self, x, factor):
+            self.saved = x, factor
+            return cpu_op("jseg_scale_forward", [x, factor], [(x.shape, "float32")], [x.shape[0], x.shape[1]])[0]
+        def grad(self, dy):
+            x, factor = self.saved
+            return cpu_op("jseg_scale_backward", [x, factor, dy], [(x.shape, "float32"), (factor.shape, "float32")], [...])
+
+    def scale(x, factor, *, impl="auto"):
+        check_shape("scale", "factor", factor, (x.shape[1],))
+        return _composed(x, factor) if pick(impl, "scale", x) == "jittor" else _Scale.apply(x, factor)
+
+and in `jseg/ops/scale/cpu.cc` (headers in `jseg/ops/include`: call.h, vec.h):
+
+    #include "call.h"
+    JSEG_KERNEL(jseg_scale_forward) {            // -> extern "C" void jseg_scale_forward(const jseg::Call& call)
+        const float* x = call.in<float>(0);      // null if None was passed
+        float* y = call.out<float>(0);           // every element must be written
+        int64_t n = call.integer(0), c = call.integer(1);   // the scalars, in order; call.real(i) for a double
+        ...
+    }
+
+`impl`: "auto" takes the CPU kernel where there is one, the device is the CPU and the tensors are float32, else the plain
+path; the environment variable JSEG_IMPL overrides "auto". A named implementation is never replaced by another.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+import jittor as jt
+
+from jseg.errors import KernelError
+from jseg.ops.cpu_library import cpu_op
+
+__all__ = ["Case", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "pick"]
+
+IMPLS = ("auto", "jittor", "cpu", "cuda")
+OPS = pathlib.Path(__file__).resolve().parent
+
+
+def pick(impl: str, kernel: str, *tensors) -> str:
+    """Which implementation runs: "jittor", "cpu" or "cuda".
+
+    Args:
+        impl: what the caller asked for, one of `IMPLS`.
+        kernel: name of the folder under jseg/ops.
+        tensors: the floating-point Vars the kernel reads; "auto" takes a CPU kernel only if all are float32.
+    Raises:
+        KernelError: unknown `impl`, or a named implementation that does not exist, is for another device or dtype.
+    """
+    if impl not in IMPLS:
+        raise KernelError(f"{kernel}: impl is {impl!r}, accepted are {', '.join(IMPLS)}")
+    if impl == "auto":
+        impl = os.environ.get("JSEG_IMPL", "auto")
+        if impl not in IMPLS:
+            raise KernelError(f"{kernel}: the environment says JSEG_IMPL={impl!r}, accepted are {', '.join(IMPLS)}")
+    dtypes = sorted({str(t.dtype) for t in tensors})
+    has_cpu, on_gpu = (OPS / kernel / "cpu.cc").is_file(), bool(jt.flags.use_cuda)
+    if impl == "auto":
+        return "cpu" if has_cpu and not on_gpu and dtypes in ([], ["float32"]) else "jittor"
+    if impl == "cuda":
+        raise KernelError(f"{kernel}: there is no CUDA kernel yet; use impl='auto' or 'jittor'")
+    if impl == "cpu":
+        if not has_cpu:
+            raise KernelError(f"{kernel}: there is no CPU kernel; use impl='auto' or 'jittor'")
+        if on_gpu:
+            raise KernelError(f"{kernel}: impl='cpu' but jt.flags.use_cuda is {jt.flags.use_cuda}; set it to 0 or use impl='auto'")
+        if dtypes not in ([], ["float32"]):
+            raise KernelError(f"{kernel}: impl='cpu' takes float32, got {', '.join(dtypes)}; use impl='jittor'")
+    return impl
+
+
+def check(kernel: str, condition: bool, message: str) -> None:
+    """Raise KernelError("<kernel>: <message>") unless `condition` holds. Compose `message` cheaply: it is built each call."""
+    if not condition:
+        raise KernelError(f"{kernel}: {message}")
+
+
+def check_shape(kernel: str, name: str, tensor, expected: tuple) -> None:
+    """Raise KernelError unless `tensor.shape` is `expected`; None in `expected` accepts any side."""
+    shape = tuple(tensor.shape)
+    if len(shape) != len(expected) or any(e is not None and e != s for s, e in zip(shape, expected)):
+        wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
+        raise KernelError(f"{kernel}: {name} is {shape}, expected {wanted}")
+
+
+def check_same(kernel: str, **tensors) -> None:
+    """Raise KernelError unless all tensors have one shape, naming the first two that differ."""
+    (first, reference), *rest = tensors.items()
+    for name, tensor in rest:
+        if tuple(tensor.shape) != tuple(reference.shape):
+            raise KernelError(f"{kernel}: {name} is {tuple(tensor.shape)}, {first} is {tuple(reference.shape)}; they must be equal")
+
+
+def check_dtype(kernel: str, accepted: tuple, **tensors) -> None:
+    """Raise KernelError unless every tensor's dtype is one of `accepted`."""
+    for name, tensor in tensors.items():
+        if str(tensor.dtype) not in accepted:
+            raise KernelError(f"{kernel}: {name} is {tensor.dtype}, accepted are {', '.join(accepted)}")
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
+class Case:
+    """One named set of sizes and options of a kernel, for tests and benchmarks.
+
+    Every `ops/<kernel>/cases.py` has
+        CASES: list[Case];
+        make(case, rng) -> dict: name -> float64/int array of every tensor argument, or a plain option;
+        call(inputs, impl) -> Var or tuple: runs the op on the dict `make` gave (arrays replaced by float32/int32 Vars);
+        GRADS: names of the inputs that have a gradient;
+        FLOOR: absolute error, relative to the largest reference value, that is always accepted;
+    and `reference.py` has `forward(**inputs)` and `backward(dout, **inputs) -> dict name -> gradient`, in float64.
+    A kernel with several outputs differentiates the first.
+    """
+
+    name: str
+    options: dict
+    bench: bool
+
+    def __init__(self, name: str, *, bench: bool = False, **options):
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "bench", bench)
+
+    def __getattr__(self, key: str):
+        try:
+            return object.__getattribute__(self, "options")[key]
+        except KeyError:
+            raise AttributeError(f"case {self.name!r} has no option {key!r}; it has {sorted(self.options)}") from None

@@ -1,0 +1,222 @@
+"""Build, cache and call the C++ kernels of `ops/*/cpu.cc`.
+
+All `cpu.cc` files are compiled at first use, in parallel, by the compiler Jittor uses, and linked into one shared library
+in Jittor's cache folder. The name of every object file is a hash of its source, the headers, the flags, the compiler and
+the CPU, so a second process only opens the file, and an edited kernel recompiles alone. A file that does not compile takes
+down its own kernel only: calling that kernel raises the compiler's words, the others keep working.
+
+Jittor knows nothing of the kernels. One universal `jt.code` stub passes arrays of pointers and the scalars to the address
+that travels in `data`; numbers in `data` are no part of Jittor's compile key. Tensors travel as flat 1-D views and their
+counts are padded to a few buckets, so a whole model needs a handful of stubs (`stub_key` says which).
+"""
+
+import ctypes
+import hashlib
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import jittor as jt
+
+from jseg.errors import KernelError
+
+__all__ = ["cpu_op", "cpu_kernels", "kernel_address", "stub_key", "compile_flags"]
+
+OPS = pathlib.Path(__file__).resolve().parent
+INPUT_BUCKETS = (4, 16, 32, 52)   # 52: the mask of absent inputs travels in a double
+OUTPUT_BUCKETS = (1, 4, 16, 32, 64)
+
+_HEADER = """
+#include <cstdint>
+namespace jseg_stub {
+struct Call { void* const* in; const int64_t* in_size; int64_t n_in; void* const* out; const int64_t* out_size; int64_t n_out;
+              const double* scalar; int64_t n_scalar; };
+}
+"""
+_SOURCE = """
+    void* ins[64]; void* outs[64]; int64_t in_sizes[64], out_sizes[64]; double scalars[64];
+    int64_t n_in = (int64_t)data["inputs"], n_out = (int64_t)data["outputs"], n_scalar = (int64_t)data["scalars"];
+    int64_t absent = (int64_t)data["absent"];
+    for (int64_t i = 0; i < n_in; i++) {
+        bool gone = (absent >> i) & 1;
+        ins[i] = gone ? nullptr : (void*)_inputs[i]->mem_ptr; in_sizes[i] = gone ? 0 : _inputs[i]->num;
+    }
+    for (int64_t i = 0; i < n_out; i++) { outs[i] = (void*)_outputs[i]->mem_ptr; out_sizes[i] = _outputs[i]->num; }
+    for (int64_t i = 0; i < n_scalar; i++) scalars[i] = data["s" + std::to_string(i)];
+    jseg_stub::Call call{ins, in_sizes, n_in, outs, out_sizes, n_out, scalars, n_scalar};
+    ((void (*)(const jseg_stub::Call&))(intptr_t)data["address"])(call);
+"""
+
+
+def cpu_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
+    """Run `extern "C" void <symbol>(const jseg::Call&)` of the CPU library as one Jittor operation.
+
+    Args:
+        symbol: the function, `jseg_<kernel>_<name>`; it lives in `ops/<kernel>/cpu.cc`.
+        inputs: Vars of any shape, or None for an absent one (the kernel sees a null pointer); the first must be a Var.
+        outputs: one (shape, dtype) each. The kernel must write every element (memory arrives uninitialised).
+        scalars: numbers; they reach the kernel as doubles (integers up to 2**53 are exact), at most 64.
+    Returns:
+        list of Vars with the given shapes. No gradient flows through: call it inside a `jt.Function`.
+    Raises:
+        KernelError: the library or this kernel cannot be built, or it has no such function.
+    """
+    if len(scalars) > 64 or not inputs or inputs[0] is None:
+        raise KernelError(f"{symbol}: needs a first input and at most 64 scalars, got {len(inputs)} inputs, {len(scalars)} scalars")
+    data = {"address": float(kernel_address(symbol)), "inputs": float(len(inputs)), "outputs": float(len(outputs)),
+            "scalars": float(len(scalars)), "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
+    data.update((f"s{i}", float(v)) for i, v in enumerate(scalars))
+    flat = [v if v is None or len(v.shape) == 1 else v.reshape((-1,)) for v in inputs]
+    flat = [flat[0] if v is None else v for v in flat]
+    flat += [flat[0]] * (_bucket(len(flat), INPUT_BUCKETS, symbol) - len(flat))
+    padding = _bucket(len(outputs), OUTPUT_BUCKETS, symbol) - len(outputs)
+    shapes = [[_count(shape)] for shape, _ in outputs] + [[1]] * padding
+    results = jt.code(shapes, [str(dtype) for _, dtype in outputs] + ["float32"] * padding, flat,
+                      cpu_header=_HEADER, cpu_src=_SOURCE, data=data)
+    return [r.reshape(tuple(shape)) for r, (shape, _) in zip(results, outputs)]
+
+
+def stub_key(inputs: list, outputs: list) -> tuple:
+    """What decides which compiled stub a call shares: padded counts and dtypes. Same arguments as `cpu_op`."""
+    kinds = tuple(str((v if v is not None else inputs[0]).dtype) for v in inputs)
+    pads = _bucket(len(inputs), INPUT_BUCKETS, "") - len(inputs), _bucket(len(outputs), OUTPUT_BUCKETS, "") - len(outputs)
+    return kinds + kinds[:1] * pads[0], tuple(str(d) for _, d in outputs) + ("float32",) * pads[1]
+
+
+def _count(shape) -> int:
+    total = 1
+    for side in shape:
+        total *= int(side)
+    return total
+
+
+def _bucket(count: int, buckets: tuple, symbol: str) -> int:
+    for size in buckets:
+        if count <= size:
+            return size
+    raise KernelError(f"{symbol}: {count} tensors, at most {buckets[-1]} fit through one call")
+
+
+# ---- the library ----------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_library = None          # ctypes.CDLL once opened
+_failed: dict = {}       # kernel name -> compiler output
+_addresses: dict = {}    # symbol -> address
+
+
+def cpu_kernels() -> list[str]:
+    """Names of the kernels that have a `cpu.cc`."""
+    return sorted(path.parent.name for path in OPS.glob("*/cpu.cc"))
+
+
+def kernel_address(symbol: str) -> int:
+    """Address of an exported function; builds or opens the library on the first call. Raises KernelError."""
+    address = _addresses.get(symbol)
+    if address is not None:
+        return address
+    with _lock:
+        library = _open()
+    for kernel, log in _failed.items():
+        if symbol.startswith(f"jseg_{kernel}_"):
+            raise KernelError(f"{kernel}: jseg/ops/{kernel}/cpu.cc does not compile here; use impl='jittor', or cure this:\n{log}")
+    try:
+        address = ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value
+    except AttributeError:
+        raise KernelError(f"the CPU library has no function '{symbol}'; kernels with a cpu.cc: {cpu_kernels()}") from None
+    _addresses[symbol] = address
+    return address
+
+
+def compile_flags() -> list[str]:
+    """Flags of every kernel file; the environment variable JSEG_CPU_FLAGS adds to them (`-march=haswell` tries another CPU).
+
+    `-ffast-math` stays out: it drops NaN and, when linking, changes the denormals of the whole process.
+    """
+    flags = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
+             "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-ignored-attributes"]
+    if platform.machine() in ("x86_64", "AMD64"):
+        flags.append("-mprefer-vector-width=512")
+    return flags + os.environ.get("JSEG_CPU_FLAGS", "").split()
+
+
+def _open():
+    global _library
+    if _library is None:
+        folder = pathlib.Path(jt.flags.cache_path) / "jseg_cpu_kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+        objects = _object_names(folder)
+        path = _library_path(folder, objects)
+        if not path.exists():
+            path = _build_locked(folder, objects)
+        _library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    return _library
+
+
+def _object_names(folder: pathlib.Path) -> dict:
+    """kernel -> path of its object file, whose name is the hash of everything that goes into it."""
+    compiler = jt.flags.cc_path
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    common = hashlib.sha256("\0".join([version, " ".join(compile_flags()), _cpu_identity()]).encode())
+    for header in sorted(OPS.glob("include/*.h")):
+        common.update(header.read_bytes())
+    names = {}
+    for kernel in cpu_kernels():
+        digest = common.copy()
+        for source in sorted((OPS / kernel).glob("*.h")) + [OPS / kernel / "cpu.cc"]:
+            digest.update(source.read_bytes())
+        names[kernel] = folder / f"{kernel}_{digest.hexdigest()[:16]}.o"
+    return names
+
+
+def _cpu_identity() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    except OSError:
+        return platform.processor() + platform.machine()
+
+
+def _library_path(folder: pathlib.Path, objects: dict) -> pathlib.Path:
+    digest = hashlib.sha256(" ".join(path.name for path in objects.values()).encode()).hexdigest()[:16]
+    return folder / f"libjseg_{digest}.so"
+
+
+def _build_locked(folder: pathlib.Path, objects: dict) -> pathlib.Path:
+    """Compile what is missing and link, one process at a time; the others find the files when the lock opens."""
+    import fcntl
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [kernel for kernel, path in objects.items() if not path.exists()]
+        if missing:
+            print(f"jseg: compiling CPU kernels, once per machine: {', '.join(missing)}", file=sys.stderr, flush=True)
+        with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+            _failed.update((k, log) for k, log in zip(missing, pool.map(lambda k: _compile(k, objects[k]), missing)) if log)
+        good = {kernel: path for kernel, path in objects.items() if kernel not in _failed}
+        path = _library_path(folder, good)
+        if not path.exists():
+            log = _run([jt.flags.cc_path, *compile_flags(), "-shared", *map(str, good.values())], path)
+            if log:
+                raise KernelError(f"the CPU kernel library does not link; use impl='jittor', or cure this:\n{log}")
+        return path
+
+
+def _compile(kernel: str, target: pathlib.Path) -> str:
+    return _run([jt.flags.cc_path, *compile_flags(), "-I", str(OPS / "include"), "-c", str(OPS / kernel / "cpu.cc")], target)
+
+
+def _run(command: list, target: pathlib.Path) -> str:
+    """Run a compiler command that writes `target`, atomically. Returns "" or the compiler's errors."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
+    os.close(handle)
+    done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
+    if done.returncode:
+        os.unlink(temporary)
+        return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"
+    os.replace(temporary, target)
+    return ""

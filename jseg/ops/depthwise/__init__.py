@@ -1,0 +1,1 @@
+"""The operation `depthwise`; see op.py."""

@@ -1,0 +1,1 @@
+"""The mix_ffn kernel; the public function is `op.mix_ffn`."""

@@ -1,0 +1,279 @@
+// Y = W2 gelu(dw3x3(W1 X + b1) + bd) + b2 on the CPU, X (N, C, H, W), hidden E channels, Y (N, D, H, W).
+//
+// Forward: a tile of output pixels stays in the second-level cache. For each chunk of hidden channels: hidden values on the
+// tile and one pixel around it, depthwise filter and GELU, product with that chunk's columns of W2 added to the tile of Y.
+// Backward: for a few images and a chunk of hidden channels at a time, with G = gelu(A), A = dw(U) + bd, U = W1 X + b1:
+//     dG = W2^T dY,  dA = dG gelu'(A),  dW2 = dY G^T,  dU = dw^T(dA),  dW1 = dU X^T,  dX += W1^T dU,
+// and sums for the rest. The hidden tensor never exists as a whole. Sums run in an order that no thread count changes.
+#include <unistd.h>
+
+#include "call.h"
+#include "gemm.h"
+#include "plane.h"
+
+using namespace jseg;
+
+namespace {
+
+struct Shape {
+    int64_t n, c, e, d, h, w, pixels;
+    explicit Shape(const Call& call)
+        : n(call.integer(0)), c(call.integer(1)), e(call.integer(2)), d(call.integer(3)), h(call.integer(4)), w(call.integer(5)), pixels(h * w) {}
+};
+
+// Floats that fit in three quarters of one core's second-level cache.
+int64_t cache_floats() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+    static const int64_t bytes = 0;
+#endif
+    return (bytes > 0 ? std::clamp<int64_t>(bytes, 1 << 18, 1 << 22) : 1 << 19) / 16 * 3;
+}
+
+// ---- forward ----------------------------------------------------------------------------------------------------------
+
+struct Tiling {
+    int64_t chunk, th, tw, rows, columns;   // hidden channels of a chunk; sides of a tile; number of tiles down and across
+    int64_t x_size, hidden_step, g_step, plane_step, plane_size;
+    explicit Tiling(const Shape& s) {
+        chunk = std::min<int64_t>(s.e, (s.c <= 48 ? 32 : 64) / MR * MR);   // a chunk begins with a group of rows
+        columns = s.w <= 160 ? 1 : (s.w + 127) / 128;
+        tw = columns == 1 ? s.w : round_up((s.w + columns - 1) / columns, VL);
+        columns = (s.w + tw - 1) / tw;
+        const int64_t fitting = std::max<int64_t>(4, cache_floats() / ((s.c + s.d + 2 * chunk) * tw)), threads = omp_get_max_threads();
+        rows = (s.h + fitting - 1) / fitting;
+        while (s.n * rows * columns % threads && s.n * rows * columns < 4 * threads && (s.h + rows) / (rows + 1) >= 4) rows++;
+        th = (s.h + rows - 1) / rows;
+        rows = (s.h + th - 1) / th;
+        const int64_t region = round_up((th + 2) * std::min(tw + 2, s.w), PANEL);
+        x_size = region * s.c, hidden_step = region + VL, g_step = round_up(th * tw, PANEL) + VL;
+        plane_step = row_stride(tw + 2 + VL), plane_size = plane_step * (th + 2) + VL;
+    }
+    int64_t thread_size(const Shape& s) const {
+        return x_size + chunk * (hidden_step + g_step) + s.d * g_step + plane_size + std::max(chunk, s.c) * PANEL + 64;
+    }
+};
+
+struct Forward {
+    Shape s;
+    Tiling t;
+    const float *x, *fc1_b, *dw_w, *dw_b, *fc2_b;
+    const float *fc1_packed, *fc2_packed;   // fc1: rows in groups; fc2: one packed matrix a chunk
+    float* y;
+};
+
+// Pixels of a region (row-major, `width` wide, corner at `corner`) -> panels of all channels.
+void pack_region(const float* x, const Shape& s, int64_t corner, int64_t width, int64_t count, float* panels) {
+    for (int64_t p = 0; p < count; p += PANEL, panels += s.c * PANEL) {
+        const int64_t end = std::min<int64_t>(count, p + PANEL);
+        if (width == s.w) {
+            pack_panel(s.c, end - p, x + corner + p, s.pixels, panels);
+            continue;
+        }
+        for (int64_t at = p; at < end;) {
+            const int64_t row = at / width, column = at % width, run = std::min(width - column, end - at);
+            for (int64_t c = 0; c < s.c; c++)
+                std::memcpy(panels + c * PANEL + (at - p), x + c * s.pixels + corner + row * s.w + column, run * sizeof(float));
+            at += run;
+        }
+    }
+}
+
+// Depthwise filter and GELU of one padded plane -> rows of `width` floats without gaps.
+void filter_gelu(const float* plane, int64_t step, const float* weight, float bias, int64_t height, int64_t width, float* out) {
+    V w[9];
+#pragma GCC unroll 9
+    for (int i = 0; i < 9; i++) w[i] = splat(weight[i]);
+    int64_t y = 0;
+    for (; y + 2 <= height; y += 2)
+        for (int64_t x = 0; x < width; x += VL) {
+            V sums[2] = {splat(bias), splat(bias)};
+            window<3, 3, 2>(plane + y * step + x, step, w, sums);
+            store_part(out + y * width + x, gelu(sums[0]), width - x);
+            store_part(out + (y + 1) * width + x, gelu(sums[1]), width - x);
+        }
+    for (; y < height; y++)
+        for (int64_t x = 0; x < width; x += VL) {
+            V sums[1] = {splat(bias)};
+            window<3, 3, 1>(plane + y * step + x, step, w, sums);
+            store_part(out + y * width + x, gelu(sums[0]), width - x);
+        }
+}
+
+void forward_tile(const Forward& f, int64_t image, int64_t y0, int64_t x0, float* memory) {
+    const Shape& s = f.s;
+    const Tiling& t = f.t;
+    float *panels = memory, *hidden = panels + t.x_size, *g = hidden + t.chunk * t.hidden_step, *out = g + t.chunk * t.g_step;
+    float *plane = out + s.d * t.g_step, *panel = plane + t.plane_size;
+    const int64_t height = std::min(t.th, s.h - y0), width = std::min(t.tw, s.w - x0), area = height * width;
+    const int64_t top = std::max<int64_t>(0, y0 - 1), left = std::max<int64_t>(0, x0 - 1);   // the tile and one pixel around it, inside the picture
+    const int64_t r_height = std::min(s.h, y0 + height + 1) - top, r_width = std::min(s.w, x0 + width + 1) - left, region = r_height * r_width;
+    pack_region(f.x + image * s.c * s.pixels, s, top * s.w + left, r_width, region, panels);
+    std::memset(plane, 0, t.plane_size * sizeof(float));
+    float* inside = plane + (top - (y0 - 1)) * t.plane_step + (left - (x0 - 1));
+    for (int64_t e0 = 0; e0 < s.e; e0 += t.chunk) {
+        const int64_t chunk = std::min(t.chunk, s.e - e0);
+        for (int64_t p = 0; p < region; p += PANEL)
+            panel_product(0, chunk, s.c, f.fc1_packed + e0 * s.c, panels + p * s.c, std::min<int64_t>(PANEL, region - p),
+                          [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                              store(hidden + row * t.hidden_step + p + v * VL, sums + f.fc1_b[e0 + row]);
+                          });
+        for (int64_t e = 0; e < chunk; e++) {
+            for (int64_t r = 0; r < r_height; r++)
+                std::memcpy(inside + r * t.plane_step, hidden + e * t.hidden_step + r * r_width, r_width * sizeof(float));
+            filter_gelu(plane, t.plane_step, f.dw_w + (e0 + e) * 9, f.dw_b[e0 + e], height, width, g + e * t.g_step);
+        }
+        for (int64_t p = 0; p < area; p += PANEL) {
+            pack_panel(chunk, std::min<int64_t>(PANEL, area - p), g + p, t.g_step, panel);
+            panel_product(0, s.d, chunk, f.fc2_packed + e0 * round_up(s.d, MR), panel, std::min<int64_t>(PANEL, area - p),
+                          [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                              float* at = out + row * t.g_step + p + v * VL;
+                              store(at, e0 ? load(at) + sums : sums + f.fc2_b[row]);
+                          });
+        }
+    }
+    for (int64_t d = 0; d < s.d; d++)
+        for (int64_t r = 0; r < height; r++)
+            std::memcpy(f.y + (image * s.d + d) * s.pixels + (y0 + r) * s.w + x0, out + d * t.g_step + r * width, width * sizeof(float));
+}
+
+// ---- backward ---------------------------------------------------------------------------------------------------------
+
+struct Planes {   // one hidden channel of one image, with a border of zeros
+    int64_t step, size;
+    explicit Planes(const Shape& s) : step(row_stride(s.w + 2 + VL)), size(step * (s.h + 2) + VL) {}
+};
+
+// Depthwise backward of one channel of one image. In: u (hidden values), dg; out: u <- dU, dg <- G. Adds to the ten sums of
+// weights and bias and returns the sum of dU. `up`, `ap`: padded planes with zero borders.
+double filter_backward(const Shape& s, const Planes& planes, const float* weight, float bias, float* u, float* dg, float* up, float* ap, double* sums) {
+    const int64_t step = planes.step;
+    for (int64_t y = 0; y < s.h; y++) std::memcpy(up + (y + 1) * step + 1, u + y * s.w, s.w * sizeof(float));
+    V w[9], flipped[9];
+#pragma GCC unroll 9
+    for (int i = 0; i < 9; i++) w[i] = splat(weight[i]), flipped[i] = splat(weight[8 - i]);
+    for (int64_t y = 0; y < s.h; y++) {
+        V total[10] = {};
+        for (int64_t x = 0; x < s.w; x += VL) {
+            const int64_t left = s.w - x, at = y * s.w + x;
+            const float* taps = up + y * step + x;
+            V a[1] = {splat(bias)};
+            window<3, 3, 1>(taps, step, w, a);
+            V da = load_part(dg + at, left) * gelu_slope(a[0]);
+            if (left < VL) da = keep_first(da, left);
+            store_part(dg + at, gelu(a[0]), left);
+            store_part(ap + (y + 1) * step + x + 1, da, left);
+#pragma GCC unroll 9
+            for (int i = 0; i < 9; i++) total[i] += da * load(taps + i / 3 * step + i % 3);
+            total[9] += da;
+        }
+        for (int i = 0; i < 10; i++) sums[i] += lanes_sum(total[i]);
+    }
+    double sum_u = 0;
+    for (int64_t y = 0; y < s.h; y++) {
+        V total{};
+        for (int64_t x = 0; x < s.w; x += VL) {
+            const int64_t left = s.w - x;
+            V du[1] = {V{}};
+            window<3, 3, 1>(ap + y * step + x, step, flipped, du);
+            if (left < VL) du[0] = keep_first(du[0], left);
+            store_part(u + y * s.w + x, du[0], left);
+            total += du[0];
+        }
+        sum_u += lanes_sum(total);
+    }
+    return sum_u;
+}
+
+struct Cut {   // images and hidden channels at a time: both buffers together take some 4 MB
+    int64_t chunk, images, row_step;   // row_step: an odd number of cache lines, or the rows of a plane share few cache sets
+    explicit Cut(const Shape& s) {
+        const int64_t room = 1 << 19;
+        chunk = 128;
+        while (chunk > 16 && chunk * s.pixels > room) chunk /= 2;
+        chunk = std::min(chunk, s.e);
+        row_step = round_up(s.pixels, 32) + 16;
+        images = std::clamp<int64_t>(room / (chunk * s.pixels), 1, s.n);
+    }
+};
+
+}  // namespace
+
+// in: x, fc1_w (E, C), fc1_b, dw_w (E, 9), dw_b, fc2_w (D, E), fc2_b; out: y; integers: N C E D H W
+JSEG_KERNEL(jseg_mix_ffn_forward) {
+    const Shape s(call);
+    const Tiling t(s);
+    const int64_t fc1_size = round_up(packed_rows_size(s.e, s.c), 16), fc2_size = round_up(round_up(s.d, MR) * s.e, 16), thread_size = round_up(t.thread_size(s), 16);
+    float* memory = scratch(fc1_size + fc2_size + omp_get_max_threads() * thread_size);
+    float *fc1_packed = memory, *fc2_packed = memory + fc1_size, *tiles = fc2_packed + fc2_size;
+    for (int64_t e0 = 0; e0 < s.e; e0 += t.chunk)
+        pack_rows(s.d, std::min(t.chunk, s.e - e0), call.in<float>(5) + e0, s.e, 1, fc2_packed + e0 * round_up(s.d, MR));
+    pack_rows(s.e, s.c, call.in<float>(1), s.c, 1, fc1_packed);
+    const Forward f{s, t, call.in<float>(0), call.in<float>(2), call.in<float>(3), call.in<float>(4), call.in<float>(6), fc1_packed, fc2_packed, call.out<float>(0)};
+#pragma omp parallel
+    {
+        NoDenormals guard;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t job = 0; job < s.n * t.rows * t.columns; job++)
+            forward_tile(f, job / (t.rows * t.columns), job / t.columns % t.rows * t.th, job % t.columns * t.tw, tiles + omp_get_thread_num() * thread_size);
+    }
+}
+
+// in: as forward, then dy; out: dx, dfc1_w, dfc1_b, ddw_w, ddw_b, dfc2_w, dfc2_b
+JSEG_KERNEL(jseg_mix_ffn_backward) {
+    const Shape s(call);
+    const Cut cut(s);
+    const Planes planes(s);
+    const float *x = call.in<float>(0), *fc1_w = call.in<float>(1), *fc1_b = call.in<float>(2), *dw_w = call.in<float>(3), *dw_b = call.in<float>(4);
+    const float *fc2_w = call.in<float>(5), *dy = call.in<float>(7);
+    float *dx = call.out<float>(0), *dfc1_w = call.out<float>(1), *dfc1_b = call.out<float>(2), *ddw_w = call.out<float>(3), *ddw_b = call.out<float>(4);
+    float* dfc2_w = call.out<float>(5);
+    const int64_t threads = omp_get_max_threads(), map = cut.images * cut.chunk * cut.row_step;
+    const int64_t packed_size = round_up(std::max(packed_rows_size(cut.chunk, std::max(s.c, s.d)), packed_rows_size(s.c, cut.chunk)), 16);
+    const int64_t work_size = std::max({threads * std::max({s.c, s.d, cut.chunk}) * PANEL, threads * 2 * planes.size,
+                                        PixelSums(s.d, cut.chunk, cut.images * s.pixels).size(), PixelSums(cut.chunk, s.c, cut.images * s.pixels).size()});
+    float* memory = scratch(2 * map + packed_size + work_size);
+    float *u = memory, *g = u + map, *packed = g + map, *work = packed + packed_size;
+    for (int64_t n0 = 0; n0 < s.n; n0 += cut.images)
+        for (int64_t e0 = 0; e0 < s.e; e0 += cut.chunk) {
+            const int64_t images = std::min(cut.images, s.n - n0), chunk = std::min(cut.chunk, s.e - e0), step = chunk * cut.row_step;
+            const Rows x_part{x + n0 * s.c * s.pixels, s.c * s.pixels, s.pixels}, dy_part{dy + n0 * s.d * s.pixels, s.d * s.pixels, s.pixels};
+            const Rows u_rows{u, step, cut.row_step}, g_rows{g, step, cut.row_step};
+            float* dx_part = dx + n0 * s.c * s.pixels;
+            pack_rows(chunk, s.c, fc1_w + e0 * s.c, s.c, 1, packed);
+            image_product(images, chunk, s.c, s.pixels, packed, x_part, work, [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
+                store_part(u + image * step + row * cut.row_step + p, sums + fc1_b[e0 + row], count);
+            });
+            pack_rows(chunk, s.d, fc2_w + e0, 1, s.e, packed);
+            image_product(images, chunk, s.d, s.pixels, packed, dy_part, work, [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
+                store_part(g + image * step + row * cut.row_step + p, sums, count);
+            });
+#pragma omp parallel
+            {
+                NoDenormals guard;
+                float* up = work + omp_get_thread_num() * 2 * planes.size;
+                std::memset(up, 0, 2 * planes.size * sizeof(float));
+#pragma omp for schedule(dynamic, 1)
+                for (int64_t e = 0; e < chunk; e++) {
+                    double sums[10] = {}, sum_u = 0;
+                    for (int64_t image = 0; image < images; image++) {
+                        const int64_t at = image * step + e * cut.row_step;
+                        sum_u += filter_backward(s, planes, dw_w + (e0 + e) * 9, dw_b[e0 + e], u + at, g + at, up, up + planes.size, sums);
+                    }
+                    const int64_t to = e0 + e;
+                    for (int i = 0; i < 9; i++) ddw_w[to * 9 + i] = (n0 ? ddw_w[to * 9 + i] : 0.0f) + float(sums[i]);
+                    ddw_b[to] = (n0 ? ddw_b[to] : 0.0f) + float(sums[9]);
+                    dfc1_b[to] = (n0 ? dfc1_b[to] : 0.0f) + float(sum_u);
+                }
+            }
+            pixel_sums(images, s.d, chunk, s.pixels, dy_part, g_rows, dfc2_w + e0, s.e, n0 > 0, work);
+            pixel_sums(images, chunk, s.c, s.pixels, u_rows, x_part, dfc1_w + e0 * s.c, s.c, n0 > 0, work);
+            pack_rows(s.c, chunk, fc1_w + e0 * s.c, 1, s.c, packed);
+            image_product(images, s.c, chunk, s.pixels, packed, u_rows, work, [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
+                float* at = dx_part + (image * s.c + row) * s.pixels + p;
+                store_part(at, e0 ? load_part(at, count) + sums : sums, count);
+            });
+        }
+    row_sums(s.n, s.d, s.pixels, {dy, s.d * s.pixels, s.pixels}, call.out<float>(6));
+}

@@ -1,0 +1,1 @@
+"""The operation `msca`; see op.py."""

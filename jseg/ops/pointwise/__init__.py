@@ -1,0 +1,1 @@
+"""The pointwise kernel; the public function is `op.pointwise`."""

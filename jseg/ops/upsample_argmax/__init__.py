@@ -1,0 +1,1 @@
+"""The upsample_argmax kernel; the public function is `op.upsample_argmax`."""
