@@ -5,7 +5,8 @@ outside the code: a config file, a dataset, a checkpoint, a kernel, the machine.
 traceback and exits with status 2. Every message says where, what came, what is accepted and what to do.
 """
 
-__all__ = ["JsegError", "ConfigError", "DataError", "ConvertError", "CheckpointError", "KernelError", "RuntimeSetupError"]
+__all__ = ["JsegError", "ConfigError", "DataError", "ConvertError", "CheckpointError", "KernelError", "RuntimeSetupError",
+           "WriteError"]
 
 
 class JsegError(Exception):
@@ -34,3 +35,7 @@ class KernelError(JsegError):
 
 class RuntimeSetupError(JsegError):
     """The machine lacks something that Jittor or jseg needs."""
+
+
+class WriteError(JsegError):
+    """A file cannot be written: the disk is full or writing there is not allowed."""

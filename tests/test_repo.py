@@ -19,10 +19,10 @@ CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "_base_" not i
 KERNELS = sorted(p.parent for p in (ROOT / "jseg" / "ops").glob("*/__init__.py"))
 
 # A room may import rooms on a lower floor, and itself.
-FLOORS = {"errors": 0, "runtime_cuda": 0, "runtime": 1, "registry": 2, "config": 3, "ops": 4, "layers": 5, "losses": 6, "metrics": 6,
+FLOORS = {"errors": 0, "files": 1, "runtime_cuda": 0, "runtime": 1, "registry": 2, "config": 3, "ops": 4, "layers": 5, "losses": 6, "metrics": 6,
           "models": 7, "data": 8, "engine": 9, "report": 10, "cli": 11, "__main__": 12}
-CONVERT = {"errors", "runtime", "registry", "config", "layers", "models"}  # what convert/ may import; only cli imports convert/
-DATA = {"errors", "runtime", "registry", "config", "metrics"}  # loader workers import data/ and must stay light
+CONVERT = {"errors", "files", "runtime", "registry", "config", "layers", "models"}  # what convert/ may import; only cli imports convert/
+DATA = {"errors", "files", "runtime", "registry", "config", "metrics"}  # loader workers import data/ and must stay light
 NUMPY_ONLY = ("config.py", "metrics.py", "errors.py", "registry.py", "runtime.py", "data", "report", "convert/torch_file.py")
 
 

@@ -14,7 +14,7 @@ PROBE = "import jseg.runtime as r, os\nfor f in r.findings(): print(f.level, f.t
 def run(code: str, **env) -> subprocess.CompletedProcess:
     """Run code in a fresh process with variables added (None removes one)."""
     merged = {**os.environ, **{k: v for k, v in env.items() if v is not None}}
-    for key in [k for k, v in env.items() if v is None] + ["nvcc_path", "cache_name", "use_mkl", "use_mpi", "log_silent"]:
+    for key in [k for k, v in env.items() if v is None] + ["nvcc_path", "cache_name", "use_mkl", "use_mpi", "log_silent", "cc_path"]:
         if key not in env or env[key] is None:
             merged.pop(key, None)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=merged, timeout=120)
@@ -134,6 +134,13 @@ def test_a_gpu_beyond_sm_90_is_pointed_out(monkeypatch, tmp_path):
     nvcc = fake_toolkit(tmp_path / "cuda", "12.8", versioned=False, cudnn=8)
     _, notes = choose(monkeypatch, tmp_path, nvcc, capability=(10, 0))
     assert any("newer than sm_90" in text and level == "warning" for _, text, level, _ in (n for n in notes if len(n) == 4))
+
+
+def test_importing_jittor_leaves_pythons_signal_handlers():
+    done = run("import jseg, jittor, signal, subprocess, time\n"
+               "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+               "child = subprocess.Popen(['sleep', '60'])\nchild.kill()\nchild.wait()\ntime.sleep(0.2)\nprint('alive')")
+    assert done.returncode == 0 and "alive" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(bool(runtime.gpus()), reason="this machine has a GPU")

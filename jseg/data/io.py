@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from pathlib import Path
 from typing import Mapping, Sequence
 
@@ -27,6 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jseg.errors import DataError
+from jseg.files import write_atomically
 
 __all__ = ["read_image", "read_mask", "write_image", "write_mask", "check_labels", "check_pair", "ColorMap"]
 
@@ -132,7 +132,7 @@ def write_image(path: str | os.PathLike, img: np.ndarray, *, quality: int = 95) 
         raise ValueError(f"write_image({path}): OpenCV cannot write {suffix!r} files; use .png or .jpg") from error
     if not done:
         raise ValueError(f"write_image({path}): OpenCV could not encode {img.shape} as {suffix!r}")
-    _write(Path(path), data.tobytes())
+    write_atomically(path, data.tobytes(), durable=False)
 
 
 def write_mask(path: str | os.PathLike, mask: np.ndarray, palette: Sequence[Sequence[int]] | None = None) -> None:
@@ -162,7 +162,7 @@ def write_mask(path: str | os.PathLike, mask: np.ndarray, palette: Sequence[Sequ
             picture.putpalette([int(v) for color in palette for v in color])
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    _write(Path(path), buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), durable=False)
 
 
 def check_pair(img: np.ndarray, mask: np.ndarray, img_path: str, mask_path: str) -> None:
@@ -342,14 +342,3 @@ def _upright(img: np.ndarray, data: bytes) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         img = img[:, ::-1]
     return np.ascontiguousarray(img)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from jseg.data import io
 from jseg.data.tta import augment
-from jseg.engine.checkpoint import write_atomically
 from jseg.errors import ConfigError, DataError
+from jseg.files import write_atomically
 from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, nan_mean
 from jseg.registry import nearest
 

@@ -1,1 +1,1 @@
-"""Pictures and pages for people: overlays, legends, contact sheets, curves, the HTML page of a run. No Jittor in here."""
+"""Pages for people: curves, heat maps, the HTML page of a run. No Jittor in here."""

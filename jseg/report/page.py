@@ -11,11 +11,11 @@ from typing import Any, Mapping, Sequence
 import cv2
 
 from jseg.data.io import read_image, read_mask
-from jseg.engine.checkpoint import write_atomically
+from jseg.data.overlay import fit, overlay
 from jseg.errors import DataError
+from jseg.files import write_atomically
 from jseg.report.curves import Series, line_chart
 from jseg.report.matrix import heat_map, top_mistakes
-from jseg.data.overlay import fit, overlay
 from jseg.report.run import RunRecord, read_run
 from jseg.report.style import CSS
 

@@ -25,6 +25,7 @@ from jseg.data.io import write_image, write_mask
 from jseg.data.prepare.archives import Source
 from jseg.data.prepare.parallel import default_workers, map_items
 from jseg.errors import ConvertError
+from jseg.files import write_atomically
 
 __all__ = ["Item", "Job", "Report", "Settings", "Writer"]
 
@@ -117,15 +118,7 @@ class Writer:
 
     def data(self, name: str, data: bytes) -> None:
         """Write bytes."""
-        path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_atomically(self.out / name, data, durable=False)
         self._book(name)
 
     def copy(self, name: str, source: Source, member: str, data: bytes) -> None:

@@ -75,9 +75,9 @@ def copy_file(item: Item, source: Source, writer: Writer) -> None:
 
 
 def pair_items(pairs: Iterable[tuple[tuple[str, ...], tuple[str, ...]]], work: Callable, **options) -> list[Item]:
-    """Make an item of each (inputs, names to write); the item is called by its first input."""
+    """Make an item of each (inputs, names to write); the item is called by its last input."""
     work = partial(work, **options) if options else work
-    return [Item(inputs[0], work, tuple(inputs), tuple(values)) for inputs, values in pairs]
+    return [Item(inputs[-1], work, tuple(inputs), tuple(values)) for inputs, values in pairs]
 
 
 def _suffix(name: str) -> str:

@@ -1,0 +1,168 @@
+"""What a run says: one JSON line per logged step in `log.jsonl`, a progress bar, optional TensorBoard.
+
+    {"iter": 50, "epoch": 0, "loss": 2.1, "lr": 6e-05, "grad_norm": 1.3, "decode.loss_ce": 2.1, "decode.acc_seg": 31.0,
+     "images_per_s": 9.8, "data_wait": 0.004, "data_wait_share": 0.01, "memory_mb": 812, "eta_s": 4000}
+    {"iter": 500, "val": {"mIoU": 0.41, ...}}
+
+`iter` counts finished steps. Losses, grad_norm and accuracies are means over the steps since the line before, `lr` is that of
+the last step, `data_wait` is seconds per step. A resumed run drops the lines after its state, so that the file reads as if the
+run had never been broken; only speeds, memory and ETA tell the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jseg.errors import ConfigError
+from jseg.files import write_atomically
+
+__all__ = ["RunLog", "memory_mb"]
+
+
+def memory_mb() -> int:
+    """Memory in use in MiB: the accelerator's where there is one, else this process's resident set."""
+    import jittor as jt
+    if jt.flags.use_cuda:
+        return int(jt.get_mem_info().total_cuda_used) >> 20
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    except OSError:  # not Linux
+        return 0
+
+
+class RunLog:
+    """The log of one run; `state()` and `restore()` carry the open means over a restart.
+
+    Args:
+        work_dir: existing folder.
+        max_iters: length of the run, for the ETA.
+        batch_size: pictures per step over all ranks.
+        start_iter: steps already done.
+        keep_val: keep the evaluation line of `start_iter` itself (its evaluation was finished).
+        tensorboard: also write event files, with the tensorboardX package.
+    Raises:
+        ConfigError: tensorboard is asked for and tensorboardX is not installed.
+    """
+
+    def __init__(self, work_dir: str | os.PathLike, *, max_iters: int, batch_size: int, start_iter: int = 0,
+                 keep_val: bool = True, tensorboard: bool = False):
+        self.path = Path(work_dir) / "log.jsonl"
+        self.max_iters, self.batch_size, self.done = max_iters, batch_size, start_iter
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._drop_after(start_iter, keep_val)
+        self._file = open(self.path, "a", encoding="utf-8")
+        self._board = _board(work_dir, start_iter) if tensorboard else None
+        self._bar = _bar(max_iters, start_iter)
+        self._started = self._since = time.perf_counter()
+        self._started_iter, self._clocked, self._waited, self._wait_share = start_iter, 0, 0.0, 0.0
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _drop_after(self, last: int, keep_val: bool) -> None:
+        """Remove lines of steps that the resumed run will do again, and a line that a kill cut short."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if entry.get("iter", math.inf) < last or (entry.get("iter") == last and ("val" not in entry or keep_val)):
+                kept.append(line + "\n")
+        write_atomically(self.path, "".join(kept).encode())
+
+    def add(self, scalars: dict[str, float], wait_s: float) -> None:
+        """Take one finished step: its scalars (with "loss") and the seconds it waited for data."""
+        for name, value in scalars.items():  # grad_norm comes only from the last micro-batch of a step: count each name
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + 1)
+        self._clocked += 1
+        self._waited += wait_s
+        self.done += 1
+        self._bar.update(1)
+        self._bar.set_postfix_str(f"loss {scalars['loss']:.4g}, waits for data {self._wait_share:.0%}", refresh=False)
+
+    def write(self, *, epoch: int, lr: float) -> dict[str, Any]:
+        """Write the line of the steps since the last one and start new means."""
+        now = time.perf_counter()
+        seconds = (now - self._since) / max(1, self._clocked)
+        self._wait_share = self._waited / max(1e-9, now - self._since)
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        speed = (self.done - self._started_iter) / max(1e-9, now - self._started)
+        entry = {"iter": self.done, "epoch": epoch, "loss": means.pop("loss"), "lr": lr, **means,
+                 "images_per_s": round(self.batch_size / max(1e-9, seconds), 3),
+                 "data_wait": round(self._waited / max(1, self._clocked), 6), "data_wait_share": round(self._wait_share, 4),
+                 "memory_mb": memory_mb(), "eta_s": round((self.max_iters - self.done) / max(1e-9, speed), 1)}
+        self._put(entry)
+        if self._bar.disable:
+            self.say(f"iter {self.done}/{self.max_iters}  loss {entry['loss']:.4f}  lr {lr:.3g}  {entry['images_per_s']} img/s  "
+                     f"data wait {self._wait_share:.1%}  {entry['memory_mb']} MB  ETA {_clock(entry['eta_s'])}")
+        self._sums = {}
+        self.restart_clock()
+        return entry
+
+    def restart_clock(self) -> None:
+        """Leave what happened since the last line (an evaluation, a save) out of the next line's speed."""
+        self._since, self._clocked, self._waited = time.perf_counter(), 0, 0.0
+
+    def write_val(self, scores: dict[str, Any]) -> None:
+        """Write an evaluation line."""
+        self._put({"iter": self.done, "val": scores})
+
+    def _put(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in entry.get("val", entry).items():
+                if isinstance(value, (int, float)):
+                    self._board.add_scalar(f"val/{name}" if "val" in entry else f"train/{name}", value, entry["iter"])
+
+    def sync(self) -> None:
+        """Make sure that all lines so far are on the disk: called before a state that counts on them."""
+        os.fsync(self._file.fileno())
+
+    def say(self, text: str) -> None:
+        """Print without disturbing the bar."""
+        self._bar.write(text, file=sys.stderr)
+
+    def state(self) -> dict[str, Any]:
+        """The open means, JSON-able and exact."""
+        return {"sums": {name: list(pair) for name, pair in self._sums.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue the means of `state`."""
+        self._sums = {name: tuple(pair) for name, pair in state["sums"].items()}
+
+
+def _bar(total: int, done: int):
+    from tqdm import tqdm
+    return tqdm(total=total, initial=done, unit="it", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty())
+
+
+def _board(work_dir: str | os.PathLike, start_iter: int):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ConfigError("train_cfg.tensorboard: true needs the tensorboardX package: pip install tensorboardX, or set "
+                          "train_cfg.tensorboard=false") from None
+    return SummaryWriter(str(Path(work_dir) / "tensorboard"), purge_step=start_iter)
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -1,0 +1,346 @@
+"""AdamW, SGD, gradient clipping, accumulation and the moving average of weights, on flat vectors.
+
+Every parameter group is one long vector: a step is then a handful of kernels whatever the number of parameters (300 small
+tensors update in 10 ms; per-tensor updates would compile and launch hundreds), and across ranks one vector is one
+all-reduce. After a step each parameter becomes a view into its group's vector, aligned to 64 bytes for the vector units.
+
+Numbers follow PyTorch (`torch/optim/adamw.py`, `sgd.py`, `nn/utils/clip_grad.py`), group building follows MMEngine's
+`DefaultOptimWrapperConstructor`, the moving average its `ExponentialMovingAverage`. Deviation: a parameter that the loss
+does not reach has gradient zero here (it still decays); PyTorch skips it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jittor as jt
+import numpy as np
+
+from jseg.errors import ConfigError
+from jseg.registry import OPTIMIZERS, nearest
+
+__all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer"]
+
+_ALIGN = 16  # float32 values in 64 bytes
+_PARAMWISE_KEYS = ("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
+
+
+@dataclass
+class ParamGroup:
+    """Parameters that share a rate and a decay.
+
+    `lr` and `weight_decay` are the values at the start of the run; `offsets[i]` is where parameter i begins in the vector.
+    """
+
+    lr: float
+    weight_decay: float
+    names: list[str] = field(default_factory=list)
+    params: list[jt.Var] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.offsets, self.size = [], 0
+
+    def lay_out(self) -> None:
+        """Give each parameter its place in the vector."""
+        self.offsets, self.size = [], 0
+        for param in self.params:
+            self.offsets.append(self.size)
+            self.size += -(-param.numel() // _ALIGN) * _ALIGN
+
+    def pack(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Copy arrays of the parameters' shapes into one vector, zero between them."""
+        flat = np.zeros(self.size, np.float32)
+        for array, offset in zip(arrays, self.offsets):
+            flat[offset:offset + array.size] = array.reshape(-1)
+        return flat
+
+    def unpack(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """The inverse of `pack`: one array per parameter name."""
+        return {name: flat[o:o + p.numel()].reshape(tuple(p.shape)).copy()
+                for name, p, o in zip(self.names, self.params, self.offsets)}
+
+
+def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: dict | None = None) -> list[ParamGroup]:
+    """Sort a model's trainable parameters into groups of equal rate and decay.
+
+    Args:
+        model: a jt.nn.Module.
+        lr, weight_decay: base values that the multipliers act on.
+        paramwise_cfg: MMEngine's block. `custom_keys: {part_of_name: {lr_mult, decay_mult}}`: the longest key found in a
+            parameter's name decides alone; otherwise bias_lr_mult, bias_decay_mult, norm_decay_mult, dwconv_decay_mult
+            and flat_decay_mult (one-dimensional parameters) apply.
+    Raises:
+        ConfigError: an unknown key, or a model without trainable parameters.
+    """
+    rules = dict(paramwise_cfg or {})
+    _check_paramwise(rules)
+    modules = dict(model.named_modules())
+    groups: dict[tuple[float, float], ParamGroup] = {}
+    for name, param in model.named_parameters():
+        if param.is_stop_grad():
+            continue
+        lr_mult, decay_mult = _multipliers(name, param, modules.get(name.rpartition(".")[0]), rules)
+        key = (lr * lr_mult, weight_decay * decay_mult)
+        group = groups.setdefault(key, ParamGroup(lr=key[0], weight_decay=key[1]))
+        group.names.append(name)
+        group.params.append(param)
+    if not groups:
+        raise ConfigError("optimizer: the model has no trainable parameter")
+    for group in groups.values():
+        group.lay_out()
+    return list(groups.values())
+
+
+def _check_paramwise(rules: dict) -> None:
+    for key in rules:
+        if key not in _PARAMWISE_KEYS:
+            raise ConfigError(f"paramwise_cfg: unknown key {key!r}{nearest(key, _PARAMWISE_KEYS)} (known: "
+                              f"{', '.join(_PARAMWISE_KEYS)})")
+    for name, options in (rules.get("custom_keys") or {}).items():
+        for key in options or {}:
+            if key not in ("lr_mult", "decay_mult"):
+                raise ConfigError(f"paramwise_cfg.custom_keys.{name}: unknown key {key!r}"
+                                  f"{nearest(key, ('lr_mult', 'decay_mult'))} (known: lr_mult, decay_mult)")
+
+
+def _multipliers(name: str, param: jt.Var, module, rules: dict) -> tuple[float, float]:
+    """(lr_mult, decay_mult) of one parameter."""
+    custom = rules.get("custom_keys") or {}
+    for key in sorted(sorted(custom), key=len, reverse=True):
+        if key in (name if "." in name else f".{name}"):
+            options = custom[key] or {}
+            return options.get("lr_mult", 1.0), options.get("decay_mult", 1.0)
+    is_bias, is_norm = name.rpartition(".")[2] == "bias", "Norm" in type(module).__name__
+    is_depthwise = "Conv" in type(module).__name__ and getattr(module, "in_channels", 0) == getattr(module, "groups", -1)
+    lr_mult = rules.get("bias_lr_mult") if is_bias and not is_norm else None
+    for applies, key in ((is_norm, "norm_decay_mult"), (is_bias, "bias_decay_mult"), (is_depthwise, "dwconv_decay_mult"),
+                         (len(param.shape) == 1, "flat_decay_mult")):
+        if applies and rules.get(key) is not None:
+            return 1.0 if lr_mult is None else lr_mult, rules[key]
+    return 1.0 if lr_mult is None else lr_mult, 1.0
+
+
+class Optimizer:
+    """Gradients in, new weights out; subclasses say how one flat vector changes.
+
+    `accumulate(loss)` adds a micro-batch's gradient; `step(lrs)` uses and forgets the sum.
+
+    Args:
+        groups: from `param_groups`. The parameters' values are copied: build the optimizer after loading weights.
+    """
+
+    slots: tuple[str, ...] = ()  # names of the state vectors, zero at the start
+
+    def __init__(self, groups: Sequence[ParamGroup]):
+        self.groups = list(groups)
+        self.steps = 0
+        self.weights = [_var(g.pack([p.numpy() for p in g.params])) for g in self.groups]
+        self.state = {slot: [_var(np.zeros(g.size, np.float32)) for g in self.groups] for slot in self.slots}
+        self._grads: list[jt.Var] | None = None
+        self.put(self.weights)
+
+    @property
+    def lrs(self) -> list[float]:
+        """Rates of the groups at the start of the run."""
+        return [group.lr for group in self.groups]
+
+    def put(self, weights: Sequence[jt.Var]) -> None:
+        """Make the model's parameters views of these vectors (the optimizer's own, or an average to evaluate)."""
+        for group, flat in zip(self.groups, weights):
+            for param, offset in zip(group.params, group.offsets):
+                shape = param.shape
+                param.update(flat[offset:offset + param.numel()].reshape(shape))
+
+    def accumulate(self, loss: jt.Var) -> None:
+        """Add the gradient of `loss` (a scalar, already divided by the number of micro-batches) to the sum."""
+        grads = jt.grad(loss, [p for g in self.groups for p in g.params])
+        flats, start = [], 0
+        for group in self.groups:
+            flat = jt.zeros((group.size,), "float32")
+            for grad, offset in zip(grads[start:], group.offsets):
+                flat[offset:offset + grad.numel()] = grad.reshape(-1).float32()
+            flats.append(flat.stop_grad())
+            start += len(group.params)
+        if self._grads is None:
+            self._grads = flats
+        else:
+            for total, flat in zip(self._grads, flats):
+                total.update(total + flat)
+
+    def grad_norm(self) -> jt.Var:
+        """L2 norm over all accumulated gradients."""
+        return jt.sqrt(sum((g * g).sum() for g in self._grads))
+
+    def step(self, lrs: Sequence[float], *, max_norm: float | None = None) -> jt.Var:
+        """Update every parameter and forget the accumulated gradient.
+
+        Args:
+            lrs: one rate per group.
+            max_norm: scale the gradient down to this L2 norm when it is longer, as torch's clip_grad_norm_; > 0.
+        Returns:
+            the norm of the gradient before clipping, a scalar.
+        """
+        self.steps += 1
+        norm = self.grad_norm()
+        shrink = None if max_norm is None else jt.minimum(max_norm / (norm + 1e-6), 1.0)
+        for i, (group, lr) in enumerate(zip(self.groups, lrs)):
+            grad = self._grads[i] if shrink is None else self._grads[i] * shrink
+            self._update(i, grad, lr, group.weight_decay)
+        self._grads = None
+        self.put(self.weights)
+        return norm
+
+    def _update(self, i: int, grad: jt.Var, lr: float, weight_decay: float) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """State vectors cut by parameter: `<slot>.<parameter>` float32; `grad.<parameter>` when a sum is open."""
+        vectors = dict(self.state, **({"grad": self._grads} if self._grads is not None else {}))
+        return {f"{slot}.{name}": array for slot, flats in vectors.items() for group, flat in zip(self.groups, flats)
+                for name, array in group.unpack(flat.numpy()).items()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray], steps: int) -> None:
+        """Take the model's present weights, these state arrays and this number of past steps.
+
+        Raises:
+            KeyError: an array is missing.
+        """
+        self.steps = steps
+        for i, group in enumerate(self.groups):
+            self.weights[i] = _var(group.pack([p.numpy() for p in group.params]))
+            for slot in self.slots:
+                self.state[slot][i] = _var(group.pack([state[f"{slot}.{name}"] for name in group.names]))
+        if any(key.startswith("grad.") for key in state):
+            self._grads = [_var(g.pack([state[f"grad.{name}"] for name in g.names])) for g in self.groups]
+        self.put(self.weights)
+
+
+@OPTIMIZERS.register()
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (ICLR 2019), the numbers of torch.optim.AdamW.
+
+    Args:
+        groups: from `param_groups`.
+        lr: base rate, >= 0 (already in the groups; kept for the config's sake).
+        betas: decay of the two moments, each in [0, 1).
+        eps: added to the root of the second moment, > 0.
+        weight_decay: base decay (already in the groups).
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    slots = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, groups: Sequence[ParamGroup], *, lr: float = 1e-3, betas: Sequence[float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.01):
+        if len(betas) != 2 or not all(0.0 <= b < 1.0 for b in betas) or eps <= 0 or lr < 0 or weight_decay < 0:
+            raise ValueError(f"needs lr >= 0, two betas in [0, 1), eps > 0, weight_decay >= 0; got lr={lr}, "
+                             f"betas={betas}, eps={eps}, weight_decay={weight_decay}")
+        super().__init__(groups)
+        self.betas, self.eps = tuple(betas), eps
+
+    def _update(self, i: int, grad: jt.Var, lr: float, weight_decay: float) -> None:
+        beta1, beta2 = self.betas
+        w, m, v = self.weights[i], self.state["exp_avg"][i], self.state["exp_avg_sq"][i]
+        keep, rate, root = _scalars(1 - lr * weight_decay, lr / (1 - beta1 ** self.steps),
+                                    1 / (1 - beta2 ** self.steps) ** 0.5)
+        m.update(m + (grad - m) * (1 - beta1))
+        v.update(v * beta2 + grad * grad * (1 - beta2))
+        w.update(w * keep - rate * m / (jt.sqrt(v) * root + self.eps))
+
+
+@OPTIMIZERS.register()
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, the numbers of torch.optim.SGD.
+
+    Args:
+        groups: from `param_groups`.
+        lr, weight_decay: base values (already in the groups).
+        momentum: 0 to below 1; 0 keeps no state.
+        dampening: share of the gradient left out of the momentum, 0 to 1.
+        nesterov: look ahead along the momentum; needs momentum > 0 and dampening 0.
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], *, lr: float = 1e-2, momentum: float = 0.0, dampening: float = 0.0,
+                 weight_decay: float = 0.0, nesterov: bool = False):
+        if not 0.0 <= momentum < 1.0 or lr < 0 or weight_decay < 0 or not 0.0 <= dampening <= 1.0:
+            raise ValueError(f"needs lr >= 0, 0 <= momentum < 1, 0 <= dampening <= 1, weight_decay >= 0; got lr={lr}, "
+                             f"momentum={momentum}, dampening={dampening}, weight_decay={weight_decay}")
+        if nesterov and (momentum == 0.0 or dampening != 0.0):
+            raise ValueError("nesterov needs momentum > 0 and dampening 0")
+        self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
+        self.slots = ("momentum_buffer",) if momentum else ()
+        super().__init__(groups)
+
+    def _update(self, i: int, grad: jt.Var, lr: float, weight_decay: float) -> None:
+        w = self.weights[i]
+        decay, rate, share = _scalars(weight_decay, lr, 1.0 if self.steps == 1 else 1 - self.dampening)
+        grad = grad + decay * w
+        if self.momentum:
+            buffer = self.state["momentum_buffer"][i]
+            buffer.update(buffer * self.momentum + grad * share)  # the first step takes the gradient whole
+            grad = grad + buffer * self.momentum if self.nesterov else buffer
+        w.update(w - rate * grad)
+
+
+class EMA:
+    """Exponential moving average of the weights: `average += (1 - decay) * (weights - average)` after every iteration.
+
+    The first update copies the weights, as MMEngine does. Buffers (running statistics) are not averaged.
+
+    Args:
+        optimizer: its weight vectors are followed.
+        decay: 0 to below 1, usually 0.999 or more.
+    Raises:
+        ValueError: decay out of range.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, decay: float = 0.9998):
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"train_cfg.ema: needs 0 <= decay < 1, got {decay}")
+        self.optimizer, self.decay, self.updates = optimizer, decay, 0
+        self.weights = [_var(np.zeros(g.size, np.float32)) for g in optimizer.groups]
+
+    def update(self) -> None:
+        """Follow the optimizer's present weights by one step."""
+        share, = _scalars(1.0 if self.updates == 0 else 1 - self.decay)
+        for average, weights in zip(self.weights, self.optimizer.weights):
+            average.update(average + (weights - average) * share)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """`ema.<parameter>` float32 arrays."""
+        return {f"ema.{name}": array for group, flat in zip(self.optimizer.groups, self.weights)
+                for name, array in group.unpack(flat.numpy()).items()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray], updates: int) -> None:
+        """Take these averages and this number of past updates; KeyError when one is missing."""
+        self.updates = updates
+        self.weights = [_var(g.pack([state[f"ema.{name}"] for name in g.names])) for g in self.optimizer.groups]
+
+
+def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = None) -> Optimizer:
+    """Build what `optimizer:` names over the model's trainable parameters.
+
+    Raises:
+        ConfigError: unknown type or argument, or a number out of range.
+    """
+    faults = OPTIMIZERS.faults(optimizer_cfg, "optimizer", given=("groups",))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    default = {"AdamW": (1e-3, 0.01)}.get(optimizer_cfg["type"], (1e-2, 0.0))
+    groups = param_groups(model, lr=optimizer_cfg.get("lr", default[0]), paramwise_cfg=paramwise_cfg,
+                          weight_decay=optimizer_cfg.get("weight_decay", default[1]))
+    return OPTIMIZERS.build(optimizer_cfg, where="optimizer", groups=groups)
+
+
+def _var(array: np.ndarray) -> jt.Var:
+    return jt.array(array).stop_grad()
+
+
+def _scalars(*values: float) -> list[jt.Var]:
+    """Numbers that change from step to step, as inputs rather than as constants in a kernel's source."""
+    return [jt.array(np.array([value], np.float32)) for value in values]

@@ -1,0 +1,404 @@
+"""Train a model: one loop with named steps, from a config to `best.safetensors`.
+
+    next batch -> seed the step -> loss -> gradients -> new weights -> checks -> log -> evaluate -> save
+
+A run lives in its work_dir: `config.yaml`, `run.json` (command, device, seconds), `log.jsonl`, the training state `last/` (older
+ones `iter_<n>/`), `best/`, the deliverable `best.safetensors`, and at the end `metrics.json`. It can be killed at any moment:
+with `resume` it goes on from its last saved state and ends with the same weights, bit for bit on one process, as a run never killed. That holds because
+every random number of a step comes from (seed, iteration), the data from (seed, position), the rates from the iteration, and
+every step starts from plain arrays (`jt.sync_all`), so that the same kernels run in the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import random
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jittor as jt
+import numpy as np
+
+from jseg import runtime
+from jseg.config import dump_config
+from jseg.data.build import build_loader
+from jseg.engine import checkpoint
+from jseg.engine.check import check_config
+from jseg.engine.evaluate import evaluate, save_result
+from jseg.engine.log import RunLog
+from jseg.engine.optim import EMA, Optimizer, build_optimizer
+from jseg.engine.run_folder import StopRequest, locked, refuse_to_overwrite
+from jseg.engine.schedules import LearningRate, build_schedules
+from jseg.errors import ConfigError, JsegError
+from jseg.files import write_atomically
+from jseg.models import build_model
+
+__all__ = ["train", "Plan", "NonFiniteError"]
+
+
+class NonFiniteError(JsegError):
+    """The loss or the gradient is not a finite number any more."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`train_cfg` in iterations, defaults filled in; an interval of None means never."""
+
+    max_iters: int
+    epoch_length: int
+    val_interval: int | None
+    ckpt_interval: int
+    log_interval: int
+    keep: int
+    save_best: str
+    accumulative_counts: int
+    max_norm: float | None
+    seed: int
+
+    @classmethod
+    def of(cls, config: dict, epoch_length: int) -> "Plan":
+        """Read the plan; with max_epochs, val_interval and ckpt_interval count epochs, as MMEngine's epoch loop does."""
+        cfg = config["train_cfg"]
+        unit = epoch_length if cfg.get("max_epochs") else 1
+        max_iters = cfg["max_epochs"] * epoch_length if cfg.get("max_epochs") else cfg["max_iters"]
+        wanted = cfg.get("val_interval", max_iters // unit) if config.get("val_dataloader") else None
+        return cls(max_iters=max_iters, epoch_length=epoch_length, val_interval=wanted and wanted * unit,
+                   ckpt_interval=(cfg.get("ckpt_interval") or (1 if unit > 1 else 1000)) * unit,
+                   log_interval=cfg.get("log_interval") or 50, keep=cfg.get("keep") or 1,
+                   save_best=cfg.get("save_best") or "mIoU", accumulative_counts=cfg.get("accumulative_counts") or 1,
+                   max_norm=(cfg.get("clip_grad") or {}).get("max_norm"), seed=config.get("seed") or 0)
+
+    def evaluates_after(self, done: int) -> bool:
+        """Whether an evaluation follows when `done` steps are finished."""
+        return self.val_interval is not None and (done % self.val_interval == 0 or done == self.max_iters)
+
+
+@dataclass
+class Run:
+    """Everything that a run holds; `done` counts finished steps."""
+
+    config: dict
+    work_dir: Path
+    plan: Plan
+    model: Any
+    optimizer: Optimizer
+    ema: EMA | None
+    rates: LearningRate
+    loader: Any
+    val_loader: Any
+    done: int = 0
+    saved_at: int = -1
+    evaluated: bool = True  # the evaluation due after `done` steps is finished
+    best: dict | None = None  # {"iter", "score"}
+    metrics: dict = field(default_factory=dict)  # of the last evaluation
+    log: RunLog | None = None
+
+
+def train(config: dict, *, resume: bool = False, work_dir: str | None = None) -> dict:
+    """Train what a config describes and leave the results in its work_dir.
+
+    Args:
+        config: from `load_config`.
+        resume: go on from the newest whole state in work_dir; start from the beginning when there is none.
+        work_dir: default: the config's own, else runs/train.
+    Returns:
+        {"iter", "best" ({"iter", "score"} or None), "metrics", "work_dir", "signal" (None, or the signal that ended it)}.
+    Raises:
+        ConfigError: mistakes in the config, all of them. RunFolderError: work_dir is in use or holds a run and `resume`
+        is off. NonFiniteError: the loss or gradient is inf or nan. DataError, CheckpointError: see their messages.
+    """
+    faults = check_config(config)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    folder = Path(work_dir or config.get("work_dir") or "runs/train")
+    with locked(folder), StopRequest() as stop:
+        if not resume:
+            refuse_to_overwrite(folder)
+        run = _build(config, folder, resume)
+        with run.log:
+            _loop(run, stop)
+            finished = stop.signal is None and _finish(run, stop)
+        if not finished:
+            print(f"stopped after {run.done} of {run.plan.max_iters} iterations; saved in {folder}/last: go on with --resume",
+                  file=sys.stderr)
+        return {"iter": run.done, "best": run.best, "metrics": run.metrics, "work_dir": str(folder),
+                "signal": None if finished else stop.signal}
+
+
+# --- before the loop -------------------------------------------------------------------------------------------------
+def _build(config: dict, folder: Path, resume: bool) -> Run:
+    """Make or restore every part of the run."""
+    print(f"training on {runtime.describe()}", file=sys.stderr)
+    _set_precision(config)
+    found, weights, state, record = _find(folder) if resume else (None, {}, {}, {})
+    done = record.get("iter", 0)
+    seed = config.get("seed") or 0
+    _seed_step(seed, -1)
+    loader = build_loader(config, "train", start_iter=done, rank=jt.rank, world_size=jt.world_size)
+    val_loader = build_loader(config, "val") if config.get("val_dataloader") else None
+    plan = Plan.of(config, math.ceil(len(loader.dataset) / loader.batch_size))
+    model = build_model(config)
+    if found:
+        checkpoint.load_into(model, weights, source=str(found))
+    elif config.get("load_from"):
+        given, _ = checkpoint.load_weights(config["load_from"])
+        print(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text(), file=sys.stderr)
+    optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
+    ema_cfg = config["train_cfg"].get("ema")
+    ema = EMA(optimizer, **ema_cfg) if ema_cfg else None
+    schedules = build_schedules(config.get("param_scheduler"))
+    base_lr = config["optimizer"].get("lr", max(optimizer.lrs))
+    rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length)
+    run = Run(config, folder, plan, model, optimizer, ema, rates, loader, val_loader)
+    if found:
+        _restore(run, state, record)
+    if not (folder / "config.yaml").exists():
+        write_atomically(folder / "config.yaml", dump_config(config).encode())
+    run.log = RunLog(folder, max_iters=plan.max_iters, batch_size=loader.batch_size, start_iter=run.done,
+                     keep_val=run.evaluated, tensorboard=bool(config["train_cfg"].get("tensorboard")))
+    if found:
+        run.log.restore(record["log"])
+    return run
+
+
+def _set_precision(config: dict) -> None:
+    """Switch mixed precision on or off for the whole process."""
+    wanted = bool(config["train_cfg"].get("amp"))
+    if wanted and not jt.flags.use_cuda:
+        raise ConfigError("train_cfg.amp: true needs a CUDA device and this process computes on the CPU, where half precision "
+                          "gains nothing; set train_cfg.amp=false")
+    jt.flags.auto_mixed_precision_level = 3 if wanted else 0  # 3: float16 where it is safe, float32 elsewhere
+
+
+def _find(folder: Path) -> tuple:
+    """Read the newest whole state: (its folder or None, weights, state, record); say what was passed over."""
+    found, notes = checkpoint.find_state(folder)
+    for note in notes:
+        print(f"passed over: {note}", file=sys.stderr)
+    if found is None:
+        print(f"{folder}: no saved state to resume; starting from iteration 0", file=sys.stderr)
+        return None, {}, {}, {}
+    return (found, *checkpoint.read_state(found))
+
+
+def _restore(run: Run, state: dict[str, np.ndarray], record: dict) -> None:
+    try:
+        run.optimizer.load_state_dict(state, record["optimizer_steps"])
+        if run.ema is not None:
+            run.ema.load_state_dict(state, record["ema_updates"])
+    except KeyError as error:
+        raise checkpoint.CheckpointError(
+            f"{run.work_dir}: the saved state has no {error.args[0]!r}; optimizer:, train_cfg.ema and model: must stay as they "
+            f"were when the run began, or start another run with load_from={run.work_dir}/best.safetensors") from error
+    run.done = run.saved_at = record["iter"]
+    run.evaluated, run.best, run.metrics = record["evaluated"], record["best"], record["metrics"]
+    for line in _differences(record["config"], json.loads(json.dumps(run.config))):
+        print(f"differs from the config this run was saved with: {line}", file=sys.stderr)
+    if record["machine"] != runtime.describe():
+        print(f"saved on {record['machine']}: results may differ in the last bits on this machine", file=sys.stderr)
+    print(f"resuming after iteration {run.done}", file=sys.stderr)
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [k for k in {**old, **new} if where or k not in ("work_dir", "load_from")]
+        return [line for k in keys for line in _differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+def _loop(run: Run, stop: StopRequest) -> None:
+    """Run steps until the plan is fulfilled or a signal asks to stop; the state is saved either way."""
+    plan, log = run.plan, run.log
+    if not run.evaluated:
+        _evaluate(run, stop)
+    run.model.train()
+    with contextlib.closing(iter(run.loader)) as batches:
+        began, first = time.perf_counter(), run.done
+        while run.done < plan.max_iters and stop.signal is None:
+            if run.done == first:
+                log.say("the first step compiles kernels: minutes on a new machine, seconds later on")
+            asked = time.perf_counter()
+            batch = next(batches)
+            wait_s = time.perf_counter() - asked
+            _seed_step(plan.seed, run.done)
+            scalars = _step(run, batch)
+            _check_finite(run, scalars, batch)
+            run.done += 1
+            log.add(scalars, wait_s)
+            if run.done == first + 1:
+                log.say(f"first step: {time.perf_counter() - began:.1f} s")
+            if run.done % plan.log_interval == 0 or run.done == plan.max_iters:
+                log.write(epoch=(run.done - 1) // plan.epoch_length, lr=run.rates.at(run.done - 1)[-1])
+            if plan.evaluates_after(run.done):
+                run.evaluated = False
+                _save(run)
+                _evaluate(run, stop)
+            elif run.done % plan.ckpt_interval == 0 or run.done == plan.max_iters:
+                _save(run)
+            del batch  # its memory is the loader's to use again
+    if run.saved_at != run.done:
+        _save(run)
+
+
+def _seed_step(seed: int, iteration: int) -> None:
+    """Make every random number of a step a function of (seed, iteration, rank); -1 is the model's initialisation."""
+    number = int(np.random.SeedSequence([seed, iteration + 1, jt.rank]).generate_state(1)[0]) & 0x7FFFFFFF
+    random.seed(number)
+    np.random.seed(number)
+    jt.set_seed(number)
+
+
+def _step(run: Run, batch) -> dict[str, float]:
+    """Forward, backward and, at the end of an accumulation, the new weights. Returns the step's numbers."""
+    micro_batches, closes = _accumulation(run.plan, run.done)
+    losses = run.model.loss(jt.array(batch.images), jt.array(batch.labels))
+    run.optimizer.accumulate(losses["loss"] / micro_batches if micro_batches > 1 else losses["loss"])
+    numbers = dict(losses)
+    if closes:
+        numbers["grad_norm"] = run.optimizer.step(run.rates.at(run.done)[:-1], max_norm=run.plan.max_norm)
+    if run.ema is not None:
+        run.ema.update()
+    jt.sync_all(True)  # nothing of this step's graph outlives it: flat memory, and the next step starts from plain arrays
+    return {name: float(value.item()) for name, value in numbers.items()}
+
+
+def _accumulation(plan: Plan, done: int) -> tuple[int, bool]:
+    """(micro-batches of the sum that step `done` belongs to, whether it closes the sum); the last sum may be shorter."""
+    count = plan.accumulative_counts
+    rest = plan.max_iters % count if done >= plan.max_iters // count * count else count
+    return rest, (done + 1) % count == 0 or done + 1 == plan.max_iters
+
+
+def _check_finite(run: Run, scalars: dict[str, float], batch) -> None:
+    """Stop at the first loss or gradient that is inf or nan; what is on the disk is from before it."""
+    if math.isfinite(scalars["loss"]) and math.isfinite(scalars.get("grad_norm", 0.0)):
+        return
+    path = run.work_dir / f"nonfinite_iter_{run.done + 1}.json"
+    report = {"iter": run.done + 1, "scalars": {k: str(v) for k, v in scalars.items()}, "lr": run.rates.at(run.done)[-1],
+              "files": [{k: str(meta[k]) for k in ("img_path", "seg_map_path") if k in meta} for meta in batch.metas]}
+    write_atomically(path, json.dumps(report, indent=1).encode())
+    what = "loss" if not math.isfinite(scalars["loss"]) else "gradient"
+    raise NonFiniteError(f"iteration {run.done + 1}: the {what} is not finite ({scalars}); the batch's files are in {path} and no "
+                         f"saved state was overwritten. Look at those files' labels, lower optimizer.lr, lengthen the warm-up or "
+                         f"set train_cfg.clip_grad={{max_norm: 1.0}}, then --resume")
+
+
+# --- evaluation and saving -------------------------------------------------------------------------------------------
+class _Stopped(Exception):
+    """A signal arrived during an evaluation."""
+
+
+class _Watched:
+    """A loader that ends an evaluation early when a signal has arrived; all else is the loader's own."""
+
+    def __init__(self, loader, stop: StopRequest):
+        self._loader, self._stop = loader, stop
+
+    def __getattr__(self, name: str):
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator:
+        for batch in self._loader:
+            if self._stop.signal is not None:
+                raise _Stopped
+            yield batch
+
+
+def _evaluate(run: Run, stop: StopRequest) -> None:
+    """Score the present weights (their average where there is one), keep them when they are the best so far, save."""
+    try:
+        with _deliverable_weights(run):
+            run.metrics = evaluate(run.model, _Watched(run.val_loader, stop), run.config.get("evaluator"))["metrics"]
+            score = _score(run)
+            better = run.best is None or score > run.best["score"]
+            if better:
+                run.best = {"iter": run.done, "score": score}
+                _export(run)
+    except _Stopped:
+        return  # the state saved before remembers that this evaluation is due
+    run.evaluated = True
+    run.log.write_val(run.metrics)
+    run.log.say(f"iter {run.done}: {run.plan.save_best} {score:.4f}"
+                + (" (best so far)" if better else f" (best {run.best['score']:.4f} at iter {run.best['iter']})"))
+    last = _save(run)
+    if better:
+        checkpoint.publish_copy(last, run.work_dir / "best")
+    run.log.restart_clock()
+
+
+def _score(run: Run) -> float:
+    score = run.metrics.get(run.plan.save_best)
+    return -1.0 if score is None else score  # None: no class occurred in any label
+
+
+@contextlib.contextmanager
+def _deliverable_weights(run: Run) -> Iterator[None]:
+    """Within it the model holds the averaged weights, where the run keeps an average."""
+    if run.ema is not None:
+        run.optimizer.put(run.ema.weights)
+    try:
+        yield
+    finally:
+        if run.ema is not None:
+            run.optimizer.put(run.optimizer.weights)
+        jt.sync_all(True)
+
+
+def _meta(run: Run) -> dict:
+    dataset = run.loader.dataset
+    palette = np.asarray(dataset.palette).tolist() if dataset.palette is not None else None
+    return {"config": run.config, "classes": list(dataset.classes), "palette": palette, "metrics": run.metrics,
+            "origin": {"made_by": "jseg train", "iter": run.done, "ema": run.ema is not None}}
+
+
+def _export(run: Run) -> None:
+    """Write the deliverable: the weights the model holds now, with all that prediction needs."""
+    checkpoint.save_weights(run.work_dir / "best.safetensors", checkpoint.model_state(run.model), _meta(run))
+
+
+def _save(run: Run) -> Path:
+    """Write the training state `last/`."""
+    if jt.rank:
+        return run.work_dir / "last"
+    run.log.sync()
+    state = run.optimizer.state_dict()
+    if run.ema is not None:
+        state.update(run.ema.state_dict())
+    record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics, "config": run.config,
+              "optimizer_steps": run.optimizer.steps, "ema_updates": run.ema.updates if run.ema else 0,
+              "log": run.log.state(), "machine": runtime.describe()}
+    path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run), keep=run.plan.keep)
+    run.saved_at = run.done
+    return path
+
+
+def _finish(run: Run, stop: StopRequest) -> bool:
+    """Score the deliverable once more with pictures kept for the report, and write metrics.json; False when cut short."""
+    deliverable = run.work_dir / "best.safetensors"
+    if run.best is None:  # no evaluation: the last weights are what there is
+        with _deliverable_weights(run):
+            _export(run)
+    if run.val_loader is None:
+        run.log.say(f"done: {deliverable}")
+        return True
+    weights, _ = checkpoint.load_weights(deliverable)
+    checkpoint.load_into(run.model, weights, source=str(deliverable))
+    try:
+        result = evaluate(run.model, _Watched(run.val_loader, stop), run.config.get("evaluator"), keep=run.work_dir / "eval")
+    except _Stopped:
+        return False
+    save_result(result, run.work_dir / "metrics.json")
+    run.metrics = result["metrics"]
+    run.log.say(f"done: {run.plan.save_best} {_score(run):.4f}, weights in {deliverable}")
+    return True

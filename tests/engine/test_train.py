@@ -1,0 +1,257 @@
+"""Training end to end on a small dataset of real files: exact resume, signals, refusals, the log."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.config import dump_config
+from jseg.engine import train as training
+from jseg.engine.checkpoint import CheckpointError, find_state, load_weights, read_state
+from jseg.engine.log import RunLog
+from jseg.engine.run_folder import RunFolderError, locked
+from jseg.engine.train import NonFiniteError, Plan, train
+from jseg.errors import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[2]
+TIMINGS = ("images_per_s", "data_wait", "data_wait_share", "memory_mb", "eta_s")
+
+
+def make_pictures(folder, count, rng):
+    """Discs and boxes on a ground, with noise; masks hold the class index."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for i in range(count):
+        mask = np.zeros((48, 64), np.uint8)
+        cv2.circle(mask, (int(rng.integers(10, 54)), int(rng.integers(10, 38))), int(rng.integers(6, 14)), 1, -1)
+        cv2.rectangle(mask, (int(rng.integers(0, 30)), int(rng.integers(0, 20))), (int(rng.integers(34, 60)), 40), 2, -1)
+        image = np.array([[40, 60, 80], [200, 60, 60], [60, 200, 90]], np.uint8)[mask]
+        cv2.imwrite(str(folder / "images" / f"{i:02d}.png"), image + rng.integers(0, 40, image.shape).astype(np.uint8))
+        cv2.imwrite(str(folder / "masks" / f"{i:02d}.png"), mask)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    make_pictures(folder / "train", 10, rng)
+    make_pictures(folder / "val", 2, rng)
+    return folder
+
+
+@pytest.fixture
+def config(pictures):
+    """A run with every part that has state: accumulation, clipping, averaging, dropout, drop path, random bases."""
+    def loader(part, batch, workers, random):
+        steps = [{"type": "RandomCrop", "crop_size": [32, 64]}, {"type": "RandomFlip", "prob": 0.5},
+                 {"type": "PhotoMetricDistortion"}] if random else []
+        return {"batch_size": batch, "num_workers": workers, "dataset": {
+            "type": "FolderDataset", "data_root": str(pictures / part), "metainfo": {"classes": ["ground", "disc", "box"]},
+            "pipeline": [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, *steps]}}
+    return {
+        "model": {"type": "EncoderDecoder", "neck": None, "auxiliary_head": None, "test_cfg": {"mode": "whole"},
+                  "backbone": {"type": "MSCAN", "embed_dims": [16, 16, 32, 32], "depths": [1, 1, 1, 1],
+                               "mlp_ratios": [2, 2, 2, 2], "drop_path_rate": 0.1, "drop_rate": 0.1},
+                  "decode_head": {"type": "LightHamHead", "in_channels": [16, 32, 32], "in_index": [1, 2, 3], "channels": 32,
+                                  "ham_channels": 32, "num_classes": 3, "dropout_ratio": 0.1, "align_corners": False,
+                                  "norm_cfg": {"type": "GN", "num_groups": 8},
+                                  "ham_kwargs": {"MD_R": 8, "train_steps": 3, "eval_steps": 3}, "ignore_index": 255,
+                                  "sampler": None, "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0}}},
+        "data_preprocessor": {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+                              "bgr_to_rgb": True, "size": [32, 64], "pad_val": 0, "seg_pad_val": 255,
+                              "test_cfg": {"size_divisor": 32}},
+        "train_dataloader": loader("train", 4, 0, True), "val_dataloader": loader("val", 1, 0, False),
+        "optimizer": {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.01},
+        "paramwise_cfg": {"custom_keys": {"head": {"lr_mult": 10.0}, "norm": {"decay_mult": 0.0}}},
+        "param_scheduler": [{"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 10},
+                            {"type": "PolyLR", "power": 1.0, "begin": 10, "end": 60, "by_epoch": False}],
+        "train_cfg": {"max_iters": 60, "val_interval": 25, "ckpt_interval": 7, "log_interval": 1, "keep": 2,
+                      "save_best": "mIoU", "accumulative_counts": 2, "clip_grad": {"max_norm": 1.0}, "ema": {"decay": 0.9}},
+        "seed": 3}
+
+
+def start(config, folder, *words):
+    """Begin `jseg train` in a process of its own."""
+    path = folder.with_suffix(".yaml")
+    path.write_text(dump_config(config))
+    with open(folder.with_suffix(".txt"), "a") as out:
+        return subprocess.Popen([sys.executable, "-m", "jseg", "train", str(path), "--work-dir", str(folder), *words],
+                                cwd=ROOT, stderr=out, stdout=out)
+
+
+def lines(folder):
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def wait_for(process, folder, count, limit_s=400):
+    """Wait until the log holds `count` steps or the process ends."""
+    began = time.monotonic()
+    while process.poll() is None and len([e for e in lines(folder) if "loss" in e]) < count:
+        assert time.monotonic() - began < limit_s, folder.with_suffix(".txt").read_text()[-2000:]
+        time.sleep(0.01)
+
+
+def finish(process, folder, status=0):
+    assert process.wait(400) == status, folder.with_suffix(".txt").read_text()[-3000:]
+
+
+def lasting(folder):
+    """Everything of a log that does not depend on the clock."""
+    return [{k: v for k, v in entry.items() if k not in TIMINGS} for entry in lines(folder)]
+
+
+def arrays(folder):
+    out = {name: load_weights(folder / name)[0] for name in ("last/weights.safetensors", "last/state.safetensors",
+                                                            "best/weights.safetensors", "best.safetensors")}
+    return {f"{file}: {name}": array for file, state in out.items() for name, array in state.items()}
+
+
+@pytest.fixture
+def plain_children():
+    """Jittor's SIGCHLD handler would end this process when a child is killed."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_run_killed_five_times_equals_one_never_killed(config, tmp_path, plain_children):
+    config["train_dataloader"]["num_workers"] = 1
+    rng = np.random.default_rng(int(os.environ.get("JSEG_TEST_SEED", "1")))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(config, whole), whole)
+    for target in sorted(rng.integers(1, 60, 5)):
+        process = start(config, killed, "--resume")
+        wait_for(process, killed, target)
+        time.sleep(float(rng.uniform(0, 0.1)))
+        process.kill()
+        process.wait()
+    finish(start(config, killed, "--resume"), killed)
+    assert lasting(killed) == lasting(whole)
+    assert [e["iter"] for e in lasting(whole) if "loss" in e] == list(range(1, 61))
+    expected, got = arrays(whole), arrays(killed)
+    assert expected.keys() == got.keys()
+    different = [name for name in expected if not np.array_equal(expected[name], got[name])]
+    assert not different, f"{len(different)} of {len(expected)} arrays differ: {different[:5]}"
+    for folder in (whole, killed):
+        assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["best", "eval", "iter_56", "last"]
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves(config, tmp_path, number, status, plain_children):
+    config["train_cfg"]["ckpt_interval"] = 1000
+    run = tmp_path / "run"
+    process = start(config, run)
+    wait_for(process, run, 4)
+    process.send_signal(number)
+    finish(process, run, status)
+    done = [e["iter"] for e in lines(run) if "loss" in e][-1]
+    assert read_state(run / "last")[2]["iter"] == done < 60
+    assert f"stopped after {done} of 60 iterations" in run.with_suffix(".txt").read_text()
+    assert (run / "run.lock").read_text() == ""
+
+
+def test_nonfinite_loss_stops_and_names_the_files(config, tmp_path):
+    config["optimizer"]["lr"], config["param_scheduler"] = 1e30, []
+    config["train_cfg"].update(ckpt_interval=2, accumulative_counts=1, clip_grad=None)
+    with pytest.raises(NonFiniteError, match=r"is not finite.*nonfinite_iter_\d+\.json.*clip_grad"):
+        train(config, work_dir=str(tmp_path / "run"))
+    report_path, = (tmp_path / "run").glob("nonfinite_iter_*.json")
+    report = json.loads(report_path.read_text())
+    assert len(report["files"]) == 4 and all(os.path.isfile(f["img_path"]) for f in report["files"])
+    found, notes = find_state(tmp_path / "run")
+    assert not notes and (found is None or read_state(found)[2]["iter"] < report["iter"])
+
+
+def test_what_a_run_leaves_and_that_memory_stays_flat(config, tmp_path, monkeypatch):
+    config["train_cfg"].update(max_iters=12, val_interval=12, log_interval=5)
+    config["param_scheduler"] = config["param_scheduler"][1:]
+    alive, add = [], RunLog.add
+    monkeypatch.setattr(RunLog, "add", lambda self, *a: (alive.append(jt.number_of_lived_vars()), add(self, *a))[1])
+    result = train(config, work_dir=str(tmp_path / "run"))
+    assert alive[3] == alive[5] == alive[9], alive  # every second step closes a sum of gradients
+    run = tmp_path / "run"
+    assert result["iter"] == 12 and result["signal"] is None and result["best"]["iter"] == 12
+    assert [e["iter"] for e in lines(run)] == [5, 10, 12, 12] and "mIoU" in lines(run)[-1]["val"]
+    assert set(TIMINGS) <= set(lines(run)[0]) and {"decode.loss_ce", "grad_norm", "epoch"} <= set(lines(run)[0])
+    weights, meta = load_weights(run / "best.safetensors")
+    assert meta["classes"] == ["ground", "disc", "box"] and len(meta["palette"]) == 3
+    assert meta["config"]["optimizer"]["lr"] == 1e-3 and meta["origin"]["ema"] is True
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["metrics"]["mIoU"] == pytest.approx(result["metrics"]["mIoU"]) and any((run / "eval").iterdir())
+    trained, averaged = load_weights(run / "best" / "weights.safetensors")[0], weights
+    assert not np.array_equal(trained["decode_head.conv_seg.weight"], averaged["decode_head.conv_seg.weight"])
+    with pytest.raises(RunFolderError, match="holds a run already.*--resume"):
+        train(config, work_dir=str(run))
+    config["train_cfg"]["max_iters"] = 14  # a finished run can be prolonged
+    assert train(config, work_dir=str(run), resume=True)["iter"] == 14
+
+
+def test_resuming_with_another_optimizer_says_what_to_do(config, tmp_path):
+    config["train_cfg"].update(max_iters=2, accumulative_counts=1, ema=None)
+    config["param_scheduler"], config["val_dataloader"], config["train_cfg"]["val_interval"] = [], None, None
+    train({**config, "optimizer": {"type": "SGD", "lr": 0.01}}, work_dir=str(tmp_path / "run"))
+    assert (tmp_path / "run" / "best.safetensors").exists()
+    with pytest.raises(CheckpointError, match="no 'exp_avg.*load_from"):
+        train(config, work_dir=str(tmp_path / "run"), resume=True)
+
+
+def test_two_runs_in_one_folder_are_refused(config, tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(RunFolderError, match=f"in use by another run .pid {os.getpid()}"):
+            train(config, work_dir=str(tmp_path))
+    with locked(tmp_path):  # a stale file is no lock
+        pass
+
+
+def test_mistakes_are_listed_before_anything_is_made(config, tmp_path):
+    config["optimizer"]["type"] = "AdamV"
+    config["train_cfg"]["max_itters"] = 3
+    with pytest.raises(ConfigError, match="(?s)AdamW.*max_iters"):
+        train(config, work_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(bool(jt.flags.use_cuda), reason="there is a GPU")
+def test_mixed_precision_on_the_cpu_is_refused(config, tmp_path):
+    config["train_cfg"]["amp"] = True
+    with pytest.raises(ConfigError, match="train_cfg.amp: true needs a CUDA device"):
+        train(config, work_dir=str(tmp_path / "run"))
+
+
+def test_plan_counts_epochs_where_the_run_does():
+    plan = Plan.of({"train_cfg": {"max_epochs": 4, "val_interval": 2}, "val_dataloader": {"x": 1}}, 5)
+    assert (plan.max_iters, plan.val_interval, plan.ckpt_interval) == (20, 10, 5)
+    assert [i for i in range(1, 21) if plan.evaluates_after(i)] == [10, 20]
+    plan = Plan.of({"train_cfg": {"max_iters": 7, "accumulative_counts": 3}}, 5)
+    assert plan.val_interval is None and not plan.evaluates_after(7)
+    assert [training._accumulation(plan, i) for i in range(7)] == [(3, False), (3, False), (3, True), (3, False), (3, False),
+                                                                  (3, True), (1, True)]
+
+
+def test_log_of_a_resumed_run_reads_as_if_never_broken(tmp_path):
+    log = RunLog(tmp_path, max_iters=10, batch_size=2)
+    with log:
+        for i in range(5):
+            log.add({"loss": float(i), **({"grad_norm": 2.0} if i % 2 else {})}, 0.0)
+            if i == 1:
+                entry = log.write(epoch=0, lr=0.1)
+                state = log.state()
+        log.write_val({"mIoU": 0.5})
+        log.write(epoch=0, lr=0.1)
+    assert entry["loss"] == 0.5 and entry["grad_norm"] == 2.0 and lines(tmp_path)[-1]["loss"] == 3.0
+    with open(log.path, "a") as file:
+        file.write('{"iter": 6, "lo')
+    with RunLog(tmp_path, max_iters=10, batch_size=2, start_iter=5, keep_val=False):
+        assert [e["iter"] for e in lines(tmp_path)] == [2, 5] and "val" not in lines(tmp_path)[-1]
+    with RunLog(tmp_path, max_iters=10, batch_size=2, start_iter=2) as log:
+        log.restore(json.loads(json.dumps(state)))
+        assert [e["iter"] for e in lines(tmp_path)] == [2]
