@@ -5,6 +5,8 @@ MSCAN's MLP and SegFormer's MixFFN put a 3x3 depthwise convolution and a GELU be
 the pre-activation again.
 """
 
+from __future__ import annotations
+
 import jittor as jt
 from jittor import nn
 
