@@ -116,6 +116,18 @@ def test_command_segments_a_video(checkpoint, street, tmp_path):
     assert result.read()[1].shape == (76, 130, 3)
 
 
+def test_exported_half_precision_weights_give_nearly_the_same_mask(checkpoint, street, tmp_path):
+    from jseg.cli import main
+    path, _ = street
+    small = tmp_path / "shared.safetensors"
+    assert main(["export", str(checkpoint), str(small), "--origin", "random weights", "--set", "val_dataloader.dataset.data_root=data/here"]) == 0
+    assert small.stat().st_size < 0.75 * checkpoint.stat().st_size
+    segmentor = InferenceSegmentor(small)
+    assert segmentor.origin == "random weights" and segmentor.config["val_dataloader"]["dataset"]["data_root"] == "data/here"
+    assert (segmentor.infer(path) == InferenceSegmentor(checkpoint).infer(path)).mean() > 0.99
+    assert main(["export", str(checkpoint), str(checkpoint)]) == 2, "a checkpoint is never replaced by its own export"
+
+
 @pytest.mark.parametrize("bad, words", [(np.zeros((4, 4), np.uint8), r"\(H, W, 3\) uint8"), (np.zeros((4, 4, 3)), "float64")])
 def test_arrays_of_another_kind_are_refused(checkpoint, bad, words):
     with pytest.raises(DataError, match=words):
