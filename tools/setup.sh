@@ -1,18 +1,17 @@
 #!/bin/sh
 # Make a virtual environment with jseg in it: sh tools/setup.sh .venv
-# Finds g++, make's Python and its headers; as root on Debian or Ubuntu it installs what is missing, otherwise it prints
+# Finds g++, a Python from 3.9 to 3.12 and its headers; as root on Debian or Ubuntu it installs what is missing, otherwise it prints
 # the command and stops. Nothing is fetched but packages.
 set -eu
 venv=${1:-.venv}
 
-for python in python3.11 python3.12 python3.10 python3.9 python3; do
-    command -v "$python" >/dev/null 2>&1 || continue
-    if "$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))'; then break; fi
-    python=
+python=
+for name in python3.11 python3.12 python3.10 python3.9 python3; do
+    if "$name" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then python=$name; break; fi
 done
 missing=""
 command -v g++ >/dev/null 2>&1 || missing="$missing g++"
-if [ -z "${python:-}" ]; then
+if [ -z "$python" ]; then
     missing="$missing python3 python3-dev python3-venv"
 else
     "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' \
@@ -31,7 +30,7 @@ if [ -n "$missing" ]; then
         exit 2
     fi
 fi
-if [ -z "${python:-}" ]; then python=python3; fi
+if [ -z "$python" ]; then python=python3; fi
 "$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' || {
     echo "jseg: $("$python" --version) is not one that Jittor's NumPy supports; install Python 3.9 to 3.12 (3.11 is tried most)" >&2
     exit 2

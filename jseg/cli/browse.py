@@ -9,7 +9,7 @@ import numpy as np
 from jseg.cli import add_config_arguments
 from jseg.errors import ConfigError
 
-EXAMPLE = "jseg browse configs/segnext/segnext_tiny_camvid.yaml --split train --count 16 --out sheet.png"
+EXAMPLE = "jseg browse configs/segnext/segnext_tiny_camvid-360x480_20k.yaml --count 16 --out sheet.png"
 PAIRS_A_ROW = 4
 
 

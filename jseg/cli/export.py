@@ -1,4 +1,4 @@
-"""Write a checkpoint's weights as a small file to share: half precision, and a word on where they come from."""
+"""Write a checkpoint's weights as a small file to share: half precision, with their origin."""
 
 from __future__ import annotations
 
