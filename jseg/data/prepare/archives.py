@@ -226,7 +226,7 @@ class Source:
         stamp = 0 if path.startswith(self._scratch) else os.stat(path).st_mtime_ns
         if not name.lower().endswith(".tar"):
             with tarfile_stream(path) as stream:
-                path = self._expand(stream, name)
+                path = self._expand(stream, name + ".tar")
         with tarfile.open(path, "r:") as archive:
             end = 0
             for info in archive:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Callable, Mapping
 
+import cv2
 import numpy as np
 
 from jseg.data.io import read_image, read_mask
@@ -53,6 +54,10 @@ class _Table:
         """
         if self._table is None:
             self._table = self._build()
+        if array.dtype == np.uint8 and array.ndim == 2:
+            quick = self._quick(array)
+            if quick is not None:
+                return quick
         height, width = array.shape[:2]
         out = np.empty((height, width), np.uint8)
         found: dict[int, list[int]] = {}  # code -> [count, first row, first column]
@@ -73,6 +78,16 @@ class _Table:
             more = f"; and {len(rows_) - _SHOWN} more" if len(rows_) > _SHOWN else ""
             raise DataError(f"{name}: {what}: {'; '.join(rows_[:_SHOWN])}{more}. {cure}")
         return out
+
+
+    def _quick(self, mask: np.ndarray) -> np.ndarray | None:
+        """Map (H, W) uint8 by OpenCV's table; None if a value is unknown."""
+        table = np.full(256, -1, np.int16)
+        known = min(len(self._table), 256)
+        table[:known] = self._table[:known]
+        if cv2.LUT(mask, (table < 0).astype(np.uint8)).any():
+            return None
+        return cv2.LUT(mask, np.maximum(table, 0).astype(np.uint8))
 
 
 def _note(found: dict[int, list[int]], codes: np.ndarray, bad: np.ndarray, top: int) -> None:
@@ -139,8 +154,8 @@ class IndexTable(_Table):
     def indices(self, mask: np.ndarray, name: str) -> np.ndarray:
         """(H, W) integers -> (H, W) uint8."""
         low, high = min(self.ids), max(self.ids)
-        return self.look_up(mask, name, "label not known", f"Known are {len(self.ids)} ids from {low} to {high}: the file belongs to another "
-                            "dataset, or has been converted already")
+        return self.look_up(np.ascontiguousarray(mask), name, "label not known", f"Known are {len(self.ids)} ids from {low} to {high}: the "
+                            "file belongs to another dataset, or has been converted already")
 
     def _build(self) -> np.ndarray:
         table = np.full(max(self.ids) + 2, -1, np.int16)

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 
 import numpy as np
-from fake_encode import decode, encode, mat, nifti, rle
+from fake_encode import decode, encode, mat, rle
 
 H, W = 12, 18
 
