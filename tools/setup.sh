@@ -14,10 +14,10 @@ command -v g++ >/dev/null 2>&1 || missing="$missing g++"
 if [ -z "$python" ]; then
     missing="$missing python3 python3-dev python3-venv"
 else
-    "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' \
-        || missing="$missing $(basename "$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')")-dev"
-    "$python" -c 'import ensurepip, venv' 2>/dev/null \
-        || missing="$missing $("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')-venv"
+    version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' \
+        || missing="$missing $version-dev"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing $version-venv"
 fi
 if [ -n "$missing" ]; then
     command="apt-get update && apt-get install -y$missing"
