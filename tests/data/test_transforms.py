@@ -1,6 +1,6 @@
 """Transforms: pixel for pixel against MMSegmentation 1.2.2 on the same pictures and drawn parameters, and their contract.
 
-tests/parity/transforms_mmseg.json holds what MMSegmentation gave on made-up pictures. Set JSEG_MMSEG_PYTHON to a Python with
+tests/parity/transforms_mmseg.json holds what MMSegmentation gave on made-up pictures. Set JSEG_REFEREE_PYTHON to a Python with
 mmsegmentation to also compare on real photographs (`test_photographs`).
 """
 
@@ -103,9 +103,9 @@ def test_same_file_contents_as_mmseg(row, tmp_path):
 
 
 def test_photographs(shared_data, tmp_path):
-    python = os.environ.get("JSEG_MMSEG_PYTHON")
+    python = os.environ.get("JSEG_REFEREE_PYTHON")
     if not python:
-        pytest.skip("JSEG_MMSEG_PYTHON does not name a Python with mmsegmentation")
+        pytest.skip("JSEG_REFEREE_PYTHON does not name a Python with mmsegmentation")
     folder = shared_data / "camvid"
     names = sorted(path.name for path in (folder / "val").glob("*.png"))[::30]
     pairs = [[str(folder / "val" / name), str(folder / "valannot" / name)] for name in names]
