@@ -1,0 +1,193 @@
+"""Which release a state dict comes from, what its shapes say, and the rules that no key or shape shows.
+
+SegNeXt exists in three releases with nearly equal keys whose masks differ when one is run by another's rules:
+
+    release                    mlp.dwconv keys    rank MD_R            test pictures are      gradient through the factorisation
+    mmsegmentation 1.x         .dwconv.           16                   padded to x32          all steps
+    authors' PyTorch           .dwconv.dwconv.    16 T, S; 64 B, L     resized to x32         all steps
+    original JSeg (.pkl)       .dwconv.dwconv.    16 T, S; 64 B, L     resized to x32         the last step
+
+Sources: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py and decode_heads/ham_head.py (Apache-2.0), the authors' repository
+(Visual-Attention-Network/SegNeXt, mmseg 0.x), original JSeg's configs. A config that states a rule wins over this table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, Mapping
+
+from jseg.errors import ConvertError
+
+__all__ = ["Family", "FAMILIES", "find_family", "backbone_facts", "head_facts", "default_config", "Shapes"]
+
+Shapes = Mapping[str, tuple]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A release: its name in reports and the rules of the table above."""
+
+    name: str
+    large_rank: int = 16      # MD_R of B and L
+    test_size: str = "pad"    # or "resize"
+    grad: str = "full"        # or "one_step"
+    backbone_only: bool = False
+
+
+FAMILIES = {
+    "mmseg-1.x": Family("SegNeXt, mmsegmentation 1.x"),
+    "mmseg-0.x": Family("SegNeXt, mmsegmentation 0.x"),
+    "authors": Family("SegNeXt, the authors' release", large_rank=64, test_size="resize"),
+    "jseg": Family("SegNeXt, original JSeg", large_rank=64, test_size="resize", grad="one_step"),
+    "mscan": Family("MSCAN backbone, ImageNet", backbone_only=True),
+}
+_MSCAN = re.compile(r"(backbone\.)?block\d+\.\d+\.attn\.spatial_gating_unit\.conv0\.weight")
+_FOREIGN = (  # (pattern of a key, name); the first that matches names the family in the message
+    (r"block\d\.\d+\.attn\.(q|kv)\.|layers\.\d\.1\.\d+\.attn\.attn\.in_proj", "SegFormer (MiT backbone)"),
+    (r"relative_position_bias_table", "Swin Transformer"), (r"cls_token|pos_embed.*encoder|backbone\.pos_embed", "a vision transformer (ViT, BEiT, DeiT)"),
+    (r"downsample_layers\.\d", "ConvNeXt"), (r"transition\d\.\d", "HRNet"), (r"layer\d\.\d+\.conv\d\.weight", "a ResNet (PSPNet, DeepLabV3+, UPerNet...)"),
+    (r"features\.\d+\.conv\.|inverted_res", "MobileNet"), (r"query_embed|query_feat|transformer_decoder", "MaskFormer or Mask2Former"),
+    (r"mask_decoder|image_encoder", "Segment Anything"), (r"text_model|visual\.", "CLIP"), (r"bbox_head|rpn_head", "a detector"))
+
+
+def find_family(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where: str) -> str:
+    """Name the family of a state dict from its keys and what its file says of itself.
+
+    Args:
+        shapes: keys without wrapper prefixes.
+        numpy_values: the file is a pickle of NumPy arrays, as Jittor writes.
+        meta: the file's `meta` block, or {}.
+    Raises:
+        ConvertError: none of ours; names the family it looks like, and the nearest of ours.
+    """
+    if not any(_MSCAN.match(key) for key in shapes):
+        raise ConvertError(f"{where}: {_foreign(shapes)}; jseg converts {', '.join(f.name for f in FAMILIES.values())}. {_nearest(shapes)}")
+    if not any(key.startswith("decode_head.") for key in shapes):
+        return "mscan"
+    if not any(key.startswith("decode_head.squeeze.") for key in shapes):
+        heads = sorted({".".join(key.split(".")[:2]) for key in shapes if key.startswith("decode_head.")})
+        raise ConvertError(f"{where}: an MSCAN backbone under another head ({', '.join(heads)[:200]}); nearest is SegNeXt's LightHamHead "
+                           "(decode_head.squeeze, hamburger, align, conv_seg), the only head jseg converts with it")
+    if numpy_values:
+        return "jseg"
+    if any(key in meta for key in ("mmengine_version", "dataset_meta", "cfg")):
+        return "mmseg-1.x"
+    if any(".mlp.dwconv.dwconv." in key for key in shapes):
+        return "authors"
+    return "mmseg-0.x" if "mmseg_version" in meta or "mmcv_version" in meta else "mmseg-1.x"
+
+
+def _foreign(shapes: Shapes) -> str:
+    for pattern, name in _FOREIGN:
+        if any(re.search(pattern, key) for key in shapes):
+            return f"its keys are those of {name}"
+    return f"its {len(shapes)} keys ({', '.join(key[:60] for key in list(shapes)[:3])}...) are of no family jseg knows"
+
+
+def _nearest(shapes: Shapes) -> str:
+    """The supported family that shares most kinds of keys, as a sentence."""
+    roots = {key.partition(".")[0] for key in shapes}
+    if "decode_head" in roots:
+        return "Nearest is SegNeXt, which shares the decode_head and nothing of the backbone"
+    shared = {f"patch_embed{i}" for i in range(1, 5)} & (roots | {key.split(".")[1] for key in shapes if key.startswith("backbone.")})
+    if shared:
+        return f"Nearest is the MSCAN backbone, which shares {', '.join(sorted(shared))}"
+    return "Nearest is the MSCAN backbone, with which it shares no key"
+
+
+def backbone_facts(shapes: Shapes, where: str, prefix: str = "backbone.") -> dict:
+    """Constructor arguments of MSCAN that shapes tell: a named variant where they are its, else sizes.
+
+    Raises:
+        ConvertError: keys of a stage are missing.
+    """
+    from jseg.models.backbones.mscan import KERNEL_SIZES, VARIANTS
+    try:
+        stages = max(int(m[1]) for key in shapes if (m := re.match(rf"{re.escape(prefix)}block(\d)\.", key)))
+        dims = [shapes[f"{prefix}norm{i}.weight"][0] for i in range(1, stages + 1)]
+        depths = [len({key.split(".")[prefix.count(".") + 1] for key in shapes if key.startswith(f"{prefix}block{i}.")}) for i in range(1, stages + 1)]
+        ratios = [shapes[f"{prefix}block{i}.0.mlp.fc1.weight"][0] / dims[i - 1] for i in range(1, stages + 1)]
+        unit = f"{prefix}block1.0.attn.spatial_gating_unit."
+        strips = sorted(int(m[1]) for key in shapes if key.startswith(unit) and (m := re.match(r"conv(\d)_1\.weight", key[len(unit):])))
+        kernels = [shapes[f"{unit}conv0.weight"][-1], *([1, shapes[f"{unit}conv{i}_1.weight"][-1]] for i in strips)]
+        in_channels = shapes[f"{prefix}patch_embed1.proj.0.weight"][1]
+        for i, (dim, depth, ratio) in enumerate(zip(dims, depths, ratios), 1):  # no size is believed that the file does not hold
+            for j in range(depth):
+                for key, size in (("attn.proj_1", (dim, dim)), ("mlp.fc2", (dim, int(dim * ratio)))):
+                    if tuple(shapes[f"{prefix}block{i}.{j}.{key}.weight"][:2]) != size:
+                        raise ValueError(f"{prefix}block{i}.{j}.{key}.weight of shape {size}")
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise ConvertError(f"{where}: an incomplete MSCAN backbone: {error} is missing or has an odd shape") from error
+    variant = next((name for name, sizes in VARIANTS.items() if sizes == {"embed_dims": dims, "depths": depths}), None)
+    facts: dict[str, Any] = {"variant": variant} if variant else {"embed_dims": dims, "depths": depths, "num_stages": stages}
+    if ratios != [8, 8, 4, 4]:
+        facts["mlp_ratios"] = [int(r) if r == int(r) else r for r in ratios]
+    if kernels != [list(k) if isinstance(k, tuple) else k for k in KERNEL_SIZES]:
+        facts["attention_kernel_sizes"] = kernels
+        facts["attention_kernel_paddings"] = [kernels[0] // 2, *([0, k[1] // 2] for k in kernels[1:])]
+    if in_channels != 3:
+        facts["in_channels"] = in_channels
+    return facts
+
+
+def head_facts(shapes: Shapes, widths: list[int], where: str) -> dict:
+    """Constructor arguments of LightHamHead that shapes tell.
+
+    Args:
+        widths: of the backbone's maps.
+    """
+    try:
+        ham, joined = shapes["decode_head.squeeze.conv.weight"][:2]
+        channels, classes = shapes["decode_head.align.conv.weight"][0], shapes["decode_head.conv_seg.weight"][0]
+        for key, size in (("hamburger.ham_in", (ham, ham)), ("hamburger.ham_out", (ham, ham)), ("align", (channels, ham))):
+            if tuple(shapes[f"decode_head.{key}.conv.weight"][:2]) != size:
+                raise ValueError(f"decode_head.{key}.conv.weight of shape {size}")
+    except (KeyError, ValueError, IndexError) as error:
+        raise ConvertError(f"{where}: an incomplete LightHamHead: {error} is missing or has an odd shape") from error
+    index = next((list(range(k, len(widths))) for k in range(len(widths)) if sum(widths[k:]) == joined), None)
+    if index is None:
+        raise ConvertError(f"{where}: decode_head.squeeze takes {joined} channels, which are no last maps of a backbone of widths {widths}")
+    norm = {"type": "GN", "num_groups": 32} if "decode_head.squeeze.gn.weight" in shapes else \
+        {"type": "BN"} if "decode_head.squeeze.bn.weight" in shapes else None
+    return {"in_channels": [widths[i] for i in index], "in_index": index, "channels": channels, "ham_channels": ham,
+            "num_classes": classes, "norm_cfg": norm}
+
+
+def rank_by_rule(family: Family, variant: str | None) -> int:
+    """MD_R that the release uses for a size."""
+    return family.large_rank if variant in ("base", "large") else 16
+
+
+def default_config(shapes: Shapes, family: Family, where: str) -> dict:
+    """A config from shapes and the release's rules, for files that carry none: what prediction and fine-tuning need."""
+    prefix = "" if family.backbone_only else "backbone."
+    backbone = {"type": "MSCAN", **backbone_facts(shapes, where, prefix)}
+    variant = backbone.get("variant")
+    backbone["drop_path_rate"] = 0.3 if variant == "large" else 0.1
+    if family.backbone_only:
+        return {"model": {"backbone": backbone}}
+    widths = backbone_widths(backbone)
+    ham = {"MD_S": 1, "MD_R": rank_by_rule(family, variant), "train_steps": 6, "eval_steps": 7,
+           "rand_init": "decode_head.hamburger.ham.bases" not in shapes, "grad": family.grad}
+    head = {"type": "LightHamHead", **head_facts(shapes, widths, where), "dropout_ratio": 0.1, "align_corners": False, "ham_kwargs": ham,
+            "ignore_index": 255, "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0}}
+    preprocessor = {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True,
+                    "size": [512, 512], "pad_val": 0, "seg_pad_val": 255}
+    resize = {"type": "Resize", "scale": [2048, 512], "keep_ratio": True}
+    pipeline = [{"type": "LoadImageFromFile"}, resize, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+    if family.test_size == "resize":
+        pipeline.insert(2, {"type": "ResizeToMultiple", "size_divisor": 32})
+    else:
+        preprocessor["test_cfg"] = {"size_divisor": 32}
+    return {"model": {"type": "EncoderDecoder", "backbone": backbone, "neck": None, "decode_head": head, "auxiliary_head": None,
+                      "test_cfg": {"mode": "whole"}},
+            "data_preprocessor": preprocessor,
+            "test_dataloader": {"batch_size": 1, "dataset": {"pipeline": pipeline}},
+            "tta": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}}
+
+
+def backbone_widths(block: Mapping[str, Any]) -> list[int]:
+    """Widths of an MSCAN block's maps."""
+    from jseg.models.backbones.mscan import VARIANTS
+    return list(block.get("embed_dims") or VARIANTS.get(block.get("variant"), {}).get("embed_dims", []))
