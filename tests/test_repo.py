@@ -20,7 +20,7 @@ KERNELS = sorted(p.parent for p in (ROOT / "jseg" / "ops").glob("*/__init__.py")
 
 # A room may import rooms on a lower floor, and itself.
 FLOORS = {"errors": 0, "files": 1, "runtime_cuda": 0, "runtime": 1, "registry": 2, "config": 3, "ops": 4, "layers": 5, "losses": 6, "metrics": 6,
-          "models": 7, "data": 8, "engine": 9, "report": 10, "cli": 11, "__main__": 12}
+          "models": 7, "data": 8, "engine": 9, "report": 10, "bench": 11, "cli": 12, "__main__": 13}
 CONVERT = {"errors", "files", "runtime", "registry", "config", "layers", "models"}  # what convert/ may import; only cli imports convert/
 DATA = {"errors", "files", "runtime", "registry", "config", "metrics"}  # loader workers import data/ and must stay light
 NUMPY_ONLY = ("config.py", "metrics.py", "errors.py", "registry.py", "runtime.py", "data", "report", "convert/torch_file.py")
@@ -197,7 +197,7 @@ def test_shipped_configs_open_with_their_command(path):
     assert any(name_of(path) in line for line in head), "the header comment should name the command that runs the config"
 
 
-@pytest.mark.parametrize("name", ["train", "val", "predict", "check", "doctor", "flops", "report", "browse"])
+@pytest.mark.parametrize("name", ["train", "val", "predict", "check", "doctor", "flops", "report", "browse", "bench", "warmup"])
 def test_tools_are_doors(name):
     """tools/<command>.py hands over to the command of that name and does nothing else."""
     path = ROOT / "tools" / f"{name}.py"

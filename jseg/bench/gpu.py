@@ -1,0 +1,267 @@
+"""Everything a machine with a GPU can tell, in parts with a time limit each, in under 8 minutes together.
+
+    doctor     what was found and chosen; Jittor's core, built if need be
+    kernels    every kernel's CUDA implementation against the float64 reference, float32, float16, bfloat16
+    model      the whole model on CUDA against the CPU: logits and label maps; loss and gradients
+    times      SegNeXt-T and B in turn with the plain path and with PyTorch (eager, channels last, torch.compile), float32 and mixed
+    bandwidth  each kernel's rates and its share of what the device was measured to do
+
+A part that fails or runs out of time says so in the results; the next one runs all the same. Results are kept after each step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Callable, Iterator
+
+import numpy as np
+
+from jseg import runtime
+from jseg.bench.kernels import measure_kernels
+from jseg.bench.models import LIMITS, MIXED_LIMITS, compare, write_inputs
+from jseg.bench.pairing import interleave, ratio, summary
+from jseg.bench.side import Side, SideError, jseg_command, torch_command
+from jseg.errors import RuntimeSetupError
+from jseg.registry import nearest
+
+__all__ = ["measure_gpu", "Clock", "PARTS", "find_torch", "settings"]
+
+PARTS = {"doctor": 150, "kernels": 80, "model": 60, "times": 130, "bandwidth": 45}  # seconds; unused time goes to the parts after it
+TORCH_WAYS = {"PyTorch": {}, "PyTorch, channels last": {"channels_last": True}, "PyTorch, compiled": {"compile": True}}
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+class Clock:
+    """How long each part may still take.
+
+    Args:
+        parts: name -> seconds, in order.
+        now: a clock, in seconds.
+    """
+
+    def __init__(self, parts: dict[str, float], now: Callable[[], float] = time.monotonic):
+        self.parts, self.now, self.began = parts, now, now()
+
+    def left(self, part: str) -> float:
+        """Seconds until the part must end: until then all parts up to it together have had their time. At least 1."""
+        if part not in self.parts:
+            raise ValueError(f"no part {part!r}{nearest(part, self.parts)} (parts: {', '.join(self.parts)})")
+        names = list(self.parts)
+        end = self.began + sum(self.parts[name] for name in names[:names.index(part) + 1])
+        return max(end - self.now(), 1.0)
+
+    def out(self, part: str) -> bool:
+        """Whether the part's time is used up."""
+        return self.left(part) <= 1.0
+
+
+def measure_gpu(results: dict, *, torch: str | None, keep: Callable[[], None], say: Callable[[str], None] = print) -> None:
+    """Run all parts and put what they find into `results["gpu"]` and `results["kernels"]`.
+
+    Args:
+        results: the benchmark's results so far.
+        torch: a Python with PyTorch; None looks for one.
+        keep: saves `results`; called after each step.
+        say: takes lines that tell of progress.
+    Raises:
+        RuntimeSetupError: the machine has no GPU that Jittor can use.
+    """
+    check_gpu()
+    clock, found = Clock(PARTS), {"parts": {}}
+    results["gpu"] = found
+    python = torch or find_torch()
+    parts = {"doctor": lambda: _doctor(clock), "kernels": lambda: _kernel_checks(clock, say),
+             "model": lambda: _cuda_against_cpu(clock), "times": lambda: _times(clock, python, found.setdefault("times", []), keep, say),
+             "bandwidth": lambda: _bandwidth(clock, results, say)}
+    for name, part in parts.items():
+        began = time.monotonic()
+        say(f"{name} (at most {clock.left(name):.0f} s)")
+        try:
+            found["parts"][name] = part() or {}
+        except SideError as error:
+            found["parts"][name] = {"failed": str(error)}
+            say(f"  {error}")
+        found["parts"][name]["took_s"] = round(time.monotonic() - began, 1)
+        keep()
+    found["took_s"] = round(time.monotonic() - clock.began, 1)
+    failed = [name for name, part in found["parts"].items() if "failed" in part]
+    say(f"done in {found['took_s']:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
+
+
+def check_gpu() -> None:
+    """Raise RuntimeSetupError, with what doctor found, unless Jittor can compute on a GPU here."""
+    notes = "\n".join(f"  {f.topic}: {f.text}" for f in runtime.findings() if f.topic in ("cuda", "cudnn"))
+    if not runtime.gpus():
+        raise RuntimeSetupError(f"jseg bench --gpu: this machine has no NVIDIA GPU that can be used; nothing was measured\n{notes}\n"
+                                "run it on a machine with one, or measure the CPU: jseg bench --kernels --model CONFIG")
+    if not os.environ.get("nvcc_path"):
+        raise RuntimeSetupError(f"jseg bench --gpu: there is a GPU, but no CUDA toolkit that Jittor can use; nothing was measured\n{notes}\n"
+                                "see `jseg doctor` for what to install")
+
+
+def find_torch() -> str | None:
+    """A Python here that has PyTorch: this one, or the one called python3."""
+    for python in dict.fromkeys(filter(None, (sys.executable, shutil.which("python3"), shutil.which("python")))):
+        program = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+        if subprocess.run([python, "-c", program], capture_output=True).returncode == 0:
+            return python
+    return None
+
+
+def _doctor(clock: Clock) -> dict:
+    """Findings, and Jittor's first import, which builds its core where it is not built."""
+    built, began = runtime.core_is_built(), time.monotonic()
+    with Side("jseg", jseg_command(), timeout_s=clock.left("doctor")) as side:
+        hello = side.ask("hello", device="cuda")
+        return {"findings": [vars(f) for f in runtime.findings()], "core_was_built": built, "import_s": time.monotonic() - began, **hello}
+
+
+def _kernel_checks(clock: Clock, say: Callable[[str], None]) -> dict:
+    """Every kernel and dtype against the reference, on the device."""
+    found: dict = {}
+    with Side("jseg", jseg_command(), timeout_s=clock.left("kernels")) as side:
+        side.ask("hello", device="cuda")
+        names = list(side.ask("kernels")["kernels"])
+        for dtype in DTYPES:
+            for kernel in names:
+                if clock.out("kernels"):
+                    return {"checks": found, "failed": "out of time"}
+                try:
+                    checked = side.ask("check_kernel", kernel=kernel, impl="cuda", dtype=dtype, timeout_s=clock.left("kernels"))
+                except SideError as error:
+                    checked = {"failures": [str(error)]}
+                found.setdefault(kernel, {})[dtype] = checked
+                say(f"  {kernel} {dtype}: " + ("; ".join(checked["failures"][:2]) or f"ok, worst error {checked['error']:.1e}"))
+    wrong = [f"{kernel} {dtype}" for kernel, by in found.items() for dtype, checked in by.items() if checked["failures"]]
+    return {"checks": found, **({"failed": f"wrong or absent: {', '.join(wrong)}"} if wrong else {})}
+
+
+def _cuda_against_cpu(clock: Clock) -> dict:
+    """The same weights and pictures on both devices."""
+    found: dict = {}
+    with _folder(settings("tiny"), (256, 256), 2) as (folder, words):
+        for mode in ("infer", "train"):
+            outs = {}
+            for device in ("cuda", "cpu"):
+                with Side(f"jseg on {device}", jseg_command(), timeout_s=clock.left("model")) as side:
+                    side.ask("hello", device=device)
+                    given = {"weights": words["weights"]} if pathlib.Path(words["weights"]).exists() else {"save_weights": words["weights"]}
+                    side.ask("open", mode=mode, warm=0, config=words["config"], inputs=words["inputs"], **given, timeout_s=clock.left("model"))
+                    side.ask("results", out=str(folder / f"{device}.npz"), timeout_s=clock.left("model"))
+                outs[device] = dict(np.load(folder / f"{device}.npz"))
+            found[mode] = compare(outs["cuda"], outs["cpu"])
+    wrong = [f"{kind} differ by {v:.1e}" for values in found.values() for kind, v in values.items() if not v <= LIMITS[kind]]
+    return {**found, **({"failed": "; ".join(wrong)} if wrong else {})}
+
+
+def settings(variant: str) -> dict:
+    """A config that needs no file: SegNeXt of this variant, 150 classes, AdamW."""
+    from jseg.config import load_config
+    shipped = pathlib.Path(runtime.__file__).resolve().parents[1] / "configs" / "segnext" / f"segnext_{variant}_ade20k-512x512_160k.yaml"
+    if shipped.is_file():
+        return load_config(shipped)
+    deep = variant != "tiny"
+    width = {"tiny": 256, "small": 256, "base": 512, "large": 1024}[variant]
+    head = {"type": "LightHamHead", "in_channels": [128, 320, 512] if deep else [64, 160, 256], "in_index": [1, 2, 3], "channels": width,
+            "ham_channels": width, "num_classes": 150, "dropout_ratio": 0.1, "norm_cfg": {"type": "GN", "num_groups": 32},
+            "ham_kwargs": {"MD_R": 16}, "loss_decode": {"type": "CrossEntropyLoss"}}
+    return {"model": {"type": "EncoderDecoder", "backbone": {"type": "MSCAN", "variant": variant, "drop_path_rate": 0.1}, "decode_head": head},
+            "optimizer": {"type": "AdamW", "lr": 6e-5, "betas": [0.9, 0.999], "weight_decay": 0.01}}
+
+
+@contextlib.contextmanager
+def _folder(config: dict, size: tuple[int, int], batch: int) -> Iterator[tuple[pathlib.Path, dict]]:
+    with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name:
+        folder = pathlib.Path(name)
+        yield folder, {**write_inputs(folder, config, size, batch), "weights": str(folder / "weights.npz"), "device": "cuda"}
+
+
+# In order of worth: what comes last is left out first.
+PLAN = [(variant, mode, size, 1 if mode == "infer" else 16, mixed) for mixed in (False, True) for variant in ("tiny", "base")
+        for mode, size in (("infer", (512, 512)), ("train", (512, 512)), ("infer", (1024, 2048)), ("infer", (768, 1536)))]
+
+
+def _times(clock: Clock, python: str | None, rows: list, keep: Callable[[], None], say: Callable[[str], None]) -> dict:
+    """Rows of `PLAN`, as many as there is time for; the sides' processes serve all rows."""
+    sides: dict[str, Side] = {}
+    with contextlib.ExitStack() as stack:
+        def start(name: str, command: list[str], env: dict | None = None) -> None:
+            sides[name] = stack.enter_context(Side(name, command, env=env, timeout_s=clock.left("times")))
+            sides[name].ask("hello", device="cuda", timeout_s=clock.left("times"))
+
+        start("jseg", jseg_command())
+        start("plain Jittor", jseg_command(), {"JSEG_IMPL": "jittor"})
+        if python:
+            start("PyTorch", torch_command(python))
+        for variant, mode, size, batch, mixed in PLAN:
+            row = {"variant": variant, "mode": mode, "size": list(size), "batch": batch, "dtype": "mixed" if mixed else "float32", "others": {}}
+            rows.append(row)
+            if clock.out("times"):
+                row["failed"] = "out of time"
+                continue
+            with _folder(settings(variant), size, batch) as (folder, words):
+                try:
+                    _time_row(row, sides, {**words, "mode": mode, "mixed": mixed, "warm": 0}, folder, clock)
+                except SideError as error:
+                    row["failed"] = str(error)
+            keep()
+            say(f"  {variant} {mode} {size[0]}x{size[1]} {row['dtype']}: {row.get('failed') or _line(row)}")
+    return {"python": bool(python), "rows_left_out": sum(row.get("failed") == "out of time" for row in rows)}
+
+
+def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Path, clock: Clock) -> None:
+    ours, accepted = sides["jseg"], MIXED_LIMITS if words["mixed"] else LIMITS
+
+    def limit() -> dict:
+        return {"timeout_s": clock.left("times")}
+
+    ours.ask("open", save_weights=words["weights"], **{k: v for k, v in words.items() if k != "weights"}, **limit())
+    ours.ask("results", out=str(folder / "jseg.npz"), **limit())
+    ours.run(3, **limit())
+    ways = {"plain Jittor": ("plain Jittor", {})} if row["variant"] == "tiny" and row["size"] == [512, 512] else {}
+    if "PyTorch" in sides:
+        ways.update({name: ("PyTorch", way) for name, way in TORCH_WAYS.items()})
+    visits: list = []
+    for name, (side, way) in ways.items():
+        if clock.out("times"):
+            row["others"][name] = {"failed": "out of time"}
+            continue
+        try:
+            opened = sides[side].ask("open", **words, **way, **limit())
+            sides[side].ask("results", out=str(folder / "other.npz"), **limit())
+            found = compare(dict(np.load(folder / "jseg.npz")), dict(np.load(folder / "other.npz")))
+            wrong = {kind: value for kind, value in found.items() if not value <= accepted[kind]}
+            row["others"][name] = {"differences": found, "built_by": opened.get("built_by", "jseg")}
+            if wrong:
+                row["others"][name]["failed"] = f"results differ from jseg's, not timed: {wrong}"
+                continue
+            sides[side].run(3, **limit())
+            times = interleave({"jseg": lambda n: ours.run(n, **limit()), "other": lambda n: sides[side].run(n, **limit())}, 3)
+            row["others"][name].update(summary(times["other"]), ratio=ratio(times["jseg"], times["other"]))
+            visits += times["jseg"]
+        except SideError as error:
+            row["others"][name] = {"failed": str(error)}
+    row["jseg"] = summary(visits or interleave({"jseg": lambda n: ours.run(n, **limit())}, 3)["jseg"])
+
+
+def _line(row: dict) -> str:
+    others = ", ".join(f"{name} {found['ratio']['median']:.2f} times" for name, found in row["others"].items() if "ratio" in found)
+    return f"{row['jseg']['median_ms']:.2f} ms" + (f" ({others})" if others else "")
+
+
+def _bandwidth(clock: Clock, results: dict, say: Callable[[str], None]) -> dict:
+    """The kernel table on the device, with the device's own limits."""
+    with Side("jseg", jseg_command(), timeout_s=clock.left("bandwidth")) as side:
+        side.ask("hello", device="cuda")
+        limits = side.ask("limits")
+    say(f"  device: copy {limits['copy_gb_s']:.0f} GB/s, float32 matrix product {limits['sgemm_gflop_s']:.0f} GFLOP/s")
+    found = measure_kernels(impl="cuda", limits=limits, repeat=2, device="cuda", check=False, out_of_time=lambda: clock.out("bandwidth"), say=say)
+    results["kernels"].append(found)
+    return {"limits": limits, "rows": len(found["rows"])}

@@ -1,0 +1,141 @@
+"""The operations of jseg.ops written with PyTorch's operators, as a PyTorch user would. Never imports jseg or Jittor."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+__all__ = ["OperatorTask", "OPERATIONS"]
+
+
+def _depthwise(x, weight, bias=None, *, stride, padding, dilation, activation):
+    y = F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups=x.shape[1])
+    return F.gelu(y) if activation == "gelu" else y
+
+
+def _msca(x, w0, b0, **strips):
+    c = x.shape[1]
+    a = F.conv2d(x, w0, b0, padding=w0.shape[-1] // 2, groups=c)
+    y = a
+    for i in range(len(strips) // 4):
+        row, column, half = strips[f"row{i}"], strips[f"column{i}"], strips[f"row{i}"].shape[-1] // 2
+        t = F.conv2d(a, row, strips[f"row_bias{i}"], padding=(0, half), groups=c)
+        y = y + F.conv2d(t, column, strips[f"column_bias{i}"], padding=(half, 0), groups=c)
+    return y
+
+
+def _affine(x, scale, shift):
+    return x if scale is None else x * scale[:, None, None] + shift[:, None, None]
+
+
+def _branch(y, scale, factor, shortcut):
+    """The end of a residual branch: a scale per channel, a factor per picture, the shortcut."""
+    y = y if scale is None else y * scale[:, None, None]
+    y = y if factor is None else y * factor[:, None, None, None]
+    return y if shortcut is None else y + shortcut
+
+
+def _pointwise(x, weight, bias=None, gate=None, residual=None, residual_scale=None, scale=None, factor=None, shortcut=None,
+               input_scale=None, input_shift=None, *, activation=None):
+    y = F.conv2d(_affine(x, input_scale, input_shift), weight, bias)
+    y = F.gelu(y) if activation == "gelu" else y
+    y = y if gate is None else y * gate
+    if residual is not None:
+        y = y + (residual if residual_scale is None else residual * residual_scale[:, None, None])
+    return _branch(y, scale, factor, shortcut)
+
+
+def _mix_ffn(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, scale=None, factor=None, shortcut=None, input_scale=None, input_shift=None):
+    y = F.conv2d(_affine(x, input_scale, input_shift), fc1_w, fc1_b)
+    y = F.conv2d(y, dw_w, dw_b, padding=1, groups=dw_w.shape[0])
+    return _branch(F.conv2d(F.gelu(y), fc2_w, fc2_b), scale, factor, shortcut)
+
+
+def _norm(x, weight, bias, residual=None, *, over, groups=1, activation=None):
+    if over == "batch":
+        y = F.batch_norm(x, None, None, weight, bias, training=True)
+    elif over == "group":
+        y = F.group_norm(x, groups, weight, bias)
+    else:
+        y = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), weight, bias).permute(0, 3, 1, 2)
+    y = y if residual is None else y + residual
+    return {None: lambda v: v, "relu": F.relu, "gelu": F.gelu}[activation](y)
+
+
+def _nmf(x, bases, *, steps, inv_t=1.0, eps=1e-6, grad="full"):
+    if grad != "full":
+        raise NotImplementedError("the one-step gradient is not written here")
+    turned = x.transpose(1, 2)
+    coef = F.softmax(inv_t * (turned @ bases), dim=-1)
+    for i in range(steps + 1):
+        coef = coef * (turned @ bases) / (coef @ (bases.transpose(1, 2) @ bases) + eps)
+        if i < steps:
+            bases = bases * (x @ coef) / (bases @ (coef.transpose(1, 2) @ coef) + eps)
+    return bases @ coef.transpose(1, 2)
+
+
+def _upsample_argmax(logits, *, size, align_corners=False, with_prob=False):
+    full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
+    if not with_prob:
+        return full.argmax(1)
+    prob, labels = F.softmax(full, 1).max(1)
+    return labels, prob
+
+
+def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None, *, align_corners=False, ignore_index=255,
+                            avg_non_ignore=False, reduction="mean"):
+    if class_weight is not None or pixel_weight is not None:
+        raise NotImplementedError("weighted losses are not written here")
+    full = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=align_corners)
+    labels = labels.long()
+    losses = F.cross_entropy(full, labels, ignore_index=ignore_index, reduction="none")
+    valid = labels != ignore_index
+    accuracy = ((full.argmax(1) == labels) & valid).sum() * 100.0 / valid.sum()
+    if reduction == "none":
+        return losses, accuracy
+    return losses.sum() / (valid.sum() if avg_non_ignore else labels.numel()), accuracy
+
+
+OPERATIONS = {"depthwise": _depthwise, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm,
+              "upsample_argmax": _upsample_argmax, "upsample_cross_entropy": _upsample_cross_entropy}
+
+
+class OperatorTask:
+    """One kernel on the arguments jseg's side wrote; calling it runs it and waits.
+
+    Args:
+        request: kernel, inputs (path), options, names of the inputs to differentiate, device.
+    Raises:
+        NotImplementedError: the operation is not written here.
+    """
+
+    def __init__(self, request: dict):
+        if request["kernel"] not in OPERATIONS:
+            raise NotImplementedError(f"{request['kernel']} is not written with PyTorch's operators")
+        self.operation, self.options = OPERATIONS[request["kernel"]], request["options"]
+        self.device = request.get("device", "cpu")
+        arrays = dict(np.load(request["inputs"]))
+        self.dout = torch.from_numpy(arrays.pop("dout/")).to(self.device)
+        self.names = request["names"]
+        self.tensors = {name: torch.from_numpy(value).to(self.device) for name, value in arrays.items()}
+        for name in self.names:
+            self.tensors[name].requires_grad_(True)
+
+    def _run(self) -> list:
+        with torch.set_grad_enabled(bool(self.names)):
+            outs = self.operation(**self.tensors, **self.options)
+        outs = list(outs) if isinstance(outs, tuple) else [outs]
+        grads = torch.autograd.grad(outs[0], [self.tensors[n] for n in self.names], self.dout.reshape(outs[0].shape)) if self.names else []
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return outs + list(grads)
+
+    def __call__(self) -> None:
+        self._run()
+
+    def results(self) -> dict[str, np.ndarray]:
+        """out0, out1... and d<input> for each gradient."""
+        values = [value.detach().cpu().numpy() for value in self._run()]
+        count = len(values) - len(self.names)
+        return {**{f"out{i}": v for i, v in enumerate(values[:count])}, **{f"d{n}": v for n, v in zip(self.names, values[count:])}}
