@@ -154,7 +154,7 @@ def _settings(cfg: Mapping | None) -> dict[str, Any]:
 
 def _predictions(model, loader, tta: Mapping | None, progress: bool) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
     """Yield (meta, predicted labels (h, w), true labels (h, w)) picture by picture."""
-    for number, batch in enumerate(tqdm(loader, total=len(loader), desc="evaluate", unit="batch", disable=not progress, leave=False)):
+    for number, batch in enumerate(tqdm(loader, total=len(loader), desc="evaluate", unit="batch", disable=None if progress else True, leave=False)):
         if batch.labels is None:
             raise DataError(f"{batch.metas[0].get('img_path')}: no mask to compare with; set data_prefix.seg_map_path")
         if tta is None:
