@@ -4,6 +4,7 @@
 """
 
 import argparse
+import functools
 import pathlib
 import shutil
 import sys
@@ -18,6 +19,7 @@ from jseg.config import load_config  # noqa: E402
 from jseg.data.render import render_dataset, render_scene  # noqa: E402
 from jseg.report.page import write_report  # noqa: E402
 
+print = functools.partial(print, flush=True)  # in order with the progress on stderr, also into a file
 CONFIG = ROOT / "configs/segnext/segnext_tiny_demo-128x160_cpu.yaml"
 WANTED_MIOU = 0.80
 
