@@ -1,4 +1,4 @@
-"""Turn an MMSegmentation, SegNeXt or original JSeg checkpoint or config into jseg's; PyTorch is not needed.
+"""Turn an MMSegmentation, SegNeXt or original JSeg checkpoint or config into jseg's.
 
     jseg convert IN.pth OUT.safetensors                    config and class names come from inside the file
     jseg convert IN.pth OUT.safetensors --config FILE.py   or from a config given

@@ -96,12 +96,19 @@ class ConvNormAct(nn.Module):
                            groups=groups, bias=norm_cfg is None, impl=impl)
         self.norm_name = None
         if norm_cfg is not None:
-            self.norm_name, norm = build_norm(norm_cfg, out_channels)
+            self.norm_name, norm = build_norm(norm_cfg, out_channels, impl=impl)
             setattr(self, self.norm_name, norm)
         self.activate = build_activation(act_cfg)
+        kind = (act_cfg or {}).get("type")
+        self.fused = {None: None, "ReLU": "relu", "GELU": "gelu"}.get(kind, False) if self.norm_name else False
 
     def execute(self, x: jt.Var) -> jt.Var:
-        x = self.conv(x)
+        return self.finish(self.conv(x))
+
+    def finish(self, x: jt.Var) -> jt.Var:
+        """Norm and activation of a map that the convolution made, in one operation where the norm can."""
+        if self.fused is not False:
+            return getattr(self, self.norm_name)(x, activation=self.fused)
         if self.norm_name is not None:
             x = getattr(self, self.norm_name)(x)
         return self.activate(x)

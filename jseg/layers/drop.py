@@ -52,3 +52,9 @@ class DropPath(_Drop):
 
     def mask_shape(self, x: jt.Var) -> tuple[int, ...]:
         return (x.shape[0],) + (1,) * (x.ndim - 1)
+
+    def factor(self, n: int) -> jt.Var | None:
+        """What the branch of each of `n` pictures is multiplied by, (n,); None for 1: for operators that do it on the way."""
+        if not self.is_train or self.drop_prob == 0.0:
+            return None
+        return ((jt.rand((n,)) < 1.0 - self.drop_prob).float32() / (1.0 - self.drop_prob)).stop_grad()

@@ -1,8 +1,11 @@
-"""Normalisation layers whose values, gradients and running statistics are PyTorch's.
+"""Normalisation layers whose values, gradients and running statistics are PyTorch's; the work is done by `ops.norm`.
 
 Why not Jittor's own: its BatchNorm keeps the biased variance in the running estimate, and all of its norms compute the
 variance as E[x^2] - E[x]^2, which cancels in float32 when the mean is large against the spread. Here the mean comes first.
 `num_batches_tracked` is not kept: PyTorch reads it only when momentum is None, which no supported model uses.
+
+Every layer takes, besides x, `activation` (None, "relu", "gelu") and `residual`: y = activation(norm(x) + residual); and has
+`fork(x)` -> (norm(x), norm(x), x) for blocks that use result and input twice: the gradients are then added up in one pass.
 """
 
 from __future__ import annotations
@@ -10,32 +13,13 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
+from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers.init import ones, zeros
+from jseg.ops.norm.op import moments
 from jseg.registry import nearest
 
 __all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "build_norm", "moments"]
-
-
-def moments(x: jt.Var, dims: list[int], *, sync: bool = False) -> tuple[jt.Var, jt.Var, int]:
-    """Mean and biased variance over `dims`, kept as size-1 axes, and the number of values each is taken over.
-
-    The one place where batch statistics are computed. With `sync` under MPI they span the batches of all ranks: the mean is
-    averaged first, then the squared distances from that common mean.
-    """
-    count = 1
-    for dim in dims:
-        count *= x.shape[dim]
-    shared = sync and jt.in_mpi
-    mean = x.mean(dims, keepdims=True)
-    if shared:
-        mean = mean.mpi_all_reduce("mean")
-    centred = x - mean
-    variance = (centred * centred).mean(dims, keepdims=True)
-    if shared:
-        variance = variance.mpi_all_reduce("mean")
-        count *= jt.world_size
-    return mean, variance, count
 
 
 class BatchNorm2d(nn.Module):
@@ -49,37 +33,55 @@ class BatchNorm2d(nn.Module):
         eps: added to the variance.
         momentum: weight of the newest batch in the running estimates, in (0, 1].
         sync: share the statistics between MPI ranks (`SyncBN`).
+        impl: operator implementation.
     Shape:
         x: (N, C, H, W) -> same
     Raises:
         ValueError: one value per channel in training (N*H*W = 1), whose variance is undefined.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, sync: bool = True):
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, sync: bool = True, impl: str = "auto"):
         super().__init__()
-        self.channels, self.eps, self.momentum, self.sync = channels, eps, momentum, sync
+        self.channels, self.eps, self.momentum, self.sync, self.impl = channels, eps, momentum, sync, impl
         self.is_train = True
         self.weight, self.bias = ones(channels), zeros(channels)
         self.running_mean = zeros(channels).stop_grad()
         self.running_var = ones(channels).stop_grad()
 
-    def execute(self, x: jt.Var) -> jt.Var:
+    def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
         if self.is_train:
-            mean, variance, count = moments(x, [0, 2, 3], sync=self.sync)  # (1, C, 1, 1)
-            self._track(mean, variance, count)
-        else:
-            mean, variance = _per_channel(self.running_mean), _per_channel(self.running_var)
-        scale = _per_channel(self.weight) / jt.sqrt(variance + self.eps)
-        shift = _per_channel(self.bias) - mean * scale
-        return x * scale + shift
+            return self._by_batch(x, activation=activation, residual=residual)[0]
+        scale, shift = self.affine()
+        y = x * _per_channel(scale) + _per_channel(shift)
+        return _activated(y if residual is None else y + residual, activation)
+
+    def fork(self, x: jt.Var) -> tuple:
+        """(y, y, x) for use in several places."""
+        if self.is_train:
+            y, _, _, again, x = self._by_batch(x, fork=True)
+            return y, again, x
+        y = self(x)
+        return y, y, x
+
+    def affine(self) -> tuple[jt.Var, jt.Var]:
+        """What evaluation does, as scale and shift (C,): operators that follow can take them over."""
+        scale = self.weight / jt.sqrt(self.running_var + self.eps)
+        return scale, self.bias - self.running_mean * scale
+
+    def _by_batch(self, x: jt.Var, **options) -> tuple:
+        """`ops.norm` by the batch's statistics, which also go into the running estimates."""
+        count = x.shape[0] * x.shape[2] * x.shape[3] * (jt.world_size if self.sync and jt.in_mpi else 1)
+        if count == 1:
+            raise ValueError(f"BatchNorm2d({self.channels}): one value per channel in training; use a batch above 1 or a larger input")
+        found = ops.norm(x, self.weight, self.bias, over="batch", eps=self.eps, sync=self.sync, impl=self.impl, **options)
+        self._track(found[1], found[2], count)
+        return found
 
     def _track(self, mean: jt.Var, variance: jt.Var, count: int) -> None:
         """Move the running estimates by one batch."""
-        if count == 1:
-            raise ValueError(f"BatchNorm2d({self.channels}): one value per channel in training; use a batch above 1 or a larger input")
         with jt.no_grad():
-            unbiased = variance.reshape(-1) * (count / (count - 1))
-            self.running_mean.update(self.running_mean * (1 - self.momentum) + mean.reshape(-1) * self.momentum)
+            unbiased = variance * (count / (count - 1))
+            self.running_mean.update(self.running_mean * (1 - self.momentum) + mean * self.momentum)
             self.running_var.update(self.running_var * (1 - self.momentum) + unbiased * self.momentum)
 
 
@@ -90,27 +92,33 @@ class GroupNorm(nn.Module):
         num_groups: groups of consecutive channels that share statistics; divides `channels`.
         channels: C.
         eps: added to the variance.
+        impl: operator implementation.
     Shape:
         x: (N, C, H, W) -> same
     Raises:
         ValueError: `num_groups` does not divide `channels`.
     """
 
-    def __init__(self, num_groups: int, channels: int, *, eps: float = 1e-5):
+    def __init__(self, num_groups: int, channels: int, *, eps: float = 1e-5, impl: str = "auto"):
         super().__init__()
         if num_groups < 1 or channels % num_groups:
             raise ValueError(f"GroupNorm: num_groups={num_groups} must divide the channel count {channels}")
-        self.num_groups, self.channels, self.eps = num_groups, channels, eps
+        self.num_groups, self.channels, self.eps, self.impl = num_groups, channels, eps, impl
         self.weight, self.bias = ones(channels), zeros(channels)
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        n, c, h, w = x.shape
-        groups = x.reshape(n, self.num_groups, -1)  # (N, G, C/G*H*W)
-        mean, variance, _ = moments(groups, [2])  # (N, G, 1)
-        per_group = (1, self.num_groups, c // self.num_groups)
-        scale = self.weight.reshape(per_group) / jt.sqrt(variance + self.eps)  # (N, G, C/G)
-        shift = self.bias.reshape(per_group) - mean * scale
-        return x * scale.reshape(n, c, 1, 1) + shift.reshape(n, c, 1, 1)
+    def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
+        return self._run(x, activation=activation, residual=residual)[0]
+
+    def fork(self, x: jt.Var) -> tuple:
+        """(y, y, x) for use in several places."""
+        if jt.flags.no_grad:
+            y = self(x)
+            return y, y, x
+        y, _, _, again, x = self._run(x, fork=True)
+        return y, again, x
+
+    def _run(self, x: jt.Var, **options) -> tuple:
+        return ops.norm(x, self.weight, self.bias, over="group", groups=self.num_groups, eps=self.eps, impl=self.impl, **options)
 
 
 class LayerNorm(nn.Module):
@@ -120,38 +128,54 @@ class LayerNorm(nn.Module):
         channels: length of the normalised axis.
         eps: added to the variance.
         axis: -1 for (..., C), 1 for (N, C, H, W).
+        impl: operator implementation.
     Shape:
         x: any shape with `channels` values on `axis` -> same
     Raises:
         ValueError: another axis.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, axis: int = -1):
+    def __init__(self, channels: int, *, eps: float = 1e-5, axis: int = -1, impl: str = "auto"):
         super().__init__()
         if axis not in (-1, 1):
             raise ValueError(f"LayerNorm: axis must be -1 (channel-last) or 1 (channel-first), got {axis}")
-        self.channels, self.eps, self.axis = channels, eps, axis
+        self.channels, self.eps, self.axis, self.impl = channels, eps, axis, impl
         self.weight, self.bias = ones(channels), zeros(channels)
 
-    def execute(self, x: jt.Var) -> jt.Var:
+    def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
+        if self.axis == 1 and x.ndim == 4:
+            return self._by_position(x, activation=activation, residual=residual)[0]
         axis = self.axis % x.ndim
         shape = [1] * x.ndim
         shape[axis] = self.channels
         mean, variance, _ = moments(x, [axis])
-        return (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
+        y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
+        return _activated(y if residual is None else y + residual, activation)
+
+    def fork(self, x: jt.Var) -> tuple:
+        """(y, y, x) for use in several places."""
+        if self.axis == 1 and x.ndim == 4 and not jt.flags.no_grad:
+            y, _, _, again, x = self._by_position(x, fork=True)
+            return y, again, x
+        y = self(x)
+        return y, y, x
+
+    def _by_position(self, x: jt.Var, **options) -> tuple:
+        return ops.norm(x, self.weight, self.bias, over="position", eps=self.eps, impl=self.impl, **options)
 
 
 _NORM_KEYS = {"BN": ("bn", ("eps", "momentum")), "SyncBN": ("bn", ("eps", "momentum")),
               "GN": ("gn", ("num_groups", "eps")), "LN": ("ln", ("eps",))}
 
 
-def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple[str, nn.Module]:
+def build_norm(cfg: dict, channels: int, *, channel_first: bool = True, impl: str = "auto") -> tuple[str, nn.Module]:
     """Build the layer that a `norm_cfg` block names.
 
     Args:
         cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`.
         channels: C.
         channel_first: for LN, whether the input is (N, C, H, W).
+        impl: operator implementation.
     Returns:
         MMCV's attribute name for such a norm ("bn", "gn", "ln") and the layer.
     Raises:
@@ -168,11 +192,11 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple
         raise ConfigError("norm_cfg: GN needs 'num_groups'")
     options = {key: cfg[key] for key in accepted if key in cfg}
     if kind == "GN":
-        layer = GroupNorm(options.pop("num_groups"), channels, **options)
+        layer = GroupNorm(options.pop("num_groups"), channels, impl=impl, **options)
     elif kind == "LN":
-        layer = LayerNorm(channels, axis=1 if channel_first else -1, **options)
+        layer = LayerNorm(channels, axis=1 if channel_first else -1, impl=impl, **options)
     else:
-        layer = BatchNorm2d(channels, sync=kind == "SyncBN", **options)
+        layer = BatchNorm2d(channels, sync=kind == "SyncBN", impl=impl, **options)
     if not cfg.get("requires_grad", True):
         layer.weight.stop_grad()
         layer.bias.stop_grad()
@@ -181,3 +205,7 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple
 
 def _per_channel(values: jt.Var) -> jt.Var:
     return values.reshape(1, -1, 1, 1)
+
+
+def _activated(x: jt.Var, activation: str | None) -> jt.Var:
+    return nn.relu(x) if activation == "relu" else nn.gelu(x) if activation == "gelu" else x

@@ -26,8 +26,10 @@ and in `jseg/ops/scale/cpu.cc` (headers in `jseg/ops/include`: call.h, vec.h):
         ...
     }
 
-`impl`: "auto" takes the CPU kernel where there is one, the device is the CPU and the tensors are float32, else the plain
-path; the environment variable JSEG_IMPL overrides "auto". A named implementation is never replaced by another.
+`impl`: "auto" takes the CPU kernel where there is one, the device is the CPU and the tensors are float32; the CUDA kernel where
+there is one, the device is a GPU and the tensors are float32, float16 or bfloat16; else the plain path. The environment variable
+JSEG_IMPL overrides "auto". A named implementation is never replaced by another. An operation with both kernels gives them the
+same symbols, tensors and scalars: `device_op(impl)` is `cpu_op` or its CUDA twin.
 """
 
 import dataclasses
@@ -37,9 +39,10 @@ import pathlib
 import jittor as jt
 
 from jseg.errors import KernelError
+from jseg.ops import cuda_library
 from jseg.ops.cpu_library import cpu_op
 
-__all__ = ["Case", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "pick"]
+__all__ = ["Case", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like", "pick"]
 
 IMPLS = ("auto", "jittor", "cpu", "cuda")
 OPS = pathlib.Path(__file__).resolve().parent
@@ -51,7 +54,8 @@ def pick(impl: str, kernel: str, *tensors) -> str:
     Args:
         impl: what the caller asked for, one of `IMPLS`.
         kernel: name of the folder under jseg/ops.
-        tensors: the floating-point Vars the kernel reads; "auto" takes a CPU kernel only if all are float32.
+        tensors: the floating-point Vars the kernel reads; "auto" takes a CPU kernel only if all are float32, a CUDA kernel only
+            if each is float32, float16 or bfloat16.
     Raises:
         KernelError: unknown `impl`, or a named implementation that does not exist, is for another device or dtype.
     """
@@ -63,10 +67,17 @@ def pick(impl: str, kernel: str, *tensors) -> str:
             raise KernelError(f"{kernel}: the environment says JSEG_IMPL={impl!r}, accepted are {', '.join(IMPLS)}")
     dtypes = sorted({str(t.dtype) for t in tensors})
     has_cpu, on_gpu = (OPS / kernel / "cpu.cc").is_file(), bool(jt.flags.use_cuda)
+    has_cuda, cuda_types = (OPS / kernel / "cuda.cuh").is_file(), all(str(t.dtype) in cuda_library.DTYPES for t in tensors)
     if impl == "auto":
-        return "cpu" if has_cpu and not on_gpu and dtypes in ([], ["float32"]) else "jittor"
+        if on_gpu:
+            return "cuda" if has_cuda and cuda_types else "jittor"
+        return "cpu" if has_cpu and dtypes in ([], ["float32"]) else "jittor"
     if impl == "cuda":
-        raise KernelError(f"{kernel}: there is no CUDA kernel yet; use impl='auto' or 'jittor'")
+        if not has_cuda or not cuda_library.ready():
+            here = "" if not has_cuda else f" that could run here, jt.flags.use_cuda is {jt.flags.use_cuda}"
+            raise KernelError(f"{kernel}: there is no CUDA kernel{here}; use impl='auto' or 'jittor'")
+        if not cuda_types:
+            raise KernelError(f"{kernel}: impl='cuda' takes {', '.join(cuda_library.DTYPES)}, got {', '.join(dtypes)}; use impl='jittor'")
     if impl == "cpu":
         if not has_cpu:
             raise KernelError(f"{kernel}: there is no CPU kernel; use impl='auto' or 'jittor'")
@@ -75,6 +86,21 @@ def pick(impl: str, kernel: str, *tensors) -> str:
         if dtypes not in ([], ["float32"]):
             raise KernelError(f"{kernel}: impl='cpu' takes float32, got {', '.join(dtypes)}; use impl='jittor'")
     return impl
+
+
+def device_op(impl: str):
+    """The caller of the kernels that `pick` chose: `cpu_op`, or `cuda_op` with the same arguments."""
+    return cuda_library.cuda_op if impl == "cuda" else cpu_op
+
+
+def as_parameters(*tensors) -> list:
+    """Weights and biases as the kernels read them: float32, also beside half-precision maps. None stays None."""
+    return [v if v is None or str(v.dtype) == "float32" else v.float32() for v in tensors]
+
+
+def like(gradient, tensor):
+    """A gradient in the dtype of the tensor it belongs to: mixed products can widen it on its way back."""
+    return gradient if str(gradient.dtype) == str(tensor.dtype) else gradient.cast(str(tensor.dtype))
 
 
 def check(kernel: str, condition: bool, message: str) -> None:

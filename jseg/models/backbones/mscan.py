@@ -6,6 +6,8 @@ Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py (Apache-2.0), who
 Deviations from upstream:
 - maps stay (N, C, H, W) throughout; upstream turns them into tokens and back between blocks (same values);
 - the strip branches may be any number; upstream builds what it is given and always runs three;
+- operators do a block's elementwise steps on the way (gate, shortcuts, layer scale, stochastic depth), and without gradients
+  BatchNorm too: `MSCABlock.execute`. No weight changes, so training and loading need nothing undone;
 - `in_channels` is honoured; upstream's stem always takes 3;
 - `num_batches_tracked` of the norms is not kept (see layers.norms).
 """
@@ -20,7 +22,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm
+from jseg.layers import BatchNorm2d, Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm
 from jseg.layers.init import constant
 from jseg.registry import MODELS, nearest
 
@@ -39,7 +41,8 @@ class Mlp(nn.Module):
         drop_prob: dropout after the activation and at the end, in [0, 1).
         impl: operator implementation.
     Shape:
-        x: (N, channels, H, W) -> same
+        x, shortcut: (N, channels, H, W); scale: (channels,); factor: (N,); affine: (scale, shift) of the input, (channels,) each
+        -> shortcut + factor * scale * block(affine(x)), (N, channels, H, W)
     """
 
     def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float = 0.0, impl: str = "auto"):
@@ -52,12 +55,14 @@ class Mlp(nn.Module):
         self.drop = Dropout(drop_prob)
         self.impl = impl
 
-    def execute(self, x: jt.Var) -> jt.Var:
+    def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None, affine: tuple = (None, None)) -> jt.Var:
         if self.is_gelu and self.drop.drop_prob == 0.0:
-            return ops.mix_ffn(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias,
-                               self.fc2.weight, self.fc2.bias, impl=self.impl)
-        x = self.drop(self.activate(self.dwconv(self.fc1(x))))
-        return self.drop(self.fc2(x))
+            return ops.mix_ffn(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight, self.fc2.bias,
+                               scale=scale, factor=factor, shortcut=shortcut, input_scale=affine[0], input_shift=affine[1], impl=self.impl)
+        hidden = ops.pointwise(x, self.fc1.weight, self.fc1.bias, input_scale=affine[0], input_shift=affine[1], impl=self.impl)
+        y = self.drop(self.activate(self.dwconv(hidden)))
+        y = self.drop(self.fc2(y)) * scale.reshape(1, -1, 1, 1)
+        return shortcut + (y if factor is None else y * factor.reshape(-1, 1, 1, 1))
 
 
 class MSCAAttention(nn.Module):
@@ -93,11 +98,16 @@ class MSCAAttention(nn.Module):
             row, column = getattr(self, f"conv{i}_1"), getattr(self, f"conv{i}_2")
             strips.append((row.weight, row.bias, column.weight, column.bias))
         attention = ops.msca(x, self.conv0.weight, self.conv0.bias, strips, impl=self.impl)
-        return self.conv3(attention) * x
+        return ops.pointwise(attention, self.conv3.weight, self.conv3.bias, gate=x, impl=self.impl)
 
 
 class MSCASpatialAttention(nn.Module):
-    """1x1, activation, gated multi-scale attention, 1x1, plus the input. Shape: (N, C, H, W) -> same."""
+    """1x1, activation, gated multi-scale attention, 1x1, plus the input.
+
+    Shape:
+        x, shortcut: (N, C, H, W); again: x, for its second use; scale: (C,); factor: (N,); affine: (scale, shift) of the input,
+        (C,) each -> shortcut + factor * scale * attention(affine(x)), (N, C, H, W)
+    """
 
     def __init__(self, channels: int, kernel_sizes, paddings, *, act_cfg: dict, impl: str = "auto"):
         super().__init__()
@@ -108,12 +118,14 @@ class MSCASpatialAttention(nn.Module):
         self.is_gelu = act_cfg["type"] == "GELU"
         self.impl = impl
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        if self.is_gelu:
-            hidden = ops.pointwise(x, self.proj_1.weight, self.proj_1.bias, activation="gelu", impl=self.impl)
-        else:
-            hidden = self.activate(self.proj_1(x))
-        return self.proj_2(self.spatial_gating_unit(hidden)) + x
+    def execute(self, x: jt.Var, again: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None,
+                affine: tuple = (None, None)) -> jt.Var:
+        hidden = ops.pointwise(x, self.proj_1.weight, self.proj_1.bias, activation="gelu" if self.is_gelu else None,
+                               input_scale=affine[0], input_shift=affine[1], impl=self.impl)
+        hidden = hidden if self.is_gelu else self.activate(hidden)
+        bias = self.proj_2.bias if affine[1] is None else self.proj_2.bias + affine[1]
+        return ops.pointwise(self.spatial_gating_unit(hidden), self.proj_2.weight, bias, residual=again, residual_scale=affine[0],
+                             scale=scale, factor=factor, shortcut=shortcut, impl=self.impl)
 
 
 class MSCABlock(nn.Module):
@@ -132,42 +144,53 @@ class MSCABlock(nn.Module):
     def __init__(self, channels: int, *, kernel_sizes, paddings, mlp_ratio: float, drop_prob: float, drop_path_prob: float,
                  act_cfg: dict, norm_cfg: dict, impl: str = "auto"):
         super().__init__()
-        self.norm1 = build_norm(norm_cfg, channels)[1]
+        self.norm1 = build_norm(norm_cfg, channels, impl=impl)[1]
         self.attn = MSCASpatialAttention(channels, kernel_sizes, paddings, act_cfg=act_cfg, impl=impl)
-        self.norm2 = build_norm(norm_cfg, channels)[1]
+        self.norm2 = build_norm(norm_cfg, channels, impl=impl)[1]
         self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg=act_cfg, drop_prob=drop_prob, impl=impl)
         self.drop_path = DropPath(drop_path_prob)
         self.layer_scale_1 = constant(channels, 1e-2)
         self.layer_scale_2 = constant(channels, 1e-2)
+        self.impl = impl
 
     def execute(self, x: jt.Var) -> jt.Var:
-        x = x + self.drop_path(self.layer_scale_1.reshape(1, -1, 1, 1) * self.attn(self.norm1(x)))
-        return x + self.drop_path(self.layer_scale_2.reshape(1, -1, 1, 1) * self.mlp(self.norm2(x)))
+        if jt.flags.no_grad and self.impl != "jittor" and self._fixed_norms():
+            x = self.attn(x, x, scale=self.layer_scale_1, shortcut=x, affine=self.norm1.affine())
+            return self.mlp(x, scale=self.layer_scale_2, shortcut=x, affine=self.norm2.affine())
+        y, again, x = self.norm1.fork(x)
+        x = self.attn(y, again, scale=self.layer_scale_1, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
+        y, _, x = self.norm2.fork(x)
+        return self.mlp(y, scale=self.layer_scale_2, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
+
+    def _fixed_norms(self) -> bool:
+        """Whether both norms are BatchNorm by running statistics: one scale and shift a channel, which operators can take over."""
+        return all(isinstance(norm, BatchNorm2d) and not norm.is_train for norm in (self.norm1, self.norm2))
 
 
 class StemConv(nn.Module):
     """Two strided 3x3 convolutions. Shape: (N, C0, H, W) -> (N, C, ceil(H/4), ceil(W/4))."""
 
-    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict):
+    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict, impl: str = "auto"):
         super().__init__()
         self.proj = nn.Sequential(
             Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
-            build_norm(norm_cfg, channels // 2)[1],
+            build_norm(norm_cfg, channels // 2, impl=impl)[1],
             nn.GELU(),
             Conv2d(channels // 2, channels, 3, stride=2, padding=1),
-            build_norm(norm_cfg, channels)[1])
+            build_norm(norm_cfg, channels, impl=impl)[1])
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return self.proj(x)
+        conv_1, norm_1, _, conv_2, norm_2 = self.proj
+        return norm_2(conv_2(norm_1(conv_1(x), activation="gelu")))
 
 
 class OverlapPatchEmbed(nn.Module):
     """A strided 3x3 convolution and a norm between stages. Shape: (N, C0, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
 
-    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict):
+    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict, impl: str = "auto"):
         super().__init__()
         self.proj = Conv2d(in_channels, channels, 3, stride=2, padding=1)
-        self.norm = build_norm(norm_cfg, channels)[1]
+        self.norm = build_norm(norm_cfg, channels, impl=impl)[1]
 
     def execute(self, x: jt.Var) -> jt.Var:
         return self.norm(self.proj(x))
@@ -213,15 +236,15 @@ class MSCAN(nn.Module):
         self.embed_dims, self.num_stages = list(embed_dims), num_stages
         drop_paths = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
         for i in range(num_stages):
-            embed = (StemConv(in_channels, embed_dims[0], norm_cfg=norm_cfg) if i == 0 else
-                     OverlapPatchEmbed(embed_dims[i - 1], embed_dims[i], norm_cfg=norm_cfg))
+            embed = (StemConv(in_channels, embed_dims[0], norm_cfg=norm_cfg, impl=impl) if i == 0 else
+                     OverlapPatchEmbed(embed_dims[i - 1], embed_dims[i], norm_cfg=norm_cfg, impl=impl))
             first = sum(depths[:i])
             blocks = [MSCABlock(embed_dims[i], kernel_sizes=attention_kernel_sizes, paddings=attention_kernel_paddings,
                                 mlp_ratio=mlp_ratios[i], drop_prob=drop_rate, drop_path_prob=drop_paths[first + j],
                                 act_cfg=act_cfg, norm_cfg=norm_cfg, impl=impl) for j in range(depths[i])]
             setattr(self, f"patch_embed{i + 1}", embed)
             setattr(self, f"block{i + 1}", nn.Sequential(*blocks))
-            setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1))
+            setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1, impl=impl))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
         features = []

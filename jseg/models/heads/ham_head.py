@@ -134,8 +134,10 @@ class Hamburger(nn.Module):
         self.ham_out = ConvNormAct(channels, channels, 1, norm_cfg=norm_cfg, impl=impl)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        enjoy = nn.relu(self.ham_in(x))
-        return nn.relu(x + self.ham_out(self.ham(enjoy)))
+        enjoy = self.ham(nn.relu(self.ham_in(x)))
+        if self.ham_out.norm_name is None:
+            return nn.relu(x + self.ham_out(enjoy))
+        return getattr(self.ham_out, self.ham_out.norm_name)(self.ham_out.conv(enjoy), activation="relu", residual=x)
 
 
 @MODELS.register()
@@ -171,8 +173,22 @@ class LightHamHead(SegmentationHead):
         self.align = ConvNormAct(ham_channels, channels, 1, **blocks)
 
     def execute(self, features: list[jt.Var]) -> jt.Var:
-        maps = [features[i] for i in self.in_index]
-        size = tuple(maps[0].shape[2:])
-        maps = [resize(m, size, align_corners=self.align_corners) for m in maps]
-        x = self.squeeze(jt.concat(maps, 1))
+        x = self.squeeze.finish(self._squeezed([features[i] for i in self.in_index]))
         return self.classify(self.align(self.hamburger(x)))
+
+    def _squeezed(self, maps: list[jt.Var]) -> jt.Var:
+        """The squeezing 1x1 convolution of the concatenated maps, (N, ham_channels, H_first, W_first).
+
+        Convolution and resize are linear and act on different axes, so each level is convolved at its own size by its share of
+        the weight, resized, and added up: less work, and the concatenated map never exists.
+        """
+        size, conv = tuple(maps[0].shape[2:]), self.squeeze.conv
+        if self.impl == "jittor":
+            return conv(jt.concat([resize(m, size, align_corners=self.align_corners) for m in maps], 1))
+        edges = np.cumsum([0] + [m.shape[1] for m in maps]).tolist()
+        weights = [conv.weight[:, first:last] for first, last in zip(edges, edges[1:])]
+        total = None
+        for m, weight in list(zip(maps, weights))[:0:-1]:
+            level = resize(ops.pointwise(m, weight, impl=self.impl), size, align_corners=self.align_corners)
+            total = level if total is None else total + level
+        return ops.pointwise(maps[0], weights[0], conv.bias, shortcut=total, impl=self.impl)

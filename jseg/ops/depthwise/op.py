@@ -1,7 +1,7 @@
 """Depthwise convolution (one filter per channel) with optional bias and GELU in the same pass.
 
 MSCAN's MLP and SegFormer's MixFFN put a 3x3 depthwise convolution and a GELU between two 1x1 convolutions; strips such as
-1x21 are the same operation. The CPU kernel keeps no tensor but its inputs: with an activation the backward pass computes
+1x21 are the same operation. The kernels keep no tensor but their inputs: with an activation the backward pass computes
 the pre-activation again.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
-from jseg.ops.common import check, check_shape, cpu_op, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick
 
 __all__ = ["depthwise"]
 
@@ -38,9 +38,10 @@ def depthwise(x, weight, bias=None, *, stride=1, padding=0, dilation=1, activati
     check("depthwise", min(size) >= 1 and min(x.shape) >= 1,
           f"x {tuple(x.shape)} with weight {tuple(weight.shape)}, stride {stride}, padding {padding}, dilation {dilation} has no output")
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    if pick(impl, "depthwise", *tensors) == "jittor":
+    impl = pick(impl, "depthwise", *tensors)
+    if impl == "jittor":
         return _composed(x, weight, bias, stride, padding, dilation, activation)
-    return _Depthwise.apply(x, weight, bias, size, stride, padding, dilation, activation)
+    return _Depthwise.apply(x, *as_parameters(weight, bias), size, stride, padding, dilation, activation, device_op(impl))
 
 
 def _pair(name: str, value, low: int) -> tuple:
@@ -56,14 +57,14 @@ def _composed(x, weight, bias, stride, padding, dilation, activation):
 
 
 class _Depthwise(jt.Function):
-    def execute(self, x, weight, bias, size, stride, padding, dilation, activation):
+    def execute(self, x, weight, bias, size, stride, padding, dilation, activation, run):
         n, c, h, w = x.shape
-        self.saved = x, weight, bias
+        self.saved, self.run = (x, weight, bias), run
         self.scalars = [n, c, h, w, *size, *weight.shape[2:], *stride, *padding, *dilation, activation == "gelu"]
-        return cpu_op("jseg_depthwise_forward", [x, weight, bias], [((n, c, *size), "float32")], self.scalars)[0]
+        return run("jseg_depthwise_forward", [x, weight, bias], [((n, c, *size), x.dtype)], self.scalars)[0]
 
     def grad(self, dy):
         x, weight, bias = self.saved
-        outputs = [(x.shape, "float32"), (weight.shape, "float32"), ((x.shape[1],), "float32")]
-        dx, dw, db = cpu_op("jseg_depthwise_backward", [x, weight, bias, dy], outputs, self.scalars)
-        return dx, dw, db if bias is not None else None, None, None, None, None, None
+        outputs = [(x.shape, x.dtype), (weight.shape, "float32"), ((x.shape[1],), "float32")]
+        dx, dw, db = self.run("jseg_depthwise_backward", [x, weight, bias, like(dy, x)], outputs, self.scalars)
+        return dx, dw, db if bias is not None else None, None, None, None, None, None, None

@@ -38,6 +38,28 @@ inline void pack_rows(int64_t m, int64_t k, const float* source, int64_t row_ste
     }
 }
 
+// Column j of packed rows times scale[j]: A diag(scale).
+inline void scale_columns(int64_t m, int64_t k, const float* scale, float* packed) {
+    const int64_t groups = round_up(m, MR) / MR;
+#pragma omp parallel for schedule(static) if (m * k > 16384)
+    for (int64_t g = 0; g < groups; g++)
+        for (int64_t j = 0; j < k; j++)
+            for (int64_t r = 0; r < MR; r++) packed[(g * k + j) * MR + r] *= scale[j];
+}
+
+// Sum of a[j] b[j], in vectors.
+inline float dot_product(int64_t k, const float* a, const float* b) {
+    V total{};
+    for (int64_t j = 0; j < k; j += VL) total += load_part(a + j, k - j) * load_part(b + j, k - j);
+    return lanes_sum(total);
+}
+
+// out = A shift + bias for A (M, K): the bias of a product whose input was shifted. `bias` may be null.
+inline void shifted_bias(int64_t m, int64_t k, const float* a, const float* shift, const float* bias, float* out) {
+#pragma omp parallel for schedule(static) if (m * k > 16384)
+    for (int64_t i = 0; i < m; i++) out[i] = (bias ? bias[i] : 0.0f) + dot_product(k, a + i * k, shift);
+}
+
 // `count` <= PANEL pixels of K rows -> target[k * PANEL + i], missing pixels 0.
 inline void pack_panel(int64_t k, int64_t count, const float* source, int64_t step, float* target) {
     if (count == PANEL) {
@@ -225,19 +247,21 @@ inline void pixel_sums(int64_t images, int64_t m, int64_t k, int64_t pixels, con
     }
 }
 
-// out[m] = sum over n, p of a[n][m][p], in parallel over rows.
-inline void row_sums(int64_t images, int64_t m, int64_t pixels, const Rows& a, float* out) {
+// out[m] = sum over n, p of factor[n] a[n][m][p], in parallel over rows; without `factor` it is 1.
+inline void row_sums(int64_t images, int64_t m, int64_t pixels, const Rows& a, float* out, const float* factor = nullptr) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < m; row++) {
         double total = 0;
         for (int64_t image = 0; image < images; image++) {
             const float* from = a.data + image * a.image_step + row * a.row_step;
+            double of_image = 0;
             for (int64_t begin = 0; begin < pixels; begin += DOT_CHUNK) {
                 const int64_t end = std::min(pixels, begin + DOT_CHUNK);
                 V s{};
                 for (int64_t p = begin; p < end; p += VL) s += load_part(from + p, end - p);
-                total += lanes_sum(s);
+                of_image += lanes_sum(s);
             }
+            total += factor ? factor[image] * of_image : of_image;
         }
         out[row] = float(total);
     }

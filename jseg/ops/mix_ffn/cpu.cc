@@ -1,10 +1,11 @@
-// Y = W2 gelu(dw3x3(W1 X + b1) + bd) + b2 on the CPU, X (N, C, H, W), hidden E channels, Y (N, D, H, W).
+// Y = shortcut + factor[image] scale (W2 gelu(dw3x3(W1 X + b1) + bd) + b2) on the CPU, X (N, C, H, W), hidden E channels, Y (N, D, H, W).
+// Shortcut, factor (N) and scale (D) may be absent; so may an affine input in_scale X + in_shift, which goes into W1 and b1.
 //
 // Forward: a tile of output pixels stays in the second-level cache. For each chunk of hidden channels: hidden values on the
 // tile and one pixel around it, depthwise filter and GELU, product with that chunk's columns of W2 added to the tile of Y.
 // Backward: for a few images and a chunk of hidden channels at a time, with G = gelu(A), A = dw(U) + bd, U = W1 X + b1:
 //     dG = W2^T dY,  dA = dG gelu'(A),  dW2 = dY G^T,  dU = dw^T(dA),  dW1 = dU X^T,  dX += W1^T dU,
-// and sums for the rest. The hidden tensor never exists as a whole. Sums run in an order that no thread count changes.
+// and sums for the rest; dY times factor takes the place of dY, scale goes into W2, and dscale = W2 . dW2 + b2 db2 by rows. The hidden tensor never exists as a whole. Sums run in an order that no thread count changes.
 #include <unistd.h>
 
 #include "call.h"
@@ -58,7 +59,7 @@ struct Tiling {
 struct Forward {
     Shape s;
     Tiling t;
-    const float *x, *fc1_b, *dw_w, *dw_b, *fc2_b;
+    const float *x, *fc1_b, *dw_w, *dw_b, *fc2_b, *scale, *factor, *shortcut;
     const float *fc1_packed, *fc2_packed;   // fc1: rows in groups; fc2: one packed matrix a chunk
     float* y;
 };
@@ -133,9 +134,19 @@ void forward_tile(const Forward& f, int64_t image, int64_t y0, int64_t x0, float
                           });
         }
     }
-    for (int64_t d = 0; d < s.d; d++)
-        for (int64_t r = 0; r < height; r++)
-            std::memcpy(f.y + (image * s.d + d) * s.pixels + (y0 + r) * s.w + x0, out + d * t.g_step + r * width, width * sizeof(float));
+    for (int64_t d = 0; d < s.d; d++) {
+        const V scale = splat((f.scale ? f.scale[d] : 1.0f) * (f.factor ? f.factor[image] : 1.0f));
+        for (int64_t r = 0; r < height; r++) {
+            const int64_t to = (image * s.d + d) * s.pixels + (y0 + r) * s.w + x0;
+            const float* from = out + d * t.g_step + r * width;
+            if (!f.shortcut && !f.scale && !f.factor) std::memcpy(f.y + to, from, width * sizeof(float));
+            else
+                for (int64_t x = 0; x < width; x += VL) {
+                    const V value = load_part(from + x, width - x) * scale;
+                    store_part(f.y + to + x, f.shortcut ? value + load_part(f.shortcut + to + x, width - x) : value, width - x);
+                }
+        }
+    }
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
@@ -145,44 +156,72 @@ struct Planes {   // one hidden channel of one image, with a border of zeros
     explicit Planes(const Shape& s) : step(row_stride(s.w + 2 + VL)), size(step * (s.h + 2) + VL) {}
 };
 
+// R rows of dA = dG gelu'(A) and of G = gelu(A), from row y on; adds to the ten sums of vectors.
+template <int R>
+JSEG_INLINE void slope_rows(const Shape& s, int64_t step, const V* w, float bias, float factor, int64_t y, float* dg, const float* up, float* ap, V* total) {
+    for (int64_t x = 0; x < s.w; x += VL) {
+        const int64_t left = s.w - x;
+        const float* taps = up + y * step + x;
+        V a[R], da[R];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; r++) a[r] = splat(bias);
+        window<3, 3, R>(taps, step, w, a);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; r++) {
+            float* at = dg + (y + r) * s.w + x;
+            da[r] = load_part(at, left) * gelu_slope(a[r]);
+            if (left < VL) da[r] = keep_first(da[r], left);
+            store_part(at, gelu(a[r]) * factor, left);
+            store_part(ap + (y + r + 1) * step + x + 1, da[r], left);
+            total[9] += da[r];
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 3 + R - 1; i++)
+#pragma GCC unroll 3
+            for (int j = 0; j < 3; j++) {
+                const V tap = load(taps + i * step + j);
+#pragma GCC unroll 2
+                for (int r = 0; r < R; r++)
+                    if (i - r >= 0 && i - r < 3) total[(i - r) * 3 + j] += da[r] * tap;
+            }
+    }
+}
+
+// R rows of dU from the planes of dA; returns the sum of their values in vectors.
+template <int R>
+JSEG_INLINE V input_rows(const Shape& s, int64_t step, const V* flipped, int64_t y, float* u, const float* ap) {
+    V total{};
+    for (int64_t x = 0; x < s.w; x += VL) {
+        const int64_t left = s.w - x;
+        V du[R] = {};
+        window<3, 3, R>(ap + y * step + x, step, flipped, du);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; r++) {
+            if (left < VL) du[r] = keep_first(du[r], left);
+            store_part(u + (y + r) * s.w + x, du[r], left);
+            total += du[r];
+        }
+    }
+    return total;
+}
+
 // Depthwise backward of one channel of one image. In: u (hidden values), dg; out: u <- dU, dg <- G. Adds to the ten sums of
-// weights and bias and returns the sum of dU. `up`, `ap`: padded planes with zero borders.
-double filter_backward(const Shape& s, const Planes& planes, const float* weight, float bias, float* u, float* dg, float* up, float* ap, double* sums) {
+// weights and bias and returns the sum of dU; G is stored times `factor`. `up`, `ap`: padded planes with zero borders.
+double filter_backward(const Shape& s, const Planes& planes, const float* weight, float bias, float factor, float* u, float* dg, float* up, float* ap, double* sums) {
     const int64_t step = planes.step;
     for (int64_t y = 0; y < s.h; y++) std::memcpy(up + (y + 1) * step + 1, u + y * s.w, s.w * sizeof(float));
     V w[9], flipped[9];
 #pragma GCC unroll 9
     for (int i = 0; i < 9; i++) w[i] = splat(weight[i]), flipped[i] = splat(weight[8 - i]);
-    for (int64_t y = 0; y < s.h; y++) {
+    for (int64_t y = 0; y < s.h; y += 2) {
         V total[10] = {};
-        for (int64_t x = 0; x < s.w; x += VL) {
-            const int64_t left = s.w - x, at = y * s.w + x;
-            const float* taps = up + y * step + x;
-            V a[1] = {splat(bias)};
-            window<3, 3, 1>(taps, step, w, a);
-            V da = load_part(dg + at, left) * gelu_slope(a[0]);
-            if (left < VL) da = keep_first(da, left);
-            store_part(dg + at, gelu(a[0]), left);
-            store_part(ap + (y + 1) * step + x + 1, da, left);
-#pragma GCC unroll 9
-            for (int i = 0; i < 9; i++) total[i] += da * load(taps + i / 3 * step + i % 3);
-            total[9] += da;
-        }
+        if (y + 2 <= s.h) slope_rows<2>(s, step, w, bias, factor, y, dg, up, ap, total);
+        else slope_rows<1>(s, step, w, bias, factor, y, dg, up, ap, total);
         for (int i = 0; i < 10; i++) sums[i] += lanes_sum(total[i]);
     }
     double sum_u = 0;
-    for (int64_t y = 0; y < s.h; y++) {
-        V total{};
-        for (int64_t x = 0; x < s.w; x += VL) {
-            const int64_t left = s.w - x;
-            V du[1] = {V{}};
-            window<3, 3, 1>(ap + y * step + x, step, flipped, du);
-            if (left < VL) du[0] = keep_first(du[0], left);
-            store_part(u + y * s.w + x, du[0], left);
-            total += du[0];
-        }
-        sum_u += lanes_sum(total);
-    }
+    for (int64_t y = 0; y < s.h; y += 2)
+        sum_u += lanes_sum(y + 2 <= s.h ? input_rows<2>(s, step, flipped, y, u, ap) : input_rows<1>(s, step, flipped, y, u, ap));
     return sum_u;
 }
 
@@ -200,17 +239,25 @@ struct Cut {   // images and hidden channels at a time: both buffers together ta
 
 }  // namespace
 
-// in: x, fc1_w (E, C), fc1_b, dw_w (E, 9), dw_b, fc2_w (D, E), fc2_b; out: y; integers: N C E D H W
+// in: x, fc1_w (E, C), fc1_b, dw_w (E, 9), dw_b, fc2_w (D, E), fc2_b, scale (D), factor (N), shortcut (N, D, H, W), in_scale, in_shift (C),
+// the last five each or absent; out: y; integers: N C E D H W
 JSEG_KERNEL(jseg_mix_ffn_forward) {
     const Shape s(call);
     const Tiling t(s);
     const int64_t fc1_size = round_up(packed_rows_size(s.e, s.c), 16), fc2_size = round_up(round_up(s.d, MR) * s.e, 16), thread_size = round_up(t.thread_size(s), 16);
-    float* memory = scratch(fc1_size + fc2_size + omp_get_max_threads() * thread_size);
-    float *fc1_packed = memory, *fc2_packed = memory + fc1_size, *tiles = fc2_packed + fc2_size;
+    float* memory = scratch(fc1_size + fc2_size + round_up(s.e, 16) + omp_get_max_threads() * thread_size);
+    float *fc1_packed = memory, *fc2_packed = memory + fc1_size, *shifted = fc2_packed + fc2_size, *tiles = shifted + round_up(s.e, 16);
     for (int64_t e0 = 0; e0 < s.e; e0 += t.chunk)
         pack_rows(s.d, std::min(t.chunk, s.e - e0), call.in<float>(5) + e0, s.e, 1, fc2_packed + e0 * round_up(s.d, MR));
     pack_rows(s.e, s.c, call.in<float>(1), s.c, 1, fc1_packed);
-    const Forward f{s, t, call.in<float>(0), call.in<float>(2), call.in<float>(3), call.in<float>(4), call.in<float>(6), fc1_packed, fc2_packed, call.out<float>(0)};
+    const float* fc1_b = call.in<float>(2);
+    if (const float* in_scale = call.in<float>(10)) {
+        scale_columns(s.e, s.c, in_scale, fc1_packed);
+        shifted_bias(s.e, s.c, call.in<float>(1), call.in<float>(11), fc1_b, shifted);
+        fc1_b = shifted;
+    }
+    const Forward f{s, t, call.in<float>(0), fc1_b, call.in<float>(3), call.in<float>(4), call.in<float>(6), call.in<float>(7), call.in<float>(8),
+                    call.in<float>(9), fc1_packed, fc2_packed, call.out<float>(0)};
 #pragma omp parallel
     {
         NoDenormals guard;
@@ -220,13 +267,13 @@ JSEG_KERNEL(jseg_mix_ffn_forward) {
     }
 }
 
-// in: as forward, then dy; out: dx, dfc1_w, dfc1_b, ddw_w, ddw_b, dfc2_w, dfc2_b
+// in: x to fc2_b as forward, dy, scale, factor, the last two each or absent; out: dx, dfc1_w, dfc1_b, ddw_w, ddw_b, dfc2_w, dfc2_b[, dscale]
 JSEG_KERNEL(jseg_mix_ffn_backward) {
     const Shape s(call);
     const Cut cut(s);
     const Planes planes(s);
     const float *x = call.in<float>(0), *fc1_w = call.in<float>(1), *fc1_b = call.in<float>(2), *dw_w = call.in<float>(3), *dw_b = call.in<float>(4);
-    const float *fc2_w = call.in<float>(5), *dy = call.in<float>(7);
+    const float *fc2_w = call.in<float>(5), *dy = call.in<float>(7), *scale = call.in<float>(8), *factor = call.in<float>(9);
     float *dx = call.out<float>(0), *dfc1_w = call.out<float>(1), *dfc1_b = call.out<float>(2), *ddw_w = call.out<float>(3), *ddw_b = call.out<float>(4);
     float* dfc2_w = call.out<float>(5);
     const int64_t threads = omp_get_max_threads(), map = cut.images * cut.chunk * cut.row_step;
@@ -246,8 +293,9 @@ JSEG_KERNEL(jseg_mix_ffn_backward) {
                 store_part(u + image * step + row * cut.row_step + p, sums + fc1_b[e0 + row], count);
             });
             pack_rows(chunk, s.d, fc2_w + e0, 1, s.e, packed);
+            if (scale) scale_columns(chunk, s.d, scale, packed);
             image_product(images, chunk, s.d, s.pixels, packed, dy_part, work, [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
-                store_part(g + image * step + row * cut.row_step + p, sums, count);
+                store_part(g + image * step + row * cut.row_step + p, factor ? sums * factor[n0 + image] : sums, count);
             });
 #pragma omp parallel
             {
@@ -259,7 +307,7 @@ JSEG_KERNEL(jseg_mix_ffn_backward) {
                     double sums[10] = {}, sum_u = 0;
                     for (int64_t image = 0; image < images; image++) {
                         const int64_t at = image * step + e * cut.row_step;
-                        sum_u += filter_backward(s, planes, dw_w + (e0 + e) * 9, dw_b[e0 + e], u + at, g + at, up, up + planes.size, sums);
+                        sum_u += filter_backward(s, planes, dw_w + (e0 + e) * 9, dw_b[e0 + e], factor ? factor[n0 + image] : 1.0f, u + at, g + at, up, up + planes.size, sums);
                     }
                     const int64_t to = e0 + e;
                     for (int i = 0; i < 9; i++) ddw_w[to * 9 + i] = (n0 ? ddw_w[to * 9 + i] : 0.0f) + float(sums[i]);
@@ -275,5 +323,13 @@ JSEG_KERNEL(jseg_mix_ffn_backward) {
                 store_part(at, e0 ? load_part(at, count) + sums : sums, count);
             });
         }
-    row_sums(s.n, s.d, s.pixels, {dy, s.d * s.pixels, s.pixels}, call.out<float>(6));
+    float* dfc2_b = call.out<float>(6);
+    row_sums(s.n, s.d, s.pixels, {dy, s.d * s.pixels, s.pixels}, dfc2_b, factor);
+    if (!scale) return;
+#pragma omp parallel for schedule(static) if (s.d * s.e > 16384)
+    for (int64_t d = 0; d < s.d; d++) {
+        call.out<float>(7)[d] = dot_product(s.e, fc2_w + d * s.e, dfc2_w + d * s.e) + call.in<float>(6)[d] * dfc2_b[d];
+        for (int64_t e = 0; e < s.e; e++) dfc2_w[d * s.e + e] *= scale[d];
+        dfc2_b[d] *= scale[d];
+    }
 }

@@ -12,7 +12,7 @@ pass computes `a` and the row strips again and saves nothing but the inputs.
 import jittor as jt
 from jittor import nn
 
-from jseg.ops.common import check, check_shape, cpu_op, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick
 
 __all__ = ["msca"]
 
@@ -42,9 +42,10 @@ def msca(x, w0, b0, strips, *, impl: str = "auto"):
         check_shape("msca", f"strips[{i}] b_row", b_row, (c,))
         check_shape("msca", f"strips[{i}] b_col", b_col, (c,))
     weights = [w0, b0, *(tensor for strip in strips for tensor in strip)]
-    if pick(impl, "msca", x, *weights) == "jittor":
+    impl = pick(impl, "msca", x, *weights)
+    if impl == "jittor":
         return _composed(x, w0, b0, strips)
-    return _Msca.apply(x, *weights)
+    return _Msca.apply(device_op(impl), x, *as_parameters(*weights))
 
 
 def _composed(x, w0, b0, strips):
@@ -59,13 +60,13 @@ def _composed(x, w0, b0, strips):
 
 
 class _Msca(jt.Function):
-    def execute(self, x, *weights):
-        self.saved = x, weights
+    def execute(self, run, x, *weights):
+        self.saved, self.run = (x, weights), run
         sizes = [weights[0].shape[-1]] + [w.shape[-1] for w in weights[2::4]]
         self.scalars = [*x.shape, len(sizes) - 1, *sizes]
-        return cpu_op("jseg_msca_forward", [x, *weights], [(x.shape, "float32")], self.scalars)[0]
+        return run("jseg_msca_forward", [x, *weights], [(x.shape, x.dtype)], self.scalars)[0]
 
     def grad(self, dy):
         x, weights = self.saved
-        outputs = [(v.shape, "float32") for v in (x, *weights)]
-        return cpu_op("jseg_msca_backward", [x, *weights, dy], outputs, self.scalars)
+        outputs = [(v.shape, v.dtype) for v in (x, *weights)]
+        return [None, *self.run("jseg_msca_backward", [x, *weights, like(dy, x)], outputs, self.scalars)]

@@ -9,7 +9,7 @@ coefficients only ("one_step", as the paper and the first Jittor code do; the ba
 
 import jittor as jt
 
-from jseg.ops.common import check, check_shape, cpu_op, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick
 
 __all__ = ["nmf"]
 
@@ -35,9 +35,10 @@ def nmf(x, bases, *, steps: int, inv_t: float = 1.0, eps: float = 1e-6, grad: st
     check("nmf", isinstance(steps, int) and steps >= 0, f"steps is {steps!r}, expected an integer >= 0")
     check("nmf", grad in ("full", "one_step"), f"grad is {grad!r}, accepted are 'full' and 'one_step'")
     check("nmf", eps > 0, f"eps is {eps!r}, expected a number > 0")
-    if pick(impl, "nmf", x, bases) == "jittor":
+    impl = pick(impl, "nmf", x, bases)
+    if impl == "jittor":
         return _composed(x, bases, steps, inv_t, eps, grad)
-    return _Nmf.apply(x, bases, steps, inv_t, eps, grad)
+    return _Nmf.apply(x, *as_parameters(bases), steps, inv_t, eps, grad, device_op(impl))
 
 
 def _composed(x, bases, steps, inv_t, eps, grad):
@@ -66,18 +67,18 @@ def _update_coef(x, bases, coef, eps):
 
 
 class _Nmf(jt.Function):
-    def execute(self, x, bases, steps, inv_t, eps, grad):
+    def execute(self, x, bases, steps, inv_t, eps, grad, run):
         save = not jt.flags.no_grad
         (n, d, length), rank = x.shape, bases.shape[2]
         kept, padded = (steps if grad == "full" else 0), -(-rank // 16) * 16
-        size = n * padded * ((kept + 1) * length + (2 * kept + 1) * d + kept * padded)   # `Plan::saved_size` in cpu.cc
+        size = n * padded * ((kept + 1) * length + (2 * kept + 1) * d + kept * padded)   # `Plan::saved_size` in cpu.cc; CUDA needs less
         self.scalars = [n, d, length, rank, steps, inv_t, eps, grad == "one_step", save]
-        self.saved, outputs = (x, bases.shape), [(x.shape, "float32")] + [((size,), "float32")] * save
-        y, *self.state = cpu_op("jseg_nmf_forward", [x, bases], outputs, self.scalars)
+        self.run, self.saved, outputs = run, (x, bases.shape), [(x.shape, x.dtype)] + [((size,), "float32")] * save
+        y, *self.state = run("jseg_nmf_forward", [x, bases], outputs, self.scalars)
         return y
 
     def grad(self, dy):
         x, bases_shape = self.saved
-        outputs = [(x.shape, "float32"), (bases_shape, "float32")]
-        dx, dbases = cpu_op("jseg_nmf_backward", [x, self.state[0], dy], outputs, self.scalars)
-        return dx, dbases, None, None, None, None
+        outputs = [(x.shape, x.dtype), (bases_shape, "float32")]
+        dx, dbases = self.run("jseg_nmf_backward", [x, self.state[0], like(dy, x)], outputs, self.scalars)
+        return dx, dbases, None, None, None, None, None

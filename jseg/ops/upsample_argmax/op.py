@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jittor as jt
 
-from jseg.ops.common import check, cpu_op, pick
+from jseg.ops.common import check, device_op, pick
 from jseg.ops.upsample_cross_entropy.bilinear import resize_bilinear
 
 __all__ = ["upsample_argmax"]
@@ -29,10 +29,11 @@ def upsample_argmax(logits: jt.Var, size: tuple[int, int], *, align_corners: boo
     size = tuple(int(side) for side in size)
     check("upsample_argmax", len(size) == 2 and min(size) >= 1, f"size is {size}; accepted: (H, W), each at least 1")
     with jt.no_grad():
-        if pick(impl, "upsample_argmax", logits) == "jittor":
+        impl = pick(impl, "upsample_argmax", logits)
+        if impl == "jittor":
             return _composed(logits, size, align_corners, with_prob)
         outputs = [((logits.shape[0], *size), "int32"), ((logits.shape[0], *size) if with_prob else (1,), "float32")]
-        labels, prob = cpu_op("jseg_upsample_argmax_run", [logits], outputs, [*logits.shape, *size, align_corners, with_prob])
+        labels, prob = device_op(impl)("jseg_upsample_argmax_run", [logits], outputs, [*logits.shape, *size, align_corners, with_prob])
         return (labels, prob) if with_prob else labels
 
 

@@ -12,7 +12,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.errors import KernelError
-from jseg.ops.common import check, check_same, cpu_op, pick
+from jseg.ops.common import check, check_same, device_op, like, pick
 from jseg.ops.upsample_cross_entropy.bilinear import resize_bilinear
 
 __all__ = ["upsample_cross_entropy"]
@@ -21,27 +21,27 @@ _EPS = float(np.finfo(np.float32).eps)
 
 
 class _UpsampleCrossEntropy(jt.Function):
-    """The CPU kernel. A mean loss makes its gradient on the way forward: it is as small as the logits, and a second pass over the pixels is saved."""
+    """The kernels. A mean loss makes its gradient on the way forward: it is as small as the logits, and a second pass over the pixels is saved."""
 
-    def execute(self, logits, labels, class_weight, pixel_weight, options, per_pixel, wants_grad):
-        self.saved = logits, labels, class_weight, pixel_weight, options, per_pixel
+    def execute(self, logits, labels, class_weight, pixel_weight, options, per_pixel, wants_grad, run):
+        self.saved, self.run = (logits, labels, class_weight, pixel_weight, options, per_pixel), run
         with_grad = wants_grad and not per_pixel
-        summary, losses, self.d_logits = _run(logits, labels, class_weight, pixel_weight, None, options, per_pixel, with_grad)
+        summary, losses, self.d_logits = _run(run, logits, labels, class_weight, pixel_weight, None, options, per_pixel, with_grad)
         return (losses if per_pixel else summary[0:1]), summary[1:2].stop_grad()
 
     def grad(self, d_loss, d_accuracy):
         *tensors, options, per_pixel = self.saved
         if not per_pixel:
-            return (self.d_logits * d_loss,) + (None,) * 6
-        return (_run(*tensors, d_loss, options, True, True)[2],) + (None,) * 6
+            return (like(self.d_logits * d_loss, tensors[0]),) + (None,) * 7
+        return (like(_run(self.run, *tensors, d_loss.float32(), options, True, True)[2], tensors[0]),) + (None,) * 7
 
 
-def _run(logits, labels, class_weight, pixel_weight, slope, options, per_pixel, with_grad) -> list:
+def _run(run, logits, labels, class_weight, pixel_weight, slope, options, per_pixel, with_grad) -> list:
     """One kernel call -> summary (2,) of loss and accuracy, per-pixel losses, gradient of the logits; unwanted ones have one element."""
     outputs = [((2,), "float32"), (labels.shape if per_pixel else (1,), "float32"), (logits.shape if with_grad else (1,), "float32")]
     align_corners, ignore_index, avg_non_ignore = options
     scalars = [*logits.shape, *labels.shape[1:], align_corners, ignore_index, avg_non_ignore, per_pixel, with_grad]
-    return cpu_op("jseg_upsample_cross_entropy_run", [logits, labels, class_weight, pixel_weight, slope], outputs, scalars)
+    return run("jseg_upsample_cross_entropy_run", [logits, labels, class_weight, pixel_weight, slope], outputs, scalars)
 
 
 def upsample_cross_entropy(logits: jt.Var, labels: jt.Var, *, align_corners: bool = False, ignore_index: int = 255,
@@ -66,13 +66,14 @@ def upsample_cross_entropy(logits: jt.Var, labels: jt.Var, *, align_corners: boo
     class_weight = _check(logits, labels, class_weight, pixel_weight, reduction)
     _check_labels(labels, logits.shape[1], ignore_index)
     labels = labels.int32()
-    if pick(impl, "upsample_cross_entropy", logits) == "jittor":
+    impl = pick(impl, "upsample_cross_entropy", logits)
+    if impl == "jittor":
         return _composed(logits, labels, align_corners, ignore_index, class_weight, avg_non_ignore, pixel_weight, reduction)
     class_weight = None if class_weight is None else jt.array(class_weight)
     pixel_weight = None if pixel_weight is None else pixel_weight.float32().stop_grad()
     wants_grad = not (jt.flags.no_grad or logits.is_stop_grad())
     return tuple(_UpsampleCrossEntropy.apply(logits, labels, class_weight, pixel_weight, (align_corners, ignore_index, avg_non_ignore),
-                                             reduction == "none", wants_grad))
+                                             reduction == "none", wants_grad, device_op(impl)))
 
 
 def _check(logits, labels, class_weight, pixel_weight, reduction) -> np.ndarray | None:

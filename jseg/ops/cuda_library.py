@@ -1,0 +1,206 @@
+"""Build, cache and call the CUDA kernels of `ops/*/cuda.cuh`.
+
+The twin of `cpu_library.py`: every `cuda.cuh` is compiled by the nvcc that Jittor uses, for the GPUs that Jittor sees, and
+all are linked into one shared library in Jittor's cache folder; the name of an object file is a hash of everything that went
+into it. A file that does not compile takes down its own kernel only. One universal `jt.code` stub passes pointers and scalars
+to the address that travels in `data`, so a model needs a handful of stubs.
+
+An entry point `<symbol>_<dtype>` (macro JSEG_CUDA_KERNEL in include/cuda_base.cuh) launches kernels on the default stream, as
+Jittor does. Called without memory it only says how many bytes of workspace it wants; that workspace is one more output of the
+stub, so it comes from Jittor's allocator and goes back when the operation is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import jittor as jt
+
+from jseg.errors import KernelError
+
+__all__ = ["DTYPES", "Call", "cuda_kernels", "cuda_op", "make_call", "nvcc_command", "ready"]
+
+OPS = pathlib.Path(__file__).resolve().parent
+DTYPES = ("float32", "float16", "bfloat16")   # of the large tensors; parameters and their gradients are float32
+INPUT_BUCKETS = (4, 16, 32, 52)               # counts are padded to these, so that few stubs are compiled
+OUTPUT_BUCKETS = (2, 4, 16, 40)
+
+_HEADER = """
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+namespace jseg_stub {
+struct Call { void* const* in; const int64_t* in_size; int64_t n_in; void* const* out; const int64_t* out_size; int64_t n_out;
+              const double* scalar; int64_t n_scalar; };
+}
+"""
+_SOURCE = """
+    void* ins[64]; void* outs[64]; int64_t in_sizes[64], out_sizes[64]; double scalars[64];
+    int64_t n_in = (int64_t)data["inputs"], n_out = (int64_t)data["outputs"], n_scalar = (int64_t)data["scalars"];
+    int64_t absent = (int64_t)data["absent"];
+    for (int64_t i = 0; i < n_in; i++) {
+        bool gone = (absent >> i) & 1;
+        ins[i] = gone ? nullptr : (void*)_inputs[i]->mem_ptr; in_sizes[i] = gone ? 0 : _inputs[i]->num;
+    }
+    for (int64_t i = 0; i < n_out; i++) { outs[i] = (void*)_outputs[i]->mem_ptr; out_sizes[i] = _outputs[i]->num; }
+    for (int64_t i = 0; i < n_scalar; i++) scalars[i] = data["s" + std::to_string(i)];
+    jseg_stub::Call call{ins, in_sizes, n_in, outs, out_sizes, n_out, scalars, n_scalar};
+    int64_t status = ((int64_t (*)(const jseg_stub::Call&, void*))(intptr_t)data["address"])(call, (void*)_outputs[n_out]->mem_ptr);
+    if (status < 0) throw std::runtime_error("jseg: a CUDA kernel was not launched, CUDA error " + std::to_string(-status));
+"""
+
+
+class Call(ctypes.Structure):
+    """`jseg::Call` of include/call.h."""
+
+    _fields_ = [("inputs", ctypes.c_void_p), ("input_sizes", ctypes.c_void_p), ("input_count", ctypes.c_int64),
+                ("outputs", ctypes.c_void_p), ("output_sizes", ctypes.c_void_p), ("output_count", ctypes.c_int64),
+                ("scalars", ctypes.c_void_p), ("scalar_count", ctypes.c_int64)]
+
+
+def make_call(inputs: list, outputs: list, scalars: list) -> Call:
+    """A call from (address, elements) pairs; the arrays behind it live as long as the result."""
+    def both(pairs):
+        return (ctypes.c_void_p * 64)(*(p for p, _ in pairs)), (ctypes.c_int64 * 64)(*(n for _, n in pairs))
+
+    arrays = [*both(inputs), *both(outputs), (ctypes.c_double * 64)(*map(float, scalars))]
+    a = [ctypes.addressof(array) for array in arrays]
+    call = Call(a[0], a[1], len(inputs), a[2], a[3], len(outputs), a[4], len(scalars))
+    call.keep = arrays
+    return call
+
+
+def ready() -> bool:
+    """Whether Jittor computes on a GPU in this process now."""
+    return bool(jt.flags.use_cuda)
+
+
+def cuda_kernels() -> list[str]:
+    """Names of the kernels that have a `cuda.cuh`."""
+    return sorted(path.parent.name for path in OPS.glob("*/cuda.cuh"))
+
+
+def cuda_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
+    """Run a function of the CUDA library as one Jittor operation; arguments and result as `cpu_library.cpu_op`.
+
+    The dtype of the first input picks the entry point: float32, float16 or bfloat16.
+    """
+    if len(scalars) > 64 or not inputs or inputs[0] is None:
+        raise KernelError(f"{symbol}: needs a first input and at most 64 scalars, got {len(inputs)} inputs, {len(scalars)} scalars")
+    function = _function(f"{symbol}_{inputs[0].dtype}")
+    sizes = [(None, 0 if v is None else v.numel()) for v in inputs]
+    wanted = function(ctypes.byref(make_call(sizes, [(None, math.prod(shape)) for shape, _ in outputs], scalars)), None)
+    data = {"address": float(ctypes.cast(function, ctypes.c_void_p).value), "inputs": float(len(inputs)), "outputs": float(len(outputs)),
+            "scalars": float(len(scalars)), "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
+    data.update((f"s{i}", float(v)) for i, v in enumerate(scalars))
+    flat = [v if v is None or len(v.shape) == 1 else v.reshape((-1,)) for v in inputs]
+    flat = [flat[0] if v is None else v for v in flat]
+    flat += [flat[0]] * (_bucket(len(flat), INPUT_BUCKETS, symbol) - len(flat))
+    padding = _bucket(len(outputs) + 1, OUTPUT_BUCKETS, symbol) - len(outputs) - 1
+    shapes = [[math.prod(shape)] for shape, _ in outputs] + [[max(64, -(-wanted // 4))]] + [[1]] * padding
+    results = jt.code(shapes, [str(dtype) for _, dtype in outputs] + ["float32"] * (1 + padding), flat,
+                      cuda_header=_HEADER, cuda_src=_SOURCE, data=data)
+    return [r.reshape(tuple(shape)) for r, (shape, _) in zip(results, outputs)]
+
+
+def _bucket(count: int, buckets: tuple, symbol: str) -> int:
+    for size in buckets:
+        if count <= size:
+            return size
+    raise KernelError(f"{symbol}: {count} tensors, at most {buckets[-1]} fit through one call")
+
+
+# ---- the library ----------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_library = None          # ctypes.CDLL once opened
+_failed: dict = {}       # kernel name -> compiler output
+_functions: dict = {}    # entry point -> ctypes function
+
+
+def nvcc_command(nvcc: str, archs: list, *, compiler: str | None = None) -> list[str]:
+    """The start of every nvcc call: flags, one machine code per entry of `archs` (75, 80, ...), PTX of the last for later GPUs."""
+    codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+    return [nvcc, "-std=c++17", "-O3", "--cudart=shared", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes,
+            *(["-ccbin", compiler] if compiler else []), "-I", str(OPS / "include")]
+
+
+def _function(name: str):
+    """The ctypes function of an entry point; builds or opens the library at the first call. Raises KernelError."""
+    function = _functions.get(name)
+    if function is not None:
+        return function
+    with _lock:
+        library = _open()
+    for kernel, log in _failed.items():
+        if name.startswith(f"jseg_{kernel}_"):
+            raise KernelError(f"{kernel}: jseg/ops/{kernel}/cuda.cuh does not compile here; use impl='jittor', or cure this:\n{log}")
+    try:
+        function = getattr(library, name)
+    except AttributeError:
+        raise KernelError(f"the CUDA library has no function '{name}'; kernels with a cuda.cuh: {cuda_kernels()}; types: {DTYPES}") from None
+    function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
+    _functions[name] = function
+    return function
+
+
+def _open():
+    global _library
+    if _library is None:
+        folder = pathlib.Path(jt.flags.cache_path) / "jseg_cuda_kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+        command = nvcc_command(jt.flags.nvcc_path, sorted(jt.flags.cuda_archs), compiler=jt.flags.cc_path)
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)   # one process builds, the others find the files
+            _library = ctypes.CDLL(str(_build(folder, command)))
+    return _library
+
+
+def _build(folder: pathlib.Path, command: list) -> pathlib.Path:
+    """Compile what is missing, in parallel, and link. Returns the library's path."""
+    common = hashlib.sha256(" ".join(command).encode())
+    common.update(subprocess.run([command[0], "--version"], capture_output=True).stdout)
+    for header in sorted(OPS.glob("include/cuda_*.cuh")) + [OPS / "include" / "call.h"]:
+        common.update(header.read_bytes())
+    objects = {}
+    for kernel in cuda_kernels():
+        digest = common.copy()
+        digest.update((OPS / kernel / "cuda.cuh").read_bytes())
+        objects[kernel] = folder / f"{kernel}_{digest.hexdigest()[:16]}.o"
+    missing = [kernel for kernel, path in objects.items() if not path.exists()]
+    if missing:
+        print(f"jseg: compiling CUDA kernels, once per machine: {', '.join(missing)}", file=sys.stderr, flush=True)
+    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+        logs = pool.map(lambda k: _run([*command, "-c", "-x", "cu", str(OPS / k / "cuda.cuh")], objects[k]), missing)
+        _failed.update((kernel, log) for kernel, log in zip(missing, logs) if log)
+    good = [str(path) for kernel, path in objects.items() if kernel not in _failed]
+    if not good:
+        raise KernelError(f"no CUDA kernel compiles here; use impl='jittor', or cure this:\n{next(iter(_failed.values()))}")
+    path = folder / f"libjseg_cuda_{hashlib.sha256(' '.join(good).encode()).hexdigest()[:16]}.so"
+    log = "" if path.exists() else _run([*command, "-shared", *good], path)
+    if log:
+        raise KernelError(f"the CUDA kernel library does not link; use impl='jittor', or cure this:\n{log}")
+    return path
+
+
+def _run(command: list, target: pathlib.Path) -> str:
+    """Run a compiler command that writes `target`, atomically. Returns "" or the compiler's errors."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
+    os.close(handle)
+    done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
+    if done.returncode:
+        os.unlink(temporary)
+        return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"
+    os.replace(temporary, target)
+    return ""

@@ -1,0 +1,1 @@
+"""The norm kernel; the public function is `op.norm`."""

@@ -1,0 +1,137 @@
+"""Compiles a `cuda.cuh` for the CPU (cuda_emu.h) and stands in for `cuda_op`, with guard zones around every tensor."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+import os
+import pathlib
+import subprocess
+import tempfile
+
+import jittor as jt
+import numpy as np
+
+from jseg.ops.cuda_library import OPS, make_call
+
+HERE = pathlib.Path(__file__).resolve().parent
+GUARD = 1 << 16   # bytes before and after every tensor; NaN where a kernel reads them as floating point
+STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int32": np.int32}
+
+
+class EmulationError(AssertionError):
+    """The emulator or a guard zone found a fault in a kernel."""
+
+
+def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
+    """The emulated library of one kernel, from a cache in Jittor's folder; `source` replaces its cuda.cuh and all headers.
+
+    Args:
+        source: text of a complete translation unit.
+    """
+    text = source or f'#include "{OPS / kernel / "cuda.cuh"}"\n'
+    command = [jt.flags.cc_path, "-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC", "-fvisibility=hidden", "-I", str(HERE), "-I", str(OPS / "include")]
+    digest = hashlib.sha256(" ".join([text, *command]).encode())
+    for path in [HERE / "cuda_emu.h", OPS / kernel / "cuda.cuh", *sorted(OPS.glob("include/c*"))]:
+        digest.update(path.read_bytes())
+    folder = pathlib.Path(jt.flags.cache_path) / "jseg_cuda_emulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{kernel}_{digest.hexdigest()[:16]}.so"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            unit = pathlib.Path(place, "unit.cc")
+            unit.write_text(text)
+            done = subprocess.run([*command, str(unit), "-o", f"{place}/out.so"], capture_output=True, text=True, timeout=600)
+            assert done.returncode == 0, done.stderr[-4000:]
+            os.replace(f"{place}/out.so", target)
+    library = ctypes.CDLL(str(target))
+    library.emu_error.restype = library.emu_launch.restype = ctypes.c_char_p
+    library.emu_launches.restype = ctypes.c_int64
+    return library
+
+
+class Guarded:
+    """A tensor's memory between two guard zones of 0xff bytes."""
+
+    def __init__(self, dtype: str, count: int, values: np.ndarray | None = None):
+        kind = np.dtype(STORAGE[dtype])
+        self.raw = np.full(count * kind.itemsize + 2 * GUARD, 0xFF, np.uint8)   # outputs start as NaN
+        self.inside = self.raw[GUARD:self.raw.size - GUARD].view(kind)
+        if values is not None:
+            self.inside[:] = values.reshape(-1)
+        self.address, self.count = self.raw.ctypes.data + GUARD, count
+
+    def check(self, what: str) -> None:
+        """Raise EmulationError where a guard zone was written."""
+        if (self.raw[:GUARD] != 0xFF).any() or (self.raw[-GUARD:] != 0xFF).any():
+            raise EmulationError(f"{what}: a write outside the tensor")
+
+
+class Emulator:
+    """Callable with the arguments of `cuda_op`; runs the kernels of one library under one schedule."""
+
+    def __init__(self, library: ctypes.CDLL, schedule: int = 0):
+        self.library, self.schedule = library, schedule
+        self.launches: list[tuple[str, int, int, int]] = []   # kernel, blocks, threads, shared bytes
+
+    def __call__(self, symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
+        dtype = str(inputs[0].dtype)
+        ins = [None if v is None else Guarded(str(v.dtype), v.numel(), _stored(v)) for v in inputs]
+        outs = [Guarded(str(kind), math.prod(shape)) for shape, kind in outputs]
+        self.call(f"{symbol}_{dtype}", ins, outs, scalars)
+        return [_loaded(o, str(kind)).reshape(tuple(shape)) for o, (shape, kind) in zip(outs, outputs)]
+
+    def call(self, name: str, ins: list, outs: list, scalars: list) -> None:
+        """Run an entry point on guarded memory."""
+        function = getattr(self.library, name)
+        function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
+        call = make_call([(None, 0) if v is None else (v.address, v.count) for v in ins], [(o.address, o.count) for o in outs], scalars)
+        work = Guarded("float32", -(-function(ctypes.byref(call), None) // 4))
+        self.library.emu_set(self.schedule, 0)
+        function(ctypes.byref(call), work.address)
+        self._read_launches()
+        if self.library.emu_error():
+            raise EmulationError(self.library.emu_error().decode())
+        for i, tensor in enumerate([*ins, *outs, work]):
+            if tensor is not None:
+                tensor.check(f"{name}: " + ("workspace" if tensor is work else f"tensor {i}"))
+
+    def dry(self, name: str, scalars: list) -> tuple[list, str]:
+        """The launches of a call with these scalars, and the emulator's complaint; nothing runs, no tensor is needed."""
+        function = getattr(self.library, name)
+        function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
+        call = make_call([(GUARD, 1)] * 52, [(GUARD, 1)] * 52, scalars)
+        self.launches = []
+        self.library.emu_set(0, 1)
+        function(ctypes.byref(call), 256)
+        self._read_launches()
+        error = self.library.emu_error().decode()
+        self.library.emu_set(0, 0)
+        return self.launches, error
+
+    def _read_launches(self) -> None:
+        numbers = (ctypes.c_int64 * 3)()
+        for i in range(self.library.emu_launches()):
+            name = self.library.emu_launch(ctypes.c_int64(i), numbers).decode()
+            self.launches.append((name, *numbers))
+
+
+def _stored(v: jt.Var) -> np.ndarray:
+    """A Var's values as they lie in memory."""
+    if str(v.dtype) != "bfloat16":
+        return v.numpy()
+    return to_bfloat16(v.float32().numpy())
+
+
+def _loaded(g: Guarded, dtype: str) -> jt.Var:
+    if dtype != "bfloat16":
+        return jt.array(g.inside.copy())
+    return jt.array((g.inside.astype(np.uint32) << 16).view(np.float32)).bfloat16()
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 -> bfloat16 bits, rounded to nearest even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits.astype(np.uint64) + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded.astype(np.uint16))

@@ -1,0 +1,318 @@
+"""The CUDA kernels on the CPU, under the emulator of cuda_emu.h: results, faults that must be caught, launch geometry.
+
+Each kernel runs through its own op.py with impl="cuda"; only the last step, the call of the device, is the emulator. Every
+tensor lies between guard zones. No GPU, nvcc or CUDA header is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import re
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.ops import common, cuda_library
+import cuda_emulator as emulation
+
+KERNELS = cuda_library.cuda_kernels()
+HALF = {"float16": 2 ** -11, "bfloat16": 2 ** -8}                     # rounding of one value
+PLANES = [(1, 1), (1, 37), (23, 1), (16, 16), (17, 32), (33, 33), (128, 128), (512, 512), (1024, 2048)]
+SMALL_MIX = "#define JSEG_HIDDEN_BYTES 40000\n"                        # so that images go in groups
+
+
+def _cases(kernel):
+    return importlib.import_module(f"jseg.ops.{kernel}.cases")
+
+
+def _work(case) -> int:
+    """Elements of the largest tensor, roughly; the emulator runs about a million threads a second."""
+    inputs = _inputs(case.kernel, case)
+    area = np.prod(case.options.get("out", (1, 1))) if isinstance(case.options.get("out"), tuple) else 1
+    hidden = case.options.get("hidden", 1) * np.prod(case.options.get("size", (1, 1))) * case.options.get("n", 1)
+    return int(max([v.size for v in inputs.values() if isinstance(v, np.ndarray)] + [area, hidden]))
+
+
+def _inputs(kernel, case, dtype="float32"):
+    """Arguments in float64, rounded to what the kernel gets: maps to `dtype`, parameters to float32."""
+    inputs = _cases(kernel).make(case, np.random.default_rng(7))
+    return {k: _round(v, dtype if _is_map(k, v) else "float32") if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for k, v in inputs.items()}
+
+
+def _is_map(name, value) -> bool:
+    return name in ("x", "logits", "gate", "residual", "shortcut")
+
+
+def _round(values, dtype):
+    values = np.asarray(values, np.float32)
+    if dtype == "float16":
+        values = values.astype(np.float16)
+    elif dtype == "bfloat16":
+        values = (emulation.to_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float64)
+
+
+def _small(kernel):
+    for case in _cases(kernel).CASES:
+        object.__setattr__(case, "kernel", kernel)
+    return [case for case in _cases(kernel).CASES if not case.bench and (_work(case) <= 20000)]
+
+
+PAIRS = [pytest.param(kernel, case, id=f"{kernel}-{case.name}") for kernel in KERNELS for case in _small(kernel)]
+_libraries: dict = {}
+
+
+def _library(kernel):
+    if kernel not in _libraries:
+        text = f'#include "{emulation.OPS / kernel / "cuda.cuh"}"\n'
+        _libraries[kernel] = emulation.build(kernel, source=(SMALL_MIX if kernel == "mix_ffn" else "") + text)
+    return _libraries[kernel]
+
+
+@pytest.fixture(autouse=True)
+def eager():
+    """One operation at a time; nothing of the plain path is compiled twice."""
+    jt.flags.lazy_execution, before = 0, jt.flags.lazy_execution
+    yield
+    jt.flags.lazy_execution = before
+
+
+@pytest.fixture
+def emulate(monkeypatch):
+    """A function that makes impl="cuda" run on an emulator."""
+    def use(emulator):
+        monkeypatch.setattr(cuda_library, "ready", lambda: True)
+        monkeypatch.setattr(cuda_library, "cuda_op", emulator)
+        return emulator
+    return use
+
+
+def _vars(inputs, dtype="float32"):
+    def convert(name, v):
+        if not isinstance(v, np.ndarray):
+            return v
+        if v.dtype.kind != "f":
+            return jt.array(np.ascontiguousarray(v.astype(np.int32)))
+        var = jt.array(np.ascontiguousarray(v.astype(np.float32)))
+        return getattr(var, dtype)() if dtype != "float32" and _is_map(name, v) else var
+    return {k: convert(k, v) for k, v in inputs.items()}
+
+
+def _run(kernel, case, impl="cuda", dtype="float32"):
+    """name -> array: outputs out0, out1... and gradients d<input> of sum(dout * out0)."""
+    cases, inputs = _cases(kernel), _inputs(kernel, case, dtype)
+    tensors = _vars(inputs, dtype)
+    outs = cases.call(tensors, impl)
+    outs = list(outs) if isinstance(outs, (tuple, list)) else [outs]
+    results = {f"out{i}": out.float32().numpy() if out.dtype == "bfloat16" else out.numpy() for i, out in enumerate(outs)}
+    names = _grad_names(cases, inputs)
+    if names:
+        dout = jt.array(_dout(results["out0"], dtype).astype(np.float32).reshape(outs[0].shape))
+        grads = jt.grad((outs[0].float32() * dout).sum(), [tensors[name] for name in names])
+        results.update((f"d{name}", g.float32().numpy()) for name, g in zip(names, grads))
+    return results
+
+
+def _grad_names(cases, inputs):
+    return [name for name in getattr(cases, "GRADS", []) if isinstance(inputs.get(name), np.ndarray)]
+
+
+def _dout(out, dtype):
+    return _round(np.random.default_rng(11).standard_normal(np.shape(out)), dtype)
+
+
+def _expected(kernel, case, dtype="float32"):
+    reference, inputs = importlib.import_module(f"jseg.ops.{kernel}.reference"), _inputs(kernel, case, dtype)
+    outs = reference.forward(**inputs)
+    outs = list(outs) if isinstance(outs, tuple) else [outs]
+    results = {f"out{i}": np.asarray(out) for i, out in enumerate(outs)}
+    names = _grad_names(_cases(kernel), inputs)
+    if names:
+        grads = reference.backward(_dout(outs[0], dtype).reshape(np.shape(outs[0])), **inputs)
+        results.update((f"d{name}", grads[name]) for name in names)
+    return results
+
+
+def _error(got, want):
+    difference = np.abs(np.asarray(got, np.float64).reshape(np.shape(want)) - want)
+    return float(np.where(np.isnan(difference), np.inf, difference).max()) / max(float(np.abs(want).max()), 1e-30)
+
+
+def _wrong(kernel, case, floor, dtype="float32"):
+    """{name: error} of the results beyond the floor."""
+    got, want = _run(kernel, case, dtype=dtype), _expected(kernel, case, dtype)
+    assert set(got) == set(want)
+    return {name: _error(got[name], want[name]) for name in want if not _error(got[name], want[name]) <= floor}
+
+
+@pytest.mark.parametrize("kernel, case", PAIRS)
+def test_forward_and_gradients_match_the_reference(kernel, case, emulate):
+    emulate(emulation.Emulator(_library(kernel)))
+    floor = _cases(kernel).FLOOR
+    wrong = _wrong(kernel, case, floor)
+    if wrong:   # the plain path may be as far off: at most twice its error
+        plain, want = _run(kernel, case, "jittor"), _expected(kernel, case)
+        wrong = {k: v for k, v in wrong.items() if v > 2 * _error(plain[k], want[k])}
+    assert not wrong, f"{kernel} {case.name}: relative errors {wrong}, accepted {floor}"
+
+
+def test_large_tiles_match_the_reference(emulate):
+    text = f'#define JSEG_BIG_TILES 1\n#include "{emulation.OPS / "pointwise" / "cuda.cuh"}"\n'
+    emulator = emulate(emulation.Emulator(emulation.build("pointwise", source=text)))
+    case = next(c for c in _small("pointwise") if c.name == "many_classes")
+    assert not _wrong("pointwise", case, _cases("pointwise").FLOOR)
+    assert any("<128, 128" in kernel for kernel, *_ in emulator.launches), emulator.launches
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("schedule", [1, 2, 3])
+def test_every_schedule_gives_the_same_bits(kernel, schedule, emulate):
+    case = _typical(kernel)
+    emulate(emulation.Emulator(_library(kernel)))
+    first = _run(kernel, case)
+    emulate(emulation.Emulator(_library(kernel), schedule))
+    second = _run(kernel, case)
+    for name in first:
+        assert np.array_equal(first[name], second[name]), f"{kernel} {case.name} {name}: schedule {schedule} differs"
+
+
+def _typical(kernel):
+    """The small case named "odd", or else the second."""
+    return next((case for case in _small(kernel) if case.name == "odd"), _small(kernel)[1])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", list(HALF))
+def test_half_precision_maps_with_float32_sums(kernel, dtype, emulate):
+    case = _typical(kernel)
+    emulate(emulation.Emulator(_library(kernel)))
+    want, got = _expected(kernel, case, dtype), _run(kernel, case, dtype=dtype)
+    for name in want:
+        if kernel == "upsample_argmax" and name == "out0":
+            assert np.array_equal(got[name], want[name])
+            continue
+        # outputs and map gradients are rounded once; sums are float32, so nothing grows with their length
+        assert _error(got[name], want[name]) <= 1.5 * HALF[dtype], f"{kernel} {case.name} {dtype} {name}: {_error(got[name], want[name])}"
+
+
+# ---- faults that must be caught -----------------------------------------------------------------------------------------
+def _spliced(path: pathlib.Path) -> str:
+    """A source with its jseg headers pasted in once each; `//@ name` says which file the text after it comes from."""
+    seen: set = set()
+
+    def paste(name, text):
+        def one(match):
+            inner = match.group(1)
+            if inner == "cuda_emu.h":
+                return match.group(0)
+            if inner in seen:
+                return ""
+            seen.add(inner)
+            return paste(inner, (emulation.OPS / "include" / inner).read_text()) + f"//@ {name}\n"
+        body = re.sub(r'^#include "([^"]+)"\n', one, text, flags=re.M).replace("#pragma once", "")
+        return f"//@ {name}\n{body}"
+    return paste(path.parent.name, path.read_text())
+
+
+def _barriers(text: str, file: str) -> list[int]:
+    """Where the barriers of one file are in a spliced source."""
+    starts = [(m.start(), m.group(1)) for m in re.finditer(r"^//@ (.*)$", text, flags=re.M)]
+    found = [m.start() for m in re.finditer(r"__syncthreads\(\);", text)]
+    return [at for at in found if [name for start, name in starts if start < at][-1] == file]
+
+
+def _caught(kernel, cases, text, emulate) -> str:
+    """What the emulator or the comparison says of a changed source; "" if nothing."""
+    library = emulation.build(kernel, source=text)
+    for case in cases:
+        for schedule in (0, 1, 2):
+            emulate(emulation.Emulator(library, schedule))
+            try:
+                wrong = _wrong(kernel, case, 20 * _cases(kernel).FLOOR)
+            except emulation.EmulationError as error:
+                return str(error)
+            if wrong:
+                return str(wrong)
+    return ""
+
+
+FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source, what takes its place
+    "depthwise_wide_halo": ("depthwise", ["3x3_gelu"], "    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>(", "    load_tile<TH + 2 * HALF + 9, TW + 2 * HALF, LD>("),
+    "depthwise_narrow_halo": ("depthwise", ["3x3_gelu"], "    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>(", "    load_tile<TH + 2 * HALF, TW + 2 * HALF - 1, LD>("),
+    "depthwise_no_edge_test": ("depthwise", ["3x3_gelu"], "y >= 0 && y < h && x >= 0 && x < w ?", "y >= 0 && y < h && x < w ?"),
+    "depthwise_output_beyond": ("depthwise", ["3x3_gelu"], "if (top + row + r < s.h && left + column < s.w)\n            put(y", "if (left + column < s.w)\n            put(y"),
+    "depthwise_early_return": ("depthwise", ["3x3_gelu"], "    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>(",
+                               "    if (left + int(threadIdx.x % TW) >= s.w) return;\n    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>("),
+    "msca_reach": ("msca", ["odd"], "constexpr int MAX_STRIPS = 8, REACH = 10,", "constexpr int MAX_STRIPS = 8, REACH = 8,"),
+    "msca_bias_outside": ("msca", ["odd"], "y >= 0 && y < p.h ? sums[e] : 0.0f;\n    }\n}\n\n// Adds", "sums[e];\n    }\n}\n\n// Adds"),
+    "argmax_output_beyond": ("upsample_argmax", ["odd"], "if (at >= n * rows.size_out * width) return;", ""),
+    "gemm_edge": ("pointwise", ["odd"], "e * at.ds < side_left && e * at.dd < depth_left ?", "e * at.ds < side_left ?"),
+    "warp_divergence": ("upsample_cross_entropy", ["odd"], "if (threadIdx.x % WARP == 0) room[i * 8",
+                        "if (threadIdx.x % WARP < 3) __shfl_xor_sync(ALL_LANES, total, 1);\n        if (threadIdx.x % WARP == 0) room[i * 8"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_caught(fault, emulate):
+    kernel, names, old, new = FAULTS[fault]
+    text = _spliced(emulation.OPS / kernel / "cuda.cuh")
+    assert text.count(old) >= 1, f"{fault}: the text to change is gone from {kernel}"
+    assert _caught(kernel, [c for c in _small(kernel) if c.name in names], text.replace(old, new), emulate), f"{fault} went unnoticed"
+
+
+BARRIERS = {   # file: the kernel that shows its barriers, and its cases that reach them
+    "cuda_base.cuh": ("depthwise", ["5x5_no_padding"]), "cuda_depthwise.cuh": ("depthwise", ["3x3_gelu"]), "cuda_gemm.cuh": ("pointwise", ["odd", "many_classes"]),
+    "msca": ("msca", ["odd"]), "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
+
+
+def _barrier_list():
+    """Every barrier of every file; those of depthwise run by default, all with --slow."""
+    for file, (kernel, _) in BARRIERS.items():
+        text = _spliced(emulation.OPS / kernel / "cuda.cuh")
+        for i in range(len(_barriers(text, file))):
+            yield pytest.param(file, i, id=f"{file}-{i}", marks=[] if file == "cuda_depthwise.cuh" else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("file, number", list(_barrier_list()))
+def test_a_missing_barrier_is_caught(file, number, emulate):
+    kernel, names = BARRIERS[file]
+    text = _spliced(emulation.OPS / kernel / "cuda.cuh")
+    at = _barriers(text, file)[number]
+    caught = _caught(kernel, [c for c in _small(kernel) if c.name in names], text[:at] + text[at + len("__syncthreads();"):], emulate)
+    assert caught, f"{file}: nothing went wrong without the barrier after {text[:at].splitlines()[-2].strip()!r}"
+
+
+# ---- launches -----------------------------------------------------------------------------------------------------------
+def _calls(h, w):
+    """symbol -> scalars of large and small calls on planes of h x w."""
+    strips = [3, 5, 7, 11, 21]
+    return [("depthwise", "forward", [2, 64, h, w, h, w, 3, 3, 1, 1, 1, 1, 1, 1, 1]), ("depthwise", "backward", [2, 64, h, w, h, w, 3, 3, 1, 1, 1, 1, 1, 1, 1]),
+            ("depthwise", "backward", [2, 64, h, w, h, w, 7, 7, 1, 1, 3, 3, 1, 1, 1]), ("msca", "forward", [2, 64, h, w, *strips]),
+            ("msca", "backward", [2, 64, h, w, *strips]), ("msca", "backward", [2, 64, h, w, 1, 3, 9]), ("mix_ffn", "forward", [2, 64, 512, 64, h, w]),
+            ("mix_ffn", "backward", [2, 64, 512, 64, h, w]), ("pointwise", "forward", [2, 64, 150, h * w, 1]), ("pointwise", "backward", [2, 64, 150, h * w, 1]),
+            ("nmf", "forward", [1, 512, h * w, 64, 7, 1, 1e-6, 0, 1]), ("nmf", "backward", [1, 512, h * w, 16, 6, 1, 1e-6, 0, 1]),
+            ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 1]),
+            ("upsample_cross_entropy", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 255, 0, 0, 1])]
+
+
+@pytest.mark.parametrize("h, w", PLANES, ids=lambda v: str(v))
+def test_launches_are_what_a_device_accepts(h, w):
+    for kernel, name, scalars in _calls(h, w):
+        for dtype in cuda_library.DTYPES[:2]:
+            launches, error = emulation.Emulator(_library(kernel)).dry(f"jseg_{kernel}_{name}_{dtype}", scalars)
+            assert launches and not error, f"{kernel} {name} {h}x{w}: {error or 'nothing was launched'}"
+            assert all(1 <= blocks < 2 ** 31 and threads in (64, 128, 256) for _, blocks, threads, _ in launches), launches
+
+
+def test_an_impossible_grid_is_refused():
+    launches, error = emulation.Emulator(_library("upsample_argmax")).dry("jseg_upsample_argmax_run_float32", [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 0])
+    assert "a grid of" in error, launches
+
+
+def test_impl_cuda_is_refused_without_a_gpu():
+    if jt.flags.use_cuda:
+        pytest.skip("there is a GPU")
+    with pytest.raises(common.KernelError, match="msca: there is no CUDA kernel that could run here, jt.flags.use_cuda is 0"):
+        common.pick("cuda", "msca")
