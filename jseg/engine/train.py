@@ -118,18 +118,29 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
     if faults:
         raise ConfigError("\n".join(faults))
     folder = Path(work_dir or config.get("work_dir") or "runs/train")
+    began = time.perf_counter()
     with locked(folder), StopRequest() as stop:
         if not resume:
             refuse_to_overwrite(folder)
         run = _build(config, folder, resume)
+        _write_about(folder)
+        unbroken = run.done == 0
         with run.log:
             _loop(run, stop)
             finished = stop.signal is None and _finish(run, stop)
+        if finished and unbroken:  # after a resume, the report adds up the logged steps instead
+            _write_about(folder, seconds=round(time.perf_counter() - began, 1))
         if not finished:
             print(f"stopped after {run.done} of {run.plan.max_iters} iterations; saved in {folder}/last: go on with --resume",
                   file=sys.stderr)
         return {"iter": run.done, "best": run.best, "metrics": run.metrics, "work_dir": str(folder),
                 "signal": None if finished else stop.signal}
+
+
+def _write_about(folder: Path, **facts) -> None:
+    """Leave `run.json` for the report: what ran, on what."""
+    about = {"command": " ".join(map(shlex.quote, sys.argv)), "device": runtime.describe(), **facts}
+    write_atomically(folder / "run.json", json.dumps(about, indent=1).encode())
 
 
 # --- before the loop -------------------------------------------------------------------------------------------------
