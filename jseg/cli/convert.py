@@ -19,7 +19,7 @@ def add_arguments(parser) -> None:
     """Options of `jseg convert`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="IN [OUT.safetensors], or OUT.yaml with --config; "
                         "OUT is beside IN by default")
-    parser.add_argument("--config", help="an mmsegmentation or original JSeg config (.py), or a jseg config (.yaml)")
+    parser.add_argument("--config", dest="given_config", metavar="FILE", help="an mmsegmentation or original JSeg config (.py), or a jseg config (.yaml)")
     parser.add_argument("--weights", choices=CHOICES, default="default",
                         help="which set of a file that holds a moving average and the weights as trained (default: what its program would load)")
     parser.add_argument("--classes", metavar="DATASET", help="take class names and colours from this dataset type, for example CityscapesDataset")
@@ -31,14 +31,14 @@ def run(args) -> int:
     from jseg.convert.checkpoint import convert_checkpoint, convert_config
     files = [pathlib.Path(name) for name in args.files]
     if len(files) == 1 and files[0].suffix in (".yaml", ".yml"):
-        if args.config is None:
+        if args.given_config is None:
             raise ConvertError(f"{files[0]}: a config to write, but none to read; give --config FILE.py")
-        notes = convert_config(args.config, files[0])
-        print("\n".join([f"{args.config} -> {files[0]}", *(f"  note: {note}" for note in notes)]))
+        notes = convert_config(args.given_config, files[0])
+        print("\n".join([f"{args.given_config} -> {files[0]}", *(f"  note: {note}" for note in notes)]))
         return 0
     if len(files) > 2:
         raise ConvertError(f"{len(files)} files given; one checkpoint and one result are taken")
     out = files[1] if len(files) == 2 else files[0].with_suffix(".safetensors")
-    done = convert_checkpoint(files[0], out, config=args.config, weights=args.weights, classes=args.classes)
+    done = convert_checkpoint(files[0], out, config=args.given_config, weights=args.weights, classes=args.classes)
     print(done.text())
     return 0

@@ -2,7 +2,8 @@
 
 PyTorch and Jittor never share a process. The environment is made once, in .venv-parity; `--python` names one that exists
 already. What runs: the live comparison of SegNeXt (logits, loss, every gradient, running statistics, whole, slide and
-augmented label maps), of the transforms on real photographs, and of the dataset converters.
+augmented label maps), of the transforms on real photographs, of the dataset converters, and of converted checkpoints for every model of
+configs.yaml, whose results go to docs/parity.md.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def main() -> int:
     environment = {**os.environ, "JSEG_REFEREE_PYTHON": python}
     steps = {"models and transforms": [sys.executable, "-m", "pytest", "-q", "tests/models/test_segnext_parity.py",
                                        "tests/data/test_transforms.py"],
-             "converters": [python, str(HERE / "converters_mmseg.py")]}
+             "converters": [python, str(HERE / "converters_mmseg.py")],
+             "converted checkpoints": [sys.executable, str(HERE / "compare.py"), "--python", python]}
     failed = []
     for name, command in steps.items():
         print(f"parity: {name}", flush=True)

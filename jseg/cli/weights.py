@@ -1,0 +1,68 @@
+"""List published SegNeXt weights, or fetch one by name, check its hash and convert it.
+
+    jseg weights list              every name, what it was trained on, its published mIoU, and whether it is here
+    jseg weights get NAME          download (an interrupted one goes on), check, convert to <dir>/NAME.safetensors
+
+A file that is already in the folder is used; without a connection the command says what to fetch by hand and where to put it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+EXAMPLE = "jseg weights get segnext_tiny_ade20k_mmseg"
+
+
+def add_arguments(parser) -> None:
+    """Options of `jseg weights`."""
+    parser.add_argument("what", choices=("list", "get"))
+    parser.add_argument("name", nargs="?", help="of the weights, with get")
+    parser.add_argument("--dir", default="weights", help="folder for the fetched and the converted file (default: %(default)s)")
+    parser.add_argument("--index", metavar="FILE", help="another index of the form of weights/index.yaml, for example of a lab's own files")
+
+
+def run(args) -> int:
+    """List, or fetch and convert."""
+    from jseg.convert.weights_index import INDEX, find_entry, read_index
+    from jseg.errors import ConvertError
+    index = read_index(args.index or INDEX)
+    folder = pathlib.Path(args.dir)
+    if args.what == "list":
+        print(table(index, folder))
+        return 0
+    if args.name is None:
+        raise ConvertError("jseg weights get: give a name; `jseg weights list` shows all")
+    get(find_entry(args.name, index), folder)
+    return 0
+
+
+def table(index: dict, folder: pathlib.Path) -> str:
+    """One line for each entry."""
+    rows = [("name", "mIoU ss/ms", "sha256", "licence", "source", "here")]
+    for entry in index.values():
+        here = "converted" if (folder / f"{entry.name}.safetensors").exists() else "fetched" if (folder / entry.file).exists() else \
+            "in part" if (folder / f"{entry.file}.part").exists() else ""
+        rows.append((entry.name, "/".join(f"{value:g}" for value in entry.miou) if entry.miou else "-", entry.sha256 or "not published",
+                     entry.licence or "not stated", entry.source, here))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def get(entry, folder: pathlib.Path) -> pathlib.Path:
+    """Fetch, check and convert one entry, saying so; the converted file."""
+    from tqdm import tqdm
+
+    import jseg.data.datasets  # noqa: F401  (registers the datasets, whose class names a file may need)
+    from jseg.convert.checkpoint import convert_checkpoint
+    from jseg.convert.weights_index import fetch
+    with tqdm(desc=entry.file, unit="B", unit_scale=True, disable=None) as bar:
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        path, digest, came_from = fetch(entry, folder, progress=progress)
+    checked = f"begins with {entry.sha256} as published" if entry.sha256 else "its publisher gives none to compare with"
+    print(f"{path}: {came_from}; {entry.source}, licence {entry.licence or 'not stated by the publisher'}\n  sha256 {digest}, {checked}")
+    done = convert_checkpoint(path, folder / f"{entry.name}.safetensors", classes=entry.classes)
+    print(done.text())
+    return done.out

@@ -1,0 +1,176 @@
+"""Compare jseg with MMSegmentation for every model of configs.yaml and write docs/parity.md. A step of `make parity`.
+
+    python tests/parity/compare.py --python PYTHON                 every line of configs.yaml, then the photographs
+    python tests/parity/compare.py --python PYTHON --only tiny     some of them; the page keeps the others' last results
+
+PYTHON has torch and mmsegmentation 1.2.2. Both sides run in processes of their own (compare_mmseg.py, compare_jseg.py). Results stay in
+runs/parity/<name>/result.json; checkpoints and arrays are removed when a comparison is done. Exit status 1 when any disagrees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from jseg.config import load_config  # noqa: E402
+from jseg.runtime import cpu_name  # noqa: E402
+
+RUNS, PAGE = ROOT / "runs" / "parity", ROOT / "docs" / "parity.md"
+DATA = pathlib.Path(os.environ.get("JSEG_TEST_DATA", ROOT.parent / "shared" / "data"))
+JOB = {"size": 128, "steps": 20, "lr": 0.01, "momentum": 0.9}
+PHOTOGRAPHS = "photographs"
+CROP, STRIDE = 384, 256  # of slide mode on photographs, which come out at 512 x about 680
+LIMITS = {"logits": 1e-4, "gradients": 1e-3, "loss": 1e-5, "running statistics": 1e-4, "trajectory losses": 1e-3}
+LABELS, NUDGE = 0.999, 10.0  # least share of equal pixels; trajectory weights: times what one rounding of the start makes
+PHOTO_GLOBS = ("raw/ade20k/sampleData/images/*.jpg", "raw/voc_samples/*.jpg", "raw/context_samples/*.jpg", "camvid/val/*.png")
+PHOTO_COUNTS = (3, 3, 2, 2)
+
+
+def failures(result: dict) -> list[str]:
+    """What of a model's result is beyond its limit."""
+    found = [] if result["keys equal"] else ["keys or parameter counts differ"]
+    found += [f"{key} {result[key]:.3g} > {limit:g}" for key, limit in LIMITS.items() if not result[key] <= limit]
+    found += [f"{mode} {result[mode]:.4%} < {LABELS:.1%}" for mode in ("whole", "slide", "TTA") if not result[mode] >= LABELS]
+    if not result["trajectory weights"] <= NUDGE * result["nudged weights"]:
+        found.append(f"trajectory weights {result['trajectory weights']:.3g} > {NUDGE:g} x {result['nudged weights']:.3g}")
+    return found
+
+
+def folder_of(name: str) -> pathlib.Path:
+    """Where a comparison keeps its files."""
+    return RUNS / name.replace(" ", "_").replace("'", "")
+
+
+def call(command: list, timeout: int, log: pathlib.Path) -> None:
+    """Run one side; its output goes to a file."""
+    with open(log, "a") as file:
+        done = subprocess.run([str(word) for word in command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=timeout)
+    if done.returncode:
+        raise RuntimeError(f"{command[1]} failed; see {log}:\n" + "\n".join(log.read_text().splitlines()[-8:]))
+
+
+def compare(name: str, block: dict, python: str, timeout: int) -> dict:
+    """Run one line of configs.yaml; its result."""
+    folder = folder_of(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in ("result.json", "log.txt"):
+        (folder / old).unlink(missing_ok=True)
+    (folder / "job.json").write_text(json.dumps({**JOB, **block}))
+    start = time.time()
+    try:
+        call([python, HERE / "compare_mmseg.py", folder], timeout, folder / "log.txt")
+        call([sys.executable, HERE / "compare_jseg.py", folder], timeout, folder / "log.txt")
+        result = json.loads((folder / "result.json").read_text())
+    finally:
+        for big in ("checkpoint.pth", "reference.npz", "converted.safetensors"):
+            (folder / big).unlink(missing_ok=True)
+    result.update(name=name, date=datetime.date.today().isoformat(), total_seconds=round(time.time() - start), job={**JOB, **block})
+    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def photographs() -> list[pathlib.Path]:
+    """Ten photographs, JPEG and PNG of several sizes; fewer or none where the data is absent."""
+    return [path for pattern, count in zip(PHOTO_GLOBS, PHOTO_COUNTS) for path in sorted(DATA.glob(pattern))[:count]]
+
+
+def compare_photographs(block: dict, python: str, timeout: int) -> dict | None:
+    """From picture file to label map, by `jseg verify` on a checkpoint with random weights; None without photographs."""
+    pictures = photographs()
+    if not pictures:
+        print(f"parity: no photographs below {DATA}: skipped (JSEG_TEST_DATA names another folder)")
+        return None
+    folder = folder_of(PHOTOGRAPHS)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.json").write_text(json.dumps({**JOB, **block}))
+    call([python, HERE / "compare_mmseg.py", folder, "--checkpoint-only"], timeout, folder / "log.txt")
+    done = subprocess.run([sys.executable, "-m", "jseg", "verify", str(folder / "checkpoint.pth"), "--pictures", *map(str, pictures), "--against-torch", python,
+                           "--slide", str(CROP), str(STRIDE), "--timeout", str(timeout)], cwd=ROOT, capture_output=True, text=True, timeout=2 * timeout)
+    (folder / "checkpoint.pth").unlink()
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"jseg verify: {done.stderr[-2000:]}")
+    lines = done.stdout.replace(f"{folder}/", "").splitlines()
+    result = {"agree": done.returncode == 0, "lines": lines, "date": datetime.date.today().isoformat()}
+    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def page(configs: dict) -> str:
+    """The text of docs/parity.md, from the results on disk."""
+    results = {name: json.loads(path.read_text()) for name in configs if (path := folder_of(name) / "result.json").exists()}
+    versions = sorted({result["versions"] for result in results.values()})
+    lines = ["# Agreement with MMSegmentation", "",
+             "Written by `make parity` (tests/parity/compare.py); do not edit. Each line of tests/parity/configs.yaml is one row: MMSegmentation builds",
+             "the model from its own config, every parameter and buffer gets random values, the checkpoint goes through `jseg convert`, is loaded strictly,",
+             f"and both sides run the same. {', '.join(versions)} on the CPU; jseg on {cpu_name()}.", "",
+             "| model | keys, parameters | logits | loss | gradients (all) | running statistics | whole | slide | TTA | SGD losses | SGD weights (a rounding alone) | day |",
+             "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+    for name in configs:
+        if name not in results:
+            lines.append(f"| {name} | not run |" + " |" * 10)
+            continue
+        r = results[name]
+        lines.append(f"| {name} | {'equal' if r['keys equal'] else 'DIFFER'}, {r['parameters'] / 1e6:.2f} M | {r['logits']:.1e} | {r['loss']:.1e} | "
+                     f"{r['gradients']:.1e} ({r['gradients compared']}) | {r['running statistics']:.1e} | {r['whole']:.3%} | {r['slide']:.3%} | {r['TTA']:.3%} | "
+                     f"{r['trajectory losses']:.1e} | {r['trajectory weights']:.1e} ({r['nudged weights']:.1e}) | {r['date']} |")
+    bad = [f"- **{name}**: {'; '.join(found)}" for name, r in results.items() if (found := failures(r))]
+    lines += ["", "Beyond a limit:" if bad else "Every row that ran is within its limits.", *bad, "",
+              f"- Logits, running statistics: largest absolute error over the reference's range; limits {LIMITS['logits']:g}. Pictures of {JOB['size']} x {JOB['size']}.",
+              f"- Gradients: the worst parameter's |difference| / |reference| after one step in training mode, dropout and drop path off; limit {LIMITS['gradients']:g}. "
+              "A bias is measured by at least a hundredth of its own layer's weight gradient, because before a norm its gradient is rounding alone.",
+              f"- Whole, slide, TTA: share of equal pixels, with padding, flips and resizing to other sizes; at least {LABELS:.1%}.",
+              f"- SGD: {JOB['steps']} steps, rate {JOB['lr']:g}, momentum {JOB['momentum']:g}; largest relative difference of a loss (limit {LIMITS['trajectory losses']:g}), and "
+              "|difference of the weights at the end| / |way they went|. In brackets the same between two runs of MMSegmentation whose starts lie one "
+              f"float32 rounding apart: training enlarges it. Limit: {NUDGE:g} times that.",
+              "- The factorisation starts from the same bases on both sides; MMSegmentation's own are random in every pass.", ""]
+    photo = folder_of(PHOTOGRAPHS) / "result.json"
+    lines += ["## From picture file to label map", ""]
+    if photo.exists():
+        found = json.loads(photo.read_text())
+        lines += [f"`jseg verify` on ten photographs ({found['date']}): MMSegmentation's `init_model` and `inference_model` against `InferenceSegmentor`, SegNeXt-T with "
+                  f"random weights, 150 classes; slide with windows of {CROP} and steps of {STRIDE}; TTA with 6 scales and flips.", "", "```text", *found["lines"], "```"]
+    else:
+        lines.append("Not run: no photographs.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run what is asked for and write the page; 0 when all that ran agrees."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True, help="a Python that has torch and mmsegmentation 1.2.2")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"lines of configs.yaml, or '{PHOTOGRAPHS}'")
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds for each side of each comparison (default: %(default)s)")
+    args = parser.parse_args()
+    configs = load_config(HERE / "configs.yaml")
+    unknown = set(args.only or ()) - {*configs, PHOTOGRAPHS}
+    if unknown:
+        parser.error(f"unknown names {sorted(unknown)}; known: {', '.join([*configs, PHOTOGRAPHS])}")
+    good = True
+    for name in args.only or [*configs, PHOTOGRAPHS]:
+        try:
+            if name == PHOTOGRAPHS:
+                result = compare_photographs(next(iter(configs.values())), args.python, args.timeout)
+                found = [] if result is None or result["agree"] else ["see docs/parity.md"]
+            else:
+                found = failures(compare(name, configs[name], args.python, args.timeout))
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            found = [str(error)]
+        good = good and not found
+        print(f"parity: {name}: {'; '.join(found) or 'agrees'}", flush=True)
+        PAGE.write_text(page(configs), encoding="utf-8")
+    print(f"parity: results in {PAGE.relative_to(ROOT)}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
