@@ -29,6 +29,7 @@ import numpy as np
 from jseg import runtime
 from jseg.config import dump_config
 from jseg.data.build import build_loader
+from jseg.data.check import quick_check
 from jseg.engine import checkpoint
 from jseg.engine.check import check_config
 from jseg.engine.evaluate import evaluate, save_result
@@ -154,6 +155,10 @@ def _build(config: dict, folder: Path, resume: bool) -> Run:
     _seed_step(seed, -1)
     loader = build_loader(config, "train", start_iter=done, rank=jt.rank, world_size=jt.world_size)
     val_loader = build_loader(config, "val") if config.get("val_dataloader") else None
+    if jt.rank == 0:  # seconds now against a wrong label after hours
+        datasets = {"train": loader.dataset, **({"val": val_loader.dataset} if val_loader else {})}
+        for note in quick_check(config, datasets=datasets):
+            print(note, file=sys.stderr)
     plan = Plan.of(config, math.ceil(len(loader.dataset) / loader.batch_size))
     model = build_model(config)
     if found:

@@ -119,11 +119,11 @@ class Side:
             losses.append(loss.item())
         start = {key: self.state[key].astype(np.float64) for key in named_parameters(self.model)}
         ends = {key: value.numpy() for key, value in named_parameters(self.model).items()}
-        theirs, nudged, expected = self.group("trained"), self.group("nudged"), self.reference["trained_losses"]
-        way = distance(theirs, start)
-        return {"trajectory losses": float(np.max(np.abs(losses - expected) / expected)), "trajectory weights": distance(ends, theirs) / way,
-                "nudged losses": float(np.max(np.abs(self.reference["nudged_losses"] - expected) / expected)),
-                "nudged weights": distance(nudged, theirs) / way, "loss differences": [float(f"{a - b:.2g}") for a, b in zip(losses, expected)],
+        theirs, exact, expected = self.group("trained"), self.group("exact"), self.reference["exact_losses"]
+        way = distance(exact, start)
+        return {"trajectory losses": float(np.max(np.abs(losses - expected) / expected)), "trajectory weights": distance(ends, exact) / way,
+                "torch losses": float(np.max(np.abs(self.reference["trained_losses"] - expected) / expected)),
+                "torch weights": distance(theirs, exact) / way, "loss differences": [float(f"{a - b:.2g}") for a, b in zip(losses, expected)],
                 "first and last loss": [float(expected[0]), float(expected[-1])]}
 
     def inference(self) -> dict:

@@ -50,7 +50,7 @@ def build(job: dict, configs: pathlib.Path):
     model = copy.deepcopy(config.model)  # the saved config stays as it is
     model.data_preprocessor, model.backbone.init_cfg, model.backbone.drop_path_rate = None, None, 0.0
     model.decode_head.dropout_ratio = 0.0
-    NMF2D._build_bases = lambda self, b, s, d, r, device=None: torch.from_numpy(shared.bases((b * s, d, r)).copy())
+    NMF2D._build_bases = lambda self, b, s, d, r, device=None: torch.from_numpy(shared.bases((b * s, d, r)).copy()).to(torch.get_default_dtype())
     network = MODELS.build(model)
     load(network)
     return network, config
@@ -96,27 +96,28 @@ def training_step(network, side: int, out: dict) -> None:
     out.update({f"running/{key}": v.numpy().copy() for key, v in network.state_dict().items() if ".running_" in key})
 
 
-def trajectory(network, job: dict, out: dict, *, nudged: bool = False) -> None:
-    """Losses of a run of SGD and the weights at its end; `nudged` starts one float32 rounding away, to see how much a rounding grows."""
+def trajectory(network, job: dict, out: dict, *, exact: bool = False) -> None:
+    """Losses of a run of SGD and the weights at its end; `exact` runs it in float64, to see how much float32 itself strays."""
     import torch
     load(network)
-    if nudged:
-        with torch.no_grad():
-            for key, p in network.named_parameters():
-                p *= torch.from_numpy(1 + 2.0 ** -23 * np.sign(shared.numbers(f"nudge.{key}", p.shape)).astype(np.float32))
+    if exact:
+        torch.set_default_dtype(torch.float64)
+        network.double()
     optimizer = torch.optim.SGD(network.parameters(), lr=job["lr"], momentum=job["momentum"])
     losses = []
     for step in range(job["steps"]):
         pictures, labels = inputs(job["size"], network.num_classes, step)
         optimizer.zero_grad()
-        loss = network.loss(torch.from_numpy(pictures), samples([{}] * 2, labels))["decode.loss_ce"]
+        loss = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), samples([{}] * 2, labels))["decode.loss_ce"]
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
         out[f"step_pictures/{step}"], out[f"step_labels/{step}"] = pictures, labels
-    ends = "nudged" if nudged else "trained"
+    ends = "exact" if exact else "trained"
     out[f"{ends}_losses"] = np.array(losses)
     out.update({f"{ends}/{key}": p.detach().numpy().copy() for key, p in network.named_parameters()})
+    torch.set_default_dtype(torch.float32)
+    network.float()
 
 
 def views_of(pictures: np.ndarray) -> list[tuple[np.ndarray, list[dict]]]:
@@ -169,7 +170,7 @@ def main(folder: pathlib.Path) -> None:
     out: dict[str, np.ndarray] = {}
     training_step(network, job["size"], out)
     trajectory(network, job, out)
-    trajectory(network, job, out, nudged=True)
+    trajectory(network, job, out, exact=True)
     facts = inference(network, job, out)
     facts.update(versions=f"mmseg {mmseg.__version__}, torch {torch.__version__.partition('+')[0]}",
                  parameters=sum(p.numel() for p in network.parameters()),

@@ -3,7 +3,8 @@
 Vocabulary and meaning follow mmsegmentation 1.2.2, mmseg/datasets/basesegdataset.py (Apache-2.0). Deviations:
 - files are looked up when first needed, so class names and colours are known without any data on disk;
 - a missing folder, a picture without a mask, a mask of another size and a label out of range are errors that name the file;
-- `ann_file` also takes lines of two paths, "picture mask"; the subset of classes maps to `ignore_index`, not to a fixed 255;
+- `ann_file` also takes lines of two paths, "picture mask"; `ignore_file` leaves pictures out;
+- classes outside of a subset map to `ignore_index`, not to a fixed 255;
 - missing colours are spread evenly over the hues, not drawn at random.
 """
 
@@ -47,6 +48,7 @@ class SegDataset:
         data_prefix: `{img_path: ..., seg_map_path: ...}`; without `seg_map_path` the dataset has no masks.
         pipeline: transform blocks applied to each sample, in order.
         ann_file: text file that selects pictures: one stem a line (a suffix may stay), or "picture mask" with two paths.
+        ignore_file: text file of pictures to leave out, one a line, written as in `ann_file`; they need no mask.
         img_suffix: end of picture names, ".jpg"; a tuple takes any of them.
         seg_map_suffix: end of mask names that replaces the picture's suffix.
         reduce_zero_label: True for masks in which 0 is unlabelled and classes start at 1 (ADE20K): 0 becomes 255, k becomes k - 1.
@@ -65,15 +67,17 @@ class SegDataset:
     REDUCE_ZERO_LABEL: ClassVar[bool] = False
     NEEDS_ANN_FILE: ClassVar[bool] = False
     VOID_LABELS: ClassVar[tuple[int, ...]] = ()          # values in the published masks that mean "nothing"
+    EXTRA_FILES: ClassVar[dict[str, str]] = {}           # more data_prefix keys: suffix of one more file a picture, "" for its own
     LIST_ROOTS: ClassVar[tuple[str, ...]] = ()           # path beginnings in published lists that stand for data_root
 
     def __init__(self, *, data_root: str | None = None, data_prefix: dict | None = None, pipeline: Sequence = (), ann_file: str = "",
-                 img_suffix: str | None = None, seg_map_suffix: str | None = None, reduce_zero_label: bool | None = None,
-                 metainfo: dict | None = None, ignore_index: int = 255, test_mode: bool = False,
+                 ignore_file: str = "", img_suffix: str | None = None, seg_map_suffix: str | None = None,
+                 reduce_zero_label: bool | None = None, metainfo: dict | None = None, ignore_index: int = 255, test_mode: bool = False,
                  indices: int | Sequence[int] | None = None):
         self.data_root = os.path.expanduser(str(data_root or ""))
-        self.data_prefix = _checked_prefix(data_prefix)
+        self.data_prefix = _checked_prefix(data_prefix, ("img_path", "seg_map_path", *self.EXTRA_FILES))
         self.ann_file = self._under_root(ann_file) if ann_file else ""
+        self.ignore_file = self._under_root(ignore_file) if ignore_file else ""
         if self.NEEDS_ANN_FILE and not self.ann_file:
             raise ConfigError(f"{type(self).__name__}: needs 'ann_file', the list of pictures of a split, because its picture folder "
                               "holds more pictures than masks")
@@ -86,6 +90,7 @@ class SegDataset:
         self.color_map: dict[tuple[int, int, int], int] | None = None
         self.pipeline = Compose(pipeline)
         self._pairs: list[tuple[str, str | None]] | None = None
+        self._missing: list[str] | None = None  # what `scan` found to be missing; None: raise instead
 
     # ---- names, colours, values -------------------------------------------------------------------------------------------
 
@@ -131,8 +136,25 @@ class SegDataset:
     def pairs(self) -> list[tuple[str, str | None]]:
         """(picture path, mask path or None) of every sample; looked up on first use."""
         if self._pairs is None:
-            self._pairs = self._selected(self._find_pairs())
+            self._pairs = self._selected(self._complete(self._find_pairs()))
         return self._pairs
+
+    def scan(self) -> tuple[list[tuple[str, str | None]], list[str]]:
+        """Look the files up as `pairs` does, but go on where something is missing: (the complete pairs, a text for each fault)."""
+        self._missing = missing = []
+        try:
+            pairs = self._selected(self._complete(self._find_pairs()))
+            self._pairs = None if missing else pairs
+            return pairs, missing
+        except DataError as error:
+            return [], [*missing, str(error)]
+        finally:
+            self._missing = None
+
+    def _lack(self, text: str) -> None:
+        if self._missing is None:
+            raise DataError(text)
+        self._missing.append(text)
 
     def _selected(self, pairs: list) -> list:
         if self.indices is None:
@@ -161,6 +183,34 @@ class SegDataset:
             raise DataError(describe_missing(f"{name}: no picture ending in {_spelled(self.img_suffix)}", folder, empty=True))
         return self._pairs_of_stems(files, listed=False)
 
+    def _left_out(self) -> set[str]:
+        """The stems in `ignore_file`."""
+        if not self.ignore_file:
+            return set()
+        if not os.path.isfile(self.ignore_file):
+            raise DataError(describe_missing(f"{type(self).__name__}: ignore_file", self.ignore_file))
+        lines = read_list(self.ignore_file)
+        return {self._without_suffix(line if isinstance(line, str) else line[0]) for line in lines}
+
+    def _complete(self, pairs: list) -> list:
+        """Keep the pairs whose extra files exist."""
+        for key in self.EXTRA_FILES:
+            if self.data_prefix.get(key) is None:
+                continue
+            self._folder(key)
+            absent = [path for path in (self._extra(key, pair[0]) for pair in pairs) if not os.path.isfile(path)]
+            if absent:
+                self._lack(_some_missing(f"{type(self).__name__}: data_prefix.{key}: {len(absent)} of {len(pairs)} files do not exist",
+                                         absent, "each picture needs one"))
+                pairs = [pair for pair in pairs if os.path.isfile(self._extra(key, pair[0]))]
+        return pairs
+
+    def _extra(self, key: str, img_path: str) -> str:
+        """The file of `key` that belongs to a picture."""
+        name = os.path.relpath(img_path, self._under_root(self.data_prefix["img_path"]))
+        suffix = self.EXTRA_FILES[key]
+        return os.path.join(self._under_root(self.data_prefix[key]), self._without_suffix(name) + suffix if suffix else name)
+
     def _folder(self, key: str) -> str:
         folder = self._under_root(self.data_prefix[key])
         if not os.path.isdir(folder):
@@ -178,32 +228,36 @@ class SegDataset:
         pictures, masks = self._folder("img_path"), None
         if self.data_prefix.get("seg_map_path") is not None:
             masks = self._folder("seg_map_path")
+        left_out = self._left_out()
+        names = [name for name in names if self._without_suffix(name) not in left_out]
         if listed:
             by_stem = {self._without_suffix(file): file for file in list_files(pictures, self.img_suffix)}
             absent = [stem for stem in names if stem not in by_stem]
             if absent:
-                raise DataError(_some_missing(f"{self.ann_file}: {len(absent)} of {len(names)} listed pictures are not in {pictures} "
-                                              f"with the end {_spelled(self.img_suffix)}", absent,
-                                              f"there: {', '.join(sorted(by_stem.values())[:3]) or 'nothing'}"))
-            names = [by_stem[stem] for stem in names]
+                self._lack(_some_missing(f"{self.ann_file}: {len(absent)} of {len(names)} listed pictures are not in {pictures} "
+                                         f"with the end {_spelled(self.img_suffix)}", absent,
+                                         f"there: {', '.join(sorted(by_stem.values())[:3]) or 'nothing'}"))
+            names = [by_stem[stem] for stem in names if stem in by_stem]
         wanted = [None if masks is None else self._without_suffix(file) + self.seg_map_suffix for file in names]
         if masks is not None:
             there = set(list_files(masks, ""))
             absent = [name for name in wanted if name not in there]
             if absent:
-                raise DataError(_some_missing(f"{masks}: {len(absent)} of {len(names)} pictures have no mask ending in "
-                                              f"{self.seg_map_suffix!r}", absent,
-                                              f"there: {', '.join(sorted(there)[:3]) or 'nothing'}; check seg_map_path and seg_map_suffix"))
-        return [(os.path.join(pictures, file), None if masks is None else os.path.join(masks, mask))
-                for file, mask in zip(names, wanted)]
+                self._lack(_some_missing(f"{masks}: {len(absent)} of {len(names)} pictures have no mask ending in "
+                                         f"{self.seg_map_suffix!r}", absent,
+                                         f"there: {', '.join(sorted(there)[:3]) or 'nothing'}; check seg_map_path and seg_map_suffix"))
+            return [(os.path.join(pictures, file), os.path.join(masks, mask)) for file, mask in zip(names, wanted) if mask in there]
+        return [(os.path.join(pictures, file), None) for file in names]
 
     def _pairs_of_lines(self, lines: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
-        pairs = [tuple(self._listed_path(path) for path in line) for line in lines]
+        left_out = self._left_out()
+        pairs = [tuple(self._listed_path(path) for path in line) for line in lines if self._without_suffix(line[0]) not in left_out]
         absent = [path for pair in pairs for path in pair if not os.path.isfile(path)]
         if absent:
-            raise DataError(_some_missing(f"{self.ann_file}: {len(absent)} of {2 * len(pairs)} listed files do not exist", absent,
-                                          f"paths count from data_root {self.data_root or os.curdir!r}"))
-        return pairs
+            self._lack(_some_missing(f"{self.ann_file}: {len(absent)} of {2 * len(pairs)} listed files do not exist", absent,
+                                     f"paths count from data_root {self.data_root or os.curdir!r}"))
+        gone = set(absent)
+        return [pair for pair in pairs if gone.isdisjoint(pair)]
 
     def _listed_path(self, path: str) -> str:
         for root in self.LIST_ROOTS:
@@ -217,9 +271,13 @@ class SegDataset:
         return len(self.pairs)
 
     def info(self, index: int) -> dict[str, Any]:
-        """Return img_path and seg_map_path (None without masks) of one sample."""
+        """Return img_path, seg_map_path (None without masks) and the extra files' paths of one sample."""
         img_path, seg_map_path = self.pairs[index]
-        return {"img_path": img_path, "seg_map_path": seg_map_path}
+        return {"img_path": img_path, "seg_map_path": seg_map_path, **self.extra_files(img_path)}
+
+    def extra_files(self, img_path: str) -> dict[str, str]:
+        """The further files that belong to a picture, by their keys in `data_prefix`."""
+        return {key: self._extra(key, img_path) for key in self.EXTRA_FILES if self.data_prefix.get(key) is not None}
 
     def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Load one sample and run the pipeline on it.
@@ -262,12 +320,11 @@ class SegDataset:
         check_labels(mask, len(self.classes), self.ignore_index, sample["seg_map_path"])
 
 
-def _checked_prefix(prefix: dict | None) -> dict:
+def _checked_prefix(prefix: dict | None, keys: tuple[str, ...]) -> dict:
     prefix = {"img_path": "", "seg_map_path": ""} if prefix is None else dict(prefix)
     for key in prefix:
-        if key not in ("img_path", "seg_map_path"):
-            raise ConfigError(f"data_prefix: unknown key {key!r}{nearest(key, ('img_path', 'seg_map_path'))}; "
-                              "it takes img_path and seg_map_path")
+        if key not in keys:
+            raise ConfigError(f"data_prefix: unknown key {key!r}{nearest(key, keys)}; it takes {', '.join(keys[:-1])} and {keys[-1]}")
     return {"img_path": "", **prefix}
 
 

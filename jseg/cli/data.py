@@ -1,0 +1,174 @@
+"""Check a dataset: read all pictures and masks of a config and name every fault.
+
+    jseg data check CONFIG [--set KEY=VALUE] [--sheet FILE] [--quick]     `jseg data check --help` shows all options
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+import numpy as np
+
+from jseg.cli import add_config_arguments
+from jseg.errors import ConfigError, JsegError
+
+EXAMPLE = "jseg data check configs/segnext/segnext_tiny_camvid-360x480_20k.yaml --sheet sheet.png"
+SPLITS = ("train", "val", "test")
+SHOWN = 5  # faults of a kind
+TABLE_ROWS = 30  # classes
+
+
+def add_arguments(parser) -> None:
+    """Options of `jseg data`; each task is a sub-command."""
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
+    check = tasks.add_parser("check", help="read a prepared dataset from end to end", epilog=f"example: {EXAMPLE}",
+                             formatter_class=argparse.RawDescriptionHelpFormatter,
+                             description="Read every picture and mask of a config: missing or unreadable files, sizes, label range,\n"
+                                         "reduce_zero_label, classes, pictures that two splits share. Status 2 when there are faults.")
+    add_config_arguments(check)
+    check.add_argument("--split", dest="splits", action="append", choices=SPLITS,
+                       help="check only this one; may be given many times (default: those in the config)")
+    check.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one a core)")
+    check.add_argument("--quick", action="store_true", help="only what a training run checks first: a second or two")
+    check.add_argument("--sheet", metavar="FILE", help="draw pictures beside their masks into this file")
+    check.add_argument("--count", type=int, default=8, metavar="N", help="pictures of each split on the sheet (default: 8)")
+    check.add_argument("--out", metavar="FILE", help="write the whole result as JSON")
+    check.add_argument("--all", action="store_true", help=f"print all faults, not {SHOWN} of a kind, and all classes")
+    check.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args) -> int:
+    """Do the task; 2 when it found faults."""
+    return {"check": run_check}[args.task](args)
+
+
+def run_check(args) -> int:
+    """Check the splits one after the other, print a table and the faults, write what was asked for."""
+    from jseg.config import load_config
+    from jseg.data.build import build_dataset
+    from jseg.data.check import check_dataset, quick_check, shared_pictures
+    from jseg.data.prepare.parallel import default_workers
+    from jseg.files import write_atomically
+
+    if args.count < 1 or (args.workers is not None and args.workers < 1):
+        raise ConfigError(f"--count and --workers must be at least 1, got {args.count} and {args.workers}")
+    cfg = load_config(args.config, args.overrides)
+    splits = args.splits or [split for split in SPLITS if cfg.get(f"{split}_dataloader") is not None]
+    if args.quick:
+        print("\n".join([*(f"note: {note}" for note in quick_check(cfg, splits=splits)), f"{args.config}: ok: {', '.join(splits)}"]))
+        return 0
+    datasets = {split: build_dataset(cfg, split) for split in SPLITS if split in splits}
+    reports = [check_dataset(dataset, name=split, workers=args.workers or default_workers(), progress=not args.quiet,
+                             need_masks=split != "test") for split, dataset in datasets.items()]
+    shared = shared_pictures(reports)
+    print("\n".join([*overview(reports), "", *class_table(reports, None if args.all else TABLE_ROWS)]))
+    for report in reports:
+        print("".join(f"note: {report.name}: {note}\n" for note in _first(report.notes, args.all)), end="")
+    faults = [(report.name, fault) for report in reports for fault in report.faults] + [("", fault) for fault in shared]
+    print("\n".join(fault_lines(faults, None if args.all else SHOWN)), file=sys.stderr if faults else sys.stdout)
+    if args.out:
+        whole = {"config": args.config, "splits": [report.summary() for report in reports], "shared": [f._asdict() for f in shared]}
+        write_atomically(args.out, json.dumps(whole, indent=1).encode())
+    if args.sheet:
+        write_sheet(args.sheet, datasets, args.count, cfg.get("seed") or 0)
+    return 2 if faults else 0
+
+
+def overview(reports) -> list[str]:
+    """A line a split: pictures, sizes, ignored share, faults, time."""
+    lines = [f"{'split':<6} {'pictures':>9} {'sizes (width x height)':<42} {'ignored':>8} {'faults':>7} {'seconds':>8}"]
+    for report in reports:
+        sizes = [f"{w}x{h}" for (h, w), _ in report.sizes.most_common(3)]
+        more = f" and {len(report.sizes) - 3} more" if len(report.sizes) > 3 else ""
+        total = int(report.pixels.sum()) + report.ignored
+        ignored = f"{100 * report.ignored / total:.1f} %" if total else "-"
+        lines.append(f"{report.name:<6} {report.pictures:>9} {', '.join(sizes) + more:<42} {ignored:>8} {len(report.faults):>7} "
+                     f"{report.seconds:>8.1f}")
+    return lines
+
+
+def class_table(reports, most: int | None = None) -> list[str]:
+    """A line a class: its share of the pixels and the number of pictures that hold it, in each split.
+
+    Args:
+        reports: of the splits; classes are those of the first.
+        most: of a longer list the classes with the most pixels in the first split; None keeps all.
+    """
+    reports = [report for report in reports if report.pixels.any() and report.classes == reports[0].classes]
+    if not reports:
+        return []
+    names = reports[0].classes
+    width = max(map(len, names))
+    lines = [f"{'class':<{width}} " + " ".join(f"{report.name + ' pixels':>13} {'pictures':>9}" for report in reports)]
+    shown = sorted(np.argsort(-reports[0].pixels, kind="stable")[:most].tolist())
+    for k, name in ((k, names[k]) for k in shown):
+        cells = [f"{100 * report.pixels[k] / report.pixels.sum():>11.3f} % {report.pictures_with[k]:>9}" for report in reports]
+        lines.append(f"{name:<{width}} " + " ".join(cells))
+    return lines + ([f"... and {len(names) - len(shown)} rarer classes (--all)"] if len(shown) < len(names) else [])
+
+
+def fault_lines(faults, most: int | None = None) -> list[str]:
+    """The faults, a kind after the other, and one line with their numbers.
+
+    Args:
+        faults: (split or "", Fault).
+        most: of a kind; None prints all.
+    """
+    kinds: dict[str, list[str]] = {}
+    for split, fault in faults:
+        kinds.setdefault(fault.kind, []).append(f"{split}: {fault.text}" if split else fault.text)
+    lines = []
+    for kind, texts in kinds.items():
+        lines += [f"{kind}: {text}" for text in texts[:most]]
+        lines += [f"{kind}: and {len(texts) - most} more (--all)"] if most is not None and len(texts) > most else []
+    return lines + [f"faults: {', '.join(f'{len(texts)} {kind}' for kind, texts in kinds.items())}" if kinds else "no faults"]
+
+
+def write_sheet(path: str, datasets: dict, count: int, seed: int) -> None:
+    """Draw `count` readable pictures of each split, as they are on disk, beside their masks."""
+    from jseg.cli.browse import sheet
+    from jseg.data.io import write_image
+
+    bands = []
+    for split, dataset in datasets.items():
+        samples = readable_samples(dataset, count, np.random.default_rng([seed, count]))
+        samples = [{**sample, "img_path": f"{split}: {os.path.basename(sample['img_path'])}"} for sample in samples]
+        bands += [sheet(samples, dataset.classes, dataset.palette)] if samples else []
+    if not bands:
+        print(f"{path}: not drawn: no picture can be read", file=sys.stderr)
+        return
+    width = max(band.shape[1] for band in bands)
+    write_image(path, np.concatenate([np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0)), constant_values=255) for band in bands]))
+    print(f"written: {path}")
+
+
+def readable_samples(dataset, count: int, rng: np.random.Generator) -> list[dict]:
+    """Read up to `count` pictures with their masks, drawn by `rng`, shrunk to 640 pixels; those that cannot be read are passed over."""
+    from jseg.data.datasets.wrappers import leaves
+    from jseg.data.overlay import fit
+    from jseg.data.transforms import LoadAnnotations, LoadImageFromFile
+
+    pairs = [(part, *pair) for part in leaves(dataset) for pair in part.scan()[0]]
+    samples = []
+    for i in rng.permutation(len(pairs)):
+        part, img_path, seg_map_path = pairs[i]
+        sample = {"img_path": img_path, "seg_map_path": seg_map_path, "reduce_zero_label": part.reduce_zero_label,
+                  "label_map": part.label_map, "color_map": part.color_map}
+        try:
+            sample = LoadImageFromFile().apply(sample, {})
+            sample = LoadAnnotations().apply(sample, {}) if seg_map_path else sample
+        except JsegError:
+            continue  # named in the report
+        label = sample.get("gt_seg_map")
+        samples.append({**sample, "img": fit(sample["img"], 640), "gt_seg_map": None if label is None else fit(label, 640, labels=True)})
+        if len(samples) == count:
+            break
+    return samples
+
+
+def _first(texts: list[str], everything: bool) -> list[str]:
+    more = [f"and {len(texts) - SHOWN} more notes (--all)"] if len(texts) > SHOWN and not everything else []
+    return (texts if everything else texts[:SHOWN]) + more
