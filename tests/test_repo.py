@@ -203,3 +203,19 @@ def test_tools_are_doors(name):
     path = ROOT / "tools" / f"{name}.py"
     assert (ROOT / "jseg" / "cli" / path.name).is_file(), f"there is no command jseg/cli/{path.name}"
     assert len(path.read_text().splitlines()) <= 8 and f'main(["{path.stem}", *sys.argv[1:]])' in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_readme_lists_what_is_supported(name):
+    from jseg.cli.names import supported
+    text = (ROOT / name).read_text(encoding="utf-8")
+    shown = text.partition("<!-- jseg names -->\n")[2].partition("\n<!-- end -->")[0]
+    assert shown == supported(), "put the output of `jseg names` between the two comments"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/datasets.md"])
+def test_readme_names_files_that_exist(name):
+    import re
+    text = (ROOT / name).read_text(encoding="utf-8")
+    paths = set(re.findall(r"(?:configs|tools|docs|weights|tests|jseg)/[\w./-]*\w\.(?:yaml|py|md|safetensors)", text)) - {"weights/segnext_tiny_ade20k.safetensors"}
+    assert len(paths) > 3 and not [p for p in sorted(paths) if not (ROOT / p).exists()]
