@@ -21,7 +21,7 @@ demo: setup
 	$(PY) tools/demo.py
 
 test: setup
-	$(PY) -m pytest -q tests
+	$(PY) tests/run.py
 
 parity: setup
 	$(PY) tests/parity/run.py
