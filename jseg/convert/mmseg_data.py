@@ -11,21 +11,16 @@ from typing import Any, Mapping
 
 from jseg.convert.mmseg_notes import Notes, as_list, as_pair, brief
 from jseg.convert.mmseg_pipeline import Pictures, new_pipeline, old_pipeline, test_time_augmentation
+from jseg.data.datasets import SegDataset
+from jseg.registry import DATASETS
 
 __all__ = ["translate_new_data", "translate_old_data", "DATASET_KEYS", "DATASETS_HERE"]
 
-DATASETS_HERE = ("ADE20KDataset", "CamVidDataset", "CityscapesDataset", "COCOStuffDataset", "FolderDataset", "PascalContextDataset",
-                 "PascalContextDataset59", "PascalVOCDataset", "iSAIDDataset")
+DATASETS_HERE = tuple(name for name in DATASETS.names() if issubclass(DATASETS.get(name), SegDataset))
 DATASET_KEYS = ("data_root", "data_prefix", "ann_file", "img_suffix", "seg_map_suffix", "reduce_zero_label", "metainfo", "ignore_index",
                 "indices", "pipeline")
-_REDUCES_ZERO = ("ADE20KDataset", "PascalContextDataset59", "LoveDADataset", "PotsdamDataset", "ISPRSDataset")  # upstream's defaults
-_SUFFIXES = {  # upstream's, for datasets that become a FolderDataset
-    "LoveDADataset": (".png", ".png"), "PotsdamDataset": (".png", ".png"), "ISPRSDataset": (".png", ".png"),
-    "DRIVEDataset": (".png", "_manual1.png"), "ChaseDB1Dataset": (".png", "_1stHO.png"), "HRFDataset": (".png", ".png"),
-    "STAREDataset": (".png", ".ah.png"), "DarkZurichDataset": ("_rgb_anon.png", "_gt_labelTrainIds.png"),
-    "NightDrivingDataset": ("_leftImg8bit.png", "_gtCoarse_labelTrainIds.png"), "BaseSegDataset": (".jpg", ".png"),
-    "CustomDataset": (".jpg", ".png"), "SynapseDataset": (".jpg", ".png"), "LIPDataset": (".jpg", ".png"),
-    "MapillaryDataset_v1": (".jpg", ".png"), "MapillaryDataset_v2": (".jpg", ".png"), "BDD100KDataset": (".jpg", ".png")}
+_REDUCES_ZERO = tuple(name for name in DATASETS_HERE if DATASETS.get(name).REDUCE_ZERO_LABEL)  # upstream's defaults, too
+_SUFFIXES = {"BaseSegDataset": (".jpg", ".png"), "CustomDataset": (".jpg", ".png")}  # upstream's, for what becomes a FolderDataset
 _EVERYWHERE = {"test_mode": (), "backend_args": (None, {"backend": "disk"}, {"backend": "local"}), "lazy_init": (False,),
                "serialize_data": (), "filter_cfg": (None,), "max_refetch": (),
                "file_client_args": (None, {"backend": "disk"})}
@@ -54,7 +49,7 @@ def _known_dataset(block: dict, where: str, reader: _Reader) -> dict:
     if flags - {flag}:
         notes.add(f"{where}.reduce_zero_label", f"the dataset says {flag}, its LoadAnnotations {not flag}; the dataset's counts")
     block = {key: value for key, value in block.items() if key != "reduce_zero_label"} | ({"reduce_zero_label": True} if flag else {})
-    if not flag and kind == "PascalContextDataset59":
+    if not flag and kind in _REDUCES_ZERO:
         block["reduce_zero_label"] = False  # its class has true
     if kind not in DATASETS_HERE:
         block = _as_folder(block, where, reader)

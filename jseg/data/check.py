@@ -258,7 +258,9 @@ def _pairs_of(part: SegDataset, report: DatasetReport, need_masks: bool) -> list
     """List a plain dataset's complete pairs; what is missing goes into the report."""
     pairs, missing = part.scan()
     report.faults += [Fault("missing", text) for text in missing]
-    if pairs and pairs[0][1] is None and need_masks:
+    if pairs and pairs[0][1] is None and not need_masks and "depth_map_path" in part.data_prefix:
+        report.notes.append(f"{type(part).__name__} has depth maps and no labels: nothing here can be trained on it")
+    elif pairs and pairs[0][1] is None and need_masks:
         report.faults.append(Fault("missing", f"{type(part).__name__} has no masks to learn from or compare with: data_prefix.seg_map_path "
                                    "is not set"))
     return pairs

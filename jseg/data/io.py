@@ -28,7 +28,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jseg.errors import DataError
 from jseg.files import write_atomically
 
-__all__ = ["read_image", "read_mask", "write_image", "write_mask", "check_labels", "check_pair", "ColorMap"]
+__all__ = ["imdecode", "read_image", "read_mask", "write_image", "write_mask", "check_labels", "check_pair", "ColorMap"]
 
 ColorMap = Mapping[tuple[int, int, int], int]
 
@@ -57,7 +57,7 @@ def read_image(source: str | os.PathLike | bytes) -> np.ndarray:
         return _image_by_pillow(data, name)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if kind == "tiff" else cv2.IMREAD_COLOR
     try:
-        img = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        img = imdecode(data, flags)
     except cv2.error as error:
         raise DataError(f"{name}: OpenCV cannot decode this picture ({error.err}); save it as 8-bit PNG or JPEG") from error
     if img is None and mode == "F":
@@ -88,7 +88,7 @@ def read_mask(source: str | os.PathLike | bytes, color_map: ColorMap | None = No
     data, name = _content(source, "mask")
     _check_complete(data, _kind(data), name)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with _opened(data) as picture:
             picture.load()
             picture = ImageOps.exif_transpose(picture)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and more
@@ -257,6 +257,24 @@ def _content(source: str | os.PathLike | bytes, what: str) -> tuple[bytes, str]:
     return data, name
 
 
+def imdecode(data: bytes, flags: int) -> np.ndarray | None:
+    """OpenCV's decoder without its own lines on stderr: our error says all."""
+    level = cv2.setLogLevel(0)
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    finally:
+        cv2.setLogLevel(level)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Open with Pillow; pictures above its limit of 179 million pixels (aerial mosaics) are no attack here, up to OpenCV's of 2^30."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 1 << 30
+    try:
+        return Image.open(io.BytesIO(data))
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def _kind(data: bytes) -> str:
     """Name the format by its first bytes."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -297,7 +315,7 @@ def _grey_step(data: bytes) -> int:
 def _tiff_mode(data: bytes) -> str:
     """Pillow's mode of a TIFF by its header; empty if Pillow does not know it."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with _opened(data) as picture:
             return picture.mode
     except Exception:  # a kind of TIFF that only OpenCV reads, or damage that the decoder will report
         return ""
@@ -305,7 +323,7 @@ def _tiff_mode(data: bytes) -> str:
 
 def _image_by_pillow(data: bytes, name: str) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with _opened(data) as picture:
             picture.load()
             rgba = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))  # (H, W, 4)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and more
@@ -316,7 +334,7 @@ def _image_by_pillow(data: bytes, name: str) -> np.ndarray:
 def _undecodable(data: bytes, name: str) -> DataError:
     """The error for a file of which OpenCV made no picture, with the reason that Pillow finds."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with _opened(data) as picture:
             picture.load()
             mode = picture.mode
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and more
@@ -333,7 +351,7 @@ def _unreadable(name: str, error: Exception) -> DataError:
 
 def _upright(img: np.ndarray, data: bytes) -> np.ndarray:
     """Turn a decoded picture by the EXIF orientation in its file, for formats where OpenCV does not."""
-    with Image.open(io.BytesIO(data)) as picture:
+    with _opened(data) as picture:
         orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
     if orientation in (5, 6, 7, 8):
         img = img.transpose(1, 0, 2)  # (W, H, 3)

@@ -184,13 +184,41 @@ def test_what_jseg_lacks_is_kept_and_said(folder):
 def test_a_dataset_without_a_class_becomes_a_folder(folder):
     cfg = read_py_config(folder / "tiny.py")
     for split in ("train", "val", "test"):
-        cfg[f"{split}_dataloader"]["dataset"]["type"] = "LoveDADataset"
+        cfg[f"{split}_dataloader"]["dataset"].update(type="BaseSegDataset", reduce_zero_label=True)
     cfg["model"]["decode_head"]["num_classes"] = 2
-    assert said(translate_config(cfg, source="x"), "jseg has no LoveDADataset", "kept")
+    assert said(translate_config(cfg, source="x"), "jseg has no BaseSegDataset", "kept")
     result = translate_config(cfg, source="x", metainfo={"classes": ("road", "water"), "palette": [[1, 2, 3], [4, 5, 6]], "more": 1})
     dataset = result.config["val_dataloader"]["dataset"]
     assert dataset["type"] == "FolderDataset" and dataset["metainfo"]["classes"] == ["road", "water"]
-    assert (dataset["img_suffix"], dataset["reduce_zero_label"]) == (".png", True) and check_config(result.config) == []
+    assert (dataset["img_suffix"], dataset["reduce_zero_label"]) == (".jpg", True) and check_config(result.config) == []
+
+
+@pytest.mark.parametrize("kind, reduces", [("LoveDADataset", True), ("ISPRSDataset", True), ("LIPDataset", False), ("MapillaryDataset_v2", False)])
+def test_every_dataset_class_is_known(folder, kind, reduces):
+    """Upstream's name stays, and the zero label means what upstream's default means, also when it is switched off."""
+    cfg = read_py_config(folder / "tiny.py")
+    blocks = [cfg[f"{split}_dataloader"]["dataset"] for split in ("train", "val", "test")]
+    for block in blocks:
+        block["type"] = kind
+        block.pop("reduce_zero_label", None)
+        for step in block["pipeline"]:
+            step.pop("reduce_zero_label", None)
+    classes = DATASETS.get(kind).METAINFO["classes"]
+    cfg["model"]["decode_head"]["num_classes"] = len(classes)
+    result = translate_config(cfg, source="x")
+    dataset = result.config["val_dataloader"]["dataset"]
+    assert dataset["type"] == kind and not said(result, "jseg has no") and check_config(result.config) == []
+    assert DATASETS.build({**dataset, "test_mode": True}).reduce_zero_label is reduces
+    for block in blocks:
+        block["reduce_zero_label"] = False
+    dataset = translate_config(cfg, source="x").config["val_dataloader"]["dataset"]
+    assert DATASETS.build({**dataset, "test_mode": True}).reduce_zero_label is False
+
+
+def test_datasets_that_convert_are_those_registered():
+    from jseg.data.datasets import ClassBalancedDataset, ConcatDataset, RepeatDataset
+    wrappers = {entry.__name__ for entry in (ClassBalancedDataset, ConcatDataset, RepeatDataset)}
+    assert set(DATASETS_HERE) == set(DATASETS.names()) - wrappers
 
 
 def test_sizes_that_are_no_variant_stay_explicit(folder):

@@ -22,7 +22,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # jseg fro
 
 import numpy as np
 
-from jseg.data.prepare import IndexTable, Item, Job, Report, Settings, Source, Writer, command, convert_pair, pair_items
+from jseg.data.io import check_pair, read_image
+from jseg.data.prepare import IndexTable, Item, Job, Report, Settings, Source, Writer, command, convert_pair, decode, pair_items
 from jseg.data.prepare.matfile import matrix
 from jseg.data.prepare.shapes import decode_rle
 from jseg.errors import ConvertError
@@ -50,8 +51,11 @@ def convert_json(item: Item, source: Source, writer: Writer) -> None:
     ids = np.zeros((height, width), np.int32)
     for number, segment in segments:
         ids[decode_rle(segment, (height, width), item.name)] = number
-    convert_pair(Item(item.name, None, (item.inputs[0], item.inputs[0]), (picture_name, mask_name)), source, writer,
-                 label=lambda data, name: FROM_JSON.indices(ids, item.name))
+    mask, picture = FROM_JSON.indices(ids, item.name), item.inputs[0]
+    data = source.read(picture)
+    check_pair(decode(read_image, data, source.label(picture)), mask, source.label(picture), item.name)
+    writer.copy(picture_name, source, picture, data)
+    writer.mask(mask_name, mask)
 
 
 def json_items(job: Job, name: str) -> tuple[list[Item], dict[str, list[str]]]:

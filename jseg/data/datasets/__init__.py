@@ -1,5 +1,8 @@
 """Datasets: one file each with class names, colours and layout; `DATASETS.build({type: CamVidDataset, ...})` makes one."""
 
+import importlib
+import pkgutil
+
 from jseg.data.datasets.ade20k import ADE20KDataset
 from jseg.data.datasets.base import SegDataset
 from jseg.data.datasets.bdd100k import BDD100KDataset
@@ -34,3 +37,6 @@ __all__ = ["ADE20KDataset", "SegDataset", "BDD100KDataset", "CamVidDataset", "Ch
            "NightDrivingDataset", "NYUDataset", "PascalContextDataset", "PascalContextDataset59", "PascalVOCDataset",
            "PotsdamDataset", "REFUGEDataset", "STAREDataset", "SynapseDataset", "ISPRSDataset", "ClassBalancedDataset",
            "ConcatDataset", "RepeatDataset"]
+
+for _file in pkgutil.iter_modules(__path__):  # a new file registers itself, with or without a line above
+    importlib.import_module(f"{__name__}.{_file.name}")

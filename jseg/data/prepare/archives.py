@@ -155,6 +155,19 @@ class Source:
         except OSError as error:
             raise ConvertError(f"{self.label(name)}: cannot be read: {error.strerror or error}") from error
 
+    def head(self, name: str, size: int = 1 << 16) -> bytes:
+        """Return the first bytes of one file, to learn its size in pixels; b"" where it is damaged (`read` says so)."""
+        entry = self._entries[name]
+        try:
+            if entry.kind == "zip":
+                with self._zip(entry.container).open(entry.member) as file:
+                    return file.read(size)
+            with open(entry.container, "rb") as file:
+                file.seek(entry.offset)
+                return file.read(min(size, entry.size))
+        except (*_BROKEN, OSError):
+            return b""
+
     def text(self, name: str) -> str:
         """Return one file as text."""
         return self.read(name).decode("utf-8-sig", errors="replace")
@@ -165,15 +178,19 @@ class Source:
 
     def _bytes(self, entry: Entry) -> bytes:
         if entry.kind == "zip":
-            if entry.container not in self._open:
-                self._open[entry.container] = zipfile.ZipFile(entry.container)
-            return self._open[entry.container].read(entry.member)
+            return self._zip(entry.container).read(entry.member)
         with open(entry.container, "rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size) if entry.kind == "tar" else file.read()
         if len(data) < entry.size:
             raise EOFError(f"{len(data)} of {entry.size} bytes")
         return data
+
+    def _zip(self, path: str) -> zipfile.ZipFile:
+        """An archive, opened once in each process."""
+        if path not in self._open:
+            self._open[path] = zipfile.ZipFile(path)
+        return self._open[path]
 
     # ---- listing ----------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import argparse
 import inspect
 import os
 import sys
+import warnings
 from typing import Callable, Sequence
 
 from jseg.data.prepare.manifest import Report, Settings
@@ -28,6 +29,7 @@ def run(convert: Callable[..., Report], argv: Sequence[str] | None = None, *, ou
         out: default output folder, the one the base configs read.
         add_arguments: adds the converter's own options, whose names are keywords of `convert`.
     """
+    warnings.filterwarnings("ignore", module="PIL")  # about damage that an error is going to name
     try:
         args = vars(_parser(convert, out, add_arguments).parse_args(argv))
         settings = Settings(args.pop("workers"), args.pop("overwrite"), args.pop("partial"), args.pop("link"), not args.pop("quiet"))

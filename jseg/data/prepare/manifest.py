@@ -271,7 +271,12 @@ class Job:
 def _do(context: tuple[Source, str, bool], item: Item) -> tuple[dict[str, int], dict[str, int]]:
     source, out, link = context
     writer = Writer(out, link)
-    notes = item.work(item, source, writer)
+    try:
+        notes = item.work(item, source, writer)
+    except BaseException:  # tiles above a damaged row: no part of an item stays
+        for file in writer.files:
+            Path(out, file).unlink(missing_ok=True)
+        raise
     return writer.files, notes or {}
 
 

@@ -1,35 +1,28 @@
 """From the colours or ids in a published mask to class indices, by table lookup; what a table lacks is an error with its place.
 
 All readers here are called with (bytes of the file, its name for messages) and return an (H, W) uint8 mask. They work on strips of
-rows, so that a mask of 10,000 x 10,000 pixels needs little more memory than the decoded picture.
+rows: a painted mask of 10,000 x 10,000 pixels in a PNG file needs little more memory than the 100 MB of its indices.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Mapping
+from typing import Callable, Iterable, Mapping
 
 import cv2
 import numpy as np
 
 from jseg.data.io import read_image, read_mask
+from jseg.data.prepare.strips import Strips, decode
 from jseg.errors import DataError
 
-__all__ = ["ColorTable", "IndexTable", "Threshold", "decode"]
+__all__ = ["ColorTable", "IndexTable", "Threshold"]
 
-_STRIP = 1 << 21  # pixels looked up at once
+_STRIP = 1 << 20  # pixels looked up at once
 _SHOWN = 5
 
 
-def decode(reader: Callable, data: bytes, name: str) -> np.ndarray:
-    """Decode bytes; a DataError of the decoder names the file instead of "<n bytes>"."""
-    try:
-        return reader(data)
-    except DataError as error:
-        raise DataError(str(error).replace(f"<{len(data)} bytes>", name, 1)) from error.__cause__
-
-
 class _Table:
-    """Lookup of codes (non-negative integers) in a table with -1 where nothing is known; the table itself is not pickled."""
+    """Lookup of codes (non-negative integers) in a table of index + 1, and 0 where nothing is known; the table itself is not pickled."""
 
     unknown: int | None
     _table: np.ndarray | None = None
@@ -46,48 +39,57 @@ class _Table:
     def _codes(self, strip: np.ndarray) -> np.ndarray:
         return strip
 
-    def look_up(self, array: np.ndarray, name: str, what: str, cure: str) -> np.ndarray:
-        """Map (H, W[, 3]) to (H, W) uint8.
+    def look_up(self, strips: Iterable[np.ndarray], size: tuple[int, int], name: str, what: str, cure: str) -> np.ndarray:
+        """Map a picture of `size` (height, width), given in strips of rows (rows, W[, 3]), to (H, W) uint8.
 
         Raises:
             DataError: codes the table lacks, at most five, each with its count and first place.
         """
         if self._table is None:
             self._table = self._build()
-        if array.dtype == np.uint8 and array.ndim == 2:
-            quick = self._quick(array)
-            if quick is not None:
-                return quick
-        height, width = array.shape[:2]
-        out = np.empty((height, width), np.uint8)
+        out = np.empty(size, np.uint8)
         found: dict[int, list[int]] = {}  # code -> [count, first row, first column]
-        rows = max(_STRIP // max(width, 1), 1)
-        for top in range(0, height, rows):
-            codes = self._codes(array[top:top + rows])  # (rows, W)
-            inside = np.clip(codes, 0, len(self._table) - 1)
-            value = self._table[inside]
-            bad = (value < 0) | (inside != codes)
-            if bad.any():
-                if self.unknown is None:
-                    _note(found, codes, bad, top)
-                value[bad] = 0 if self.unknown is None else self.unknown
-            out[top:top + rows] = value
+        top = 0
+        for strip in _thin(strips, size[1]):
+            value = self._quick(strip) if strip.dtype == np.uint8 and strip.ndim == 2 else None
+            out[top:top + len(strip)] = self._searched(strip, top, found) if value is None else value
+            top += len(strip)
         if found:
-            rows_ = [f"{self._spell(code)} at {n} pixel{'s' if n != 1 else ''}, first at row {y}, column {x}"
-                     for code, (n, y, x) in sorted(found.items(), key=lambda kv: -kv[1][0])]
-            more = f"; and {len(rows_) - _SHOWN} more" if len(rows_) > _SHOWN else ""
-            raise DataError(f"{name}: {what}: {'; '.join(rows_[:_SHOWN])}{more}. {cure}")
+            rows = [f"{self._spell(code)} at {n} pixel{'s' if n != 1 else ''}, first at row {y}, column {x}"
+                    for code, (n, y, x) in sorted(found.items(), key=lambda kv: -kv[1][0])]
+            more = f"; and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+            raise DataError(f"{name}: {what}: {'; '.join(rows[:_SHOWN])}{more}. {cure}")
         return out
 
+    def _searched(self, strip: np.ndarray, top: int, found: dict[int, list[int]]) -> np.ndarray:
+        """Map one strip, whose first row is `top`; what is unknown goes into `found`, or gets the index asked for."""
+        codes = self._codes(strip)  # (rows, W)
+        inside = np.clip(codes, 0, len(self._table) - 1)
+        value = self._table[inside]
+        bad = (value == 0) | (inside != codes)
+        value -= 1
+        if bad.any():
+            if self.unknown is None:
+                _note(found, codes, bad, top)
+            value[bad] = 0 if self.unknown is None else self.unknown
+        return value
 
     def _quick(self, mask: np.ndarray) -> np.ndarray | None:
         """Map (H, W) uint8 by OpenCV's table; None if a value is unknown."""
-        table = np.full(256, -1, np.int16)
+        table = np.zeros(256, np.int16)
         known = min(len(self._table), 256)
         table[:known] = self._table[:known]
-        if cv2.LUT(mask, (table < 0).astype(np.uint8)).any():
+        if cv2.LUT(mask, (table == 0).astype(np.uint8)).any():
             return None
-        return cv2.LUT(mask, np.maximum(table, 0).astype(np.uint8))
+        return cv2.LUT(mask, np.maximum(table - 1, 0).astype(np.uint8))
+
+
+def _thin(strips: Iterable[np.ndarray], width: int) -> Iterable[np.ndarray]:
+    """Cut strips into such of at most _STRIP pixels (and at least a row)."""
+    rows = max(_STRIP // max(width, 1), 1)
+    for strip in strips:
+        for top in range(0, len(strip), rows):
+            yield strip[top:top + rows]
 
 
 def _note(found: dict[int, list[int]], codes: np.ndarray, bad: np.ndarray, top: int) -> None:
@@ -111,17 +113,22 @@ class ColorTable(_Table):
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
         """Decode and look up; (H, W) uint8."""
-        return self.indices(decode(read_image, data, name), name)
+        picture = Strips.read(data, name)
+        return self._indices(picture.strips, (picture.height, picture.width), name)
 
     def indices(self, img: np.ndarray, name: str) -> np.ndarray:
         """(H, W, 3) uint8 BGR -> (H, W) uint8."""
-        return self.look_up(img, name, "colour not in the colour map", f"Known are {', '.join(map(str, list(self.colors)[:8]))}"
-                            f"{', ...' if len(self.colors) > 8 else ''}: the mask was smoothed, or saved as JPEG, or belongs to another dataset")
+        return self._indices((img,), img.shape[:2], name)
+
+    def _indices(self, strips: Iterable[np.ndarray], size: tuple[int, int], name: str) -> np.ndarray:
+        known = f"{', '.join(map(str, list(self.colors)[:8]))}{', ...' if len(self.colors) > 8 else ''}"
+        return self.look_up(strips, size, name, "colour not in the colour map",
+                            f"Known are {known}: the mask was smoothed, or saved as JPEG, or belongs to another dataset")
 
     def _build(self) -> np.ndarray:
-        table = np.full(1 << 24, -1, np.int16)
+        table = np.zeros(1 << 24, np.int16)  # of its 32 MB only the pages of known colours take memory
         for (r, g, b), index in self.colors.items():
-            table[(r << 16) | (g << 8) | b] = index
+            table[(r << 16) | (g << 8) | b] = index + 1
         return table
 
     def _codes(self, strip: np.ndarray) -> np.ndarray:
@@ -154,13 +161,13 @@ class IndexTable(_Table):
     def indices(self, mask: np.ndarray, name: str) -> np.ndarray:
         """(H, W) integers -> (H, W) uint8."""
         low, high = min(self.ids), max(self.ids)
-        return self.look_up(np.ascontiguousarray(mask), name, "label not known", f"Known are {len(self.ids)} ids from {low} to {high}: the "
+        return self.look_up((np.ascontiguousarray(mask),), mask.shape, name, "label not known", f"Known are {len(self.ids)} ids from {low} to {high}: the "
                             "file belongs to another dataset, or has been converted already")
 
     def _build(self) -> np.ndarray:
-        table = np.full(max(self.ids) + 2, -1, np.int16)
+        table = np.zeros(max(self.ids) + 2, np.int16)
         for key, index in self.ids.items():
-            table[key] = index
+            table[key] = index + 1
         return table
 
 

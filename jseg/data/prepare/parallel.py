@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 import traceback
+import warnings
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,10 +19,12 @@ from tqdm import tqdm
 
 from jseg.errors import ConvertError, JsegError
 
-__all__ = ["map_items", "default_workers", "disk_full"]
+__all__ = ["claim", "map_items", "default_workers", "disk_full"]
 
 DEPTH = 3  # items a worker has in hand; bounds the memory of waiting results
+SHARE = 400 << 20  # bytes a worker may claim on average: two stay below 1 GB with what Python and the libraries take
 _task: tuple[Callable, Any] | None = None  # what this worker process does
+_memory: "_Memory | None" = None  # what the worker processes share; None in a process that works alone
 
 
 def default_workers() -> int:
@@ -51,7 +55,8 @@ def map_items(function: Callable[[Any, Any], Any], context: Any, items: Sequence
                 yield item, _guarded(function, context, item)
                 bar.update()
             return
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(function, context))
+        spawn = get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start, initargs=(function, context, _Memory(spawn, workers * SHARE)))
         waiting: deque = deque()
         todo = iter(items)
         try:
@@ -71,17 +76,46 @@ def map_items(function: Callable[[Any, Any], Any], context: Any, items: Sequence
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+class _Memory:
+    """Bytes that some processes share; taken and given back."""
+
+    def __init__(self, context, size: int):
+        self._size, self._free, self._turn = size, context.Value("q", size, lock=False), context.Condition()
+
+    @contextlib.contextmanager
+    def claim(self, size: int) -> Iterator[None]:
+        size = min(size, self._size)
+        with self._turn:
+            self._turn.wait_for(lambda: self._free.value >= size)
+            self._free.value -= size
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._free.value += size
+                self._turn.notify_all()
+
+
+def claim(size: int) -> contextlib.AbstractContextManager:
+    """Wait until `size` bytes are free among the workers of this run, and hold them; what is too large for all waits to be alone.
+
+    Claims must not be nested.
+    """
+    return contextlib.nullcontext() if _memory is None else _memory.claim(size)
+
+
 def disk_full(error: BaseException) -> bool:
     """True for "no space left" and "quota exceeded"."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", -1))
 
 
-def _start(function: Callable, context: Any) -> None:
-    global _task
+def _start(function: Callable, context: Any, memory: _Memory) -> None:
+    global _task, _memory
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import cv2
     cv2.setNumThreads(1)
-    _task = function, context
+    warnings.filterwarnings("ignore", module="PIL")  # about damage that an error is going to name
+    _task, _memory = (function, context), memory
 
 
 def _run(item: Any) -> Any:

@@ -6,13 +6,13 @@ side by side, whatever stride those scripts are given, and the last one is moved
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from typing import Iterable, Iterator, NamedTuple
 
 import numpy as np
 
 from jseg.errors import ConvertError
 
-__all__ = ["Box", "Tiling", "pad_to"]
+__all__ = ["Box", "Tiling", "bands", "pad_to"]
 
 
 class Box(NamedTuple):
@@ -54,6 +54,29 @@ class Tiling(NamedTuple):
         for top in starts(height, self.height, self.step_y):
             for left in starts(width, self.width, self.step_x):
                 yield Box(top, min(top + self.height, height), left, min(left + self.width, width))
+
+
+def bands(strips: Iterator[np.ndarray], spans: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """Yield the rows top <= y < bottom of each span, from strips of rows that are read once and not kept.
+
+    Args:
+        strips: (rows, W, ...) arrays that follow each other; a picture has at least one.
+        spans: (top, bottom) in pixels, sorted, without gaps between them; they may overlap.
+    """
+    strip = next(strips)
+    band, start, stop = strip[:0], 0, 0  # the last band and its span
+    for top, bottom in spans:
+        old, band = band[top - start:], np.empty((bottom - top, *strip.shape[1:]), strip.dtype)
+        band[:len(old)] = old
+        row = stop
+        while row < bottom:
+            if not len(strip):
+                strip = next(strips)
+            count = min(len(strip), bottom - row)
+            band[row - top:row - top + count] = strip[:count]
+            strip, row = strip[count:], row + count
+        yield band
+        start, stop = top, bottom
 
 
 def starts(length: int, tile: int, step: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Callable, Iterable, Sequence
 
@@ -10,10 +11,11 @@ import numpy as np
 from jseg.data.io import check_pair, read_image
 from jseg.data.prepare.archives import Source
 from jseg.data.prepare.manifest import Item, Writer
-from jseg.data.prepare.palettes import decode
-from jseg.data.prepare.tiles import Tiling, pad_to
+from jseg.data.prepare.parallel import claim
+from jseg.data.prepare.strips import Strips, decode, needs
+from jseg.data.prepare.tiles import Tiling, bands, pad_to
 
-__all__ = ["convert_pair", "copy_file", "cut_pair", "pair_items"]
+__all__ = ["convert_pair", "copy_file", "copy_picture", "cut_pair", "pair_items"]
 
 Label = Callable[[bytes, str], np.ndarray]
 
@@ -55,23 +57,45 @@ def cut_pair(item: Item, source: Source, writer: Writer, *, tiling: Tiling, labe
         palette: (r, g, b) per index for viewers.
     """
     picture, *masks = item.inputs
-    mask = label(source.read(masks[0]), source.label(masks[0])) if masks else None  # first: the colours are given back before the picture comes
-    img = decode(read_image, source.read(picture), source.label(picture))
-    if mask is not None:
-        check_pair(img, mask, source.label(picture), source.label(masks[0]))
-    if pad is not None:
-        img = pad_to(img, tiling.height, tiling.width, pad[0])
-        mask = None if mask is None else pad_to(mask, tiling.height, tiling.width, pad[1])
-    for box in tiling.boxes(*img.shape[:2]):
-        part = slice(box.top, box.bottom), slice(box.left, box.right)
-        writer.image(item.values[0].format(box=box), np.ascontiguousarray(img[part]))
+    with claim(memory_for(source, item.inputs)):
+        mask = label(source.read(masks[0]), source.label(masks[0])) if masks else None  # first: the colours are given back before the picture comes
+        img = Strips.read(source.read(picture), source.label(picture))
         if mask is not None:
-            writer.mask(item.values[1].format(box=box), mask[part], palette)
+            check_pair(np.broadcast_to(np.uint8(0), (img.height, img.width)), mask, source.label(picture), source.label(masks[0]))
+        height, width = (img.height, img.width) if pad is None else (max(img.height, tiling.height), max(img.width, tiling.width))
+        rows = [list(boxes) for _, boxes in itertools.groupby(tiling.boxes(height, width), key=lambda box: box.top)]
+        spans = [(boxes[0].top, min(boxes[0].bottom, img.height)) for boxes in rows]
+        for boxes, span, band in zip(rows, spans, bands(img.strips, spans)):
+            labels = None if mask is None else mask[slice(*span)]
+            if pad is not None:
+                band = pad_to(band, tiling.height, tiling.width, pad[0])
+                labels = None if labels is None else pad_to(labels, tiling.height, tiling.width, pad[1])
+            for box in boxes:
+                writer.image(item.values[0].format(box=box), np.ascontiguousarray(band[:, box.left:box.right]))
+                if labels is not None:
+                    writer.mask(item.values[1].format(box=box), labels[:, box.left:box.right], palette)
+        for _ in img.strips:  # to the file's end: its last checksum
+            pass
+
+
+def memory_for(source: Source, inputs: Sequence[str]) -> int:
+    """Bytes that cutting a picture with its mask takes: the indices, and a file with what decoding it takes."""
+    files = [(source.entry(name).size, *needs(source.head(name), source.entry(name).size)) for name in inputs]
+    return max(pixels for _, pixels, _ in files) + max(size + decoding for size, _, decoding in files)
 
 
 def copy_file(item: Item, source: Source, writer: Writer) -> None:
     """Copy the one input to the one name of `item.values`, unread."""
     writer.copy(item.values[0], source, item.inputs[0], source.read(item.inputs[0]))
+
+
+def copy_picture(item: Item, source: Source, writer: Writer) -> None:
+    """Copy a picture without mask, byte for byte, after it was decoded, so that damage is found now."""
+    name = item.inputs[0]
+    data = source.read(name)
+    for _ in Strips.read(data, source.label(name)).strips:
+        pass
+    writer.copy(item.values[0], source, name, data)
 
 
 def pair_items(pairs: Iterable[tuple[tuple[str, ...], tuple[str, ...]]], work: Callable, **options) -> list[Item]:

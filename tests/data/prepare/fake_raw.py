@@ -27,6 +27,7 @@ class Raw:
         split: paths that hold this are missing when a split is missing.
         options: keywords of the converter.
         whole: the counts are the published ones.
+        without_split: files that take the place of others when a split is missing, where it stands inside of a file.
     """
 
     files: dict = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Raw:
     split: str = ""
     options: dict = field(default_factory=dict)
     whole: bool = False
+    without_split: dict = field(default_factory=dict)
 
 
 def photo(seed: int, h: int = H, w: int = W) -> np.ndarray:
@@ -236,10 +238,17 @@ def pascal_context(kind: str = "mat") -> Raw:
         raw.files[f"{root}/ImageSets/Main/{split}.txt"] = "\n".join([*names, "2009_111111"]).encode()
         raw.want[f"ImageSets/SegmentationContext/{split}.txt"] = names
     raw.picture, raw.mask, raw.split = f"{root}/JPEGImages/2008_000007.jpg", "trainval.tar.gz/trainval/2008_000007.mat", "Main/val"
-    if kind == "json":
-        raw.files["trainval_merged.json"] = json.dumps(notes).encode()
-        raw.mask, raw.split = "", ""
     raw.unknown, raw.resized = mat({"LabelMap": np.full((H, W), 460, np.uint16)}), mat({"LabelMap": np.full((H + 1, W), 2, np.uint16)})
+    if kind == "json":
+        raw.mask = "trainval_merged.json"
+        raw.files[raw.mask] = json.dumps(notes).encode()
+        raw.without_split = {raw.mask: json.dumps({**notes, "images": [i for i in notes["images"] if i["phase"] == "train"],
+                                                   "annos_segmentation": [a for a in notes["annos_segmentation"] if a["image_id"] != 2008000003]}).encode()}
+        first, *rest = notes["annos_segmentation"]
+        raw.unknown = json.dumps({**notes, "annos_segmentation": [{**first, "category_id": 3}, *rest]}).encode()
+        larger = [{**a, "segmentation": rle(np.ones((H + 1, W), bool))} if a["image_id"] == first["image_id"] else a for a in notes["annos_segmentation"]]
+        raw.resized = json.dumps({**notes, "annos_segmentation": larger,
+                                  "images": [{**i, "height": H + (i["image_id"] == first["image_id"])} for i in notes["images"]]}).encode()
     return raw
 
 

@@ -78,6 +78,24 @@ def test_isaid_skips_only_what_is_asked_for(tmp_path):
     assert "left out as asked: P0000" in str(report) and not list((tmp_path / "out").rglob("P0000*"))
 
 
+def test_isaid_counts_as_original_jseg_and_wants_all_pictures(tmp_path, monkeypatch):
+    """Tiles of 16 stand for 800: a picture of one row or one column of tiles counts once, P1527 not at all."""
+    raw = fake_tiles.isaid()
+    files = {path.replace("P0001", "P1527"): data for path, data in raw.files.items()}
+    write_tree(files, tmp_path / "raw")
+    monkeypatch.setattr(isaid, "DEVKIT_TILES", (16, 16, 4))
+    for _ in range(2):  # the second time from the manifest
+        report = str(isaid.convert(tmp_path / "raw", tmp_path / "out", QUIET, **raw.options))
+        assert "train files as original JSeg counts them (documented: 28029): 8\n" in report  # P0000: 2 rows of 4 tiles
+        assert "val files as original JSeg counts them (documented: 9512): 2" in report
+    whole = Settings(workers=1, progress=False)
+    with pytest.raises(ConvertError, match="2 train pictures, but 1411 are published.*--partial"):
+        isaid.convert(tmp_path / "raw", tmp_path / "out", whole, **raw.options)
+    monkeypatch.setattr(isaid, "PICTURES", {"train": 2, "val": 3})
+    with pytest.raises(ConvertError, match="2 val pictures, but 3 are published"):
+        isaid.convert(tmp_path / "raw", tmp_path / "out", whole, **raw.options)
+
+
 def test_cityscapes_label_ids_and_polygons_agree(tmp_path):
     raw = fake_raw.cityscapes()
     write_tree(raw.files, tmp_path / "raw")
