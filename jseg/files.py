@@ -4,41 +4,44 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from jseg.errors import WriteError
 
-__all__ = ["write_atomically", "sync_folder"]
+__all__ = ["write_atomically", "sync_folder", "drop_drafts"]
 
 
-def write_atomically(path: str | os.PathLike, content: bytes, *, durable: bool = True) -> None:
-    """Write a file through a temporary one in the same folder, on the disk before its name changes.
+def write_atomically(path: str | os.PathLike, content: bytes | Iterable, *, durable: bool = True) -> None:
+    """Write a file through a draft in the same folder, on the disk before its name changes.
 
     Args:
-        path: the folder is made where it is missing.
-        content: the bytes.
+        path: the folder is made where it is missing. Drafts of this file that killed writers left are removed.
+        content: the bytes, or pieces of bytes, of which only one is in memory at a time.
         durable: wait until the disk has them; without it a power cut (not a kill) may lose the new content.
     Raises:
         WriteError: the disk is full or the folder cannot be written; what was there before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    draft = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
+        drop_drafts(path.parent, path.name)
+        with open(draft, "wb") as file:
+            for piece in [content] if isinstance(content, bytes) else content:
+                file.write(piece)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(draft, path)
         if durable:
             sync_folder(path.parent)
     except OSError as error:
-        _remove(temporary)
+        _remove(draft)
         raise WriteError(f"{path}: cannot be written ({error.strerror}); free disk space or allow writing there. "
                          "What was there before is untouched") from error
-    except BaseException:  # a signal: leave no part behind
-        _remove(temporary)
+    except BaseException:  # a signal, or the pieces cannot be read: leave no part behind
+        _remove(draft)
         raise
 
 
@@ -51,8 +54,26 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.close(handle)
 
 
-def _remove(temporary: Path) -> None:
+def drop_drafts(folder: str | os.PathLike, name: str | None = None) -> None:
+    """Remove drafts in a folder whose writers are gone; of the file `name` only, where one is given."""
+    for draft in Path(folder).glob(".*.tmp-*"):
+        target, _, writer = draft.name[1:].rpartition(".tmp-")
+        if name in (None, target) and not _lives(writer.partition("-")[0]):
+            _remove(draft)
+
+
+def _lives(process: str) -> bool:
     try:
-        temporary.unlink(missing_ok=True)
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):
+        return True  # not a name of ours, or another user's process
+    return True
+
+
+def _remove(draft: Path) -> None:
+    try:
+        draft.unlink(missing_ok=True)
     except OSError:
         pass  # the first error is the one to report

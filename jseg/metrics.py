@@ -72,6 +72,10 @@ class ConfusionMatrix:
         total.matrix = self.matrix + other.matrix
         return total
 
+    def join(self, total) -> None:
+        """Replace the counts by `total(counts)`, their sum over the parts of a dataset that other processes counted."""
+        self.matrix = total(self.matrix)
+
     def compute(self, metrics: Sequence[str] = ("mIoU", "mDice", "mFscore"), *, beta: float = 1.0) -> dict:
         """Turn the counts into scores in 0-1.
 
@@ -147,6 +151,10 @@ class BoundaryIoU:
         total = BoundaryIoU(self.num_classes, self.ignore_index, dilation_ratio=self.dilation_ratio)
         total.intersection, total.union = self.intersection + other.intersection, self.union + other.union
         return total
+
+    def join(self, total) -> None:
+        """Replace the counts by `total(counts)`, their sum over the parts of a dataset that other processes counted."""
+        self.intersection, self.union = total(self.intersection), total(self.union)
 
     def compute(self) -> dict:
         """Return {"metrics": {"mBoundaryIoU": float}, "per_class": {"BoundaryIoU": (K,) float64}}, NaN for absent classes."""

@@ -28,7 +28,7 @@ from typing import Iterator
 
 from jseg.errors import RuntimeSetupError
 
-__all__ = ["Finding", "prepare", "findings", "jittor_home", "core_is_built", "gpus", "describe"]
+__all__ = ["Finding", "prepare", "findings", "jittor_home", "core_is_built", "gpus", "describe", "in_job", "job_rank"]
 
 ONEDNN_PACKAGE = "onednn-devel-cpu-gomp==2021.2.0"
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # the folder name Jittor 1.3.11 looks for on Linux x86-64
@@ -82,6 +82,8 @@ def prepare() -> None:
     _choose_waiting()
     _prepare_onednn()
     _prepare_mpi()
+    if in_job():
+        _prepare_share()
     _prepare_cuda()
     _choose("cache_name", _cache_name())  # changed flags on one cache make Jittor exit with status 0 and run nothing
     sys.meta_path.insert(0, _JittorGate())
@@ -121,6 +123,16 @@ def gpus() -> list[dict]:
         found.append({"name": text.value.decode(), "capability": (major.value, minor.value),
                       "memory_mb": memory.value >> 20})
     return found
+
+
+def in_job() -> bool:
+    """Whether mpirun started this process, alone or with others."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def job_rank() -> int:
+    """This process's number in its MPI job, known before Jittor is imported; 0 without MPI."""
+    return int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
 
 
 def cpu_name() -> str:
@@ -256,13 +268,53 @@ def _link(source: pathlib.Path, link: pathlib.Path) -> None:
 
 def _prepare_mpi() -> None:
     """MPI costs a compile and an import; it is on only under mpirun."""
-    inside = "OMPI_COMM_WORLD_SIZE" in os.environ
-    if _choose("use_mpi", "1" if inside else "0") == "1" and not shutil.which("mpicc"):
+    if not in_job():
+        _choose("use_mpi", "0")
+        _note("mpi", "off (not under mpirun)")
+        return
+    os.environ["use_mpi"] = "1"  # inherited from a parent that was no rank, 0 would end Jittor's import with an AttributeError
+    if not shutil.which("mpicc"):
         _note("mpi", "mpirun started this process but there is no mpicc for Jittor to build with", "fatal",
               "apt-get install -y openmpi-bin libopenmpi-dev")
     else:
-        _note("mpi", f"on, rank {os.environ.get('OMPI_COMM_WORLD_RANK', '0')} of {os.environ['OMPI_COMM_WORLD_SIZE']}"
-              if inside else "off (not under mpirun)")
+        _note("mpi", f"on, rank {job_rank()} of {os.environ['OMPI_COMM_WORLD_SIZE']}")
+
+
+def _local(kind: str, default: int) -> int:
+    """This host's part of the job: "RANK" among, or "SIZE" of, its processes; other starters than mpirun have names of their own."""
+    others = {"RANK": ("MPI_LOCALRANKID", "SLURM_LOCALID", "PMI_LOCAL_RANK"), "SIZE": ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE")}[kind]
+    found = (os.environ.get(name, "") for name in (f"OMPI_COMM_WORLD_LOCAL_{kind}", *others))
+    return next((int(value) for value in found if value.isdigit()), default)
+
+
+def _prepare_share() -> None:
+    """Split this host between the ranks on it: cores, and GPUs where NCCL does not hand them out itself."""
+    local_rank, local_size = _local("RANK", 0), _local("SIZE", 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = os.environ.get("OMPI_MCA_orte_bound_at_launch") == "1"  # mpirun has given each rank cores of its own
+    _choose("OMP_NUM_THREADS", str(cores if bound else max(1, cores // local_size)))
+    alone = bound and cores * local_size < (os.cpu_count() or 1)
+    _note("cores", f"{os.environ['OMP_NUM_THREADS']} threads for local rank {local_rank} of {local_size}"
+          + (f", bound by mpirun to {cores} of {os.cpu_count()} cores" if alone else ""), "warning" if alone else "ok",
+          "start with mpirun --bind-to none, or with jseg launch" if alone else "")
+    _choose("OMPI_MCA_mpi_yield_when_idle", "1")  # a rank that waits spins: let data workers and other ranks have its core
+    visible = _visible_gpus()
+    if not visible or "nvcc_path" in os.environ and not os.environ["nvcc_path"]:
+        return
+    from jseg import runtime_cuda
+    if local_size > len(visible):
+        _note("cuda", f"{local_size} ranks on this host and {len(visible)} GPUs: ranks share GPUs, and MPI carries the gradients", "warning",
+              f"start {len(visible)} ranks a host, or compute on the CPU with jseg launch --cpu")
+    elif os.environ.get("use_nccl") != "0" and runtime_cuda.has_nccl():
+        return  # Jittor's NCCL code takes the GPU of the local rank, and needs to see all
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[local_rank % len(visible)]  # before anything asks the driver
+
+
+def _visible_gpus() -> list[str]:
+    """Names of the GPUs as CUDA_VISIBLE_DEVICES takes them, without waking the driver: it reads that variable only once."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    return [str(i) for i in range(len(glob.glob("/proc/driver/nvidia/gpus/*")))]
 
 
 def _prepare_cuda() -> None:
@@ -282,8 +334,7 @@ def _prepare_cuda() -> None:
 
 def _cache_name() -> str:
     """One cache per set of flags: Jittor does not notice a change of flags in an old cache."""
-    parts = ["jseg", "gpu" if os.environ.get("nvcc_path") else "cpu"]
-    parts += ["mpi"] if os.environ.get("use_mpi") == "1" else []
+    parts = ["jseg", "gpu" if os.environ.get("nvcc_path") else "cpu"]  # MPI changes no flag of the core or of a kernel: no part
     parts += ["nomkl"] if os.environ.get("use_mkl") == "0" else []
     parts += ["noconv"] if os.environ.get("conv_opt") == "1" else []
     return "_".join(parts)
@@ -304,7 +355,7 @@ class _JittorGate(importlib.abc.MetaPathFinder):
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
             return spec
-        if not core_is_built():
+        if job_rank() == 0 and not core_is_built():
             print("jseg: building Jittor's core for this machine: 2 to 4 minutes, only this once ...", file=sys.stderr,
                   flush=True)
         execute = spec.loader.exec_module

@@ -74,6 +74,12 @@ def choose(gpus: list[dict], jittor_home: pathlib.Path, note: Callable[..., None
     return {"nvcc_path": str(nvcc), **chosen}
 
 
+def has_nccl() -> bool:
+    """Whether NCCL's header and library are here under the names Jittor expects."""
+    nvcc = find_nvcc()
+    return nvcc is not None and "nccl_lib_path" in _nccl(*toolkit_folders(nvcc), lambda *words: None)
+
+
 def _nccl(includes, libraries, note) -> dict[str, str]:
     header, library = _header(includes, "nccl.h"), _library(libraries, "nccl")
     if header and library and library.name == "libnccl.so":

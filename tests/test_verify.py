@@ -2,13 +2,16 @@
 
 import json
 import pathlib
+import pickle
 import sys
+import types
 
 import jittor as jt
 import numpy as np
 import pytest
 
 from jseg.cli import main, verify
+from jseg.convert.torch_file import read_torch_file
 from jseg.engine.checkpoint import load_into, load_weights
 from jseg.engine.predict import InferenceSegmentor
 from jseg.models import build_model
@@ -91,6 +94,28 @@ def test_settings_in_mmsegmentations_words():
     assert head["ham_kwargs"]["MD_R"] == 64 and "grad" not in head["ham_kwargs"] and "loss_decode" not in head
     assert [step["type"] for step in found["test_pipeline"]] == ["LoadImageFromFile", "Resize", "ResizeToMultiple", "PackSegInputs"]
     assert found["data_preprocessor"]["test_cfg"] is None and settings["data_preprocessor"]["test_cfg"] == {"resize_divisor": 32}
+
+
+def test_settings_reach_mmsegmentation_with_tuples(monkeypatch):
+    from jseg.convert import mmseg_side
+    stand_in = types.ModuleType("mmengine.config")
+    stand_in.Config = dict
+    monkeypatch.setitem(sys.modules, "mmengine", types.ModuleType("mmengine"))
+    monkeypatch.setitem(sys.modules, "mmengine.config", stand_in)
+    settings = {"test_pipeline": [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": [2048, 512], "keep_ratio": True}]}
+    found, came_from = mmseg_side.find_config({"config": None, "settings": settings}, {})
+    assert found["test_pipeline"][1] == {"type": "Resize", "scale": (2048, 512), "keep_ratio": True} and "jseg's settings" in came_from
+
+
+@pytest.mark.parametrize("content, words", [
+    ({"block1.0.attn.q.weight": np.zeros((2, 2), np.float32)}, "its keys are those of SegFormer"),
+    ({key[9:]: value.numpy() for key, value in read_torch_file(MINI)["state_dict"].items() if key.startswith("backbone.")},
+     "verify compares whole SegNeXt models (MSCAN with LightHamHead); this is MSCAN with no head")])
+def test_what_cannot_be_compared_is_said_in_one_line(tmp_path, capsys, content, words):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, 4))
+    assert main(["verify", str(tmp_path / "x.pkl"), "--against-torch", "no-python"]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
 
 
 def test_errors_of_the_other_python(tmp_path, capsys):

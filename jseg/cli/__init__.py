@@ -13,6 +13,7 @@ import importlib
 import os
 import pathlib
 import sys
+import time
 from typing import Sequence
 
 from jseg.errors import JsegError
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage message
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except JsegError as error:
+        if "OMPI_COMM_WORLD_RANK" in os.environ and os.environ["OMPI_COMM_WORLD_RANK"] != "0":
+            time.sleep(3.5)  # the ranks of a job mostly fail alike: rank 0's end ends the others before they say it again
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -26,7 +26,16 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """Segment every input and print one line each: what was written, and the classes that cover the most."""
+    """Segment every input and print one line each: what was written, and the classes that cover the most.
+
+    Under mpirun every input is the work of one rank.
+    """
+    from jseg.engine.distributed import as_rank
+    return as_rank(lambda: _predict(args))
+
+
+def _predict(args) -> int:
+    from jseg.engine import distributed
     from jseg.engine.predict import InferenceSegmentor, pictures_in
     if not 0 <= args.opacity <= 1:
         raise DataError(f"--opacity is {args.opacity}; accepted: 0 to 1")
@@ -39,14 +48,27 @@ def run(args) -> int:
     segmentor = InferenceSegmentor(args.checkpoint, tta=args.tta, mode=args.mode, impl=args.impl)
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    for job in jobs:
+    ranks = distributed.world_size()
+    with distributed.watched():
+        _segment(segmentor, jobs, stems, out, args)
+    if ranks > 1:
+        counts = distributed.gather_objects(len(jobs[distributed.rank()::ranks]))
+        if distributed.is_main():
+            print(f"{sum(counts)} inputs on {ranks} ranks ({', '.join(map(str, counts))}), results in {out}")
+    return 0
+
+
+def _segment(segmentor, jobs: list, stems: list, out: pathlib.Path, args) -> None:
+    """Do this rank's share of the jobs."""
+    from jseg.engine import distributed
+    for job in jobs[distributed.rank()::distributed.world_size()]:
+        distributed.beat("predicts")
         # two inputs with one stem, from different folders or with different suffixes, must not overwrite each other
         name = job.stem if stems.count(job.stem) == 1 else f"{job.parent.name}_{job.stem}_{job.suffix[1:]}"
         if job.suffix.lower() in VIDEO_SUFFIXES:
             print(_video(segmentor, job, out / f"{name}_overlay.mp4", args.opacity))
         else:
-            print(_picture(segmentor, job, out, name, args))
-    return 0
+            print(_picture(segmentor, job, out, name, args), flush=True)
 
 
 def _picture(segmentor, path: pathlib.Path, out: pathlib.Path, name: str, args) -> str:

@@ -22,7 +22,11 @@ def run(args) -> int:
     """Train; 0 when the run is complete, 130 after Ctrl-C, 143 after SIGTERM (both with the state saved)."""
     config = load_config(args.config, args.overrides)
     work_dir = args.work_dir or config.get("work_dir") or str(Path("runs") / Path(args.config).stem)
-    from jseg.engine.train import train  # imports Jittor: not for --help
+    from jseg.engine.distributed import as_rank  # imports Jittor: not for --help
+    return as_rank(lambda: _train(config, args.resume, work_dir))
 
-    result = train(config, resume=args.resume, work_dir=work_dir)
+
+def _train(config: dict, resume: bool, work_dir: str) -> int:
+    from jseg.engine.train import train
+    result = train(config, resume=resume, work_dir=work_dir)
     return 0 if result["signal"] is None else 128 + result["signal"]

@@ -24,8 +24,14 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """Build the model, load the weights strictly, stream the dataset through, print the table."""
+    """Build the model, load the weights strictly, stream the dataset through, print the table; under mpirun, shared between the ranks."""
+    from jseg.engine.distributed import as_rank
+    return as_rank(lambda: _evaluate(args))
+
+
+def _evaluate(args) -> int:
     from jseg.data.build import build_loader
+    from jseg.engine import distributed
     from jseg.engine.checkpoint import load_into, load_weights
     from jseg.engine.evaluate import evaluate, format_table, save_result
     from jseg.models import build_model
@@ -35,8 +41,12 @@ def run(args) -> int:
     config = chosen_config(args.config, args.overrides, meta, path)
     model = build_model(config)
     load_into(model, state, source=str(path))
-    result = evaluate(model, build_loader(config, args.split), config.get("evaluator"),
-                      tta=(config.get("tta") or {}) if args.tta else None, keep=args.keep, keep_count=args.keep_count)
+    loader = build_loader(config, args.split, rank=distributed.rank(), world_size=distributed.world_size())
+    with distributed.watched():
+        result = evaluate(model, loader, config.get("evaluator"), tta=(config.get("tta") or {}) if args.tta else None,
+                          keep=args.keep, keep_count=args.keep_count)
+    if not distributed.is_main():
+        return 0
     print(format_table(result))
     if args.out:
         save_result({**result, "checkpoint": str(args.checkpoint), "split": args.split}, args.out)

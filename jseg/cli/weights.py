@@ -18,7 +18,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("what", choices=("list", "get"))
     parser.add_argument("name", nargs="?", help="of the weights, with get")
     parser.add_argument("--dir", default="weights", help="folder for the fetched and the converted file (default: %(default)s)")
-    parser.add_argument("--index", metavar="FILE", help="another index of the form of weights/index.yaml, for example of a lab's own files")
+    parser.add_argument("--index", metavar="FILE", help="another index of the form of jseg/convert/weights_index.yaml, for example of a lab's own files")
 
 
 def run(args) -> int:

@@ -154,15 +154,19 @@ def _renames(contents: Contents, family: families.Family) -> tuple[dict[str, str
 
 def _model_shapes(settings: Mapping, family: families.Family, where: str) -> dict[str, tuple]:
     """Shape of each parameter and statistic of the model that the config describes."""
+    import jittor as jt
+
     from jseg.models import build_model
     from jseg.registry import MODELS
     try:
-        if family.backbone_only:
-            backbone = MODELS.build(settings["model"]["backbone"], "model.backbone")
-            return {f"backbone.{key}": tuple(value.shape) for key, value in backbone.state_dict().items()}
-        return {key: tuple(value.shape) for key, value in build_model(settings).state_dict().items()}
+        model = MODELS.build(settings["model"]["backbone"], "model.backbone") if family.backbone_only else build_model(settings)
     except (TypeError, ValueError) as error:
         raise ConvertError(f"{where}: its config does not describe a model jseg can build: {error}") from error
+    prefix = "backbone." if family.backbone_only else ""
+    shapes = {f"{prefix}{key}": tuple(value.shape) for key, value in model.state_dict().items()}
+    del model
+    jt.gc()  # its initial values are as large as the file, whose turn comes next
+    return shapes
 
 
 def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: str) -> None:
@@ -207,18 +211,19 @@ def _config(contents: Contents, shapes: dict, family: families.Family, given, wh
         notes.append(f"the file carries no config: model from the shapes of its weights, rules of {family.name}; mean, std and the test size "
                      "(2048, 512) are the usual ones. --config gives the real one")
         return facts, "the shapes of the weights", notes
-    return _completed(settings, facts, origin, where), origin, notes + found
+    settings = _completed(settings, facts, origin, where, found)
+    return settings, origin, notes + found
 
 
-def _completed(settings: dict, facts: dict, origin: str, where: str) -> dict:
-    """Check a config's model against the weights and write down the rules it leaves to its release."""
+def _completed(settings: dict, facts: dict, origin: str, where: str, notes: list[str]) -> dict:
+    """Check a config's model against the weights and write down the rules it leaves to its release; what is changed goes to `notes`."""
     from jseg.models.heads.ham_head import ham_options
     settings = copy.deepcopy(settings)
     model = settings.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict) or not isinstance(model.get("decode_head"), dict):
         raise ConvertError(f"{where}: config ({origin}): no model with backbone and decode_head in it")
     known, faults = facts["model"], []
-    model["auxiliary_head"] = None
+    _drop_training_heads(model, notes)
     if model.get("neck"):
         raise ConvertError(f"{where}: config ({origin}): model.neck {brief(model['neck'].get('type'))}; SegNeXt has none")
     for block in ("backbone", "decode_head"):
@@ -228,6 +233,11 @@ def _completed(settings: dict, facts: dict, origin: str, where: str) -> dict:
                                "give the right config with --config")
         said_sizes, real_sizes = _sizes(block, said), _sizes(block, real)
         faults += [f"{block}.{key} {brief(said_sizes[key])} (weights: {brief(real_sizes[key])})" for key in real_sizes if said_sizes[key] != real_sizes[key]]
+    norm = known["decode_head"]["norm_cfg"]
+    if norm is not None and model["decode_head"].get("norm_cfg") is None:  # early configs of original JSeg left it to the class
+        model["decode_head"]["norm_cfg"] = norm
+        notes.append(f"model.decode_head.norm_cfg: the config names none, the weights have one: {norm['type']}"
+                     + (f" of {norm['num_groups']} groups, SegNeXt's, is taken" if "num_groups" in norm else " is taken"))
     if faults:
         raise ConvertError(f"{where}: the config ({origin}) does not fit the weights: {', '.join(faults)}; give the right one with --config")
     ham, rules = dict(model["decode_head"].get("ham_kwargs") or {}), known["decode_head"]["ham_kwargs"]
@@ -243,6 +253,16 @@ def _completed(settings: dict, facts: dict, origin: str, where: str) -> dict:
                            "weights " + ("without" if rules["rand_init"] else "with") + " stored bases")
     model["decode_head"]["ham_kwargs"] = ham
     return settings
+
+
+def _drop_training_heads(model: dict, notes: list[str]) -> None:
+    """Auxiliary heads serve training only and their weights are dropped; so are the lines that say what jseg lacks of them."""
+    heads = model.get("auxiliary_head")
+    model["auxiliary_head"] = None
+    if heads:
+        notes[:] = [note for note in notes if not note.startswith("model.auxiliary_head")]
+        kinds = [brief(head.get("type")) for head in (heads if isinstance(heads, list) else [heads]) if isinstance(head, dict)]
+        notes.append(f"model.auxiliary_head: {', '.join(kinds)} left out with its weights: used in training only, and jseg trains SegNeXt without one")
 
 
 def _sizes(block: str, said: Mapping) -> dict[str, Any]:
@@ -358,8 +378,11 @@ def _test_size(settings: Mapping) -> str:
     pipeline = (block.get("dataset") or {}).get("pipeline") or []
     if any(step.get("type") == "ResizeToMultiple" for step in pipeline if isinstance(step, dict)):
         return "resized to a multiple of 32"
-    divisor = ((settings.get("data_preprocessor") or {}).get("test_cfg") or {}).get("size_divisor")
-    return f"padded to a multiple of {divisor}" if divisor else "kept as they are"
+    test = (settings.get("data_preprocessor") or {}).get("test_cfg") or {}
+    for key, word in (("resize_divisor", "resized"), ("size_divisor", "padded")):
+        if test.get(key):
+            return f"{word} to a multiple of {test[key]}"
+    return "kept as they are"
 
 
 def _jseg_version() -> str:

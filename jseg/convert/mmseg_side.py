@@ -51,6 +51,11 @@ def read_checkpoint(request: dict, folder: pathlib.Path) -> tuple[dict, dict]:
     return state, content.get("meta") or {}
 
 
+def with_tuples(step: dict) -> dict:
+    """A transform's block with tuples for lists: JSON has no tuples, and mmcv takes no lists of sizes."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
+
+
 def find_config(request: dict, meta: dict):
     """(mmsegmentation config, where it came from)."""
     from mmengine.config import Config
@@ -58,7 +63,8 @@ def find_config(request: dict, meta: dict):
         return Config.fromfile(request["config"]), "the config given"
     if "mmengine_version" in meta and isinstance(meta.get("cfg"), str):
         return Config.fromstring(meta["cfg"], ".py"), "inside the checkpoint"
-    return Config(request["settings"]), "jseg's settings in mmsegmentation's vocabulary"
+    settings = {**request["settings"], "test_pipeline": [with_tuples(step) for step in request["settings"]["test_pipeline"]]}
+    return Config(settings), "jseg's settings in mmsegmentation's vocabulary"
 
 
 def build(request: dict, folder: pathlib.Path):

@@ -23,7 +23,7 @@ from jseg.errors import ConvertError
 
 __all__ = ["Global", "Inert", "brief", "dict_key", "load_pickle"]
 
-ALLOWANCE = 96 << 20   # bytes that values may take beyond twice the size of their pickle; SegNeXt-T with AdamW state: 10 MB
+ALLOWANCE = 32 << 20   # bytes that values may take beyond twice the size of their pickle; SegNeXt-L with AdamW state: 16 MB
 MAX_STEPS = 1_500_000  # opcodes; about a second
 MAX_LINE = 1 << 20     # of the text opcodes of protocol 0
 _HARMFUL_MODULES = frozenset(

@@ -73,6 +73,7 @@ def find_contents(value: Any, where: str, weights: str = "default") -> Contents:
     if kind == "default":
         state, extra = _without_mmcv_copies(state, keys, weights, where, notes)
         dropped.update(extra)
+    notes += _left_inert(value)
     return Contents(state, {key: keys[key] for key in state}, dropped, place, {**meta, **_jittor_meta(value, meta)}, notes)
 
 
@@ -180,6 +181,32 @@ def _without_mmcv_copies(state: dict, keys: dict, weights: str, where: str, note
         return {key: swapped.get(key, value) for key, value in state.items() if key not in copies}, \
             {keys[key]: "moving average's partner, taken in its place" for key in copies}
     return {key: value for key, value in state.items() if key not in copies}, {keys[key]: "partner of a moving average" for key in copies}
+
+
+def _left_inert(value: dict) -> list[str]:
+    """A note that names the objects of a file that were not built, with the top-level entries that hold them; each is visited once."""
+    found: dict[str, list] = {}  # class -> [how many, where]
+    seen: set[int] = set()
+    todo = [(value, "")]
+    while todo:
+        item, place = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Inert):
+            count_places = found.setdefault(brief(item.kind, 100), [0, set()])
+            count_places[0] += 1
+            count_places[1].add(place)
+            todo += [(part, place) for part in (item.args, item.state, item.items, item.kind)]
+        elif isinstance(item, dict):
+            todo += [(part, place or brief(key, 30).strip("'")) for key, part in item.items() if isinstance(part, (dict, list, tuple, Inert))]
+        elif isinstance(item, (list, tuple)):
+            todo += [(part, place) for part in item if isinstance(part, (dict, list, tuple, Inert))]
+    if not found:
+        return []
+    names = [f"{kind} ({count} in {', '.join(sorted(places)[:3])})" for kind, (count, places) in sorted(found.items())]
+    return [f"not built, and nothing of it run: objects of classes that weights do not need: {', '.join(names[:8])}"
+            + (f" and {len(names) - 8} more classes" if len(names) > 8 else "")]
 
 
 def _jittor_meta(value: dict, meta: dict) -> dict:

@@ -1,7 +1,7 @@
 """Read `.pth`, `.pt` and `.pkl` checkpoints without PyTorch and without running anything in them.
 
-Formats: the zip archives of torch 1.6 and later, the legacy stream before it, and pickles of NumPy arrays as original JSeg and
-Jittor write them (with or without their SHA-1 at the end). Written from the behaviour of torch 2.13's `torch.save`
+Formats: the zip archives of torch 1.6 and later, the legacy stream before it, and pickles of NumPy arrays or Jittor Vars as original
+JSeg and Jittor write them (`jt.save`; with or without the SHA-1 at the end). Written from the behaviour of torch 2.13's `torch.save`
 (torch/serialization.py, torch/_utils.py, BSD-3-Clause); checked against files that real torch wrote.
 
 Deviations: tensors stay on the CPU whatever device they were saved from; `requires_grad`, hooks and attributes are dropped;
@@ -35,6 +35,7 @@ DTYPES = {"float16": "f2", "bfloat16": "u2", "float32": "f4", "float64": "f8", "
 STORAGES = {"HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32", "DoubleStorage": "float64",
             "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16", "IntStorage": "int32",
             "LongStorage": "int64", "BoolStorage": "bool", "UntypedStorage": "uint8"}
+JITTOR_VARS = ("jittor.jittor_core.Var", "jittor_core.Var", "jittor_core.jittor_core.Var", "jittor.Var")  # as releases of Jittor spell it
 HISTORY_BUFFERS = ("mmengine.logging.history_buffer.HistoryBuffer", "mmengine.logging.log_buffer.HistoryBuffer")
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 JITTOR_TAIL = b"HCAJSLHD"       # after the SHA-1 of all before it
@@ -135,7 +136,7 @@ def read_torch_file(path: str | os.PathLike) -> Any:
     """Read a checkpoint as plain data.
 
     Args:
-        path: a file of `torch.save` (zip or legacy) or a plain pickle of NumPy arrays. It is mapped, not copied.
+        path: a file of `torch.save` (zip or legacy), of `jt.save`, or a plain pickle of NumPy arrays. It is mapped, not copied.
     Returns:
         what was saved: dicts (OrderedDict becomes dict, in order), lists, tuples, numbers, text, NumPy arrays (read-only), `Tensor`s,
         `Global` for named types (torch.float16), `Inert` for objects of any other class, {"values", "counts"} for HistoryBuffers.
@@ -314,13 +315,20 @@ def _handlers(where: str, file_bytes: int) -> dict:
         "collections.OrderedDict": _pairs, "builtins.dict": _pairs, "__builtin__.dict": _pairs, "collections.defaultdict": lambda a: {},
         "torch.Size": lambda a: tuple(a[0]) if a else (), "torch.serialization._get_layout": lambda a: brief(a[0]),
         "torch.device": lambda a: ":".join(brief(part).strip("'") for part in a), "builtins.complex": refuse, "__builtin__.complex": refuse,
-        **NUMPY_HANDLERS,
+        **NUMPY_HANDLERS, **{name: _var for name in JITTOR_VARS},
     }
     for name in ("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor", "_rebuild_qtensor", "_rebuild_nested_tensor",
                  "_rebuild_meta_tensor_no_storage", "_rebuild_device_tensor_from_numpy", "_rebuild_wrapper_subclass",
                  "_rebuild_device_tensor_from_cpu_tensor"):
         table[f"torch._utils.{name}"] = refuse
     return table
+
+
+def _var(args: tuple) -> ArrayBeingRead:
+    """A Jittor Var is a call with the NumPy array of its values."""
+    if len(args) != 1 or not isinstance(args[0], ArrayBeingRead):
+        raise ValueError("a Jittor Var without a NumPy array of its values")
+    return args[0]
 
 
 def _pairs(args: tuple) -> dict:

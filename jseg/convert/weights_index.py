@@ -1,4 +1,6 @@
-"""Published checkpoints: the index `weights/index.yaml`, and fetching one of its files with resume and a check of its hash.
+"""Published checkpoints: the index `weights_index.yaml`, and fetching one of its files with resume and a check of its hash.
+
+The index is beside this file, so that it is installed with it; in the repository `weights/index.yaml` leads to it.
 
     <folder>/<file>        a finished file; used when it is there and its hash fits
     <folder>/<file>.part   what an interrupted download left; the next one goes on from its end (HTTP Range)
@@ -25,14 +27,14 @@ from jseg.registry import nearest
 
 __all__ = ["Published", "INDEX", "read_index", "find_entry", "fetch"]
 
-INDEX = pathlib.Path(__file__).resolve().parents[2] / "weights" / "index.yaml"
+INDEX = pathlib.Path(__file__).with_suffix(".yaml")
 CHUNK, TIMEOUT_S, TRIES = 1 << 18, 30, 4
 Progress = Callable[[int, "int | None"], None]  # (bytes on disk, bytes in all or None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One published checkpoint; None marks what is not known. The fields are told in `weights/index.yaml`."""
+    """One published checkpoint; None marks what is not known. The fields are told in `weights_index.yaml`."""
 
     name: str
     file: str
@@ -54,11 +56,11 @@ def read_index(path: str | os.PathLike = INDEX) -> dict[str, Published]:
     """The entries of an index file by name.
 
     Raises:
-        ConvertError: the file is missing or an entry is not of the form that `weights/index.yaml` explains.
+        ConvertError: the file is missing or an entry is not of the form that `weights_index.yaml` explains.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ConvertError(f"{path}: no index of weights there; it belongs to jseg's repository (weights/index.yaml): name it with --index FILE")
+        raise ConvertError(f"{path}: no index of weights there; jseg brings one (leave --index out), or name the file of your own")
     found, known = {}, [field.name for field in dataclasses.fields(Published)][1:]
     for name, block in load_config(path).items():
         where = f"{path}: {name}"

@@ -32,15 +32,15 @@ class Loader:
 
     Training: an endless stream. Position p = iteration * batch_size + k is sample permutation(epoch)[p % len] of epoch p // len;
     rank r takes the positions of each batch with k % world_size == r. Evaluation: every picture once, in order; rank r takes the
-    pictures r, r + world_size, ... in batches of `batch_size`.
+    batches r, r + world_size, ... of those one process would see, whole, so that padding and results stay the same.
 
     The arrays of a batch lie in memory shared with the workers; the place is used again only after they are garbage.
 
     Args:
         dataset: has `len()`, `get(index, rng)` and `info(index)`.
         preprocessor: stacks samples.
-        batch_size: pictures a step over all ranks in training; pictures a batch of this rank in evaluation.
-        num_workers: processes; 0 prepares batches in this one.
+        batch_size: pictures a step over all ranks in training, at least one for each; pictures a batch in evaluation.
+        num_workers: processes of this rank; 0 prepares batches in this one.
         seed: non-negative.
         training: see above.
         start_iter: number of the first training batch.
@@ -59,9 +59,9 @@ class Loader:
                              f"{batch_size}, {num_workers}, {seed} and {start_iter}")
         if not 0 <= rank < world_size:
             raise ValueError(f"Loader: rank {rank} is not in 0..{world_size - 1} (world_size {world_size})")
-        if training and batch_size % world_size:
-            raise ValueError(f"Loader: batch_size {batch_size} (pictures a step over all ranks) is not a multiple of "
-                             f"world_size {world_size}")
+        if training and batch_size < world_size:
+            raise ValueError(f"Loader: batch_size is {batch_size} (pictures a step over all ranks) and the job has {world_size} ranks; "
+                             f"each needs a picture: give a batch_size of at least {world_size}, or start at most {batch_size} ranks")
         self.dataset, self.preprocessor = dataset, preprocessor
         self.batch_size, self.num_workers, self.seed, self.training = batch_size, num_workers, seed, training
         self.start_iter, self.rank, self.world_size = start_iter, rank, world_size
@@ -72,14 +72,14 @@ class Loader:
         """Batches of this rank in one pass: exact in evaluation; in training the steps that cover the dataset once."""
         if self.training:
             return -(-len(self.dataset) // self.batch_size)
-        return -(-len(range(self.rank, len(self.dataset), self.world_size)) // self.batch_size)
+        return len(range(self.rank, -(-len(self.dataset) // self.batch_size), self.world_size))
 
     def picks(self, number: int) -> list[tuple[int, int]] | None:
         """Return (epoch, index) of every sample of this rank's batch `number`; None after the last one of an evaluation."""
         count = len(self.dataset)
         if not self.training:
-            mine = range(self.rank, count, self.world_size)[number * self.batch_size:(number + 1) * self.batch_size]
-            return [(0, index) for index in mine] or None
+            first = (self.rank + number * self.world_size) * self.batch_size
+            return [(0, index) for index in range(first, min(count, first + self.batch_size))] or None
         start = number * self.batch_size
         places = [divmod(start + k, count) for k in range(self.rank, self.batch_size, self.world_size)]
         return [(epoch, int(self._order(epoch)[position])) for epoch, position in places]

@@ -100,7 +100,8 @@ class _Worker:
         try:
             self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL,
                                             pass_fds=[theirs.fileno(), *(slot.fd for slot in slots)],
-                                            env={**os.environ, **dict.fromkeys(THREAD_LIMITS, "1")})
+                                            env={**os.environ, **dict.fromkeys(THREAD_LIMITS, "1")},
+                                            start_new_session=True)  # mpirun signals a rank's whole process group
         finally:
             theirs.close()
         self.number, self.tasks = number, {}

@@ -63,6 +63,7 @@ TRAIN_CFG = {
     "max_iters": _COUNT, "max_epochs": _COUNT, "val_interval": _COUNT, "ckpt_interval": _COUNT, "log_interval": _COUNT,
     "keep": _COUNT, "save_best": Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}"), "accumulative_counts": _NEEDED_COUNT,
     "clip_grad": _MAPPING, "ema": _MAPPING, "amp": _FLAG, "tensorboard": _FLAG,
+    "stall_seconds": _POSITIVE,
 }
 TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": _SIZE, "stride": _SIZE}
 LOADER = {"batch_size": _NEEDED_COUNT, "num_workers": _COUNT_OR_0, "dataset": _MAPPING._replace(optional=False)}

@@ -5,10 +5,11 @@ opened by any tool of that ecosystem, and reading it runs no code. Training stat
 
     last/  weights.safetensors   what the model holds (parameters and running statistics)
            state.safetensors     optimizer moments, moving average, open gradient sums: exact float32
-           state.json            iteration, best score, running sums of the log, sha256 of both files
+           state.json            iteration, best score, running sums of the log, sha256 of both files and of itself
 
 A new state is written beside the old one, read back, and put in place by renames; the old one stays as `iter_<n>/` (the
-newest `keep - 1` of them). `find_state` returns the newest folder that is whole, whatever was interrupted.
+newest `keep - 1` of them). `best/` is such a state too. `find_state` returns the newest folder that is whole, whatever was
+interrupted or damaged: every bit of a state is under a sha256, and its age is its iteration, never a file's date.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as pack_safetensors
 
 import jseg
 from jseg.errors import CheckpointError, WriteError
-from jseg.files import sync_folder, write_atomically
+from jseg.files import drop_drafts, sync_folder, write_atomically
+from jseg.weights_file import content_hash, read_weights_file, write_weights_file
 
 __all__ = ["META_KEYS", "LoadReport", "save_weights", "load_weights", "load_into", "model_state", "save_state", "find_state",
            "read_state", "publish_copy", "tidy"]
@@ -36,17 +36,6 @@ __all__ = ["META_KEYS", "LoadReport", "save_weights", "load_weights", "load_into
 META_KEYS = ("config", "classes", "palette", "metrics", "origin", "jseg_version")
 _KEEP_FLOAT32 = ("running_mean", "running_var")  # half precision would round small variances to zero
 _HARMLESS = ("num_batches_tracked",)  # PyTorch counts batches in its norms; nothing here needs the count
-
-
-# --- content ---------------------------------------------------------------------------------------------------------
-def content_hash(state: Mapping[str, np.ndarray]) -> str:
-    """sha256 over names, types, shapes and values, in order of names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        array = np.asarray(state[name], order="C")
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data if array.size else b"")
-    return digest.hexdigest()
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -68,10 +57,7 @@ def save_weights(path: str | os.PathLike, state: Mapping[str, np.ndarray], meta:
     if unknown:
         raise ValueError(f"unknown meta keys {sorted(unknown)}; known: {', '.join(META_KEYS)}")
     arrays = {name: np.asarray(_halve(name, array) if half else array, order="C") for name, array in state.items()}
-    digest = content_hash(arrays)
-    metadata = {key: json.dumps(value) for key, value in {**meta, "jseg_version": jseg.__version__}.items()}
-    write_atomically(path, pack_safetensors(arrays, {**metadata, "format": "jseg", "sha256": digest}))
-    return digest
+    return write_weights_file(path, arrays, arrays.__getitem__, {**meta, "jseg_version": jseg.__version__})
 
 
 def _halve(name: str, array: np.ndarray) -> np.ndarray:
@@ -96,16 +82,7 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
     if path.suffix in (".pth", ".pt", ".pkl"):
         raise CheckpointError(f"{path}: a PyTorch or Jittor pickle, which can run code when read; translate it once with "
                               f"'jseg convert {path}'")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: truncated, damaged or not a .safetensors file ({error}); its size is "
-                              f"{path.stat().st_size} bytes: copy or download it again, or use an older checkpoint") from error
-    if "sha256" in metadata and metadata["sha256"] != content_hash(state):
-        raise CheckpointError(f"{path}: the weights differ from the sha256 stored with them, so bits have changed since it was "
-                              f"written; copy or download it again, or use an older checkpoint")
+    state, metadata = read_weights_file(path)
     meta = {}
     for key in META_KEYS:
         if key in metadata:
@@ -192,7 +169,7 @@ def load_into(model, state: Mapping[str, np.ndarray], *, strict: bool = True, so
 
 # --- training state --------------------------------------------------------------------------------------------------
 def save_state(work_dir: str | os.PathLike, weights: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray],
-               record: Mapping[str, Any], meta: Mapping[str, Any], *, keep: int = 1) -> Path:
+               record: Mapping[str, Any], meta: Mapping[str, Any], *, keep: int = 1, best: bool = False) -> Path:
     """Write `<work_dir>/last/`; the state it replaces becomes `iter_<n>/`, of which the newest `keep - 1` stay.
 
     Args:
@@ -200,41 +177,80 @@ def save_state(work_dir: str | os.PathLike, weights: Mapping[str, np.ndarray], s
         record: JSON-able; must hold "iter".
         meta: for the weights file, see `save_weights`.
         keep: states to keep in all, >= 1.
+        best: also make it `<work_dir>/best/`; a kill in between leaves that newer than `last/`, where `find_state` finds it.
     Raises:
-        CheckpointError, WriteError: it cannot be written; what was there before is untouched.
+        CheckpointError: it cannot be written, or holds inf or nan; what was there before is untouched.
     """
     work_dir = Path(work_dir)
+    _refuse_nonfinite(work_dir, {**weights, **state})
     fresh = work_dir / f"last.tmp-{os.getpid()}"
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         hashes = {"weights": save_weights(fresh / "weights.safetensors", weights, meta),
                   "state": save_weights(fresh / "state.safetensors", state, {})}
-        write_atomically(fresh / "state.json", json.dumps({**record, "sha256": hashes}, indent=1).encode())
+        write_atomically(fresh / "state.json", _sealed({**record, "sha256": hashes}))
         sync_folder(fresh)
         if read_state(fresh)[2]["sha256"] != hashes:
             raise CheckpointError(f"{fresh}: reads back differently from what was written; check the disk")
+        if best:
+            publish_copy(fresh, work_dir / "best")
         _put_in_place(work_dir, fresh, keep)
-    except (OSError, CheckpointError, WriteError) as error:
+    except (OSError, WriteError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        raise CheckpointError(f"{work_dir}: cannot write the training state ({error.strerror}); free disk space or allow "
-                              f"writing there, then run again with --resume") from error
+        reason = error.__cause__ if isinstance(error, WriteError) and error.__cause__ else error
+        raise CheckpointError(f"{work_dir}: cannot write the training state of iteration {record['iter']} "
+                              f"({getattr(reason, 'strerror', None) or reason}); the state before it is whole. Free disk space or allow "
+                              "writing there, then go on with --resume") from error
+    except CheckpointError:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     return work_dir / "last"
 
 
+def _refuse_nonfinite(work_dir: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A run that resumed from inf or nan could never recover, so no such state replaces a good one."""
+    bad = [name for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()]
+    if bad:
+        raise CheckpointError(f"{work_dir}: {len(bad)} tensors hold inf or nan ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}), so "
+                              "this state is not saved and the one before it stays. Lower optimizer.lr, lengthen the warm-up or set "
+                              "train_cfg.clip_grad={max_norm: 1.0}, then go on with --resume")
+
+
+def _sealed(record: Mapping[str, Any]) -> bytes:
+    """JSON whose last entry is the sha256 of all bytes before it."""
+    return _with_seal(json.dumps(record, indent=1).encode()[:-2] + b",")
+
+
+def _with_seal(body: bytes) -> bytes:
+    return body + f'\n "seal": "{hashlib.sha256(body).hexdigest()}"\n}}'.encode()
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Read and check `state.json`."""
+    try:
+        content = (folder / "state.json").read_bytes()
+        record = json.loads(content)
+        record.pop("seal"), record["iter"], record["sha256"]["weights"]  # they are there
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: no readable state.json ({error or type(error).__name__}); use an older state") from error
+    if content != _with_seal(content.rpartition(b'\n "seal"')[0]):
+        raise CheckpointError(f"{folder}: state.json differs from the sha256 stored with it, so bits have changed since it was written; "
+                              "use an older state")
+    return record
+
+
 def _put_in_place(work_dir: Path, fresh: Path, keep: int) -> None:
-    last = work_dir / "last"
+    last, now = work_dir / "last", _iteration_of(fresh)
     if last.exists():
-        older = work_dir / f"iter_{_saved_iteration(last)}"
-        _discard(older)
-        os.rename(last, older)  # killed after this line: find_state takes the newest whole folder
-        os.rename(fresh, last)
-        if older.name == f"iter_{_saved_iteration(last)}":  # the same moment saved again, after its evaluation
+        before = _iteration_of(last)
+        if before is None or before > now:  # damaged, and passed over when this run was resumed from an older one
+            _discard(last)
+        else:
+            older = work_dir / f"iter_{before}"
             _discard(older)
-    else:
-        os.rename(fresh, last)
+            os.rename(last, older)  # killed after this line: find_state takes the newest whole folder
+    os.rename(fresh, last)
     sync_folder(work_dir)
     tidy(work_dir, keep)
 
@@ -248,15 +264,16 @@ def _discard(folder: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _saved_iteration(folder: Path) -> int | str:
+def _iteration_of(folder: Path) -> int | None:
+    """The iteration that a state folder holds, or None where that cannot be read."""
     try:
-        return json.loads((folder / "state.json").read_bytes())["iter"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "damaged"
+        return int(_read_record(folder)["iter"])
+    except CheckpointError:
+        return None
 
 
 def tidy(work_dir: str | os.PathLike, keep: int) -> None:
-    """Remove temporary leftovers of killed writers and all but the newest `keep - 1` `iter_<n>/` folders.
+    """Remove temporary leftovers of killed writers and all but the newest `keep - 1` `iter_<n>/` folders before `last/`.
 
     Call it only while holding the run's lock and when `last/` is whole.
     """
@@ -265,18 +282,16 @@ def tidy(work_dir: str | os.PathLike, keep: int) -> None:
         target = work_dir / old.name.partition(".old-")[0]
         if not target.exists():
             os.rename(old, target)
-    older = sorted((p for p in work_dir.glob("iter_*") if p.is_dir()), key=_iteration)
-    for folder in older[:max(0, len(older) - (keep - 1))]:
-        _discard(folder)
+    now = _iteration_of(work_dir / "last")
+    folders = {int(p.name[5:]): p for p in work_dir.glob("iter_*") if p.is_dir() and p.name[5:].isdigit()}
+    older = sorted(n for n in folders if now is None or n < now)  # the others were passed over, or are this moment saved before
+    kept = older[len(older) - (keep - 1):] if keep > 1 else []
+    for number in set(folders) - set(kept):
+        _discard(folders[number])
     for folder in [*work_dir.glob("*.tmp-*"), *work_dir.glob("*.old-*")]:
-        shutil.rmtree(folder, ignore_errors=True)
-    for file in work_dir.glob(".*.tmp"):
-        file.unlink(missing_ok=True)
-
-
-def _iteration(folder: Path) -> int:
-    tail = folder.name.rpartition("_")[2]
-    return int(tail) if tail.isdigit() else -1
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+    drop_drafts(work_dir)
 
 
 def read_state(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
@@ -286,23 +301,25 @@ def read_state(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
         CheckpointError: a file is missing, damaged, or from another moment than the others.
     """
     folder = Path(folder)
-    try:
-        record = json.loads((folder / "state.json").read_bytes())
-        hashes = record["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: no readable state.json ({error}); use an older state") from error
+    record = _read_record(folder)
     weights, _ = load_weights(folder / "weights.safetensors")
     state, _ = load_weights(folder / "state.safetensors")
     for name, arrays in (("weights", weights), ("state", state)):
-        if content_hash(arrays) != hashes.get(name):
+        if content_hash(arrays) != record["sha256"].get(name):
             raise CheckpointError(f"{folder / name}.safetensors: not the file that state.json was written with; use an older state")
     return weights, state, record
 
 
 def find_state(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:
-    """The newest whole state of a run and a line for each damaged one that was passed over; (None, ...) when there is none."""
+    """The newest whole state of a run and a line for each damaged one that was passed over; (None, []) when there is none.
+
+    Raises:
+        CheckpointError: there are states, and all are damaged: to begin again is for the user to decide.
+    """
     work_dir, notes, best = Path(work_dir), [], (None, -1, False)
-    for folder in [*work_dir.glob("last"), *work_dir.glob("last.tmp-*"), *work_dir.glob("iter_*")]:
+    for folder in [work_dir / "last", *work_dir.glob("last.tmp-*"), *work_dir.glob("iter_*"), work_dir / "best", *work_dir.glob("best.old-*")]:
+        if not folder.is_dir():
+            continue
         try:
             record = read_state(folder)[2]
         except CheckpointError as error:
@@ -312,6 +329,9 @@ def find_state(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:
         rank = (record["iter"], bool(record.get("evaluated")))
         if best[0] is None or rank > best[1:]:
             best = (folder, *rank)
+    if best[0] is None and notes:
+        raise CheckpointError("\n".join([f"{work_dir}: every saved state is damaged; to begin again from iteration 0 give another --work-dir "
+                                         f"(load_from={work_dir}/best.safetensors keeps its weights, where that file is whole)", *notes]))
     return best[0], notes
 
 

@@ -1,6 +1,8 @@
 """Score a model on a dataset: stream pictures through it, add up counts, turn them into a table and a JSON file.
 
-Only the counts and the few pictures worth showing are held, so memory does not grow with the dataset.
+Only the counts and the few pictures worth showing are held, so memory does not grow with the dataset. A loader that is split over
+the ranks of a job gives every rank its own batches; the counts are then added as integers, so that the result is that of one
+process, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import math
 import os
 import pathlib
 import time
-from typing import Any, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import jittor as jt
 import numpy as np
@@ -20,29 +22,37 @@ from tqdm import tqdm
 
 from jseg.data import io
 from jseg.data.tta import augment
+from jseg.engine import distributed
+from jseg.engine.memory import Pool, fix_heap
 from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
 from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, nan_mean
 from jseg.registry import nearest
 
-__all__ = ["evaluate", "format_table", "save_result", "evaluation_mode", "evaluator_faults"]
+__all__ = ["evaluate", "format_table", "save_result", "evaluation_mode", "evaluator_faults", "EvaluationStopped"]
 
 _KEYS = {"metrics": ["mIoU", "mDice", "mFscore"], "beta": 1.0, "boundary": None}
-_GC_EVERY = 32  # batches; pictures of many sizes leave blocks in the framework's cache that fit nothing else
+_CHECK_EVERY = 32  # batches
+
+
+class EvaluationStopped(Exception):
+    """`stop` said so, on this rank or another."""
 
 
 def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mapping | None = None, progress: bool = True,
-             keep: str | os.PathLike | None = None, keep_count: int = 4) -> dict[str, Any]:
+             keep: str | os.PathLike | None = None, keep_count: int = 4, stop: Callable[[], Any] | None = None) -> dict[str, Any]:
     """Predict every picture of a loader and compare with its labels.
 
     Args:
         model: a segmentor with `predict(images, metas)`, and `predict_augmented(views)` for `tta`. Its mode is put back after.
-        loader: an evaluation `Loader`; its dataset names classes, palette and ignore index.
+        loader: an evaluation `Loader`; its dataset names classes, palette and ignore index. When it is split over ranks, every rank
+            calls this and gets the same result; rank 0 writes the pictures of `keep`.
         evaluator_cfg: `{metrics: [mIoU, mDice, mFscore], beta: 1.0, boundary: null | {dilation_ratio: 0.02}}`; None: these.
         tta: `{scales: [...], flip: true}` to average augmented views; None for the plain view.
         progress: show a bar.
         keep: folder to fill with the worst and best pictures: `<worst|best>_<n>_{picture.jpg,truth.png,prediction.png}`.
         keep_count: how many of each.
+        stop: asked before each batch; true ends the evaluation.
     Returns:
         JSON-able: "metrics" {aAcc, mIoU, ...} in 0-1, "per_class" [{name, IoU, ...}] (None where a class never occurs),
         "confusion" [[pixels]] (row = truth), "classes", "palette", "ignore_index", "images", "seconds", "tta",
@@ -51,6 +61,7 @@ def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mappin
     Raises:
         ConfigError: the evaluator block is wrong, or model and dataset differ in classes.
         DataError: no pictures or no labels, or a label out of range.
+        EvaluationStopped: `stop` came true, here or on another rank.
     """
     settings = _settings(evaluator_cfg)
     dataset = loader.dataset
@@ -64,17 +75,20 @@ def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mappin
     shown = _Extremes(keep_count, with_maps=keep is not None)
     began, images = time.perf_counter(), 0
     with evaluation_mode(model):
-        for meta, pred, label in _predictions(model, loader, tta, progress):
+        for meta, pred, label in _predictions(model, loader, tta, progress and distributed.is_main(), stop):
             name = str(meta.get("img_path", f"picture {images}"))
             for count in counts:
                 count.update(pred, label, name=name)
             single = ConfusionMatrix(len(classes), ignore_index)
             single.update(pred, label)
-            shown.add(images, name, single, pred, label)
+            shown.add(meta.get("index", images), name, single, pred, label)
             images += 1
+    images = _join_ranks(loader, counts, shown, images, stop)
     if not images:
         raise DataError("evaluation got no pictures; check the val_dataloader's data_root and data_prefix")
-    worst, best = shown.save(keep, [list(c) for c in dataset.palette]) if keep is not None else shown.records()
+    worst, best = shown.records()
+    if keep is not None:
+        worst, best = distributed.from_main(lambda: shown.save(keep, [list(c) for c in dataset.palette]))
     scores = _scores(counts, settings)
     return {"metrics": _jsonable(scores["metrics"]), "per_class": _class_rows(classes, scores["per_class"]),
             "confusion": counts[0].matrix.tolist(), "classes": classes, "palette": [list(map(int, c)) for c in dataset.palette],
@@ -152,9 +166,32 @@ def _settings(cfg: Mapping | None) -> dict[str, Any]:
     return {**_KEYS, **(cfg or {})}
 
 
-def _predictions(model, loader, tta: Mapping | None, progress: bool) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
-    """Yield (meta, predicted labels (h, w), true labels (h, w)) picture by picture."""
+def _join_ranks(loader, counts: list, shown: "_Extremes", images: int, stop: Callable[[], Any] | None) -> int:
+    """Make counts and extremes those of all ranks; returns the pictures of all. Raises EvaluationStopped everywhere if any rank did."""
+    stopped = bool(stop is not None and stop())
+    if getattr(loader, "world_size", 1) > 1:
+        distributed.beat(distributed.WAITING)
+        stopped = distributed.any_rank(stopped)
+    if stopped:
+        raise EvaluationStopped
+    if getattr(loader, "world_size", 1) == 1:
+        return images
+    for count in counts:
+        count.join(distributed.sum_counts)
+    for entries in distributed.gather_objects(shown.entries()):
+        shown.merge(entries)
+    distributed.beat("computes")
+    return int(distributed.sum_counts(np.array([images]))[0])
+
+
+def _predictions(model, loader, tta: Mapping | None, progress: bool, stop: Callable[[], Any] | None) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
+    """Yield (meta, predicted labels (h, w), true labels (h, w)) picture by picture, until the end or until `stop` says so."""
+    fix_heap()
+    pool = Pool()
     for number, batch in enumerate(tqdm(loader, total=len(loader), desc="evaluate", unit="batch", disable=None if progress else True, leave=False)):
+        distributed.beat("evaluates")
+        if stop is not None and stop():
+            return
         if batch.labels is None:
             raise DataError(f"{batch.metas[0].get('img_path')}: no mask to compare with; set data_prefix.seg_map_path")
         if tta is None:
@@ -164,8 +201,8 @@ def _predictions(model, loader, tta: Mapping | None, progress: bool) -> Iterator
         for meta, pred, label in zip(batch.metas, predicted, batch.labels):
             rows, columns = meta.get("label_shape") or label.shape
             yield meta, pred, label[:rows, :columns]
-        if number % _GC_EVERY == _GC_EVERY - 1:
-            jt.gc()
+        if number % _CHECK_EVERY == _CHECK_EVERY - 1:
+            pool.check()
 
 
 def _predict_views(model, preprocessor, meta: Mapping, tta: Mapping) -> np.ndarray:
@@ -223,7 +260,24 @@ class _Extremes:
             if len(heap) == self.count and (key, -index) <= heap[0][:2]:
                 continue
             maps = (pred.copy(), label.copy()) if self.with_maps else None
-            (heapq.heappushpop if len(heap) == self.count else heapq.heappush)(heap, (key, -index, record, maps))
+            self._put(heap, (key, -index, record, maps))
+
+    def _put(self, heap: list, entry: tuple) -> None:
+        if len(heap) < self.count:
+            heapq.heappush(heap, entry)
+        elif entry[:2] > heap[0][:2]:
+            heapq.heapreplace(heap, entry)
+
+    def entries(self) -> tuple[list, list]:
+        """What `merge` takes: copies of both lists."""
+        return list(self._worst), list(self._best)
+
+    def merge(self, entries: tuple[list, list]) -> None:
+        """Take in the entries of another part of the dataset, or one's own again."""
+        for heap, others in zip((self._worst, self._best), entries):
+            for entry in others:
+                if all(entry[1] != mine[1] for mine in heap):
+                    self._put(heap, entry)
 
     def _ordered(self) -> tuple[list[tuple], list[tuple]]:
         """Worst first, best first; a small dataset's picture is not shown as both."""

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jseg.errors import ConfigError
+from jseg.errors import ConfigError, WriteError
 from jseg.files import write_atomically
 
 __all__ = ["RunLog", "memory_mb"]
@@ -48,7 +48,8 @@ class RunLog:
         keep_val: keep the evaluation line of `start_iter` itself (its evaluation was finished).
         tensorboard: also write event files, with the tensorboardX package.
     Raises:
-        ConfigError: tensorboard is asked for and tensorboardX is not installed.
+        ConfigError: tensorboard is asked for and tensorboardX is not installed. WriteError, also from the methods that write:
+        the disk is full or writing is not allowed; no part of a line is left.
     """
 
     def __init__(self, work_dir: str | os.PathLike, *, max_iters: int, batch_size: int, start_iter: int = 0,
@@ -57,7 +58,10 @@ class RunLog:
         self.max_iters, self.batch_size, self.done = max_iters, batch_size, start_iter
         self._sums: dict[str, tuple[float, int]] = {}
         self._drop_after(start_iter, keep_val)
-        self._file = open(self.path, "a", encoding="utf-8")
+        try:
+            self._file = open(self.path, "ab", buffering=0)
+        except OSError as error:
+            raise self._refused(error) from error
         self._board = _board(work_dir, start_iter) if tensorboard else None
         self._bar = _bar(max_iters, start_iter)
         self._started = self._since = time.perf_counter()
@@ -125,8 +129,13 @@ class RunLog:
         self._put({"iter": self.done, "val": scores})
 
     def _put(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        line, before = (json.dumps(entry) + "\n").encode(), os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line):]  # a disk that is nearly full takes a part
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), before)
+            raise self._refused(error) from error
         if self._board is not None:
             for name, value in entry.get("val", entry).items():
                 if isinstance(value, (int, float)):
@@ -134,7 +143,14 @@ class RunLog:
 
     def sync(self) -> None:
         """Make sure that all lines so far are on the disk: called before a state that counts on them."""
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> WriteError:
+        return WriteError(f"{self.path}: cannot be written ({error.strerror}); the last saved state is whole. Free disk space or allow "
+                          "writing there, then go on with --resume")
 
     def say(self, text: str) -> None:
         """Print without disturbing the bar."""
@@ -151,7 +167,11 @@ class RunLog:
 
 def _bar(total: int, done: int):
     from tqdm import tqdm
-    return tqdm(total=total, initial=done, unit="it", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty())
+    bar = tqdm(total=total, initial=done, unit="it", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty())
+    if hasattr(bar, "_time"):  # its own clock is the date, which may jump
+        bar._time = time.monotonic
+        bar.start_t = bar.last_print_t = time.monotonic()
+    return bar
 
 
 def _board(work_dir: str | os.PathLike, start_iter: int):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import jittor as jt
 import numpy as np
 
+from jseg.engine import distributed
 from jseg.errors import ConfigError
 from jseg.registry import OPTIMIZERS, nearest
 
@@ -168,9 +169,30 @@ class Optimizer:
             for total, flat in zip(self._grads, flats):
                 total.update(total + flat)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a sum of gradients is waiting for its step."""
+        return self._grads is not None
+
+    def squares(self) -> jt.Var:
+        """Sum of the squares of all accumulated gradients."""
+        return sum((g * g).sum() for g in self._grads)
+
     def grad_norm(self) -> jt.Var:
         """L2 norm over all accumulated gradients."""
-        return jt.sqrt(sum((g * g).sum() for g in self._grads))
+        return jt.sqrt(self.squares())
+
+    def share(self, numbers: jt.Var) -> jt.Var:
+        """Add up the accumulated gradients of all ranks, in one message that also carries `numbers`, a float32 vector.
+
+        Returns:
+            the sum of `numbers`.
+        """
+        total, start = distributed.exchange(jt.concat([*self._grads, numbers])), 0
+        for i, group in enumerate(self.groups):
+            self._grads[i] = total[start:start + group.size].stop_grad()
+            start += group.size
+        return total[start:]
 
     def step(self, lrs: Sequence[float], *, max_norm: float | None = None) -> jt.Var:
         """Update every parameter and forget the accumulated gradient.
@@ -195,8 +217,13 @@ class Optimizer:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """State vectors cut by parameter: `<slot>.<parameter>` float32; `grad.<parameter>` when a sum is open."""
-        vectors = dict(self.state, **({"grad": self._grads} if self._grads is not None else {}))
+        """State vectors cut by parameter: `<slot>.<parameter>` float32; `grad.<parameter>` when a sum is open.
+
+        An open sum is that over all ranks, so every rank must call this then.
+        """
+        vectors = dict(self.state)
+        if self._grads is not None:
+            vectors["grad"] = [jt.array(sum(distributed.gather(flat.numpy()))) for flat in self._grads]
         return {f"{slot}.{name}": array for slot, flats in vectors.items() for group, flat in zip(self.groups, flats)
                 for name, array in group.unpack(flat.numpy()).items()}
 
@@ -211,7 +238,7 @@ class Optimizer:
             self.weights[i] = _var(group.pack([p.numpy() for p in group.params]))
             for slot in self.slots:
                 self.state[slot][i] = _var(group.pack([state[f"{slot}.{name}"] for name in group.names]))
-        if any(key.startswith("grad.") for key in state):
+        if distributed.is_main() and any(key.startswith("grad.") for key in state):  # the sum of all ranks counts once
             self._grads = [_var(g.pack([state[f"grad.{name}"] for name in g.names])) for g in self.groups]
         self.put(self.weights)
 

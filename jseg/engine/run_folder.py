@@ -27,7 +27,9 @@ class RunFolderError(JsegError):
 def locked(work_dir: str | os.PathLike) -> Iterator[None]:
     """Hold `<work_dir>/run.lock` while the body runs.
 
-    The kernel frees the lock when its process ends in whatever way, so a killed run leaves a stale file but no lock.
+    The kernel frees the lock when its process ends in whatever way, so a killed run leaves a stale file but no lock. Network disks
+    with locks (NFS, CephFS, Lustre) share them between hosts. On a disk without any, the process named in the file decides: it is
+    looked up on this host and believed on another.
 
     Raises:
         RunFolderError: another process holds it, or the folder cannot be written.
@@ -35,33 +37,70 @@ def locked(work_dir: str | os.PathLike) -> Iterator[None]:
     path = Path(work_dir) / "run.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise RunFolderError(f"{work_dir}: cannot be used as work_dir ({error.strerror}); give another one with "
                              f"--work-dir") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RunFolderError(f"{work_dir}: in use by another run ({_owner(file.read())}); wait for it or stop it, or give "
-                                 f"another --work-dir") from None
-        except OSError as error:  # a network disk without locks
-            print(f"{work_dir}: this disk has no file locks ({error.strerror}); nothing prevents a second run in the folder",
-                  file=sys.stderr)
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}))
-        file.flush()
-        yield
-        file.truncate(0)
-
-
-def _owner(text: str) -> str:
     try:
-        about = json.loads(text)
-        return f"pid {about['pid']} on {about['host']} since {about['since']}"
-    except (ValueError, KeyError, TypeError):
+        _take(handle, Path(work_dir))
+        _name_owner(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}))
+        yield
+        _name_owner(handle, "")
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, work_dir: Path) -> None:
+    """Lock the open file, or raise RunFolderError with its owner's name."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        owner = _owner(handle)
+        if owner and owner["host"] != socket.gethostname():
+            print(f"{work_dir}: run.lock was left by {_words(owner)}, which holds it no longer", file=sys.stderr)
+        return
+    except BlockingIOError:
+        raise RunFolderError(f"{work_dir}: in use by another run ({_words(_owner(handle))}); wait for it or stop it, or give "
+                             f"another --work-dir") from None
+    except OSError as error:
+        reason = error.strerror
+    owner = _owner(handle)
+    if owner and (owner["host"] != socket.gethostname() or _lives(owner["pid"])):
+        raise RunFolderError(f"{work_dir}: in use by another run ({_words(owner)}), says run.lock, and this disk has no file locks to prove "
+                             f"it ({reason}); wait for that run or stop it, or remove {work_dir}/run.lock when it is gone")
+    print(f"{work_dir}: this disk has no file locks ({reason}); a second run started at this very moment would not be noticed",
+          file=sys.stderr)
+
+
+def _owner(handle: int) -> dict | None:
+    """{"pid", "host", "since"} of the process that wrote the file, or None."""
+    try:
+        about = json.loads(os.pread(handle, 4096, 0))
+        return {"pid": int(about["pid"]), "host": str(about["host"]), "since": str(about["since"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _words(owner: dict | None) -> str:
+    if owner is None:
         return "its owner has not written its name yet"
+    return f"pid {owner['pid']} on {owner['host']} since {owner['since']}"
+
+
+def _name_owner(handle: int, text: str) -> None:
+    """Leave a name for those who come later; a full disk does not matter here."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def refuse_to_overwrite(work_dir: str | os.PathLike) -> None:

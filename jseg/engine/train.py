@@ -7,6 +7,8 @@ ones `iter_<n>/`), `best/`, the deliverable `best.safetensors`, and at the end `
 with `resume` it goes on from its last saved state and ends with the same weights, bit for bit on one process, as a run never killed. That holds because
 every random number of a step comes from (seed, iteration), the data from (seed, position), the rates from the iteration, and
 every step starts from plain arrays (`jt.sync_all`), so that the same kernels run in the same order.
+
+Under `mpirun` each rank runs this loop on its part of every batch; what the ranks tell each other is in `engine.distributed`.
 """
 
 from __future__ import annotations
@@ -30,14 +32,15 @@ from jseg import runtime
 from jseg.config import dump_config
 from jseg.data.build import build_loader
 from jseg.data.check import quick_check
-from jseg.engine import checkpoint
+from jseg.engine import checkpoint, distributed
 from jseg.engine.check import check_config
-from jseg.engine.evaluate import evaluate, save_result
+from jseg.engine.evaluate import EvaluationStopped, evaluate, save_result
 from jseg.engine.log import RunLog
+from jseg.engine.memory import fix_heap
 from jseg.engine.optim import EMA, Optimizer, build_optimizer
-from jseg.engine.run_folder import StopRequest, locked, refuse_to_overwrite
+from jseg.engine.run_folder import locked, refuse_to_overwrite
 from jseg.engine.schedules import LearningRate, build_schedules
-from jseg.errors import ConfigError, JsegError
+from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
 from jseg.models import build_model
 
@@ -99,7 +102,7 @@ class Run:
     evaluated: bool = True  # the evaluation due after `done` steps is finished
     best: dict | None = None  # {"iter", "score"}
     metrics: dict = field(default_factory=dict)  # of the last evaluation
-    log: RunLog | None = None
+    log: Any = None  # a RunLog, or what takes its calls on ranks that do not log
 
 
 def train(config: dict, *, resume: bool = False, work_dir: str | None = None) -> dict:
@@ -115,57 +118,72 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
         ConfigError: mistakes in the config, all of them. RunFolderError: work_dir is in use or holds a run and `resume`
         is off. NonFiniteError: the loss or gradient is inf or nan. DataError, CheckpointError: see their messages.
     """
-    faults = check_config(config)
+    faults = next(filter(None, distributed.gather_objects(check_config(config))), [])  # the first rank's that finds any
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise distributed.together(ConfigError("\n".join(faults)))
     folder = Path(work_dir or config.get("work_dir") or "runs/train")
     began = time.perf_counter()
-    with locked(folder), StopRequest() as stop:
-        if not resume:
+    fix_heap()
+    stall = config["train_cfg"].get("stall_seconds") or distributed.DEFAULT_STALL_SECONDS
+    main = distributed.is_main()
+    with locked(folder) if main else contextlib.nullcontext(), distributed.JobStop() as stop, distributed.watched(stall):
+        if main and not resume:
             refuse_to_overwrite(folder)
         run = _build(config, folder, resume)
         _write_about(folder)
         unbroken = run.done == 0
         with run.log:
-            _loop(run, stop)
-            finished = stop.signal is None and _finish(run, stop)
+            try:
+                _loop(run, stop)
+                finished = stop.signal is None and _finish(run, stop)
+            except DataError as error:
+                _keep_progress(run, error)
+                raise
         if finished and unbroken:  # after a resume, the report adds up the logged steps instead
             _write_about(folder, seconds=round(time.perf_counter() - began, 1))
         if not finished:
-            print(f"stopped after {run.done} of {run.plan.max_iters} iterations; saved in {folder}/last: go on with --resume",
-                  file=sys.stderr)
+            _tell(f"stopped after {run.done} of {run.plan.max_iters} iterations; saved in {folder}/last: go on with --resume")
         return {"iter": run.done, "best": run.best, "metrics": run.metrics, "work_dir": str(folder),
                 "signal": None if finished else stop.signal}
 
 
 def _write_about(folder: Path, **facts) -> None:
     """Leave `run.json` for the report: what ran, on what."""
-    about = {"command": " ".join(map(shlex.quote, sys.argv)), "device": runtime.describe(), **facts}
-    write_atomically(folder / "run.json", json.dumps(about, indent=1).encode())
+    about = {"command": " ".join(map(shlex.quote, sys.argv)), "device": runtime.describe(), "ranks": distributed.world_size(), **facts}
+    if distributed.is_main():
+        write_atomically(folder / "run.json", json.dumps(about, indent=1).encode())
+
+
+def _tell(text: str) -> None:
+    """Print once for the whole job."""
+    if distributed.is_main():
+        print(text, file=sys.stderr)
 
 
 # --- before the loop -------------------------------------------------------------------------------------------------
 def _build(config: dict, folder: Path, resume: bool) -> Run:
     """Make or restore every part of the run."""
-    print(f"training on {runtime.describe()}", file=sys.stderr)
+    _tell(f"training on {runtime.describe()}" + (f"; {distributed.hosts()}" if distributed.world_size() > 1 else ""))
     _set_precision(config)
-    found, weights, state, record = _find(folder) if resume else (None, {}, {}, {})
+    found, weights, state, record = distributed.from_main(lambda: _find(folder)) if resume else (None, {}, {}, {})
     done = record.get("iter", 0)
     seed = config.get("seed") or 0
     _seed_step(seed, -1)
-    loader = build_loader(config, "train", start_iter=done, rank=jt.rank, world_size=jt.world_size)
-    val_loader = build_loader(config, "val") if config.get("val_dataloader") else None
-    if jt.rank == 0:  # seconds now against a wrong label after hours
+    share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    loader = build_loader(config, "train", start_iter=done, **share)
+    val_loader = build_loader(config, "val", **share) if config.get("val_dataloader") else None
+    if distributed.is_main():  # seconds now against a wrong label after hours
         datasets = {"train": loader.dataset, **({"val": val_loader.dataset} if val_loader else {})}
         for note in quick_check(config, datasets=datasets):
-            print(note, file=sys.stderr)
+            _tell(note)
     plan = Plan.of(config, math.ceil(len(loader.dataset) / loader.batch_size))
     model = build_model(config)
     if found:
         checkpoint.load_into(model, weights, source=str(found))
     elif config.get("load_from"):
-        given, _ = checkpoint.load_weights(config["load_from"])
-        print(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text(), file=sys.stderr)
+        given = distributed.from_main(lambda: checkpoint.load_weights(config["load_from"])[0])
+        _tell(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text())
+    distributed.same_start(model)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
     ema_cfg = config["train_cfg"].get("ema")
     ema = EMA(optimizer, **ema_cfg) if ema_cfg else None
@@ -175,6 +193,9 @@ def _build(config: dict, folder: Path, resume: bool) -> Run:
     run = Run(config, folder, plan, model, optimizer, ema, rates, loader, val_loader)
     if found:
         _restore(run, state, record)
+    if not distributed.is_main():
+        run.log = distributed.Silent()
+        return run
     if not (folder / "config.yaml").exists():
         write_atomically(folder / "config.yaml", dump_config(config).encode())
     run.log = RunLog(folder, max_iters=plan.max_iters, batch_size=loader.batch_size, start_iter=run.done,
@@ -216,10 +237,10 @@ def _restore(run: Run, state: dict[str, np.ndarray], record: dict) -> None:
     run.done = run.saved_at = record["iter"]
     run.evaluated, run.best, run.metrics = record["evaluated"], record["best"], record["metrics"]
     for line in _differences(record["config"], json.loads(json.dumps(run.config))):
-        print(f"differs from the config this run was saved with: {line}", file=sys.stderr)
+        _tell(f"differs from the config this run was saved with: {line}")
     if record["machine"] != runtime.describe():
-        print(f"saved on {record['machine']}: results may differ in the last bits on this machine", file=sys.stderr)
-    print(f"resuming after iteration {run.done}", file=sys.stderr)
+        _tell(f"saved on {record['machine']}: results may differ in the last bits on this machine")
+    _tell(f"resuming after iteration {run.done}")
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -230,7 +251,7 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
-def _loop(run: Run, stop: StopRequest) -> None:
+def _loop(run: Run, stop: distributed.JobStop) -> None:
     """Run steps until the plan is fulfilled or a signal asks to stop; the state is saved either way."""
     plan, log = run.plan, run.log
     if not run.evaluated:
@@ -241,12 +262,12 @@ def _loop(run: Run, stop: StopRequest) -> None:
         while run.done < plan.max_iters and stop.signal is None:
             if run.done == first:
                 log.say("the first step compiles kernels: minutes on a new machine, seconds later on")
-            asked = time.perf_counter()
-            batch = next(batches)
-            wait_s = time.perf_counter() - asked
+            batch, wait_s = _next_batch(run, batches, stop)
+            if stop.signal is not None:
+                break
             _seed_step(plan.seed, run.done)
-            scalars = _step(run, batch)
-            _check_finite(run, scalars, batch)
+            scalars, culprit = _step(run, batch)
+            _check_finite(run, scalars, batch, culprit)
             run.done += 1
             log.add(scalars, wait_s)
             if run.done == first + 1:
@@ -264,26 +285,48 @@ def _loop(run: Run, stop: StopRequest) -> None:
         _save(run)
 
 
+def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple[Any, float]:
+    """This rank's part of the next batch and the seconds it waited for it; all ranks go on to the step, or all stop, or all raise."""
+    distributed.beat("waits for data", run.done)
+    asked, batch, failure = time.perf_counter(), None, None
+    try:
+        batch = next(batches)
+    except DataError as error:
+        failure = error
+    wait_s = time.perf_counter() - asked
+    distributed.agree(stop, failure)
+    distributed.beat("computes")
+    return batch, wait_s
+
+
 def _seed_step(seed: int, iteration: int) -> None:
-    """Make every random number of a step a function of (seed, iteration, rank); -1 is the model's initialisation."""
-    number = int(np.random.SeedSequence([seed, iteration + 1, jt.rank]).generate_state(1)[0]) & 0x7FFFFFFF
+    """Make every random number of a step a function of (seed, iteration), the same on all ranks (see `ops.ranks.rand`); -1 is the
+    model's initialisation."""
+    number = int(np.random.SeedSequence([seed, iteration + 1, 0]).generate_state(1)[0]) & 0x7FFFFFFF
     random.seed(number)
     np.random.seed(number)
     jt.set_seed(number)
 
 
-def _step(run: Run, batch) -> dict[str, float]:
-    """Forward, backward and, at the end of an accumulation, the new weights. Returns the step's numbers."""
+def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
+    """Forward, backward and, at the end of an accumulation, the new weights.
+
+    Returns:
+        the numbers of the step, and the rank whose loss or gradient is not finite (None: no rank's, or there is only one).
+    """
     micro_batches, closes = _accumulation(run.plan, run.done)
-    losses = run.model.loss(jt.array(batch.images), jt.array(batch.labels))
+    with distributed.step(run.loader.batch_size):
+        losses = run.model.loss(jt.array(batch.images), jt.array(batch.labels))
     run.optimizer.accumulate(losses["loss"] / micro_batches if micro_batches > 1 else losses["loss"])
-    numbers = dict(losses)
+    numbers, culprit = dict(losses), None
+    if distributed.world_size() > 1:
+        numbers, culprit = distributed.share_numbers(run.optimizer, losses, batch.labels, run.model.decode_head.ignore_index, closes=closes)
     if closes:
         numbers["grad_norm"] = run.optimizer.step(run.rates.at(run.done)[:-1], max_norm=run.plan.max_norm)
     if run.ema is not None:
         run.ema.update()
     jt.sync_all(True)  # nothing of this step's graph outlives it: flat memory, and the next step starts from plain arrays
-    return {name: float(value.item()) for name, value in numbers.items()}
+    return {name: value if isinstance(value, float) else float(value.item()) for name, value in numbers.items()}, culprit
 
 
 def _accumulation(plan: Plan, done: int) -> tuple[int, bool]:
@@ -293,63 +336,45 @@ def _accumulation(plan: Plan, done: int) -> tuple[int, bool]:
     return rest, (done + 1) % count == 0 or done + 1 == plan.max_iters
 
 
-def _check_finite(run: Run, scalars: dict[str, float], batch) -> None:
+def _check_finite(run: Run, scalars: dict[str, float], batch, culprit: int | None) -> None:
     """Stop at the first loss or gradient that is inf or nan; what is on the disk is from before it."""
     if math.isfinite(scalars["loss"]) and math.isfinite(scalars.get("grad_norm", 0.0)):
         return
     path = run.work_dir / f"nonfinite_iter_{run.done + 1}.json"
+    parts = distributed.gather_objects([{k: str(meta[k]) for k in ("img_path", "seg_map_path") if k in meta} for meta in batch.metas])
+    files = parts[culprit] if culprit is not None else [file for part in parts for file in part]
     report = {"iter": run.done + 1, "scalars": {k: str(v) for k, v in scalars.items()}, "lr": run.rates.at(run.done)[-1],
-              "files": [{k: str(meta[k]) for k in ("img_path", "seg_map_path") if k in meta} for meta in batch.metas]}
-    write_atomically(path, json.dumps(report, indent=1).encode())
+              "rank": culprit, "files": files}
+    if distributed.is_main():
+        write_atomically(path, json.dumps(report, indent=1).encode())
     what = "loss" if not math.isfinite(scalars["loss"]) else "gradient"
-    raise NonFiniteError(f"iteration {run.done + 1}: the {what} is not finite ({scalars}); the batch's files are in {path} and no "
-                         f"saved state was overwritten. Look at those files' labels, lower optimizer.lr, lengthen the warm-up or "
-                         f"set train_cfg.clip_grad={{max_norm: 1.0}}, then --resume")
+    what += f" of {distributed.name(culprit)}" if culprit is not None else ""
+    raise distributed.together(NonFiniteError(
+        f"iteration {run.done + 1}: the {what} is not finite ({scalars}); the batch's files are in {path} and no "
+        f"saved state was overwritten. Look at those files' labels, lower optimizer.lr, lengthen the warm-up or "
+        f"set train_cfg.clip_grad={{max_norm: 1.0}}, then --resume"))
 
 
 # --- evaluation and saving -------------------------------------------------------------------------------------------
-class _Stopped(Exception):
-    """A signal arrived during an evaluation."""
-
-
-class _Watched:
-    """A loader that ends an evaluation early when a signal has arrived; all else is the loader's own."""
-
-    def __init__(self, loader, stop: StopRequest):
-        self._loader, self._stop = loader, stop
-
-    def __getattr__(self, name: str):
-        return getattr(self._loader, name)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator:
-        for batch in self._loader:
-            if self._stop.signal is not None:
-                raise _Stopped
-            yield batch
-
-
-def _evaluate(run: Run, stop: StopRequest) -> None:
+def _evaluate(run: Run, stop: distributed.JobStop) -> None:
     """Score the present weights (their average where there is one), keep them when they are the best so far, save."""
+    distributed.same_statistics(run.model)
     try:
         with _deliverable_weights(run):
-            run.metrics = evaluate(run.model, _Watched(run.val_loader, stop), run.config.get("evaluator"))["metrics"]
+            run.metrics = evaluate(run.model, run.val_loader, run.config.get("evaluator"), stop=lambda: stop.wish)["metrics"]
             score = _score(run)
             better = run.best is None or score > run.best["score"]
             if better:
                 run.best = {"iter": run.done, "score": score}
                 _export(run)
-    except _Stopped:
+    except EvaluationStopped:
+        distributed.agree(stop)
         return  # the state saved before remembers that this evaluation is due
     run.evaluated = True
     run.log.write_val(run.metrics)
     run.log.say(f"iter {run.done}: {run.plan.save_best} {score:.4f}"
                 + (" (best so far)" if better else f" (best {run.best['score']:.4f} at iter {run.best['iter']})"))
-    last = _save(run)
-    if better:
-        checkpoint.publish_copy(last, run.work_dir / "best")
+    _save(run, best=better)
     run.log.restart_clock()
 
 
@@ -380,26 +405,46 @@ def _meta(run: Run) -> dict:
 
 def _export(run: Run) -> None:
     """Write the deliverable: the weights the model holds now, with all that prediction needs."""
+    if not distributed.is_main():
+        return
     checkpoint.save_weights(run.work_dir / "best.safetensors", checkpoint.model_state(run.model), _meta(run))
 
 
-def _save(run: Run) -> Path:
-    """Write the training state `last/`."""
-    if jt.rank:
+def _save(run: Run, *, best: bool = False) -> Path:
+    """Write the training state `last/`, and `best/` too where asked."""
+    distributed.beat("saves")
+    state = run.optimizer.state_dict() if distributed.is_main() or run.optimizer.is_open else {}
+    if not distributed.is_main():
+        run.saved_at = run.done
         return run.work_dir / "last"
     run.log.sync()
-    state = run.optimizer.state_dict()
     if run.ema is not None:
         state.update(run.ema.state_dict())
     record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics, "config": run.config,
               "optimizer_steps": run.optimizer.steps, "ema_updates": run.ema.updates if run.ema else 0,
               "log": run.log.state(), "machine": runtime.describe()}
-    path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run), keep=run.plan.keep)
+    path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run), keep=run.plan.keep,
+                                 best=best)
     run.saved_at = run.done
     return path
 
 
-def _finish(run: Run, stop: StopRequest) -> bool:
+def _keep_progress(run: Run, error: DataError) -> None:
+    """Save the finished steps before an error of the data, which does not concern them, ends the run."""
+    if distributed.world_size() > 1 and not getattr(error, "on_every_rank", False):
+        return  # one rank alone cannot save
+    try:
+        if run.done > 0 and run.saved_at != run.done:
+            _save(run)
+    except JsegError as failure:
+        _tell(str(failure))
+        return
+    if run.done > 0:
+        _tell(f"{run.done} of {run.plan.max_iters} iterations are saved in {run.work_dir}/last; when the following is mended, go on with "
+              "--resume")
+
+
+def _finish(run: Run, stop: distributed.JobStop) -> bool:
     """Score the deliverable once more with pictures kept for the report, and write metrics.json; False when cut short."""
     deliverable = run.work_dir / "best.safetensors"
     if run.best is None:  # no evaluation: the last weights are what there is
@@ -408,13 +453,15 @@ def _finish(run: Run, stop: StopRequest) -> bool:
     if run.val_loader is None:
         run.log.say(f"done: {deliverable}")
         return True
-    weights, _ = checkpoint.load_weights(deliverable)
+    weights = distributed.from_main(lambda: checkpoint.load_weights(deliverable)[0])
     checkpoint.load_into(run.model, weights, source=str(deliverable))
     try:
-        result = evaluate(run.model, _Watched(run.val_loader, stop), run.config.get("evaluator"), keep=run.work_dir / "eval")
-    except _Stopped:
+        result = evaluate(run.model, run.val_loader, run.config.get("evaluator"), keep=run.work_dir / "eval", stop=lambda: stop.wish)
+    except EvaluationStopped:
+        distributed.agree(stop)
         return False
-    save_result(result, run.work_dir / "metrics.json")
+    if distributed.is_main():
+        save_result(result, run.work_dir / "metrics.json")
     run.metrics = result["metrics"]
     run.log.say(f"done: {run.plan.save_best} {_score(run):.4f}, weights in {deliverable}")
     return True

@@ -1,12 +1,14 @@
 """Dropout, channel dropout and stochastic depth; all are the identity in evaluation.
 
-Masks come from Jittor's generator, so `jt.set_global_seed` fixes them.
+Masks come from Jittor's generator, so `jt.set_global_seed` fixes them; a batch split over MPI ranks gets the masks of one process.
 """
 
 from __future__ import annotations
 
 import jittor as jt
 from jittor import nn
+
+from jseg.ops import ranks
 
 __all__ = ["Dropout", "Dropout2d", "DropPath"]
 
@@ -29,7 +31,7 @@ class _Drop(nn.Module):
         if not self.is_train or self.drop_prob == 0.0:
             return x
         keep_prob = 1.0 - self.drop_prob
-        mask = (jt.rand(self.mask_shape(x)) < keep_prob).cast(x.dtype) / keep_prob
+        mask = (ranks.rand(self.mask_shape(x)) < keep_prob).cast(x.dtype) / keep_prob
         return x * mask.stop_grad()
 
 
@@ -57,4 +59,4 @@ class DropPath(_Drop):
         """What the branch of each of `n` pictures is multiplied by, (n,); None for 1: for operators that do it on the way."""
         if not self.is_train or self.drop_prob == 0.0:
             return None
-        return ((jt.rand((n,)) < 1.0 - self.drop_prob).float32() / (1.0 - self.drop_prob)).stop_grad()
+        return ((ranks.rand((n,)) < 1.0 - self.drop_prob).float32() / (1.0 - self.drop_prob)).stop_grad()

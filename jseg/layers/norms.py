@@ -16,6 +16,7 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers.init import ones, zeros
+from jseg.ops import ranks
 from jseg.ops.norm.op import moments
 from jseg.registry import nearest
 
@@ -32,7 +33,7 @@ class BatchNorm2d(nn.Module):
         channels: C.
         eps: added to the variance.
         momentum: weight of the newest batch in the running estimates, in (0, 1].
-        sync: share the statistics between MPI ranks (`SyncBN`).
+        sync: under MPI, take the statistics over the pictures of all ranks: what one process does with the whole batch.
         impl: operator implementation.
     Shape:
         x: (N, C, H, W) -> same
@@ -70,7 +71,7 @@ class BatchNorm2d(nn.Module):
 
     def _by_batch(self, x: jt.Var, **options) -> tuple:
         """`ops.norm` by the batch's statistics, which also go into the running estimates."""
-        count = x.shape[0] * x.shape[2] * x.shape[3] * (jt.world_size if self.sync and jt.in_mpi else 1)
+        count = (ranks.pictures(x.shape[0]) if self.sync else x.shape[0]) * x.shape[2] * x.shape[3]
         if count == 1:
             raise ValueError(f"BatchNorm2d({self.channels}): one value per channel in training; use a batch above 1 or a larger input")
         found = ops.norm(x, self.weight, self.bias, over="batch", eps=self.eps, sync=self.sync, impl=self.impl, **options)
@@ -164,7 +165,7 @@ class LayerNorm(nn.Module):
         return ops.norm(x, self.weight, self.bias, over="position", eps=self.eps, impl=self.impl, **options)
 
 
-_NORM_KEYS = {"BN": ("bn", ("eps", "momentum")), "SyncBN": ("bn", ("eps", "momentum")),
+_NORM_KEYS = {"BN": ("bn", ("eps", "momentum", "sync")), "SyncBN": ("bn", ("eps", "momentum")),
               "GN": ("gn", ("num_groups", "eps")), "LN": ("ln", ("eps",))}
 
 
@@ -172,7 +173,8 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True, impl: st
     """Build the layer that a `norm_cfg` block names.
 
     Args:
-        cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`.
+        cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`. BN and SyncBN are the same here, so that
+            a job of many ranks equals one process; `{type: BN, sync: false}` normalises by each rank's own pictures.
         channels: C.
         channel_first: for LN, whether the input is (N, C, H, W).
         impl: operator implementation.
@@ -196,7 +198,7 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True, impl: st
     elif kind == "LN":
         layer = LayerNorm(channels, axis=1 if channel_first else -1, impl=impl, **options)
     else:
-        layer = BatchNorm2d(channels, sync=kind == "SyncBN", impl=impl, **options)
+        layer = BatchNorm2d(channels, impl=impl, **options)
     if not cfg.get("requires_grad", True):
         layer.weight.stop_grad()
         layer.bias.stop_grad()

@@ -1,80 +1,23 @@
-"""Bilinear resizing as two small matrix products.
-
-`out = R_h @ x @ R_w^T` with R_h (H_out, H_in) and R_w (W_out, W_in), two non-zeros a row. The matrices are PyTorch's
-`F.interpolate(mode="bilinear")`, sample positions rounded to float32 as there. Jittor's `interpolate` gives the same values but
-gathers each of four neighbours for each output: two orders of magnitude slower on a CPU, and its gradient is a scatter.
-The matrices compose, which `models.readout` uses to go from head logits to a picture's own size in one step.
-"""
+"""Bilinear resizing of maps, as PyTorch's `F.interpolate(mode="bilinear")`."""
 
 from __future__ import annotations
 
-import functools
-
 import jittor as jt
-import numpy as np
-from jittor import nn
 
-__all__ = ["resize", "resize_matrix", "resize_taps"]
+from jseg import ops
 
-
-def resize_taps(out_size: int, in_size: int, align_corners: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which two inputs make each output of a bilinear resize along one axis.
-
-    Args:
-        out_size, in_size: lengths in pixels, each >= 1.
-        align_corners: map corner centres to corner centres instead of corner edges to corner edges.
-    Returns:
-        (out_size,) arrays: index of the lower neighbour, index of the upper one, and the upper one's weight (float32, 0..1).
-    Raises:
-        ValueError: a length below 1.
-    """
-    if out_size < 1 or in_size < 1:
-        raise ValueError(f"resize: sizes must be at least 1 pixel, got {in_size} -> {out_size}")
-    index = np.arange(out_size, dtype=np.float32)
-    if align_corners:
-        scale = np.float32(in_size - 1) / np.float32(out_size - 1) if out_size > 1 else np.float32(0)
-        position = index * scale
-    else:
-        scale = np.float32(in_size) / np.float32(out_size)
-        position = np.maximum((index + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))
-    low = np.minimum(position.astype(np.int64), in_size - 1)
-    high = np.minimum(low + 1, in_size - 1)
-    return low, high, np.clip(position - low.astype(np.float32), 0, 1).astype(np.float32)
+__all__ = ["resize"]
 
 
-@functools.lru_cache(maxsize=32)
-def resize_matrix(out_size: int, in_size: int, align_corners: bool = False) -> np.ndarray:
-    """The linear map of a bilinear resize along one axis; arguments as `resize_taps`.
-
-    Returns:
-        (out_size, in_size) float32, read-only; rows sum to 1.
-    """
-    low, high, fraction = resize_taps(out_size, in_size, align_corners)
-    matrix = np.zeros((out_size, in_size), np.float32)
-    rows = np.arange(out_size)
-    matrix[rows, low] += 1 - fraction
-    matrix[rows, high] += fraction
-    matrix.setflags(write=False)
-    return matrix
-
-
-def resize(x: jt.Var, size: tuple[int, int], *, align_corners: bool = False) -> jt.Var:
-    """Resize maps bilinearly, as PyTorch's `F.interpolate(x, size, mode="bilinear", align_corners=...)`.
+def resize(x: jt.Var, size: tuple[int, int], *, align_corners: bool = False, add: jt.Var | None = None, impl: str = "auto") -> jt.Var:
+    """Resize maps bilinearly, up or down, without antialiasing; see `jseg.ops.bilinear_resize`.
 
     Args:
         size: (height, width) of the result in pixels.
+        add: maps of the result's shape to add to it.
     Shape:
         x: (N, C, H, W) -> (N, C, *size)
     Raises:
-        ValueError: a size below 1.
+        KernelError: a size below 1, or `add` of another shape.
     """
-    n, c, h, w = x.shape
-    height, width = int(size[0]), int(size[1])
-    # nn.matmul, not jt.matmul: `jseg flops` watches the latter and would take these sparse matrices for dense ones
-    if width != w:
-        across = jt.array(resize_matrix(width, w, align_corners).T).stop_grad()  # (W, W')
-        x = nn.matmul(x.reshape(n * c * h, w), across).reshape(n, c, h, width)  # (N, C, H, W')
-    if height != h:
-        down = jt.array(resize_matrix(height, h, align_corners)).stop_grad()  # (H', H)
-        x = nn.matmul(down, x.reshape(n * c, h, width)).reshape(n, c, height, width)  # (N, C, H', W')
-    return x
+    return ops.bilinear_resize(x, size, align_corners=align_corners, add=add, impl=impl)

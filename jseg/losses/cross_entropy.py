@@ -8,6 +8,7 @@ the divisor (mmseg fails on it); class weights of the sigmoid form go by channel
 from __future__ import annotations
 
 import jittor as jt
+import numpy as np
 
 from jseg import ops
 from jseg.losses.common import EPS, binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, upsample
@@ -76,6 +77,17 @@ class CrossEntropyLoss:
             raise ValueError("CrossEntropyLoss: hard example mining by loss needs the softmax form; give the sampler a thresh")
         loss, _ = self._softmax(logits, labels, None, ignore_index, align_corners, "none")
         return self.loss_weight * loss
+
+    def divisor(self, labels: np.ndarray, ignore_index: int) -> float | None:
+        """What the mean over these labels (N, H, W) divides by, up to a constant factor; None for a sum."""
+        if self.reduction == "sum":
+            return None
+        valid = labels[(labels != ignore_index) & (labels >= 0)]
+        if self.class_weight is None or self.use_sigmoid:
+            return float(valid.size if self.avg_non_ignore else labels.size)
+        counts = np.bincount(valid, minlength=len(self.class_weight))[:len(self.class_weight)]
+        ignored = 0 if self.avg_non_ignore else labels.size - valid.size
+        return float(counts @ self.class_weight.astype(np.float64)) + ignored
 
     def _softmax(self, logits, labels, pixel_weight, ignore_index, align_corners, reduction):
         return ops.upsample_cross_entropy(

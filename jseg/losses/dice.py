@@ -65,6 +65,10 @@ class DiceLoss:
         loss = 1 - ratio
         return self.loss_weight * (loss.mean() if self.reduction == "mean" else loss.sum())
 
+    def divisor(self, labels, ignore_index: int) -> int | None:
+        """The mean is over pictures; None for a sum."""
+        return len(labels) if self.reduction == "mean" else None
+
     def _probabilities(self, logits):
         if not self.activate:
             return logits

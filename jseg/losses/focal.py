@@ -47,6 +47,10 @@ class FocalLoss:
         self.class_weight = class_weights(class_weight, "FocalLoss")
         self.loss_weight, self.loss_name = float(loss_weight), loss_name
 
+    def divisor(self, labels, ignore_index: int) -> int | None:
+        """The mean is over all pixels and so over pictures; None for a sum."""
+        return len(labels) if self.reduction == "mean" else None
+
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted, reduced loss (a scalar Var)."""
         check_shapes("FocalLoss", logits, labels, pixel_weight, self.class_weight)

@@ -73,6 +73,10 @@ class LovaszLoss:
         total = sum(losses[1:], losses[0])
         return self.loss_weight * (total / len(losses) if self.per_image and self.reduction == "mean" else total)
 
+    def divisor(self, labels, ignore_index: int) -> int | None:
+        """Pictures; None for a sum. Without `per_image` the batch is ranked as one: ranks then average their own rankings."""
+        return None if self.per_image and self.reduction == "sum" else len(labels)
+
     def _softmax(self, prob, labels, ignore_index):
         """prob (K, P), labels (P,) -> scalar: mean over the chosen classes."""
         k, valid = prob.shape[0], labels != ignore_index

@@ -41,6 +41,10 @@ class TverskyLoss:
         self.class_weight = class_weights(class_weight, "TverskyLoss")
         self.loss_weight, self.loss_name = float(loss_weight), loss_name
 
+    def divisor(self, labels, ignore_index: int) -> int | None:
+        """The mean is over pictures."""
+        return len(labels)
+
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted loss (a scalar Var)."""
         check_shapes("TverskyLoss", logits, labels, weights=self.class_weight)

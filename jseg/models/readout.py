@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import jittor as jt
 import numpy as np
 
-from jseg.layers import resize_taps
+from jseg.ops.bilinear_resize.taps import resize_taps
 
 __all__ = ["Frame", "Window", "windows", "overlaps", "window_maps", "label_map"]
 

@@ -5,9 +5,7 @@ in Jittor's cache folder. The name of every object file is a hash of its source,
 the CPU, so a second process only opens the file, and an edited kernel recompiles alone. A file that does not compile takes
 down its own kernel only: calling that kernel raises the compiler's words, the others keep working.
 
-Jittor knows nothing of the kernels. One universal `jt.code` stub passes arrays of pointers and the scalars to the address
-that travels in `data`; numbers in `data` are no part of Jittor's compile key. Tensors travel as flat 1-D views and their
-counts are padded to a few buckets, so a whole model needs a handful of stubs (`stub_key` says which).
+Calls go through the stub of `library.py`; `stub_key` says which calls share one.
 """
 
 import ctypes
@@ -17,40 +15,18 @@ import pathlib
 import platform
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import jittor as jt
 
 from jseg.errors import KernelError
+from jseg.ops.library import INPUT_BUCKETS, bucket, call_stub, check_call, run_compiler
 
 __all__ = ["cpu_op", "cpu_kernels", "kernel_address", "stub_key", "compile_flags"]
 
 OPS = pathlib.Path(__file__).resolve().parent
-INPUT_BUCKETS = (4, 16, 32, 52)   # 52: the mask of absent inputs travels in a double
-OUTPUT_BUCKETS = (1, 4, 16, 32, 64)
-
-_HEADER = """
-#include <cstdint>
-namespace jseg_stub {
-struct Call { void* const* in; const int64_t* in_size; int64_t n_in; void* const* out; const int64_t* out_size; int64_t n_out;
-              const double* scalar; int64_t n_scalar; };
-}
-"""
-_SOURCE = """
-    void* ins[64]; void* outs[64]; int64_t in_sizes[64], out_sizes[64]; double scalars[64];
-    int64_t n_in = (int64_t)data["inputs"], n_out = (int64_t)data["outputs"], n_scalar = (int64_t)data["scalars"];
-    int64_t absent = (int64_t)data["absent"];
-    for (int64_t i = 0; i < n_in; i++) {
-        bool gone = (absent >> i) & 1;
-        ins[i] = gone ? nullptr : (void*)_inputs[i]->mem_ptr; in_sizes[i] = gone ? 0 : _inputs[i]->num;
-    }
-    for (int64_t i = 0; i < n_out; i++) { outs[i] = (void*)_outputs[i]->mem_ptr; out_sizes[i] = _outputs[i]->num; }
-    for (int64_t i = 0; i < n_scalar; i++) scalars[i] = data["s" + std::to_string(i)];
-    jseg_stub::Call call{ins, in_sizes, n_in, outs, out_sizes, n_out, scalars, n_scalar};
-    ((void (*)(const jseg_stub::Call&))(intptr_t)data["address"])(call);
-"""
+OUTPUT_BUCKETS = (1, 4, 16, 32, 64)   # counts are padded to these, so that few stubs are compiled
 
 
 def cpu_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
@@ -66,40 +42,15 @@ def cpu_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list
     Raises:
         KernelError: the library or this kernel cannot be built, or it has no such function.
     """
-    if len(scalars) > 64 or not inputs or inputs[0] is None:
-        raise KernelError(f"{symbol}: needs a first input and at most 64 scalars, got {len(inputs)} inputs, {len(scalars)} scalars")
-    data = {"address": float(kernel_address(symbol)), "inputs": float(len(inputs)), "outputs": float(len(outputs)),
-            "scalars": float(len(scalars)), "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
-    data.update((f"s{i}", float(v)) for i, v in enumerate(scalars))
-    flat = [v if v is None or len(v.shape) == 1 else v.reshape((-1,)) for v in inputs]
-    flat = [flat[0] if v is None else v for v in flat]
-    flat += [flat[0]] * (_bucket(len(flat), INPUT_BUCKETS, symbol) - len(flat))
-    padding = _bucket(len(outputs), OUTPUT_BUCKETS, symbol) - len(outputs)
-    shapes = [[_count(shape)] for shape, _ in outputs] + [[1]] * padding
-    results = jt.code(shapes, [str(dtype) for _, dtype in outputs] + ["float32"] * padding, flat,
-                      cpu_header=_HEADER, cpu_src=_SOURCE, data=data)
-    return [r.reshape(tuple(shape)) for r, (shape, _) in zip(results, outputs)]
+    check_call(symbol, inputs, scalars)
+    return call_stub("cpu", symbol, kernel_address(symbol), inputs, outputs, scalars, buckets=OUTPUT_BUCKETS)
 
 
 def stub_key(inputs: list, outputs: list) -> tuple:
     """What decides which compiled stub a call shares: padded counts and dtypes. Same arguments as `cpu_op`."""
     kinds = tuple(str((v if v is not None else inputs[0]).dtype) for v in inputs)
-    pads = _bucket(len(inputs), INPUT_BUCKETS, "") - len(inputs), _bucket(len(outputs), OUTPUT_BUCKETS, "") - len(outputs)
+    pads = bucket(len(inputs), INPUT_BUCKETS, "") - len(inputs), bucket(len(outputs), OUTPUT_BUCKETS, "") - len(outputs)
     return kinds + kinds[:1] * pads[0], tuple(str(d) for _, d in outputs) + ("float32",) * pads[1]
-
-
-def _count(shape) -> int:
-    total = 1
-    for side in shape:
-        total *= int(side)
-    return total
-
-
-def _bucket(count: int, buckets: tuple, symbol: str) -> int:
-    for size in buckets:
-        if count <= size:
-            return size
-    raise KernelError(f"{symbol}: {count} tensors, at most {buckets[-1]} fit through one call")
 
 
 # ---- the library ----------------------------------------------------------------------------------------------------
@@ -200,23 +151,11 @@ def _build_locked(folder: pathlib.Path, objects: dict) -> pathlib.Path:
         good = {kernel: path for kernel, path in objects.items() if kernel not in _failed}
         path = _library_path(folder, good)
         if not path.exists():
-            log = _run([jt.flags.cc_path, *compile_flags(), "-shared", *map(str, good.values())], path)
+            log = run_compiler([jt.flags.cc_path, *compile_flags(), "-shared", *map(str, good.values())], path)
             if log:
                 raise KernelError(f"the CPU kernel library does not link; use impl='jittor', or cure this:\n{log}")
         return path
 
 
 def _compile(kernel: str, target: pathlib.Path) -> str:
-    return _run([jt.flags.cc_path, *compile_flags(), "-I", str(OPS / "include"), "-c", str(OPS / kernel / "cpu.cc")], target)
-
-
-def _run(command: list, target: pathlib.Path) -> str:
-    """Run a compiler command that writes `target`, atomically. Returns "" or the compiler's errors."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
-    os.close(handle)
-    done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
-    if done.returncode:
-        os.unlink(temporary)
-        return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"
-    os.replace(temporary, target)
-    return ""
+    return run_compiler([jt.flags.cc_path, *compile_flags(), "-I", str(OPS / "include"), "-c", str(OPS / kernel / "cpu.cc")], target)

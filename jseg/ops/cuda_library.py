@@ -2,8 +2,7 @@
 
 The twin of `cpu_library.py`: every `cuda.cuh` is compiled by the nvcc that Jittor uses, for the GPUs that Jittor sees, and
 all are linked into one shared library in Jittor's cache folder; the name of an object file is a hash of everything that went
-into it. A file that does not compile takes down its own kernel only. One universal `jt.code` stub passes pointers and scalars
-to the address that travels in `data`, so a model needs a handful of stubs.
+into it. A file that does not compile takes down its own kernel only. Calls go through the stub of `library.py`.
 
 An entry point `<symbol>_<dtype>` (macro JSEG_CUDA_KERNEL in include/cuda_base.cuh) launches kernels on the default stream, as
 Jittor does. Called without memory it only says how many bytes of workspace it wants; that workspace is one more output of the
@@ -20,44 +19,19 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import jittor as jt
 
 from jseg.errors import KernelError
+from jseg.ops.library import call_stub, check_call, run_compiler
 
 __all__ = ["DTYPES", "Call", "cuda_kernels", "cuda_op", "make_call", "nvcc_command", "ready"]
 
 OPS = pathlib.Path(__file__).resolve().parent
 DTYPES = ("float32", "float16", "bfloat16")   # of the large tensors; parameters and their gradients are float32
-INPUT_BUCKETS = (4, 16, 32, 52)               # counts are padded to these, so that few stubs are compiled
-OUTPUT_BUCKETS = (2, 4, 16, 40)
-
-_HEADER = """
-#include <cstdint>
-#include <stdexcept>
-#include <string>
-namespace jseg_stub {
-struct Call { void* const* in; const int64_t* in_size; int64_t n_in; void* const* out; const int64_t* out_size; int64_t n_out;
-              const double* scalar; int64_t n_scalar; };
-}
-"""
-_SOURCE = """
-    void* ins[64]; void* outs[64]; int64_t in_sizes[64], out_sizes[64]; double scalars[64];
-    int64_t n_in = (int64_t)data["inputs"], n_out = (int64_t)data["outputs"], n_scalar = (int64_t)data["scalars"];
-    int64_t absent = (int64_t)data["absent"];
-    for (int64_t i = 0; i < n_in; i++) {
-        bool gone = (absent >> i) & 1;
-        ins[i] = gone ? nullptr : (void*)_inputs[i]->mem_ptr; in_sizes[i] = gone ? 0 : _inputs[i]->num;
-    }
-    for (int64_t i = 0; i < n_out; i++) { outs[i] = (void*)_outputs[i]->mem_ptr; out_sizes[i] = _outputs[i]->num; }
-    for (int64_t i = 0; i < n_scalar; i++) scalars[i] = data["s" + std::to_string(i)];
-    jseg_stub::Call call{ins, in_sizes, n_in, outs, out_sizes, n_out, scalars, n_scalar};
-    int64_t status = ((int64_t (*)(const jseg_stub::Call&, void*))(intptr_t)data["address"])(call, (void*)_outputs[n_out]->mem_ptr);
-    if (status < 0) throw std::runtime_error("jseg: a CUDA kernel was not launched, CUDA error " + std::to_string(-status));
-"""
+OUTPUT_BUCKETS = (2, 4, 16, 40)   # with the workspace; counts are padded to these, so that few stubs are compiled
 
 
 class Call(ctypes.Structure):
@@ -95,29 +69,12 @@ def cuda_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> lis
 
     The dtype of the first input picks the entry point: float32, float16 or bfloat16.
     """
-    if len(scalars) > 64 or not inputs or inputs[0] is None:
-        raise KernelError(f"{symbol}: needs a first input and at most 64 scalars, got {len(inputs)} inputs, {len(scalars)} scalars")
+    check_call(symbol, inputs, scalars)
     function = _function(f"{symbol}_{inputs[0].dtype}")
     sizes = [(None, 0 if v is None else v.numel()) for v in inputs]
     wanted = function(ctypes.byref(make_call(sizes, [(None, math.prod(shape)) for shape, _ in outputs], scalars)), None)
-    data = {"address": float(ctypes.cast(function, ctypes.c_void_p).value), "inputs": float(len(inputs)), "outputs": float(len(outputs)),
-            "scalars": float(len(scalars)), "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
-    data.update((f"s{i}", float(v)) for i, v in enumerate(scalars))
-    flat = [v if v is None or len(v.shape) == 1 else v.reshape((-1,)) for v in inputs]
-    flat = [flat[0] if v is None else v for v in flat]
-    flat += [flat[0]] * (_bucket(len(flat), INPUT_BUCKETS, symbol) - len(flat))
-    padding = _bucket(len(outputs) + 1, OUTPUT_BUCKETS, symbol) - len(outputs) - 1
-    shapes = [[math.prod(shape)] for shape, _ in outputs] + [[max(64, -(-wanted // 4))]] + [[1]] * padding
-    results = jt.code(shapes, [str(dtype) for _, dtype in outputs] + ["float32"] * (1 + padding), flat,
-                      cuda_header=_HEADER, cuda_src=_SOURCE, data=data)
-    return [r.reshape(tuple(shape)) for r, (shape, _) in zip(results, outputs)]
-
-
-def _bucket(count: int, buckets: tuple, symbol: str) -> int:
-    for size in buckets:
-        if count <= size:
-            return size
-    raise KernelError(f"{symbol}: {count} tensors, at most {buckets[-1]} fit through one call")
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    return call_stub("cuda", symbol, address, inputs, outputs, scalars, buckets=OUTPUT_BUCKETS, workspace=wanted)
 
 
 # ---- the library ----------------------------------------------------------------------------------------------------
@@ -182,25 +139,13 @@ def _build(folder: pathlib.Path, command: list) -> pathlib.Path:
     if missing:
         print(f"jseg: compiling CUDA kernels, once per machine: {', '.join(missing)}", file=sys.stderr, flush=True)
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-        logs = pool.map(lambda k: _run([*command, "-c", "-x", "cu", str(OPS / k / "cuda.cuh")], objects[k]), missing)
+        logs = pool.map(lambda k: run_compiler([*command, "-c", "-x", "cu", str(OPS / k / "cuda.cuh")], objects[k]), missing)
         _failed.update((kernel, log) for kernel, log in zip(missing, logs) if log)
     good = [str(path) for kernel, path in objects.items() if kernel not in _failed]
     if not good:
         raise KernelError(f"no CUDA kernel compiles here; use impl='jittor', or cure this:\n{next(iter(_failed.values()))}")
     path = folder / f"libjseg_cuda_{hashlib.sha256(' '.join(good).encode()).hexdigest()[:16]}.so"
-    log = "" if path.exists() else _run([*command, "-shared", *good], path)
+    log = "" if path.exists() else run_compiler([*command, "-shared", *good], path)
     if log:
         raise KernelError(f"the CUDA kernel library does not link; use impl='jittor', or cure this:\n{log}")
     return path
-
-
-def _run(command: list, target: pathlib.Path) -> str:
-    """Run a compiler command that writes `target`, atomically. Returns "" or the compiler's errors."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
-    os.close(handle)
-    done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
-    if done.returncode:
-        os.unlink(temporary)
-        return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"
-    os.replace(temporary, target)
-    return ""

@@ -74,10 +74,15 @@ def test_index_is_sound():
     assert len({found.url for found in index.values()}) == len({found.file for found in index.values()}) == len(index)
 
 
+def test_the_index_is_part_of_the_package():
+    """An installed jseg has it; the name in weights/ leads to the same file."""
+    assert weights_index.INDEX.parent == ROOT / "jseg" / "convert" and (ROOT / "weights" / "index.yaml").read_text() == weights_index.INDEX.read_text()
+
+
 def test_unknown_names_and_bad_indexes(tmp_path):
     with pytest.raises(ConvertError, match="no weights are called 'segnext_tiny_ade20k_mseg'; did you mean 'segnext_tiny_ade20k_mmseg'"):
         find_entry("segnext_tiny_ade20k_mseg", read_index())
-    with pytest.raises(ConvertError, match="no index of weights there.*--index FILE"):
+    with pytest.raises(ConvertError, match="no index of weights there; jseg brings one"):
         read_index(tmp_path / "gone.yaml")
     good = "file: a.pth, url: http://x/a, source: us"
     for text, message in ((f"a: {{{good}, shaa: 1}}", "unknown key 'shaa'"), ("a: {file: a.pth}", "url is None"), ("a: 3", "not a block"),
@@ -162,4 +167,9 @@ def test_the_command(server, tmp_path, capsys):
         assert f"mini.pth: {origin}; a test, licence not stated by the publisher" in out and f"sha256 {SHA256}, begins with {SHA256[:8]} as published" in out
     assert load_weights(folder / "mini.safetensors")[1]["origin"]["sha256"] == SHA256
     assert main(["weights", "list", *words]) == 0 and "converted" in capsys.readouterr().out
+    index.write_text(index.read_text().replace(SHA256[:8], "0" * 8))
+    for folder in (folder, tmp_path / "other"):  # a file that is there, and one that comes
+        assert main(["weights", "get", "mini", "--dir", str(folder), "--index", str(index)]) == 2
+        assert "its SHA-256 begins with" in (err := capsys.readouterr().err) or "SHA-256 begins with" in err and "Nothing was kept" in err
+    assert not list((tmp_path / "other").iterdir())
     assert main(["weights", "get", *words]) == 2 and main(["weights", "get", "maxi", *words]) == 2

@@ -107,8 +107,11 @@ def test_ranks_share_each_batch(root):
     for step in range(3):
         for rank in range(2):
             np.testing.assert_array_equal(whole[step].images[rank::2], parts[rank][step].images)
-    with pytest.raises(ValueError, match="batch_size 4 .* world_size 3"):
-        make(root, rank=0, world_size=3)
+    thirds = [take(make(root, rank=rank, world_size=3), 1)[0].images for rank in range(3)]  # 2 + 1 + 1 pictures
+    for rank in range(3):
+        np.testing.assert_array_equal(whole[0].images[rank::3], thirds[rank])
+    with pytest.raises(ValueError, match="batch_size is 4 .* 5 ranks; .* at least 5, or start at most 4 ranks"):
+        make(root, rank=0, world_size=5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -122,8 +125,9 @@ def test_evaluation_gives_every_picture_once_in_order(root, workers):
     assert meta["ori_shape"] == meta["label_shape"] == meta["img_shape"] == (29, 35) and meta["pad_shape"] == (32, 48)
     assert (batch.labels[1, 29:] == 255).all() and (batch.images[1, :, :, 35:] == 0).all()
     halves = [make(root, PIPELINE[:2], training=False, rank=rank, world_size=2) for rank in range(2)]
-    assert [[m["index"] for b in half for m in b.metas] for half in halves] == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9]]
-    assert [len(half) for half in halves] == [2, 2]
+    assert [[m["index"] for b in half for m in b.metas] for half in halves] == [[0, 1, 2, 3, 8, 9, 10], [4, 5, 6, 7]]
+    assert [len(half) for half in halves] == [2, 1]
+    assert not list(make(root, PIPELINE[:2], training=False, workers=workers, rank=3, world_size=4))  # more ranks than batches
 
 
 def test_workers_import_no_framework_and_use_one_thread(root):

@@ -6,7 +6,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.layers import resize_matrix
+from jseg.ops.bilinear_resize.taps import resize_matrix
 from jseg.models import readout
 from jseg.models.readout import Frame, Window, label_map, overlaps, window_maps, windows
 

@@ -51,6 +51,9 @@ inline __nv_bfloat16 __float2bfloat16_rn(float f) {
     return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 
+struct alignas(8) float2 {
+    float x, y;
+};
 struct alignas(16) float4 {
     float x, y, z, w;
 };

@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 import pathlib
 import re
+import types
 
 import jittor as jt
 import numpy as np
 import pytest
 
+from jseg import ops
 from jseg.ops import common, cuda_library
 import cuda_emulator as emulation
 
@@ -60,6 +62,12 @@ def _small(kernel):
     return [case for case in _cases(kernel).CASES if not case.bench and (_work(case) <= 20000)]
 
 
+def _typical(kernel):
+    """The small cases named "odd" or "..._odd", or else the second."""
+    return [case for case in _small(kernel) if case.name.split("_")[-1] == "odd"] or _small(kernel)[1:2]
+
+
+TYPICAL = [pytest.param(kernel, case, id=f"{kernel}-{case.name}") for kernel in KERNELS for case in _typical(kernel)]
 PAIRS = [pytest.param(kernel, case, id=f"{kernel}-{case.name}") for kernel in KERNELS for case in _small(kernel)]
 _libraries: dict = {}
 
@@ -166,10 +174,9 @@ def test_large_tiles_match_the_reference(emulate):
     assert any("<128, 128" in kernel for kernel, *_ in emulator.launches), emulator.launches
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel, case", TYPICAL)
 @pytest.mark.parametrize("schedule", [1, 2, 3])
-def test_every_schedule_gives_the_same_bits(kernel, schedule, emulate):
-    case = _typical(kernel)
+def test_every_schedule_gives_the_same_bits(kernel, case, schedule, emulate):
     emulate(emulation.Emulator(_library(kernel)))
     first = _run(kernel, case)
     emulate(emulation.Emulator(_library(kernel), schedule))
@@ -178,15 +185,9 @@ def test_every_schedule_gives_the_same_bits(kernel, schedule, emulate):
         assert np.array_equal(first[name], second[name]), f"{kernel} {case.name} {name}: schedule {schedule} differs"
 
 
-def _typical(kernel):
-    """The small case named "odd", or else the second."""
-    return next((case for case in _small(kernel) if case.name == "odd"), _small(kernel)[1])
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel, case", TYPICAL)
 @pytest.mark.parametrize("dtype", list(HALF))
-def test_half_precision_maps_with_float32_sums(kernel, dtype, emulate):
-    case = _typical(kernel)
+def test_half_precision_maps_with_float32_sums(kernel, case, dtype, emulate):
     emulate(emulation.Emulator(_library(kernel)))
     want, got = _expected(kernel, case, dtype), _run(kernel, case, dtype=dtype)
     for name in want:
@@ -249,6 +250,10 @@ FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source,
     "msca_bias_outside": ("msca", ["odd"], "y >= 0 && y < p.h ? sums[e] : 0.0f;\n    }\n}\n\n// Adds", "sums[e];\n    }\n}\n\n// Adds"),
     "argmax_output_beyond": ("upsample_argmax", ["odd"], "if (at >= n * rows.size_out * width) return;", ""),
     "gemm_edge": ("pointwise", ["odd"], "e * at.ds < side_left && e * at.dd < depth_left ?", "e * at.ds < side_left ?"),
+    "norm_pixels_beyond": ("norm", ["position_many"], "if (first + e * THREADS < from.s.p) body", "if (first + e * THREADS < from.s.p + 1) body"),
+    "norm_run_beyond": ("norm", ["batch_odd"], "v[e] = i < count ? to_float(x[i]) : 0.0f;", "v[e] = i <= count ? to_float(x[i]) : 0.0f;"),
+    "norm_pivot_left_out": ("norm", ["batch_long_rows"], "from[2] + 2 * off * from[1] + count * off * off", "from[2]"),
+    "norm_wrong_statistic": ("norm", ["position_odd"], "from.s.position ? set + p : set", "set"),
     "warp_divergence": ("upsample_cross_entropy", ["odd"], "if (threadIdx.x % WARP == 0) room[i * 8",
                         "if (threadIdx.x % WARP < 3) __shfl_xor_sync(ALL_LANES, total, 1);\n        if (threadIdx.x % WARP == 0) room[i * 8"),
 }
@@ -264,7 +269,7 @@ def test_planted_faults_are_caught(fault, emulate):
 
 BARRIERS = {   # file: the kernel that shows its barriers, and its cases that reach them
     "cuda_base.cuh": ("depthwise", ["5x5_no_padding"]), "cuda_depthwise.cuh": ("depthwise", ["3x3_gelu"]), "cuda_gemm.cuh": ("pointwise", ["odd", "many_classes"]),
-    "msca": ("msca", ["odd"]), "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
+    "msca": ("msca", ["odd"]), "norm": ("norm", ["batch_odd", "batch_long_rows", "position_odd"]), "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
 
 
 def _barrier_list():
@@ -293,6 +298,9 @@ def _calls(h, w):
             ("msca", "backward", [2, 64, h, w, *strips]), ("msca", "backward", [2, 64, h, w, 1, 3, 9]), ("mix_ffn", "forward", [2, 64, 512, 64, h, w]),
             ("mix_ffn", "backward", [2, 64, 512, 64, h, w]), ("pointwise", "forward", [2, 64, 150, h * w, 1]), ("pointwise", "backward", [2, 64, 150, h * w, 1]),
             ("nmf", "forward", [1, 512, h * w, 64, 7, 1, 1e-6, 0, 1]), ("nmf", "backward", [1, 512, h * w, 16, 6, 1, 1e-6, 0, 1]),
+            ("norm", "forward", [2, 64, h * w, 0, 1, 1e-5]), ("norm", "backward", [2, 64, h * w, 8, 2, 1e-5]),
+            ("norm", "position_forward", [2, 64, h * w, 0, 0, 1e-5]), ("norm", "position_backward", [2, 64, h * w, 0, 2, 1e-5]),
+            ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]), ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
             ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 1]),
             ("upsample_cross_entropy", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 255, 0, 0, 1])]
 
@@ -309,6 +317,19 @@ def test_launches_are_what_a_device_accepts(h, w):
 def test_an_impossible_grid_is_refused():
     launches, error = emulation.Emulator(_library("upsample_argmax")).dry("jseg_upsample_argmax_run_float32", [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 0])
     assert "a grid of" in error, launches
+
+
+# ---- dispatch -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kernel", ops.__all__)
+def test_auto_takes_the_cuda_kernel_on_a_gpu(kernel, emulate, monkeypatch):
+    emulator = emulate(emulation.Emulator(_library(kernel)))
+    monkeypatch.setattr(common, "jt", types.SimpleNamespace(flags=types.SimpleNamespace(use_cuda=1)))
+    monkeypatch.delenv("JSEG_IMPL", raising=False)
+    for dtype in cuda_library.DTYPES:
+        before = len(emulator.launches)
+        case = _typical(kernel)[0]
+        _cases(kernel).call(_vars(_inputs(kernel, case, dtype), dtype), "auto")
+        assert len(emulator.launches) > before, f"{kernel} {dtype}: 'auto' did not run the CUDA kernel"
 
 
 def test_impl_cuda_is_refused_without_a_gpu():

@@ -32,6 +32,8 @@ PHOTOGRAPHS = "photographs"
 CROP, STRIDE = 384, 256  # of slide mode on photographs, which come out at 512 x about 680
 LIMITS = {"logits": 1e-4, "gradients": 1e-3, "loss": 1e-5, "running statistics": 1e-4, "trajectory losses": 1e-3}
 LABELS, STRAY = 0.999, 10.0  # least share of equal pixels; trajectory weights: times as far from float64's as PyTorch's float32
+EARLY, EARLY_LIMIT = 5, 1e-5  # the first steps, before rounding has decided on which side of a ReLU's threshold some value falls
+CHAOS = 0.02  # share of the way that a run may stray once one has: PyTorch's own float32 strays 0.0001 where none has, 0.008 to 0.014 where one has
 PHOTO_GLOBS = ("raw/ade20k/sampleData/images/*.jpg", "raw/voc_samples/*.jpg", "raw/context_samples/*.jpg", "camvid/val/*.png")
 PHOTO_COUNTS = (3, 3, 2, 2)
 
@@ -41,8 +43,12 @@ def failures(result: dict) -> list[str]:
     found = [] if result["keys equal"] else ["keys or parameter counts differ"]
     found += [f"{key} {result[key]:.3g} > {limit:g}" for key, limit in LIMITS.items() if not result[key] <= limit]
     found += [f"{mode} {result[mode]:.4%} < {LABELS:.1%}" for mode in ("whole", "slide", "TTA") if not result[mode] >= LABELS]
-    if not result["trajectory weights"] <= STRAY * result["torch weights"]:
-        found.append(f"trajectory weights {result['trajectory weights']:.3g} > {STRAY:g} x {result['torch weights']:.3g}")
+    early = max(map(abs, result["loss differences"][:EARLY])) / result["first and last loss"][0]
+    if not early <= EARLY_LIMIT:
+        found.append(f"losses of the first {EARLY} steps {early:.3g} > {EARLY_LIMIT:g}")
+    limit = max(STRAY * result["torch weights"], CHAOS)
+    if not result["trajectory weights"] <= limit:
+        found.append(f"trajectory weights {result['trajectory weights']:.3g} > {limit:.3g}")
     return found
 
 
@@ -85,24 +91,34 @@ def photographs() -> list[pathlib.Path]:
 
 
 def compare_photographs(block: dict, python: str, timeout: int) -> dict | None:
-    """From picture file to label map, by `jseg verify` on a checkpoint with random weights; None without photographs."""
+    """From picture file to label map, by `jseg verify` on checkpoints with random weights; None without photographs.
+
+    All photographs and modes with mmsegmentation's own checkpoint; two photographs, whole, with one in the authors' form, which has no config inside.
+    """
     pictures = photographs()
     if not pictures:
         print(f"parity: no photographs below {DATA}: skipped (JSEG_TEST_DATA names another folder)")
         return None
+    found = [verify({**block, "form": "mmseg"}, pictures, ["--slide", str(CROP), str(STRIDE)], python, timeout),
+             verify({**block, "form": "authors"}, pictures[:2], ["--modes", "whole"], python, timeout)]
+    result = {"agree": all(agree for agree, _ in found), "lines": [*found[0][1], "", *found[1][1]], "date": datetime.date.today().isoformat()}
+    (folder_of(PHOTOGRAPHS) / "result.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def verify(block: dict, pictures: list[pathlib.Path], words: list[str], python: str, timeout: int) -> tuple[bool, list[str]]:
+    """Have mmsegmentation write a checkpoint, and run `jseg verify` on it: (whether they agree, its lines)."""
     folder = folder_of(PHOTOGRAPHS)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps({**JOB, **block}))
     call([python, HERE / "compare_mmseg.py", folder, "--checkpoint-only"], timeout, folder / "log.txt")
-    done = subprocess.run([sys.executable, "-m", "jseg", "verify", str(folder / "checkpoint.pth"), "--pictures", *map(str, pictures), "--against-torch", python,
-                           "--slide", str(CROP), str(STRIDE), "--timeout", str(timeout)], cwd=ROOT, capture_output=True, text=True, timeout=2 * timeout)
-    (folder / "checkpoint.pth").unlink()
+    checkpoint = (folder / "checkpoint.pth").rename(folder / f"{block['form']}.pth")
+    done = subprocess.run([sys.executable, "-m", "jseg", "verify", str(checkpoint), "--pictures", *map(str, pictures), "--against-torch", python,
+                           "--timeout", str(timeout), *words], cwd=ROOT, capture_output=True, text=True, timeout=2 * timeout)
+    checkpoint.unlink()
     if done.returncode not in (0, 1):
         raise RuntimeError(f"jseg verify: {done.stderr[-2000:]}")
-    lines = done.stdout.replace(f"{folder}/", "").splitlines()
-    result = {"agree": done.returncode == 0, "lines": lines, "date": datetime.date.today().isoformat()}
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
-    return result
+    return done.returncode == 0, done.stdout.replace(f"{folder}/", "").splitlines()
 
 
 def page(configs: dict) -> str:
@@ -131,14 +147,16 @@ def page(configs: dict) -> str:
               f"- Whole, slide, TTA: share of equal pixels, with padding, flips and resizing to other sizes; at least {LABELS:.1%}.",
               f"- SGD: {JOB['steps']} steps, rate {JOB['lr']:g}, momentum {JOB['momentum']:g}; largest relative difference of a loss (limit {LIMITS['trajectory losses']:g}), and "
               "|difference of the weights at the end| / |way they went|, both against MMSegmentation in float64. In brackets the same for "
-              f"MMSegmentation in float32. Limit: {STRAY:g} times that.",
+              f"MMSegmentation in float32. Limit: {STRAY:g} times that, or {CHAOS:g} where it is less: once rounding puts one value on the other side of a threshold, "
+              f"two runs part, PyTorch's own from its float64 too. The losses of the first {EARLY} steps must agree within {EARLY_LIMIT:g}.",
               "- The factorisation starts from the same bases on both sides; MMSegmentation's own are random in every pass.", ""]
     photo = folder_of(PHOTOGRAPHS) / "result.json"
     lines += ["## From picture file to label map", ""]
     if photo.exists():
         found = json.loads(photo.read_text())
         lines += [f"`jseg verify` on ten photographs ({found['date']}): MMSegmentation's `init_model` and `inference_model` against `InferenceSegmentor`, SegNeXt-T with "
-                  f"random weights, 150 classes; slide with windows of {CROP} and steps of {STRIDE}; TTA with 6 scales and flips.", "", "```text", *found["lines"], "```"]
+                  f"random weights, 150 classes; slide with windows of {CROP} and steps of {STRIDE}; TTA with 6 scales and flips. Then a checkpoint in the authors' "
+                  "form, without a config inside, on two of them.", "", "```text", *found["lines"], "```"]
     else:
         lines.append("Not run: no photographs.")
     return "\n".join(lines) + "\n"
@@ -149,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="a Python that has torch and mmsegmentation 1.2.2")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"lines of configs.yaml, or '{PHOTOGRAPHS}'")
-    parser.add_argument("--timeout", type=int, default=3600, help="seconds for each side of each comparison (default: %(default)s)")
+    parser.add_argument("--timeout", type=int, default=14400, help="seconds for each side of each comparison (default: %(default)s)")
     args = parser.parse_args()
     configs = load_config(HERE / "configs.yaml")
     unknown = set(args.only or ()) - {*configs, PHOTOGRAPHS}

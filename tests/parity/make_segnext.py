@@ -14,33 +14,15 @@ import argparse
 import copy
 import glob
 import os
+import pathlib
 import sys
 import types
-import warnings
 
 import numpy as np
 import segnext_cases as shared
 
-
-def import_mmseg():
-    """Import mmsegmentation where mmcv has no compiled operators: SegNeXt uses none."""
-    warnings.filterwarnings("ignore")
-    try:
-        import mmcv.ops  # noqa: F401
-    except ImportError:
-        stand_in = types.ModuleType("mmcv.ops")
-
-        def missing(name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return type(name, (), {})
-
-        stand_in.__getattr__ = missing
-        sys.modules["mmcv.ops"] = stand_in
-    import mmseg
-    from mmseg.utils import register_all_modules
-    register_all_modules()
-    return mmseg
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "jseg" / "convert"))
+from mmseg_side import import_mmseg  # noqa: E402  (imports nothing of jseg)
 
 
 def build(name: str):

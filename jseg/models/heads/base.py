@@ -12,6 +12,7 @@ import jseg.losses  # noqa: F401  (registers the losses)
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import Conv2d, Dropout2d
+from jseg.losses.common import part_of_batch
 from jseg.registry import LOSSES
 
 __all__ = ["SegmentationHead"]
@@ -56,7 +57,8 @@ class SegmentationHead(nn.Module):
             features: maps of the backbone or neck.
             labels: (N, H, W) int32, values in [0, num_classes) or `ignore_index`.
         Returns:
-            one scalar for each loss name, and "acc_seg", percent of counted pixels that are right.
+            one scalar for each loss name, and "acc_seg", percent of counted pixels that are right. In a step split over ranks each
+            loss is this rank's term of a sum: added over ranks they are the loss of the whole batch.
         """
         return self.loss_of_logits(self(features), labels)
 
@@ -74,6 +76,8 @@ class SegmentationHead(nn.Module):
                 value, accuracy = loss.with_accuracy(logits, labels, pixel_weight=weight, **options)
             else:
                 value = loss(logits, labels, pixel_weight=weight, **options)
+            part = part_of_batch(loss, labels, self.ignore_index)
+            value = value if part is None else value * part
             values[loss.loss_name] = values[loss.loss_name] + value if loss.loss_name in values else value
         values["acc_seg"] = self._accuracy(logits, labels) if accuracy is None else accuracy
         return values

@@ -23,6 +23,7 @@ from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import ConvNormAct, resize
 from jseg.models.heads.base import SegmentationHead
+from jseg.ops import ranks
 from jseg.registry import MODELS, nearest
 
 __all__ = ["LightHamHead", "evaluation_bases", "ham_options"]
@@ -110,7 +111,7 @@ class NMF2D(nn.Module):
         """Bases for `batch` pictures, (batch * MD_S, D, R): random in training with `rand_init`, else the same for all."""
         shape = (batch * self.spatial, self.dimension, self.rank)
         if self.is_train and self.rand_init:
-            bases = jt.rand(shape)
+            bases = ranks.rand(shape)
             return (bases / jt.sqrt((bases * bases).sum(1, keepdims=True)).maximum(1e-12)).stop_grad()
         if not self.rand_init:
             return jt.concat([self.bases] * batch, 0)
@@ -184,11 +185,10 @@ class LightHamHead(SegmentationHead):
         """
         size, conv = tuple(maps[0].shape[2:]), self.squeeze.conv
         if self.impl == "jittor":
-            return conv(jt.concat([resize(m, size, align_corners=self.align_corners) for m in maps], 1))
+            return conv(jt.concat([resize(m, size, align_corners=self.align_corners, impl=self.impl) for m in maps], 1))
         edges = np.cumsum([0] + [m.shape[1] for m in maps]).tolist()
         weights = [conv.weight[:, first:last] for first, last in zip(edges, edges[1:])]
         total = None
         for m, weight in list(zip(maps, weights))[:0:-1]:
-            level = resize(ops.pointwise(m, weight, impl=self.impl), size, align_corners=self.align_corners)
-            total = level if total is None else total + level
+            total = resize(ops.pointwise(m, weight, impl=self.impl), size, align_corners=self.align_corners, add=total, impl=self.impl)
         return ops.pointwise(maps[0], weights[0], conv.bias, shortcut=total, impl=self.impl)

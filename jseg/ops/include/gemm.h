@@ -3,21 +3,22 @@
 // Two shapes occur. *Panels*: Y (M, P) = A (M, K) X (K, P) with P pixels: A is packed in groups of MR rows, X in panels of
 // PANEL pixels, and a tile of MR x PANEL sums stays in registers. Packing also takes care of pixel planes whose size is a
 // power of two, which would otherwise fall on few cache lines. *Pixel sums*: C (M, K) = sum over pixels of A[m] B[k], the
-// weight gradients: tiles of dot products, vectors along the pixels, partial sums of fixed size added in fixed order, so
-// neither result depends on the number of threads.
+// weight gradients: the same tiles with both sides turned while they are packed; partial sums over fixed runs of pixels are added
+// in fixed order, so neither result depends on the number of threads.
 #pragma once
 #include <algorithm>
 
 #include "lanes.h"
+#include "product.h"
 
 namespace jseg {
 
 #if defined(__AVX512F__)
-constexpr int MR = 8, NV = 3, DOT_M = 4, DOT_K = 4;   // 24 sums + 3 + 1 of 32 registers
+constexpr int MR = 8, NV = 3;   // 24 sums + 3 + 1 of 32 registers
 #elif defined(__AVX__)
-constexpr int MR = 6, NV = 2, DOT_M = 2, DOT_K = 4;   // 12 sums + 2 + 1 of 16 registers
+constexpr int MR = 4, NV = 3;   // 12 sums + 3 + 1 of 16 registers
 #else
-constexpr int MR = 4, NV = 2, DOT_M = 2, DOT_K = 2;
+constexpr int MR = 4, NV = 2;
 #endif
 constexpr int PANEL = NV * VL;
 
@@ -25,17 +26,30 @@ constexpr int PANEL = NV * VL;
 
 inline int64_t packed_rows_size(int64_t m, int64_t k) { return round_up(m, MR) * k; }
 
+// One group of `rows` <= MR rows: to[j * MR + r] = from[r * row_step + j * column_step], missing rows 0.
+inline void pack_group(int64_t rows, int64_t k, const float* from, int64_t row_step, int64_t column_step, float* to) {
+    int64_t j = 0;
+    if (rows == MR && row_step == 1)
+        for (; j < k; j++) std::memcpy(to + j * MR, from + j * column_step, MR * sizeof(float));
+    if (column_step == 1)
+        for (; j + VL <= k; j += VL) {
+            V group[MR];
+#pragma GCC unroll 8
+            for (int r = 0; r < MR; r++) group[r] = r < rows ? load(from + r * row_step + j) : V{};
+            interleave<MR>(group);
+#pragma GCC unroll 8
+            for (int r = 0; r < MR; r++) store(to + j * MR + r * VL, group[r]);
+        }
+    for (; j < k; j++)
+        for (int r = 0; r < MR; r++) to[j * MR + r] = r < rows ? from[r * row_step + j * column_step] : 0.0f;
+}
+
 // A[m][k] = source[m * row_step + k * column_step] -> groups of MR rows: target[(group * K + k) * MR + r], missing rows 0.
 inline void pack_rows(int64_t m, int64_t k, const float* source, int64_t row_step, int64_t column_step, float* target) {
     const int64_t groups = round_up(m, MR) / MR;
 #pragma omp parallel for schedule(static) if (m * k > 16384)
-    for (int64_t g = 0; g < groups; g++) {
-        const float* from = source + g * MR * row_step;
-        float* to = target + g * k * MR;
-        const int64_t rows = std::min<int64_t>(MR, m - g * MR);
-        for (int64_t j = 0; j < k; j++)
-            for (int64_t r = 0; r < MR; r++) to[j * MR + r] = r < rows ? from[r * row_step + j * column_step] : 0.0f;
-    }
+    for (int64_t g = 0; g < groups; g++)
+        pack_group(std::min<int64_t>(MR, m - g * MR), k, source + g * MR * row_step, row_step, column_step, target + g * k * MR);
 }
 
 // Column j of packed rows times scale[j]: A diag(scale).
@@ -77,21 +91,7 @@ inline void pack_panel(int64_t k, int64_t count, const float* source, int64_t st
 template <int VECTORS, class Finish>
 JSEG_INLINE void panel_tile(int64_t k, const float* a, const float* b, int rows, Finish&& finish) {
     V c[MR][VECTORS];
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++)
-#pragma GCC unroll 3
-        for (int v = 0; v < VECTORS; v++) c[r][v] = V{};
-    for (int64_t j = 0; j < k; j++) {
-        V x[VECTORS];
-#pragma GCC unroll 3
-        for (int v = 0; v < VECTORS; v++) x[v] = load(b + j * PANEL + v * VL);
-#pragma GCC unroll 8
-        for (int r = 0; r < MR; r++) {
-            const V weight = splat(a[j * MR + r]);
-#pragma GCC unroll 3
-            for (int v = 0; v < VECTORS; v++) c[r][v] += weight * x[v];
-        }
-    }
+    tile_sums(k, a, 1, MR, b, PANEL, c);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++)
         if (r < rows)
@@ -110,9 +110,7 @@ JSEG_INLINE void panel_product(int64_t first, int64_t last, int64_t k, const flo
         const int rows = int(std::min<int64_t>(MR, last - m));
         auto at_row = [&](int r, int v, V sums) __attribute__((always_inline)) { finish(m + r, v, sums); };
         if (vectors == NV) panel_tile<NV>(k, a, panel, rows, at_row);
-#if defined(__AVX512F__)
         else if (vectors == 2) panel_tile<2>(k, a, panel, rows, at_row);
-#endif
         else panel_tile<1>(k, a, panel, rows, at_row);
     }
 }
@@ -149,93 +147,71 @@ inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, 
 
 // ---- pixel sums -------------------------------------------------------------------------------------------------------
 
-constexpr int64_t DOT_BLOCK = 64, DOT_CHUNK = 1024, DOT_STEP = DOT_CHUNK + VL;   // rows of a block; pixels of a chunk; its padded length
+constexpr int64_t SUM_M = 128, SUM_K = 4 * PANEL, SUM_P = 128;   // rows, columns and pixels of a block: a panel of it fits in first-level cache
 
-// c[i][j] += dot(a[i], b[j]) over `length` floats, a multiple of VL.
-template <int ROWS, int COLUMNS>
-JSEG_INLINE void dot_tile(const float* a, const float* b, int64_t length, float* c, int64_t c_step) {
-    V s[ROWS][COLUMNS];
-#pragma GCC unroll 4
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < COLUMNS; j++) s[i][j] = V{};
-    for (int64_t p = 0; p < length; p += VL) {
-        V y[COLUMNS];
-#pragma GCC unroll 4
-        for (int j = 0; j < COLUMNS; j++) y[j] = load(b + j * DOT_STEP + p);
-#pragma GCC unroll 4
-        for (int i = 0; i < ROWS; i++) {
-            const V x = load(a + i * DOT_STEP + p);
-#pragma GCC unroll 4
-            for (int j = 0; j < COLUMNS; j++) s[i][j] += x * y[j];
+// `count` <= PANEL rows of `length` pixels -> target[pixel * PANEL + row], missing rows up to a whole vector 0.
+inline void pack_turned(int64_t count, int64_t length, const float* source, int64_t row_step, float* target) {
+    for (int64_t first = 0; first < count; first += VL)
+        for (int64_t p = 0; p < length; p += VL) {
+            const int64_t rows = std::min<int64_t>(VL, count - first), left = std::min<int64_t>(VL, length - p);
+            V block[VL];
+#pragma GCC unroll 16
+            for (int64_t r = 0; r < VL; r++) block[r] = r < rows ? load_part(source + (first + r) * row_step + p, left) : V{};
+            interleave<VL>(block);
+#pragma GCC unroll 16
+            for (int64_t i = 0; i < VL; i++)
+                if (i < left) store(target + (p + i) * PANEL + first, block[i]);
         }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < COLUMNS; j++) c[i * c_step + j] += lanes_sum(s[i][j]);
-}
-
-template <int ROWS>
-inline void dot_rows(int64_t columns, const float* a, const float* b, int64_t length, float* c, int64_t c_step) {
-    int64_t j = 0;
-    for (; j + DOT_K <= columns; j += DOT_K) dot_tile<ROWS, DOT_K>(a, b + j * DOT_STEP, length, c + j, c_step);
-    for (; j < columns; j++) dot_tile<ROWS, 1>(a, b + j * DOT_STEP, length, c + j, c_step);
-}
-
-// Pixels [begin, end) of the flattened (N, P) axis of `rows` rows from `first` on -> rows of DOT_STEP floats, zero behind the end.
-inline void gather_pixels(const Rows& source, int64_t first, int64_t rows, int64_t pixels, int64_t begin, int64_t end, float* target) {
-    const int64_t filled = end - begin, padded = round_up(filled, VL);
-    for (int64_t r = 0; r < rows; r++) {
-        float* to = target + r * DOT_STEP;
-        for (int64_t at = begin; at < end;) {
-            const int64_t image = at / pixels, p = at % pixels, run = std::min(pixels - p, end - at);
-            std::memcpy(to + (at - begin), source.data + image * source.image_step + (first + r) * source.row_step + p, run * sizeof(float));
-            at += run;
-        }
-        for (int64_t i = filled; i < padded; i++) to[i] = 0;
-    }
 }
 
 struct PixelSums {   // how one pixel-sum product is cut; depends on the sizes only
-    int64_t m_blocks, k_blocks, segments, chunks, m, k;
-    PixelSums(int64_t m_, int64_t k_, int64_t all_pixels) : m(m_), k(k_) {
-        m_blocks = (m + DOT_BLOCK - 1) / DOT_BLOCK, k_blocks = (k + DOT_BLOCK - 1) / DOT_BLOCK;
-        chunks = (all_pixels + DOT_CHUNK - 1) / DOT_CHUNK;
+    int64_t m, k, pixels, m_blocks, k_blocks, per_image, chunks, segments;
+    PixelSums(int64_t m_, int64_t k_, int64_t images, int64_t pixels_) : m(m_), k(k_), pixels(pixels_) {
+        m_blocks = (m + SUM_M - 1) / SUM_M, k_blocks = (k + SUM_K - 1) / SUM_K;
+        per_image = (pixels + SUM_P - 1) / SUM_P, chunks = images * per_image;
         segments = std::max<int64_t>(1, std::min(chunks, 32 / (m_blocks * k_blocks)));
     }
-    int64_t partial_size() const { return segments * m * k; }
-    static int64_t thread_size() { return 2 * DOT_BLOCK * DOT_STEP; }
+    int64_t partial_size() const { return round_up(segments * m * k, 16); }
+    static int64_t thread_size() { return (SUM_M + PANEL) * SUM_P; }
     int64_t size() const { return partial_size() + omp_get_max_threads() * thread_size(); }
 };
 
+// Rows [m0, m0 + rows) and columns [k0, k0 + columns) of A B^T over one segment of the pixels; `out` has rows of cut.k floats.
+inline void sum_block(const PixelSums& cut, int64_t segment, int64_t m0, int64_t rows, int64_t k0, int64_t columns, const Rows& a, const Rows& b, float* out,
+                      float* a_packed) {
+    float* panel = a_packed + SUM_M * SUM_P;
+    const int64_t first = cut.chunks * segment / cut.segments, last = cut.chunks * (segment + 1) / cut.segments;
+    for (int64_t chunk = first; chunk < last; chunk++) {
+        const int64_t image = chunk / cut.per_image, p = chunk % cut.per_image * SUM_P, length = std::min(SUM_P, cut.pixels - p);
+        const float *a_from = a.data + image * a.image_step + m0 * a.row_step + p, *b_from = b.data + image * b.image_step + k0 * b.row_step + p;
+        for (int64_t r = 0; r < rows; r += MR) pack_group(std::min<int64_t>(MR, rows - r), length, a_from + r * a.row_step, a.row_step, 1, a_packed + r * length);
+        for (int64_t j = 0; j < columns; j += PANEL) {
+            const int64_t count = std::min<int64_t>(PANEL, columns - j);
+            pack_turned(count, length, b_from + j * b.row_step, b.row_step, panel);
+            panel_product(0, rows, length, a_packed, panel, count, [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                float* at = out + row * cut.k + j + v * VL;
+                const int64_t here = count - v * VL;
+                store_part(at, chunk > first ? load_part(at, here) + sums : sums, here);
+            });
+        }
+    }
+}
+
 // C[m][k] = sum over n, p of A[n][m][p] B[n][k][p], added to C if `add`. Row m of C starts at c + m * c_step.
-// `memory`: PixelSums(m, k, N * P).size() floats.
+// `memory`: PixelSums(m, k, N, P).size() floats.
 inline void pixel_sums(int64_t images, int64_t m, int64_t k, int64_t pixels, const Rows& a, const Rows& b, float* c, int64_t c_step, bool add,
                        float* memory) {
-    const int64_t all = images * pixels;
-    const PixelSums cut(m, k, all);
+    const PixelSums cut(m, k, images, pixels);
     float* partial = memory;
     float* thread_memory = memory + cut.partial_size();
 #pragma omp parallel
     {
         NoDenormals guard;
-        float* a_rows = thread_memory + omp_get_thread_num() * PixelSums::thread_size();
-        float* b_rows = a_rows + DOT_BLOCK * DOT_STEP;
+        float* mine = thread_memory + omp_get_thread_num() * PixelSums::thread_size();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < cut.segments * cut.m_blocks * cut.k_blocks; job++) {
-            const int64_t segment = job / (cut.m_blocks * cut.k_blocks), m0 = job / cut.k_blocks % cut.m_blocks * DOT_BLOCK, k0 = job % cut.k_blocks * DOT_BLOCK;
-            const int64_t rows = std::min(DOT_BLOCK, m - m0), columns = std::min(DOT_BLOCK, k - k0);
-            float* out = partial + segment * m * k + m0 * k + k0;
-            for (int64_t i = 0; i < rows; i++) std::memset(out + i * k, 0, columns * sizeof(float));
-            for (int64_t chunk = cut.chunks * segment / cut.segments; chunk < cut.chunks * (segment + 1) / cut.segments; chunk++) {
-                const int64_t begin = chunk * DOT_CHUNK, end = std::min(all, begin + DOT_CHUNK), length = round_up(end - begin, VL);
-                gather_pixels(a, m0, rows, pixels, begin, end, a_rows);
-                gather_pixels(b, k0, columns, pixels, begin, end, b_rows);
-                int64_t i = 0;
-                for (; i + DOT_M <= rows; i += DOT_M) dot_rows<DOT_M>(columns, a_rows + i * DOT_STEP, b_rows, length, out + i * k, k);
-                for (; i < rows; i++) dot_rows<1>(columns, a_rows + i * DOT_STEP, b_rows, length, out + i * k, k);
-            }
+            const int64_t segment = job / (cut.m_blocks * cut.k_blocks), m0 = job / cut.k_blocks % cut.m_blocks * SUM_M, k0 = job % cut.k_blocks * SUM_K;
+            sum_block(cut, segment, m0, std::min(SUM_M, m - m0), k0, std::min(SUM_K, k - k0), a, b, partial + segment * m * k + m0 * k + k0, mine);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < m; i++)
@@ -247,6 +223,8 @@ inline void pixel_sums(int64_t images, int64_t m, int64_t k, int64_t pixels, con
     }
 }
 
+constexpr int64_t SUM_RUN = 1024;   // pixels added in float before the sum goes on in double
+
 // out[m] = sum over n, p of factor[n] a[n][m][p], in parallel over rows; without `factor` it is 1.
 inline void row_sums(int64_t images, int64_t m, int64_t pixels, const Rows& a, float* out, const float* factor = nullptr) {
 #pragma omp parallel for schedule(static)
@@ -255,8 +233,8 @@ inline void row_sums(int64_t images, int64_t m, int64_t pixels, const Rows& a, f
         for (int64_t image = 0; image < images; image++) {
             const float* from = a.data + image * a.image_step + row * a.row_step;
             double of_image = 0;
-            for (int64_t begin = 0; begin < pixels; begin += DOT_CHUNK) {
-                const int64_t end = std::min(pixels, begin + DOT_CHUNK);
+            for (int64_t begin = 0; begin < pixels; begin += SUM_RUN) {
+                const int64_t end = std::min(pixels, begin + SUM_RUN);
                 V s{};
                 for (int64_t p = begin; p < end; p += VL) s += load_part(from + p, end - p);
                 of_image += lanes_sum(s);

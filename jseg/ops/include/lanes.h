@@ -1,4 +1,4 @@
-// Reductions across the lanes of one vector by halving, without a trip through memory.
+// Reductions across the lanes of one vector by halving, and interleaving of vectors, without a trip through memory.
 #pragma once
 #include "vec.h"
 
@@ -30,6 +30,24 @@ JSEG_INLINE int32_t lanes_min(VI v) {
         v = other < v ? other : v;
     }
     return v[0];
+}
+
+// COUNT (a power of two, at most VL) vectors become the same lanes in turn: lane * COUNT + i of the whole was v[i][lane].
+template <int COUNT>
+JSEG_INLINE void interleave(V (&v)[COUNT]) {
+    static_assert((COUNT & (COUNT - 1)) == 0 && COUNT <= VL, "halves must meet");
+    const VI lane = lane_index(), low = (lane >> 1) + (lane & 1) * VL, high = low + VL / 2;
+#pragma GCC unroll 4
+    for (int step = 1; step < COUNT; step *= 2) {
+        V next[COUNT];
+#pragma GCC unroll 8
+        for (int i = 0; i < COUNT / 2; i++) {
+            next[2 * i] = __builtin_shuffle(v[i], v[i + COUNT / 2], low);
+            next[2 * i + 1] = __builtin_shuffle(v[i], v[i + COUNT / 2], high);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < COUNT; i++) v[i] = next[i];
+    }
 }
 
 }  // namespace jseg

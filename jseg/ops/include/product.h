@@ -1,18 +1,18 @@
 // Small matrix products in vectors along the columns of b:  c[i][j] (+)= sum_k a[i * rs + k * cs] * b[k * bs + j].
 // Columns come in whole vectors; a is read one value at a time, so any strides do. Rows of tile height keep c in registers.
+// gemm.h builds on `tile_sums`, with both factors packed.
 #pragma once
 #include "vec.h"
 
 namespace jseg {
 
+// sums[i][v] = sum_k a[i * rs + k * cs] * (vector v of row k of b), all in registers.
 template <int M, int NV>
-JSEG_INLINE void product_tile(int64_t depth, const float* a, int64_t rs, int64_t cs, const float* b, int64_t bs, float* c, int64_t ldc,
-                              bool add) {
-    V acc[M][NV];
+JSEG_INLINE void tile_sums(int64_t depth, const float* a, int64_t rs, int64_t cs, const float* b, int64_t bs, V (&sums)[M][NV]) {
 #pragma GCC unroll 32
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) acc[i][v] = V{};
+        for (int v = 0; v < NV; v++) sums[i][v] = V{};
     for (int64_t k = 0; k < depth; k++) {
         V row[NV];
 #pragma GCC unroll 4
@@ -21,15 +21,22 @@ JSEG_INLINE void product_tile(int64_t depth, const float* a, int64_t rs, int64_t
         for (int i = 0; i < M; i++) {
             V s = splat(a[i * rs + k * cs]);
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; v++) acc[i][v] += s * row[v];
+            for (int v = 0; v < NV; v++) sums[i][v] += s * row[v];
         }
     }
+}
+
+template <int M, int NV>
+JSEG_INLINE void product_tile(int64_t depth, const float* a, int64_t rs, int64_t cs, const float* b, int64_t bs, float* c, int64_t ldc,
+                              bool add) {
+    V sums[M][NV];
+    tile_sums(depth, a, rs, cs, b, bs, sums);
 #pragma GCC unroll 32
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++) {
             float* d = c + i * ldc + v * VL;
-            store(d, add ? load(d) + acc[i][v] : acc[i][v]);
+            store(d, add ? load(d) + sums[i][v] : sums[i][v]);
         }
 }
 
@@ -45,6 +52,7 @@ static void product_columns(int64_t rows, int64_t depth, const float* a, int64_t
     for (; i < rows; i++) product_tile<1, NV>(depth, a + i * rs, rs, cs, b, bs, c + i * ldc, ldc, add);
 }
 
+[[maybe_unused]]  // gemm.h needs tile_sums alone
 static void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t rs, int64_t cs, const float* b, int64_t bs,
                     float* c, int64_t ldc, bool add) {
     int64_t j = 0;

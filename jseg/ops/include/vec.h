@@ -104,9 +104,23 @@ JSEG_INLINE V normal_cdf(V x, V& density) {
     V tail = p * density;
     return x > 0.0f ? 1.0f - tail : tail;
 }
+// x Phi(x) = max(x, 0) - |x| Phi(-|x|), and Phi(-a) = polynomial(a)^-16, fitted here to 3e-9 absolute: no exponential, no select,
+// and in float32 at most 3e-7 from the exact value, where a correctly rounded erf gives 4.5e-7.
 JSEG_INLINE V gelu(V x) {
-    V density;
-    return vmax(x, splat(-14.0f)) * normal_cdf(x, density);
+    V a = vmin(vabs(x), splat(14.0f));
+    V p = splat(1.596217784e-7f);
+    p = p * a - 1.096698576e-6f;
+    p = p * a + 7.332729717e-6f;
+    p = p * a + 5.441537272e-5f;
+    p = p * a + 2.682808884e-5f;
+    p = p * a + 3.436564054e-3f;
+    p = p * a + 2.207107822e-2f;
+    p = p * a + 5.207603254e-2f;
+    p = p * a + 1.044273760f;
+    p *= p;
+    p *= p;
+    p *= p;
+    return vmax(x, V{}) - a / (p * p);
 }
 // Derivative of gelu: Phi(x) + x * density / sqrt(2 pi).
 JSEG_INLINE V gelu_slope(V x) {

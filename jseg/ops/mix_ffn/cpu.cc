@@ -279,7 +279,7 @@ JSEG_KERNEL(jseg_mix_ffn_backward) {
     const int64_t threads = omp_get_max_threads(), map = cut.images * cut.chunk * cut.row_step;
     const int64_t packed_size = round_up(std::max(packed_rows_size(cut.chunk, std::max(s.c, s.d)), packed_rows_size(s.c, cut.chunk)), 16);
     const int64_t work_size = std::max({threads * std::max({s.c, s.d, cut.chunk}) * PANEL, threads * 2 * planes.size,
-                                        PixelSums(s.d, cut.chunk, cut.images * s.pixels).size(), PixelSums(cut.chunk, s.c, cut.images * s.pixels).size()});
+                                        PixelSums(s.d, cut.chunk, cut.images, s.pixels).size(), PixelSums(cut.chunk, s.c, cut.images, s.pixels).size()});
     float* memory = scratch(2 * map + packed_size + work_size);
     float *u = memory, *g = u + map, *packed = g + map, *work = packed + packed_size;
     for (int64_t n0 = 0; n0 < s.n; n0 += cut.images)

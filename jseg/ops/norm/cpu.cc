@@ -57,6 +57,8 @@ float rstd_of(float variance, double eps) { return float(1.0 / std::sqrt(varianc
 
 }  // namespace
 
+#include "sync.h"
+
 // in: x (N, C, P), weight (C), bias (C), residual or absent; out: y, mean (sets), variance (sets); N C P groups activation eps
 JSEG_KERNEL(jseg_norm_forward) {
     const Shape s(call);

@@ -1,16 +1,20 @@
 """Batch, group and layer normalisation of maps with an activation and a residual in the same pass.
 
 Ioffe & Szegedy, ICML 2015; Wu & He, ECCV 2018; Ba et al., 2016. The mean comes first, then the variance of the distances from
-it: E[x^2] - E[x]^2, which Jittor's own norms use, cancels in float32 when the mean is large against the spread. The CPU kernel
-reads a channel or group once from memory and computes activation and residual again in the backward pass instead of saving them.
+it: E[x^2] - E[x]^2, which Jittor's own norms use, cancels in float32 when the mean is large against the spread. The kernels
+read a channel or group once from memory for its statistics and compute activation and residual again in the backward pass
+instead of saving them.
 """
 
 from __future__ import annotations
 
 import jittor as jt
+import numpy as np
 from jittor import nn
 
-from jseg.ops.common import check, check_same, check_shape, cpu_op, pick
+from jseg.ops import ranks
+from jseg.ops.common import as_parameters, check, check_same, check_shape, device_op, like, pick
+from jseg.ops.norm.sync import SyncNorm
 
 __all__ = ["norm", "moments"]
 
@@ -26,10 +30,11 @@ def norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, over: str, groups: int = 1,
         over: what mean and variance are taken over: "batch" (all pictures and pixels of a channel), "group" (`groups` groups of
             consecutive channels of one picture, all pixels) or "position" (the channels of one pixel).
         activation: None, "relu" or "gelu" (exact, by erf).
-        sync: under MPI, take the statistics of "batch" over all ranks; this runs the plain path.
+        sync: under MPI, take the statistics of "batch" over all ranks; on CUDA this runs the plain path.
         fork: also return y and x for a second use; their gradients are then added up inside this operation.
     Shape:
-        x, residual: (N, C, H, W) float32; weight, bias: (C,) -> y (N, C, H, W); mean and biased variance (C,), (N, G) or (N, H * W)
+        x, residual: (N, C, H, W) float32; weight, bias: (C,) -> y (N, C, H, W); mean and biased variance (C,), (N, G) or (N, H * W).
+        The CUDA kernel also takes float16 and bfloat16 maps; statistics and sums are float32 all the same.
     Returns:
         (y, mean, variance), with `fork` (y, mean, variance, y, x). Mean and variance carry no gradient.
     Raises:
@@ -37,54 +42,60 @@ def norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, over: str, groups: int = 1,
     """
     _check(x, weight, bias, residual, over, groups, activation)
     options = over, groups, float(eps), activation
-    if (sync and jt.in_mpi) or pick(impl, "norm", x, weight, bias) == "jittor":
+    shared = sync and over == "batch" and ranks.world_size() > 1
+    impl = pick(impl, "norm", x, weight, bias)
+    if shared and impl == "cpu":
+        return tuple(SyncNorm.apply(x, weight, bias, residual, float(eps), _ACTIVATIONS.index(activation), fork))
+    impl = "jittor" if shared else impl
+    if impl == "jittor":
         y, mean, variance = _composed(x, weight, bias, residual, *options, sync)
         return (y, mean, variance, y, x) if fork else (y, mean, variance)
-    return tuple(_Norm.apply(x, weight, bias, residual, *options, fork))
+    residual = residual if residual is None else like(residual, x)
+    return tuple(_Norm.apply(x, *as_parameters(weight, bias), residual, *options, fork, device_op(impl)))
 
 
 class _Norm(jt.Function):
-    """The CPU kernel; saves its inputs and the statistics."""
+    """The kernels; they save their inputs and the statistics."""
 
-    def execute(self, x, weight, bias, residual, over, groups, eps, activation, fork):
-        n, c, h, w = x.shape
+    def execute(self, x, weight, bias, residual, over, groups, eps, activation, fork, run):
+        self.run, (n, c, h, w) = run, x.shape
         self.symbol = "jseg_norm_position" if over == "position" else "jseg_norm"
         self.scalars = [n, c, h * w, groups if over == "group" else 0, _ACTIVATIONS.index(activation), eps]
         sets = {"batch": (c,), "group": (n, groups), "position": (n, h * w)}[over]
-        y, mean, variance = cpu_op(f"{self.symbol}_forward", [x, weight, bias, residual],
-                                   [(x.shape, "float32"), (sets, "float32"), (sets, "float32")], self.scalars)
+        y, mean, variance = run(f"{self.symbol}_forward", [x, weight, bias, residual],
+                                [(x.shape, x.dtype), (sets, "float32"), (sets, "float32")], self.scalars)
         self.saved = x, weight, bias, residual, mean, variance
         mean, variance = mean.stop_grad(), variance.stop_grad()
         return [y, mean, variance, y, x] if fork else [y, mean, variance]
 
     def grad(self, dy, _mean, _variance, dy_again=None, dx_more=None):
         x, weight, bias, residual = self.saved[:4]
-        outputs = [(x.shape, "float32"), (weight.shape, "float32"), (bias.shape, "float32")]
+        outputs = [(x.shape, x.dtype), (weight.shape, "float32"), (bias.shape, "float32")]
         if residual is not None:
-            outputs.append((x.shape, "float32"))
-        grads = cpu_op(f"{self.symbol}_backward", [*self.saved, dy, dy_again, dx_more], outputs, self.scalars)
-        return [*grads[:3], grads[3] if residual is not None else None, None, None, None, None, None]
+            outputs.append((x.shape, x.dtype))
+        maps = [v if v is None else like(v, x) for v in (dy, dy_again, dx_more)]
+        grads = self.run(f"{self.symbol}_backward", [*self.saved, *maps], outputs, self.scalars)
+        return [*grads[:3], grads[3] if residual is not None else None, None, None, None, None, None, None]
 
 
 def moments(x: jt.Var, dims: list[int], *, sync: bool = False) -> tuple[jt.Var, jt.Var, int]:
     """Mean and biased variance over `dims`, kept as size-1 axes, and the number of values each is taken over.
 
-    The plain path's statistics. With `sync` under MPI they span the batches of all ranks: the mean is averaged first, then the
-    squared distances from that common mean.
+    The plain path's statistics. With `sync` under MPI, and pictures on axis 0, they span the batches of all ranks: the mean comes
+    first, then the squared distances from that common mean. Ranks may hold different numbers of pictures.
     """
     count = 1
     for dim in dims:
         count *= x.shape[dim]
-    shared = sync and jt.in_mpi
-    mean = x.mean(dims, keepdims=True)
-    if shared:
-        mean = mean.mpi_all_reduce("mean")
+    if not sync or ranks.world_size() == 1:
+        mean = x.mean(dims, keepdims=True)
+        centred = x - mean
+        return mean, (centred * centred).mean(dims, keepdims=True), count
+    count = count // x.shape[0] * ranks.pictures(x.shape[0])
+    share = jt.array(np.array([1.0 / count], np.float32))
+    mean = ranks.total(x.float32().sum(dims, keepdims=True)) * share
     centred = x - mean
-    variance = (centred * centred).mean(dims, keepdims=True)
-    if shared:
-        variance = variance.mpi_all_reduce("mean")
-        count *= jt.world_size
-    return mean, variance, count
+    return mean, ranks.total((centred * centred).sum(dims, keepdims=True)) * share, count
 
 
 def _check(x, weight, bias, residual, over, groups, activation) -> None:

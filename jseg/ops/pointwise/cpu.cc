@@ -26,8 +26,8 @@ void spread(int64_t n, int64_t d, int64_t pixels, const Ends& ends, const float*
             for (int64_t image = 0; image < n; image++) {
                 const int64_t at = (image * d + row) * pixels;
                 const V factor = splat(ends.factor ? ends.factor[image] : 1.0f);
-                for (int64_t begin = 0; begin < pixels; begin += DOT_CHUNK) {
-                    const int64_t end = std::min(pixels, begin + DOT_CHUNK);
+                for (int64_t begin = 0; begin < pixels; begin += SUM_RUN) {
+                    const int64_t end = std::min(pixels, begin + SUM_RUN);
                     V total{};
                     for (int64_t p = begin; p < end; p += VL) {
                         const V value = load_part(dy + at + p, end - p) * factor;
@@ -94,7 +94,7 @@ JSEG_KERNEL(jseg_pointwise_backward) {
     const Ends ends{bias, call.in<float>(4), call.in<float>(5), nullptr, call.in<float>(6), call.in<float>(7), nullptr};
     float *dx = call.out<float>(0), *dweight = call.out<float>(1), *dbias = call.out<float>(2), *dextra = call.output_count > 3 ? call.out<float>(3) : nullptr;
     const int64_t packed_size = std::max(packed_rows_size(d, c), packed_rows_size(c, d)), panels_size = omp_get_max_threads() * std::max(c, d) * PANEL;
-    const int64_t shared = round_up(std::max(packed_size + panels_size, PixelSums(d, c, n * pixels).size()), 16);
+    const int64_t shared = round_up(std::max(packed_size + panels_size, PixelSums(d, c, n, pixels).size()), 16);
     const bool again = with_gelu || ends.gate;
     float* memory = scratch(shared + round_up(d, 16) + (again || ends.factor ? n * d * pixels : 0));
     float *packed = memory, *panels = memory + packed_size, *dots = memory + shared, *s = dots + round_up(d, 16);

@@ -1,0 +1,1 @@
+"""The bilinear_resize kernel; the public function is `op.bilinear_resize`."""

@@ -1,0 +1,6 @@
+"""Start a command on several ranks: the same door as `jseg launch`."""
+import pathlib, sys
+sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
+from jseg.cli import main
+if __name__ == "__main__":
+    sys.exit(main(["launch", *sys.argv[1:]]))
