@@ -28,10 +28,11 @@ def page(results: dict) -> str:
     """The whole page.
 
     Args:
-        results: what `jseg bench` writes as JSON.
+        results: what `jseg bench` writes as JSON; "commands" names those of several runs, where the rows come from such.
     """
     machine = results["machine"]
-    lines = ["# Performance", "", f"Measured {machine['date']} on {machine['device']}, by", "", f"    {machine['command']}", "",
+    commands = [f"    {command}" for command in results.get("commands") or [machine["command"]]]
+    lines = ["# Performance", "", f"Measured {machine['date']} on {machine['device']}, by", "", *commands, "",
              f"Versions: {', '.join(f'{name} {version}' for name, version in machine['versions'].items() if version)}. "
              "Results were compared before anything was timed; a row whose results differ is not timed. Sides run in turn (A B A B), each in a "
              "process of its own: median, in brackets the quartiles. \"times\" is how many times longer the other side takes: the median of "

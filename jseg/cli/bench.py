@@ -63,7 +63,9 @@ def run(args) -> int:
         raise ConfigError("nothing to measure: give --kernels, --model CONFIG, --gpu, or --add JSON with --markdown OUT")
     keep()
     if args.markdown:
-        whole = dict(results)
+        measured = bool(args.gpu or args.kernels is not None or args.model)
+        whole = {**results, "machine": results["machine"] if measured else earlier[-1]["machine"],
+                 "commands": [found["machine"]["command"] for found in earlier] + [results["machine"]["command"]] * measured}
         for found in reversed(earlier):
             add_results(whole, found)
         write_atomically(args.markdown, page(whole).encode())
