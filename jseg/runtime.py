@@ -79,6 +79,7 @@ def prepare() -> None:
     _choose("FIX_TORCH_ERROR", "0")  # otherwise Jittor imports torch where it is installed
     _choose("use_cutt", "0")         # both are downloads that jseg never uses
     _choose("use_cutlass", "0")
+    _choose("use_parallel_op_compiler", "1")  # its threads change one graph without a lock: a first step could end in a segmentation fault
     _choose_waiting()
     _prepare_onednn()
     _prepare_mpi()
