@@ -36,7 +36,7 @@ from jseg.engine import checkpoint, distributed
 from jseg.engine.check import check_config
 from jseg.engine.evaluate import EvaluationStopped, evaluate, save_result
 from jseg.engine.log import RunLog
-from jseg.engine.memory import fix_heap
+from jseg.engine.memory import fix_heap, give_back
 from jseg.engine.optim import EMA, Optimizer, build_optimizer
 from jseg.engine.run_folder import locked, refuse_to_overwrite
 from jseg.engine.schedules import LearningRate, build_schedules
@@ -416,6 +416,7 @@ def _save(run: Run, *, best: bool = False) -> Path:
     state = run.optimizer.state_dict() if distributed.is_main() or run.optimizer.is_open else {}
     if not distributed.is_main():
         run.saved_at = run.done
+        give_back()
         return run.work_dir / "last"
     run.log.sync()
     if run.ema is not None:
@@ -426,6 +427,7 @@ def _save(run: Run, *, best: bool = False) -> Path:
     path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run), keep=run.plan.keep,
                                  best=best)
     run.saved_at = run.done
+    give_back()
     return path
 
 
