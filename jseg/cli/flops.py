@@ -10,7 +10,6 @@ Counters that take convolutions alone give 6.10 G for T, those that leave out th
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import Counter
 
 from jseg.cli import add_config_arguments
@@ -77,7 +76,7 @@ def _watched(model, counts: Counter):
     import jittor as jt
     from jittor import nn
 
-    from jseg.layers import resize
+    from jseg import ops
 
     names = {id(module): name for name, module in model.named_modules()}
     running = [""]
@@ -104,13 +103,12 @@ def _watched(model, counts: Counter):
         return result
 
     def enlarge(x, size, **options):
-        result = resize(x, size, **options)
+        result = originals[ops, "bilinear_resize"](x, size, **options)
         counts[running[-1]] += RESIZE_COST * result.numel() * (tuple(size) != tuple(x.shape[2:]))
         return result
 
-    watchers = {(jt.Module, "__call__"): call, (nn, "conv2d"): convolve, (jt, "matmul"): multiply, (jt, "bmm"): multiply}
-    watchers.update({(module, "resize"): enlarge for name, module in list(sys.modules.items())
-                     if name.startswith("jseg.models.") and getattr(module, "resize", None) is resize})
+    watchers = {(jt.Module, "__call__"): call, (nn, "conv2d"): convolve, (jt, "matmul"): multiply, (jt, "bmm"): multiply,
+                (ops, "bilinear_resize"): enlarge}
     originals = {place: getattr(*place) for place in watchers}
     try:
         for (owner, name), watcher in watchers.items():

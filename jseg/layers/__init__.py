@@ -5,7 +5,6 @@ from jseg.layers.conv import Conv2d, ConvNormAct, pair
 from jseg.layers.drop import Dropout, Dropout2d, DropPath
 from jseg.layers.norms import BatchNorm2d, GroupNorm, LayerNorm, build_norm
 from jseg.layers.parameters import count_parameters, is_buffer, named_parameters
-from jseg.layers.resize import resize
 
 __all__ = ["BatchNorm2d", "Conv2d", "ConvNormAct", "DropPath", "Dropout", "Dropout2d", "GroupNorm", "LayerNorm",
-           "build_activation", "build_norm", "count_parameters", "gelu", "is_buffer", "named_parameters", "pair", "resize"]
+           "build_activation", "build_norm", "count_parameters", "gelu", "is_buffer", "named_parameters", "pair"]

@@ -9,7 +9,7 @@ from typing import Sequence
 import jittor as jt
 import numpy as np
 
-from jseg.layers.resize import resize
+from jseg import ops
 from jseg.ops import ranks
 
 __all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "part_of_batch", "EPS"]
@@ -19,7 +19,7 @@ EPS = float(np.finfo(np.float32).eps)  # keeps 0 / 0 at 0 when every pixel is ig
 
 def upsample(logits: jt.Var, labels: jt.Var, align_corners: bool) -> jt.Var:
     """Bring logits (N, K, h, w) to the label size: (N, K, H, W), bilinear; unchanged when the sizes agree."""
-    return resize(logits, labels.shape[-2:], align_corners=align_corners)  # (N, K, H, W)
+    return ops.bilinear_resize(logits, labels.shape[-2:], align_corners=align_corners)  # (N, K, H, W)
 
 
 def one_hot(labels: jt.Var, num_classes: int, valid: jt.Var) -> jt.Var:

@@ -8,7 +8,8 @@ import pytest
 
 from jseg.errors import ConfigError, KernelError
 from jseg.layers import (BatchNorm2d, Conv2d, ConvNormAct, Dropout, Dropout2d, DropPath, GroupNorm, LayerNorm, build_activation,
-                         build_norm, resize)
+                         build_norm)
+from jseg.ops import bilinear_resize
 from jseg.ops.bilinear_resize.taps import resize_matrix
 
 
@@ -72,18 +73,18 @@ def test_group_and_layer_norm(kind, rng):
     ((1, 4), True, [0.0, 0.1, 0.4, 0.9])])
 def test_resize_equals_torch(size, align_corners, torch_says):
     x = jt.array((np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4) ** 2 / 10))
-    np.testing.assert_allclose(resize(x, size, align_corners=align_corners).numpy().ravel(), torch_says, atol=2e-5)
+    np.testing.assert_allclose(bilinear_resize(x, size, align_corners=align_corners).numpy().ravel(), torch_says, atol=2e-5)
 
 
 def test_resize_gradient_is_the_transposed_map(rng):
     x, weights = jt.array(rng.standard_normal((2, 3, 4, 5)).astype(np.float32)), rng.standard_normal((2, 3, 7, 3)).astype(np.float32)
-    gradient = jt.grad((resize(x, (7, 3)) * jt.array(weights)).sum(), x).numpy()
+    gradient = jt.grad((bilinear_resize(x, (7, 3)) * jt.array(weights)).sum(), x).numpy()
     np.testing.assert_allclose(gradient, resize_matrix(7, 4).T @ weights @ resize_matrix(3, 5), atol=1e-5)
 
 
 def test_resize_refuses_empty_sizes():
     with pytest.raises(KernelError, match=r"size is \(0, 3\); accepted: \(H, W\), each at least 1"):
-        resize(jt.zeros((1, 1, 2, 2)), (0, 3))
+        bilinear_resize(jt.zeros((1, 1, 2, 2)), (0, 3))
 
 
 @pytest.mark.parametrize(("kind", "together"), [(Dropout, ()), (Dropout2d, (2, 3)), (DropPath, (1, 2, 3))])

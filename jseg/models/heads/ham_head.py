@@ -21,7 +21,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import ConvNormAct, resize
+from jseg.layers import ConvNormAct
 from jseg.models.heads.base import SegmentationHead
 from jseg.ops import ranks
 from jseg.registry import MODELS, nearest
@@ -185,10 +185,10 @@ class LightHamHead(SegmentationHead):
         """
         size, conv = tuple(maps[0].shape[2:]), self.squeeze.conv
         if self.impl == "jittor":
-            return conv(jt.concat([resize(m, size, align_corners=self.align_corners, impl=self.impl) for m in maps], 1))
+            return conv(jt.concat([ops.bilinear_resize(m, size, align_corners=self.align_corners, impl=self.impl) for m in maps], 1))
         edges = np.cumsum([0] + [m.shape[1] for m in maps]).tolist()
         weights = [conv.weight[:, first:last] for first, last in zip(edges, edges[1:])]
         total = None
         for m, weight in list(zip(maps, weights))[:0:-1]:
-            total = resize(ops.pointwise(m, weight, impl=self.impl), size, align_corners=self.align_corners, add=total, impl=self.impl)
+            total = ops.bilinear_resize(ops.pointwise(m, weight, impl=self.impl), size, align_corners=self.align_corners, add=total, impl=self.impl)
         return ops.pointwise(maps[0], weights[0], conv.bias, shortcut=total, impl=self.impl)
