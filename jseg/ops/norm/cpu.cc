@@ -41,6 +41,25 @@ JSEG_INLINE double row_total(int64_t length, F&& f) {
     return total;
 }
 
+// Sum of the squared differences from `mean` over a row.
+JSEG_INLINE double squares_about(const float* from, float mean, int64_t pixels) {
+    return row_total(pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+        V centred = load_part(from + i, left) - mean;
+        if (left < VL) centred = keep_first(centred, left);
+        return centred * centred;
+    });
+}
+
+// y = activation((x - mean) scale + shift + residual) over the row that begins at `at`; `residual` may be null.
+JSEG_INLINE void finish_row(const float* x, const float* residual, float* y, int64_t at, int64_t pixels, float mean, V scale, V shift, int64_t activation) {
+    for (int64_t i = 0; i < pixels; i += VL) {
+        const int64_t left = pixels - i;
+        V z = (load_part(x + at + i, left) - mean) * scale + shift;
+        if (residual) z += load_part(residual + at + i, left);
+        store_part(y + at + i, activated(z, activation), left);
+    }
+}
+
 struct Shape {
     int64_t n, c, pixels, groups, activation, sets, rows;   // groups 0: over the batch
     double eps;
@@ -75,26 +94,14 @@ JSEG_KERNEL(jseg_norm_forward) {
                 total += row_total(s.pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) { return load_part(from + i, left); });
             }
             const float mean = float(total / double(s.rows * s.pixels));
-            for (int64_t r = 0; r < s.rows; r++) {
-                const float* from = x + s.row(set, r) * s.pixels;
-                squares += row_total(s.pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-                    V centred = load_part(from + i, left) - mean;
-                    if (left < VL) centred = keep_first(centred, left);
-                    return centred * centred;
-                });
-            }
+            for (int64_t r = 0; r < s.rows; r++) squares += squares_about(x + s.row(set, r) * s.pixels, mean, s.pixels);
             means[set] = mean;
             variances[set] = float(squares / double(s.rows * s.pixels));
             const float rstd = rstd_of(variances[set], s.eps);
             for (int64_t r = 0; r < s.rows; r++) {
                 const int64_t at = s.row(set, r) * s.pixels, channel = s.channel(set, r);
                 const V scale = splat(weight[channel] * rstd), shift = splat(bias[channel]);
-                for (int64_t i = 0; i < s.pixels; i += VL) {
-                    const int64_t left = s.pixels - i;
-                    V z = (load_part(x + at + i, left) - mean) * scale + shift;
-                    if (residual) z += load_part(residual + at + i, left);
-                    store_part(y + at + i, activated(z, s.activation), left);
-                }
+                finish_row(x, residual, y, at, s.pixels, mean, scale, shift, s.activation);
             }
         }
     }

@@ -20,14 +20,7 @@ JSEG_KERNEL(jseg_norm_moments) {
             }
             const double count = double(n * pixels);
             const float mean = float(total / count);
-            for (int64_t image = 0; image < n; image++) {
-                const float* from = x + (image * c + k) * pixels;
-                squares += row_total(pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-                    V centred = load_part(from + i, left) - mean;
-                    if (left < VL) centred = keep_first(centred, left);
-                    return centred * centred;
-                });
-            }
+            for (int64_t image = 0; image < n; image++) squares += squares_about(x + (image * c + k) * pixels, mean, pixels);
             sums[k] = total;
             sums[c + k] = squares + 2 * double(mean) * total - count * double(mean) * double(mean);   // sum of x^2
         }
@@ -52,12 +45,7 @@ JSEG_KERNEL(jseg_norm_apply) {
             const V scale = splat(weight[k] * rstd_of(variances[k], s.eps)), shift = splat(bias[k]);
             for (int64_t image = 0; image < s.n; image++) {
                 const int64_t at = (image * s.c + k) * s.pixels;
-                for (int64_t i = 0; i < s.pixels; i += VL) {
-                    const int64_t left = s.pixels - i;
-                    V z = (load_part(x + at + i, left) - mean) * scale + shift;
-                    if (residual) z += load_part(residual + at + i, left);
-                    store_part(y + at + i, activated(z, s.activation), left);
-                }
+                finish_row(x, residual, y, at, s.pixels, mean, scale, shift, s.activation);
             }
         }
     }
