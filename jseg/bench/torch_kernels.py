@@ -5,8 +5,28 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.optim.adamw import adamw
 
 __all__ = ["OperatorTask", "OPERATIONS"]
+
+
+def _adamw(weights, exp_avg, exp_avg_sq, *, lr, weight_decay, betas, eps, step, **gradients):
+    """PyTorch's fused step on a copy: its results must not become the next call's arguments."""
+    vectors, starts, start = [v.clone() for v in (weights, exp_avg, exp_avg_sq)], [], 0
+    grads = [gradients[f"g{i}"].reshape(-1) for i in range(len(gradients))]
+    for grad in grads:
+        starts.append(start)
+        start += -(-grad.numel() // 16) * 16
+    parts = [[v[at:at + g.numel()] for at, g in zip(starts, grads)] for v in vectors]
+    steps = [torch.tensor(float(step - 1), device=weights.device) for _ in grads]  # counted up before it is used
+    adamw(parts[0], grads, parts[1], parts[2], [], steps, fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr, weight_decay=weight_decay,
+          eps=eps, maximize=False)
+    return (*vectors, sum((g * g).sum() for g in grads))
+
+
+def _bilinear_resize(x, add=None, *, size, align_corners=False):
+    y = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+    return y if add is None else y + add
 
 
 def _depthwise(x, weight, bias=None, *, stride, padding, dilation, activation):
@@ -97,8 +117,8 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
     return losses.sum() / (valid.sum() if avg_non_ignore else labels.numel()), accuracy
 
 
-OPERATIONS = {"depthwise": _depthwise, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm,
-              "upsample_argmax": _upsample_argmax, "upsample_cross_entropy": _upsample_cross_entropy}
+OPERATIONS = {"adamw": _adamw, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise, "msca": _msca, "pointwise": _pointwise,
+              "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax, "upsample_cross_entropy": _upsample_cross_entropy}
 
 
 class OperatorTask:

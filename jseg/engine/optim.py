@@ -1,8 +1,9 @@
 """AdamW, SGD, gradient clipping, accumulation and the moving average of weights, on flat vectors.
 
-Every parameter group is one long vector: a step is then a handful of kernels whatever the number of parameters (300 small
-tensors update in 10 ms; per-tensor updates would compile and launch hundreds), and across ranks one vector is one
-all-reduce. After a step each parameter becomes a view into its group's vector, aligned to 64 bytes for the vector units.
+Up to 48 parameters of one rate and decay share a vector: a step is then a handful of kernels whatever the number of
+parameters (per-tensor updates would compile and launch hundreds), and across ranks one all-reduce. After a step each parameter
+becomes a view into its group's vector, aligned to 64 bytes for the vector units. Gradients stay where the backward pass left
+them until something needs them in one vector: a second micro-batch, clipping, other ranks.
 
 Numbers follow PyTorch (`torch/optim/adamw.py`, `sgd.py`, `nn/utils/clip_grad.py`), group building follows MMEngine's
 `DefaultOptimWrapperConstructor`, the moving average its `ExponentialMovingAverage`. Deviation: a parameter that the loss
@@ -19,17 +20,18 @@ import numpy as np
 
 from jseg.engine import distributed
 from jseg.errors import ConfigError
+from jseg.ops import adamw
+from jseg.ops.adamw.op import ALIGN, MOST_GRADIENTS, pack, sum_of_squares
 from jseg.registry import OPTIMIZERS, nearest
 
 __all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer"]
 
-_ALIGN = 16  # float32 values in 64 bytes
 _PARAMWISE_KEYS = ("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
 
 
 @dataclass
 class ParamGroup:
-    """Parameters that share a rate and a decay.
+    """At most 48 parameters that share a rate, a decay and a vector.
 
     `lr` and `weight_decay` are the values at the start of the run; `offsets[i]` is where parameter i begins in the vector.
     """
@@ -47,7 +49,7 @@ class ParamGroup:
         self.offsets, self.size = [], 0
         for param in self.params:
             self.offsets.append(self.size)
-            self.size += -(-param.numel() // _ALIGN) * _ALIGN
+            self.size += -(-param.numel() // ALIGN) * ALIGN
 
     def pack(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """Copy arrays of the parameters' shapes into one vector, zero between them."""
@@ -63,7 +65,7 @@ class ParamGroup:
 
 
 def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: dict | None = None) -> list[ParamGroup]:
-    """Sort a model's trainable parameters into groups of equal rate and decay.
+    """Sort a model's trainable parameters into groups of equal rate and decay; a full group is followed by another.
 
     Args:
         model: a jt.nn.Module.
@@ -77,20 +79,24 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
     rules = dict(paramwise_cfg or {})
     _check_paramwise(rules)
     modules = dict(model.named_modules())
-    groups: dict[tuple[float, float], ParamGroup] = {}
+    groups: list[ParamGroup] = []
+    open_groups: dict[tuple[float, float], ParamGroup] = {}
     for name, param in model.named_parameters():
         if param.is_stop_grad():
             continue
         lr_mult, decay_mult = _multipliers(name, param, modules.get(name.rpartition(".")[0]), rules)
         key = (lr * lr_mult, weight_decay * decay_mult)
-        group = groups.setdefault(key, ParamGroup(lr=key[0], weight_decay=key[1]))
+        group = open_groups.get(key)
+        if group is None or len(group.params) == MOST_GRADIENTS:
+            group = open_groups[key] = ParamGroup(lr=key[0], weight_decay=key[1])
+            groups.append(group)
         group.names.append(name)
         group.params.append(param)
     if not groups:
         raise ConfigError("optimizer: the model has no trainable parameter")
-    for group in groups.values():
+    for group in groups:
         group.lay_out()
-    return list(groups.values())
+    return groups
 
 
 def _check_paramwise(rules: dict) -> None:
@@ -123,7 +129,7 @@ def _multipliers(name: str, param: jt.Var, module, rules: dict) -> tuple[float, 
 
 
 class Optimizer:
-    """Gradients in, new weights out; subclasses say how one flat vector changes.
+    """Gradients in, new weights out; subclasses say how one group's vectors change.
 
     `accumulate(loss)` adds a micro-batch's gradient; `step(lrs)` uses and forgets the sum.
 
@@ -138,7 +144,7 @@ class Optimizer:
         self.steps = 0
         self.weights = [_var(g.pack([p.numpy() for p in g.params])) for g in self.groups]
         self.state = {slot: [_var(np.zeros(g.size, np.float32)) for g in self.groups] for slot in self.slots}
-        self._grads: list[jt.Var] | None = None
+        self._grads: list[list[jt.Var]] | None = None  # of each group: one for each parameter, or all packed
         self.put(self.weights)
 
     @property
@@ -155,19 +161,19 @@ class Optimizer:
 
     def accumulate(self, loss: jt.Var) -> None:
         """Add the gradient of `loss` (a scalar, already divided by the number of micro-batches) to the sum."""
-        grads = jt.grad(loss, [p for g in self.groups for p in g.params])
-        flats, start = [], 0
-        for group in self.groups:
-            flat = jt.zeros((group.size,), "float32")
-            for grad, offset in zip(grads[start:], group.offsets):
-                flat[offset:offset + grad.numel()] = grad.reshape(-1).float32()
-            flats.append(flat.stop_grad())
-            start += len(group.params)
+        grads = iter(jt.grad(loss, [p for g in self.groups for p in g.params]))
+        fresh = [[_float32(next(grads)) for _ in group.params] for group in self.groups]
         if self._grads is None:
-            self._grads = flats
+            self._grads = fresh
         else:
-            for total, flat in zip(self._grads, flats):
-                total.update(total + flat)
+            self._grads = [[total + pack(more, group.size)] for total, more, group in zip(self._packed(), fresh, self.groups)]
+
+    def _packed(self) -> list[jt.Var]:
+        """The accumulated gradient of each group as one vector, and so from here on."""
+        for i, (grads, group) in enumerate(zip(self._grads, self.groups)):
+            if grads[0].shape != [group.size]:
+                self._grads[i] = [pack(grads, group.size)]
+        return [grads[0] for grads in self._grads]
 
     @property
     def is_open(self) -> bool:
@@ -176,11 +182,7 @@ class Optimizer:
 
     def squares(self) -> jt.Var:
         """Sum of the squares of all accumulated gradients."""
-        return sum((g * g).sum() for g in self._grads)
-
-    def grad_norm(self) -> jt.Var:
-        """L2 norm over all accumulated gradients."""
-        return jt.sqrt(self.squares())
+        return sum(map(sum_of_squares, self._packed()))
 
     def share(self, numbers: jt.Var) -> jt.Var:
         """Add up the accumulated gradients of all ranks, in one message that also carries `numbers`, a float32 vector.
@@ -188,9 +190,9 @@ class Optimizer:
         Returns:
             the sum of `numbers`.
         """
-        total, start = distributed.exchange(jt.concat([*self._grads, numbers])), 0
+        total, start = distributed.exchange(jt.concat([*self._packed(), numbers])), 0
         for i, group in enumerate(self.groups):
-            self._grads[i] = total[start:start + group.size].stop_grad()
+            self._grads[i] = [total[start:start + group.size].stop_grad()]
             start += group.size
         return total[start:]
 
@@ -204,16 +206,18 @@ class Optimizer:
             the norm of the gradient before clipping, a scalar.
         """
         self.steps += 1
-        norm = self.grad_norm()
-        shrink = None if max_norm is None else jt.minimum(max_norm / (norm + 1e-6), 1.0)
-        for i, (group, lr) in enumerate(zip(self.groups, lrs)):
-            grad = self._grads[i] if shrink is None else self._grads[i] * shrink
-            self._update(i, grad, lr, group.weight_decay)
+        norm = None
+        if max_norm is not None:
+            norm = jt.sqrt(self.squares())
+            shrink = jt.minimum(max_norm / (norm + 1e-6), 1.0)
+            self._grads = [[grad * shrink] for grad in self._packed()]
+        squares = [self._update(i, grads, lr, group.weight_decay) for i, (grads, lr, group) in enumerate(zip(self._grads, lrs, self.groups))]
         self._grads = None
         self.put(self.weights)
-        return norm
+        return jt.sqrt(sum(squares)) if norm is None else norm
 
-    def _update(self, i: int, grad: jt.Var, lr: float, weight_decay: float) -> None:
+    def _update(self, i: int, grads: list[jt.Var], lr: float, weight_decay: float) -> jt.Var:
+        """Advance group i; `grads` is one for each parameter, or all packed. Returns the sum of their squares."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -223,7 +227,7 @@ class Optimizer:
         """
         vectors = dict(self.state)
         if self._grads is not None:
-            vectors["grad"] = [jt.array(sum(distributed.gather(flat.numpy()))) for flat in self._grads]
+            vectors["grad"] = [jt.array(sum(distributed.gather(flat.numpy()))) for flat in self._packed()]
         return {f"{slot}.{name}": array for slot, flats in vectors.items() for group, flat in zip(self.groups, flats)
                 for name, array in group.unpack(flat.numpy()).items()}
 
@@ -239,7 +243,7 @@ class Optimizer:
             for slot in self.slots:
                 self.state[slot][i] = _var(group.pack([state[f"{slot}.{name}"] for name in group.names]))
         if distributed.is_main() and any(key.startswith("grad.") for key in state):  # the sum of all ranks counts once
-            self._grads = [_var(g.pack([state[f"grad.{name}"] for name in g.names])) for g in self.groups]
+            self._grads = [[_var(g.pack([state[f"grad.{name}"] for name in g.names]))] for g in self.groups]
         self.put(self.weights)
 
 
@@ -267,14 +271,12 @@ class AdamW(Optimizer):
         super().__init__(groups)
         self.betas, self.eps = tuple(betas), eps
 
-    def _update(self, i: int, grad: jt.Var, lr: float, weight_decay: float) -> None:
-        beta1, beta2 = self.betas
-        w, m, v = self.weights[i], self.state["exp_avg"][i], self.state["exp_avg_sq"][i]
-        keep, rate, root = _scalars(1 - lr * weight_decay, lr / (1 - beta1 ** self.steps),
-                                    1 / (1 - beta2 ** self.steps) ** 0.5)
-        m.update(m + (grad - m) * (1 - beta1))
-        v.update(v * beta2 + grad * grad * (1 - beta2))
-        w.update(w * keep - rate * m / (jt.sqrt(v) * root + self.eps))
+    def _update(self, i: int, grads: list[jt.Var], lr: float, weight_decay: float) -> jt.Var:
+        vectors = self.weights[i], self.state["exp_avg"][i], self.state["exp_avg_sq"][i]
+        *results, squares = adamw(*vectors, grads, lr=lr, weight_decay=weight_decay, betas=self.betas, eps=self.eps, step=self.steps)
+        for vector, result in zip(vectors, results):
+            vector.update(result)
+        return squares
 
 
 @OPTIMIZERS.register()
@@ -302,15 +304,16 @@ class SGD(Optimizer):
         self.slots = ("momentum_buffer",) if momentum else ()
         super().__init__(groups)
 
-    def _update(self, i: int, grad: jt.Var, lr: float, weight_decay: float) -> None:
-        w = self.weights[i]
+    def _update(self, i: int, grads: list[jt.Var], lr: float, weight_decay: float) -> jt.Var:
+        w, packed = self.weights[i], self._packed()[i]
         decay, rate, share = _scalars(weight_decay, lr, 1.0 if self.steps == 1 else 1 - self.dampening)
-        grad = grad + decay * w
+        grad = packed + decay * w
         if self.momentum:
             buffer = self.state["momentum_buffer"][i]
             buffer.update(buffer * self.momentum + grad * share)  # the first step takes the gradient whole
             grad = grad + buffer * self.momentum if self.nesterov else buffer
         w.update(w - rate * grad)
+        return sum_of_squares(packed)
 
 
 class EMA:
@@ -362,6 +365,10 @@ def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = Non
     groups = param_groups(model, lr=optimizer_cfg.get("lr", default[0]), paramwise_cfg=paramwise_cfg,
                           weight_decay=optimizer_cfg.get("weight_decay", default[1]))
     return OPTIMIZERS.build(optimizer_cfg, where="optimizer", groups=groups)
+
+
+def _float32(grad: jt.Var) -> jt.Var:
+    return (grad if grad.dtype == "float32" else grad.float32()).stop_grad()
 
 
 def _var(array: np.ndarray) -> jt.Var:

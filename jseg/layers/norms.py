@@ -15,6 +15,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
+from jseg.layers.activation import relu
 from jseg.layers.init import ones, zeros
 from jseg.ops import ranks
 from jseg.ops.norm.op import moments
@@ -210,4 +211,4 @@ def _per_channel(values: jt.Var) -> jt.Var:
 
 
 def _activated(x: jt.Var, activation: str | None) -> jt.Var:
-    return nn.relu(x) if activation == "relu" else nn.gelu(x) if activation == "gelu" else x
+    return relu(x) if activation == "relu" else nn.gelu(x) if activation == "gelu" else x

@@ -18,6 +18,7 @@ from typing import Sequence
 import jittor as jt
 import numpy as np
 
+from jseg.layers import relu
 from jseg.losses.common import check_choice, check_shapes, class_weights, upsample
 from jseg.registry import LOSSES
 
@@ -98,7 +99,7 @@ class LovaszLoss:
         valid = labels != ignore_index
         member = ((labels == 1) & valid).float32()
         error = 1 - logits[0] * (2 * member - 1)
-        return (jt.nn.relu(error) * _growth(error, member, valid)).sum()
+        return (relu(error) * _growth(error, member, valid)).sum()
 
 
 def _growth(error: jt.Var, member: jt.Var, valid: jt.Var) -> jt.Var:

@@ -21,7 +21,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import ConvNormAct
+from jseg.layers import ConvNormAct, relu
 from jseg.models.heads.base import SegmentationHead
 from jseg.ops import ranks
 from jseg.registry import MODELS, nearest
@@ -135,9 +135,9 @@ class Hamburger(nn.Module):
         self.ham_out = ConvNormAct(channels, channels, 1, norm_cfg=norm_cfg, impl=impl)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        enjoy = self.ham(nn.relu(self.ham_in(x)))
+        enjoy = self.ham(relu(self.ham_in(x)))
         if self.ham_out.norm_name is None:
-            return nn.relu(x + self.ham_out(enjoy))
+            return relu(x + self.ham_out(enjoy))
         return getattr(self.ham_out, self.ham_out.norm_name)(self.ham_out.conv(enjoy), activation="relu", residual=x)
 
 

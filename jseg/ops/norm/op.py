@@ -125,5 +125,5 @@ def _composed(x, weight, bias, residual, over, groups, eps, activation, sync):
         y = (x - mean) * (weight.reshape(1, c, 1, 1) / jt.sqrt(variance + eps)) + bias.reshape(1, c, 1, 1)
         sets = (c,) if over == "batch" else (n, h * w)
     y = y if residual is None else y + residual
-    y = nn.relu(y) if activation == "relu" else nn.gelu(y) if activation == "gelu" else y
+    y = jt.maximum(y, 0.0) if activation == "relu" else nn.gelu(y) if activation == "gelu" else y
     return y, mean.reshape(sets).detach(), variance.reshape(sets).detach()

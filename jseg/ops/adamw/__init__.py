@@ -1,0 +1,1 @@
+"""The adamw kernel; the public function is `op.adamw`."""
