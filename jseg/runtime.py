@@ -97,9 +97,20 @@ def jittor_home() -> pathlib.Path:
 
 def core_is_built() -> bool:
     """Whether Jittor's core has been compiled for this cache name (the first import takes minutes otherwise)."""
+    return bool(_in_cache("jittor_core*"))
+
+
+def operations_finding() -> Finding:
+    """How Jittor's operations are compiled, as an earlier import of Jittor left it."""
+    from jseg import runtime_compiler
+    return Finding(*runtime_compiler.describe([pathlib.Path(path) for path in _in_cache(runtime_compiler.FOLDER)]))
+
+
+def _in_cache(name: str) -> list[str]:
+    """The paths of this name (a pattern) in Jittor's cache folders for this Python and cache name."""
     pattern = jittor_home() / ".cache" / "jittor" / "jt*" / "*" / f"py{platform.python_version()}" / "*" / "*" / "*"
-    name = os.environ.get("cache_name", "default")
-    return bool(glob.glob(str(pattern / name / "jittor_core*")) + glob.glob(str(pattern / name / "*" / "jittor_core*")))
+    cache = os.environ.get("cache_name", "default")
+    return glob.glob(str(pattern / cache / name)) + glob.glob(str(pattern / cache / "*" / name))
 
 
 def gpus() -> list[dict]:
@@ -364,6 +375,8 @@ class _JittorGate(importlib.abc.MetaPathFinder):
         def exec_and_check(module):
             with _own_signals():
                 execute(module)
+            from jseg import runtime_compiler  # only processes that compute pay for it
+            runtime_compiler.prepare(module, _note, quiet=job_rank() != 0)
             _check_after_import(module)
 
         spec.loader.exec_module = exec_and_check

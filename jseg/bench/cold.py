@@ -1,7 +1,8 @@
 """Cold start: how long the first inference and the first training step take when Jittor's core is built and nothing else is.
 
-A cache of its own (`cache_name` with `_cold` at its end) holds a core that is built once and kept; before each measurement the compiled
-operations and jseg's kernel library in it are thrown away. The cache that the user works with is not touched.
+A cache of its own (`cache_name` with `_cold` at its end) holds a core that is built once and kept, as are the precompiled headers that
+the import which builds the core makes after it (`runtime_compiler`, some 3 s); before each measurement the compiled operations and jseg's
+kernel library in it are thrown away. The cache that the user works with is not touched.
 """
 
 from __future__ import annotations

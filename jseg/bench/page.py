@@ -91,7 +91,7 @@ def _cold(rows: list[dict]) -> list[str]:
         return []
     body = [[row["title"], *(f"{row[key]:.1f}" for key in ("import_s", "built_s", "first_s")), f"**{row['total_s']:.1f}**", f"{row['second_s']:.2f}"]
             for row in rows]
-    return ["## First run", "", "Jittor's core built, no operation and no kernel compiled. Seconds.", "",
+    return ["## First run", "", "Jittor's core built (with the headers that jseg precompiles after it), no operation and no kernel compiled. Seconds.", "",
             *table(["what", "import", "build the model", "first run", "build + first run", "second run"], body), *_origins(rows)]
 
 

@@ -44,7 +44,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Print the findings; 0 when Jittor can be used, 2 when something fatal was found."""
-    found = runtime.findings()
+    found = [*runtime.findings(), runtime.operations_finding()]
     if args.json:
         print(json.dumps([vars(f) for f in found], indent=1))
     else:

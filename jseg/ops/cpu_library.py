@@ -27,6 +27,7 @@ __all__ = ["cpu_op", "cpu_kernels", "kernel_address", "stub_key", "compile_flags
 
 OPS = pathlib.Path(__file__).resolve().parent
 OUTPUT_BUCKETS = (1, 4, 16, 32, 64)   # counts are padded to these, so that few stubs are compiled
+SLOWEST_FIRST = ("pointwise", "mix_ffn", "msca", "nmf")   # 4 to 1 s each, the others less: a long one started last would run alone
 
 
 def cpu_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
@@ -143,7 +144,9 @@ def _build_locked(folder: pathlib.Path, objects: dict) -> pathlib.Path:
     import fcntl
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = [kernel for kernel, path in objects.items() if not path.exists()]
+        for left in folder.glob("tmp*"):   # of a process that was killed: whoever holds the lock is the only one that writes
+            left.unlink(missing_ok=True)
+        missing = sorted((kernel for kernel, path in objects.items() if not path.exists()), key=_start_order)
         if missing:
             print(f"jseg: compiling CPU kernels, once per machine: {', '.join(missing)}", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
@@ -155,6 +158,10 @@ def _build_locked(folder: pathlib.Path, objects: dict) -> pathlib.Path:
             if log:
                 raise KernelError(f"the CPU kernel library does not link; use impl='jittor', or cure this:\n{log}")
         return path
+
+
+def _start_order(kernel: str) -> tuple[int, str]:
+    return SLOWEST_FIRST.index(kernel) if kernel in SLOWEST_FIRST else len(SLOWEST_FIRST), kernel
 
 
 def _compile(kernel: str, target: pathlib.Path) -> str:

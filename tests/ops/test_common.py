@@ -103,6 +103,17 @@ def test_a_second_process_compiles_nothing():
     assert "compiling CPU kernels" not in _agree()
 
 
+def test_the_slowest_files_start_first_and_what_a_killed_process_left_goes(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(cpu_library, "_compile", lambda kernel, target: started.append(kernel) or target.write_text("") and "")
+    monkeypatch.setattr(cpu_library, "run_compiler", lambda command, target: "")
+    monkeypatch.setattr(cpu_library.os, "cpu_count", lambda: 1)
+    (tmp_path / "tmpleft.o").write_text("half")
+    cpu_library._build_locked(tmp_path, {kernel: tmp_path / f"{kernel}.o" for kernel in cpu_library.cpu_kernels()})
+    assert tuple(started[:len(cpu_library.SLOWEST_FIRST)]) == cpu_library.SLOWEST_FIRST
+    assert sorted(started) == cpu_library.cpu_kernels() and not (tmp_path / "tmpleft.o").exists()
+
+
 _EVERY_CASE = """
 import sys
 sys.path.insert(0, "tests/ops")
