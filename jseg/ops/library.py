@@ -21,6 +21,7 @@ __all__ = ["INPUT_BUCKETS", "bucket", "call_stub", "check_call", "run_compiler"]
 
 INPUT_BUCKETS = (4, 16, 32, 52)   # 52: the mask of absent inputs travels in a double
 SCALARS = 64
+_reshape = jt.ops.reshape         # without the checks of `Var.reshape`: a training step calls it two thousand times
 
 _HEADER = """
 #include <cstdint>
@@ -79,7 +80,7 @@ def call_stub(device: str, symbol: str, address: int, inputs: list, outputs: lis
     data = {"address": float(address), "inputs": float(len(inputs)), "outputs": float(len(outputs)), "scalars": float(len(scalars)),
             "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
     data.update((f"s{i}", float(v)) for i, v in enumerate(scalars))
-    flat = [v if v is None or len(v.shape) == 1 else v.reshape((-1,)) for v in inputs]
+    flat = [v if v is None or len(v.shape) == 1 else _reshape(v, (-1,)) for v in inputs]
     flat = [flat[0] if v is None else v for v in flat]
     flat += [flat[0]] * (bucket(len(flat), INPUT_BUCKETS, symbol) - len(flat))
     shapes, dtypes = [[math.prod(map(int, shape))] for shape, _ in outputs], [str(dtype) for _, dtype in outputs]
@@ -88,7 +89,7 @@ def call_stub(device: str, symbol: str, address: int, inputs: list, outputs: lis
     shapes += [[1]] * (bucket(len(shapes), buckets, symbol) - len(shapes))
     dtypes += ["float32"] * (len(shapes) - len(dtypes))
     results = jt.code(shapes, dtypes, flat, data=data, **{f"{device}_header": _HEADER, f"{device}_src": _FILL + _JUMP[device]})
-    return [r.reshape(tuple(shape)) for r, (shape, _) in zip(results, outputs)]
+    return [r if len(shape) == 1 else _reshape(r, tuple(shape)) for r, (shape, _) in zip(results, outputs)]
 
 
 def run_compiler(command: list, target: pathlib.Path) -> str:

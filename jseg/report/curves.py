@@ -9,7 +9,9 @@ from typing import Sequence
 
 import numpy as np
 
-__all__ = ["Series", "line_chart", "nice_ticks", "tick_text", "smooth"]
+from jseg.report.style import CSS
+
+__all__ = ["Series", "line_chart", "stacked", "nice_ticks", "tick_text", "smooth"]
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 40
@@ -68,6 +70,14 @@ def line_chart(series: Sequence[Series], *, x_label: str = "iteration", y_label:
     if len(series) > 1:
         parts += _key([s.name for s in series])
     return "".join([*parts, "</svg>"])
+
+
+def stacked(charts: Sequence[str]) -> str:
+    """One SVG file's text with charts of `line_chart` below each other, readable on a page of its own."""
+    size = f'<svg width="{WIDTH}" height="{HEIGHT}" '
+    placed = "".join(f'<g transform="translate(0 {i * HEIGHT})">{chart.replace("<svg ", size, 1)}</g>' for i, chart in enumerate(charts))
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {len(charts) * HEIGHT}"><style>{CSS}</style>'
+            f'<rect width="100%" height="100%" fill="var(--card)"/>{placed}</svg>\n')
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -78,9 +78,8 @@ def score(config: dict, model, folder: pathlib.Path) -> None:
 
 def draw(run: pathlib.Path, folder: pathlib.Path, picture: pathlib.Path) -> None:
     """Losses and validation mIoU of both, one above the other."""
-    from jseg.report.curves import HEIGHT, WIDTH, Series, line_chart
+    from jseg.report.curves import Series, line_chart, stacked
     from jseg.report.run import read_run
-    from jseg.report.style import CSS
     sides, losses, scores = {"jseg": read_run(run), "MMSegmentation": read_run(folder)}, [], []
     every = max(b["iter"] - a["iter"] for a, b in itertools.pairwise(sides["jseg"].steps))
     for name, side in sides.items():
@@ -91,10 +90,7 @@ def draw(run: pathlib.Path, folder: pathlib.Path, picture: pathlib.Path) -> None
         scores.append(Series(name, [e["iter"] for e in side.evaluations], [e["val"]["mIoU"] for e in side.evaluations], dots=True))
         print(f"{name}: last mIoU {scores[-1].y[-1]:.4f}, best {max(scores[-1].y):.4f}")
     charts = [line_chart(losses, y_label="training loss"), line_chart(scores, y_label="val mIoU", percent=True, from_zero=True)]
-    size = f'<svg width="{WIDTH}" height="{HEIGHT}" '
-    placed = "".join(f'<g transform="translate(0 {i * HEIGHT})">{chart.replace("<svg ", size, 1)}</g>' for i, chart in enumerate(charts))
-    picture.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {2 * HEIGHT}"><style>{CSS}</style>'
-                       f'<rect width="100%" height="100%" fill="var(--card)"/>{placed}</svg>\n', encoding="utf-8")
+    picture.write_text(stacked(charts), encoding="utf-8")
 
 
 def main() -> None:
