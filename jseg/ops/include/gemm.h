@@ -121,26 +121,48 @@ struct Rows {
     int64_t image_step, row_step;
 };
 
-// Y[n] (M, P) = finish(A X[n]) for N images, in parallel; `panels` holds K * PANEL floats a thread.
+// Panels that `image_product` packs in one go, at most 48 KB where there are several: planes whose size is a power of two have their
+// rows on the same few cache lines, so a row of X or Y should be read and written in long runs.
+inline int64_t panels_at_once(int64_t k) { return std::clamp<int64_t>(12288 / (k * PANEL), 1, 4); }
+inline int64_t panels_size(int64_t k) { return panels_at_once(k) * k * PANEL; }
+
+// `count` pixels of K rows -> panels one after another, row by row where all are full.
+inline void pack_panels(int64_t k, int64_t count, const float* source, int64_t step, float* target) {
+    if (count % PANEL == 0)
+        for (int64_t j = 0; j < k; j++)
+            for (int64_t p = 0; p < count; p += PANEL)
+                for (int v = 0; v < NV; v++) store(target + p * k + j * PANEL + v * VL, load(source + j * step + p + v * VL));
+    else
+        for (int64_t p = 0; p < count; p += PANEL) pack_panel(k, std::min<int64_t>(PANEL, count - p), source + p, step, target + p * k);
+}
+
+// Y[n] (M, P) = finish(A X[n]) for N images, in parallel; `panels` holds panels_size(K) floats a thread.
 // finish(image, row, pixel, count, sums): `count` <= VL pixels from `pixel` on.
 template <class Finish>
 inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, const float* packed_rows, const Rows& x, float* panels,
                           Finish&& finish) {
-    const int64_t per_image = (pixels + PANEL - 1) / PANEL, all = images * per_image, threads = omp_get_max_threads();
+    const int64_t run = panels_at_once(k) * PANEL, per_image = (pixels + run - 1) / run, all = images * per_image, threads = omp_get_max_threads();
     const int64_t groups = round_up(m, MR) / MR;
     const int64_t splits = std::max<int64_t>(1, std::min(4 * threads / all, groups / 8)), share = (groups + splits - 1) / splits * MR;
 #pragma omp parallel
     {
         NoDenormals guard;
-        float* panel = panels + omp_get_thread_num() * k * PANEL;
+        float* mine = panels + omp_get_thread_num() * panels_size(k);
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < all * splits; job++) {
-            const int64_t image = job / splits / per_image, p = job / splits % per_image * PANEL, m0 = job % splits * share;
-            const int64_t count = std::min<int64_t>(PANEL, pixels - p);
-            pack_panel(k, count, x.data + image * x.image_step + p, x.row_step, panel);
-            panel_product(m0, std::min(m, m0 + share), k, packed_rows, panel, count, [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
-                finish(image, row, p + v * VL, std::min<int64_t>(VL, count - v * VL), sums);
-            });
+            const int64_t image = job / splits / per_image, begin = job / splits % per_image * run, end = std::min(pixels, begin + run);
+            const int64_t m0 = job % splits * share, m1 = std::min(m, m0 + share);
+            pack_panels(k, end - begin, x.data + image * x.image_step + begin, x.row_step, mine);
+            for (int64_t top = m0; top < m1; top += MR)
+                for (int64_t p = begin; p < end; p += PANEL) {
+                    const auto tile = [&](int64_t rows, int64_t count) __attribute__((always_inline)) {
+                        panel_product(top, top + rows, k, packed_rows, mine + (p - begin) * k, count, [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                            finish(image, row, p + v * VL, std::min<int64_t>(VL, count - v * VL), sums);
+                        });
+                    };
+                    if (end - p >= PANEL && m1 - top >= MR) tile(MR, PANEL);
+                    else tile(std::min<int64_t>(MR, m1 - top), std::min<int64_t>(PANEL, end - p));
+                }
         }
     }
 }
@@ -151,16 +173,22 @@ constexpr int64_t SUM_M = 128, SUM_K = 4 * PANEL, SUM_P = 128;   // rows, column
 
 // `count` <= PANEL rows of `length` pixels -> target[pixel * PANEL + row], missing rows up to a whole vector 0.
 inline void pack_turned(int64_t count, int64_t length, const float* source, int64_t row_step, float* target) {
+    const auto turn = [=](int64_t rows, int64_t left, const float* from, float* to) __attribute__((always_inline)) {
+        V block[VL];
+#pragma GCC unroll 16
+        for (int64_t r = 0; r < VL; r++) block[r] = r < rows ? load_part(from + r * row_step, left) : V{};
+        interleave<VL>(block);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < VL; i++)
+            if (i < left) store(to + i * PANEL, block[i]);
+    };
     for (int64_t first = 0; first < count; first += VL)
         for (int64_t p = 0; p < length; p += VL) {
             const int64_t rows = std::min<int64_t>(VL, count - first), left = std::min<int64_t>(VL, length - p);
-            V block[VL];
-#pragma GCC unroll 16
-            for (int64_t r = 0; r < VL; r++) block[r] = r < rows ? load_part(source + (first + r) * row_step + p, left) : V{};
-            interleave<VL>(block);
-#pragma GCC unroll 16
-            for (int64_t i = 0; i < VL; i++)
-                if (i < left) store(target + (p + i) * PANEL + first, block[i]);
+            const float* from = source + first * row_step + p;
+            float* to = target + p * PANEL + first;
+            if (rows == VL && left == VL) turn(VL, VL, from, to);
+            else turn(rows, left, from, to);
         }
 }
 
@@ -215,10 +243,10 @@ inline void pixel_sums(int64_t images, int64_t m, int64_t k, int64_t pixels, con
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < m; i++)
-            for (int64_t j = 0; j < k; j++) {
-                float total = add ? c[i * c_step + j] : 0.0f;
-                for (int64_t s = 0; s < cut.segments; s++) total += partial[s * m * k + i * k + j];
-                c[i * c_step + j] = total;
+            for (int64_t j = 0; j < k; j += VL) {
+                V total = add ? load_part(c + i * c_step + j, k - j) : V{};
+                for (int64_t s = 0; s < cut.segments; s++) total += load_part(partial + s * m * k + i * k + j, k - j);
+                store_part(c + i * c_step + j, total, k - j);
             }
     }
 }

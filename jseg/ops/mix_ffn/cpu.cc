@@ -156,79 +156,100 @@ struct Planes {   // one hidden channel of one image, with a border of zeros
     explicit Planes(const Shape& s) : step(row_stride(s.w + 2 + VL)), size(step * (s.h + 2) + VL) {}
 };
 
-// R rows of dA = dG gelu'(A) and of G = gelu(A), from row y on; adds to the ten sums of vectors.
+struct Channel {   // one hidden channel of one image on its way back
+    V w[9], flipped[9];
+    float bias, factor;
+    float *u, *dg, *up, *ap;   // in: u, dg = U, dG; out: u <- dU, dg <- factor G. up, ap: padded planes of U and dA
+    V total[11] = {};          // of the weights' gradients, dA and dU
+};
+
+// R rows from row y on: dA = dG gelu'(A) and G = gelu(A), then the weights' gradients.
 template <int R>
-JSEG_INLINE void slope_rows(const Shape& s, int64_t step, const V* w, float bias, float factor, int64_t y, float* dg, const float* up, float* ap, V* total) {
-    for (int64_t x = 0; x < s.w; x += VL) {
-        const int64_t left = s.w - x;
-        const float* taps = up + y * step + x;
-        V a[R], da[R];
+JSEG_INLINE void slope_rows(int64_t width, int64_t step, Channel& c, int64_t y) {
+    const float* up = c.up + y * step;
+    float *ap = c.ap + (y + 1) * step + 1, *dg = c.dg + y * width;
+    const float bias = c.bias, factor = c.factor;
+    for (int64_t x = 0; x < width; x += VL) {
+        V a[R];
 #pragma GCC unroll 2
         for (int r = 0; r < R; r++) a[r] = splat(bias);
-        window<3, 3, R>(taps, step, w, a);
+        window<3, 3, R>(up + x, step, c.w, a);
 #pragma GCC unroll 2
-        for (int r = 0; r < R; r++) {
-            float* at = dg + (y + r) * s.w + x;
-            da[r] = load_part(at, left) * gelu_slope(a[r]);
-            if (left < VL) da[r] = keep_first(da[r], left);
-            store_part(at, gelu(a[r]) * factor, left);
-            store_part(ap + (y + r + 1) * step + x + 1, da[r], left);
-            total[9] += da[r];
+        for (int r = 0; r < R; r++) store_part(ap + r * step + x, a[r], width - x);
+    }
+    for (int r = 0; r < R; r++)
+        for (int64_t x = 0; x < width; x += VL) {
+            float *at = dg + r * width + x, *to = ap + r * step + x;
+            V slope, value = gelu_with_slope(load(to), slope);
+            store_part(to, load_part(at, width - x) * slope, width - x);
+            store_part(at, value * factor, width - x);
         }
+    V total[10];
+#pragma GCC unroll 10
+    for (int i = 0; i < 10; i++) total[i] = c.total[i];
+    for (int64_t x = 0; x < width; x += VL) {
+        V da[R];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; r++) total[9] += da[r] = load_part(ap + r * step + x, width - x);
 #pragma GCC unroll 4
         for (int i = 0; i < 3 + R - 1; i++)
 #pragma GCC unroll 3
             for (int j = 0; j < 3; j++) {
-                const V tap = load(taps + i * step + j);
+                const V tap = load(up + i * step + x + j);
 #pragma GCC unroll 2
                 for (int r = 0; r < R; r++)
                     if (i - r >= 0 && i - r < 3) total[(i - r) * 3 + j] += da[r] * tap;
             }
     }
+#pragma GCC unroll 10
+    for (int i = 0; i < 10; i++) c.total[i] = total[i];
 }
 
-// R rows of dU from the planes of dA; returns the sum of their values in vectors.
+// R rows of dU.
 template <int R>
-JSEG_INLINE V input_rows(const Shape& s, int64_t step, const V* flipped, int64_t y, float* u, const float* ap) {
-    V total{};
-    for (int64_t x = 0; x < s.w; x += VL) {
-        const int64_t left = s.w - x;
+JSEG_INLINE void input_rows(int64_t width, int64_t step, Channel& c, int64_t y) {
+    const float* ap = c.ap + y * step;
+    float* u = c.u + y * width;
+    V total = c.total[10];
+    for (int64_t x = 0; x < width; x += VL) {
+        const int64_t left = width - x;
         V du[R] = {};
-        window<3, 3, R>(ap + y * step + x, step, flipped, du);
+        window<3, 3, R>(ap + x, step, c.flipped, du);
 #pragma GCC unroll 2
         for (int r = 0; r < R; r++) {
             if (left < VL) du[r] = keep_first(du[r], left);
-            store_part(u + (y + r) * s.w + x, du[r], left);
+            store_part(u + r * width + x, du[r], left);
             total += du[r];
         }
     }
-    return total;
+    c.total[10] = total;
 }
 
-// Depthwise backward of one channel of one image. In: u (hidden values), dg; out: u <- dU, dg <- G. Adds to the ten sums of
-// weights and bias and returns the sum of dU; G is stored times `factor`. `up`, `ap`: padded planes with zero borders.
-double filter_backward(const Shape& s, const Planes& planes, const float* weight, float bias, float factor, float* u, float* dg, float* up, float* ap, double* sums) {
-    const int64_t step = planes.step;
-    for (int64_t y = 0; y < s.h; y++) std::memcpy(up + (y + 1) * step + 1, u + y * s.w, s.w * sizeof(float));
-    V w[9], flipped[9];
+// Depthwise backward of one channel of one image, two rows at a time: dU follows one row behind dA, so that all of it stays in
+// the first-level cache. Adds to the eleven sums, in float over at most some SUM_RUN pixels.
+void filter_backward(const Shape& s, const Planes& planes, const float* weight, Channel& c, double* sums) {
+    const int64_t step = planes.step, width = s.w, height = s.h;
 #pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) w[i] = splat(weight[i]), flipped[i] = splat(weight[8 - i]);
-    for (int64_t y = 0; y < s.h; y += 2) {
-        V total[10] = {};
-        if (y + 2 <= s.h) slope_rows<2>(s, step, w, bias, factor, y, dg, up, ap, total);
-        else slope_rows<1>(s, step, w, bias, factor, y, dg, up, ap, total);
-        for (int i = 0; i < 10; i++) sums[i] += lanes_sum(total[i]);
+    for (int i = 0; i < 9; i++) c.w[i] = splat(weight[i]), c.flipped[i] = splat(weight[8 - i]);
+    std::memcpy(c.up + step + 1, c.u, width * sizeof(float));
+    for (int64_t y = 0, run = 0; y < height; y += 2) {
+        for (int64_t row = y + 1; row < std::min(y + 3, height); row++) std::memcpy(c.up + (row + 1) * step + 1, c.u + row * width, width * sizeof(float));
+        if (y + 2 <= height) slope_rows<2>(width, step, c, y);
+        else slope_rows<1>(width, step, c, y);
+        if (y) input_rows<2>(width, step, c, y - 1);
+        else input_rows<1>(width, step, c, 0);
+        if (y + 2 == height) input_rows<1>(width, step, c, y + 1);
+        run += 2 * width;
+        if (run < SUM_RUN && y + 2 < height) continue;
+        for (int i = 0; i < 11; i++) sums[i] += lanes_sum(c.total[i]), c.total[i] = V{};
+        run = 0;
     }
-    double sum_u = 0;
-    for (int64_t y = 0; y < s.h; y += 2)
-        sum_u += lanes_sum(y + 2 <= s.h ? input_rows<2>(s, step, flipped, y, u, ap) : input_rows<1>(s, step, flipped, y, u, ap));
-    return sum_u;
 }
 
-struct Cut {   // images and hidden channels at a time: both buffers together take some 4 MB
+struct Cut {   // images and hidden channels at a time: both buffers together take some 8 MB
     int64_t chunk, images, row_step;   // row_step: an odd number of cache lines, or the rows of a plane share few cache sets
     explicit Cut(const Shape& s) {
-        const int64_t room = 1 << 19;
+        const int64_t room = 1 << 20;
         chunk = 128;
         while (chunk > 16 && chunk * s.pixels > room) chunk /= 2;
         chunk = std::min(chunk, s.e);
@@ -278,7 +299,7 @@ JSEG_KERNEL(jseg_mix_ffn_backward) {
     float* dfc2_w = call.out<float>(5);
     const int64_t threads = omp_get_max_threads(), map = cut.images * cut.chunk * cut.row_step;
     const int64_t packed_size = round_up(std::max(packed_rows_size(cut.chunk, std::max(s.c, s.d)), packed_rows_size(s.c, cut.chunk)), 16);
-    const int64_t work_size = std::max({threads * std::max({s.c, s.d, cut.chunk}) * PANEL, threads * 2 * planes.size,
+    const int64_t work_size = std::max({threads * std::max({panels_size(s.c), panels_size(s.d), panels_size(cut.chunk)}), threads * 2 * planes.size,
                                         PixelSums(s.d, cut.chunk, cut.images, s.pixels).size(), PixelSums(cut.chunk, s.c, cut.images, s.pixels).size()});
     float* memory = scratch(2 * map + packed_size + work_size);
     float *u = memory, *g = u + map, *packed = g + map, *work = packed + packed_size;
@@ -304,15 +325,16 @@ JSEG_KERNEL(jseg_mix_ffn_backward) {
                 std::memset(up, 0, 2 * planes.size * sizeof(float));
 #pragma omp for schedule(dynamic, 1)
                 for (int64_t e = 0; e < chunk; e++) {
-                    double sums[10] = {}, sum_u = 0;
+                    double sums[11] = {};
                     for (int64_t image = 0; image < images; image++) {
                         const int64_t at = image * step + e * cut.row_step;
-                        sum_u += filter_backward(s, planes, dw_w + (e0 + e) * 9, dw_b[e0 + e], factor ? factor[n0 + image] : 1.0f, u + at, g + at, up, up + planes.size, sums);
+                        Channel channel{{}, {}, dw_b[e0 + e], factor ? factor[n0 + image] : 1.0f, u + at, g + at, up, up + planes.size};
+                        filter_backward(s, planes, dw_w + (e0 + e) * 9, channel, sums);
                     }
                     const int64_t to = e0 + e;
                     for (int i = 0; i < 9; i++) ddw_w[to * 9 + i] = (n0 ? ddw_w[to * 9 + i] : 0.0f) + float(sums[i]);
                     ddw_b[to] = (n0 ? ddw_b[to] : 0.0f) + float(sums[9]);
-                    dfc1_b[to] = (n0 ? dfc1_b[to] : 0.0f) + float(sum_u);
+                    dfc1_b[to] = (n0 ? dfc1_b[to] : 0.0f) + float(sums[10]);
                 }
             }
             pixel_sums(images, s.d, chunk, s.pixels, dy_part, g_rows, dfc2_w + e0, s.e, n0 > 0, work);

@@ -52,8 +52,8 @@ JSEG_KERNEL(jseg_pointwise_forward) {
     const float *x = call.in<float>(0), *weight = call.in<float>(1), *in_scale = call.in<float>(9), *bias = call.in<float>(2);
     const Ends ends{bias, call.in<float>(3), call.in<float>(4), call.in<float>(5), call.in<float>(6), call.in<float>(7), call.in<float>(8)};
     float* y = call.out<float>(0);
-    float* packed = scratch(packed_rows_size(d, c) + omp_get_max_threads() * c * PANEL + d);
-    float *panels = packed + packed_rows_size(d, c), *shifted = panels + omp_get_max_threads() * c * PANEL;
+    float* packed = scratch(packed_rows_size(d, c) + omp_get_max_threads() * panels_size(c) + d);
+    float *panels = packed + packed_rows_size(d, c), *shifted = panels + omp_get_max_threads() * panels_size(c);
     pack_rows(d, c, weight, c, 1, packed);
     if (in_scale) {
         scale_columns(d, c, in_scale, packed);
@@ -93,8 +93,8 @@ JSEG_KERNEL(jseg_pointwise_backward) {
     const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2), *dy = call.in<float>(3);
     const Ends ends{bias, call.in<float>(4), call.in<float>(5), nullptr, call.in<float>(6), call.in<float>(7), nullptr};
     float *dx = call.out<float>(0), *dweight = call.out<float>(1), *dbias = call.out<float>(2), *dextra = call.output_count > 3 ? call.out<float>(3) : nullptr;
-    const int64_t packed_size = std::max(packed_rows_size(d, c), packed_rows_size(c, d)), panels_size = omp_get_max_threads() * std::max(c, d) * PANEL;
-    const int64_t shared = round_up(std::max(packed_size + panels_size, PixelSums(d, c, n, pixels).size()), 16);
+    const int64_t packed_size = std::max(packed_rows_size(d, c), packed_rows_size(c, d)), all_panels = omp_get_max_threads() * std::max(panels_size(c), panels_size(d));
+    const int64_t shared = round_up(std::max(packed_size + all_panels, PixelSums(d, c, n, pixels).size()), 16);
     const bool again = with_gelu || ends.gate;
     float* memory = scratch(shared + round_up(d, 16) + (again || ends.factor ? n * d * pixels : 0));
     float *packed = memory, *panels = memory + packed_size, *dots = memory + shared, *s = dots + round_up(d, 16);

@@ -45,7 +45,7 @@ JSEG_INLINE float pixel(const Problem& p, float* v, float peak, int label, float
     const float wanted = v[label];
     V total = V{};
     for (int64_t k = 0; k < p.padded; k += VL) {
-        V e = vexp(load(v + k) - peak);
+        V e = vexp_falling(load(v + k) - peak);
         total += e;
         if (d_top) store(v + k, e);
     }
