@@ -1,6 +1,6 @@
-// Bilinear resampling of class scores, shared by upsample_cross_entropy and upsample_argmax.
+// Bilinear resampling of class scores: positions for upsample_cross_entropy and upsample_argmax, and the steps of the former.
 //
-// Scores travel as (N, h, w, Kp): classes innermost, padded to whole vectors with a value far below any score, so that one
+// Its scores travel as (N, h, w, Kp): classes innermost, padded to whole vectors with a value far below any score, so that one
 // output pixel is a few vector operations and the pad lanes vanish in a softmax. A *band* is the set of output rows that lie
 // between the same two source rows; the horizontal interpolation is done once per band and column.
 #pragma once

@@ -2,7 +2,8 @@
 // Shortcut, factor (N) and scale (D) may be absent; so may an affine input in_scale X + in_shift, which goes into W1 and b1.
 //
 // Forward: a tile of output pixels stays in the second-level cache. For each chunk of hidden channels: hidden values on the
-// tile and one pixel around it, depthwise filter and GELU, product with that chunk's columns of W2 added to the tile of Y.
+// tile and one pixel around it; then, a strip of rows at a time, depthwise filter and GELU straight into panels, and their product with
+// that chunk's columns of W2 added to the tile of Y.
 // Backward: for a few images and a chunk of hidden channels at a time, with G = gelu(A), A = dw(U) + bd, U = W1 X + b1:
 //     dG = W2^T dY,  dA = dG gelu'(A),  dW2 = dY G^T,  dU = dw^T(dA),  dW1 = dU X^T,  dX += W1^T dU,
 // and sums for the rest; dY times factor takes the place of dY, scale goes into W2, and dscale = W2 . dW2 + b2 db2 by rows. The hidden tensor never exists as a whole. Sums run in an order that no thread count changes.
@@ -22,37 +23,40 @@ struct Shape {
         : n(call.integer(0)), c(call.integer(1)), e(call.integer(2)), d(call.integer(3)), h(call.integer(4)), w(call.integer(5)), pixels(h * w) {}
 };
 
-// Floats that fit in three quarters of one core's second-level cache.
+// Floats that fit in one core's second-level cache.
 int64_t cache_floats() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
     static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #else
     static const int64_t bytes = 0;
 #endif
-    return (bytes > 0 ? std::clamp<int64_t>(bytes, 1 << 18, 1 << 22) : 1 << 19) / 16 * 3;
+    return (bytes > 0 ? std::clamp<int64_t>(bytes, 1 << 18, 1 << 22) : 1 << 19) / 4;
 }
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
+constexpr int FILTER_ROWS = VL == 16 ? 3 : 2;   // rows of hidden values that are read once for several output rows
+
 struct Tiling {
     int64_t chunk, th, tw, rows, columns;   // hidden channels of a chunk; sides of a tile; number of tiles down and across
-    int64_t x_size, hidden_step, g_step, plane_step, plane_size;
+    int64_t strip;                          // rows filtered before their second product: a strip of a chunk takes some 48 KB
+    int64_t x_size, hidden_step, strip_step;
     explicit Tiling(const Shape& s) {
-        chunk = std::min<int64_t>(s.e, (s.c <= 48 ? 32 : 64) / MR * MR);   // a chunk begins with a group of rows
+        chunk = std::min<int64_t>(s.e, (s.c <= 48 ? 32 : s.c <= 192 ? 64 : 128) / MR * MR);   // a chunk begins with a group of rows
         columns = s.w <= 160 ? 1 : (s.w + 127) / 128;
         tw = columns == 1 ? s.w : round_up((s.w + columns - 1) / columns, VL);
         columns = (s.w + tw - 1) / tw;
-        const int64_t fitting = std::max<int64_t>(4, cache_floats() / ((s.c + s.d + 2 * chunk) * tw)), threads = omp_get_max_threads();
+        strip = FILTER_ROWS * std::max<int64_t>(1, 256 / (FILTER_ROWS * tw));
+        const int64_t fitting = std::max<int64_t>(4, (cache_floats() / tw - strip * chunk) / (s.c + s.d + chunk)), threads = omp_get_max_threads();
         rows = (s.h + fitting - 1) / fitting;
         while (s.n * rows * columns % threads && s.n * rows * columns < 4 * threads && (s.h + rows) / (rows + 1) >= 4) rows++;
         th = (s.h + rows - 1) / rows;
         rows = (s.h + th - 1) / th;
         const int64_t region = round_up((th + 2) * std::min(tw + 2, s.w), PANEL);
-        x_size = region * s.c, hidden_step = region + VL, g_step = round_up(th * tw, PANEL) + VL;
-        plane_step = row_stride(tw + 2 + VL), plane_size = plane_step * (th + 2) + VL;
+        x_size = region * s.c, hidden_step = region + VL, strip_step = round_up(strip * tw, PANEL);
     }
     int64_t thread_size(const Shape& s) const {
-        return x_size + chunk * (hidden_step + g_step) + s.d * g_step + plane_size + std::max(chunk, s.c) * PANEL + 64;
+        return x_size + chunk * (hidden_step + strip_step) + (th + strip - 1) / strip * s.d * strip_step + round_up(tw + 2, 16) + 16 + strip_step;
     }
 };
 
@@ -66,87 +70,142 @@ struct Forward {
 
 // Pixels of a region (row-major, `width` wide, corner at `corner`) -> panels of all channels.
 void pack_region(const float* x, const Shape& s, int64_t corner, int64_t width, int64_t count, float* panels) {
-    for (int64_t p = 0; p < count; p += PANEL, panels += s.c * PANEL) {
-        const int64_t end = std::min<int64_t>(count, p + PANEL);
+    const int64_t run = width == s.w ? 4 * PANEL : PANEL;   // planes whose size is a power of two are better read in long runs
+    for (int64_t p = 0; p < count; p += run, panels += s.c * run) {
+        const int64_t end = std::min<int64_t>(count, p + run);
         if (width == s.w) {
-            pack_panel(s.c, end - p, x + corner + p, s.pixels, panels);
+            pack_panels(s.c, end - p, x + corner + p, s.pixels, panels);
             continue;
         }
         for (int64_t at = p; at < end;) {
-            const int64_t row = at / width, column = at % width, run = std::min(width - column, end - at);
+            const int64_t row = at / width, column = at % width, length = std::min(width - column, end - at);
             for (int64_t c = 0; c < s.c; c++)
-                std::memcpy(panels + c * PANEL + (at - p), x + c * s.pixels + corner + row * s.w + column, run * sizeof(float));
-            at += run;
+                std::memcpy(panels + c * PANEL + (at - p), x + c * s.pixels + corner + row * s.w + column, length * sizeof(float));
+            at += length;
         }
     }
 }
 
-// Depthwise filter and GELU of one padded plane -> rows of `width` floats without gaps.
-void filter_gelu(const float* plane, int64_t step, const float* weight, float bias, int64_t height, int64_t width, float* out) {
+// R output rows of the depthwise filter from R + 2 rows, which begin `before` (0 or 1) pixels left of the output and end `after`
+// pixels right of it; beyond, they are zero.
+template <int R>
+JSEG_INLINE void filter_rows(const float* const* rows, int64_t before, int64_t width, int64_t after, const V* w, V bias, float* out) {
+    V last[R + 2], now[R + 2];
+#pragma GCC unroll 5
+    for (int i = 0; i < R + 2; i++) last[i] = before ? splat(rows[i][-1]) : V{}, now[i] = load_part(rows[i], width + after);
+    for (int64_t x = 0; x < width; x += VL) {
+        V sums[R], next[R + 2];
+        const int64_t left = width + after - x - VL;
+        if (left >= VL)
+#pragma GCC unroll 5
+            for (int i = 0; i < R + 2; i++) next[i] = load(rows[i] + x + VL);
+        else
+#pragma GCC unroll 5
+            for (int i = 0; i < R + 2; i++) next[i] = left > 0 ? load_part(rows[i] + x + VL, left) : V{};
+#pragma GCC unroll 3
+        for (int r = 0; r < R; r++) sums[r] = bias;
+#pragma GCC unroll 5
+        for (int i = 0; i < R + 2; i++) {
+            const V taps[3] = {shifted_up(last[i], now[i]), now[i], shifted_down(now[i], next[i])};
+#pragma GCC unroll 3
+            for (int r = 0; r < R; r++)
+                if (i - r >= 0 && i - r < 3)
+#pragma GCC unroll 3
+                    for (int j = 0; j < 3; j++) sums[r] += w[(i - r) * 3 + j] * taps[j];
+            last[i] = now[i], now[i] = next[i];
+        }
+#pragma GCC unroll 3
+        for (int r = 0; r < R; r++) store_part(out + r * width + x, sums[r], width - x);
+    }
+}
+
+struct Tile {   // output pixels of a tile, and the region with one pixel around it, as far as that lies in the picture
+    int64_t y0, x0, height, width, top, left, r_height, r_width;
+    Tile(const Shape& s, const Tiling& t, int64_t y, int64_t x)
+        : y0(y), x0(x), height(std::min(t.th, s.h - y)), width(std::min(t.tw, s.w - x)), top(std::max<int64_t>(0, y - 1)), left(std::max<int64_t>(0, x - 1)),
+          r_height(std::min(s.h, y + height + 1) - top), r_width(std::min(s.w, x + width + 1) - left) {}
+};
+
+// Rows [y, end) of a tile of one hidden channel: filtered (in `line`), GELU, into one row of panels that lie `step` floats apart.
+[[gnu::noinline]] void filter_strip(const Tile& tile, const float* hidden, const float* zeros, const float* weight, float bias, int64_t y, int64_t end, float* line,
+                                    float* target, int64_t step) {
     V w[9];
 #pragma GCC unroll 9
     for (int i = 0; i < 9; i++) w[i] = splat(weight[i]);
-    int64_t y = 0;
-    for (; y + 2 <= height; y += 2)
-        for (int64_t x = 0; x < width; x += VL) {
-            V sums[2] = {splat(bias), splat(bias)};
-            window<3, 3, 2>(plane + y * step + x, step, w, sums);
-            store_part(out + y * width + x, gelu(sums[0]), width - x);
-            store_part(out + (y + 1) * width + x, gelu(sums[1]), width - x);
+    const int64_t before = tile.x0 - tile.left, after = tile.r_width - before - tile.width, pixels = (end - y) * tile.width;
+    float* out = line;
+    for (int64_t left = end - y; left > 0; left -= FILTER_ROWS, y += FILTER_ROWS, out += FILTER_ROWS * tile.width) {
+        const float* rows[FILTER_ROWS + 2];
+        for (int i = 0; i < FILTER_ROWS + 2; i++) {
+            const int64_t from = tile.y0 + y + i - 1 - tile.top;
+            rows[i] = (from >= 0 && from < tile.r_height ? hidden + from * tile.r_width : zeros) + before;
         }
-    for (; y < height; y++)
-        for (int64_t x = 0; x < width; x += VL) {
-            V sums[1] = {splat(bias)};
-            window<3, 3, 1>(plane + y * step + x, step, w, sums);
-            store_part(out + y * width + x, gelu(sums[0]), width - x);
-        }
+        if (left >= FILTER_ROWS) filter_rows<FILTER_ROWS>(rows, before, tile.width, after, w, splat(bias), out);
+        else
+            for (int r = 0; r < left; r++) filter_rows<1>(rows + r, before, tile.width, after, w, splat(bias), out + r * tile.width);
+    }
+    for (int64_t p = 0; p < pixels; p += PANEL, target += step)
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; v++) store(target + v * VL, gelu(load(line + p + v * VL)));
 }
 
-void forward_tile(const Forward& f, int64_t image, int64_t y0, int64_t x0, float* memory) {
+// Hidden values of one chunk on the region of a tile.
+[[gnu::noinline]] void hidden_chunk(const Forward& f, int64_t e0, int64_t chunk, int64_t region, const float* panels, float* hidden) {
+    const int64_t c = f.s.c, step = f.t.hidden_step;
+    for (int64_t p = 0; p < region; p += PANEL)
+        panel_product(0, chunk, c, f.fc1_packed + e0 * c, panels + p * c, std::min<int64_t>(PANEL, region - p),
+                      [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                          store(hidden + row * step + p + v * VL, sums + f.fc1_b[e0 + row]);
+                      });
+}
+
+// Product of one strip of a chunk, in panels, with the chunk's columns of W2, added to what earlier chunks gave.
+[[gnu::noinline]] void add_strip(const Forward& f, int64_t e0, int64_t chunk, int64_t pixels, const float* g, float* out) {
+    const int64_t d = f.s.d, step = f.t.strip_step;
+    for (int64_t p = 0; p < pixels; p += PANEL)
+        panel_product(0, d, chunk, f.fc2_packed + e0 * round_up(d, MR), g + p * chunk, std::min<int64_t>(PANEL, pixels - p),
+                      [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                          float* at = out + row * step + p + v * VL;
+                          store(at, e0 ? load(at) + sums : sums + f.fc2_b[row]);
+                      });
+}
+
+// shortcut + factor scale (sums of a tile) -> y
+[[gnu::noinline]] void finish_tile(const Forward& f, int64_t image, const Tile& tile, const float* out) {
     const Shape& s = f.s;
     const Tiling& t = f.t;
-    float *panels = memory, *hidden = panels + t.x_size, *g = hidden + t.chunk * t.hidden_step, *out = g + t.chunk * t.g_step;
-    float *plane = out + s.d * t.g_step, *panel = plane + t.plane_size;
-    const int64_t height = std::min(t.th, s.h - y0), width = std::min(t.tw, s.w - x0), area = height * width;
-    const int64_t top = std::max<int64_t>(0, y0 - 1), left = std::max<int64_t>(0, x0 - 1);   // the tile and one pixel around it, inside the picture
-    const int64_t r_height = std::min(s.h, y0 + height + 1) - top, r_width = std::min(s.w, x0 + width + 1) - left, region = r_height * r_width;
-    pack_region(f.x + image * s.c * s.pixels, s, top * s.w + left, r_width, region, panels);
-    std::memset(plane, 0, t.plane_size * sizeof(float));
-    float* inside = plane + (top - (y0 - 1)) * t.plane_step + (left - (x0 - 1));
-    for (int64_t e0 = 0; e0 < s.e; e0 += t.chunk) {
-        const int64_t chunk = std::min(t.chunk, s.e - e0);
-        for (int64_t p = 0; p < region; p += PANEL)
-            panel_product(0, chunk, s.c, f.fc1_packed + e0 * s.c, panels + p * s.c, std::min<int64_t>(PANEL, region - p),
-                          [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
-                              store(hidden + row * t.hidden_step + p + v * VL, sums + f.fc1_b[e0 + row]);
-                          });
-        for (int64_t e = 0; e < chunk; e++) {
-            for (int64_t r = 0; r < r_height; r++)
-                std::memcpy(inside + r * t.plane_step, hidden + e * t.hidden_step + r * r_width, r_width * sizeof(float));
-            filter_gelu(plane, t.plane_step, f.dw_w + (e0 + e) * 9, f.dw_b[e0 + e], height, width, g + e * t.g_step);
-        }
-        for (int64_t p = 0; p < area; p += PANEL) {
-            pack_panel(chunk, std::min<int64_t>(PANEL, area - p), g + p, t.g_step, panel);
-            panel_product(0, s.d, chunk, f.fc2_packed + e0 * round_up(s.d, MR), panel, std::min<int64_t>(PANEL, area - p),
-                          [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
-                              float* at = out + row * t.g_step + p + v * VL;
-                              store(at, e0 ? load(at) + sums : sums + f.fc2_b[row]);
-                          });
-        }
-    }
     for (int64_t d = 0; d < s.d; d++) {
         const V scale = splat((f.scale ? f.scale[d] : 1.0f) * (f.factor ? f.factor[image] : 1.0f));
-        for (int64_t r = 0; r < height; r++) {
-            const int64_t to = (image * s.d + d) * s.pixels + (y0 + r) * s.w + x0;
-            const float* from = out + d * t.g_step + r * width;
-            if (!f.shortcut && !f.scale && !f.factor) std::memcpy(f.y + to, from, width * sizeof(float));
-            else
-                for (int64_t x = 0; x < width; x += VL) {
-                    const V value = load_part(from + x, width - x) * scale;
-                    store_part(f.y + to + x, f.shortcut ? value + load_part(f.shortcut + to + x, width - x) : value, width - x);
-                }
+        for (int64_t r = 0; r < tile.height; r++) {
+            const int64_t to = (image * s.d + d) * s.pixels + (tile.y0 + r) * s.w + tile.x0;
+            const float* from = out + (r / t.strip * s.d + d) * t.strip_step + r % t.strip * tile.width;
+            for (int64_t x = 0; x < tile.width; x += VL) {
+                const V value = load_part(from + x, tile.width - x) * scale;
+                store_part(f.y + to + x, f.shortcut ? value + load_part(f.shortcut + to + x, tile.width - x) : value, tile.width - x);
+            }
         }
     }
+}
+
+void forward_tile(const Forward& f, int64_t image, const Tile& tile, float* memory) {
+    const Shape& s = f.s;
+    const Tiling& t = f.t;
+    float *panels = memory, *hidden = panels + t.x_size, *g = hidden + t.chunk * t.hidden_step, *zeros = g + t.chunk * t.strip_step;
+    float *line = zeros + round_up(t.tw + 2, 16) + 16, *out = line + t.strip_step;
+    const int64_t region = tile.r_height * tile.r_width;
+    pack_region(f.x + image * s.c * s.pixels, s, tile.top * s.w + tile.left, tile.r_width, region, panels);
+    std::memset(zeros, 0, (t.tw + 2) * sizeof(float));
+    for (int64_t e0 = 0; e0 < s.e; e0 += t.chunk) {
+        const int64_t chunk = std::min(t.chunk, s.e - e0);
+        hidden_chunk(f, e0, chunk, region, panels, hidden);
+        for (int64_t y = 0; y < tile.height; y += t.strip) {
+            const int64_t end = std::min(tile.height, y + t.strip);
+            for (int64_t e = 0; e < chunk; e++)
+                filter_strip(tile, hidden + e * t.hidden_step, zeros, f.dw_w + (e0 + e) * 9, f.dw_b[e0 + e], y, end, line, g + e * PANEL, chunk * PANEL);
+            add_strip(f, e0, chunk, (end - y) * tile.width, g, out + y / t.strip * s.d * t.strip_step);
+        }
+    }
+    finish_tile(f, image, tile, out);
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
@@ -284,7 +343,7 @@ JSEG_KERNEL(jseg_mix_ffn_forward) {
         NoDenormals guard;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < s.n * t.rows * t.columns; job++)
-            forward_tile(f, job / (t.rows * t.columns), job / t.columns % t.rows * t.th, job % t.columns * t.tw, tiles + omp_get_thread_num() * thread_size);
+            forward_tile(f, job / (t.rows * t.columns), Tile(s, t, job / t.columns % t.rows * t.th, job % t.columns * t.tw), tiles + omp_get_thread_num() * thread_size);
     }
 }
 

@@ -1,4 +1,11 @@
-// Class of the largest bilinearly resized score on the CPU, and its softmax probability; see include/bilinear.h.
+// Class of the largest bilinearly resized score on the CPU, and its softmax probability; positions as in include/bilinear.h.
+//
+// The lanes of a vector are neighbouring output pixels of a row, so that no step crosses lanes. A band is the set of output rows that
+// lie between the same two source rows; its source rows are copied together class by class. For a vector of columns, each class is
+// interpolated along both source rows once, as T and B; then the rows of the band follow, several at a time: T + fraction (B - T).
+#include <algorithm>
+#include <vector>
+
 #include "bilinear.h"
 #include "call.h"
 
@@ -6,35 +13,65 @@ using namespace jseg;
 
 namespace {
 
-struct Winner {
-    int32_t label;
-    float peak;
+struct Columns {   // VL output columns, the last of them repeated where the picture ends
+    VI lower, upper;   // relative to `first`, the leftmost source pixel
+    V fraction;
+    int64_t first;
+    bool near;         // all source pixels lie in one vector
+    Columns(const Taps& taps, int64_t x, int64_t width) : first(taps.lower[x]), near(true) {
+        for (int i = 0; i < VL; i++) {
+            const int64_t at = std::min(x + i, width - 1);
+            lower[i] = int32_t(taps.lower[at] - first), upper[i] = int32_t(taps.upper[at] - first), fraction[i] = taps.fraction[at];
+            near = near && upper[i] < VL;
+        }
+    }
+    V interpolate(const float* row) const {
+        V left, right;
+        if (near) {
+            const V pixels = load(row + first);
+            left = __builtin_shuffle(pixels, lower), right = __builtin_shuffle(pixels, upper);
+        } else
+            for (int i = 0; i < VL; i++) left[i] = row[first + lower[i]], right[i] = row[first + upper[i]];
+        return left * (1.0f - fraction) + right * fraction;
+    }
 };
 
-// Largest score of one output pixel; the lowest class wins a tie. Scores are stored where `scores` is given.
-JSEG_INLINE Winner winner(const float* top, const float* bottom, float fraction, int64_t padded, float* scores) {
-    const V a = splat(1.0f - fraction), b = splat(fraction);
-    VI at = lane_index(), best_at = at;
-    V best = a * load(top) + b * load(bottom);
-    if (scores) store(scores, best);
-    for (int64_t k = VL; k < padded; k += VL) {
-        at += VL;
-        const V score = a * load(top + k) + b * load(bottom + k);
-        if (scores) store(scores + k, score);
-        const VI better = score > best;
-        best = better ? score : best;
-        best_at = better ? at : best_at;
+// T and B - T of every class, 2 * VL floats each.
+void interpolate_classes(const Columns& columns, int64_t classes, int64_t w, const float* row0, const float* row1, float* scores) {
+    for (int64_t k = 0; k < classes; k++) {
+        const V top = columns.interpolate(row0 + k * w);
+        store(scores + 2 * k * VL, top);
+        store(scores + (2 * k + 1) * VL, columns.interpolate(row1 + k * w) - top);
     }
-    const float peak = lanes_max(best);
-    const int32_t label = lanes_min(best == splat(peak) ? best_at : VI{} + INT32_MAX);
-    return {label == INT32_MAX ? 0 : label, peak};   // no lane equals a NaN
 }
 
-float probability(const float* scores, float peak, int64_t padded) {
-    V total{};
-    for (int64_t k = 0; k < padded; k += VL) total += vexp(load(scores + k) - peak);
-    return 1.0f / lanes_sum(total);
+// R output rows: class and value of the largest score; the lowest class wins a tie.
+template <int R>
+void winners(int64_t classes, const float* scores, const float* fractions, VI* label, V* peak) {
+    V best[R], fraction[R];
+    VI at[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) fraction[r] = splat(fractions[r]), best[r] = load(scores) + fraction[r] * load(scores + VL), at[r] = VI{};
+    for (int64_t k = 1; k < classes; k++) {
+        const V top = load(scores + 2 * k * VL), step = load(scores + (2 * k + 1) * VL);
+        const VI here = VI{} + int32_t(k);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const V score = top + fraction[r] * step;
+            const VI better = score > best[r];
+            best[r] = better ? score : best[r], at[r] = better ? here : at[r];
+        }
+    }
+    for (int r = 0; r < R; r++) label[r] = at[r], peak[r] = best[r];
 }
+
+V probability(int64_t classes, const float* scores, float fraction, V peak) {
+    V total{};
+    for (int64_t k = 0; k < classes; k++) total += vexp(load(scores + 2 * k * VL) + fraction * load(scores + (2 * k + 1) * VL) - peak);
+    return 1.0f / total;
+}
+
+constexpr int ROWS = VL == 16 ? 8 : 4;   // output rows at a time, by the number of registers
 
 }  // namespace
 
@@ -42,29 +79,42 @@ float probability(const float* scores, float peak, int64_t padded) {
 // integers: N K h w H W align_corners with_prob
 JSEG_KERNEL(jseg_upsample_argmax_run) {
     const int64_t n = call.integer(0), classes = call.integer(1), h = call.integer(2), w = call.integer(3);
-    const int64_t height = call.integer(4), width = call.integer(5), padded = round_up(classes, VL), map = n * h * w * padded;
+    const int64_t height = call.integer(4), width = call.integer(5);
     const bool align = call.integer(6), with_prob = call.integer(7);
     int32_t* labels = call.out<int32_t>(0);
     float* prob = call.out<float>(1);
     if (!with_prob) prob[0] = 0;
-    float* scores = scratch(map + omp_get_max_threads() * (3 * padded + 64));
-    classes_innermost(call.in<float>(0), scores, n, classes, h * w);
-    const Taps rows(h, height, align), columns(w, width, align);
+    const int64_t row_size = round_up(classes * w + VL, 16), thread_size = 2 * row_size + 2 * classes * VL;
+    float* memory = scratch(omp_get_max_threads() * thread_size);
+    const Taps rows(h, height, align), taps(w, width, align);
+    std::vector<Columns> columns;
+    for (int64_t x = 0; x < width; x += VL) columns.emplace_back(taps, x, width);
 #pragma omp parallel
     {
         NoDenormals guard;
-        float *top = scores + map + omp_get_thread_num() * (3 * padded + 64), *bottom = top + padded, *pixel = bottom + padded;
+        float *row0 = memory + omp_get_thread_num() * thread_size, *row1 = row0 + row_size, *scores = row1 + row_size;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t band = 0; band < n * h; band++) {
-            const int64_t image = band / h, source_row = band % h;
-            const float *row0 = scores + band * w * padded, *row1 = source_row + 1 < h ? row0 + w * padded : row0;
-            for (int64_t x = 0; x < width && rows.first[source_row] < rows.first[source_row + 1]; x++) {
-                column_scores(row0, row1, columns.lower[x], columns.upper[x], columns.fraction[x], padded, top, bottom);
-                for (int64_t y = rows.first[source_row]; y < rows.first[source_row + 1]; y++) {
-                    const int64_t at = (image * height + y) * width + x;
-                    const Winner best = winner(top, bottom, rows.fraction[y], padded, with_prob ? pixel : nullptr);
-                    labels[at] = best.label < classes ? best.label : 0;   // every score is below the padding
-                    if (with_prob) prob[at] = probability(pixel, best.peak, padded);
+            const int64_t image = band / h, lower = band % h, upper = std::min(lower + 1, h - 1), first = rows.first[lower], last = rows.first[lower + 1];
+            if (first == last) continue;
+            for (int64_t k = 0; k < classes; k++) {
+                const float* plane = call.in<float>(0) + (image * classes + k) * h * w;
+                std::memcpy(row0 + k * w, plane + lower * w, w * sizeof(float));
+                std::memcpy(row1 + k * w, plane + upper * w, w * sizeof(float));
+            }
+            for (int64_t x = 0; x < width; x += VL) {
+                interpolate_classes(columns[x / VL], classes, w, row0, row1, scores);
+                for (int64_t y = first, count; y < last; y += count) {
+                    VI label[ROWS];
+                    V peak[ROWS];
+                    count = last - y >= ROWS ? ROWS : last - y >= 4 ? 4 : 1;
+                    const auto run = count == ROWS ? winners<ROWS> : count == 4 ? winners<4> : winners<1>;
+                    run(classes, scores, &rows.fraction[y], label, peak);
+                    for (int r = 0; r < count; r++) {
+                        const int64_t at = (image * height + y + r) * width + x, here = std::min<int64_t>(VL, width - x);
+                        std::memcpy(labels + at, &label[r], here * sizeof(int32_t));
+                        if (with_prob) store_part(prob + at, probability(classes, scores, rows.fraction[y + r], peak[r]), here);
+                    }
                 }
             }
         }
