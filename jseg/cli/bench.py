@@ -164,7 +164,7 @@ def _words(args) -> list[str]:
         elif name in ("size", "overrides"):
             words += [word for one in value for word in (option, *(map(str, one) if name == "size" else [one]))]
         else:
-            words += [option, *([] if value in (True, "") else map(str, value if isinstance(value, list) else [value]))]
+            words += [option, *([] if value is True or value == "" else map(str, value if isinstance(value, list) else [value]))]
     return words
 
 
