@@ -125,8 +125,13 @@ def _composed(logits, labels, align_corners, ignore_index, class_weight, avg_non
     if share is None:
         count = valid.float32().sum() if avg_non_ignore else float(valid.numel())
     else:
-        count = jt.ternary(valid, share, jt.full_like(share, 0.0 if avg_non_ignore else 1.0)).sum()
-    return loss.sum() / (count + _EPS), accuracy
+        count = _total(jt.ternary(valid, share, jt.full_like(share, 0.0 if avg_non_ignore else 1.0)))
+    return _total(loss) / (count + _EPS), accuracy
+
+
+def _total(pixels: jt.Var) -> jt.Var:
+    """Sum of (N, H, W), rows first: one long float32 sum is off by 0.05 % at 240 x 320."""
+    return pixels.sum(2).sum()
 
 
 def _accuracy(full: jt.Var, labels: jt.Var, valid: jt.Var) -> jt.Var:
