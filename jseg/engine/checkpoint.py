@@ -323,7 +323,8 @@ def find_state(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:
         try:
             record = read_state(folder)[2]
         except CheckpointError as error:
-            if ".tmp-" not in folder.name:  # a killed writer's leftover is no news
+            replaced = ".old-" in folder.name and (work_dir / "best").is_dir()  # it was being removed
+            if ".tmp-" not in folder.name and not replaced:  # a killed writer's leftover is no news
                 notes.append(str(error))
             continue
         rank = (record["iter"], bool(record.get("evaluated")))
