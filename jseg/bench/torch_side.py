@@ -14,8 +14,6 @@ import glob
 import json
 import os
 import sys
-import types
-import warnings
 
 import numpy as np
 import protocol  # noqa: I001  (the file beside this one: the folder of a script is on its path)
@@ -26,36 +24,21 @@ import torch_kernels
 import torch_segnext
 
 sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]
+CONVERT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "convert")
 HEAD_WORDS = ("in_channels", "in_index", "channels", "ham_channels", "num_classes", "dropout_ratio", "align_corners")
 HAM_WORDS = ("MD_S", "MD_R", "train_steps", "eval_steps", "rand_init")
 
 
 def import_mmseg():
-    """mmsegmentation, also where mmcv has no compiled operators (SegNeXt uses none); None where it is not installed."""
-    warnings.filterwarnings("ignore")
+    """mmsegmentation, as `mmseg_side` imports it; None where it is not installed."""
+    sys.path.append(CONVERT)
     try:
-        import mmcv  # noqa: F401
+        import mmseg_side  # imports nothing of jseg
+        return mmseg_side.import_mmseg()
     except ImportError:
         return None
-    try:
-        import mmcv.ops  # noqa: F401
-    except ImportError:
-        empty = types.ModuleType("mmcv.ops")
-
-        def missing(name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return type(name, (), {})
-
-        empty.__getattr__ = missing
-        sys.modules["mmcv.ops"] = empty
-    try:
-        import mmseg
-        from mmseg.utils import register_all_modules
-    except ImportError:
-        return None
-    register_all_modules()
-    return mmseg
+    finally:
+        sys.path.remove(CONVERT)
 
 
 def build(config: dict):

@@ -121,17 +121,12 @@ def barrier() -> None:
 @functools.lru_cache(maxsize=None)
 def _open_mpi() -> tuple:
     """(library, MPI_BYTE, MPI_COMM_WORLD); Jittor has loaded and initialised the library."""
-    mpi = ctypes.CDLL("libmpi.so.40" if _loaded("libmpi.so.40") else "libmpi.so", mode=ctypes.RTLD_GLOBAL)
+    try:
+        mpi = ctypes.CDLL("libmpi.so.40", mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        mpi = ctypes.CDLL("libmpi.so", mode=ctypes.RTLD_GLOBAL)
     handle = lambda name: ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(mpi, name)))  # noqa: E731
     return mpi, handle("ompi_mpi_byte"), handle("ompi_mpi_comm_world")
-
-
-def _loaded(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
 
 
 def _checked(code: int) -> None:

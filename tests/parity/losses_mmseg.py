@@ -74,16 +74,10 @@ def script_hash() -> str:
     return hashlib.sha256(SCRIPT.read_bytes()).hexdigest()
 
 
-def _stub(name):
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return type(name, (), {})
-
-
 def _import_mmseg():
-    ops = types.ModuleType("mmcv.ops")  # compiled operators that no loss here needs; mmseg imports them by name
-    ops.__getattr__ = _stub
-    sys.modules["mmcv.ops"] = ops
+    sys.path.append(str(SCRIPT.resolve().parents[2] / "jseg" / "convert"))
+    from mmseg_side import import_mmseg  # imports nothing of jseg
+    import_mmseg()
     import torch
     from mmseg.evaluation.metrics import IoUMetric
     from mmseg.models import losses
