@@ -14,7 +14,7 @@ import pytest
 from jseg.cli.flops import count_operations
 from jseg.errors import ConfigError
 from jseg.layers import named_parameters
-from jseg.models import build_model, remap_keys
+from jseg.models import build_model, remap_keys, segmentor
 from jseg.models.backbones.mscan import MSCAN
 from jseg.models.heads.ham_head import evaluation_bases, ham_options
 from jseg.registry import MODELS
@@ -108,6 +108,24 @@ def test_slide_and_whole_agree_on_one_window(specimen, rng):
     whole = model.predict(x, metas)
     model.test_cfg = {"mode": "slide", "crop_size": (64, 64), "stride": (32, 32)}
     assert all((a == b).all() for a, b in zip(whole, model.predict(x, metas)))
+
+
+@pytest.mark.parametrize("test_cfg", [{"mode": "whole"}, {"mode": "slide", "crop_size": (32, 32), "stride": (16, 16)}], ids=["whole", "slide"])
+@pytest.mark.parametrize("own_size", [(48, 40), (30, 50)])
+def test_a_batch_run_in_groups_gives_the_same(specimen, test_cfg, own_size, rng, monkeypatch):
+    _, model = specimen
+    model.test_cfg = test_cfg
+    flips = [{}, {"flip": True, "flip_direction": "horizontal"}, {"flip": True, "flip_direction": "vertical"}]
+    x, metas = pictures(rng, 3, 48, 40), [{"ori_shape": own_size, "img_shape": (48, 40), **flip} for flip in flips]
+    at_once = model.predict(x, metas, with_prob=True)
+    sizes, run = [], type(model).execute
+    monkeypatch.setattr(type(model), "execute", lambda self, images: sizes.append(images.shape[0]) or run(self, images))
+    monkeypatch.setattr(segmentor, "GROUP_PIXELS", 2 * 48 * 40 if test_cfg["mode"] == "whole" else 2 * 32 * 32)
+    grouped = model.predict(x, metas, with_prob=True)
+    assert set(sizes) == {1, 2} and len(grouped) == 3
+    for (labels, prob), (expected, expected_prob) in zip(grouped, at_once):
+        assert (labels == expected).mean() > 0.999
+        np.testing.assert_allclose(prob, expected_prob, atol=1e-5)
 
 
 def test_segnext_keys():
