@@ -32,7 +32,7 @@ PHOTOGRAPHS = "photographs"
 CROP, STRIDE = 384, 256  # of slide mode on photographs, which come out at 512 x about 680
 LIMITS = {"logits": 1e-4, "gradients": 1e-3, "loss": 1e-5, "running statistics": 1e-4, "trajectory losses": 1e-3}
 LABELS, STRAY = 0.999, 10.0  # least share of equal pixels; trajectory weights: times as far from float64's as PyTorch's float32
-EARLY, EARLY_LIMIT = 5, 1e-5  # the first steps, before rounding has decided on which side of a ReLU's threshold some value falls
+EARLY, EARLY_LIMIT = 5, 1e-5  # the first steps: rounding seldom decides there on which side of a ReLU's threshold a value falls; PyTorch's own shows when
 CHAOS = 0.02  # share of the way that a run may stray once one has: PyTorch's own float32 strays 0.0001 where none has, 0.008 to 0.014 where one has
 PHOTO_GLOBS = ("raw/ade20k/sampleData/images/*.jpg", "raw/voc_samples/*.jpg", "raw/context_samples/*.jpg", "camvid/val/*.png")
 PHOTO_COUNTS = (3, 3, 2, 2)
@@ -43,9 +43,10 @@ def failures(result: dict) -> list[str]:
     found = [] if result["keys equal"] else ["keys or parameter counts differ"]
     found += [f"{key} {result[key]:.3g} > {limit:g}" for key, limit in LIMITS.items() if not result[key] <= limit]
     found += [f"{mode} {result[mode]:.4%} < {LABELS:.1%}" for mode in ("whole", "slide", "TTA") if not result[mode] >= LABELS]
-    early = max(map(abs, result["loss differences"][:EARLY])) / result["first and last loss"][0]
-    if not early <= EARLY_LIMIT:
-        found.append(f"losses of the first {EARLY} steps {early:.3g} > {EARLY_LIMIT:g}")
+    early, theirs = (max(map(abs, result[key][:EARLY])) / result["first and last loss"][0] for key in ("loss differences", "torch loss differences"))
+    limit = max(STRAY * theirs, EARLY_LIMIT)
+    if not early <= limit:
+        found.append(f"losses of the first {EARLY} steps {early:.3g} > {limit:.3g}")
     limit = max(STRAY * result["torch weights"], CHAOS)
     if not result["trajectory weights"] <= limit:
         found.append(f"trajectory weights {result['trajectory weights']:.3g} > {limit:.3g}")
@@ -148,7 +149,11 @@ def page(configs: dict) -> str:
               f"- SGD: {JOB['steps']} steps, rate {JOB['lr']:g}, momentum {JOB['momentum']:g}; largest relative difference of a loss (limit {LIMITS['trajectory losses']:g}), and "
               "|difference of the weights at the end| / |way they went|, both against MMSegmentation in float64. In brackets the same for "
               f"MMSegmentation in float32. Limit: {STRAY:g} times that, or {CHAOS:g} where it is less: once rounding puts one value on the other side of a threshold, "
-              f"two runs part, PyTorch's own from its float64 too. The losses of the first {EARLY} steps must agree within {EARLY_LIMIT:g}.",
+              f"two runs part, PyTorch's own from its float64 too. The losses of the first {EARLY} steps must agree within {EARLY_LIMIT:g}, "
+              f"or {STRAY:g} times what MMSegmentation's own float32 strays there (SegNeXt-L parts in the fourth step, on both sides).",
+              "- Batches hold two pictures. With one, PyTorch 2.13 on the CPU adds up wrong gradients as the model comes: `BatchNorm2d` misreads a single picture whose "
+              "input and gradient lie differently in memory (channels first and last). jseg gives one picture the gradients of the same picture twice, as "
+              "PyTorch does with channels-last tensors.",
               "- The factorisation starts from the same bases on both sides; MMSegmentation's own are random in every pass.", ""]
     photo = folder_of(PHOTOGRAPHS) / "result.json"
     lines += ["## From picture file to label map", ""]

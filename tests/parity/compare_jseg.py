@@ -28,6 +28,11 @@ def error_of(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours.astype(np.float64) - theirs).max() / max(np.ptp(theirs), 1e-30))
 
 
+def short(values: np.ndarray) -> list[float]:
+    """Two digits of each."""
+    return [float(f"{value:.2g}") for value in values]
+
+
 def gradient_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
     """Norm of the difference over the reference's norm, for each parameter.
 
@@ -123,7 +128,8 @@ class Side:
         way = distance(exact, start)
         return {"trajectory losses": float(np.max(np.abs(losses - expected) / expected)), "trajectory weights": distance(ends, exact) / way,
                 "torch losses": float(np.max(np.abs(self.reference["trained_losses"] - expected) / expected)),
-                "torch weights": distance(theirs, exact) / way, "loss differences": [float(f"{a - b:.2g}") for a, b in zip(losses, expected)],
+                "torch weights": distance(theirs, exact) / way, "loss differences": short(losses - expected),
+                "torch loss differences": short(self.reference["trained_losses"] - expected),
                 "first and last loss": [float(expected[0]), float(expected[-1])]}
 
     def inference(self) -> dict:
