@@ -67,9 +67,9 @@ class ModelTask:
         """What other sides must agree with: logits and label maps, or loss and gradient norms of a step without randomness."""
         with jt.flag_scope(auto_mixed_precision_level=self.level):
             if self.mode == "infer":
-                with jt.no_grad():
-                    logits = self.model(jt.array(self.images)).float32().numpy()
-                return {"logits": logits, "label_maps": np.stack(self.model.predict(self.images, self.metas))}
+                with jt.no_grad():  # one by one: the peak of memory shall be that of `predict`
+                    logits = [self.model(jt.array(self.images[i:i + 1])).float32().numpy() for i in range(len(self.images))]
+                return {"logits": np.concatenate(logits), "label_maps": np.stack(self.model.predict(self.images, self.metas))}
             with _no_randomness(self.model):
                 loss = self.model.loss(jt.array(self.images), jt.array(self.labels))["loss"]
                 params = named_parameters(self.model)
