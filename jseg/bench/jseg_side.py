@@ -22,7 +22,7 @@ from jseg.layers import named_parameters
 from jseg.models import build_model
 from jseg.models.heads.ham_head import NMF2D, evaluation_bases
 
-__all__ = ["ModelTask", "main"]
+__all__ = ["ModelTask", "main", "no_randomness"]
 
 MIXED_LEVEL = 3  # as train_cfg.amp
 
@@ -70,7 +70,7 @@ class ModelTask:
                 with jt.no_grad():  # one by one: the peak of memory shall be that of `predict`
                     logits = [self.model(jt.array(self.images[i:i + 1])).float32().numpy() for i in range(len(self.images))]
                 return {"logits": np.concatenate(logits), "label_maps": np.stack(self.model.predict(self.images, self.metas))}
-            with _no_randomness(self.model):
+            with no_randomness(self.model):
                 loss = self.model.loss(jt.array(self.images), jt.array(self.labels))["loss"]
                 params = named_parameters(self.model)
                 grads = dict(zip(params, jt.grad(loss, list(params.values()))))
@@ -103,14 +103,13 @@ def starting_bases(model) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _no_randomness(model):
+def no_randomness(model):
     """No dropout, no dropped paths, the evaluation's bases."""
     before = []
     for module in model.modules():
         changes = {"drop_prob": 0.0} if hasattr(module, "drop_prob") else {}
         if isinstance(module, NMF2D):
-            changes["starting_bases"] = lambda batch, m=module: jt.array(
-                np.tile(evaluation_bases(m.spatial, m.dimension, m.rank), (batch, 1, 1))).stop_grad()
+            changes["starting_bases"] = module.fixed_bases
         for name, value in changes.items():
             before.append((module, name, module.__dict__.get(name)))
             module.__dict__[name] = value

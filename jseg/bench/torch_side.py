@@ -24,21 +24,19 @@ import torch_kernels
 import torch_segnext
 
 sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]
-CONVERT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "convert")
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "convert"))
+import mmseg_side  # noqa: E402  (imports nothing of jseg)
+
 HEAD_WORDS = ("in_channels", "in_index", "channels", "ham_channels", "num_classes", "dropout_ratio", "align_corners")
 HAM_WORDS = ("MD_S", "MD_R", "train_steps", "eval_steps", "rand_init")
 
 
 def import_mmseg():
     """mmsegmentation, as `mmseg_side` imports it; None where it is not installed."""
-    sys.path.append(CONVERT)
     try:
-        import mmseg_side  # imports nothing of jseg
         return mmseg_side.import_mmseg()
     except ImportError:
         return None
-    finally:
-        sys.path.remove(CONVERT)
 
 
 def build(config: dict):

@@ -6,6 +6,7 @@ how inference avoids full-size logits is told in `jseg.models.readout`.
 
 from __future__ import annotations
 
+import itertools
 from typing import Sequence
 
 import jittor as jt
@@ -176,16 +177,15 @@ class EncoderDecoder(nn.Module):
             spans = [[(0, size[0])], [(0, size[1])]]
         counts = overlaps(size[0], spans[0]), overlaps(size[1], spans[1])
         result: list[list[Window]] = [[] for _ in frames]
-        for top, bottom in spans[0]:
-            for left, right in spans[1]:
-                for first, group in self._groups(images[:, :, top:bottom, left:right]):
-                    logits = self(group)  # (n, K, h, w)
-                    low_size = tuple(logits.shape[2:])
-                    logits = logits.transpose(0, 2, 1, 3)  # (n, h, K, w)
-                    logits.sync()
-                    for i in range(group.shape[0]):
-                        maps = window_maps(frames[first + i], ((top, bottom), (left, right)), counts, low_size, self.align_corners)
-                        result[first + i].append(Window(logits[i], *maps))
+        for rows, columns in itertools.product(*spans):
+            for first, group in self._groups(images[:, :, slice(*rows), slice(*columns)]):
+                logits = self(group)  # (n, K, h, w)
+                low_size = tuple(logits.shape[2:])
+                logits = logits.transpose(0, 2, 1, 3)  # (n, h, K, w)
+                logits.sync()
+                for i, frame in enumerate(frames[first:first + group.shape[0]]):
+                    maps = window_maps(frame, (rows, columns), counts, low_size, self.align_corners)
+                    result[first + i].append(Window(logits[i], *maps))
         return result
 
 

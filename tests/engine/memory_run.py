@@ -3,7 +3,8 @@
     python tests/engine/memory_run.py --iterations 500 --pictures 2000
 
 Prints the resident set in ten windows of each part and exits with status 1 when the last three windows (their median) lie more than 2 % above
-the first one after a warm-up of two: a leak raises them all, a buffer that comes and goes does not. `--leak KB` plants a leak of so many KB a step and picture, to see that it is found.
+the first one after a warm-up of two: a leak raises them all, a buffer that comes and goes does not. `--leak KB` plants a leak of so many KB
+a step and picture, to see that it is found.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def page(configs: dict) -> str:
               "|difference of the weights at the end| / |way they went|, both against MMSegmentation in float64. In brackets the same for "
               f"MMSegmentation in float32. Limit: {STRAY:g} times that, or {CHAOS:g} where it is less: once rounding puts one value on the other side of a threshold, "
               f"two runs part, PyTorch's own from its float64 too. The losses of the first {EARLY} steps must agree within {EARLY_LIMIT:g}, "
-              f"or {STRAY:g} times what MMSegmentation's own float32 strays there (SegNeXt-L parts in the fourth step, on both sides).",
+              f"or {STRAY:g} times what MMSegmentation's own float32 strays there.",
               "- Batches hold two pictures. With one, PyTorch 2.13 on the CPU adds up wrong gradients as the model comes: `BatchNorm2d` misreads a single picture whose "
               "input and gradient lie differently in memory (channels first and last). jseg gives one picture the gradients of the same picture twice, as "
               "PyTorch does with channels-last tensors.",

@@ -125,11 +125,10 @@ class Side:
         start = {key: self.state[key].astype(np.float64) for key in named_parameters(self.model)}
         ends = {key: value.numpy() for key, value in named_parameters(self.model).items()}
         theirs, exact, expected = self.group("trained"), self.group("exact"), self.reference["exact_losses"]
-        way = distance(exact, start)
-        return {"trajectory losses": float(np.max(np.abs(losses - expected) / expected)), "trajectory weights": distance(ends, exact) / way,
-                "torch losses": float(np.max(np.abs(self.reference["trained_losses"] - expected) / expected)),
-                "torch weights": distance(theirs, exact) / way, "loss differences": short(losses - expected),
-                "torch loss differences": short(self.reference["trained_losses"] - expected),
+        way, drift, torch_drift = distance(exact, start), losses - expected, self.reference["trained_losses"] - expected
+        return {"trajectory losses": float(np.max(np.abs(drift) / expected)), "trajectory weights": distance(ends, exact) / way,
+                "torch losses": float(np.max(np.abs(torch_drift) / expected)), "torch weights": distance(theirs, exact) / way,
+                "loss differences": short(drift), "torch loss differences": short(torch_drift),
                 "first and last loss": [float(expected[0]), float(expected[-1])]}
 
     def inference(self) -> dict:

@@ -115,6 +115,10 @@ class NMF2D(nn.Module):
             return (bases / jt.sqrt((bases * bases).sum(1, keepdims=True)).maximum(1e-12)).stop_grad()
         if not self.rand_init:
             return jt.concat([self.bases] * batch, 0)
+        return self.fixed_bases(batch)
+
+    def fixed_bases(self, batch: int) -> jt.Var:
+        """The bases of evaluation with `rand_init`, the same for all `batch` pictures, (batch * MD_S, D, R)."""
         return jt.array(np.tile(evaluation_bases(self.spatial, self.dimension, self.rank), (batch, 1, 1))).stop_grad()
 
     def execute(self, x: jt.Var) -> jt.Var:
