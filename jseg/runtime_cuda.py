@@ -25,6 +25,10 @@ CUDNN9_NAMES = {"ops_infer": "ops", "ops_train": "ops", "cnn_infer": "cnn", "cnn
 REMOVED_RNN = ("cudnnSetRNNDescriptor_v6", "cudnnGetRNNParamsSize", "cudnnGetRNNWorkspaceSize",
                "cudnnGetRNNTrainingReserveSize", "cudnnGetRNNLinLayerMatrixParams", "cudnnGetRNNLinLayerBiasParams",
                "cudnnRNNForwardTraining", "cudnnRNNForwardInference", "cudnnRNNBackwardData", "cudnnRNNBackwardWeights")
+# Every CUDA operation of Jittor includes npp.h, for these; NPP itself, an image library, is in few installations.
+NPP_LIMITS = {"NPP_MIN_32U": "0U", "NPP_MAX_32U": "4294967295U", "NPP_MIN_32S": "(-2147483647 - 1)", "NPP_MAX_32S": "2147483647",
+              "NPP_MIN_64U": "0ULL", "NPP_MAX_64U": "18446744073709551615ULL", "NPP_MIN_64S": "(-9223372036854775807LL - 1)",
+              "NPP_MAX_64S": "9223372036854775807LL"}
 
 
 def choose(gpus: list[dict], jittor_home: pathlib.Path, note: Callable[..., None]) -> dict[str, str]:
@@ -60,7 +64,7 @@ def choose(gpus: list[dict], jittor_home: pathlib.Path, note: Callable[..., None
              f"pip install nvidia-cudnn-cu{release[0]}")
     else:
         note("cudnn", f"version {cudnn}")
-    if needs_home(nvcc, release, cudnn):
+    if needs_home(nvcc, release, cudnn, includes):
         nvcc = build_home(jittor_home / ".cache" / "jittor", nvcc, release, includes, libraries, cudnn)
         note("cuda", f"{names}; CUDA {release[0]}.{release[1]}, links under {nvcc.parents[1]}")
     else:
@@ -154,11 +158,11 @@ def cudnn_major(includes: list[pathlib.Path]) -> int | None:
     return None
 
 
-def needs_home(nvcc: pathlib.Path, release: tuple[int, int], cudnn: int | None) -> bool:
+def needs_home(nvcc: pathlib.Path, release: tuple[int, int], cudnn: int | None, includes: list[pathlib.Path]) -> bool:
     """Whether Jittor could not use the toolkit as it lies."""
     root = nvcc.resolve().parents[1]
     classic = all((root / "lib64" / f"lib{name}.so").exists() for name in LIBRARIES if name != "cudnn")
-    return release >= (13, 0) or (cudnn or 0) >= 9 or not classic
+    return release >= (13, 0) or (cudnn or 0) >= 9 or not classic or _header(includes, "npp.h") is None
 
 
 def build_home(cache: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int], includes: list[pathlib.Path],
@@ -186,6 +190,9 @@ def build_home(cache: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int]
         _link_libraries(folder, draft / "lib64", cuda_only=folder == pathlib.Path("/usr/lib/x86_64-linux-gnu"))
     if (cudnn or 0) >= 9:
         _adapt_cudnn9(draft)
+    if not (draft / "include" / "npp.h").exists():
+        limits = "".join(f"#define {name} {value}\n" for name, value in NPP_LIMITS.items())
+        (draft / "include" / "npp.h").write_text(f"#pragma once\n{limits}")
     _write_nvcc(draft / "bin" / "nvcc", nvcc, release)
     try:
         draft.rename(home)
@@ -196,7 +203,7 @@ def build_home(cache: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int]
 
 def _link_tree(source: pathlib.Path, target: pathlib.Path, only: str = "*") -> None:
     for entry in sorted(source.glob(only)):
-        if entry.name.startswith("__"):
+        if entry.name in ("__init__.py", "__pycache__"):  # of pip's wheels; CUDA's own headers have names like __target_macros
             continue
         place = target / entry.name
         if entry.is_dir():

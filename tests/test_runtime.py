@@ -72,7 +72,10 @@ def fake_toolkit(root, release, *, versioned, cudnn):
     nvcc = root / "bin" / "nvcc"
     nvcc.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "Cuda compilation tools, release {release}, V{release}.1"\necho "$@"\n')
     nvcc.chmod(0o755)
-    (root / "include" / "cuda_runtime.h").write_text("")
+    for header in ("cuda_runtime.h", "npp.h"):
+        (root / "include" / header).write_text("")
+    (root / "include" / "nv" / "detail").mkdir(parents=True, exist_ok=True)
+    (root / "include" / "nv" / "detail" / "__target_macros").write_text("macros")
     names = list(runtime_cuda.LIBRARIES) if cudnn else [n for n in runtime_cuda.LIBRARIES if n != "cudnn"]
     major = release.split(".")[0]
     for name in names:
@@ -111,6 +114,7 @@ def test_pip_cuda_13_with_cudnn_9_gets_a_home_of_links(monkeypatch, tmp_path):
         assert (home / "lib64" / name).read_text() == content, name
     echoed = subprocess.run([chosen["nvcc_path"], "-std=c++14", "-x", "cu file"], capture_output=True, text=True).stdout
     assert echoed.split() == ["-std=c++17", "-x", "cu", "file"]
+    assert (home / "include" / "nv" / "detail" / "__target_macros").read_text() == "macros", "headers whose names begin with underscores count"
     header = (home / "include" / "cudnn.h").read_text()
     assert str(tmp_path / "cuda/include/cudnn.h") in header and "cudnnRNNForwardTraining" in header
     assert "clockRate" in chosen["cc_flags"]
