@@ -30,6 +30,57 @@ NPP_LIMITS = {"NPP_MIN_32U": "0U", "NPP_MAX_32U": "4294967295U", "NPP_MIN_32S": 
               "NPP_MIN_64U": "0ULL", "NPP_MAX_64U": "18446744073709551615ULL", "NPP_MIN_64S": "(-9223372036854775807LL - 1)",
               "NPP_MAX_64S": "9223372036854775807LL"}
 
+# What Jittor takes from CUB and CCCL 3 (CUDA 13) took out, put back around its header.
+CUB = """#pragma once
+#include_next <cub/cub.cuh>
+#include <cub/version.cuh>
+#if CUB_VERSION >= 300000
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/iterator/transform_iterator.h>
+namespace cub {
+struct Max {
+    template <class T> __host__ __device__ T operator()(const T& a, const T& b) const { return a < b ? b : a; }
+};
+template <class Value, class Offset = ptrdiff_t> using CountingInputIterator = thrust::counting_iterator<Value>;
+template <class Value, class Function, class Input, class Offset = ptrdiff_t>
+struct TransformInputIterator : thrust::transform_iterator<Function, Input, Value> {
+    __host__ __device__ TransformInputIterator(Input input, Function function)
+        : thrust::transform_iterator<Function, Input, Value>(input, function) {}
+};
+#ifdef __CUDACC__
+__device__ inline unsigned LaneId() {
+    unsigned lane;
+    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+#endif
+}  // namespace cub
+#endif
+"""
+
+NVCC = '''#!/bin/bash
+# Written by jseg: Jittor calls this as its nvcc.
+words=(); result=; shared=; before=
+for x in "$@"; do
+    [ "$x" = -shared ] && shared=yes
+    [ "$before" = -o ] && result=$x
+    before=$x
+    SWAPwords+=("$x")
+done
+if [ -z "$shared" ] || [ -z "$result" ] || [ ! -f "$1" ] || ! command -v flock > /dev/null; then exec "REAL_NVCC" "${words[@]}"; fi
+draft=$result.$$
+touch "$draft"
+exec 9> "$result.lock"
+flock 9
+made=$( (printf '%s\\n' "${words[@]}"; cat "$1") | cksum)
+if [ "$result.made" -nt "$draft" ] && [ "$(cat "$result.made")" = "$made" ]; then rm -f "$draft"; exit 0; fi
+for i in "${!words[@]}"; do [ "${words[i]}" = "$result" ] && words[i]=$draft; done
+"REAL_NVCC" "${words[@]}" && mv "$draft" "$result" && echo "$made" > "$result.made"
+status=$?
+rm -f "$draft"
+exit $status
+'''
+
 
 def choose(gpus: list[dict], jittor_home: pathlib.Path, note: Callable[..., None]) -> dict[str, str]:
     """Decide the environment variables for a machine with a GPU.
@@ -169,10 +220,11 @@ def build_home(cache: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int]
                libraries: list[pathlib.Path], cudnn: int | None) -> pathlib.Path:
     """Build (or find) the folder of links and return its `bin/nvcc`.
 
-    The folder's name carries a hash of what went in, so another toolkit gets another folder; it is filled under a
+    The folder's name carries a hash of what went in, this file included, so another toolkit gets another folder; it is filled under a
     temporary name and renamed, so a killed process leaves nothing half-made in use.
     """
-    key = hashlib.sha256("\n".join(map(str, [nvcc, release, cudnn, *includes, *libraries])).encode()).hexdigest()[:10]
+    source = pathlib.Path(__file__).read_text(encoding="utf-8")
+    key = hashlib.sha256("\n".join(map(str, [source, nvcc, release, cudnn, *includes, *libraries])).encode()).hexdigest()[:10]
     home = cache / f"jseg_cuda_{release[0]}.{release[1]}_{key}"
     if home.is_dir():
         return home / "bin" / "nvcc"
@@ -193,6 +245,9 @@ def build_home(cache: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int]
     if not (draft / "include" / "npp.h").exists():
         limits = "".join(f"#define {name} {value}\n" for name, value in NPP_LIMITS.items())
         (draft / "include" / "npp.h").write_text(f"#pragma once\n{limits}")
+    if release >= (13, 0) and not (draft / "include" / "cub").exists():  # CUB itself lies where nvcc looks by itself
+        (draft / "include" / "cub").mkdir()
+        (draft / "include" / "cub" / "cub.cuh").write_text(CUB)
     _write_nvcc(draft / "bin" / "nvcc", nvcc, release)
     try:
         draft.rename(home)
@@ -244,7 +299,8 @@ def _adapt_cudnn9(home: pathlib.Path) -> None:
 
 
 def _write_nvcc(place: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int]) -> None:
-    """An nvcc that compiles C++17 where Jittor asks for C++14, which CUDA 13's CUB and Thrust refuse."""
+    """An nvcc for Jittor: C++17 where it asks for C++14, which CUDA 13's CUB and Thrust refuse; and of several processes that want
+    the same operation at once (`-shared SOURCE ... -o RESULT`) one compiles it, at one stroke, and the others take what it made."""
     swap = '[ "$x" = -std=c++14 ] && x=-std=c++17; ' if release >= (13, 0) else ""
-    place.write_text(f'#!/bin/bash\na=(); for x in "$@"; do {swap}a+=("$x"); done\nexec "{nvcc}" "${{a[@]}}"\n')
+    place.write_text(NVCC.replace("SWAP", swap).replace("REAL_NVCC", str(nvcc)))
     place.chmod(0o755)

@@ -3,12 +3,13 @@
 import json
 import pathlib
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 from jseg import cli
-from jseg.bench import cold, gpu, kernels, limits, models, page, pairing, work
+from jseg.bench import ahead, cold, gpu, kernels, limits, models, page, pairing, work
 from jseg.bench.kernels import differences
 from jseg.bench.side import Side, SideError
 from jseg.config import load_config
@@ -256,7 +257,7 @@ class FakeGpu:
     def __exit__(self, *_):
         pass
 
-    close = __exit__
+    close = kill = __exit__
 
     def ask(self, do, **words):
         if do == "results":
@@ -271,9 +272,37 @@ class FakeGpu:
         return [0.25 if self.name == "PyTorch" else 0.1] * count
 
 
+def test_jobs_ahead_are_tried_twice_and_end_with_the_benchmark(monkeypatch):
+    class Stuck(FakeGpu):
+        tried: list = []
+
+        def __init__(self, name, *_, **__):
+            self.name, self.killed = name, threading.Event()
+
+        def kill(self):
+            self.killed.set()
+
+        def ask(self, do, **words):
+            if do == "open":
+                self.tried.append(self.name)
+                if self.name.startswith("slow"):
+                    self.killed.wait(20)
+                if not self.name.startswith("good"):
+                    raise SideError(f"{self.name}: gone")
+            return {}
+
+    monkeypatch.setattr(ahead, "Side", Stuck)
+    with ahead.Ahead({(name, "infer", False): ({}, {}) for name in ("good", "bad", "slow")}) as jobs:
+        jobs.start()
+        assert jobs.wait(("good", "infer", False), 10) == "" and "gone" in jobs.wait(("bad", "infer", False), 10)
+        assert "still being compiled" in jobs.wait(("slow", "infer", False), 0)
+    assert "gone" in jobs.wait(("slow", "infer", False), 0), "closing ends the process"
+    assert sorted(Stuck.tried)[:3] == ["bad infer False"] * 2 + ["good infer False"]
+
+
 def test_every_part_of_a_gpu_run_reports(monkeypatch):
     monkeypatch.setattr(gpu, "check_gpu", lambda: None)
-    for module in (gpu, kernels):
+    for module in (gpu, kernels, ahead):
         monkeypatch.setattr(module, "Side", FakeGpu)
     results, kept = {"machine": MACHINE, "models": [], "kernels": []}, []
     gpu.measure_gpu(results, torch="python", keep=lambda: kept.append(json.dumps(results)), say=lambda line: None)

@@ -121,6 +121,22 @@ def test_pip_cuda_13_with_cudnn_9_gets_a_home_of_links(monkeypatch, tmp_path):
     assert choose(monkeypatch, tmp_path, nvcc)[0] == chosen, "a second process finds the same home"
 
 
+def test_processes_that_want_one_operation_compile_it_once(tmp_path):
+    real, place, source, result, log = (tmp_path / name for name in ("real", "nvcc", "op.cc", "op.so", "log"))
+    real.write_text(f'#!/bin/bash\necho "$1" >> {log}\nsleep 0.4\necho compiled > "${{@: -1}}"\nexit ${{FAIL:-0}}\n')
+    real.chmod(0o755)
+    source.write_text("int x;")
+    runtime_cuda._write_nvcc(place, real, (13, 0))
+    command = [str(place), str(source), "-shared", "-o", str(result)]
+    assert [p.wait() for p in [subprocess.Popen(command) for _ in range(4)]] == [0] * 4
+    assert result.read_text() == "compiled\n" and len(log.read_text().splitlines()) == 1
+    assert subprocess.run(command).returncode == 0 and len(log.read_text().splitlines()) == 2, "who comes later has its own reason"
+    before = {path.name for path in tmp_path.iterdir()}
+    result.write_text("good")
+    assert subprocess.run(command, env={**os.environ, "FAIL": "3"}).returncode == 3
+    assert result.read_text() == "good" and {path.name for path in tmp_path.iterdir()} == before, "a failure leaves what was there, and nothing else"
+
+
 def test_no_cudnn_means_conv_opt(monkeypatch, tmp_path):
     nvcc = fake_toolkit(tmp_path / "cuda", "12.4", versioned=False, cudnn=None)
     chosen, notes = choose(monkeypatch, tmp_path, nvcc)

@@ -7,6 +7,8 @@
     bandwidth  each kernel's rates and its share of what the device was measured to do
 
 A part that fails or runs out of time says so in the results; the next one runs all the same. Results are kept after each step.
+Nearly all of the time is nvcc's, an operation at a time, so kernels are checked side by side, each in a process of its own, and
+the operations of whole models are compiled in the background (see `ahead`).
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Iterator
 
 import numpy as np
 
 from jseg import runtime
+from jseg.bench.ahead import GPU, Ahead, persistent
 from jseg.bench.kernels import measure_kernels
 from jseg.bench.models import LIMITS, MIXED_LIMITS, compare, write_inputs
 from jseg.bench.pairing import interleave, ratio, summary
@@ -33,7 +37,7 @@ from jseg.registry import nearest
 
 __all__ = ["measure_gpu", "Clock", "PARTS", "find_torch", "settings"]
 
-PARTS = {"doctor": 150, "kernels": 80, "model": 60, "times": 130, "bandwidth": 45}  # seconds; unused time goes to the parts after it
+PARTS = {"doctor": 150, "kernels": 90, "model": 60, "times": 120, "bandwidth": 45}  # seconds; unused time goes to the parts after it
 TORCH_WAYS = {"PyTorch": {}, "PyTorch, channels last": {"channels_last": True}, "PyTorch, compiled": {"compile": True}}
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -77,19 +81,23 @@ def measure_gpu(results: dict, *, torch: str | None, keep: Callable[[], None], s
     clock, found = Clock(PARTS), {"parts": {}}
     results["gpu"] = found
     python = torch or find_torch()
-    parts = {"doctor": lambda: _doctor(clock), "kernels": lambda: _kernel_checks(clock, say),
-             "model": lambda: _cuda_against_cpu(clock), "times": lambda: _times(clock, python, found.setdefault("times", []), keep, say),
-             "bandwidth": lambda: _bandwidth(clock, results, say)}
-    for name, part in parts.items():
-        began = time.monotonic()
-        say(f"{name} (at most {clock.left(name):.0f} s)")
-        try:
-            found["parts"][name] = part() or {}
-        except SideError as error:
-            found["parts"][name] = {"failed": str(error)}
-            say(f"  {error}")
-        found["parts"][name]["took_s"] = round(time.monotonic() - began, 1)
-        keep()
+    with contextlib.ExitStack() as stack:
+        ahead = stack.enter_context(Ahead(_jobs(stack)))
+        parts = {"doctor": lambda: _doctor(clock, ahead), "kernels": lambda: _kernel_checks(clock, say),
+                 "model": lambda: _cuda_against_cpu(clock), "times": lambda: _times(clock, python, ahead, found.setdefault("times", []), keep, say),
+                 "bandwidth": lambda: _bandwidth(clock, results, say)}
+        for name, part in parts.items():
+            began = time.monotonic()
+            say(f"{name} (at most {clock.left(name):.0f} s)")
+            try:
+                found["parts"][name] = part() or {}
+            except SideError as error:
+                found["parts"][name] = {"failed": str(error)}
+                say(f"  {error}")
+            found["parts"][name]["took_s"] = round(time.monotonic() - began, 1)
+            keep()
+            if name == "times":
+                ahead.close()
     found["took_s"] = round(time.monotonic() - clock.began, 1)
     failed = [name for name, part in found["parts"].items() if "failed" in part]
     say(f"done in {found['took_s']:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
@@ -115,48 +123,71 @@ def find_torch() -> str | None:
     return None
 
 
-def _doctor(clock: Clock) -> dict:
-    """Findings, and Jittor's first import, which builds its core where it is not built."""
+def _jobs(stack: contextlib.ExitStack) -> dict:
+    """What to compile in the background: SegNeXt-T with jseg's kernels and on the plain path, as `_times` will run it."""
+    jobs = {}
+    for side, mixed, mode in ((side, mixed, mode) for mixed in (False, True) for side in ("jseg", "plain Jittor") for mode in ("infer", "train")):
+        _, words = stack.enter_context(_folder(settings("tiny"), (128, 128), 1 if mode == "infer" else 2))
+        jobs[side, mode, mixed] = ({"JSEG_IMPL": "jittor"} if side != "jseg" else {},
+                                   {"config": words["config"], "inputs": words["inputs"], "mode": mode, "mixed": mixed})
+    return jobs
+
+
+def _doctor(clock: Clock, ahead: Ahead) -> dict:
+    """Findings, and Jittor's first import, which builds its core where it is not built; then operations can be compiled."""
     built, began = runtime.core_is_built(), time.monotonic()
     with Side("jseg", jseg_command(), timeout_s=clock.left("doctor")) as side:
         hello = side.ask("hello", device="cuda")
+        ahead.start()
         return {"findings": [vars(f) for f in runtime.findings()], "core_was_built": built, "import_s": time.monotonic() - began, **hello}
 
 
 def _kernel_checks(clock: Clock, say: Callable[[str], None]) -> dict:
-    """Every kernel and dtype against the reference, on the device."""
-    found: dict = {}
+    """Every kernel and dtype against the reference, on the device, each in a process of its own."""
     with Side("jseg", jseg_command(), timeout_s=clock.left("kernels")) as side:
-        side.ask("hello", device="cuda")
         names = list(side.ask("kernels")["kernels"])
-        for dtype in DTYPES:
-            for kernel in names:
-                if clock.out("kernels"):
-                    return {"checks": found, "failed": "out of time"}
-                try:
-                    checked = side.ask("check_kernel", kernel=kernel, impl="cuda", dtype=dtype, timeout_s=clock.left("kernels"))
-                except SideError as error:
-                    checked = {"failures": [str(error)]}
-                found.setdefault(kernel, {})[dtype] = checked
-                say(f"  {kernel} {dtype}: " + ("; ".join(checked["failures"][:2]) or f"ok, worst error {checked['error']:.1e}"))
-    wrong = [f"{kernel} {dtype}" for kernel, by in found.items() for dtype, checked in by.items() if checked["failures"]]
-    return {"checks": found, **({"failed": f"wrong or absent: {', '.join(wrong)}"} if wrong else {})}
+
+    def checked(job: tuple[str, str]) -> dict:
+        kernel, dtype = job
+        try:
+            found = persistent(kernel, lambda side: side.ask("check_kernel", kernel=kernel, impl="cuda", dtype=dtype, plain_always=False),
+                               timeout_s=clock.left("kernels"))
+        except SideError as error:
+            found = {"failures": [str(error)]}
+        say(f"  {kernel} {dtype}: " + ("; ".join(found["failures"][:2]) or f"ok, worst error {found['error']:.1e}"))
+        return found
+
+    jobs = [(kernel, dtype) for dtype in DTYPES for kernel in names]
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+        found = dict(zip(jobs, pool.map(checked, jobs)))
+    wrong = [f"{kernel} {dtype}" for (kernel, dtype), one in found.items() if one["failures"]]
+    return {"checks": {kernel: {dtype: found[kernel, dtype] for dtype in DTYPES} for kernel in names},
+            **({"failed": f"wrong or absent: {', '.join(wrong)}"} if wrong else {})}
 
 
 def _cuda_against_cpu(clock: Clock) -> dict:
     """The same weights and pictures on both devices."""
     found: dict = {}
     with _folder(settings("tiny"), (256, 256), 2) as (folder, words):
+        given = {"config": words["config"], "inputs": words["inputs"]}
+
+        def run(job: tuple[str, str]) -> dict:
+            device, mode = job
+            limit = {"timeout_s": clock.left("model")}
+            with Side(f"jseg on {device}", jseg_command(), **limit) as side:
+                side.ask("hello", **{**GPU, "device": device})
+                side.ask("open", mode=mode, warm=0, weights=words["weights"], **given, **limit)
+                side.ask("results", out=str(folder / f"{device}_{mode}.npz"), **limit)
+            return dict(np.load(folder / f"{device}_{mode}.npz"))
+
+        with Side("jseg on cpu", jseg_command(), timeout_s=clock.left("model")) as side:
+            side.ask("hello", device="cpu")
+            side.ask("open", mode="infer", warm=0, save_weights=words["weights"], **given)
+        jobs = [(device, mode) for mode in ("infer", "train") for device in ("cuda", "cpu")]
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            outs = dict(zip(jobs, pool.map(run, jobs)))
         for mode in ("infer", "train"):
-            outs = {}
-            for device in ("cuda", "cpu"):
-                with Side(f"jseg on {device}", jseg_command(), timeout_s=clock.left("model")) as side:
-                    side.ask("hello", device=device)
-                    given = {"weights": words["weights"]} if pathlib.Path(words["weights"]).exists() else {"save_weights": words["weights"]}
-                    side.ask("open", mode=mode, warm=0, config=words["config"], inputs=words["inputs"], **given, timeout_s=clock.left("model"))
-                    side.ask("results", out=str(folder / f"{device}.npz"), timeout_s=clock.left("model"))
-                outs[device] = dict(np.load(folder / f"{device}.npz"))
-            found[mode] = compare(outs["cuda"], outs["cpu"])
+            found[mode] = compare(outs["cuda", mode], outs["cpu", mode])
     wrong = [f"{kind} differ by {v:.1e}" for values in found.values() for kind, v in values.items() if not v <= LIMITS[kind]]
     return {**found, **({"failed": "; ".join(wrong)} if wrong else {})}
 
@@ -188,13 +219,15 @@ PLAN = [(variant, mode, size, 1 if mode == "infer" else 16, mixed) for mixed in 
         for mode, size in (("infer", (512, 512)), ("train", (512, 512)), ("infer", (1024, 2048)), ("infer", (768, 1536)))]
 
 
-def _times(clock: Clock, python: str | None, rows: list, keep: Callable[[], None], say: Callable[[str], None]) -> dict:
+def _times(clock: Clock, python: str | None, ahead: Ahead, rows: list, keep: Callable[[], None], say: Callable[[str], None]) -> dict:
     """Rows of `PLAN`, as many as there is time for; the sides' processes serve all rows."""
     sides: dict[str, Side] = {}
+    for mode in ("infer", "train"):  # a quarter of the time at most: then the first row compiles what it lacks itself
+        ahead.wait(("jseg", mode, False), clock.left("times") / 8)
     with contextlib.ExitStack() as stack:
         def start(name: str, command: list[str], env: dict | None = None) -> None:
             sides[name] = stack.enter_context(Side(name, command, env=env, timeout_s=clock.left("times")))
-            sides[name].ask("hello", device="cuda", timeout_s=clock.left("times"))
+            sides[name].ask("hello", **GPU, timeout_s=clock.left("times"))
 
         start("jseg", jseg_command())
         start("plain Jittor", jseg_command(), {"JSEG_IMPL": "jittor"})
@@ -208,7 +241,8 @@ def _times(clock: Clock, python: str | None, rows: list, keep: Callable[[], None
                 continue
             with _folder(settings(variant), size, batch) as (folder, words):
                 try:
-                    _time_row(row, sides, {**words, "mode": mode, "mixed": mixed, "warm": 0}, folder, clock)
+                    unready = ahead.wait(("plain Jittor", mode, mixed), 0) if variant == "tiny" else ""
+                    _time_row(row, sides, {**words, "mode": mode, "mixed": mixed, "warm": 0}, folder, clock, {"plain Jittor": unready})
                 except SideError as error:
                     row["failed"] = str(error)
             keep()
@@ -216,7 +250,8 @@ def _times(clock: Clock, python: str | None, rows: list, keep: Callable[[], None
     return {"python": bool(python), "rows_left_out": sum(row.get("failed") == "out of time" for row in rows)}
 
 
-def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Path, clock: Clock) -> None:
+def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Path, clock: Clock, unready: dict[str, str]) -> None:
+    """One row; `unready` says of sides by name why they cannot run, or ""."""
     ours, accepted = sides["jseg"], MIXED_LIMITS if words["mixed"] else LIMITS
 
     def limit() -> dict:
@@ -230,8 +265,8 @@ def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Pa
         ways.update({name: ("PyTorch", way) for name, way in TORCH_WAYS.items()})
     visits: list = []
     for name, (side, way) in ways.items():
-        if clock.out("times"):
-            row["others"][name] = {"failed": "out of time"}
+        if clock.out("times") or unready.get(name):
+            row["others"][name] = {"failed": unready.get(name) or "out of time"}
             continue
         try:
             opened = sides[side].ask("open", **words, **way, **limit())

@@ -133,6 +133,8 @@ class _Commands:
         """Where this process computes and keeps what it compiled."""
         if request.get("device") == "cuda":
             jt.flags.use_cuda = 1
+        if request.get("unlocked"):  # several sides compile at once; sources that are there are not written again under another's compiler
+            jt.flags.disable_lock, jt.flags.rewrite_op = 1, 0
         return {"device": runtime.describe(), "cache": str(jt.flags.cache_path), "jittor": jt.__version__, "cuda": bool(jt.flags.use_cuda)}
 
     def open(self, request: dict) -> dict:
@@ -170,7 +172,7 @@ def main() -> None:
     commands = _Commands()
     known = {name: getattr(commands, name) for name in ("hello", "open", "results", "open_kernel")}
     serve({**known, "kernels": lambda r: {"kernels": kernel_tasks.kernels()},
-           "check_kernel": lambda r: kernel_tasks.check(r["kernel"], r["impl"], r.get("dtype", "float32")),
+           "check_kernel": lambda r: kernel_tasks.check(r["kernel"], r["impl"], r.get("dtype", "float32"), plain_always=r.get("plain_always", True)),
            "limits": lambda r: kernel_tasks.device_limits(**{k: r[k] for k in ("values", "side") if k in r})}, commands.tasks, {"side": "jseg"})
 
 

@@ -107,6 +107,11 @@ class Side:
         """Wall seconds of `count` runs of a task."""
         return self.ask("run", count=count, task=task, timeout_s=timeout_s)["seconds"]
 
+    def kill(self) -> None:
+        """End the process at once, also from another thread; a request that waits for its answer raises SideError."""
+        if self._process.poll() is None:
+            self._process.kill()
+
     def close(self) -> None:
         """End the process; harmless when it has ended."""
         if self._process.poll() is None:
