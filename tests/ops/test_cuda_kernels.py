@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jseg import ops
+from jseg.bench import kernel_tasks
 from jseg.ops import common, cuda_library
 import cuda_emulator as emulation
 
@@ -337,3 +338,11 @@ def test_impl_cuda_is_refused_without_a_gpu():
         pytest.skip("there is a GPU")
     with pytest.raises(common.KernelError, match="msca: there is no CUDA kernel that could run here, jt.flags.use_cuda is 0"):
         common.pick("cuda", "msca")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_benchmarks_own_check_passes_in_half_precision(kernel, emulate):
+    """What `jseg bench --gpu` asks of a device: every floating-point argument in bfloat16, parameters too."""
+    emulate(emulation.Emulator(_library(kernel)))
+    found = kernel_tasks.check(kernel, "cuda", "bfloat16", plain_always=False)
+    assert found["failures"] == [] and found["cases"] > 2

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jittor as jt
 import numpy as np
 
-from jseg.ops.common import check, check_same, device_op, pick
+from jseg.ops.common import as_parameters, check, check_same, device_op, pick
 
 __all__ = ["ALIGN", "MOST_GRADIENTS", "adamw", "pack", "sum_of_squares"]
 
@@ -48,7 +48,7 @@ def adamw(weights: jt.Var, exp_avg: jt.Var, exp_avg_sq: jt.Var, gradients: Seque
         eps: added to the root of the second moment, > 0.
         step: number of this step, from 1.
     Shape:
-        weights, exp_avg, exp_avg_sq: (L,) float32; zero where no part lies
+        weights, exp_avg, exp_avg_sq: (L,) float32; zero where no part lies. Vectors and gradients of half precision are widened first.
     Returns:
         (weights, exp_avg, exp_avg_sq, sum of the squared gradients (1,))
     Raises:
@@ -61,6 +61,7 @@ def adamw(weights: jt.Var, exp_avg: jt.Var, exp_avg_sq: jt.Var, gradients: Seque
     check("adamw", length == room, f"the gradients fill {room} values, the vectors have {length}")
     numbers = [1 - lr * weight_decay, lr / (1 - betas[0]**step), 1 / (1 - betas[1]**step)**0.5, 1 - betas[0], betas[1], eps]
     with jt.no_grad():
+        weights, exp_avg, exp_avg_sq, *gradients = as_parameters(weights, exp_avg, exp_avg_sq, *gradients)  # mixed precision: all kernels read float32
         impl = pick(impl, "adamw", weights, exp_avg, exp_avg_sq, *gradients)
         if impl == "jittor":
             return _composed(weights, exp_avg, exp_avg_sq, pack(gradients, length), *numbers)
