@@ -74,13 +74,13 @@ def windows(values, count=WINDOWS):
     return [statistics.median(values[a:b]) for a, b in zip(edges, edges[1:])]
 
 
-def growth(values, warm_up=WARM_UP):
+def growth(values, warm_up):
     """Median of the last three windows over the first one after the warm-up, minus 1."""
     held = windows(values)[warm_up:]
     return statistics.median(held[-3:]) / held[0] - 1
 
 
-def many_sizes(folder, pictures, largest, few=40):
+def many_sizes(folder, pictures, largest, few):
     """Training pictures, and validation pictures of many sizes: `few` to evaluate during training, `pictures` after it."""
     rng = np.random.default_rng(0)
     make_pictures(folder / "train", 10, rng)
@@ -125,9 +125,9 @@ def measure_evaluation(config, folder):
     return list(samples)
 
 
-def report(name, values):
+def report(name, values, warm_up):
     """Print one part; True when it is flat."""
-    grown = growth(values)
+    grown = growth(values, warm_up)
     print(f"{name}: {len(values)} samples, resident MiB in {WINDOWS} windows: {' '.join(f'{v:.1f}' for v in windows(values))}; "
           f"growth after warm-up {grown:+.2%} ({'flat' if grown <= LIMIT else f'NOT FLAT: more than {LIMIT:.0%}'})", flush=True)
     return grown <= LIMIT
@@ -140,15 +140,17 @@ def main(argv=None):
     parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--largest", type=int, default=256, help="longest side of the pictures to evaluate, in pixels")
+    parser.add_argument("--few", type=int, default=40, help="pictures of each evaluation during training")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="windows that do not count")
     parser.add_argument("--real", action="store_true", help="SegNeXt-T instead of a model of its kind with narrow layers")
     parser.add_argument("--leak", type=int, default=0, metavar="KB", help="plant a leak")
     args = parser.parse_args(argv)
     leak_kb = args.leak
     with tempfile.TemporaryDirectory() as scratch:
-        folder = many_sizes(pathlib.Path(scratch), args.pictures, args.largest)
+        folder = many_sizes(pathlib.Path(scratch), args.pictures, args.largest, args.few)
         config = configured(folder, args.iterations, real=args.real)
-        flat = [report("training", measure_training(config, folder / "run"))]
-        flat.append(report("evaluation", measure_evaluation(config, folder / "val")))
+        flat = [report("training", measure_training(config, folder / "run"), args.warm_up)]
+        flat.append(report("evaluation", measure_evaluation(config, folder / "val"), args.warm_up))
     return 0 if all(flat) else 1
 
 
