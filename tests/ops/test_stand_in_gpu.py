@@ -88,4 +88,4 @@ def test_everything_compiles_and_is_called_on_a_machine_with_pips_cuda_13(tmp_pa
     assert [line.split(" {")[0] for line in lines[:4]] == ["infer False", "infer True", "train False", "train True"], done.stdout
     assert "'logits': (2, 150, 8, 12)" in lines[0] and "'label_maps': (2, 64, 96)" in lines[1]
     used = re.fullmatch(r"kernels (\d+) failed \{\}", lines[4])
-    assert used and int(used[1]) > 20, lines[4]
+    assert used and int(used[1]) >= 15, lines[4]  # entry points: 17 at the time of writing
