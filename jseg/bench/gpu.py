@@ -40,6 +40,7 @@ __all__ = ["measure_gpu", "Clock", "PARTS", "find_torch", "settings"]
 PARTS = {"doctor": 150, "kernels": 90, "model": 60, "times": 120, "bandwidth": 45}  # seconds; unused time goes to the parts after it
 TORCH_WAYS = {"PyTorch": {}, "PyTorch, channels last": {"channels_last": True}, "PyTorch, compiled": {"compile": True}}
 DTYPES = ("float32", "float16", "bfloat16")
+PLAIN = {"JSEG_IMPL": "jittor"}  # variables of the plain path's side
 
 
 class Clock:
@@ -96,8 +97,6 @@ def measure_gpu(results: dict, *, torch: str | None, keep: Callable[[], None], s
                 say(f"  {error}")
             found["parts"][name]["took_s"] = round(time.monotonic() - began, 1)
             keep()
-            if name == "times":
-                ahead.close()
     found["took_s"] = round(time.monotonic() - clock.began, 1)
     failed = [name for name, part in found["parts"].items() if "failed" in part]
     say(f"done in {found['took_s']:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
@@ -126,10 +125,12 @@ def find_torch() -> str | None:
 def _jobs(stack: contextlib.ExitStack) -> dict:
     """What to compile in the background: SegNeXt-T with jseg's kernels and on the plain path, as `_times` will run it."""
     jobs = {}
-    for side, mixed, mode in ((side, mixed, mode) for mixed in (False, True) for side in ("jseg", "plain Jittor") for mode in ("infer", "train")):
-        _, words = stack.enter_context(_folder(settings("tiny"), (128, 128), 1 if mode == "infer" else 2))
-        jobs[side, mode, mixed] = ({"JSEG_IMPL": "jittor"} if side != "jseg" else {},
-                                   {"config": words["config"], "inputs": words["inputs"], "mode": mode, "mixed": mixed})
+    for mode, batch in (("infer", 1), ("train", 2)):
+        _, words = stack.enter_context(_folder(settings("tiny"), (128, 128), batch))
+        for mixed in (False, True):
+            opened = {"config": words["config"], "inputs": words["inputs"], "mode": mode, "mixed": mixed}
+            jobs["jseg", mode, mixed] = ({}, opened)
+            jobs["plain Jittor", mode, mixed] = (PLAIN, opened)
     return jobs
 
 
@@ -222,15 +223,16 @@ PLAN = [(variant, mode, size, 1 if mode == "infer" else 16, mixed) for mixed in 
 def _times(clock: Clock, python: str | None, ahead: Ahead, rows: list, keep: Callable[[], None], say: Callable[[str], None]) -> dict:
     """Rows of `PLAN`, as many as there is time for; the sides' processes serve all rows."""
     sides: dict[str, Side] = {}
-    for mode in ("infer", "train"):  # a quarter of the time at most: then the first row compiles what it lacks itself
-        ahead.wait(("jseg", mode, False), clock.left("times") / 8)
-    with contextlib.ExitStack() as stack:
+    with ahead, contextlib.ExitStack() as stack:  # with the last row the background has done its duty
+        for mode in ("infer", "train"):  # a quarter of the time at most: then the first row compiles what it lacks itself
+            ahead.wait(("jseg", mode, False), clock.left("times") / 8)
+
         def start(name: str, command: list[str], env: dict | None = None) -> None:
             sides[name] = stack.enter_context(Side(name, command, env=env, timeout_s=clock.left("times")))
             sides[name].ask("hello", **GPU, timeout_s=clock.left("times"))
 
         start("jseg", jseg_command())
-        start("plain Jittor", jseg_command(), {"JSEG_IMPL": "jittor"})
+        start("plain Jittor", jseg_command(), PLAIN)
         if python:
             start("PyTorch", torch_command(python))
         for variant, mode, size, batch, mixed in PLAN:

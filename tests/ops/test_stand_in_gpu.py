@@ -24,7 +24,6 @@ NAMES = {"cuda": "libcuda.so.1", "cudart": "libcudart.so.13", "cublas": "libcubl
 HEADERS = ("cuda_runtime.h", "cublas_v2.h", "curand.h", "cufft.h", "cusparse.h", "cudnn.h")
 # mode and mixed, a line for each run; in a process of its own, because a process computes on a GPU or has none.
 PROGRAM = """
-import sys
 import numpy as np
 import jseg
 import jittor as jt
@@ -51,7 +50,7 @@ print("kernels", len(cuda_library._functions), "failed", dict(cuda_library._fail
 """
 
 
-def _toolkit():
+def _headers():
     nvcc = runtime_cuda.find_nvcc()
     if nvcc is None:
         pytest.skip("no nvcc here")
@@ -60,12 +59,12 @@ def _toolkit():
     if release[0] != 13 or missing:
         pytest.skip(f"needs CUDA 13, here is {release[0]}.{release[1]}; headers missing: {', '.join(missing) or 'none'} (pip install nvidia-cublas "
                     "nvidia-curand nvidia-cufft nvidia-cusparse nvidia-cudnn-cu13 nvidia-cuda-cccl)")
-    return nvcc, release, includes
+    return includes
 
 
 @pytest.mark.slow
-def test_everything_compiles_and_is_called_on_a_machine_with_pips_cuda_13(tmp_path):
-    nvcc, release, includes = _toolkit()
+def test_everything_compiles_and_is_called_on_a_machine_with_pips_cuda_13(tmp_path, monkeypatch):
+    includes = _headers()
     libraries = tmp_path / "libraries"
     libraries.mkdir()
     folders = [word for folder in includes for word in ("-I", str(folder))]
@@ -75,12 +74,12 @@ def test_everything_compiles_and_is_called_on_a_machine_with_pips_cuda_13(tmp_pa
         (libraries / f"lib{name}.so").symlink_to(file)
     home = tmp_path / "home"
     (home / ".cache" / "jittor").mkdir(parents=True)
-    own = runtime_cuda.build_home(home / ".cache" / "jittor", nvcc, release, includes, [libraries], 9)
+    monkeypatch.setattr(runtime_cuda, "toolkit_folders", lambda nvcc: (includes, [libraries]))
+    found = runtime_cuda.choose([{"name": "stand-in", "capability": (9, 0), "memory_mb": 8192}], home, lambda *note: None)
     # pytest's own process chose variables for the CPU when it imported jseg
     chosen = {"nvcc_path", "cache_name", "JITTOR_HOME", "use_mpi"}
     environment = {name: value for name, value in os.environ.items() if name not in chosen}
-    environment.update(JITTOR_HOME=str(home), nvcc_path=str(own), use_nccl="0", cc_flags=" -DclockRate=major -DcomputeMode=multiProcessorCount ",
-                       LD_LIBRARY_PATH=str(libraries), PYTHONPATH=str(pathlib.Path(jseg.__file__).parents[1]))
+    environment.update(found, JITTOR_HOME=str(home), LD_LIBRARY_PATH=str(libraries), PYTHONPATH=str(pathlib.Path(jseg.__file__).parents[1]))
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert "REFUSED LAUNCH" not in done.stderr, done.stderr[-3000:]
