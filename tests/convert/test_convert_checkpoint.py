@@ -154,7 +154,7 @@ def test_an_auxiliary_head_is_left_out_and_said(tmp_path):
     assert check_loads(done.out)["config"]["model"]["auxiliary_head"] is None
     assert {done.dropped[key] for key in extra} == {"an auxiliary head, used in training only; the config has none"}
     assert [note for note in done.notes if "auxiliary" in note] == [
-        "model.auxiliary_head: 'FCNHead' left out with its weights: used in training only, and jseg trains SegNeXt without one"]
+        "model.auxiliary_head: 'ForeignHead' left out with its weights: used in training only, and jseg has none such"]
 
 
 def test_a_config_that_does_not_fit_is_named(tmp_path):
