@@ -1,13 +1,14 @@
-"""Make jseg/convert/model_index.json from the wheel of MMSegmentation: facts about its published models, its slips repaired.
+"""Make jseg/convert/model_index.json from the wheel of MMSegmentation: facts about published models, slips repaired.
 
     pip download --no-deps mmsegmentation==1.2.2 -d wheels
     python tools/make_model_index.py wheels/mmsegmentation-1.2.2-py3-none-any.whl
 
-Source: the wheel's mmseg/.mim (Apache-2.0): model-index.yml, the metafiles it lists, and the configs they name, read as data.
-Nothing is downloaded and nothing of the wheel is run. The same wheel gives the same bytes. What is repaired, each printed:
-    config    where the weights file's stem names another config that no model has (dead path, shared config, other backbone), that one
-    dataset   a heading that slipped into the field: the dataset that the other models of the same data have
-    address   a host that differs by a slip from the one all others have
+Source: the wheel's mmseg/.mim (Apache-2.0): model-index.yml, the metafiles it lists, the configs they name, read as
+data. Nothing is downloaded and nothing of the wheel is run. The same wheel gives the same bytes. Repaired, and printed:
+    config    the weights file's name fits another config of the folder that no model has: that one (dead paths, two
+              models with one config, a wrong backbone)
+    host      an address whose host differs by a slip from that of all others: theirs
+    dataset   another name than most models of the same data have (a heading that slipped into the field): theirs
 `--check` writes nothing and fails where the shipped file differs.
 """
 from __future__ import annotations
@@ -29,7 +30,7 @@ sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this
 import yaml  # noqa: E402
 
 from jseg.convert.mmseg_notes import cleaned  # noqa: E402
-from jseg.convert.model_index import INDEX, file_stem, index_text, split_words  # noqa: E402
+from jseg.convert.model_index import INDEX, LICENCE, file_stem, index_text, split_words  # noqa: E402
 from jseg.convert.py_config import read_py_config  # noqa: E402
 from jseg.errors import ConvertError, JsegError  # noqa: E402
 from jseg.files import write_atomically  # noqa: E402
@@ -41,24 +42,25 @@ HOST_LIKENESS = 0.8  # difflib's ratio from which a host counts as a slip of the
 
 def main(words: list[str] | None = None) -> int:
     """Write the index, or compare with it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="example: python tools/make_model_index.py wheels/mmsegmentation-1.2.2-py3-none-any.whl")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: python tools/make_model_index.py wheels/mmsegmentation-1.2.2-py3-none-any.whl")
     parser.add_argument("wheel", help="mmsegmentation-<version>-py3-none-any.whl")
     parser.add_argument("--out", default=str(INDEX), help="the file to write (default: the one in the package)")
     parser.add_argument("--check", action="store_true", help="compare with --out instead of writing it")
     args = parser.parse_args(words)
     try:
         content, repairs = make_index(args.wheel)
-        text = index_text(content).encode()
-        out = pathlib.Path(args.out)
-        if args.check and (not out.is_file() or out.read_bytes() != text):
-            raise ConvertError(f"{out}: is not what this script makes from {args.wheel}; run it again without --check")
+        text, out = index_text(content).encode(), pathlib.Path(args.out)
         if not args.check:
             write_atomically(out, text)
+        elif not out.is_file() or out.read_bytes() != text:
+            raise ConvertError(f"{out}: is not what this script makes from {args.wheel}; run it again without --check")
     except JsegError as error:
         print(error, file=sys.stderr)
         return 2
-    print("\n".join([*repairs, f"{out}: {len(content['models'])} models, {len(content['blocks'])} blocks, {len(text)} bytes, {len(repairs)} repairs"]))
+    print("\n".join([*repairs, f"{out}: {len(content['models'])} models, {len(content['blocks'])} blocks, "
+                               f"{len(text)} bytes, {len(repairs)} repairs"]))
     return 0
 
 
@@ -70,29 +72,34 @@ def make_index(wheel: str | os.PathLike) -> tuple[dict, list[str]]:
     """
     with tempfile.TemporaryDirectory() as folder:
         root, version = _unpacked(wheel, pathlib.Path(folder))
-        configs = {path.relative_to(root).as_posix(): _config(root, path) for path in sorted((root / "configs").glob("[!_]*/*.py"))}
-        rows = [row for metafile in _yaml(root / "model-index.yml").get("Import", []) for row in _rows(root / metafile, metafile)]
+        leaves = sorted((root / "configs").glob("[!_]*/*.py"))
+        configs = {path.relative_to(root).as_posix(): _config(root, path) for path in leaves}
+        rows = [row for name in _yaml(root, "model-index.yml").get("Import", []) for row in _rows(root, name)]
     if not rows:
         raise ConvertError(f"{wheel}: its metafiles list no model")
     repairs = _repair_configs(rows, configs) + _repair_addresses(rows) + _repair_datasets(rows, configs)
+    rows.sort(key=lambda row: _name_folder(row["config"]))
     address = os.path.commonprefix([row["url"] for row in rows]).rpartition("/")[0] + "/"
-    content: dict[str, dict] = {"about": {"source": f"mmsegmentation {version}", "licence": "Apache-2.0", "address": address, "configs": len(configs),
-                                          "made_by": "tools/make_model_index.py"},
-                                "datasets": {row["dataset"]: _data_of(configs[row["config"]])[0] for row in sorted(rows, key=lambda row: row["dataset"])},
-                                "blocks": {}, "models": {}}
+    blocks: dict[str, Any] = {}
     numbers: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: _name_folder(row["config"])):
+    models = {}
+    for row in rows:
         name, folder = _name_folder(row["config"])
-        model = _with_references(_bare(configs[row["config"]]["model"]), content["blocks"], numbers)
-        size = (configs[row["config"]]["model"].get("data_preprocessor") or {}).get("size") or _size_in_name(name)
-        content["models"][name] = {"folder": folder, "family": row["family"], "architecture": row["architecture"], "dataset": row["dataset"], "crop": size,
-                                   "metrics": row["metrics"], "weights": row["url"][len(address):], "model": model}
-    if not len(rows) == len(content["models"]) == len({model["weights"] for model in content["models"].values()}):
+        block = configs[row["config"]]["model"]
+        models[name] = {
+            "folder": folder, "family": row["family"], "architecture": row["architecture"], "dataset": row["dataset"],
+            "crop": (block.get("data_preprocessor") or {}).get("size") or _size_in_name(name),
+            "metrics": row["metrics"], "weights": row["url"][len(address):],
+            "model": _with_references(_bare(block), blocks, numbers)}
+    if not len(rows) == len(models) == len({model["weights"] for model in models.values()}):
         raise ConvertError(f"{wheel}: of its {len(rows)} models, two have one name or one address")
-    return content, repairs
+    datasets = {row["dataset"]: _data_of(configs[row["config"]])[0] for row in rows}
+    about = {"source": f"mmsegmentation {version}", "licence": LICENCE, "address": address, "configs": len(configs),
+             "made_by": "tools/make_model_index.py"}
+    return {"about": about, "datasets": dict(sorted(datasets.items())), "blocks": blocks, "models": models}, repairs
 
 
-# -- reading -------------------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def _unpacked(wheel: str | os.PathLike, folder: pathlib.Path) -> tuple[pathlib.Path, str]:
@@ -102,31 +109,33 @@ def _unpacked(wheel: str | os.PathLike, folder: pathlib.Path) -> tuple[pathlib.P
             names = archive.namelist()
             archive.extractall(folder, [name for name in names if name.startswith(f"{MIM}/")])
     except (OSError, zipfile.BadZipFile) as error:
-        raise ConvertError(f"{wheel}: cannot be read as a wheel ({error}); see the head of this script for how to get it") from error
-    version = next((found[1] for found in (re.fullmatch(r"mmsegmentation-([^/]+)\.dist-info/METADATA", name) for name in names) if found), None)
+        raise ConvertError(f"{wheel}: cannot be read as a wheel ({error}); `--help` says how to get it") from error
+    matches = [re.fullmatch(r"mmsegmentation-([^/]+)\.dist-info/METADATA", name) for name in names]
+    version = next((match[1] for match in matches if match), None)
     if version is None or not (folder / MIM / "model-index.yml").is_file():
-        raise ConvertError(f"{wheel}: not a wheel of mmsegmentation with {MIM}/model-index.yml in it; 1.2.2 is the one to take")
+        raise ConvertError(f"{wheel}: no wheel of mmsegmentation with {MIM}/model-index.yml in it; 1.2.2 is needed")
     return folder / MIM, version
 
 
-def _yaml(path: pathlib.Path) -> dict:
+def _yaml(root: pathlib.Path, name: str) -> dict:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return yaml.safe_load((root / name).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise ConvertError(f"{path.name}: cannot be read ({error})") from error
+        raise ConvertError(f"{name}: cannot be read ({error})") from error
 
 
-def _rows(path: pathlib.Path, metafile: str) -> list[dict]:
+def _rows(root: pathlib.Path, metafile: str) -> list[dict]:
     """The facts of each model of a metafile."""
     rows = []
-    for i, model in enumerate(_yaml(path).get("Models", [])):
+    for i, model in enumerate(_yaml(root, metafile).get("Models", [])):
         try:
             metrics = {key: float(value) for key, value in model["Results"]["Metrics"].items()}
-            rows.append({"name": model["Name"], "config": model["Config"], "family": model["In Collection"], "metrics": metrics,
-                         "architecture": [str(word) for word in model["Metadata"]["Architecture"]], "dataset": model["Results"]["Dataset"],
-                         "url": model["Weights"]})
+            rows.append({"name": model["Name"], "config": model["Config"], "family": model["In Collection"],
+                         "architecture": [str(word) for word in model["Metadata"]["Architecture"]],
+                         "dataset": model["Results"]["Dataset"], "metrics": metrics, "url": model["Weights"]})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConvertError(f"{metafile}: Models.{i}: no {error} as in mmsegmentation 1.2.2's metafiles") from error
+            raise ConvertError(f"{metafile}: Models.{i}: {type(error).__name__} {error}; a model needs the keys that "
+                               "mmsegmentation 1.2.2's metafiles have") from error
     return rows
 
 
@@ -163,26 +172,28 @@ def _data_of(settings: dict) -> tuple[str, str]:
     return str(dataset.get("type")), str(dataset.get("data_root")).strip("/")
 
 
-# -- repairs -------------------------------------------------------------------------------------------------------------
+# -- repairs -----------------------------------------------------------------------------------------------------------
 
 
 def _repair_configs(rows: list[dict], configs: dict[str, dict]) -> list[str]:
-    """Give a model the config that its weights file names better than its own does: one of the same folder and data that no model has."""
+    """Give a model the config of its folder and data that its weights file names best, if no model has that one."""
     repairs, owned = [], Counter(row["config"] for row in rows)
     for row in rows:
-        own, stem = row["config"], set(split_words(re.sub(r"(\d)x(\d+)(?=_)", _batch_word, file_stem(row["url"]))))
+        own, folder = row["config"], _name_folder(row["config"])[1]
+        stem = set(split_words(re.sub(r"(\d)x(\d\d?)(?=_)", r"\1xb\2", file_stem(row["url"]))))  # older names: 4x2
 
         def likeness(config: str) -> float:
             words = set(split_words(_name_folder(config)[0]))
             return len(words & stem) / len(words | stem)
 
-        free = [config for config in configs if not owned[config] and _name_folder(config)[1] == _name_folder(own)[1]
+        free = [config for config in configs if not owned[config] and _name_folder(config)[1] == folder
                 and (own not in configs or _data_of(configs[config]) == _data_of(configs[own]))]
         best = max(free, key=likeness, default=own)
         if own in configs and likeness(best) <= likeness(own):
             continue
         if best == own or [likeness(config) for config in free].count(likeness(best)) > 1:
-            raise ConvertError(f"{row['name']}: of {len(free)} configs without a model in {own.rpartition('/')[0]}, no single one fits {row['url']}")
+            raise ConvertError(f"{row['name']}: of {len(free)} configs without a model in configs/{folder}, no single "
+                               f"one fits {row['url']}")
         owned[own] -= 1
         owned[best] += 1
         row["config"] = best
@@ -190,48 +201,48 @@ def _repair_configs(rows: list[dict], configs: dict[str, dict]) -> list[str]:
     return repairs
 
 
-def _batch_word(found: re.Match) -> str:
-    """`4x2` in the older names is `4xb2`; sizes of pictures stay."""
-    return found[0] if len(found[2]) > 2 else f"{found[1]}xb{found[2]}"
-
-
 def _repair_addresses(rows: list[dict]) -> list[str]:
     """One host serves them all."""
     repairs, hosts = [], Counter(row["url"].split("/")[2] for row in rows)
-    usual = hosts.most_common(1)[0][0] if hosts else ""
+    usual = hosts.most_common(1)[0][0]
     for row in rows:
-        host = row["url"].split("/")[2]
+        host, name = row["url"].split("/")[2], _name_folder(row["config"])[0]
         if host == usual:
             continue
         if difflib.SequenceMatcher(None, host, usual).ratio() < HOST_LIKENESS:
-            raise ConvertError(f"{row['name']}: its weights are at {host}, all others at {usual}; look at {row['url']} and say which is right")
+            raise ConvertError(f"{name}: its weights are at {host}, all others at {usual}; look at {row['url']}")
         row["url"] = row["url"].replace(host, usual, 1)
-        repairs.append(f"{_name_folder(row['config'])[0]}: host {host} -> {usual}")
+        repairs.append(f"{name}: host {host} -> {usual}")
     return repairs
 
 
 def _repair_datasets(rows: list[dict], configs: dict[str, dict]) -> list[str]:
-    """A model's dataset is what most models of the same data say."""
-    repairs, named = [], {}
+    """A model's dataset is what most models of the same data say; "# ..." is a heading, no dataset."""
+    repairs: list[str] = []
+    named: dict[tuple, Counter] = {}
     for row in rows:
         if not row["dataset"].startswith("#"):
             named.setdefault(_data_of(configs[row["config"]]), Counter())[row["dataset"]] += 1
     for row in rows:
-        data = _data_of(configs[row["config"]])
+        data, name = _data_of(configs[row["config"]]), _name_folder(row["config"])[0]
         if data not in named:
-            raise ConvertError(f"{row['name']}: no model of its data {data} says the dataset's name, and {row['dataset']!r} is none")
+            raise ConvertError(f"{name}: {row['dataset']!r} names no dataset, nor does any other model of {data[0]}")
         right = named[data].most_common(1)[0][0]
         if row["dataset"] != right:
-            repairs.append(f"{_name_folder(row['config'])[0]}: dataset {row['dataset']!r} -> {right!r}, the data of its config")
+            repairs.append(f"{name}: dataset {row['dataset']!r} -> {right!r}, the data of its config")
             row["dataset"] = right
     return repairs
 
 
-# -- writing -------------------------------------------------------------------------------------------------------------
+# -- blocks ------------------------------------------------------------------------------------------------------------
 
 
 def _with_references(model: dict, blocks: dict[str, Any], numbers: dict[str, str]) -> dict:
-    """A `model` block whose inner blocks are "=NAME", each entered in `blocks` once (`numbers`: a block's text -> its NAME)."""
+    """A `model` block whose inner blocks are "=NAME", each entered in `blocks` once.
+
+    Args:
+        numbers: a block's text -> its NAME.
+    """
     short = {}
     for key, value in model.items():
         if not isinstance(value, (dict, list)) or not value:

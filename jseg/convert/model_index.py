@@ -1,7 +1,8 @@
 """The models that MMSegmentation publishes weights of: facts from its metafiles, and whether jseg can build each.
 
-`model_index.json` beside this file is made by `tools/make_model_index.py` from MMSegmentation 1.2.2's wheel (Apache-2.0), never by hand.
-Each model brings the `model` block of its config, so that what it needs is known before anything is fetched:
+`model_index.json` beside this file is made by `tools/make_model_index.py` from MMSegmentation 1.2.2's wheel
+(Apache-2.0), never by hand. Each model brings the `model` block of its config, so that what it needs is known before
+anything is fetched:
 
     models = read_models()
     models["segformer_mit-b0_8xb2-160k_ade20k-512x512"].missing_types()   # [] once jseg has them all
@@ -22,15 +23,16 @@ from jseg.convert.weights_index import Published, read_index
 from jseg.errors import ConfigError, ConvertError
 from jseg.registry import LOSSES, MODELS
 
-__all__ = ["PublishedModel", "INDEX", "SOURCE", "LICENCE", "read_models", "find_model", "read_weights", "refuse_unbuildable", "index_text", "file_stem",
-           "split_words"]
+__all__ = ["PublishedModel", "INDEX", "LICENCE", "MIOU", "MIOU_AUGMENTED", "read_models", "find_model", "read_weights",
+           "refuse_unbuildable", "index_text", "file_stem", "split_words"]
 
 INDEX = pathlib.Path(__file__).with_suffix(".json")
 SOURCE, LICENCE = "mmsegmentation 1.x", "Apache-2.0"
 MIOU, MIOU_AUGMENTED = "mIoU", "mIoU(ms+flip)"
-_MODEL_KEYS = ("backbone", "backbone_cfg", "neck", "decode_head", "auxiliary_head", "kernel_generate_head", "image_encoder", "text_encoder")
+_MODEL_KEYS = ("backbone", "backbone_cfg", "neck", "decode_head", "auxiliary_head", "kernel_generate_head",
+               "image_encoder", "text_encoder")
 _LOSS_KEYS = re.compile(r"loss_\w+|sampler")
-_STAMP = re.compile(r"(_\d{8}(_\d{6})?)?[-_]([0-9a-f]{8})\.pth$")  # date, time and hash that end a published file's name
+_STAMP = re.compile(r"(_\d{8}(_\d{6})?)?[-_]([0-9a-f]{8})\.pth$")  # date, time and hash that end a file's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,8 @@ class PublishedModel:
         family: the method ("PSPNet"); `architecture` begins with the backbone (("R-50-D8", "PSPNet")).
         dataset: as MMSegmentation calls it ("ADE20K"); `dataset_type` is the class in configs ("ADE20KDataset").
         crop: (h, w) in pixels of a training picture.
-        metrics: published on the validation split, in percent: "mIoU", "mIoU(ms+flip)" (multi-scale and flip), "Dice", "mDice"; "RMSE" in metres.
+        metrics: published on the validation split: "mIoU", "mIoU(ms+flip)" (multi-scale and flip), "Dice" and "mDice"
+            in percent, "RMSE" in metres.
         url: address of the weights file.
         block: the `model` block of its config, without where training started; shared, not to be changed.
     """
@@ -71,10 +74,9 @@ class PublishedModel:
 
     def missing_types(self) -> list[str]:
         """Names of models and losses in its config that jseg does not have, in the order of the config."""
-        import jseg.losses  # noqa: F401  (fills the registries; needs Jittor)
-        import jseg.models  # noqa: F401
-        known = {**dict.fromkeys(MODELS.names(), "model"), **dict.fromkeys(LOSSES.names(), "loss")}
-        return list(dict.fromkeys(kind for kind, group in _types(self.block, "model") if known.get(kind) != group))
+        import jseg.models  # noqa: F401  (fills the registries; needs Jittor)
+        missing = [kind for kind, registry in _types(self.block, "model") if kind not in registry]
+        return list(dict.fromkeys(missing))
 
     def jseg_config(self) -> dict:
         """The config's model in jseg's words, for `jseg.models.build_model`."""
@@ -83,9 +85,9 @@ class PublishedModel:
 
     def weights(self) -> Published:
         """The entry by which the file is fetched."""
-        values = tuple(self.metrics.get(key) for key in (MIOU, MIOU_AUGMENTED))
+        values = tuple(self.metrics[key] for key in (MIOU, MIOU_AUGMENTED) if key in self.metrics)
         return Published(self.name, self.file, self.url, SOURCE, sha256=self.hash_digits, licence=LICENCE,
-                         miou=tuple(value for value in values if value is not None) or None)
+                         miou=values or None)
 
 
 def read_models(path: str | os.PathLike = INDEX) -> dict[str, PublishedModel]:
@@ -93,14 +95,18 @@ def read_models(path: str | os.PathLike = INDEX) -> dict[str, PublishedModel]:
     content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     address, blocks, found = content["about"]["address"], content["blocks"], {}
     for name, facts in content["models"].items():
-        block = {key: blocks[value[1:]] if isinstance(value, str) and value.startswith("=") else value for key, value in facts["model"].items()}
-        found[name] = PublishedModel(name, f"configs/{facts['folder']}/{name}.py", facts["family"], tuple(facts["architecture"]), facts["dataset"],
-                                     content["datasets"][facts["dataset"]], tuple(facts["crop"]), facts["metrics"], address + facts["weights"], block)
+        block = {key: blocks[value[1:]] if isinstance(value, str) and value.startswith("=") else value
+                 for key, value in facts["model"].items()}
+        found[name] = PublishedModel(
+            name=name, config=f"configs/{facts['folder']}/{name}.py", family=facts["family"],
+            architecture=tuple(facts["architecture"]), dataset=facts["dataset"],
+            dataset_type=content["datasets"][facts["dataset"]], crop=tuple(facts["crop"]), metrics=facts["metrics"],
+            url=address + facts["weights"], block=block)
     return found
 
 
 def find_model(name: str, models: Mapping[str, PublishedModel]) -> PublishedModel | None:
-    """The model of that name or of that name in the index of weights (the same file); None where there is none."""
+    """The model of that name, or whose file has that name in `weights_index.yaml`; None where there is none."""
     published = read_index(WEIGHTS_INDEX).get(name)
     if name in models or published is None:
         return models.get(name)
@@ -133,18 +139,19 @@ def refuse_unbuildable(entry: Published) -> None:
             return
         except (ConfigError, ConvertError) as error:
             reason = f"jseg cannot build it yet ({str(error).splitlines()[0]})"
-    raise ConvertError(f"{entry.name}: {reason}, so its weights could not be used; nothing was fetched. By hand: {entry.url}")
+    raise ConvertError(f"{entry.name}: {reason}, so its weights could not be used; nothing was fetched. "
+                       f"By hand: {entry.url}")
 
 
-def _types(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """(name, "model" or "loss") of each block that a config builds from a registry; a head's training rules are not asked for."""
+def _types(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """(name, registry) of each block that a config builds from one; the training rules in a head are not asked for."""
     if isinstance(value, list):
         for item in value:
             yield from _types(item, key)
     elif isinstance(value, Mapping):
-        group = "model" if key in ("model", *_MODEL_KEYS) else "loss" if _LOSS_KEYS.fullmatch(key) else None
-        if group and isinstance(value.get("type"), str):
-            yield value["type"], group
+        registry = MODELS if key in ("model", *_MODEL_KEYS) else LOSSES if _LOSS_KEYS.fullmatch(key) else None
+        if registry is not None and isinstance(value.get("type"), str):
+            yield value["type"], registry
         for inner, item in value.items():
             if inner != "train_cfg":
                 yield from _types(item, inner)
@@ -156,7 +163,7 @@ def file_stem(url: str) -> str:
 
 
 def split_words(text: str) -> list[str]:
-    """"DeepLabV3+ R-50-D8" -> ["deeplabv3plus", "r", "50", "d8"]."""
+    """`DeepLabV3+ R-50-D8` -> ["deeplabv3plus", "r", "50", "d8"]."""
     return re.findall(r"[a-z0-9]+", text.lower().replace("+", "plus"))
 
 
