@@ -73,11 +73,11 @@ def _checked(file: BinaryIO, size: int) -> Header:
     start = file.read(512)
     if size == 0:
         raise ValueError("it is empty")
-    if foreign_kind(start):
-        raise ValueError(f"it is {foreign_kind(start)}")
     length = struct.unpack("<Q", start[:8])[0] if size >= 8 else 0
     if length < 2 or 8 + length > size:
-        raise ValueError(f"truncated, damaged or of another format: the header should have {length} bytes, the file has {size}")
+        kind = foreign_kind(start)
+        raise ValueError(f"it is {kind}" if kind else f"truncated, damaged or of another format: its header should have {length} bytes, the "
+                         f"file has {size}")
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header has {length} bytes, at most {MAX_HEADER_BYTES} are read")
     file.seek(8)
@@ -96,11 +96,11 @@ def _checked(file: BinaryIO, size: int) -> Header:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name, count in ((n, names.count(n)) for n in names[:1000]) if count > 1) if len(names) <= 1000 else "a name"
-        raise ValueError(f"{double[:100]!r} stands twice in its header")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name[:100]!r} stands twice in its header")
+        found[name] = value
     return found
 
 

@@ -26,7 +26,7 @@ from jseg.engine.limits import absurd, model_values
 from jseg.errors import CheckpointError, DataError, JsegError
 from jseg.models import build_model
 
-__all__ = ["ModelFile", "open_model_file", "stored_config", "stored_classes", "stored_palette", "without_files", "config_told"]
+__all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette", "without_files", "config_told"]
 
 MAX_NAME = 200      # characters of a class name
 SPARE_VALUES = 10_000_000  # by which a model may be larger than its weights before it is built and compared in full
@@ -73,7 +73,11 @@ def open_model_file(path: str | os.PathLike, *, allow_nonfinite: bool = False) -
         CheckpointError: missing, damaged, without config or classes, or with values in them that cannot be meant.
     """
     path = weights_path(path)
-    state, meta = load_weights(path, allow_nonfinite=allow_nonfinite)
+    return checked_model_file(path, *load_weights(path, allow_nonfinite=allow_nonfinite))
+
+
+def checked_model_file(path: Path, state: dict[str, np.ndarray], meta: dict[str, Any]) -> ModelFile:
+    """The `ModelFile` of what `load_weights` returned; errors as `open_model_file`."""
     config = stored_config(meta, path)
     count = config["model"]["decode_head"].get("num_classes")
     if not is_integer(count) or count < 2:
@@ -86,26 +90,27 @@ def open_model_file(path: str | os.PathLike, *, allow_nonfinite: bool = False) -
     return ModelFile(path, state, config, classes, stored_palette(meta, count, path), meta)
 
 
-def stored_config(meta: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
-    """The config that a weights file carries.
+def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *, blocks: tuple[str, ...] = ("backbone", "decode_head")) -> dict[str, Any]:
+    """The config that a weights file carries, with the `blocks` named in its model.
 
     Raises:
         CheckpointError: there is none, it is not of blocks, or it holds numbers that nobody can mean.
     """
     config = meta.get("config")
     if not isinstance(config, dict) or not config:
-        found = "no config" if config is None or config == {} else f"a config that is {type(config).__name__}, not blocks of settings,"
+        found = "no config," if config is None or config == {} else f"a config that is {type(config).__name__}, not blocks of settings,"
         if Path(path).name == "state.safetensors":
             raise CheckpointError(f"{path}: holds what the optimizer of a run remembers, not weights; give the weights.safetensors beside it")
         raise CheckpointError(f"{path}: carries {found} so its model is unknown; give it one with "
                               f"'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
-    for keys in (("model",), ("model", "backbone"), ("model", "decode_head")):
+    for keys in (("model",), *(("model", name) for name in blocks)):
         block: Any = config
         for key in keys:
             block = block.get(key)
         if not isinstance(block, dict):
-            raise CheckpointError(f"{path}: the config inside has no {'.'.join(keys)} block (got {str(block)[:60]!r}); give the file another one with "
-                                  f"'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
+            alone = " (a backbone alone serves load_from in training)" if keys[-1] == "decode_head" else ""
+            raise CheckpointError(f"{path}: the config inside has no {'.'.join(keys)} block, but {str(block)[:60]!r}{alone}; give the file "
+                                  f"another config with 'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
     faults = absurd(config)
     if "_base_" in config:
         faults.append("_base_: inherits from files, which a checkpoint's config may not open")
