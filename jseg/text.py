@@ -27,10 +27,16 @@ def _written_out(char: str) -> str:
     return ascii(char)[1:-1]
 
 
-def cleaned_text(value: Any, *, keep: str = "") -> Any:
-    """A copy of plain JSON data whose texts, keys included, are `printable`."""
+def cleaned_text(value: Any, *, keep: str = "", levels: int = 100) -> Any:
+    """A copy of plain JSON data whose texts, keys included, are `printable`.
+
+    Raises:
+        ValueError: blocks and lists nested deeper than `levels`.
+    """
     if isinstance(value, str):
         return printable(value, keep=keep)
+    if isinstance(value, (dict, list)) and levels == 0:
+        raise ValueError("nested too deeply")
     if isinstance(value, dict):
-        return {cleaned_text(key, keep=keep): cleaned_text(item, keep=keep) for key, item in value.items()}
-    return [cleaned_text(item, keep=keep) for item in value] if isinstance(value, list) else value
+        return {cleaned_text(key, keep=keep): cleaned_text(item, keep=keep, levels=levels - 1) for key, item in value.items()}
+    return [cleaned_text(item, keep=keep, levels=levels - 1) for item in value] if isinstance(value, list) else value

@@ -87,7 +87,8 @@ def _checked(file: BinaryIO, size: int) -> Header:
         raise ValueError("its header is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError(f"its header is a {type(content).__name__}, not names with tensors")
-    metadata = content.pop("__metadata__", None) or {}
+    metadata = content.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its __metadata__ are not texts by name")
     entries = {name: _entry(name, value, 8 + length) for name, value in content.items()}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 from typing import Any, Mapping
@@ -100,6 +101,7 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     renames, dropped = _renames(contents, family)
     shapes = {new: sizes[old] for new, old in renames.items()}
     settings, config_from, notes = _config(contents, shapes, family, config, where)
+    _refuse_absurd(settings, shapes, config_from, where)
     wanted = _model_shapes(settings, family, where)
     _account(shapes, wanted, where)
     if not allow_nonfinite:
@@ -161,15 +163,28 @@ def _renames(contents: Contents, family: families.Family) -> tuple[dict[str, str
     return renamed, dropped
 
 
+def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: str, where: str) -> None:
+    """ConvertError before a model is built from numbers that nobody can mean, or of far more values than the weights have."""
+    from jseg.engine.limits import absurd, model_values
+    faults = absurd(settings)
+    planned, held = model_values(settings), sum(math.prod(shape) for shape in shapes.values())
+    if not faults and planned > 2 * held + 10_000_000:
+        faults = [f"describes a model of about {planned:.2g} values, the file holds {held:.2g}"]
+    if faults:
+        raise ConvertError(f"{where}: the config ({config_from}): {'; '.join(faults[:3])}; give the right one with --config")
+
+
 def _model_shapes(settings: Mapping, family: families.Family, where: str) -> dict[str, tuple]:
     """Shape of each parameter and statistic of the model that the config describes."""
     import jittor as jt
 
+    from jseg.engine.model_file import without_files
     from jseg.models import build_model
     from jseg.registry import MODELS
+    block = without_files(settings["model"])
     try:
-        model = MODELS.build(settings["model"]["backbone"], "model.backbone") if family.backbone_only else build_model(settings)
-    except (TypeError, ValueError) as error:
+        model = MODELS.build(block["backbone"], "model.backbone") if family.backbone_only else build_model(block)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise ConvertError(f"{where}: its config does not describe a model jseg can build: {error}") from error
     prefix = "backbone." if family.backbone_only else ""
     shapes = {f"{prefix}{key}": tuple(value.shape) for key, value in model.state_dict().items()}

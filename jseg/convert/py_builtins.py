@@ -37,11 +37,7 @@ def check_value(value: Any) -> None:
 
 
 class Limits:
-    """Bounds that must be checked before a result exists, and the work that is left."""
-
-    def spend(self, steps: int, source: str, node: Any = None) -> None:
-        """Take from the work that is left."""
-        raise NotImplementedError
+    """Bounds that must be checked before a result exists."""
 
     def check_operands(self, op: str, left: Any, right: Any) -> None:
         """ValueError before a product, power or format that would be huge."""
@@ -181,14 +177,6 @@ def _text_method(function: Callable) -> Callable:
     return call
 
 
-def _moving(function: Callable) -> Callable:
-    """A list method that moves every element."""
-    def call(limits: Limits, weigh: Callable, owner: list, *args: Any) -> Any:
-        limits.spend(len(owner) // 64, "")
-        return function(owner, *args)
-    return call
-
-
 def _format(limits: Limits, weigh: Callable, text: str, *args: Any, **kwargs: Any) -> str:
     """`text.format(...)` field by field, so that no result is larger than a setting may be."""
     pieces, size, number = [], 0, 0
@@ -269,8 +257,8 @@ METHODS: dict[type, dict[str, Callable]] = {
         "split", "rsplit", "strip", "lstrip", "rstrip", "lower", "upper", "title", "capitalize", "startswith", "endswith",
         "partition", "rpartition", "removeprefix", "removesuffix", "find", "count", "isdigit", "splitlines")}
     | {"format": _format, "replace": _replace, "join": _join},
-    list: {"append": _method(list.append), "insert": _moving(list.insert), "pop": _moving(list.pop), "extend": _extend,
-           "copy": _method(list.copy), "clear": _method(list.clear), "reverse": _moving(list.reverse),
+    list: {"append": _method(list.append), "insert": _method(list.insert), "pop": _method(list.pop), "extend": _extend,
+           "copy": _method(list.copy), "clear": _method(list.clear), "reverse": _method(list.reverse),
            "index": _searched(list.index), "remove": _searched(list.remove), "count": _searched(list.count)},
     tuple: {"index": _searched(tuple.index), "count": _searched(tuple.count)},
     dict: {"update": _update, "merge": _merge, "get": _entry(dict.get), "pop": _entry(dict.pop),

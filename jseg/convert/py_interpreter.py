@@ -397,6 +397,8 @@ class Interpreter:
             methods = METHODS.get(type(owner), {})
             if node.attr in methods:
                 bound = methods[node.attr]
+                if isinstance(owner, list):  # `insert` and its like move every element
+                    self.budget.spend(len(owner) // 64, self.source, node)
                 return (lambda budget, weigh, *args, **kwargs: bound(budget, weigh, owner, *args, **kwargs)), node.attr
         if isinstance(node, (ast.Name, ast.Attribute)):
             known = self.names.get(node.id) if isinstance(node, ast.Name) else (

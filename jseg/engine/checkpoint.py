@@ -110,12 +110,20 @@ def load_weights(path: str | os.PathLike, *, allow_nonfinite: bool = False) -> t
     meta = {}
     for key in META_KEYS:
         if key in metadata:
-            try:
-                value = json.loads(metadata[key])
-            except (ValueError, RecursionError):
-                value = metadata[key]  # another tool's plain text under the same name
-            meta[key] = cleaned_text(value, keep="" if key in ("config", "classes") else "\n\t")
+            meta[key] = _meta_value(metadata[key], "" if key in ("config", "classes") else "\n\t", f"{path}: {key}")
     return state, meta
+
+
+def _meta_value(text: str, keep: str, where: str) -> Any:
+    """What a text of the metadata says, fit to print; `keep` are control characters that may stay."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text  # another tool's plain text under the same name
+    try:
+        return cleaned_text(value, keep=keep)
+    except ValueError as error:
+        raise CheckpointError(f"{where} in its metadata is {error}; no checkpoint's is") from error
 
 
 def _refuse_bad_values(state: Mapping[str, np.ndarray], source: str, allowed: bool) -> None:
