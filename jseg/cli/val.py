@@ -36,7 +36,8 @@ def _evaluate(args) -> int:
     from jseg.engine import distributed
     from jseg.engine.checkpoint import load_into, load_weights, weights_path
     from jseg.engine.evaluate import evaluate, format_table, save_result
-    from jseg.engine.model_file import config_told, without_files
+    from jseg.engine.limits import without_files
+    from jseg.engine.model_file import config_told
     from jseg.models import build_model
     path = weights_path(args.checkpoint)
     state, meta = load_weights(path, allow_nonfinite=args.allow_nonfinite)

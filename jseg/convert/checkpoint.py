@@ -178,7 +178,7 @@ def _model_shapes(settings: Mapping, family: families.Family, where: str) -> dic
     """Shape of each parameter and statistic of the model that the config describes."""
     import jittor as jt
 
-    from jseg.engine.model_file import without_files
+    from jseg.engine.limits import without_files
     from jseg.models import build_model
     from jseg.registry import MODELS
     block = without_files(settings["model"])

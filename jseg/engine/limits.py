@@ -2,7 +2,7 @@
 
 A number here is refused before anything is built from it: a thousand million classes, a window that moves by one pixel,
 a hundred thousand worker processes would take a machine's memory or days without a word. `jseg check` says so of a config
-file, and every reader of a checkpoint of the config inside it. What is wrong in other ways (a type, a name, two blocks
+file, and every reader of a checkpoint of the config inside it, which opens no file either (`without_files`). What is wrong in other ways (a type, a name, two blocks
 that do not fit) is for `engine.check`.
 """
 
@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Range", "RANGES", "absurd", "model_values"]
+__all__ = ["Range", "RANGES", "absurd", "model_values", "without_files"]
 
 
 class Range(NamedTuple):
@@ -229,3 +229,14 @@ def model_values(config: Mapping) -> int:
         before = width
     sides = [(_integers(head.get(key)) or [0])[0] for key in ("ham_channels", "channels", "num_classes")]
     return count + sides[0] * (sum(_integers(head.get("in_channels"))) + 2 * sides[0] + sides[1]) + sides[1] * sides[2]
+
+
+def without_files(block: Any) -> Any:
+    """A copy of a model block in which no constructor finds a file to open.
+
+    Losses take `class_weight` as the name of a .npy or .json file; inference computes no loss, so the name is dropped. A run
+    that was trained with such a file keeps its name, and may have moved to another machine.
+    """
+    if isinstance(block, dict):
+        return {key: None if key == "class_weight" and isinstance(value, str) else without_files(value) for key, value in block.items()}
+    return [without_files(item) for item in block] if isinstance(block, list) else block

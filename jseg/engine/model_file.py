@@ -22,11 +22,11 @@ from jseg.data.transforms import Compose
 from jseg.data.tta import test_transforms
 from jseg.engine.check_rules import TTA, fields, is_integer
 from jseg.engine.checkpoint import load_into, load_weights, weights_path
-from jseg.engine.limits import absurd, model_values
+from jseg.engine.limits import absurd, model_values, without_files
 from jseg.errors import CheckpointError, DataError, JsegError
 from jseg.models import build_model
 
-__all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette", "without_files", "config_told"]
+__all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette", "config_told"]
 
 MAX_NAME = 200      # characters of a class name
 SPARE_VALUES = 10_000_000  # by which a model may be larger than its weights before it is built and compared in full
@@ -169,17 +169,6 @@ def _distinct(colours: tuple[tuple[int, int, int], ...]) -> np.ndarray:
         taken[value] = None
     packed = np.fromiter(taken, np.uint32, len(taken))
     return np.stack([packed >> shift & 255 for shift in (16, 8, 0)], axis=1).astype(np.uint8)
-
-
-def without_files(block: Any) -> Any:
-    """A copy of a model block in which no constructor finds a file to open.
-
-    Losses take `class_weight` as the name of a .npy or .json file; inference computes no loss, so the name is dropped. A run
-    that was trained with such a file keeps its name, and may have moved to another machine.
-    """
-    if isinstance(block, dict):
-        return {key: None if key == "class_weight" and isinstance(value, str) else without_files(value) for key, value in block.items()}
-    return [without_files(item) for item in block] if isinstance(block, list) else block
 
 
 @contextlib.contextmanager

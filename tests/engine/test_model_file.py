@@ -12,7 +12,8 @@ import pytest
 from jseg.cli import main
 from jseg.config import load_config
 from jseg.engine.checkpoint import load_into, load_weights, model_state, save_weights
-from jseg.engine.model_file import open_model_file, stored_palette, without_files
+from jseg.engine.limits import without_files
+from jseg.engine.model_file import open_model_file, stored_palette
 from jseg.engine.predict import InferenceSegmentor
 from jseg.errors import CheckpointError
 from jseg.weights_file import nonfinite_text
