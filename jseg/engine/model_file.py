@@ -28,6 +28,8 @@ from jseg.models import build_model
 
 __all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette", "config_told"]
 
+_COUNTS = ("MD_R", "MD_S", "train_steps", "eval_steps", "num_groups", "size", "size_divisor", "resize_divisor", "crop_size",
+           "stride", "embed_dims", "depths", "channels", "ham_channels", "in_channels", "in_index")
 MAX_NAME = 200      # characters of a class name
 SPARE_VALUES = 10_000_000  # by which a model may be larger than its weights before it is built and compared in full
 
@@ -112,6 +114,7 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *, blocks: t
             raise CheckpointError(f"{path}: the config inside has no {'.'.join(keys)} block, but {str(block)[:60]!r}{alone}; give the file "
                                   f"another config with 'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
     faults = absurd(config)
+    faults += _fractions({key: config[key] for key in ("model", "data_preprocessor") if key in config}, "")
     if "_base_" in config:
         faults.append("_base_: inherits from files, which a checkpoint's config may not open")
     faults += [f"tta: got {config['tta']!r:.60}, expected a block"] if not isinstance(config.get("tta") or {}, dict) else \
@@ -120,6 +123,16 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *, blocks: t
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(f"{path}: the config inside: {'; '.join(faults[:3])}{more}")
     return config
+
+
+def _fractions(value: Any, place: str, counts: bool = False) -> list[str]:
+    """Counts that are no whole numbers: constructors keep some of them, and the first picture would meet them."""
+    if isinstance(value, dict):
+        return [line for key, item in value.items() for line in _fractions(item, f"{place}.{key}" if place else key, key in _COUNTS)]
+    if isinstance(value, list):
+        return [line for item in value for line in _fractions(item, place, counts)]
+    wrong = counts and isinstance(value, (float, bool))
+    return [f"{place}: got {value!r}, expected a whole number"] if wrong else []
 
 
 def stored_classes(meta: Mapping[str, Any], count: int, path: str | os.PathLike) -> list[str]:
