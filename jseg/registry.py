@@ -12,8 +12,8 @@ __all__ = ["Registry", "MODELS", "LOSSES", "DATASETS", "TRANSFORMS", "OPTIMIZERS
 
 
 _OTHERS_START = ("init_cfg", "pretrained", "checkpoint", "load_from")  # where other programs name weights to start from
-_START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a .pth with "
-          "'jseg convert FILE.pth')")
+_START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a "
+          ".pth with 'jseg convert FILE.pth')")
 
 
 def nearest(word: str, known) -> str:
@@ -72,8 +72,8 @@ class Registry:
             return [str(error)]
         parameters = inspect.signature(entry).parameters
         known = [k for k in parameters if k != "self"]
-        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}" + (_START if key in _OTHERS_START else nearest(key, known))
-                  for key in cfg if key != "type" and key not in known]
+        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}"
+                  + (_START if key in _OTHERS_START else nearest(key, known)) for key in cfg if key != "type" and key not in known]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
                    and key not in cfg and key not in given]

@@ -8,7 +8,8 @@ __all__ = ["printable", "cleaned_text"]
 
 
 def printable(text: Any, *, keep: str = "") -> str:
-    """Return `str(text)` with every character that moves the cursor, colours, rings, reverses or breaks the line written out.
+    """Return `str(text)` with every character that moves the cursor, colours, rings, reverses or breaks the line
+    written out.
 
     Letters of all scripts stay; control characters, line breaks, marks of text direction and halves of surrogate pairs
     become `\\x1b`, `\\n`, `\\u202e`.
@@ -38,5 +39,6 @@ def cleaned_text(value: Any, *, keep: str = "", levels: int = 100) -> Any:
     if isinstance(value, (dict, list)) and levels == 0:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
-        return {cleaned_text(key, keep=keep): cleaned_text(item, keep=keep, levels=levels - 1) for key, item in value.items()}
+        return {cleaned_text(key, keep=keep): cleaned_text(item, keep=keep, levels=levels - 1) for key,
+                item in value.items()}
     return [cleaned_text(item, keep=keep, levels=levels - 1) for item in value] if isinstance(value, list) else value

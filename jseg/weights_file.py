@@ -10,8 +10,8 @@ wide types first, so that every tensor lies at a multiple of its item size, then
     sha256         over names, types, shapes and values of the tensors
     metadata_sha256  over all other metadata
 
-Files of other tools are read too, bfloat16 as float32. Values that are not finite are refused wherever weights are read, unless
-somebody asks for them. NumPy only: `convert/` and `engine/checkpoint.py` share it.
+Files of other tools are read too, bfloat16 as float32. Values that are not finite are refused wherever weights are
+read, unless somebody asks for them. NumPy only: `convert/` and `engine/checkpoint.py` share it.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def read_weights_file(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], d
             state = {name: _widened(path, entry) if entry.dtype == "BF16" else file.get_tensor(name)
                      for name, entry in header.entries.items()}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: truncated, damaged or not a .safetensors file ({printable(error)}); its size is "
-                              f"{path.stat().st_size} bytes: copy or download it again, or use an older checkpoint") from error
+        raise CheckpointError(f"{path}: truncated, damaged or not a .safetensors file ({printable(error)}); its size "
+                              f"is {path.stat().st_size} bytes: copy or download it again, or use an older checkpoint") from error
     metadata = header.metadata
     what = _damage(state, metadata)
     if what:

@@ -3,8 +3,8 @@
     jseg export best.safetensors small.safetensors --origin "trained on CamVid"
     jseg export weights.safetensors whole.safetensors --full --config CONFIG.yaml
 
-The second gives a file of another tool, or one without config or class names, what `jseg predict` needs: the model is built
-from the config, and every key of the file must fit it.
+The second gives a file of another tool, or one without config or class names, what `jseg predict` needs: the model is
+built from the config, and every key of the file must fit it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--full", action="store_true", help="keep float32 (default: half precision, running statistics excepted)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="change a value of the config inside, such as a path of this machine; may be given many times")
-    parser.add_argument("--config", dest="given_config", metavar="FILE", help="put this config (.yaml) with the class names and colours of its "
-                        "data set into the file, instead of those inside it")
-    parser.add_argument("--allow-nonfinite", action="store_true", help="write weights that hold NaN or inf all the same")
+    parser.add_argument("--config", dest="given_config", metavar="FILE", help="put this config (.yaml) into the file, "
+                        "with the class names and colours of its data set, instead of those inside it")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="write weights that hold NaN or inf")
     parser.add_argument("--origin", metavar="TEXT", help="where the weights come from: data, command, licence; kept inside the file")
 
 
@@ -65,6 +65,8 @@ def _facts(config_file: str, state: dict, source: pathlib.Path) -> dict:
     block = next((config[name]["dataset"] for name in ("test_dataloader", "val_dataloader", "train_dataloader")
                   if isinstance(config.get(name), dict) and isinstance(config[name].get("dataset"), dict)), None)
     if block is None:
-        raise ConfigError(f"{config_file}: names no data set, so the classes have no names; give it a val_dataloader with a dataset")
+        raise ConfigError(f"{config_file}: names no data set, so the classes have no names; give it a val_dataloader "
+                          f"with a dataset")
     dataset = DATASETS.build({key: value for key, value in block.items() if key != "pipeline"}, "dataset")
-    return {"config": config, "classes": list(dataset.classes), "palette": [[int(v) for v in colour] for colour in dataset.palette]}
+    return {"config": config, "classes": list(dataset.classes),
+            "palette": [[int(v) for v in colour] for colour in dataset.palette]}

@@ -14,7 +14,8 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 def add_arguments(parser) -> None:
     """Options of `jseg predict`."""
-    parser.add_argument("checkpoint", help="a .safetensors file, or a run's best/ folder; it carries config, classes and palette")
+    parser.add_argument("checkpoint", help="a .safetensors file, or a run's best/ folder; it carries config, classes "
+                                           "and palette")
     parser.add_argument("inputs", nargs="+", help="picture files, folders of pictures, video files")
     parser.add_argument("--out", default="predictions", help="folder for the results (default: %(default)s)")
     parser.add_argument("--what", choices=("overlay", "labels", "both"), default="both",

@@ -21,7 +21,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--tta", action="store_true", help="average over the scales and flips of the config's tta: block")
     parser.add_argument("--out", metavar="FILE", help="write the whole result as JSON")
     parser.add_argument("--keep", metavar="FOLDER", help="save the worst and best pictures with truth and prediction there")
-    parser.add_argument("--allow-nonfinite", action="store_true", help="evaluate weights that hold NaN or inf all the same")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="evaluate weights that hold NaN or inf")
     parser.add_argument("--keep-count", type=int, default=4, metavar="N", help="how many of each (default: %(default)s)")
 
 
@@ -76,8 +76,8 @@ def chosen_config(config: str | None, overrides: list[str], meta: dict, source: 
         raise ConfigError(f"{source}: carries no config; name one: jseg val CONFIG --checkpoint {source}")
     inside = stored_config(meta, source)
     if _names_cache(inside):
-        raise ConfigError(f"{source}: the config inside names a cache_file, and a checkpoint does not say which files are written; "
-                          f"name a config: jseg val CONFIG --checkpoint {source}")
+        raise ConfigError(f"{source}: the config inside names a cache_file, and a checkpoint does not say which files "
+                          f"are written; name a config: jseg val CONFIG --checkpoint {source}")
     return apply_overrides(inside, overrides)
 
 

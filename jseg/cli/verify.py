@@ -33,7 +33,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--slide", nargs=2, type=int, metavar=("CROP", "STRIDE"),
                         help="window and step of slide mode in pixels (default: the checkpoint's, else 512 341)")
     parser.add_argument("--scales", nargs="+", type=float, help="of test-time augmentation (default: the checkpoint's)")
-    parser.add_argument("--allow-nonfinite", action="store_true", help="compare weights that hold NaN or inf all the same")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="compare weights that hold NaN or inf")
     parser.add_argument("--timeout", type=int, default=3600, help="seconds that PyTorch's side may take (default: %(default)s)")
 
 

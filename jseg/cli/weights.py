@@ -4,9 +4,10 @@
     jseg weights get NAME          download (an interrupted one goes on), check, convert to <dir>/NAME.safetensors
 
 A file that is already in the folder is used; without a connection the command says what to fetch by hand and where to put it.
-A SHA-256 that begins as published proves a file. One that does not is said, and proves nothing (mmsegmentation takes the digits in
-its file names before it publishes): the server's length and MD5 and the conversion of every key decide then. The hash of a file that
-was converted is kept beside it (FILE.json) and compared from then on; a download that is no checkpoint becomes FILE.rejected.
+A SHA-256 that begins as published proves a file. One that does not is said, and proves nothing (mmsegmentation takes
+the digits in its file names before it publishes): the server's length and MD5 and the conversion of every key decide
+then. The hash of a file that was converted is kept beside it (FILE.json) and compared from then on; a download that is
+no checkpoint becomes FILE.rejected.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def get(entry, folder: pathlib.Path) -> pathlib.Path:
         if not found.fresh or found.proven:
             raise
         aside = reject(found.path, found.path)
-        raise ConvertError(f"{error}. The download is kept as {aside}; give it a config of your own with 'jseg convert {aside} "
-                           f"{entry.name}.safetensors --config FILE'") from error
+        raise ConvertError(f"{error}. The download is kept as {aside}; give it a config of your own with 'jseg "
+                           f"convert {aside} {entry.name}.safetensors --config FILE'") from error
     record_hash(found, entry)
     print(done.text())
     return done.out

@@ -65,7 +65,8 @@ class Conversion:
 
 
 def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, config: str | os.PathLike | None = None,
-                       weights: str = "default", classes: str | None = None, allow_nonfinite: bool = False) -> Conversion:
+                       weights: str = "default", classes: str | None = None,
+                       allow_nonfinite: bool = False) -> Conversion:
     """Convert one checkpoint.
 
     Args:
@@ -79,8 +80,8 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     Returns:
         the account.
     Raises:
-        ConvertError: the file cannot be read, is of another family, does not fit its config, or holds weights that are not
-            finite; no file is written then.
+        ConvertError: the file cannot be read, is of another family, does not fit its config, or holds weights that
+            are not finite; no file is written then.
         ConfigError: the config names what jseg does not have.
     """
     source, out = pathlib.Path(source), pathlib.Path(out)
@@ -90,8 +91,8 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
         raise ConvertError(f"{out}: is a folder; give the name of a file")
     where = str(source)
     if source.suffix == ".safetensors":
-        raise ConvertError(f"{where}: is a .safetensors file already; one that lacks config or class names gets them with "
-                           f"'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
+        raise ConvertError(f"{where}: is a .safetensors file already; one that lacks config or class names gets them "
+                           f"with 'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
     contents = find_contents(read_torch_file(source), where, weights)
     _check_sizes(contents, source.stat().st_size, where)
     sizes = contents.shapes
@@ -171,7 +172,8 @@ def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: 
     if not faults and planned > 2 * held + 10_000_000:
         faults = [f"describes a model of about {planned:.2g} values, the file holds {held:.2g}"]
     if faults:
-        raise ConvertError(f"{where}: the config ({config_from}): {'; '.join(faults[:3])}; give the right one with --config")
+        raise ConvertError(f"{where}: the config ({config_from}): {'; '.join(faults[:3])}; give the right one with "
+                           f"--config")
 
 
 def _model_shapes(settings: Mapping, family: families.Family, where: str) -> dict[str, tuple]:
@@ -205,11 +207,16 @@ def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
 
 def _refuse_nonfinite(contents: Contents, renames: Mapping[str, str], where: str) -> None:
     """ConvertError with the names of tensors that are not finite as float32; one tensor is in memory at a time."""
-    bad = [text for key in renames.values() if (text := nonfinite_text({contents.source_keys[key]: _array(contents.state[key], f"{where}: {key}")}))]
+    bad = []
+    for key in renames.values():
+        text = nonfinite_text({contents.source_keys[key]: _array(contents.state[key], f"{where}: {key}")})
+        bad += [text] if text else []
     if bad:
         shown = ", ".join(text.partition(": ")[2] for text in bad[:3])
-        raise ConvertError(f"{where}: NaN or inf in {len(bad)} of {len(renames)} tensors: {shown}{', ...' if len(bad) > 3 else ''}; such weights "
-                           "give one class everywhere. Take an older checkpoint of the run, or --allow-nonfinite to convert it all the same")
+        raise ConvertError(f"{where}: NaN or inf in {len(bad)} of {len(renames)} tensors: "
+                           f"{shown}{', ...' if len(bad) > 3 else ''}; such weights "
+                           "give one class everywhere. Take an older checkpoint of the run, or --allow-nonfinite to "
+                           "convert it all the same")
 
 
 def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:

@@ -3,9 +3,9 @@
     <file>.part        what has arrived
     <file>.part.json   address, length and validator (ETag or Last-Modified) of the file that the part is of
 
-A part is gone on with only where the server says, by `If-Range`, that its file is still the same; otherwise it begins anew.
-Redirects lead from http to http or https, at most `REDIRECTS` times. A server that keeps the connection open and sends less
-than `LEAST_BYTES` in `STALL_S` seconds counts as broken off.
+A part is gone on with only where the server says, by `If-Range`, that its file is still the same; otherwise it begins
+anew. Redirects lead from http to http or https, at most `REDIRECTS` times. A server that keeps the connection open and
+sends less than `LEAST_BYTES` in `STALL_S` seconds counts as broken off.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, reason, headers, url)
 
 
-def download(url: str, part: pathlib.Path, *, progress: Progress | None = None, pause_s: float = 1.0, max_bytes: int = MAX_BYTES) -> Arrived:
+def download(url: str, part: pathlib.Path, *, progress: Progress | None = None, pause_s: float = 1.0,
+             max_bytes: int = MAX_BYTES) -> Arrived:
     """Fill the .part file; a connection that breaks is taken up again where it broke, some times.
 
     Args:
@@ -100,7 +101,8 @@ def download(url: str, part: pathlib.Path, *, progress: Progress | None = None, 
 def _answer_told(error: urllib.error.HTTPError) -> str:
     if 300 <= error.code < 400:
         return f"it leads on in a circle, more than {REDIRECTS} times, or to what is no web address (answers {error.code})"
-    return f"it answers {error.code} {printable(error.reason)[:100]}" + ("; the file has moved or is closed to us" if error.code < 500 else "")
+    closed = "; the file has moved or is closed to us" if error.code < 500 else ""
+    return f"it answers {error.code} {printable(error.reason)[:100]}{closed}"
 
 
 def _receive(url: str, part: pathlib.Path, progress: Progress | None, max_bytes: int) -> Arrived:
@@ -115,27 +117,31 @@ def _receive(url: str, part: pathlib.Path, progress: Progress | None, max_bytes:
     with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
         goes_on = answer.status == 206
         if goes_on and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
-            raise http.client.HTTPException(f"asked for bytes from {start} on, got {answer.headers.get('Content-Range')!r:.100}")
+            raise http.client.HTTPException(f"asked for bytes from {start} on, got "
+                                            f"{answer.headers.get('Content-Range')!r:.100}")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise _Refused("it sends the file compressed, which was not asked for")
         start = start if goes_on else 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() and len(length) < 20 else None
-        if goes_on and (kept["length"] not in (None, total) or _validator(answer.headers) not in (None, kept["validator"])):
+        if goes_on and (kept["length"] not in (None, total)
+                        or _validator(answer.headers) not in (None, kept["validator"])):
             _forget(part)  # a server that does not know If-Range
             raise http.client.HTTPException("the file there has changed; it begins anew")
         if max(total or 0, start) > max_bytes:
             raise _Refused(f"the file has {total} bytes; at most {max_bytes} are fetched")
         md5, sure = (kept["md5"], kept["sure"]) if goes_on else _md5_of(answer.headers)
         if not goes_on:
-            _keep(part, {"url": url, "length": total, "validator": _validator(answer.headers), "md5": md5, "sure": sure})
+            _keep(part, {"url": url, "length": total, "validator": _validator(answer.headers), "md5": md5,
+                         "sure": sure})
         start = _copy(answer, part, "ab" if goes_on else "wb", start, total, progress, max_bytes)
     if total is not None and start < total:
         raise http.client.HTTPException("ended early")
     return Arrived(total, md5, sure)
 
 
-def _copy(answer: Any, part: pathlib.Path, mode: str, start: int, total: int | None, progress: Progress | None, max_bytes: int) -> int:
+def _copy(answer: Any, part: pathlib.Path, mode: str, start: int, total: int | None, progress: Progress | None,
+          max_bytes: int) -> int:
     """Append what arrives; the size at the end. TimeoutError when next to nothing does."""
     began, since = time.monotonic(), start
     try:
@@ -147,7 +153,8 @@ def _copy(answer: Any, part: pathlib.Path, mode: str, start: int, total: int | N
             try:
                 file.write(chunk)
             except OSError as error:
-                raise WriteError(f"{part}: cannot be written ({error.strerror}); free disk space or allow writing there") from error
+                raise WriteError(f"{part}: cannot be written ({error.strerror}); free disk space or allow writing "
+                                 f"there") from error
             start += len(chunk)
             if start > max_bytes:
                 raise _Refused(f"it does not end: more than {max_bytes} bytes came")
@@ -190,7 +197,8 @@ def _kept(part: pathlib.Path, url: str) -> dict | None:
     """What was said of the file that a part is of; None where it must begin anew."""
     try:
         facts = json.loads(_record(part).read_bytes())
-        fits = facts["url"] == url and isinstance(facts["validator"], str) and facts["validator"].isprintable() and part.is_file()
+        mark = facts["validator"]
+        fits = facts["url"] == url and isinstance(mark, str) and mark.isprintable() and part.is_file()
         return facts if fits and {"length", "md5", "sure"} <= set(facts) and (facts["length"] or 0) >= 0 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

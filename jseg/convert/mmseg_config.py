@@ -61,10 +61,10 @@ def translate_config(cfg: Mapping, *, source: str, metainfo: Mapping | None = No
     """
     try:
         return _translation(cfg, source, metainfo)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # a value that no program writes there
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConvertError(f"{source}: a value in it is of another kind than MMSegmentation and JSeg write ({text}); give the config it "
-                           "was trained with by --config") from error
+        raise ConvertError(f"{source}: a value in it is of another kind than MMSegmentation and JSeg write ({text}); "
+                           f"give the config it was trained with by --config") from error
 
 
 def _translation(cfg: Mapping, source: str, metainfo: Mapping | None) -> Translation:

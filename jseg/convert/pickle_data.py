@@ -7,8 +7,9 @@ here would be an attack (os.system) is refused, so that its owner hears of it.
 
 What a hostile file may cost is bounded. Every step is charged what it can allocate, copies made on request (a list handed to
 `OrderedDict` a thousand times) included; the sum may exceed the file's size by `ALLOWANCE`. Memo numbers must be dense. Keys
-of dicts that are not text, whose hashes a file could make collide, are few and small. Integers are at most 255 bytes long, names of
-classes and functions 500 characters. So a file of a few megabytes is done within `MAX_STEPS` small steps: two seconds and 100 MB.
+of dicts that are not text, whose hashes a file could make collide, are few and small. Integers are at most 255 bytes
+long, names of classes and functions 500 characters. So a file of a few megabytes is done within `MAX_STEPS` small
+steps: two seconds and 100 MB.
 
 Format: CPython's Lib/pickletools.py describes every opcode; this reader is written from that description.
 """
@@ -230,7 +231,8 @@ class _Machine:
 
     def name(self, module: str, name: str) -> Global:
         if len(module) + len(name) > MAX_NAME:
-            raise ValueError(f"a global whose name has {len(module) + len(name)} characters; at most {MAX_NAME} are read")
+            raise ValueError(f"a global whose name has {len(module) + len(name)} characters; at most {MAX_NAME} are "
+                             f"read")
         found = self.globals.get((module, name))
         if found is None:
             found = self.globals[module, name] = Global(module, name)

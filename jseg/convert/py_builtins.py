@@ -130,7 +130,8 @@ BUILTINS: dict[str, Callable] = {
     "dict": _dict, "list": _over(list), "tuple": _over(tuple), "set": _set, "str": _plain_text, "int": _number(int),
     "float": _number(float), "bool": lambda limits, weigh, value=False: bool(value), "range": _range,
     "len": _over(len), "sum": _sum, "min": _over(min, True), "max": _over(max, True), "sorted": _over(sorted, True),
-    "abs": _over(abs), "round": _round, "any": _over(any), "all": _over(all), "zip": _over(zip), "enumerate": _over(enumerate),
+    "abs": _over(abs), "round": _round, "any": _over(any), "all": _over(all), "zip": _over(zip),
+    "enumerate": _over(enumerate),
     "reversed": _over(reversed),
 }
 
@@ -183,7 +184,8 @@ def _format(limits: Limits, weigh: Callable, text: str, *args: Any, **kwargs: An
     for literal, field, spec, conversion in string.Formatter().parse(text):
         pieces.append(literal)
         if field is not None:
-            if conversion or not (field.isidentifier() or field.isdigit() or not field) or re.search(r"\d{4}|[{}]", spec):
+            plain = field.isidentifier() or field.isdigit() or not field
+            if conversion or not plain or re.search(r"\d{4}|[{}]", spec):
                 raise ValueError("format() is read with plain fields only, such as {} or {name:03d}")
             value = kwargs[field] if field.isidentifier() else args[int(field[:9]) if field else number]
             number += not field

@@ -30,7 +30,8 @@ MAX_FILES = 64        # read for one config
 MAX_DEPTH = 12        # of inheritance
 
 _NOT_SETTINGS = ("_base_", "_deprecation_")
-_WORD = re.compile(r"\{\{([^{}\n]{1,300})\}\}")  # looked at once from left to right; what stands inside is split without patterns
+# looked at once from left to right; what stands inside is split without patterns
+_WORD = re.compile(r"\{\{([^{}\n]{1,300})\}\}")
 _FILE_WORDS = ("fileDirname", "fileBasename", "fileBasenameNoExtension", "fileExtname")
 
 
@@ -168,7 +169,8 @@ def _fill_in(text: str, source: str, path: str | None) -> str:
     """Replace `{{...}}` words in the text, before it is parsed, as MMEngine does."""
     name = os.path.basename(path) if path else ""
     stem, extension = os.path.splitext(name)
-    words = dict(zip(_FILE_WORDS, (os.path.dirname(os.path.abspath(path)).replace("\\", "/") if path else "", name, stem, extension)))
+    words = dict(zip(_FILE_WORDS, (os.path.dirname(os.path.abspath(path)).replace("\\", "/") if path else "", name,
+                                   stem, extension)))
 
     def filled(match: re.Match) -> str:
         word = match[1].strip()
@@ -187,7 +189,8 @@ def _fill_in(text: str, source: str, path: str | None) -> str:
 
     text = _WORD.sub(filled, text)
     if len(text) > 2 * MAX_BYTES:
-        raise ConvertError(f"{source}: {len(text)} characters of config after its {{{{...}}}} words are filled in; at most {2 * MAX_BYTES} are read")
+        raise ConvertError(f"{source}: {len(text)} characters of config after its {{{{...}}}} words are filled in; at "
+                           f"most {2 * MAX_BYTES} are read")
     return text
 
 

@@ -210,8 +210,10 @@ class Interpreter:
             raise self._fault(target, f"cannot assign to {_words(target)}")
 
     def _store_slice(self, container: Any, key: slice, value: Any, node: ast.AST) -> None:
-        if not isinstance(container, list) or not isinstance(value, (list, tuple)) or len(container) + len(value) > MAX_ITEMS:
-            raise self._fault(node, f"only a list may take the place of a part of a list, with at most {MAX_ITEMS} elements in all")
+        fits = isinstance(container, list) and isinstance(value, (list, tuple))
+        if not fits or len(container) + len(value) > MAX_ITEMS:
+            raise self._fault(node, f"only a list may take the place of a part of a list, with at most {MAX_ITEMS} "
+                                    f"elements in all")
         self.budget.spend(len(container) + len(value), self.source, node)
         container[key] = list(value)
 
@@ -385,7 +387,8 @@ class Interpreter:
         flat = key if isinstance(key, tuple) else (key,)
         if not all(isinstance(part, Reference) or plain_key(part) for part in flat) or len(flat) > 8:
             raise self._fault(node, "a key must be text or a number of at most 60 bits")
-        self.budget.spend(100 if isinstance(key, tuple) else 0, self.source, node)  # a config can make their hashes collide
+        if isinstance(key, tuple):
+            self.budget.spend(100, self.source, node)  # a config can make their hashes collide
         return key
 
     def _function(self, node: ast.expr) -> tuple[Callable, str]:
@@ -438,7 +441,8 @@ class Interpreter:
             check_value(value)
         except ValueError as error:
             raise self._fault(node, str(error)) from error
-        makes = isinstance(node, (ast.Call, ast.Subscript, ast.BinOp, ast.AugAssign)) and isinstance(value, (list, tuple, dict, set))
+        makes = (isinstance(node, (ast.Call, ast.Subscript, ast.BinOp, ast.AugAssign))
+                 and isinstance(value, (list, tuple, dict, set)))
         self.budget.spend(len(value) if makes else text_cost(value) - 1, self.source, node)
         return value
 

@@ -315,8 +315,10 @@ def _handlers(where: str, file_bytes: int) -> dict:
         "torch._utils._rebuild_parameter": first, "torch._utils._rebuild_parameter_with_state": first,
         "torch.nn.parameter.Parameter": first, "torch._tensor._rebuild_from_type_v2": from_type, "torch._tensor._rebuild_from_type": from_type,
         "collections.OrderedDict": _pairs, "builtins.dict": _pairs, "__builtin__.dict": _pairs, "collections.defaultdict": lambda a: {},
-        "torch.Size": lambda a: tuple(_sequence(a[0])) if a else (), "torch.serialization._get_layout": lambda a: brief(a[0]),
-        "torch.device": lambda a: ":".join(brief(part).strip("'") for part in a[:2]), "builtins.complex": refuse, "__builtin__.complex": refuse,
+        "torch.Size": lambda a: tuple(_sequence(a[0])) if a else (),
+        "torch.serialization._get_layout": lambda a: brief(a[0]),
+        "torch.device": lambda a: ":".join(brief(part).strip("'") for part in a[:2]), "builtins.complex": refuse,
+        "__builtin__.complex": refuse,
         **NUMPY_HANDLERS, **{name: _var for name in JITTOR_VARS},
     }
     for name in ("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor", "_rebuild_qtensor", "_rebuild_nested_tensor",

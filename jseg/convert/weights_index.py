@@ -1,4 +1,4 @@
-"""Published checkpoints: the index `weights_index.yaml`, and having one of its files, looked at before it gets its name.
+"""Published checkpoints: the index `weights_index.yaml`, and having one of its files.
 
 The index is beside this file, so that it is installed with it; in the repository `weights/index.yaml` leads to it.
 
@@ -7,10 +7,11 @@ The index is beside this file, so that it is installed with it; in the repositor
     <folder>/<file>.part       what an interrupted download left; the next one goes on from its end (see `download`)
     <folder>/<file>.rejected   a download that was no such checkpoint; nobody reads it, remove it when you like
 
-Nothing is trusted because of its address. A file whose SHA-256 begins as the index says is proven. Eight digits that differ
-prove nothing: mmsegmentation takes those of its file names before it publishes, and has published SegNeXt's files again since;
-that is said, and then the length and MD5 that the server states, the reader and the conversion of every key decide. More than
-eight digits are a hash that the index vouches for: a file that differs is refused. No file of yours is ever removed.
+Nothing is trusted because of its address: a file is looked at before it gets its name. One whose SHA-256 begins as the
+index says is proven. Eight digits that differ prove nothing: mmsegmentation takes those of its file names before it
+publishes, and has published SegNeXt's files again since; that is said, and then the length and MD5 that the server
+states, the reader and the conversion of every key decide. More than eight digits are a hash that the index vouches for:
+a file that differs is refused. No file of yours is ever removed.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Published:
     def by_hand(self, folder: pathlib.Path) -> str:
         """What to do without a connection."""
         check = f", whose SHA-256 may begin with {self.sha256}," if self.sha256 else ""
-        return (f"Fetch {self.url}{check} by hand, put it at {folder / self.file}, and run the same command again, or wherever it is "
-                "'jseg convert FILE'")
+        return (f"Fetch {self.url}{check} by hand, put it at {folder / self.file}, and run the same command again, or "
+                "wherever it is 'jseg convert FILE'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +118,8 @@ def fetch(entry: Published, folder: str | os.PathLike, *, progress: Progress | N
         pause_s: wait before going on after a broken connection, in seconds; doubled each time.
         max_bytes: the largest file that is fetched.
     Raises:
-        ConvertError: no connection, an answer other than the file, a file that is no checkpoint or not the one recorded; says
-            what to do by hand.
+        ConvertError: no connection, an answer other than the file, a file that is no checkpoint or not the one
+            recorded; says what to do by hand.
         WriteError: the folder cannot be written.
     """
     folder = pathlib.Path(folder)
@@ -132,13 +133,14 @@ def fetch(entry: Published, folder: str | os.PathLike, *, progress: Progress | N
         except ConvertError as error:
             size = part.stat().st_size if part.exists() else 0
             kept = f"{size} bytes are kept in {part}; the same command goes on from there where it can. Or: " if size else ""
-            raise ConvertError(f"{entry.name}: cannot be fetched from {entry.url}: {error}. {kept}{entry.by_hand(folder)}") from error
+            raise ConvertError(f"{entry.name}: cannot be fetched from {entry.url}: {error}. "
+                               f"{kept}{entry.by_hand(folder)}") from error
         digest, md5 = _hashes(part)
         fault = _fault(entry, part, digest, md5, arrived)
         if fault:
             aside = reject(part, path)
-            raise ConvertError(f"{entry.name}: {entry.url} gave {aside.stat().st_size} bytes that are not its file: {fault}; they are kept as {aside}. "
-                               f"{entry.by_hand(folder)}")
+            raise ConvertError(f"{entry.name}: {entry.url} gave {aside.stat().st_size} bytes that are not its file: "
+                               f"{fault}; they are kept as {aside}. {entry.by_hand(folder)}")
         os.replace(part, path)
         part.with_name(f"{part.name}.json").unlink(missing_ok=True)
     except OSError as error:
@@ -160,7 +162,8 @@ def _already_there(entry: Published, path: pathlib.Path) -> Fetched:
     if not fault and recorded not in (None, digest):
         fault = f"its SHA-256 {digest[:16]}... is not {recorded[:16]}..., which was recorded when it was first converted ({path.name}.json)"
     if fault:
-        raise ConvertError(f"{path}: is not the file of {entry.name}: {fault}. Move it away and run the same command again, or 'jseg convert {path}'")
+        raise ConvertError(f"{path}: is not the file of {entry.name}: {fault}. Move it away and run the same command "
+                           f"again, or 'jseg convert {path}'")
     proof, proven = _proof(entry, digest)
     if recorded and not proven:
         proof, proven = "is the one recorded at its first conversion", True
@@ -194,8 +197,8 @@ def _proof(entry: Published, digest: str) -> tuple[str, bool]:
         return "its publisher gives none to compare with", False
     if digest.startswith(entry.sha256):
         return f"begins with {entry.sha256} as published", True
-    return (f"does not begin with {entry.sha256} as its name says, which proves nothing: those digits were taken before the file was "
-            "published"), False
+    return (f"does not begin with {entry.sha256} as its name says, which proves nothing: those digits were taken "
+            "before the file was published"), False
 
 
 def record_hash(found: Fetched, entry: Published) -> None:

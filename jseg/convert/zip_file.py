@@ -68,7 +68,8 @@ def _entries(data: memoryview, where: str) -> dict[str, StoredEntry]:
             raise ConvertError(f"{where}: a damaged zip archive: no directory entry at byte {at}; download or copy it again")
         flags, method, crc, packed, full, name_size, extra_size, note_size, local = struct.unpack("<8xHH4xIIIHHH8xI", data[at:at + 46])
         if extra_size > MAX_EXTRA:
-            raise ConvertError(f"{where}: a directory entry with {extra_size} bytes of extra fields; at most {MAX_EXTRA} are read")
+            raise ConvertError(f"{where}: a directory entry with {extra_size} bytes of extra fields; at most "
+                               f"{MAX_EXTRA} are read")
         name = _checked_name(bytes(data[at + 46:at + 46 + name_size]), where)
         packed, full, local = _wide(bytes(data[at + 46 + name_size:at + 46 + name_size + extra_size]), packed, full, local)
         at += 46 + name_size + extra_size + note_size

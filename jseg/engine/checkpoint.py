@@ -31,7 +31,8 @@ from jseg.files import drop_drafts, sync_folder, write_atomically
 from jseg.text import cleaned_text, printable
 from jseg.weights_file import content_hash, nonfinite_text, read_weights_file, write_weights_file
 
-__all__ = ["META_KEYS", "LoadReport", "save_weights", "load_weights", "weights_path", "load_into", "model_state", "save_state",
+__all__ = ["META_KEYS", "LoadReport", "save_weights", "load_weights", "weights_path", "load_into", "model_state",
+           "save_state",
            "find_state", "read_state", "publish_copy", "tidy"]
 
 META_KEYS = ("config", "classes", "palette", "metrics", "origin", "jseg_version")
@@ -83,15 +84,16 @@ def weights_path(path: str | os.PathLike) -> Path:
     for name in ("weights.safetensors", "best.safetensors", "best/weights.safetensors"):
         if (path / name).is_file():
             return path / name
-    raise CheckpointError(f"{path}: a folder without weights (looked for weights.safetensors and best.safetensors in it); give a "
-                          ".safetensors file, or a run's best/")
+    raise CheckpointError(f"{path}: a folder without weights (looked for weights.safetensors and best.safetensors in "
+                          f"it); give a .safetensors file, or a run's best/")
 
 
-def load_weights(path: str | os.PathLike, *, allow_nonfinite: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_weights(path: str | os.PathLike, *,
+                 allow_nonfinite: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a weights file: (parameter name -> array as stored, meta).
 
-    Files of other tools load too, bfloat16 as float32; keys of `META_KEYS` that they lack are absent from meta. Texts in meta
-    are made fit to print: control characters in a class name stand as `\\x1b`.
+    Files of other tools load too, bfloat16 as float32; keys of `META_KEYS` that they lack are absent from meta. Texts
+    in meta are made fit to print: control characters in a class name stand as `\\x1b`.
 
     Args:
         path: a .safetensors file, or a folder as `weights_path` takes it.
@@ -129,8 +131,9 @@ def _meta_value(text: str, keep: str, where: str) -> Any:
 def _refuse_bad_values(state: Mapping[str, np.ndarray], source: str, allowed: bool) -> None:
     bad = "" if allowed else nonfinite_text(state)
     if bad:
-        raise CheckpointError(f"{source}: NaN or inf in {bad}; such weights give one class everywhere. Take an older checkpoint of "
-                              "the run, or --allow-nonfinite (allow_nonfinite=True) to look at it all the same")
+        raise CheckpointError(f"{source}: NaN or inf in {bad}; such weights give one class everywhere. Take an older "
+                              f"checkpoint of the run, or --allow-nonfinite (allow_nonfinite=True) to look at it all "
+                              f"the same")
 
 
 @dataclass
@@ -185,8 +188,8 @@ def load_into(model, state: Mapping[str, np.ndarray], *, strict: bool = True, so
     Returns:
         the full account.
     Raises:
-        CheckpointError: strict and something does not match (nothing is loaded then), no key matches at all, or values that
-            are not finite.
+        CheckpointError: strict and something does not match (nothing is loaded then), no key matches at all, or values
+            that are not finite.
     """
     import jittor as jt
     _refuse_bad_values(state, source, allow_nonfinite)

@@ -1,9 +1,9 @@
 """Numbers that no config means: one table of what each key may be, far beyond use and far below harm.
 
 A number here is refused before anything is built from it: a thousand million classes, a window that moves by one pixel,
-a hundred thousand worker processes would take a machine's memory or days without a word. `jseg check` says so of a config
-file, and every reader of a checkpoint of the config inside it, which opens no file either (`without_files`). What is wrong in other ways (a type, a name, two blocks
-that do not fit) is for `engine.check`.
+a hundred thousand worker processes would take a machine's memory or days without a word. `jseg check` says so of a
+config file, and every reader of a checkpoint of the config inside it, which opens no file either (`without_files`).
+What is wrong in other ways (a type, a name, two blocks that do not fit) is for `engine.check`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ RANGES: dict[str, dict[str, Range]] = {
         "embed_dims": Range(1, 8192, _WIDTH), "channels": Range(1, 16_384, _WIDTH),
         "ham_channels": Range(1, 16_384, _WIDTH),
         "in_channels": Range(1, 65_536, _WIDTH),
-        "depths": Range(0, 1000, "blocks of a stage; SegNeXt-L has 27"), "num_stages": Range(1, 64, "stages; SegNeXt has 4"),
+        "depths": Range(0, 1000, "blocks of a stage; SegNeXt-L has 27"),
+        "num_stages": Range(1, 64, "stages; SegNeXt has 4"),
         "mlp_ratios": Range(0, 64, "width over width; SegNeXt has 8"),
         "in_index": Range(-64, 63, "a map of the backbone, which has one per stage"),
         "attention_kernel_sizes": Range(1, 255, "a kernel's side; SegNeXt's longest is 21"),
         "attention_kernel_paddings": Range(0, 127, "half a kernel's side"),
-        "MD_R": Range(1, 4096, "bases; SegNeXt has 16 or 64"), "MD_S": Range(1, 1024, "parts of the channels; SegNeXt has 1"),
+        "MD_R": Range(1, 4096, "bases; SegNeXt has 16 or 64"),
+        "MD_S": Range(1, 1024, "parts of the channels; SegNeXt has 1"),
         "MD_D": Range(1, 65_536, _WIDTH),
         "train_steps": Range(1, 1000, "steps of the factorisation; SegNeXt has 6"),
         "eval_steps": Range(1, 1000, "steps of the factorisation; SegNeXt has 7"),
@@ -136,8 +138,8 @@ def _leaves(config: Mapping, faults: list[str]) -> Iterator[tuple[str, str, str,
         elif isinstance(value, (Mapping, list, tuple)):
             left -= len(value)
             if len(value) > MAX_ITEMS or left < 0 or depth >= MAX_DEPTH:
-                faults.append(f"{place}: the config grows too large here: accepted are {MAX_ITEMS} values in a block or "
-                              f"list, {MAX_NODES} in all, {MAX_DEPTH} levels")
+                faults.append(f"{place}: the config grows too large here: accepted are {MAX_ITEMS} values in a block "
+                              f"or list, {MAX_NODES} in all, {MAX_DEPTH} levels")
                 return
             inner = value.items() if isinstance(value, Mapping) else enumerate(value)
             named = isinstance(value, Mapping)
@@ -178,7 +180,7 @@ def _windows(config: Mapping) -> list[str]:
         least = max(-(-side // MAX_OVERLAP), MIN_STRIDE_PX)
         if 0 < step < least:
             faults.append(f"model.test_cfg.stride: got {step} with a crop_size of {side}, accepted {least} to "
-                          f"{max(side, least)} (that many windows would take days; usual is two thirds of the crop_size)")
+                          f"{max(side, least)} (so many windows would take days; usual is two thirds of the crop)")
     return faults[:1]
 
 
@@ -234,9 +236,10 @@ def model_values(config: Mapping) -> int:
 def without_files(block: Any) -> Any:
     """A copy of a model block in which no constructor finds a file to open.
 
-    Losses take `class_weight` as the name of a .npy or .json file; inference computes no loss, so the name is dropped. A run
-    that was trained with such a file keeps its name, and may have moved to another machine.
+    Losses take `class_weight` as the name of a .npy or .json file; inference computes no loss, so the name is dropped.
+    A run that was trained with such a file keeps its name, and may have moved to another machine.
     """
     if isinstance(block, dict):
-        return {key: None if key == "class_weight" and isinstance(value, str) else without_files(value) for key, value in block.items()}
+        return {key: None if key == "class_weight" and isinstance(value, str) else without_files(value)
+                for key, value in block.items()}
     return [without_files(item) for item in block] if isinstance(block, list) else block

@@ -1,7 +1,7 @@
 """A weights file as a model: its config, classes and palette checked before anything is built from them.
 
-Whoever opens a checkpoint (predict, val, verify, `InferenceSegmentor`) reads it here. The file may be of another tool, or
-made to harm: what it says is compared with what may be (`engine.limits`) and with the weights it holds, no path in its
+Whoever opens a checkpoint (predict, val, verify, `InferenceSegmentor`) reads it here. The file may be of another tool,
+or made to harm: what it says is compared with what may be (`engine.limits`) and with the weights it holds, no path in its
 config is opened, and its texts are made fit to print. Each fault is one CheckpointError that names the file.
 """
 
@@ -26,16 +26,17 @@ from jseg.engine.limits import absurd, model_values, without_files
 from jseg.errors import CheckpointError, DataError, JsegError
 from jseg.models import build_model
 
-__all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette", "config_told"]
+__all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette",
+           "config_told"]
 
-_COUNTS = ("MD_R", "MD_S", "train_steps", "eval_steps", "num_groups", "size", "size_divisor", "resize_divisor", "crop_size",
-           "stride", "embed_dims", "depths", "channels", "ham_channels", "in_channels", "in_index")
+_COUNTS = ("MD_R", "MD_S", "train_steps", "eval_steps", "num_groups", "size", "size_divisor", "resize_divisor",
+           "crop_size", "stride", "embed_dims", "depths", "channels", "ham_channels", "in_channels", "in_index")
 MAX_NAME = 200      # characters of a class name
 SPARE_VALUES = 10_000_000  # by which a model may be larger than its weights before it is built and compared in full
 
 
 class ModelFile(NamedTuple):
-    """A checked checkpoint: `state` name -> array, `config`, K `classes`, `palette` (K, 3) uint8 RGB, `meta` as stored."""
+    """A checked checkpoint: `state` by name, `config`, K `classes`, `palette` (K, 3) uint8 RGB, `meta` as stored."""
 
     path: Path
     state: dict[str, np.ndarray]
@@ -45,13 +46,13 @@ class ModelFile(NamedTuple):
     meta: dict[str, Any]
 
     def build(self, *, impl: str = "auto", mode: str | None = None) -> tuple[Any, SegDataPreProcessor, Compose]:
-        """The model in evaluation mode with the weights in it, its preprocessor, and the transforms of its test pipeline.
+        """The model in evaluation mode with its weights, its preprocessor, the transforms of its test pipeline.
 
         Args:
             impl: operator implementation of the model.
             mode: "whole" or "slide" instead of what `model.test_cfg` says.
         Raises:
-            CheckpointError, ConfigError: the config cannot be built, or describes another model than the weights are of.
+            CheckpointError, ConfigError: the config cannot be built, or describes another model than the weights'.
         """
         with config_told(self.path):
             block = {**without_files(self.config["model"]), "impl": impl}
@@ -83,16 +84,18 @@ def checked_model_file(path: Path, state: dict[str, np.ndarray], meta: dict[str,
     config = stored_config(meta, path)
     count = config["model"]["decode_head"].get("num_classes")
     if not is_integer(count) or count < 2:
-        raise CheckpointError(f"{path}: the config inside: model.decode_head.num_classes is {count!r}; expected a whole number, 2 or more")
+        raise CheckpointError(f"{path}: the config inside: model.decode_head.num_classes is {count!r}; expected a "
+                              f"whole number, 2 or more")
     planned, held = model_values(config), sum(array.size for array in state.values())
     if planned > 2 * held + SPARE_VALUES:
-        raise CheckpointError(f"{path}: the config inside describes a model of about {planned:.2g} values, the file holds {held:.2g}: they do "
-                              "not belong together")
+        raise CheckpointError(f"{path}: the config inside describes a model of about {planned:.2g} values, the file "
+                              f"holds {held:.2g}: they do not belong together")
     classes = stored_classes(meta, count, path)
     return ModelFile(path, state, config, classes, stored_palette(meta, count, path), meta)
 
 
-def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *, blocks: tuple[str, ...] = ("backbone", "decode_head")) -> dict[str, Any]:
+def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *,
+                  blocks: tuple[str, ...] = ("backbone", "decode_head")) -> dict[str, Any]:
     """The config that a weights file carries, with the `blocks` named in its model.
 
     Raises:
@@ -102,7 +105,8 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *, blocks: t
     if not isinstance(config, dict) or not config:
         found = "no config," if config is None or config == {} else f"a config that is {type(config).__name__}, not blocks of settings,"
         if Path(path).name == "state.safetensors":
-            raise CheckpointError(f"{path}: holds what the optimizer of a run remembers, not weights; give the weights.safetensors beside it")
+            raise CheckpointError(f"{path}: holds what the optimizer of a run remembers, not weights; give the "
+                                  f"weights.safetensors beside it")
         raise CheckpointError(f"{path}: carries {found} so its model is unknown; give it one with "
                               f"'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
     for keys in (("model",), *(("model", name) for name in blocks)):
@@ -111,14 +115,15 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *, blocks: t
             block = block.get(key)
         if not isinstance(block, dict):
             alone = " (a backbone alone serves load_from in training)" if keys[-1] == "decode_head" else ""
-            raise CheckpointError(f"{path}: the config inside has no {'.'.join(keys)} block, but {str(block)[:60]!r}{alone}; give the file "
+            raise CheckpointError(f"{path}: the config inside has no {'.'.join(keys)} block, but "
+                                  f"{str(block)[:60]!r}{alone}; give the file "
                                   f"another config with 'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
     faults = absurd(config)
     faults += _fractions({key: config[key] for key in ("model", "data_preprocessor") if key in config}, "")
     if "_base_" in config:
         faults.append("_base_: inherits from files, which a checkpoint's config may not open")
-    faults += [f"tta: got {config['tta']!r:.60}, expected a block"] if not isinstance(config.get("tta") or {}, dict) else \
-        fields(config.get("tta") or {}, TTA, "tta", "tta")
+    tta = config.get("tta") or {}
+    faults += fields(tta, TTA, "tta", "tta") if isinstance(tta, dict) else [f"tta: got {tta!r:.60}, expected a block"]
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(f"{path}: the config inside: {'; '.join(faults[:3])}{more}")
@@ -128,7 +133,8 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *, blocks: t
 def _fractions(value: Any, place: str, counts: bool = False) -> list[str]:
     """Counts that are no whole numbers: constructors keep some of them, and the first picture would meet them."""
     if isinstance(value, dict):
-        return [line for key, item in value.items() for line in _fractions(item, f"{place}.{key}" if place else key, key in _COUNTS)]
+        return [line for key, item in value.items()
+                for line in _fractions(item, f"{place}.{key}" if place else key, key in _COUNTS)]
     if isinstance(value, list):
         return [line for item in value for line in _fractions(item, place, counts)]
     wrong = counts and isinstance(value, (float, bool))
@@ -146,7 +152,8 @@ def stored_classes(meta: Mapping[str, Any], count: int, path: str | os.PathLike)
     if names is None or names == []:
         raise CheckpointError(f"{path}: names no classes, its model has {count}; {cure}")
     if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= MAX_NAME for name in names):
-        raise CheckpointError(f"{path}: classes is {str(names)[:60]!r}; expected a list of names of at most {MAX_NAME} characters: {cure}")
+        raise CheckpointError(f"{path}: classes is {str(names)[:60]!r}; expected a list of names of at most "
+                              f"{MAX_NAME} characters: {cure}")
     if len(names) != count:
         raise CheckpointError(f"{path}: names {len(names)} classes, its model has {count}; {cure}")
     return list(names)
@@ -155,8 +162,8 @@ def stored_classes(meta: Mapping[str, Any], count: int, path: str | os.PathLike)
 def stored_palette(meta: Mapping[str, Any], count: int, path: str | os.PathLike) -> np.ndarray:
     """The colours of K classes, (K, 3) uint8 RGB: as stored, or made where none are.
 
-    Made colours depend on K alone and differ from each other: those of `spread_colours`, which datasets without a palette get,
-    and where two of those agree (beyond some 900 classes) the second is moved to the nearest free one.
+    Made colours depend on K alone and differ from each other: those of `spread_colours`, which datasets without a
+    palette get, and where two of those agree (beyond some 900 classes) the second is moved to the nearest free one.
 
     Raises:
         CheckpointError: the stored palette is not K times three whole numbers from 0 to 255.
@@ -165,10 +172,12 @@ def stored_palette(meta: Mapping[str, Any], count: int, path: str | os.PathLike)
     if stored is None or stored == []:
         return _distinct(spread_colours(count))
     rows = stored if isinstance(stored, list) else [stored]
-    fits = len(rows) == count and all(isinstance(row, list) and len(row) == 3 and all(is_integer(v) and 0 <= v <= 255 for v in row)
+    fits = len(rows) == count and all(isinstance(row, list) and len(row) == 3
+                                      and all(is_integer(v) and 0 <= v <= 255 for v in row)
                                       for row in rows)
     if not fits:
-        raise CheckpointError(f"{path}: palette is {str(stored)[:60]!r}...; expected {count} colours [red, green, blue] of 0 to 255, or null")
+        raise CheckpointError(f"{path}: palette is {str(stored)[:60]!r}...; expected {count} colours [red, green, "
+                              f"blue] of 0 to 255, or null")
     return np.asarray(rows, np.uint8)
 
 
@@ -208,4 +217,5 @@ def _compare_maps(model: Any, block: Mapping[str, Any]) -> None:
     if not all(is_integer(i) and -len(widths) <= i < len(widths) for i in index):
         raise CheckpointError(f"model.decode_head.in_index is {str(index)[:60]}; the backbone makes {len(widths)} maps")
     if list(channels) != [widths[i] for i in index]:
-        raise CheckpointError(f"model.decode_head.in_channels is {str(channels)[:60]}; maps {index} have {[widths[i] for i in index]} channels")
+        raise CheckpointError(f"model.decode_head.in_channels is {str(channels)[:60]}; maps {index} have "
+                              f"{[widths[i] for i in index]} channels")

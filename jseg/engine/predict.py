@@ -27,14 +27,15 @@ class InferenceSegmentor:
     """A trained model ready to segment pictures.
 
     Args:
-        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or a run's `best/` folder.
+        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or a run's `best/`
+        folder.
         tta: average over the scales and flips of the checkpoint's `tta:` block (slower, a little better).
         mode: "whole" or "slide"; default: what the checkpoint's `model.test_cfg` says.
         impl: "auto" uses the fastest kernels of this device, "jittor" the plain framework operators.
         allow_nonfinite: accept weights that hold NaN or inf.
     Raises:
-        CheckpointError: the file is missing, damaged, carries no config or class names, holds NaN or inf, or does not fit the
-            model its config describes.
+        CheckpointError: the file is missing, damaged, carries no config or class names, holds NaN or inf, or does not
+            fit the model its config describes.
 
     Example:
         segmentor = InferenceSegmentor("weights/segnext_tiny_camvid.safetensors")
