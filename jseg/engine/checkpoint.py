@@ -132,8 +132,8 @@ def _refuse_bad_values(state: Mapping[str, np.ndarray], source: str, allowed: bo
     bad = "" if allowed else nonfinite_text(state)
     if bad:
         raise CheckpointError(f"{source}: NaN or inf in {bad}; such weights give one class everywhere. Take an older "
-                              f"checkpoint of the run, or --allow-nonfinite (allow_nonfinite=True) to look at it all "
-                              f"the same")
+                              "checkpoint of the run, or look at this one with predict, val or export --allow-nonfinite "
+                              "(allow_nonfinite=True)")
 
 
 @dataclass

@@ -326,3 +326,9 @@ def test_a_runs_folder_is_its_weights(small, tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     with pytest.raises(CheckpointError, match="a named pipe"):
         InferenceSegmentor(tmp_path / "pipe.safetensors")
+
+
+def test_init_cfg_names_load_from():
+    from jseg.registry import MODELS
+    for key in ("init_cfg", "pretrained"):
+        assert "load_from: FILE.safetensors" in MODELS.faults({"type": "MSCAN", "variant": "tiny", key: "x.pth"})[0]
