@@ -12,6 +12,11 @@ from jseg.errors import ConfigError
 __all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES", "accepted", "nearest"]
 
 
+_OTHERS_START = ("init_cfg", "pretrained", "checkpoint", "load_from")  # where other programs name weights to start from
+_START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a "
+          ".pth with 'jseg convert FILE.pth')")
+
+
 def nearest(word: str, known) -> str:
     """Return `; did you mean 'x'?` for the closest known word, or an empty string."""
     found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
@@ -85,7 +90,7 @@ class Registry:
         except ConfigError as error:
             return [str(error)]
         parameters = accepted(entry)
-        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}{nearest(key, parameters)}"
+        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}" + (_START if key in _OTHERS_START else nearest(key, parameters))
                   for key in cfg if key != "type" and key not in parameters]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)

@@ -18,6 +18,7 @@ from typing import Sequence
 
 from jseg.errors import JsegError
 from jseg.registry import nearest
+from jseg.text import printable
 
 __all__ = ["main", "commands", "build_parser", "add_config_arguments"]
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JsegError as error:
         if "OMPI_COMM_WORLD_RANK" in os.environ and os.environ["OMPI_COMM_WORLD_RANK"] != "0":
             time.sleep(3.5)  # the ranks of a job mostly fail alike: rank 0's end ends the others before they say it again
-        print(error, file=sys.stderr)
+        print(printable(error, keep="\n\t"), file=sys.stderr)  # it may quote a file
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

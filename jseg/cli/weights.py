@@ -5,6 +5,10 @@
     jseg weights get NAME          download (an interrupted one goes on), check, convert to <dir>/NAME.safetensors
 
 A file that is already in the folder is used; without a connection the command says what to fetch by hand and where to put it.
+A SHA-256 that begins as published proves a file. One that does not is said, and proves nothing (mmsegmentation takes
+the digits in its file names before it publishes): the server's length and MD5 and the conversion of every key decide
+then. The hash of a file that was converted is kept beside it (FILE.json) and compared from then on; a download that is
+no checkpoint becomes FILE.rejected.
 """
 
 from __future__ import annotations
@@ -58,15 +62,24 @@ def get(entry, folder: pathlib.Path) -> pathlib.Path:
 
     import jseg.data.datasets  # noqa: F401  (registers the datasets, whose class names a file may need)
     from jseg.convert.checkpoint import convert_checkpoint
-    from jseg.convert.weights_index import fetch
+    from jseg.convert.weights_index import fetch, record_hash, reject
+    from jseg.errors import ConvertError
     with tqdm(desc=entry.file, unit="B", unit_scale=True, disable=None) as bar:
         def progress(done: int, total: int | None) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        path, digest, came_from = fetch(entry, folder, progress=progress)
-    checked = f"begins with {entry.sha256} as published" if entry.sha256 else "its publisher gives none to compare with"
-    print(f"{path}: {came_from}; {entry.source}, licence {entry.licence or 'not stated by the publisher'}\n  sha256 {digest}, {checked}")
-    done = convert_checkpoint(path, folder / f"{entry.name}.safetensors", classes=entry.classes)
+        found = fetch(entry, folder, progress=progress)
+    print(f"{found.path}: {found.came_from}; {entry.source}, licence {entry.licence or 'not stated by the publisher'}\n"
+          f"  sha256 {found.sha256}, {found.proof}")
+    try:
+        done = convert_checkpoint(found.path, folder / f"{entry.name}.safetensors", classes=entry.classes)
+    except ConvertError as error:
+        if not found.fresh or found.proven:
+            raise
+        aside = reject(found.path, found.path)
+        raise ConvertError(f"{error}. The download is kept as {aside}; give it a config of your own with 'jseg "
+                           f"convert {aside} {entry.name}.safetensors --config FILE'") from error
+    record_hash(found, entry)
     print(done.text())
     return done.out
