@@ -45,7 +45,6 @@ _AGAIN = "copy or download it again, or take it out of the list"
 _INTEGERS = "; 8- and 16-bit integers are accepted: convert it first"
 _SHOWN = 5  # offending values or colours listed in one message
 _DARK = 1 << 13  # a 16-bit picture without a sample above it comes out nearly black
-_NOTHING = bytes(1024)  # no compressed picture ends so
 _BAND_PIXELS = 1 << 20  # pixels of a mask whose colours are looked up at once
 
 
@@ -380,8 +379,6 @@ def _check_end(data: bytes, header: PictureHeader, name: str) -> None:
     """Raise where the end of a file is missing and its decoder would not say so (other formats' decoders do)."""
     if header.kind == "png" and data.rfind(b"IEND") < 0:
         raise _unreadable(name, f"the PNG file is truncated (it ends after {len(data)} bytes without its end chunk); {_AGAIN}")
-    if (header.kind == "webp" or data[4:8] == b"jP  ") and len(data) > 2 * len(_NOTHING) and data.endswith(_NOTHING):
-        raise _unreadable(name, f"the file is incomplete (it ends in zero bytes, as a download that broke off); {_AGAIN}")
 
 
 def _grey_step(data: bytes) -> int:
