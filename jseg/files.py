@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,12 +17,12 @@ _ODD_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat
               (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 
 
-def regular_file(path: str | os.PathLike, *, what: str = "file", error: Callable[[str], JsegError] = DataError) -> os.stat_result:
+def regular_file(path: str | os.PathLike, *, what: str = "file", error: type[JsegError] = DataError) -> os.stat_result:
     """Make sure that opening and reading `path` cannot hang: it is a regular file or a link to one.
 
     Args:
         what: the noun of the message, such as "picture" or "list".
-        error: makes the exception to raise of its text; a class, as a rule.
+        error: the class to raise.
     Returns:
         what `os.stat` says of it.
     Raises:
@@ -37,7 +37,7 @@ def regular_file(path: str | os.PathLike, *, what: str = "file", error: Callable
     return found
 
 
-def open_regular(path: str | os.PathLike, *, what: str = "file", error: Callable[[str], JsegError] = DataError) -> BinaryIO:
+def open_regular(path: str | os.PathLike, *, what: str = "file", error: type[JsegError] = DataError) -> BinaryIO:
     """Open a regular file (or a link to one) for reading bytes; errors as `regular_file`, and never waits for a writer."""
     regular_file(path, what=what, error=error)  # looked at before opening: opening alone moves some devices
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)), "rb")
@@ -49,7 +49,7 @@ def open_regular(path: str | os.PathLike, *, what: str = "file", error: Callable
     return file
 
 
-def read_regular(path: str | os.PathLike, *, what: str = "file", error: Callable[[str], JsegError] = DataError,
+def read_regular(path: str | os.PathLike, *, what: str = "file", error: type[JsegError] = DataError,
                  most_bytes: int | None = None) -> bytes:
     """Read a regular file whole; errors as `regular_file`, and `error` where it has more than `most_bytes`."""
     with open_regular(path, what=what, error=error) as file:
@@ -62,7 +62,7 @@ def read_regular(path: str | os.PathLike, *, what: str = "file", error: Callable
     return content
 
 
-def _refuse_odd_file(mode: int, path: str | os.PathLike, what: str, error: Callable[[str], JsegError]) -> None:
+def _refuse_odd_file(mode: int, path: str | os.PathLike, what: str, error: type[JsegError]) -> None:
     if stat.S_ISREG(mode):
         return
     kind = next((words for test, words in _ODD_FILES if test(mode)), "no regular file")

@@ -14,7 +14,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 def add_arguments(parser) -> None:
     """Options of `jseg predict`."""
-    parser.add_argument("checkpoint", help="a .safetensors file; it carries config, classes and palette")
+    parser.add_argument("checkpoint", help="a .safetensors file, or a run's best/ folder; it carries config, classes and palette")
     parser.add_argument("inputs", nargs="+", help="picture files, folders of pictures, video files")
     parser.add_argument("--out", default="predictions", help="folder for the results (default: %(default)s)")
     parser.add_argument("--what", choices=("overlay", "labels", "both"), default="both",
@@ -22,6 +22,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--opacity", type=float, default=0.5, help="of the colours in overlays, 0 to 1 (default: %(default)s)")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="use weights that hold NaN or inf all the same")
     parser.add_argument("--impl", choices=("auto", "jittor"), default="auto", help="kernels (default) or plain operators")
 
 
@@ -45,7 +46,8 @@ def _predict(args) -> int:
             raise DataError(f"{given}: no such file or folder")
         jobs += pictures_in(given) if given.is_dir() else [given]
     stems = [job.stem for job in jobs]
-    segmentor = InferenceSegmentor(args.checkpoint, tta=args.tta, mode=args.mode, impl=args.impl)
+    segmentor = InferenceSegmentor(args.checkpoint, tta=args.tta, mode=args.mode, impl=args.impl,
+                                   allow_nonfinite=args.allow_nonfinite)
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     ranks = distributed.world_size()

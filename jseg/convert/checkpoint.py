@@ -24,6 +24,8 @@ from jseg.convert.state import Contents, find_contents
 from jseg.convert.torch_file import SPARE_BYTES, Tensor, read_torch_file
 from jseg.convert.weights_file import write_weights_file, write_whole
 from jseg.errors import ConfigError, ConvertError
+from jseg.text import printable
+from jseg.weights_file import nonfinite_text
 
 __all__ = ["Conversion", "convert_checkpoint", "convert_config"]
 
@@ -58,11 +60,11 @@ class Conversion:
         if self.renamed:
             old, new = next(iter(self.renamed.items()))
             lines.append(f"  renamed, for example: {old} -> {new}")
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+        return printable("\n".join(lines + [f"  note: {note}" for note in self.notes]), keep="\n")
 
 
 def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, config: str | os.PathLike | None = None,
-                       weights: str = "default", classes: str | None = None) -> Conversion:
+                       weights: str = "default", classes: str | None = None, allow_nonfinite: bool = False) -> Conversion:
     """Convert one checkpoint.
 
     Args:
@@ -72,10 +74,12 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
         weights: "default", "averaged" or "raw", see `state.find_contents`.
         classes: name of a dataset type (`CityscapesDataset`) whose class names to use. Names come from the registry, so the caller
             imports `jseg.data.datasets` first; without it files that carry no class names get numbers.
+        allow_nonfinite: convert weights that hold NaN or inf all the same.
     Returns:
         the account.
     Raises:
-        ConvertError: the file cannot be read, is of another family, or does not fit its config; no file is written then.
+        ConvertError: the file cannot be read, is of another family, does not fit its config, or holds weights that are not
+            finite; no file is written then.
         ConfigError: the config names what jseg does not have.
     """
     source, out = pathlib.Path(source), pathlib.Path(out)
@@ -84,6 +88,9 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     if out.is_dir():
         raise ConvertError(f"{out}: is a folder; give the name of a file")
     where = str(source)
+    if source.suffix == ".safetensors":
+        raise ConvertError(f"{where}: is a .safetensors file already; one that lacks config or class names gets them with "
+                           f"'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
     contents = find_contents(read_torch_file(source), where, weights)
     _check_sizes(contents, source.stat().st_size, where)
     sizes = contents.shapes
@@ -95,6 +102,8 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     settings, config_from, notes = _config(contents, shapes, family, config, where)
     wanted = _model_shapes(settings, family, where)
     _account(shapes, wanted, where)
+    if not allow_nonfinite:
+        _refuse_nonfinite(contents, renames, where)
     names, palette, classes_from = _class_list(settings, contents, classes, where, notes) if not family.backbone_only else ([], [], "")
     origin = _origin(source, contents, family, settings, config_from, classes_from)
     digest = write_weights_file(out, shapes, lambda key: _array(contents.state[renames[key]], f"{where}: {key}"),
@@ -179,12 +188,22 @@ def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
         raise ConvertError(f"{where}: does not fit the model its config describes; {'; '.join(words)}. Give the right config with --config")
 
 
+def _refuse_nonfinite(contents: Contents, renames: Mapping[str, str], where: str) -> None:
+    """ConvertError with the names of tensors that are not finite as float32; one tensor is in memory at a time."""
+    bad = [text for key in renames.values() if (text := nonfinite_text({contents.source_keys[key]: _array(contents.state[key], f"{where}: {key}")}))]
+    if bad:
+        shown = ", ".join(text.partition(": ")[2] for text in bad[:3])
+        raise ConvertError(f"{where}: NaN or inf in {len(bad)} of {len(renames)} tensors: {shown}{', ...' if len(bad) > 3 else ''}; such weights "
+                           "give one class everywhere. Take an older checkpoint of the run, or --allow-nonfinite to convert it all the same")
+
+
 def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:
     """A weight as contiguous float32."""
     array = value.numpy() if isinstance(value, Tensor) else value
     if array.dtype.kind not in "biuf":
         raise ConvertError(f"{where}: values of type {array.dtype}; weights are numbers")
-    return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `_refuse_nonfinite` tells
+        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
 
 
 # -- config ------------------------------------------------------------------------------------------------------------

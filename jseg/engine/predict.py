@@ -12,11 +12,9 @@ from typing import Iterator, Sequence, Union
 import numpy as np
 
 from jseg.data import io
-from jseg.data.build import build_preprocessor
-from jseg.data.tta import augment, plain_view, test_transforms
-from jseg.engine.checkpoint import load_into, load_weights
+from jseg.data.tta import augment, plain_view
+from jseg.engine.model_file import open_model_file
 from jseg.errors import DataError
-from jseg.models import build_model
 from jseg.data.overlay import overlay
 
 __all__ = ["InferenceSegmentor", "PICTURE_SUFFIXES", "pictures_in"]
@@ -29,12 +27,14 @@ class InferenceSegmentor:
     """A trained model ready to segment pictures.
 
     Args:
-        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`).
+        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or a run's `best/` folder.
         tta: average over the scales and flips of the checkpoint's `tta:` block (slower, a little better).
         mode: "whole" or "slide"; default: what the checkpoint's `model.test_cfg` says.
         impl: "auto" uses the fastest kernels of this device, "jittor" the plain framework operators.
+        allow_nonfinite: accept weights that hold NaN or inf.
     Raises:
-        CheckpointError: the file is missing, damaged, or does not fit the model its config describes.
+        CheckpointError: the file is missing, damaged, carries no config or class names, holds NaN or inf, or does not fit the
+            model its config describes.
 
     Example:
         segmentor = InferenceSegmentor("weights/segnext_tiny_camvid.safetensors")
@@ -42,20 +42,12 @@ class InferenceSegmentor:
         segmentor.save_overlay("street.jpg", labels, "street_overlay.png")
     """
 
-    def __init__(self, checkpoint: str | os.PathLike, *, tta: bool = False, mode: str | None = None, impl: str = "auto"):
-        state, meta = load_weights(checkpoint)
-        self.config = meta["config"]
-        self.classes: list[str] = list(meta["classes"])
-        self.palette = np.asarray(meta["palette"], np.uint8)  # (K, 3) RGB
-        self.origin = meta.get("origin")
-        block = {**self.config["model"], "impl": impl}
-        if mode is not None:
-            block["test_cfg"] = {**(block.get("test_cfg") or {}), "mode": mode}
-        self._model = build_model(block)
-        load_into(self._model, state, source=os.fspath(checkpoint))
-        self._model.eval()
-        self._preprocessor = build_preprocessor(self.config)
-        self._transforms = test_transforms(self.config)
+    def __init__(self, checkpoint: str | os.PathLike, *, tta: bool = False, mode: str | None = None, impl: str = "auto",
+                 allow_nonfinite: bool = False):
+        file = open_model_file(checkpoint, allow_nonfinite=allow_nonfinite)
+        self.config, self.classes, self.palette = file.config, file.classes, file.palette  # palette (K, 3) RGB
+        self.origin = file.meta.get("origin")
+        self._model, self._preprocessor, self._transforms = file.build(impl=impl, mode=mode)
         self._tta = self.config.get("tta") or {} if tta else None
 
     def infer(self, source: Picture | Sequence[Picture], *, array_order: str = "bgr"):
