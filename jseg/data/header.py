@@ -84,8 +84,8 @@ class PictureHeader(NamedTuple):
 
     @property
     def decoded_bytes(self) -> int:
-        """Of the picture, as stored or as three bytes a pixel, whichever is more."""
-        return self.width * self.height * max(3, self.channels * -(-self.bits // 8))
+        """Of the picture in memory: three channels or as many as are stored, of as many whole bytes as their bits need."""
+        return self.width * self.height * max(3, self.channels) * max(1, -(-self.bits // 8))
 
 
 def max_pixels() -> int:

@@ -18,7 +18,6 @@ read here with the same decoders, so the pixels are the same. Deviations, each b
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 from pathlib import Path
@@ -67,7 +66,7 @@ def read_image(source: str | os.PathLike | bytes, *, scale: str = "bits") -> np.
     img = _samples(*_content(source, "picture"))
     if img.dtype == np.uint16:
         top = max(int(img.max()), 1) if scale == "max" else 0
-        img = cv2.convertScaleAbs(img, alpha=255 / top) if top else (img >> 8).astype(np.uint8)
+        img = cv2.convertScaleAbs(img, alpha=255 / top) if top else np.right_shift(img, 8, out=img).astype(np.uint8)
     return img
 
 
@@ -350,9 +349,11 @@ def _content(source: str | os.PathLike | bytes, what: str) -> tuple[bytes, str]:
         data, name = bytes(source), f"<{len(source)} bytes>"
     else:
         name = os.fspath(source)
-        odd = functools.partial(DataError, kind="not regular", path=name)
         try:
-            data = read_regular(name, what=what, error=odd, most_bytes=max_file_bytes())
+            data = read_regular(name, what=what, most_bytes=max_file_bytes())
+        except DataError as error:
+            error.kind, error.path = "limit" if os.path.isfile(name) else "not regular", name
+            raise
         except FileNotFoundError:
             raise DataError(f"{name}: no such {what}; check data_root, data_prefix and the suffixes", kind="missing", path=name) from None
         except OSError as error:
