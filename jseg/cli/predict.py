@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import pathlib
 import sys
@@ -37,10 +39,21 @@ def add_arguments(parser) -> None:
 
 
 def _height_width(text: str) -> tuple[int, int]:
-    parts = [int(part) for part in text.lower().split("x")]  # argparse turns a ValueError into its usage message
-    if len(parts) > 2 or min(parts) < 1:
-        raise ValueError(text)
-    return parts[0], parts[-1]
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected height x width in pixels, such as 512x1024, or one number for both")
+    return int(parts[0]), int(parts[-1])
+
+
+def _note_first(jobs: list[pathlib.Path], scale: str) -> None:
+    """Say once, by the first picture, what reading loses: inputs of one command are mostly of one kind."""
+    from jseg.data.io import picture_note
+    from jseg.engine.video import VIDEO_SUFFIXES
+    picture = next((job for job in jobs if job.suffix.lower() not in VIDEO_SUFFIXES), None)
+    with contextlib.suppress(JsegError):  # told when it is read
+        note = picture_note(picture, scale=scale) if picture else ""
+        if note:
+            print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def run(args) -> int:
@@ -68,6 +81,8 @@ def _predict(args) -> int:
     out = _result_folder(args.out)
     segmentor = InferenceSegmentor(args.checkpoint, tta=args.tta, mode=args.mode, impl=args.impl, crop_size=args.crop_size,
                                    stride=args.stride, allow_nonfinite=args.allow_nonfinite)
+    if distributed.is_main():
+        _note_first(jobs, segmentor.scale)
     if len(jobs) == 1 and not faults and distributed.world_size() == 1:
         return 2 if _segment(segmentor, jobs[0], jobs[0].stem, out, args) else 0
     if distributed.is_main():
@@ -172,8 +187,6 @@ def _segment_picture(segmentor, path: pathlib.Path, out: pathlib.Path, name: str
 
 
 def _segment_video(segmentor, path: pathlib.Path, out: pathlib.Path, opacity: float) -> bool:
-    import contextlib
-
     from tqdm import tqdm
 
     from jseg.engine.video import VideoFile, VideoSource

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
+from typing import Iterator
 
 import cv2
 import numpy as np
 from PIL import Image
 
-__all__ = ["imdecode", "opened", "picture_kind", "upright"]
+__all__ = ["imdecode", "opened", "picture_kind", "quiet_opencv", "upright"]
 
 _EXIF_ORIENTATION = 0x0112
 # No format that runs a program (EPS), calls a loader of the system (WMF) or holds no pixels.
@@ -28,15 +30,22 @@ def picture_kind(data: bytes) -> str:
     return next((kind for start, kind in _MAGIC.items() if data.startswith(start)), "other")
 
 
-def imdecode(data: bytes, flags: int) -> np.ndarray | None:
-    """OpenCV's decoder without its own lines on stderr: our error says all. None where it makes no picture."""
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's own lines off stderr in the body: our errors say all."""
     set_level = getattr(cv2, "setLogLevel", None) or getattr(getattr(getattr(cv2, "utils", None), "logging", None), "setLogLevel", None)
     level = set_level(0) if set_level else None
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        yield
     finally:
         if set_level:
             set_level(level)
+
+
+def imdecode(data: bytes, flags: int) -> np.ndarray | None:
+    """OpenCV's decoder, quiet; None where it makes no picture."""
+    with quiet_opencv():
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
 
 def opened(data: bytes) -> Image.Image:

@@ -64,14 +64,18 @@ def read_image(source: str | os.PathLike | bytes, *, scale: str = "bits") -> np.
     if scale not in SCALES:
         raise ValueError(f"read_image: scale is {scale!r}; accepted: {', '.join(SCALES)}")
     img = _samples(*_content(source, "picture"))
-    if img.dtype == np.uint16:
-        top = max(int(img.max()), 1) if scale == "max" else 0
-        img = cv2.convertScaleAbs(img, alpha=255 / top) if top else np.right_shift(img, 8, out=img).astype(np.uint8)
-    return img
+    return img if img.dtype == np.uint8 else _to_8_bits(img, scale)
 
 
-def picture_note(path: str | os.PathLike) -> str:
-    """What reading a picture loses without an error, for a note to the user; empty for nearly all.
+def _to_8_bits(img: np.ndarray, scale: str) -> np.ndarray:
+    """uint16 -> uint8 by `scale`; the array is overwritten."""
+    if scale == "max":
+        return cv2.convertScaleAbs(img, alpha=255 / max(int(img.max()), 1))
+    return np.right_shift(img, 8, out=img).astype(np.uint8)
+
+
+def picture_note(path: str | os.PathLike, *, scale: str = "bits") -> str:
+    """What reading a picture (with `scale` as in `read_image`) loses without an error, for a note to the user; empty for nearly all.
 
     Only a TIFF file with a fourth band that is no opacity, and a 16-bit file that uses less than an eighth of its range, have one.
 
@@ -82,7 +86,7 @@ def picture_note(path: str | os.PathLike) -> str:
     header = _header(data, name)
     if header.tiff is not None and header.tiff.bands == 4 and not header.tiff.has_alpha:
         return f"{name}: 4 bands, the first 3 are used"
-    if header.bits == 16:
+    if header.bits == 16 and scale == "bits":
         top = int(_samples(data, name).max())
         if top < _DARK:
             return (f"{name}: 16-bit samples up to {top} of 65535 come out nearly black ({top >> 8} of 255); stretch them when exporting, or "
@@ -408,8 +412,8 @@ def _image_by_pillow(data: bytes, name: str) -> np.ndarray:
     return from_pillow(picture, name)
 
 
-def from_pillow(picture: Image.Image, name: str = "picture") -> np.ndarray:
-    """A Pillow image as `read_image` gives its file: (H, W, 3) BGR uint8, alpha dropped, 16-bit samples shifted right by 8.
+def from_pillow(picture: Image.Image, name: str = "picture", *, scale: str = "bits") -> np.ndarray:
+    """A Pillow image as `read_image` gives its file: (H, W, 3) BGR uint8, alpha dropped, 16-bit samples by `scale`.
 
     Raises:
         DataError: its samples are neither 8- nor 16-bit integers.
@@ -426,7 +430,7 @@ def from_pillow(picture: Image.Image, name: str = "picture") -> np.ndarray:
         grey = np.asarray(picture)
         if grey.min() < 0 or grey.max() > 65535:
             raise DataError(f"{name}: the picture has 32-bit samples{_INTEGERS}", kind="samples", path=name)
-        return cv2.cvtColor((grey >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+        return cv2.cvtColor(_to_8_bits(grey.astype(np.uint16), scale), cv2.COLOR_GRAY2BGR)
     if mode == "F":
         raise DataError(f"{name}: the picture has float32 samples{_INTEGERS}", kind="samples", path=name)
     if mode == "1":

@@ -12,7 +12,7 @@ from typing import Sequence, Union
 import numpy as np
 
 from jseg.data import io
-from jseg.data.tta import augment, plain_view
+from jseg.data.tta import augment, picture_scale, plain_view
 from jseg.engine.model_file import open_model_file
 from jseg.errors import ConfigError, DataError
 from jseg.data.overlay import overlay
@@ -52,6 +52,7 @@ class InferenceSegmentor:
         self.origin = file.meta.get("origin")
         file = file._replace(config=_slide_settings(file.config, mode, crop_size, stride))
         self._model, self._preprocessor, self._transforms = file.build(impl=impl)
+        self.scale = picture_scale(self.config)  # of 16-bit pictures, see io.read_image
         self._tta = self.config.get("tta") or {} if tta else None
 
     def infer(self, source: Picture | Sequence[Picture], *, array_order: str = "bgr", with_prob: bool = False):
@@ -73,7 +74,7 @@ class InferenceSegmentor:
         is_path = isinstance(source, (str, os.PathLike))
         if is_path and pathlib.Path(source).is_dir():
             return [self.infer(path, with_prob=with_prob) for path in pictures_in(source)]
-        return self._infer_array(as_bgr(source, array_order), os.fspath(source) if is_path else "picture", with_prob)
+        return self._infer_array(as_bgr(source, array_order, self.scale), os.fspath(source) if is_path else "picture", with_prob)
 
     def _infer_array(self, image: np.ndarray, name: str, with_prob: bool):
         if self._tta is None:
@@ -85,7 +86,7 @@ class InferenceSegmentor:
 
     def overlay(self, source: Picture, labels: np.ndarray, *, opacity: float = 0.5, array_order: str = "bgr") -> np.ndarray:
         """The picture with its mask in the palette's colours laid over it, (H, W, 3) uint8 BGR; `opacity` 0 to 1."""
-        return overlay(as_bgr(source, array_order), labels, self.palette, opacity=opacity)
+        return overlay(as_bgr(source, array_order, self.scale), labels, self.palette, opacity=opacity)
 
     def save_overlay(self, source: Picture, labels: np.ndarray, out: str | os.PathLike, *, opacity: float = 0.5) -> None:
         """Write `overlay(...)` to a picture file; the suffix decides the format."""
@@ -100,15 +101,15 @@ class InferenceSegmentor:
         io.write_image(out, np.round(np.asarray(probability) * 255).astype(np.uint8))
 
 
-def as_bgr(source: Picture, array_order: str = "bgr") -> np.ndarray:
-    """Any accepted picture as an (H, W, 3) uint8 BGR array."""
+def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np.ndarray:
+    """Any accepted picture as an (H, W, 3) uint8 BGR array; `scale` as in `read_image`, for files and PIL images of 16 bits."""
     if isinstance(source, (str, os.PathLike)):
-        return io.read_image(source)
+        return io.read_image(source, scale=scale)
     if array_order not in ("bgr", "rgb"):
         raise ValueError(f"array_order is {array_order!r}; accepted: 'bgr', 'rgb'")
     if hasattr(source, "convert"):  # a PIL image
         from PIL import ImageOps
-        return io.from_pillow(ImageOps.exif_transpose(source))
+        return io.from_pillow(ImageOps.exif_transpose(source), scale=scale)
     array = np.asarray(source)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
         raise DataError(f"picture: an array of shape {array.shape} and type {array.dtype} came; accepted: (H, W, 3) uint8, "

@@ -15,6 +15,7 @@ from typing import Iterator
 import cv2
 import numpy as np
 
+from jseg.data.decode import quiet_opencv
 from jseg.data.header import PictureHeader, check_size
 from jseg.errors import DataError, WriteError
 from jseg.files import drop_drafts, open_regular
@@ -52,7 +53,7 @@ class VideoSource:
         if head and head[:4] != b"RIFF" and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
             # FFmpeg takes texts for playlists, whose files and addresses it would open
             raise DataError(f"{path}: not a video but a text", kind="unreadable", path=str(path))
-        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+        self._capture = _opened(self.path)
         rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.rate = rate if 0 < rate <= _HIGHEST_RATE else _USUAL_RATE
         self.expected = int(count) if 0 < count < 1 << 40 else None
@@ -173,9 +174,14 @@ class VideoFile:
             self._draft.unlink(missing_ok=True)
 
 
+def _opened(path: pathlib.Path) -> cv2.VideoCapture:
+    with quiet_opencv():
+        return cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+
+
 def _count_frames(path: pathlib.Path) -> int:
     """Decode a video file to its end; 0 where it cannot be opened."""
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    capture = _opened(path)
     try:
         count = 0
         while capture.grab():
