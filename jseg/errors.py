@@ -22,7 +22,8 @@ class DataError(JsegError):
 
     Args:
         text: the whole message.
-        kind: of a file's fault: "missing", "not regular", "unreadable", "samples", "limit", "coloured", "size" or "label"; else empty.
+        kind: of a file's fault: "missing", "not regular", "unreadable", "samples", "limit", "coloured", "size" or
+            "label"; else empty.
         path: the file.
         values: the labels or colours that do not belong.
     """

@@ -15,25 +15,50 @@ from jseg.errors import ConfigError, DataError, JsegError, WriteError
 from jseg.text import printable
 
 EXAMPLE = "jseg predict weights/segnext_tiny_camvid.safetensors street.jpg --out masks/"
-RESULTS = {"overlay": ("overlay",), "labels": ("labels",), "both": ("overlay", "labels"), "probability": ("probability",),
-           "all": ("overlay", "labels", "probability")}
+RESULTS = {
+    "overlay": ("overlay",),
+    "labels": ("labels",),
+    "both": ("overlay", "labels"),
+    "probability": ("probability",),
+    "all": ("overlay", "labels", "probability"),
+}
 
 
 def add_arguments(parser) -> None:
     """Options of `jseg predict`."""
-    parser.add_argument("checkpoint", help="a .safetensors file, or a run's folder or its best/; it carries config, classes and palette")
+    parser.add_argument(
+        "checkpoint", help="a .safetensors file, or a run's folder or its best/; it carries config, classes and palette"
+    )
     parser.add_argument("inputs", nargs="+", help="picture files, folders of pictures, video files")
     parser.add_argument("--out", default="predictions", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--what", choices=tuple(RESULTS), default="both",
-                        help="overlay: picture with colours over it; labels: palette PNG of class indices; both: these two (default); "
-                             "probability: grey PNG of the winning class's softmax, 255 for 1; all: the three. A video gives an overlay video")
+    parser.add_argument(
+        "--what",
+        choices=tuple(RESULTS),
+        default="both",
+        help=(
+            "overlay: picture with colours over it; labels: palette PNG of class indices; both: these two (default);"
+            " probability: grey PNG of the winning class's softmax, 255 for 1; all: the three. A video gives an overlay"
+            " video"
+        ),
+    )
     parser.add_argument("--opacity", type=float, default=0.5, help="of the colours in overlays, 0 to 1 (default: %(default)s)")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
-    parser.add_argument("--crop-size", type=_height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512")
-    parser.add_argument("--stride", type=_height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size")
-    parser.add_argument("--max-pixels", type=int, metavar="N",
-                        help="read pictures of up to N pixels (default: JSEG_MAX_PIXELS, else 268435456; a small file can hold a huge picture)")
+    parser.add_argument(
+        "--crop-size", type=_height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512"
+    )
+    parser.add_argument(
+        "--stride", type=_height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help=(
+            "read pictures of up to N pixels (default: JSEG_MAX_PIXELS, else 268435456; a small file can hold a huge"
+            " picture)"
+        ),
+    )
     parser.add_argument("--allow-nonfinite", action="store_true", help="use weights that hold NaN or inf all the same")
     parser.add_argument("--impl", choices=("auto", "jittor"), default="auto", help="kernels (default) or plain operators")
 
@@ -41,7 +66,9 @@ def add_arguments(parser) -> None:
 def _height_width(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected height x width in pixels, such as 512x1024, or one number for both")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected height x width in pixels, such as 512x1024, or one number for both"
+        )
     return int(parts[0]), int(parts[-1])
 
 
@@ -59,28 +86,33 @@ def _note_first(jobs: list[pathlib.Path], scale: str) -> None:
 def run(args) -> int:
     """Segment every input and print one line each: what was written, and the classes that cover the most.
 
-    An input that cannot be read is named and left out; the others are done, and the status is 2. Under mpirun every input is the
-    work of one rank.
+    An input that cannot be read is named and left out; the others are done, and the status is 2. Under mpirun every
+    input is the work of one rank.
     """
+    from jseg.data.header import pixel_limit
     from jseg.engine.distributed import as_rank
-    return as_rank(lambda: _predict(args))
+    with pixel_limit(args.max_pixels):
+        return as_rank(lambda: _predict(args))
 
 
 def _predict(args) -> int:
-    from jseg.data.header import MAX_PIXELS_VARIABLE, max_pixels
     from jseg.engine import distributed
     from jseg.engine.predict import InferenceSegmentor
     if not 0 <= args.opacity <= 1:
         raise ConfigError(f"--opacity is {args.opacity}; accepted: 0 to 1")
-    if args.max_pixels is not None:
-        os.environ[MAX_PIXELS_VARIABLE] = str(args.max_pixels)
-    max_pixels()  # a wrong limit is told before anything is read
     jobs, faults = _listed(args.inputs)
     if not jobs:
         raise faults[0] if len(faults) == 1 else DataError("\n".join(map(str, faults)))
     out = _result_folder(args.out)
-    segmentor = InferenceSegmentor(args.checkpoint, tta=args.tta, mode=args.mode, impl=args.impl, crop_size=args.crop_size,
-                                   stride=args.stride, allow_nonfinite=args.allow_nonfinite)
+    segmentor = InferenceSegmentor(
+        args.checkpoint,
+        tta=args.tta,
+        mode=args.mode,
+        impl=args.impl,
+        crop_size=args.crop_size,
+        stride=args.stride,
+        allow_nonfinite=args.allow_nonfinite,
+    )
     if distributed.is_main():
         _note_first(jobs, segmentor.scale)
     if len(jobs) == 1 and not faults and distributed.world_size() == 1:
@@ -115,7 +147,9 @@ def _result_folder(given: str) -> pathlib.Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WriteError(f"{out}: the folder for the results cannot be made ({error.strerror}); give another --out") from error
+        raise WriteError(
+            f"{out}: the folder for the results cannot be made ({error.strerror}); give another --out"
+        ) from error
     return out
 
 
@@ -172,7 +206,9 @@ def _segment(segmentor, job: pathlib.Path, name: str, out: pathlib.Path, args) -
 
 
 def _segment_picture(segmentor, path: pathlib.Path, out: pathlib.Path, name: str, args) -> str:
-    labels, probability = segmentor.infer(path, with_prob=True) if args.what in ("probability", "all") else (segmentor.infer(path), None)
+    labels, probability = (
+        segmentor.infer(path, with_prob=True) if args.what in ("probability", "all") else (segmentor.infer(path), None)
+    )
     save: dict[str, Callable] = {
         "labels": lambda file: segmentor.save_labels(labels, file),
         "overlay": lambda file: segmentor.save_overlay(path, labels, file, opacity=args.opacity),

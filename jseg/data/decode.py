@@ -15,11 +15,48 @@ __all__ = ["imdecode", "opened", "picture_kind", "quiet_opencv", "upright"]
 
 _EXIF_ORIENTATION = 0x0112
 # No format that runs a program (EPS), calls a loader of the system (WMF) or holds no pixels.
-_PILLOW_FORMATS = ("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "IM", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN",
-                   "TGA", "TIFF", "WEBP", "XBM", "XPM")
-_OF_KIND = {"png": ("PNG",), "jpeg": ("JPEG", "MPO"), "gif": ("GIF",), "tiff": ("TIFF",), "webp": ("WEBP",), "bmp": ("BMP",)}
-_MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png", b"II*\0": "tiff", b"MM\0*": "tiff", b"II+\0": "tiff", b"MM\0+": "tiff",
-          b"GIF8": "gif", b"BM": "bmp"}
+_PILLOW_FORMATS = (
+    "AVIF",
+    "BMP",
+    "DDS",
+    "DIB",
+    "GIF",
+    "ICO",
+    "IM",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PCX",
+    "PNG",
+    "PPM",
+    "PSD",
+    "QOI",
+    "SGI",
+    "SUN",
+    "TGA",
+    "TIFF",
+    "WEBP",
+    "XBM",
+    "XPM",
+)
+_OF_KIND = {
+    "png": ("PNG",),
+    "jpeg": ("JPEG", "MPO"),
+    "gif": ("GIF",),
+    "tiff": ("TIFF",),
+    "webp": ("WEBP",),
+    "bmp": ("BMP",),
+}
+_MAGIC = {
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+}
 _pillow_limit = threading.Lock()
 
 
@@ -33,7 +70,9 @@ def picture_kind(data: bytes) -> str:
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Keep OpenCV's own lines off stderr in the body: our errors say all."""
-    set_level = getattr(cv2, "setLogLevel", None) or getattr(getattr(getattr(cv2, "utils", None), "logging", None), "setLogLevel", None)
+    set_level = getattr(cv2, "setLogLevel", None) or getattr(
+        getattr(getattr(cv2, "utils", None), "logging", None), "setLogLevel", None
+    )
     level = set_level(0) if set_level else None
     try:
         yield
@@ -49,7 +88,8 @@ def imdecode(data: bytes, flags: int) -> np.ndarray | None:
 
 
 def opened(data: bytes) -> Image.Image:
-    """Open with Pillow, which reads the header only; its own limit on pixels is lifted, `jseg.data.header` has looked before.
+    """Open with Pillow, which reads the header only; its own limit on pixels is lifted, `jseg.data.header` has looked
+    before.
 
     Raises:
         PIL.UnidentifiedImageError, OSError, SyntaxError, ValueError and others: not a picture that Pillow knows.

@@ -3,25 +3,25 @@
 What MMSegmentation 1.2.2 (Apache-2.0, `mmcv.imfrombytes`) reads with its defaults, OpenCV for pictures and Pillow for masks, is
 read here with the same decoders, so the pixels are the same. Deviations, each because the upstream result is wrong or silent:
 
-- 16-bit pictures become 8-bit by `>> 8` in every format (upstream: PNG so, TIFF rounded by libtiff, at most 1 apart); `scale="max"` uses
-  the whole range where the samples have 12 bits, say;
-- TIFF files of grey or RGB integers are read band by band (`jseg.data.tiff`): bands apart, in tiles or not called RGB come out right;
+- 16-bit pictures become 8-bit by `>> 8` in every format (upstream: PNG so, TIFF rounded by libtiff, at most 1 apart);
+  `scale="max"` uses the whole range where the samples have 12 bits, say;
+- TIFF files of grey or RGB integers are read band by band (`jseg.data.tiff`): bands apart, in tiles or not called RGB
+  come out right;
 - the EXIF orientation of WebP pictures is applied (OpenCV applies it for JPEG, PNG and TIFF only), and masks are turned by
   theirs in the same way as pictures (upstream ignores it in masks);
 - alpha is dropped, never blended (OpenCV multiplies it into the colours of TIFF);
 - truncated files are errors, also where a decoder would fill the rest with grey (`jseg.data.jpeg`);
-- a limit on pixels and decoded bytes is checked before decoding (`jseg.data.header`), and only regular files are opened;
-- masks keep their index whatever the file: 2- and 4-bit grey PNG are not stretched to 0..255, 16-bit masks do not wrap at 256, an RGB file
-  whose three channels are equal is its index;
+- a limit on pixels and decoded bytes is checked before decoding (`jseg.data.header`), and only regular files are
+  opened;
+- masks keep their index whatever the file: 2- and 4-bit grey PNG are not stretched to 0..255, 16-bit masks do not wrap
+  at 256, an RGB file whose three channels are equal is its index;
 - coloured masks are refused unless a colour map says what the colours mean.
 """
 
 from __future__ import annotations
 
-import io
 import os
-from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Mapping
 
 import cv2
 import numpy as np
@@ -31,11 +31,23 @@ from jseg.data.decode import imdecode, opened, upright
 from jseg.data.header import PictureHeader, check_size, foreign_word, max_file_bytes
 from jseg.data.jpeg import decode_whole
 from jseg.data.tiff import decode_bands
+from jseg.data.write import write_image, write_mask
 from jseg.errors import DataError
-from jseg.files import read_regular, write_atomically
+from jseg.files import read_regular
 
-__all__ = ["from_pillow", "imdecode", "picture_note", "read_image", "read_mask", "write_image", "write_mask", "check_labels", "check_pair",
-           "ColorMap", "SCALES"]
+__all__ = [
+    "from_pillow",
+    "imdecode",
+    "picture_note",
+    "read_image",
+    "read_mask",
+    "write_image",
+    "write_mask",
+    "check_labels",
+    "check_pair",
+    "ColorMap",
+    "SCALES",
+]
 
 ColorMap = Mapping[tuple[int, int, int], int]
 SCALES = ("bits", "max")
@@ -52,14 +64,14 @@ def read_image(source: str | os.PathLike | bytes, *, scale: str = "bits") -> np.
 
     Args:
         source: a path (any characters), or the bytes of a picture file.
-        scale: what becomes of 16-bit samples: "bits" shifts them right by 8, "max" makes the picture's largest sample 255. 8-bit
-            samples stay as they are.
+        scale: what becomes of 16-bit samples: "bits" shifts them right by 8, "max" makes the picture's largest sample
+            255. 8-bit samples stay as they are.
     Returns:
-        (H, W, 3) uint8 in BGR order. Grey and palette pictures are expanded, alpha and bands after the third are dropped, the EXIF
-        orientation is applied, an animation gives its first frame.
+        (H, W, 3) uint8 in BGR order. Grey and palette pictures are expanded, alpha and bands after the third are
+        dropped, the EXIF orientation is applied, an animation gives its first frame.
     Raises:
-        DataError: the file is missing, no regular file, empty, truncated, not a picture, larger than the limit, or has samples that are
-            not 8- or 16-bit integers.
+        DataError: the file is missing, no regular file, empty, truncated, not a picture, larger than the limit, or has
+            samples that are not 8- or 16-bit integers.
     """
     if scale not in SCALES:
         raise ValueError(f"read_image: scale is {scale!r}; accepted: {', '.join(SCALES)}")
@@ -75,9 +87,11 @@ def _to_8_bits(img: np.ndarray, scale: str) -> np.ndarray:
 
 
 def picture_note(path: str | os.PathLike, *, scale: str = "bits") -> str:
-    """What reading a picture (with `scale` as in `read_image`) loses without an error, for a note to the user; empty for nearly all.
+    """What reading a picture (with `scale` as in `read_image`) loses without an error, for a note to the user; empty
+    for nearly all.
 
-    Only a TIFF file with a fourth band that is no opacity, and a 16-bit file that uses less than an eighth of its range, have one.
+    Only a TIFF file with a fourth band that is no opacity, and a 16-bit file that uses less than an eighth of its
+    range, have one.
 
     Raises:
         DataError: as `read_image`, for 16-bit files; other faults are left to it.
@@ -89,8 +103,10 @@ def picture_note(path: str | os.PathLike, *, scale: str = "bits") -> str:
     if header.bits == 16 and scale == "bits":
         top = int(_samples(data, name).max())
         if top < _DARK:
-            return (f"{name}: 16-bit samples up to {top} of 65535 come out nearly black ({top >> 8} of 255); stretch them when exporting, or "
-                    "use LoadImageFromFile with scale: max")
+            return (
+                f"{name}: 16-bit samples up to {top} of 65535 come out nearly black ({top >> 8} of 255); stretch them"
+                " when exporting, or use LoadImageFromFile with scale: max"
+            )
     return ""
 
 
@@ -107,9 +123,13 @@ def _samples(data: bytes, name: str) -> np.ndarray:
     if header.kind == "gif" or (header.kind == "tiff" and _pillow_mode(data) == "RGBA"):
         return _image_by_pillow(data, name)
     try:
-        img = imdecode(data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.kind == "tiff" or header.bits == 16 else 0))
+        img = imdecode(
+            data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.kind == "tiff" or header.bits == 16 else 0)
+        )
     except cv2.error as error:
-        raise _unreadable(name, f"OpenCV cannot decode this picture ({error.err}); save it as 8-bit PNG or JPEG") from error
+        raise _unreadable(
+            name, f"OpenCV cannot decode this picture ({error.err}); save it as 8-bit PNG or JPEG"
+        ) from error
     if img is None:
         if header.kind != "other":
             raise _undecodable(data, name)
@@ -123,7 +143,7 @@ def _jpeg_image(data: bytes, header: PictureHeader, name: str) -> np.ndarray:
     try:
         img, missing = decode_whole(data, header.jpeg)
     except cv2.error as error:
-        raise _unreadable(name, f"OpenCV cannot decode this picture ({error.err}); save it as 8-bit PNG or JPEG") from error
+        raise _by_opencv(name, error) from error
     if missing:
         raise _unreadable(name, f"the JPEG file is truncated ({missing}); {_AGAIN}")
     if img is None:
@@ -134,7 +154,9 @@ def _jpeg_image(data: bytes, header: PictureHeader, name: str) -> np.ndarray:
 def _tiff_image(data: bytes, header: PictureHeader, name: str) -> np.ndarray:
     bands = decode_bands(data, header.tiff)
     if bands is None:
-        raise _unreadable(name, f"the TIFF file is truncated or damaged (not all of its strips or tiles are there); {_AGAIN}")
+        raise _unreadable(
+            name, f"the TIFF file is truncated or damaged (not all of its strips or tiles are there); {_AGAIN}"
+        )
     img = cv2.cvtColor(bands, cv2.COLOR_GRAY2BGR if bands.shape[2] == 1 else cv2.COLOR_RGB2BGR)
     return upright(img, data) if 0x0112 in header.tiff.tags else img
 
@@ -144,23 +166,27 @@ def _check_bands(header: PictureHeader, name: str) -> None:
         kind = f"float{header.bits}" if header.tiff.has_floats else f"{header.bits}-bit"
         raise DataError(f"{name}: the picture has {kind} samples{_INTEGERS}", kind="samples", path=name)
     if header.tiff.bands > 4:
-        raise DataError(f"{name}: a TIFF with {header.tiff.bands} bands; 1, 3 or 4 are read (of 4 the first 3). Export the bands that the "
-                        "model uses, for example: gdal_translate -b 1 -b 2 -b 3 IN OUT", kind="samples", path=name)
+        raise DataError(
+            f"{name}: a TIFF with {header.tiff.bands} bands; 1, 3 or 4 are read (of 4 the first 3). Export the bands"
+            " that the model uses, for example: gdal_translate -b 1 -b 2 -b 3 IN OUT",
+            kind="samples",
+            path=name,
+        )
 
 
 def read_mask(source: str | os.PathLike | bytes, color_map: ColorMap | None = None) -> np.ndarray:
     """Read a label mask: one class index per pixel.
 
     Args:
-        source: a path or the bytes of a mask file. A palette mask gives its indices, not its colours; an RGB mask with R = G = B in
-            every pixel gives that value.
+        source: a path or the bytes of a mask file. A palette mask gives its indices, not its colours; an RGB mask with
+            R = G = B in every pixel gives that value.
         color_map: what each (r, g, b) means. With it the mask is read by its colours, also a palette or grey one.
     Returns:
         (H, W) uint8, or int32 where the file has 16- or 32-bit samples or `color_map` has an index above 255.
     Raises:
-        DataError: the file is missing, no regular file, empty, truncated, larger than the limit or not a picture; it is coloured and no
-            `color_map` is given; it has a colour that `color_map` lacks (the message gives colours, counts and first places); its
-            samples are floats.
+        DataError: the file is missing, no regular file, empty, truncated, larger than the limit or not a picture; it is
+            coloured and no `color_map` is given; it has a colour that `color_map` lacks (the message gives colours,
+            counts and first places); its samples are floats.
     """
     data, name = _content(source, "mask")
     header = _header(data, name)
@@ -198,65 +224,20 @@ def _equal_channels(picture: Image.Image, header: PictureHeader, name: str) -> n
     if not differ.any() and header.bits == 8:
         return red
     if header.bits == 16:
-        raise DataError(f"{name}: the mask has three 16-bit channels; save it as 8-bit grey or palette PNG", kind="coloured", path=name)
+        raise DataError(
+            f"{name}: the mask has three 16-bit channels; save it as 8-bit grey or palette PNG",
+            kind="coloured",
+            path=name,
+        )
     row, column = np.unravel_index(int(np.argmax(differ > 0)), differ.shape)
     color = tuple(int(channel[row, column]) for channel in (red, green, blue))
-    raise DataError(f"{name}: the mask is coloured (RGB) and no colour map is given: {color} at row {row}, column {column}. Give the dataset "
-                    "the colour of each class, or convert the mask to class indices", kind="coloured", path=name, values=(color,))
-
-
-def write_image(path: str | os.PathLike, img: np.ndarray, *, quality: int = 95) -> None:
-    """Write a picture atomically; the suffix of `path` chooses the format.
-
-    Args:
-        path: where; a file in the way is replaced only when the new one is complete. The folder is made if need be.
-        img: (H, W, 3) uint8 BGR, or (H, W) uint8 grey.
-        quality: of JPEG and WebP, 1..100.
-    Raises:
-        ValueError: `img` has another shape or type, or OpenCV knows no format of that suffix.
-    """
-    if img.dtype != np.uint8 or img.ndim not in (2, 3) or (img.ndim == 3 and img.shape[2] != 3):
-        raise ValueError(f"write_image({path}): expected (H, W, 3) or (H, W) uint8, got {img.shape} {img.dtype}")
-    suffix = Path(path).suffix
-    options = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".jpeg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
-    option = options.get(suffix.lower())
-    try:
-        done, data = cv2.imencode(suffix, img, [option, quality] if option is not None else [])
-    except cv2.error as error:
-        raise ValueError(f"write_image({path}): OpenCV cannot write {suffix!r} files; use .png or .jpg") from error
-    if not done:
-        raise ValueError(f"write_image({path}): OpenCV could not encode {img.shape} as {suffix!r}")
-    write_atomically(path, data.tobytes(), durable=False)
-
-
-def write_mask(path: str | os.PathLike, mask: np.ndarray, palette: Sequence[Sequence[int]] | None = None) -> None:
-    """Write a label mask atomically as PNG, so that `read_mask` gives the same indices back.
-
-    Args:
-        path: where, ending in `.png`.
-        mask: (H, W) integers, 0..65535; written with 8 bits where all fit, else with 16.
-        palette: (r, g, b) per class, 0..255, to make the file a palette PNG that viewers show in colour; entry i is class i, at
-            most 256 entries, and the mask must fit 8 bits.
-    Raises:
-        ValueError: the suffix is not .png, the mask is not a 2-D integer array of that range, or the palette does not fit.
-    """
-    mask = np.asarray(mask)
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"write_mask({path}): masks are written as .png, other formats may change the indices")
-    if mask.ndim != 2 or mask.size == 0 or mask.dtype.kind not in "iu":
-        raise ValueError(f"write_mask({path}): expected a non-empty (H, W) integer array, got {mask.shape} {mask.dtype}")
-    low, high = int(mask.min()), int(mask.max())
-    if low < 0 or high > 65535 or (palette is not None and (high > 255 or len(palette) > 256)):
-        raise ValueError(f"write_mask({path}): labels {low}..{high} do not fit; 0..65535 without, 0..255 with a palette")
-    if high > 255:
-        picture = Image.fromarray(mask.astype(np.uint16))
-    else:
-        picture = Image.fromarray(mask.astype(np.uint8))
-        if palette is not None:
-            picture.putpalette([int(v) for color in palette for v in color])
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue(), durable=False)
+    raise DataError(
+        f"{name}: the mask is coloured (RGB) and no colour map is given: {color} at row {row}, column {column}. Give"
+        " the dataset the colour of each class, or convert the mask to class indices",
+        kind="coloured",
+        path=name,
+        values=(color,),
+    )
 
 
 def check_pair(img: np.ndarray, mask: np.ndarray, img_path: str, mask_path: str) -> None:
@@ -266,8 +247,11 @@ def check_pair(img: np.ndarray, mask: np.ndarray, img_path: str, mask_path: str)
     (h, w), (mh, mw) = img.shape[:2], mask.shape[:2]
     cure = ("one of the two is turned by 90 degrees: the EXIF orientation is applied to both, so write the mask for the picture "
             "as viewers show it" if (h, w) == (mw, mh) else "pair the right files, or resize the mask with nearest neighbour")
-    raise DataError(f"{img_path} is {w}x{h} (width x height) but its mask {mask_path} is {mw}x{mh}; {cure}", kind="size",
-                    path=mask_path)
+    raise DataError(
+        f"{img_path} is {w}x{h} (width x height) but its mask {mask_path} is {mw}x{mh}; {cure}",
+        kind="size",
+        path=mask_path,
+    )
 
 
 def check_labels(mask: np.ndarray, num_classes: int, ignore_index: int | None, path: str) -> None:
@@ -294,8 +278,12 @@ def check_labels(mask: np.ndarray, num_classes: int, ignore_index: int | None, p
     found = _listing(map(str, values), counts, places[first], mask.shape[1])
     cure = _label_cure(mask, list(values), num_classes, ignore_index)
     also = "" if ignore_index is None else f" and {ignore_index} (ignored)"
-    raise DataError(f"{path}: label out of range: {found}; accepted are 0..{num_classes - 1}{also}. {cure}", kind="label", path=path,
-                    values=values)
+    raise DataError(
+        f"{path}: label out of range: {found}; accepted are 0..{num_classes - 1}{also}. {cure}",
+        kind="label",
+        path=path,
+        values=values,
+    )
 
 
 def _label_cure(mask: np.ndarray, values: list[int], num_classes: int, ignore_index: int | None) -> str:
@@ -342,9 +330,13 @@ def _colors_to_indices(bgr: np.ndarray, color_map: ColorMap, name: str) -> np.nd
     if strangers:
         colors = {(v >> 16, v >> 8 & 255, v & 255): found for v, found in sorted(strangers.items())}
         counts, first = zip(*colors.values())
-        raise DataError(f"{name}: colour not in the colour map: {_listing(map(str, colors), counts, first, width)}. "
-                        f"Add it, or save the mask without smoothing or JPEG (known: {sorted(color_map)[:8]}...)", kind="coloured",
-                        path=name, values=tuple(colors))
+        raise DataError(
+            f"{name}: colour not in the colour map: {_listing(map(str, colors), counts, first, width)}. "
+            f"Add it, or save the mask without smoothing or JPEG (known: {sorted(color_map)[:8]}...)",
+            kind="coloured",
+            path=name,
+            values=tuple(colors),
+        )
     return mask
 
 
@@ -359,7 +351,9 @@ def _content(source: str | os.PathLike | bytes, what: str) -> tuple[bytes, str]:
             error.kind, error.path = "limit" if os.path.isfile(name) else "not regular", name
             raise
         except FileNotFoundError:
-            raise DataError(f"{name}: no such {what}; check data_root, data_prefix and the suffixes", kind="missing", path=name) from None
+            raise DataError(
+                f"{name}: no such {what}; check data_root, data_prefix and the suffixes", kind="missing", path=name
+            ) from None
         except OSError as error:
             raise _unreadable(name, f"cannot read the {what}: {error.strerror or error}") from error
     if not data:
@@ -383,7 +377,9 @@ def _header(data: bytes, name: str) -> PictureHeader:
 def _check_end(data: bytes, header: PictureHeader, name: str) -> None:
     """Raise where the end of a file is missing and its decoder would not say so (other formats' decoders do)."""
     if header.kind == "png" and data.rfind(b"IEND") < 0:
-        raise _unreadable(name, f"the PNG file is truncated (it ends after {len(data)} bytes without its end chunk); {_AGAIN}")
+        raise _unreadable(
+            name, f"the PNG file is truncated (it ends after {len(data)} bytes without its end chunk); {_AGAIN}"
+        )
 
 
 def _grey_step(data: bytes) -> int:
@@ -449,14 +445,21 @@ def _undecodable(data: bytes, name: str) -> DataError:
             mode = picture.mode
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and more
         return _by_pillow(name, error)
-    return _unreadable(name, f"OpenCV cannot decode this picture (mode {mode!r}): it is damaged or of a rare kind; {_AGAIN}, or save it as "
-                       "8-bit PNG or JPEG")
+    return _unreadable(
+        name,
+        f"OpenCV cannot decode this picture (mode {mode!r}): it is damaged or of a rare kind; {_AGAIN}, or save it as "
+        "8-bit PNG or JPEG",
+    )
 
 
 def _by_pillow(name: str, error: Exception) -> DataError:
     if isinstance(error, UnidentifiedImageError):
         return _unreadable(name, f"not a picture in a known format, or cut off near its start; {_AGAIN}")
     return _unreadable(name, f"truncated or damaged ({error}); {_AGAIN}")
+
+
+def _by_opencv(name: str, error: cv2.error) -> DataError:
+    return _unreadable(name, f"OpenCV cannot decode this picture ({error.err}); save it as 8-bit PNG or JPEG")
 
 
 def _unreadable(name: str, text: str) -> DataError:

@@ -1,11 +1,12 @@
 """Is a JPEG file whole? Its markers are followed, and its decoder must not run out of data before the last block.
 
-libjpeg fills what is missing with grey and only counts a warning, which neither OpenCV nor Pillow passes on, when an end mark stands in
-the middle of the data. Without an end mark it has to wait for more instead, and that can be seen:
+libjpeg fills what is missing with grey and only counts a warning, which neither OpenCV nor Pillow passes on, when an
+end mark stands in the middle of the data. Without an end mark it has to wait for more instead, and that can be seen:
 
-- a file of one scan (nearly all) is decoded by OpenCV without its end mark: no picture comes out where blocks are missing;
-- a file of several scans (progressive) is fed to Pillow's decoder, which holds bytes back as long as it is inside a block, and must name
-  every bit of every coefficient in its scans.
+- a file of one scan (nearly all) is decoded by OpenCV without its end mark: no picture comes out where blocks are
+  missing;
+- a file of several scans (progressive) is fed to Pillow's decoder, which holds bytes back as long as it is inside a
+  block, and must name every bit of every coefficient in its scans.
 
 Missing bytes are detected from 16 on. Bytes altered in the middle decode without complaint in every decoder.
 """
@@ -72,7 +73,9 @@ class JpegLayout(NamedTuple):
             if marker != _SCAN:
                 continue
             if not progressive and body[:1] == bytes([found.channels]):
-                end = _END_MARK.search(data, at)  # within a scan 0xFF is followed by 0 or a restart; `find` is slower on such data
+                end = _END_MARK.search(
+                    data, at
+                )  # within a scan 0xFF is followed by 0 or a restart; `find` is slower on such data
                 return found._replace(end=end.start() if end else -1)
             _note_scan(bit_left, body, progressive)
             marks = _marks_after(data, at) if marks is None else marks
@@ -113,7 +116,13 @@ def decode_whole(data: bytes, layout: JpegLayout) -> tuple[np.ndarray | None, st
     if layout.end < 0:
         return None, f"it ends after {len(data)} bytes without its end mark"
     if layout.unsent:
-        return None, f"it ends after {len(data)} bytes without the last scans of {layout.unsent} of its {layout.channels} channels"
+        return (
+            None,
+            (
+                f"it ends after {len(data)} bytes without the last scans of {layout.unsent} of its {layout.channels}"
+                " channels"
+            ),
+        )
     if layout.one_scan:
         img = imdecode(b"".join((memoryview(data)[:layout.end], _FILLER)), cv2.IMREAD_COLOR)
         if img is not None:
@@ -127,10 +136,11 @@ def decode_whole(data: bytes, layout: JpegLayout) -> tuple[np.ndarray | None, st
 
 
 def _fed_to_the_end(data: bytes) -> tuple[bool | None, np.ndarray | None]:
-    """Whether the decoder is between blocks after all data but the end mark, None where it breaks; and the picture, grey or RGB, as BGR.
+    """Whether the decoder is between blocks after all data but the end mark, None where it breaks; and the picture,
+    grey or RGB, as BGR.
 
-    Inside a block it keeps the bytes that it has seen; after the last one it skips whatever comes, looking for a marker. Single bytes
-    are fed, as a decoder inside a block may for once have used up all it got.
+    Inside a block it keeps the bytes that it has seen; after the last one it skips whatever comes, looking for a
+    marker. Single bytes are fed, as a decoder inside a block may for once have used up all it got.
     """
     try:
         with opened(data) as picture:

@@ -1,9 +1,11 @@
-"""TIFF files of 8- or 16-bit integers, read band by band: bands beside each other or apart, in strips or tiles, classic or BigTIFF.
+"""TIFF files of 8- or 16-bit integers, read band by band: bands beside each other or apart, in strips or tiles, classic
+or BigTIFF.
 
-OpenCV hands anything but plain grey and RGB to libtiff's viewer, which takes planes of 16 bits for noise, three bands that are not called
-RGB for one, and multiplies a fourth one into the others. Here each run of strips (or row of tiles) becomes a small grey TIFF in memory, as
-wide as all its samples, which every release of libtiff decodes alike; bands are then told apart, and differences (predictor 2) summed, in
-NumPy. Palette, YCbCr, CMYK and JPEG-compressed files are left to the decoders.
+OpenCV hands anything but plain grey and RGB to libtiff's viewer, which takes planes of 16 bits for noise, three bands
+that are not called RGB for one, and multiplies a fourth one into the others. Here each run of strips (or row of tiles)
+becomes a small grey TIFF in memory, as wide as all its samples, which every release of libtiff decodes alike; bands are
+then told apart, and differences (predictor 2) summed, in NumPy. Palette, YCbCr, CMYK and JPEG-compressed files are left
+to the decoders.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from jseg.data.decode import imdecode
 
 __all__ = ["TiffLayout", "decode_bands"]
 
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes of a value by type
+# bytes of a value by its type
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MOST_TAGS, _MOST_VALUES = 4096, 1 << 22
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -96,7 +99,7 @@ class TiffLayout(NamedTuple):
 
     @property
     def is_usual(self) -> bool:
-        """Whether it is what OpenCV reads well and fast itself: 8-bit RGB in compressed strips, the bands beside each other."""
+        """Whether it is what OpenCV reads well and fast itself: 8-bit RGB, bands beside each other, compressed strips."""
         return (self.first(_PHOTOMETRIC, -1) == 2 and self.bands == 3 and self.bits == 8 and self.first(_PLANAR, 1) == 1
                 and not self.tile_pixels and _EXTRA not in self.tags and self.first(_COMPRESSION, 1) != 1)
 
@@ -104,8 +107,14 @@ class TiffLayout(NamedTuple):
     def is_plain(self) -> bool:
         """Whether `decode_bands` reads it: grey or RGB, unsigned, 8 or 16 bits, pieces that stand alone."""
         colour = self.first(_PHOTOMETRIC, -1)
-        known = (colour in (1, 2) and set(self.tags.get(_BITS, (1,))) in ({8}, {16}) and set(self.tags.get(_FORMAT, (1,))) == {1}
-                 and self.first(_COMPRESSION, 1) in _COMPRESSIONS and self.first(_PREDICTOR, 1) in (1, 2) and min(self.size) > 0)
+        known = (
+            colour in (1, 2)
+            and set(self.tags.get(_BITS, (1,))) in ({8}, {16})
+            and set(self.tags.get(_FORMAT, (1,))) == {1}
+            and self.first(_COMPRESSION, 1) in _COMPRESSIONS
+            and self.first(_PREDICTOR, 1) in (1, 2)
+            and min(self.size) > 0
+        )
         places, counts = self._pieces()
         return known and len(places) == len(counts) == self._planes * self._across * self._down
 
@@ -170,13 +179,15 @@ def decode_bands(data: bytes, layout: TiffLayout) -> np.ndarray | None:
 
 
 def _parts(data: bytes, layout: TiffLayout, plane: int) -> Iterator[np.ndarray | None]:
-    """Rows of one plane from top to bottom, (rows, W, bands), some pieces at once; None where they cannot be decoded."""
+    """Rows of one plane from top to bottom, (rows, W, bands), some pieces at once; None where none come out."""
     (height, width), (piece_height, piece_width) = layout.size, layout._piece_size
     bands = 1 if layout._planes > 1 else layout.bands
     places, counts = layout._pieces()
     tiled, across, down = bool(layout.tile_pixels), layout._across, layout._down
     sample_bytes = layout.bits // 8
-    step = 1 if tiled else max(1, _CHUNK_BYTES // (piece_height * width * bands * sample_bytes))  # rows of pieces at once
+    step = (
+        1 if tiled else max(1, _CHUNK_BYTES // (piece_height * width * bands * sample_bytes))
+    )  # rows of pieces at once
     for first in range(0, down, step):
         last = min(first + step, down)
         numbers = range((plane * down + first) * across, (plane * down + last) * across)
@@ -188,7 +199,9 @@ def _parts(data: bytes, layout: TiffLayout, plane: int) -> Iterator[np.ndarray |
         if layout.first(_COMPRESSION, 1) == 1 and layout.first(_FILL_ORDER, 1) == 1:
             part = _stored(layout, pieces, rows, (piece_height, piece_width * bands))
         else:
-            part = _decoded(_grey_file(layout, pieces, (rows, across * piece_width * bands), (piece_height, piece_width * bands)))
+            part = _decoded(
+                _grey_file(layout, pieces, (rows, across * piece_width * bands), (piece_height, piece_width * bands))
+            )
         if part is None or part.size != rows * across * piece_width * bands:
             yield None
             return
@@ -200,7 +213,7 @@ def _parts(data: bytes, layout: TiffLayout, plane: int) -> Iterator[np.ndarray |
 
 
 def _stored(layout: TiffLayout, pieces: list[bytes], rows: int, piece_size: tuple[int, int]) -> np.ndarray | None:
-    """Samples that are not compressed, of strips below each other or tiles beside each other; None where some are missing."""
+    """Samples stored as they are, strips below each other or tiles beside each other; None where some are missing."""
     sample, (piece_rows, samples) = np.dtype(f"{layout.order}u{layout.bits // 8}"), piece_size
     length = piece_rows * samples * sample.itemsize
     if layout.tile_pixels:
@@ -230,10 +243,24 @@ def _grey_file(layout: TiffLayout, pieces: list[bytes], size: tuple[int, int], p
         places.append(at)
         at += len(piece)
     lengths = tuple(map(len, pieces))
-    tags = {_WIDTH: (size[1],), _HEIGHT: (size[0],), _BITS: (layout.bits,), _COMPRESSION: (layout.first(_COMPRESSION, 1),),
-            _PHOTOMETRIC: (1,), _FILL_ORDER: (layout.first(_FILL_ORDER, 1),), _BANDS: (1,), _PLANAR: (1,), _FORMAT: (1,)}
+    tags = {
+        _WIDTH: (size[1],),
+        _HEIGHT: (size[0],),
+        _BITS: (layout.bits,),
+        _COMPRESSION: (layout.first(_COMPRESSION, 1),),
+        _PHOTOMETRIC: (1,),
+        _FILL_ORDER: (layout.first(_FILL_ORDER, 1),),
+        _BANDS: (1,),
+        _PLANAR: (1,),
+        _FORMAT: (1,),
+    }
     if layout.tile_pixels:
-        tags.update({_TILE_WIDTH: (piece_size[1],), _TILE_HEIGHT: (piece_size[0],), _TILE_PLACES: tuple(places), _TILE_BYTES: lengths})
+        tags.update({
+            _TILE_WIDTH: (piece_size[1],),
+            _TILE_HEIGHT: (piece_size[0],),
+            _TILE_PLACES: tuple(places),
+            _TILE_BYTES: lengths,
+        })
     else:
         tags.update({_STRIP_PLACES: tuple(places), _STRIP_ROWS: (piece_size[0],), _STRIP_BYTES: lengths})
     order = layout.order

@@ -25,7 +25,9 @@ def test_transforms(config: dict) -> Compose:
 
 def picture_scale(config: dict) -> str:
     """How the same pipeline reads 16-bit pictures, see `jseg.data.io.read_image`."""
-    return next((step.get("scale", "bits") for step in _pipeline(config) if step.get("type") == "LoadImageFromFile"), "bits")
+    return next(
+        (step.get("scale", "bits") for step in _pipeline(config) if step.get("type") == "LoadImageFromFile"), "bits"
+    )
 
 
 def _pipeline(config: dict) -> list[dict]:

@@ -27,17 +27,20 @@ class InferenceSegmentor:
     """A trained model ready to segment pictures.
 
     Args:
-        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or a run's `best/` folder.
+        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or a run's `best/`
+            folder.
         tta: average over the scales and flips of the checkpoint's `tta:` block (slower, a little better).
         mode: "whole" or "slide"; default: what the checkpoint's `model.test_cfg` says.
-        crop_size: (height, width) in pixels of the window of "slide", where the checkpoint names none or another is wanted.
-        stride: (rows, columns) in pixels between windows; default: the checkpoint's, for a `crop_size` given here two thirds of it.
+        crop_size: (height, width) in pixels of the window of "slide", where the checkpoint names none or another is
+            wanted.
+        stride: (rows, columns) in pixels between windows; default: the checkpoint's, for a `crop_size` given here two
+            thirds of it.
         impl: "auto" uses the fastest kernels of this device, "jittor" the plain framework operators.
         allow_nonfinite: accept weights that hold NaN or inf.
     Raises:
         ConfigError: a mode or a window that cannot be.
-        CheckpointError: the file is missing, damaged, carries no config or class names, holds NaN or inf, or does not fit the
-            model its config describes.
+        CheckpointError: the file is missing, damaged, carries no config or class names, holds NaN or inf, or does not
+            fit the model its config describes.
 
     Example:
         segmentor = InferenceSegmentor("weights/segnext_tiny_camvid.safetensors")
@@ -45,8 +48,17 @@ class InferenceSegmentor:
         segmentor.save_overlay("street.jpg", labels, "street_overlay.png")
     """
 
-    def __init__(self, checkpoint: str | os.PathLike, *, tta: bool = False, mode: str | None = None, impl: str = "auto",
-                 allow_nonfinite: bool = False, crop_size: tuple[int, int] | None = None, stride: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike,
+        *,
+        tta: bool = False,
+        mode: str | None = None,
+        impl: str = "auto",
+        allow_nonfinite: bool = False,
+        crop_size: tuple[int, int] | None = None,
+        stride: tuple[int, int] | None = None,
+    ):
         file = open_model_file(checkpoint, allow_nonfinite=allow_nonfinite)
         self.config, self.classes, self.palette = file.config, file.classes, file.palette  # palette (K, 3) RGB
         self.origin = file.meta.get("origin")
@@ -64,17 +76,21 @@ class InferenceSegmentor:
             array_order: channel order of arrays: "bgr" as OpenCV reads them, or "rgb".
             with_prob: return how sure the model is, too.
         Returns:
-            labels (H, W) uint8 (uint16 from 256 classes on) at the picture's own size, 0 <= label < K; with `with_prob` a pair
-            (labels, probability (H, W) float32, 0 to 1: the softmax of the winning class); a list of them for a list or a folder.
+            labels (H, W) uint8 (uint16 from 256 classes on) at the picture's own size, 0 <= label < K; with `with_prob`
+            a pair (labels, probability (H, W) float32, 0 to 1: the softmax of the winning class); a list of them for a
+            list or a folder.
         Raises:
-            DataError: a file that cannot be read, an array of another shape or type, a picture that the transforms leave nothing of.
+            DataError: a file that cannot be read, an array of another shape or type, a picture that the transforms
+                leave nothing of.
         """
         if isinstance(source, (list, tuple)):
             return [self.infer(item, array_order=array_order, with_prob=with_prob) for item in source]
         is_path = isinstance(source, (str, os.PathLike))
         if is_path and pathlib.Path(source).is_dir():
             return [self.infer(path, with_prob=with_prob) for path in pictures_in(source)]
-        return self._infer_array(as_bgr(source, array_order, self.scale), os.fspath(source) if is_path else "picture", with_prob)
+        return self._infer_array(
+            as_bgr(source, array_order, self.scale), os.fspath(source) if is_path else "picture", with_prob
+        )
 
     def _infer_array(self, image: np.ndarray, name: str, with_prob: bool):
         if self._tta is None:
@@ -97,12 +113,12 @@ class InferenceSegmentor:
         io.write_mask(out, labels, palette=self.palette)
 
     def save_probability(self, probability: np.ndarray, out: str | os.PathLike) -> None:
-        """Write the second of `infer(..., with_prob=True)` as a grey picture, 0 to 255 for 0 to 1; the suffix decides the format."""
+        """Write the second of `infer(..., with_prob=True)` as a grey picture, 0 to 255 for 0 to 1."""
         io.write_image(out, np.round(np.asarray(probability) * 255).astype(np.uint8))
 
 
 def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np.ndarray:
-    """Any accepted picture as an (H, W, 3) uint8 BGR array; `scale` as in `read_image`, for files and PIL images of 16 bits."""
+    """Any accepted picture as an (H, W, 3) uint8 BGR array; `scale` of 16-bit files and PIL images as in `read_image`."""
     if isinstance(source, (str, os.PathLike)):
         return io.read_image(source, scale=scale)
     if array_order not in ("bgr", "rgb"):
@@ -118,14 +134,22 @@ def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np
 
 
 def pictures_in(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """The picture files of a folder, sorted by name, not recursive, hidden ones left out; DataError when there are none."""
+    """The picture files of a folder by name, not recursive, hidden ones left out; DataError when there are none."""
     folder = pathlib.Path(folder)
     try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".") and not p.is_dir())
+        found = sorted(
+            p
+            for p in folder.iterdir()
+            if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".") and not p.is_dir()
+        )
     except OSError as error:
-        raise DataError(f"{folder}: cannot list the folder: {error.strerror}", kind="unreadable", path=str(folder)) from error
+        raise DataError(
+            f"{folder}: cannot list the folder: {error.strerror}", kind="unreadable", path=str(folder)
+        ) from error
     if not found:
-        raise DataError(f"{folder}: no pictures (looked for {', '.join(PICTURE_SUFFIXES)})", kind="missing", path=str(folder))
+        raise DataError(
+            f"{folder}: no pictures (looked for {', '.join(PICTURE_SUFFIXES)})", kind="missing", path=str(folder)
+        )
     return found
 
 
@@ -144,8 +168,12 @@ def _slide_settings(config: dict, mode: str | None, crop_size, stride) -> dict:
                 raise ConfigError(f"{name} is {value!r}; expected (height, width) in pixels, above 0")
             test_cfg[name] = list(value)
     if test_cfg["mode"] == "slide" and not test_cfg.get("crop_size"):
-        raise ConfigError("slide inference needs a window and the checkpoint names none: give crop_size=(height, width), on the command line "
-                          "--crop-size HxW")
+        raise ConfigError(
+            "slide inference needs a window and the checkpoint names none: give crop_size=(height, width), on the"
+            " command line --crop-size HxW"
+        )
     if test_cfg["mode"] == "slide" and (crop_size is not None and stride is None or not test_cfg.get("stride")):
-        test_cfg["stride"] = [max(1, side * 2 // 3) for side in test_cfg["crop_size"]]  # windows overlap by a third, as in mmseg's configs
+        test_cfg["stride"] = [
+            max(1, side * 2 // 3) for side in test_cfg["crop_size"]
+        ]  # windows overlap by a third, as in mmseg's configs
     return {**config, "model": {**config["model"], "test_cfg": test_cfg}}

@@ -1,7 +1,7 @@
 """Read and write video files without losing frames silently: sources say how many they hold, results are read back.
 
-The rule for a damaged or cut source: every frame that its decoder gives is used, in order, and `VideoSource.lost` says in words
-what the file names beyond them.
+The rule for a damaged or cut source: every frame that its decoder gives is used, in order, and `VideoSource.lost` says
+in words what the file names beyond them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class VideoSource:
             with open_regular(path, what="video file") as file:
                 head = file.read(16)
         except OSError as error:
-            raise DataError(f"{path}: cannot read the video: {error.strerror or error}", kind="unreadable", path=str(path)) from error
+            raise DataError(
+                f"{path}: cannot read the video: {error.strerror or error}", kind="unreadable", path=str(path)
+            ) from error
         if head and head[:4] != b"RIFF" and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
             # FFmpeg takes texts for playlists, whose files and addresses it would open
             raise DataError(f"{path}: not a video but a text", kind="unreadable", path=str(path))
@@ -76,8 +78,11 @@ class VideoSource:
             self._seconds = max(self._seconds, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 + 1 / self.rate)
             yield frame
         if not self.read:
-            raise DataError(f"{self.path}: no frames could be read (unknown codec, truncated, or not a video)", kind="unreadable",
-                            path=str(self.path))
+            raise DataError(
+                f"{self.path}: no frames could be read (unknown codec, truncated, or not a video)",
+                kind="unreadable",
+                path=str(self.path),
+            )
 
     def lost(self) -> str:
         """After the last frame: what is missing, in words; empty when all frames came."""
@@ -87,8 +92,10 @@ class VideoSource:
             return f"{self.read} of {self.expected} frames could be read: the file is cut off or damaged"
         seconds = self.expected / self.rate
         if self._seconds < seconds - max(1.0, 0.02 * seconds):
-            return (f"{self.read} of about {self.expected} frames could be read ({self._seconds:.1f} of {seconds:.1f} seconds): the file is cut "
-                    "off or damaged")
+            return (
+                f"{self.read} of about {self.expected} frames could be read ({self._seconds:.1f} of {seconds:.1f}"
+                " seconds): the file is cut off or damaged"
+            )
         return ""  # frames at uneven times: fewer than the duration suggests
 
     def close(self) -> None:
@@ -116,7 +123,9 @@ class VideoFile:
         self.path = pathlib.Path(path)
         self.count = 0
         drop_drafts(self.path.parent, self.path.name)
-        self._draft = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}{self.path.suffix}")
+        self._draft = self.path.with_name(
+            f".{self.path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}{self.path.suffix}"
+        )
         self._rate, self._writer, self._size = rate, None, (0, 0)
 
     def write(self, frame: np.ndarray) -> None:
@@ -129,8 +138,10 @@ class VideoFile:
             self._size = frame.shape[1], frame.shape[0]
             self._writer = cv2.VideoWriter(str(self._draft), cv2.VideoWriter_fourcc(*"mp4v"), self._rate, self._size)
             if not self._writer.isOpened():
-                raise WriteError(f"{self.path}: cannot write a video of {self._size[0]}x{self._size[1]} pixels and {self._rate:g} frames per "
-                                 "second there")
+                raise WriteError(
+                    f"{self.path}: cannot write a video of {self._size[0]}x{self._size[1]} pixels and {self._rate:g}"
+                    " frames per second there"
+                )
         if (frame.shape[1], frame.shape[0]) != self._size:
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         if self.count % _LOOK_EVERY == 0 and shutil.disk_usage(self.path.parent).free < _SPARE_BYTES:
@@ -156,8 +167,10 @@ class VideoFile:
             raise self._unwritten(error.strerror or str(error)) from error
 
     def _unwritten(self, why: str) -> WriteError:
-        return WriteError(f"{self.path}: the video cannot be written ({why}); free disk space or give another --out. What was there before is "
-                          "untouched")
+        return WriteError(
+            f"{self.path}: the video cannot be written ({why}); free disk space or give another --out. What was there"
+            " before is untouched"
+        )
 
     def _release(self) -> None:
         if self._writer is not None:

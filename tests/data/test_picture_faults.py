@@ -1,4 +1,4 @@
-"""Pictures that are cut, patched, huge, of rare layouts or no files at all: read right or refused in one line, never slowly."""
+"""Pictures cut, patched, huge, of rare layouts or no files at all: read right or refused in one line, never slowly."""
 
 from __future__ import annotations
 
@@ -34,10 +34,17 @@ def encoded(array: np.ndarray, kind: str, mode: str | None = None, **options) ->
     return buffer.getvalue()
 
 
-# ---- JPEG cut in the middle, with an end mark after it -----------------------------------------------------------------
-JPEG_KINDS = {"baseline": {}, "no subsampling": {"subsampling": 0, "quality": 95}, "progressive": {"progressive": True, "quality": 90},
-              "restarts": {"restart_marker_rows": 1}, "grey": {"mode": "L"}, "grey progressive": {"mode": "L", "progressive": True},
-              "CMYK": {"mode": "CMYK"}, "CMYK progressive": {"mode": "CMYK", "progressive": True}}
+# ---- JPEG cut in the middle, with an end mark after it ----------------------------------------------------------
+JPEG_KINDS = {
+    "baseline": {},
+    "no subsampling": {"subsampling": 0, "quality": 95},
+    "progressive": {"progressive": True, "quality": 90},
+    "restarts": {"restart_marker_rows": 1},
+    "grey": {"mode": "L"},
+    "grey progressive": {"mode": "L", "progressive": True},
+    "CMYK": {"mode": "CMYK"},
+    "CMYK progressive": {"mode": "CMYK", "progressive": True},
+}
 
 
 @pytest.mark.parametrize("kind", JPEG_KINDS)
@@ -61,17 +68,26 @@ def test_whole_jpegs_of_every_kind_of_scan_and_orientation_pass(street, rng):
         exif[0x0112] = turn
         for progressive in (False, True):
             data = encoded(street, "JPEG", exif=exif, progressive=progressive)
-            np.testing.assert_array_equal(read_image(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+            np.testing.assert_array_equal(
+                read_image(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            )
     for color in (0, 128, 255):
         for size in ((1, 1), (8, 8), (1, 300), (500, 3)):
             for progressive in (False, True):
-                assert read_image(encoded(np.full((*size, 3), color, np.uint8), "JPEG", progressive=progressive)).shape[:2] == size
+                assert (
+                    read_image(encoded(np.full((*size, 3), color, np.uint8), "JPEG", progressive=progressive)).shape[:2]
+                    == size
+                )
     frames = [Image.fromarray(street), Image.fromarray(street[::-1])]
     buffer = io.BytesIO()
-    frames[0].save(buffer, "MPO", save_all=True, append_images=frames[1:])  # two pictures in one file, as cameras write them
+    frames[0].save(
+        buffer, "MPO", save_all=True, append_images=frames[1:]
+    )  # two pictures in one file, as cameras write them
     assert read_image(buffer.getvalue()).shape == street.shape
     noise = encoded(rng.integers(0, 256, street.shape, dtype=np.uint8), "JPEG", quality=100)
-    assert read_image(noise + bytes(1000) + b"\xff\xd9").shape == street.shape, "bytes after the picture are nothing to us"
+    assert (
+        read_image(noise + bytes(1000) + b"\xff\xd9").shape == street.shape
+    ), "bytes after the picture are nothing to us"
 
 
 def test_real_jpegs_are_no_false_alarms(shared_data):
@@ -81,7 +97,9 @@ def test_real_jpegs_are_no_false_alarms(shared_data):
         assert read_image(path).ndim == 3
 
 
-@pytest.mark.parametrize("kind, mark", [("PNG", struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))), ("GIF", b"\0;")])
+@pytest.mark.parametrize(
+    "kind, mark", [("PNG", struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))), ("GIF", b"\0;")]
+)
 def test_other_formats_cut_and_ended_are_refused(street, kind, mark):
     data = encoded(street, kind, mode="P" if kind == "GIF" else None)
     for share in (0.3, 0.6, 0.9):
@@ -90,18 +108,33 @@ def test_other_formats_cut_and_ended_are_refused(street, kind, mark):
                 read(data[:int(len(data) * share)] + mark)
 
 
-# ---- TIFF ---------------------------------------------------------------------------------------------------------------
-def tiff(samples: np.ndarray, *, photometric: int, planar: bool, tile: tuple[int, int] | None = None, packed: bool = False,
-         order: str = "<", big: bool = False, predictor: bool = False) -> bytes:
+# ---- TIFF -------------------------------------------------------------------------------------------------------
+def tiff(
+    samples: np.ndarray,
+    *,
+    photometric: int,
+    planar: bool,
+    tile: tuple[int, int] | None = None,
+    packed: bool = False,
+    order: str = "<",
+    big: bool = False,
+    predictor: bool = False,
+) -> bytes:
     """Write (H, W, bands) uint8 or uint16 as a TIFF file by the specification, in strips of 7 rows or tiles."""
     height, width, bands = samples.shape
     planes = [samples[..., i:i + 1] for i in range(bands)] if planar else [samples]
     pieces = []
     for plane in planes:
         if tile:
-            full = np.zeros((-(-height // tile[0]) * tile[0], -(-width // tile[1]) * tile[1], plane.shape[2]), plane.dtype)
+            full = np.zeros(
+                (-(-height // tile[0]) * tile[0], -(-width // tile[1]) * tile[1], plane.shape[2]), plane.dtype
+            )
             full[:height, :width] = plane
-            blocks = [full[y:y + tile[0], x:x + tile[1]] for y in range(0, height, tile[0]) for x in range(0, width, tile[1])]
+            blocks = [
+                full[y : y + tile[0], x : x + tile[1]]
+                for y in range(0, height, tile[0])
+                for x in range(0, width, tile[1])
+            ]
         else:
             blocks = [plane[y:y + 7] for y in range(0, height, 7)]
         for block in blocks:
@@ -113,10 +146,20 @@ def tiff(samples: np.ndarray, *, photometric: int, planar: bool, tile: tuple[int
     for piece in pieces:
         places.append(at)
         at += len(piece)
-    tags = {256: [width], 257: [height], 258: [8 * samples.itemsize] * bands, 259: [8 if packed else 1], 262: [photometric], 277: [bands],
-            284: [2 if planar else 1], 317: [2 if predictor else 1]}
+    tags = {
+        256: [width],
+        257: [height],
+        258: [8 * samples.itemsize] * bands,
+        259: [8 if packed else 1],
+        262: [photometric],
+        277: [bands],
+        284: [2 if planar else 1],
+        317: [2 if predictor else 1],
+    }
     lengths = [len(piece) for piece in pieces]
-    tags.update({322: [tile[1]], 323: [tile[0]], 324: places, 325: lengths} if tile else {273: places, 278: [7], 279: lengths})
+    tags.update(
+        {322: [tile[1]], 323: [tile[0]], 324: places, 325: lengths} if tile else {273: places, 278: [7], 279: lengths}
+    )
     if bands > (3 if photometric == 2 else 1):
         tags[338] = [0] * (bands - (3 if photometric == 2 else 1))
     word, start = ("Q", at) if big else ("I", at)
@@ -130,11 +173,27 @@ def tiff(samples: np.ndarray, *, photometric: int, planar: bool, tile: tuple[int
     magic = b"II" if order == "<" else b"MM"
     top = magic + (struct.pack(order + "HHHQ", 43, 8, 0, start) if big else struct.pack(order + "HI", 42, start))
     assert len(top) == head
-    return top + b"".join(pieces) + struct.pack(order + ("Q" if big else "H"), len(tags)) + entries + bytes(8 if big else 4) + outside
+    return (
+        top
+        + b"".join(pieces)
+        + struct.pack(order + ("Q" if big else "H"), len(tags))
+        + entries
+        + bytes(8 if big else 4)
+        + outside
+    )
 
 
-@pytest.mark.parametrize("layout", [{}, {"tile": (16, 32)}, {"packed": True, "predictor": True}, {"packed": True, "tile": (16, 16)},
-                                    {"order": ">"}, {"big": True}])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"tile": (16, 32)},
+        {"packed": True, "predictor": True},
+        {"packed": True, "tile": (16, 16)},
+        {"order": ">"},
+        {"big": True},
+    ],
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("bands", [1, 3, 4])
 def test_tiff_in_every_layout_gives_its_samples(rng, layout, dtype, bands):
@@ -144,7 +203,9 @@ def test_tiff_in_every_layout_gives_its_samples(rng, layout, dtype, bands):
     for planar in (False, True):
         for photometric in (1, 2) if bands > 1 else (1,):
             data = tiff(samples, photometric=photometric, planar=planar, **layout)
-            np.testing.assert_array_equal(read_image(data), expected, err_msg=f"planar {planar}, photometric {photometric}")
+            np.testing.assert_array_equal(
+                read_image(data), expected, err_msg=f"planar {planar}, photometric {photometric}"
+            )
             places = data[:-1 - len(data) // 3]
             with pytest.raises(DataError, match="truncated or damaged|not a picture|cut off"):
                 read_image(places)
@@ -188,7 +249,7 @@ def test_twelve_bits_in_sixteen_are_noted_and_can_be_stretched(rng, tmp_path):
         read_image(path, scale="min")
 
 
-# ---- masks --------------------------------------------------------------------------------------------------------------
+# ---- masks ------------------------------------------------------------------------------------------------------
 def test_an_index_mask_saved_as_rgb_is_its_index(rng):
     index = rng.integers(0, 19, (20, 30), dtype=np.uint8)
     grey = np.repeat(index[..., None], 3, axis=2)
@@ -202,23 +263,35 @@ def test_an_index_mask_saved_as_rgb_is_its_index(rng):
         read_mask(cv2.imencode(".png", np.full((4, 4, 3), 300, np.uint16))[1].tobytes())
 
 
-@pytest.mark.parametrize("content, words", [(b"\x93NUMPY\1\0v\0", "masks are picture files: save a mask as 8-bit grey PNG"), (b"PK\3\4" + bytes(30), "a ZIP archive"),
-                                            (b"\n <!DOCTYPE HTML><html>", "the download went wrong"),
-                                            (b"\0\5\x16\7" + bytes(80), "macOS"), (b"version https://git-lfs.github.com/spec/v1", "git lfs pull")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"\x93NUMPY\1\0v\0", "masks are picture files: save a mask as 8-bit grey PNG"),
+        (b"PK\3\4" + bytes(30), "a ZIP archive"),
+        (b"\n <!DOCTYPE HTML><html>", "the download went wrong"),
+        (b"\0\5\x16\7" + bytes(80), "macOS"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ],
+)
 def test_a_file_that_is_no_picture_is_called_what_it_is(content, words):
     for read in (read_image, read_mask):
         with pytest.raises(DataError, match=words):
             read(content)
 
 
-# ---- no files, and huge ones ---------------------------------------------------------------------------------------------
+# ---- no files, and huge ones ------------------------------------------------------------------------------------
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.png"))
-        odd = {tmp_path / "pipe.png": "a named pipe", tmp_path / "link.png": "a named pipe", tmp_path / "socket.png": "a socket",
-               tmp_path: "a folder", "/dev/zero": "a device"}
+        odd = {
+            tmp_path / "pipe.png": "a named pipe",
+            tmp_path / "link.png": "a named pipe",
+            tmp_path / "socket.png": "a socket",
+            tmp_path: "a folder",
+            "/dev/zero": "a device",
+        }
         for path, words in odd.items():
             for read in (read_image, read_mask):
                 with pytest.raises(DataError, match=f"is {words}; expected a (picture|mask)") as caught:
@@ -233,8 +306,10 @@ def png(width: int, height: int, bits: int, color: int) -> bytes:
     body = b"".join(squeezer.compress(row) for _ in range(height)) + squeezer.flush()
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))]
     chunks += [(b"PLTE", bytes(6))] if color == 3 else []
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-                                           for kind, content in [*chunks, (b"IDAT", body), (b"IEND", b"")])
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in [*chunks, (b"IDAT", body), (b"IEND", b"")]
+    )
 
 
 def resized(data: bytes, width: int, height: int) -> bytes:
@@ -256,14 +331,19 @@ def resized(data: bytes, width: int, height: int) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("kind, options", [("PNG", {}), ("JPEG", {}), ("GIF", {"mode": "P"}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    "kind, options",
+    [("PNG", {}), ("JPEG", {}), ("GIF", {"mode": "P"}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})],
+)
 def test_the_limit_is_looked_at_before_decoding(street, kind, options, monkeypatch):
     data = encoded(street, kind, **options)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     side = 16383 if kind == "WEBP" else 32000
     monkeypatch.setenv("JSEG_MAX_PIXELS", "200000000")
     for read in (read_image, read_mask):
-        with pytest.raises(DataError, match=rf"{side:,} x {side:,} pixels .* at most 200,000,000 pixels and 0.8 GB") as caught:
+        with pytest.raises(
+            DataError, match=rf"{side:,} x {side:,} pixels .* at most 200,000,000 pixels and 0.8 GB"
+        ) as caught:
             read(resized(data, side, side))
         assert caught.value.kind == "limit"
     monkeypatch.undo()
@@ -301,16 +381,25 @@ print(peak() - before, PictureHeader.of(data).decoded_bytes)
 """
 
 
-@pytest.mark.parametrize("name, reader", [("bits.png", "read_image"), ("wide.png", "read_image"), ("rgba.png", "read_mask"), ("a.gif", "read_image")])
+@pytest.mark.parametrize(
+    "name, reader",
+    [("bits.png", "read_image"), ("wide.png", "read_image"), ("rgba.png", "read_mask"), ("a.gif", "read_image")],
+)
 def test_peak_memory_stays_in_the_stated_multiple(tmp_path, name, reader):
     side = 3000
-    data = {"bits.png": lambda: png(side, side, 1, 0), "wide.png": lambda: png(side, side, 16, 0), "rgba.png": lambda: png(side, side, 8, 6),
-            "a.gif": lambda: encoded(np.zeros((side, side), np.uint8), "GIF")}[name]()
+    data = {
+        "bits.png": lambda: png(side, side, 1, 0),
+        "wide.png": lambda: png(side, side, 16, 0),
+        "rgba.png": lambda: png(side, side, 8, 6),
+        "a.gif": lambda: encoded(np.zeros((side, side), np.uint8), "GIF"),
+    }[name]()
     (tmp_path / name).write_bytes(data)
-    done = subprocess.run([sys.executable, "-c", PEAK, reader, str(tmp_path / name)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, reader, str(tmp_path / name)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     used, decoded = map(int, done.stdout.split())
-    assert decoded // 4 < used < PEAK_RATIO * decoded + (24 << 20)
+    assert decoded // 4 < used < 3.5 * decoded + (24 << 20) < PEAK_RATIO * decoded
 
 
 def test_the_bombs_of_the_cases_are_refused_at_once(cases):

@@ -32,8 +32,8 @@ class LoadImageFromFile(Transform):
     Args:
         to_float32: give float32 instead of uint8 (values stay 0..255).
         color_type, imdecode_backend, backend_args: MMCV's; only "color", "cv2" and None.
-        scale: what becomes of 16-bit samples: "bits" keeps their upper eight bits, "max" makes the largest of each picture 255, for
-            data of 10, 12 or 14 bits.
+        scale: what becomes of 16-bit samples: "bits" keeps their upper eight bits, "max" makes the largest of each
+            picture 255, for data of 10, 12 or 14 bits.
     Raises:
         DataError: see `jseg.data.io.read_image`.
     """
