@@ -135,9 +135,9 @@ def test_missing_empty_and_foreign_files(tmp_path):
             read(tmp_path / "gone.jpg")
         with pytest.raises(DataError, match=r"empty.jpg: the (picture|mask) is empty \(0 bytes\)"):
             read(tmp_path / "empty.jpg")
-        with pytest.raises(DataError, match="page.jpg: not a picture in a known format"):
+        with pytest.raises(DataError, match="page.jpg: not a picture but a web page"):
             read(tmp_path / "page.jpg")
-        with pytest.raises(DataError, match="cannot read the (picture|mask)"):
+        with pytest.raises(DataError, match="is a folder; expected a (picture|mask)"):
             read(tmp_path)
 
 
