@@ -13,6 +13,8 @@ __all__ = ["Registry", "MODELS", "LOSSES", "DATASETS", "TRANSFORMS", "OPTIMIZERS
 
 def nearest(word: str, known) -> str:
     """Return `; did you mean 'x'?` for the closest known word, or an empty string."""
+    if len(str(word)) > 100:  # no known word is; comparing takes time
+        return ""
     found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
 
@@ -49,8 +51,8 @@ class Registry:
 
     def get(self, name: str, where: str = "") -> Callable:
         """Look a name up; ConfigError with the nearest name when it is unknown."""
-        if name not in self._entries:
-            raise ConfigError(f"{_at(where)}unknown {self.kind} {name!r}{nearest(name, self._entries)} "
+        if not isinstance(name, str) or name not in self._entries:
+            raise ConfigError(f"{_at(where)}unknown {self.kind} {name!r:.200}{nearest(name, self._entries)} "
                               f"(known: {', '.join(self.names()) or 'none'})")
         return self._entries[name]
 
@@ -60,14 +62,14 @@ class Registry:
         `given` names the arguments that the caller of `build` supplies itself.
         """
         if not isinstance(cfg, Mapping) or "type" not in cfg:
-            return [f"{_at(where)}expected a block with a 'type:' naming a {self.kind}, got {cfg!r}"]
+            return [f"{_at(where)}expected a block with a 'type:' naming a {self.kind}, got {cfg!r:.200}"]
         try:
             entry = self.get(cfg["type"], where)
         except ConfigError as error:
             return [str(error)]
         parameters = inspect.signature(entry).parameters
         known = [k for k in parameters if k != "self"]
-        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}{nearest(key, known)}"
+        faults = [f"{_at(where)}unknown key {key!r:.200} for {cfg['type']}{nearest(key, known)}"
                   for key in cfg if key != "type" and key not in known]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)

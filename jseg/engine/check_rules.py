@@ -99,11 +99,11 @@ def fields(block: Mapping, rules: Mapping[str, Rule], where: str, owner: str) ->
     for key, value in block.items():
         place = f"{where}.{key}" if where else str(key)
         if key not in rules:
-            faults.append(f"{place}: unknown key {key!r} in {owner}{nearest(key, rules)} (known: {', '.join(rules)})")
+            faults.append(f"{place}: unknown key {key!r:.200} in {owner}{nearest(key, rules)} (known: {', '.join(rules)})")
         elif value is None and rules[key].optional:
             continue
         elif not rules[key].accepts(value):
-            faults.append(f"{place}: got {value!r}, expected {rules[key].text}{' or null' if rules[key].optional else ''}")
+            faults.append(f"{place}: got {value!r:.200}, expected {rules[key].text}{' or null' if rules[key].optional else ''}")
     return faults
 
 
@@ -113,7 +113,7 @@ def wrong_types(entry: Callable, block: Mapping, where: str) -> list[str]:
     for key, parameter in inspect.signature(entry).parameters.items():
         kinds = [kind.strip() for kind in inspect.formatannotation(parameter.annotation).strip("'").split("|")]
         if key in block and set(kinds) <= set(_PLAIN) and not any(_PLAIN[kind].accepts(block[key]) for kind in kinds):
-            faults.append(f"{where}.{key}: got {block[key]!r}, expected {' or '.join(_PLAIN[kind].text for kind in kinds)}")
+            faults.append(f"{where}.{key}: got {block[key]!r:.200}, expected {' or '.join(_PLAIN[kind].text for kind in kinds)}")
     return faults
 
 
