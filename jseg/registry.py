@@ -87,7 +87,7 @@ class Registry:
         except ConfigError as error:
             return [str(error)]
         parameters = accepted(entry)
-        faults = [f"{_at(where)}unknown key {key!r:.200} for {cfg['type']}{nearest(key, parameters)}"
+        faults = [f"{_at(where)}unknown key {key!r:.200} for {cfg['type']}{_ELSEWHERE.get(key) or nearest(key, parameters)}"
                   for key in cfg if key != "type" and key not in parameters]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -117,6 +117,12 @@ class Registry:
             return entry(**arguments)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{_at(where)}{cfg['type']}: {error}") from error
+
+
+_ELSEWHERE = {  # words of MMSegmentation's blocks that jseg says in another place
+    "init_cfg": "; initial weights are named once, by load_from: at the top level of the config",
+    "pretrained": "; initial weights are named once, by load_from: at the top level of the config",
+    "norm_eval": "; frozen_stages fixes the norms of the frozen stages"}
 
 
 def _at(where: str) -> str:

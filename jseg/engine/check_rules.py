@@ -10,7 +10,7 @@ from jseg.metrics import METRICS
 from jseg.registry import accepted, nearest
 
 __all__ = ["Rule", "fields", "known_fields", "wrong_types", "is_integer", "is_number", "is_pair", "SCORES", "TOP_LEVEL", "TRAIN_CFG",
-           "CLIP", "EMA", "TEST_CFG", "PADDING", "PREPROCESSOR", "LOADER", "DATA_PREFIX", "OPTIMIZER", "PARAMWISE", "MULTIPLIERS",
+           "CLIP", "EARLY_STOP", "EMA", "TEST_CFG", "PADDING", "PREPROCESSOR", "LOADER", "DATA_PREFIX", "OPTIMIZER", "PARAMWISE", "MULTIPLIERS",
            "EVALUATOR", "BOUNDARY", "TTA"]
 
 
@@ -63,8 +63,9 @@ TRAIN_CFG = {
     "max_iters": _COUNT, "max_epochs": _COUNT, "val_interval": _COUNT, "ckpt_interval": _COUNT, "log_interval": _COUNT,
     "keep": _COUNT, "save_best": Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}"), "accumulative_counts": _NEEDED_COUNT,
     "clip_grad": _MAPPING, "ema": _MAPPING, "amp": _FLAG, "tensorboard": _FLAG,
-    "stall_seconds": _POSITIVE,
+    "stall_seconds": _POSITIVE, "early_stop": _MAPPING,
 }
+EARLY_STOP = {"patience": _NEEDED_COUNT, "min_delta": _FACTOR, "monitor": Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}")}
 TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": _SIZE, "stride": _SIZE}
 LOADER = {"batch_size": _NEEDED_COUNT, "num_workers": _COUNT_OR_0, "dataset": _MAPPING._replace(optional=False)}
 EVALUATOR = {
