@@ -84,7 +84,7 @@ def _stated_by_dataset(dataset: Any, where: str) -> Iterator[tuple[str, Any, str
     yield f"{where}.ignore_index", dataset.get("ignore_index", DEFAULT), "ignored pixels"
     pipeline = dataset.get("pipeline")
     for i, step in enumerate(pipeline if isinstance(pipeline, (list, tuple)) else ()):
-        kind, place = step.get("type") if isinstance(step, Mapping) else None, f"{where}.pipeline.{i}"
+        kind, place = str(step.get("type")) if isinstance(step, Mapping) else "", f"{where}.pipeline.{i}"
         if kind in _PADDING:
             yield f"{place}.{_PADDING[kind]}", step.get(_PADDING[kind], DEFAULT), "class allowed"
         elif kind == "RandomCutOut" and step.get("seg_fill_in") is not None:
