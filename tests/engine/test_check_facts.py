@@ -2,6 +2,7 @@
 
 import copy
 import time
+import types
 
 import jittor as jt
 import numpy as np
@@ -14,6 +15,7 @@ from jseg.errors import ConfigError, KernelError
 from jseg.layers import BatchNorm2d, Conv2d, LayerNorm
 from jseg.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, TverskyLoss
 from jseg.models import build_model
+from jseg.ops import labels as label_range
 from small_run import small_config
 
 HEAD, TRAIN, PIPE = "model.decode_head", "train_dataloader.dataset", "train_dataloader.dataset.pipeline"
@@ -141,3 +143,14 @@ def test_layers_compare_channels():
     norm.eval()
     with pytest.raises(ValueError, match="residual is"):
         norm(x, residual=jt.zeros((2, 1, 8, 8)))
+
+
+def test_on_cuda_the_first_batches_are_looked_at(monkeypatch):
+    """A look waits for the device, so only a run's first batches pay for it."""
+    monkeypatch.setattr(label_range, "jt", types.SimpleNamespace(flags=types.SimpleNamespace(use_cuda=1)))
+    monkeypatch.setattr(label_range, "_looked", 0)
+    odd = types.SimpleNamespace(numpy=lambda: np.full((1, 2, 2), 7))
+    for _ in range(label_range.FIRST_ON_GPU):
+        with pytest.raises(KernelError, match="4 labels are outside the 3 classes, the first is 7"):
+            label_range.check_label_range("x", odd, 3, 255)
+    label_range.check_label_range("x", odd, 3, 255)
