@@ -54,7 +54,7 @@ def class_weights(value: Sequence[float] | str | None, loss: str) -> np.ndarray 
     except (TypeError, ValueError):
         weights = np.zeros((0, 0), np.float32)  # names, a block, lists of several lengths: said below
     if weights.ndim != 1 or not np.all(weights >= 0) or not np.isfinite(weights).all():
-        raise ValueError(f"{loss}: class_weight must be a list of K numbers >= 0, one for each class in the classes' order, "
+        raise ValueError(f"{loss}: class_weight must be a list of numbers >= 0, one for each class in their order, "
                          f"got {value!r:.200}")
     return weights
 

@@ -80,7 +80,7 @@ def test_values_that_agree_pass(good):
      "1 x 32 x 32 pixels does not go through: BatchNorm2d(32): one value per channel in training"),
     (["model.backbone.in_channels=1"], "model.backbone.in_channels", "got 1, but LoadImageFromFile gives 3 channels"),
     (["model.backbone.in_channels=4"], "model.backbone.in_channels", "got 4, but LoadImageFromFile gives 3 channels"),
-    ([f"{HEAD}.loss_decode={{type: CrossEntropyLoss, class_weight: {{ground: 1.0}}}}"], f"{HEAD}.loss_decode", "must be a list of K numbers"),
+    ([f"{HEAD}.loss_decode={{type: CrossEntropyLoss, class_weight: {{ground: 1.0}}}}"], f"{HEAD}.loss_decode", "must be a list of numbers >= 0, one for each class"),
     ([f"{HEAD}.loss_decode={{type: CrossEntropyLoss, class_weight: [1, .nan, 1]}}"], f"{HEAD}.loss_decode", "class_weight"),
     ([f"{HEAD}.loss_decode={{type: CrossEntropyLoss, class_weight: gone.json}}"], f"{HEAD}.loss_decode", "cannot be read"),
     (["model.backbone.init_cfg={}"], "model.backbone", "named once, by load_from: at the top level"),
