@@ -98,7 +98,8 @@ def dump_config(cfg: Mapping) -> str:
 
 
 def _load(path: str, ancestors: tuple[str, ...], allowance: Allowance) -> dict:
-    """Read one file and its bases; `ancestors` are the files that led here, outermost first. All share one allowance."""
+    """Read one file and its bases; `ancestors` are the files that led here, outermost first. All share one
+    allowance."""
     trail = ancestors + (path,)
     if os.path.realpath(path) in {os.path.realpath(p) for p in ancestors}:
         raise ConfigError(f"{ancestors[-1]}: _base_ goes in a circle: {' -> '.join(trail)}; remove one of the links")
@@ -112,7 +113,8 @@ def _load(path: str, ancestors: tuple[str, ...], allowance: Allowance) -> dict:
         raise ConfigError(f"{path}: _base_: expected a file name or a list of file names, got {bases!r:.200}")
     inherited: dict = {}
     for base in bases:
-        inherited = merge(inherited, _load(os.path.normpath(os.path.join(os.path.dirname(path), base)), trail, allowance))
+        inherited = merge(inherited, _load(os.path.normpath(os.path.join(os.path.dirname(path), base)), trail,
+                                           allowance))
     return merge(inherited, own)
 
 

@@ -87,7 +87,8 @@ class Registry:
         except ConfigError as error:
             return [str(error)]
         parameters = accepted(entry)
-        faults = [f"{_at(where)}unknown key {key!r:.200} for {cfg['type']}{_ELSEWHERE.get(key) or nearest(key, parameters)}"
+        faults = [f"{_at(where)}unknown key {key!r:.200} for "
+                  f"{cfg['type']}{_ELSEWHERE.get(key) or nearest(key, parameters)}"
                   for key in cfg if key != "type" and key not in parameters]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)

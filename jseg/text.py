@@ -1,4 +1,5 @@
-"""Read text files: UTF-8 with or without a byte-order mark, from regular files only; anything else is one clear error."""
+"""Read text files: UTF-8 with or without a byte-order mark, from regular files only; anything else is one clear
+error."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from jseg.files import read_regular
 
 __all__ = ["read_text", "decode_text"]
 
-_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\0\0\xfe\xff": "UTF-32"}  # byte-order marks of other encodings
+# byte-order marks of other encodings
+_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\0\0\xfe\xff": "UTF-32"}
 
 
 def read_text(path: str | os.PathLike, *, what: str = "file", error: type[JsegError] = DataError,
@@ -52,5 +54,6 @@ def decode_text(content: bytes, name: str, *, error: type[JsegError] = DataError
         raise error(f"{name}:{line}: not UTF-8 (byte 0x{content[fault.start]:02x}); save it as UTF-8") from fault
     at = text.find("\0")
     if at >= 0:
-        raise error(f"{name}:{text.count(chr(10), 0, at) + 1}: a NUL byte: not a text file, or not UTF-8; save it as UTF-8")
+        raise error(f"{name}:{text.count(chr(10), 0, at) + 1}: a NUL byte: not a text file, or not UTF-8; save it as "
+                    f"UTF-8")
     return text

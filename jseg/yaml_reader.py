@@ -1,9 +1,9 @@
 """Read one YAML text as plain values, within limits that no config comes near and no hostile file gets past.
 
-PyYAML's safe loader with these differences: `6e-5` is a number; a key given twice is refused; `1:30`, `010` and `2026-11-28` are text, not
-5400, 8 and a date; only plain values are made (no sets, bytes or dates), keys are words or whole numbers; and aliases are charged
-for all that they stand for before anything is made of them, so that a kilobyte cannot become a gigabyte.
-"""
+PyYAML's safe loader with these differences: `6e-5` is a number; a key given twice is refused; `1:30`, `010` and
+`2026-11-28` are text, not 5400, 8 and a date; only plain values are made (no sets, bytes or dates), keys are words or
+whole numbers; and aliases are charged for all that they stand for before anything is made of them, so that a kilobyte
+cannot become a gigabyte. """
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ MOST_CHARACTERS = 4096   # of one value
 
 _EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$")
-_DECIMAL = re.compile(r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
+_DECIMAL = re.compile(r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+                      r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {_TAG + kind for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge", "value")}
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
@@ -43,7 +44,8 @@ class Allowance:
         """Take `count` values off; ConfigError, beginning with `where`, when there are not so many left."""
         self.left -= count
         if self.left < 0:
-            raise ConfigError(f"{where}: more than {self.most} keys and values, aliases counted as what they stand for; "
+            raise ConfigError(f"{where}: more than {self.most} keys and values, aliases counted as what they stand "
+                              f"for; "
                               "a config is far smaller")
 
 
@@ -85,12 +87,14 @@ class _Loader(yaml.SafeLoader):
 
     def _refuse_deep(self, event) -> None:
         if self._deepest > MOST_LEVELS:
-            raise ConfigError(f"{self.at(event)}: blocks are nested more than {MOST_LEVELS} deep; a config is far flatter")
+            raise ConfigError(f"{self.at(event)}: blocks are nested more than {MOST_LEVELS} deep; a config is far "
+                              f"flatter")
 
     def construct_object(self, node, deep=False):
         """Make a plain value of a node."""
         if node.tag not in _PLAIN and node.tag.startswith(_TAG) and not node.tag.startswith(_TAG + "python"):
-            raise ConfigError(f"{self.at(node)}: not YAML: !!{node.tag[len(_TAG):][:40]} is no plain value; write text, a number, true, "
+            raise ConfigError(f"{self.at(node)}: not YAML: !!{node.tag[len(_TAG):][:40]} is no plain value; write "
+                              f"text, a number, true, "
                               "false, null, a list or a block")
         try:
             value = super().construct_object(node, deep)
@@ -142,7 +146,8 @@ def parse_yaml(text: str, where: str, allowance: Allowance | None = None) -> Any
         loader = _Loader(text, where, allowance or Allowance())
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{where}:{line}: not YAML: the control character U+{error.character:04X}; take it out") from error
+        raise ConfigError(f"{where}:{line}: not YAML: the control character U+{error.character:04X}; "
+                          "take it out") from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -152,7 +157,8 @@ def parse_yaml(text: str, where: str, allowance: Allowance | None = None) -> Any
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = str(error.problem or error.context)
-        problem = "a tab cannot indent YAML; use spaces" if "'\\t'" in problem else _shortened(" ".join(problem.split()))
+        tab = "'\\t'" in problem
+        problem = "a tab cannot indent YAML; use spaces" if tab else _shortened(" ".join(problem.split()))
         raise ConfigError(f"{where}{f':{mark.line + 1}' if mark else ''}: not YAML: {problem}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: not YAML: {_shortened(' '.join(str(error).split()))}") from error
@@ -161,7 +167,8 @@ def parse_yaml(text: str, where: str, allowance: Allowance | None = None) -> Any
 
 
 def _check_keys(loader: _Loader, node: yaml.Node, seen: set[int]) -> None:
-    """Refuse equal keys, of which PyYAML keeps the last without a word, and keys that are neither words nor whole numbers."""
+    """Refuse equal keys, of which PyYAML keeps the last without a word, and keys that are neither words nor whole
+    numbers."""
     if id(node) in seen:  # an alias to a block met before
         return
     seen.add(id(node))
@@ -174,10 +181,12 @@ def _check_keys(loader: _Loader, node: yaml.Node, seen: set[int]) -> None:
             if isinstance(key_node, yaml.ScalarNode) and key_node.tag != _TAG + "merge":
                 key, line = loader.construct_object(key_node), key_node.start_mark.line + 1
                 if isinstance(key, bool) or not isinstance(key, (str, int)):
-                    raise ConfigError(f"{loader.at(key_node)}: the key {_shortened(key_node.value)!r} reads as {_spelled(key)}; "
+                    raise ConfigError(f"{loader.at(key_node)}: the key {_shortened(key_node.value)!r} reads as "
+                                      f"{_spelled(key)}; "
                                       "keys are words or whole numbers: put it in quotes")
                 if key in lines:
-                    raise ConfigError(f"{loader.at(key_node)}: key {_shortened(key_node.value)!r} is given twice, first on line "
+                    raise ConfigError(f"{loader.at(key_node)}: key {_shortened(key_node.value)!r} is given twice, "
+                                      f"first on line "
                                       f"{lines[key]}; keep one of them")
                 lines[key] = line
             _check_keys(loader, value, seen)

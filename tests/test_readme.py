@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SMALL = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.batch_size=2", "train_dataloader.num_workers=0",
-         "val_dataloader.num_workers=0", "data_preprocessor.size=[64, 64]", "train_dataloader.dataset.pipeline.3.crop_size=[64, 64]"]
+SMALL = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.batch_size=2",
+         "train_dataloader.num_workers=0",
+         "val_dataloader.num_workers=0", "data_preprocessor.size=[64, 64]",
+         "train_dataloader.dataset.pipeline.3.crop_size=[64, 64]"]
 
 
 def example(page: str) -> str:
     """The YAML block that names its own file."""
-    blocks = re.findall(r"```yaml\n(# configs/segnext/mine.yaml\n.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(# configs/segnext/mine.yaml\n.*?)```", (ROOT / page).read_text(encoding="utf-8"),
+                        re.DOTALL)
     assert len(blocks) == 1, f"{page}: {len(blocks)} examples"
     return blocks[0]
 
@@ -31,7 +34,8 @@ def project(tmp_path_factory):
     for i in range(10):
         mask = np.zeros((72, 96), np.uint8)
         mask[10:40, 10:50], mask[30:60, 40:90] = 1, 2
-        for kind, array in (("images", (mask[..., None] * 80 + rng.integers(0, 40, (72, 96, 3))).astype(np.uint8)), ("masks", mask)):
+        for kind, array in (("images", (mask[..., None] * 80 + rng.integers(0, 40, (72, 96, 3))).astype(np.uint8)),
+                            ("masks", mask)):
             path = root / "data" / "mine" / kind / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), array)
@@ -39,7 +43,8 @@ def project(tmp_path_factory):
 
 
 def run(project, *words):
-    return subprocess.run([sys.executable, "-m", "jseg", *words], cwd=project, capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, "-m", "jseg", *words], cwd=project, capture_output=True, text=True,
+                          timeout=600)
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])

@@ -19,7 +19,8 @@ FIELD = pathlib.Path(__file__).resolve().parents[2] / "shared" / "cases"
 
 def grown(first: str, next_line: str, levels: int = 9) -> str:
     """Nine lines, each holding the one before ten times over."""
-    return f"a0: &a0 {first}\n" + "".join(f"a{i}: &a{i} {next_line.replace('@', f'*a{i - 1}')}\n" for i in range(1, levels + 1))
+    return f"a0: &a0 {first}\n" + "".join(f"a{i}: &a{i} {next_line.replace('@', f'*a{i - 1}')}\n" for i in range(1,
+        levels + 1))
 
 
 BLOCK, LIST = "{" + ", ".join(f"k{i}: @" for i in range(10)) + "}", "[" + ", ".join(["@"] * 10) + "]"
@@ -30,7 +31,8 @@ HOSTILE = {
     "base": (grown("[x]", LIST) + "_base_: *a9\n", "more than 20000 keys and values"),
     "merges": (grown("{k: x}", "{<<: " + LIST + "}"), "more than 20000 keys and values"),
     "in_keys": (grown("[x]", LIST, 3) + "? *a3\n: 1\n", "unhashable key"),
-    "chain": ("a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 900)), "nested more than 40 deep"),
+    "chain": ("a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 900)),
+              "nested more than 40 deep"),
     "wide": ("a: [" + "1," * 60_000 + "1]\n", "more than 20000 keys and values"),
     "flow": ("a: " + "[" * 3000 + "\n", "nested more than 40 deep"),
     "flow_blocks": ("a: " + "{b: " * 3000 + "\n", "nested more than 40 deep"),
@@ -75,7 +77,8 @@ def test_hostile_yaml_is_one_line_each(tmp_path):
     probe = ("import resource, sys, time\nfrom jseg.config import load_config\nfrom jseg.errors import ConfigError\n"
              "resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2)\n"
              "for path in sys.argv[1:]:\n    began = time.process_time()\n"
-             "    try:\n        print('read', load_config(path))\n    except ConfigError as error:\n        print(error)\n"
+             "    try:\n        print('read', load_config(path))\n    except ConfigError as error:\n        "
+             "print(error)\n"
              "    assert time.process_time() - began < 2, path\n")
     done = subprocess.run([sys.executable, "-c", probe, *paths], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -85,8 +88,10 @@ def test_hostile_yaml_is_one_line_each(tmp_path):
         assert line.startswith(path) and words in line and len(line) < 600, f"{name}: {line[:600]}"
 
 
-@pytest.mark.parametrize("text, value", [("1:30", "1:30"), ("010", "010"), ("2026-11-28", "2026-11-28"), ("0x10", 16), ("1_000", 1000),
-                                         ("-3", -3), ("0", 0), ("1.", 1.0), (".5", 0.5), ("-.inf", float("-inf")), ("190:20:30", "190:20:30")])
+@pytest.mark.parametrize("text, value", [("1:30", "1:30"), ("010", "010"), ("2026-11-28", "2026-11-28"), ("0x10", 16),
+                                         ("1_000", 1000),
+                                         ("-3", -3), ("0", 0), ("1.", 1.0), (".5", 0.5), ("-.inf", float("-inf")),
+                                         ("190:20:30", "190:20:30")])
 def test_numbers_of_yaml_1_1_do_not_surprise(text, value):
     found = parse_yaml(f"a: {text}\n", "a.yaml")["a"]
     assert found == value and type(found) is type(value)
@@ -109,13 +114,15 @@ def test_a_base_that_is_no_regular_file(tmp_path, kind):
     {"fifo": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](base)
     (tmp_path / "a.yaml").write_text("_base_: base.yaml\n")
     began = time.monotonic()
-    with pytest.raises(ConfigError, match="a.yaml: _base_: .*base.yaml: is a .*; expected a config: give a regular file"):
+    with pytest.raises(ConfigError,
+                       match="a.yaml: _base_: .*base.yaml: is a .*; expected a config: give a regular file"):
         load_config(tmp_path / "a.yaml")
     assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize("content, words", [
-    ("猫\n".encode("utf-16"), ": not UTF-8 but UTF-16; save it as UTF-8"), ("猫\n".encode("utf-16-be"), "a NUL byte|not UTF-8"),
+    ("猫\n".encode("utf-16"), ": not UTF-8 but UTF-16; save it as UTF-8"), ("猫\n".encode("utf-16-be"),
+                                                                           "a NUL byte|not UTF-8"),
     ("a\n天空\n".encode("gbk"), ":2: not UTF-8 .byte 0xcc.; save it as UTF-8"), (b"a\nb\0\n", ":2: a NUL byte")])
 def test_other_encodings_are_named(tmp_path, content, words):
     (tmp_path / "list.txt").write_bytes(content)

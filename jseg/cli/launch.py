@@ -97,7 +97,8 @@ def _physical_cores() -> int:
 def _slots(path: pathlib.Path) -> int:
     """Slots that a hostfile offers; a host without the word has one."""
     try:
-        lines = [line.split("#")[0].strip() for line in read_text(path, what="hostfile", error=ConfigError).splitlines()]
+        lines = [line.split("#")[0].strip() for line in read_text(path, what="hostfile",
+                                                                  error=ConfigError).splitlines()]
     except ConfigError as error:
         raise ConfigError(f"{error}; a hostfile has lines like `node1 slots=4`") from error
     return sum(int(found[1]) if (found := re.search(r"slots\s*=\s*(\d+)", line)) else 1 for line in lines if line)

@@ -99,7 +99,8 @@ def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress:
         samples += [Sample.of(part, number, pair) for pair in pairs]
     values = [Counter() for _ in parts]
     empty = []
-    for sample, found in map_items(inspect_sample, tuple(map(Reading.of, parts)), samples, workers=workers, title=name, progress=progress):
+    for sample, found in map_items(inspect_sample, tuple(map(Reading.of, parts)), samples, workers=workers, title=name,
+                                   progress=progress):
         _add(report, sample, found)
         values[sample.part].update(found.values)
         if found.labels and set(found.labels) <= {parts[sample.part].ignore_index}:
@@ -138,8 +139,9 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
                 datasets: Mapping[str, Any] | None = None) -> list[str]:
     """Find what would spoil a training run, within about `limit_s` seconds a split plus the time to list the files.
 
-    Every picture must have its mask; of `samples` pictures, drawn by the config's seed, size and labels are checked. Where all of
-    them hold nothing but class 0 and ignored pixels, more are read, for at most 5 s, before that is called a fault.
+    Every picture must have its mask; of `samples` pictures, drawn by the config's seed, size and labels are checked.
+    Where all of them hold nothing but class 0 and ignored pixels, more are read, for at most 5 s, before that is called
+    a fault.
 
     Args:
         cfg: a whole config.
@@ -215,8 +217,10 @@ def _note_lone_masks(part: SegDataset, pairs: Sequence[tuple[str, str | None]], 
 # ---- the whole ------------------------------------------------------------------------------------------------------------
 
 
-def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sample], count: int, limit_s: float) -> None:
-    """Check sizes and masks of the first `count` samples, as many as the time allows; of more where none holds a class above 0."""
+def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sample], count: int,
+          limit_s: float) -> None:
+    """Check sizes and masks of the first `count` samples, as many as the time allows; of more where none holds a class
+    above 0."""
     readings, began = tuple(map(Reading.of, parts)), time.perf_counter()
     values = [Counter() for _ in parts]
     for done, sample in enumerate(order):
@@ -232,7 +236,8 @@ def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sa
     _judge_ignored_class(report, parts, values)
     never = [report.classes[k] for k in np.flatnonzero(report.pixels == 0)] if report.pixels.any() else []
     if never and report.name == "train":
-        report.notes.append(f"{len(never)} of {len(report.classes)} classes are in none of the {report.pictures} masks looked at: "
+        report.notes.append(f"{len(never)} of {len(report.classes)} classes are in none of the {report.pictures} masks "
+                            f"looked at: "
                             f"{_some(never)}")
     _note_odd_samples(report, [sample.img_path for sample in order[:4]])
 
@@ -242,18 +247,20 @@ def _holds_ignored_alone(report: DatasetReport) -> bool:
     return report.ignored > 0 and not report.pixels[1:].any() and not report.faults
 
 
-def _judge_ignored_class(report: DatasetReport, parts: Sequence[SegDataset], values: Sequence[Mapping[int, int]]) -> None:
-    """Masks of 0 and 255 alone: what was meant as a class counts as ignored, and a model that says 0 everywhere is perfect."""
+def _judge_ignored_class(report: DatasetReport, parts: Sequence[SegDataset],
+                         values: Sequence[Mapping[int, int]]) -> None:
+    """Masks of 0 and 255 alone: what was meant as a class counts as ignored, and a model that says 0 everywhere is
+    perfect."""
     if not _holds_ignored_alone(report) or len(report.classes) < 2:
         return
     for part, seen in zip(parts, values):
         odd = [value for value in seen if value != 0 and not part.reduce_zero_label and part.color_map is None]
         if odd == [part.ignore_index]:
             value, name = odd[0], report.classes[1]
-            report.faults.append(Fault("label", f"{type(part).__name__}: {value} is present and no other label above 0 in {report.pictures} "
-                                       f"masks, K = {len(report.classes)}: nothing of {name!r} would be learned, because {value} is ignored. "
-                                       f"If {value} means {name!r}, set label_map: {{{value}: 1}} on the dataset or write it as 1", "",
-                                       (value,)))
+            text = (f"{type(part).__name__}: {value} is present and no other label above 0 in {report.pictures} masks, "
+                    f"K = {len(report.classes)}: nothing of {name!r} would be learned, because {value} is ignored. "
+                    f"If {value} means {name!r}, set label_map: {{{value}: 1}} on the dataset or write it as 1")
+            report.faults.append(Fault("label", text, values=(value,)))
             return
 
 

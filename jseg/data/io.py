@@ -105,7 +105,8 @@ def read_mask(source: str | os.PathLike | bytes, color_map: ColorMap | None = No
     if not color_map and (mode == "I" or mode.startswith("I;16")):
         return np.array(picture).astype(np.int32)
     if mode in ("RGB", "RGBA"):
-        raise LabelError(f"{name}: the mask is coloured (RGB) and no colour map is given; give the dataset the colour of each class, "
+        raise LabelError(f"{name}: the mask is coloured (RGB) and no colour map is given; give the dataset the colour "
+                         f"of each class, "
                          "or convert the mask to class indices")
     what = "colours of a colour map; save it as 8-bit RGB PNG" if color_map else "class indices; save it as 8-bit grey or palette PNG"
     raise DataError(f"{name}: a mask of mode {mode!r} cannot hold {what}")
@@ -188,7 +189,8 @@ def _colors_to_indices(rgb: np.ndarray, color_map: ColorMap, name: str) -> np.nd
         values, first, counts = np.unique(np.where(lacking, code, -1), return_index=True, return_counts=True)
         keep = values >= 0
         names = [f"({v >> 16}, {v >> 8 & 255}, {v & 255})" for v in values[keep]]
-        raise LabelError(f"{name}: colour not in the colour map: {listing(names, counts[keep], first[keep], code.shape[1])}. "
+        raise LabelError(f"{name}: colour not in the colour map: "
+                         f"{listing(names, counts[keep], first[keep], code.shape[1])}. "
                          f"Add it, or save the mask without smoothing or JPEG (known: {sorted(color_map)[:8]}...)")
     return index[place].astype(np.uint8 if index.min() >= 0 and index.max() <= 255 else np.int32)
 

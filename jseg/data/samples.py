@@ -16,7 +16,8 @@ from jseg.data.transforms import LoadAnnotations
 from jseg.errors import DataError
 from jseg.files import open_regular
 
-__all__ = ["KINDS", "Fault", "Found", "Reading", "Sample", "inspect_mask", "inspect_sample", "look_at_sample", "odd_samples"]
+__all__ = ["KINDS", "Fault", "Found", "Reading", "Sample", "inspect_mask", "inspect_sample", "look_at_sample",
+           "odd_samples"]
 
 KINDS = ("missing", "unreadable", "size", "label", "zero label", "duplicate", "classes", "pipeline")
 _EXIF_ORIENTATION = 0x0112
@@ -24,7 +25,8 @@ _BITS, _BANDS, _EXTRA = 258, 277, 338  # TIFF tags: bits per sample, samples per
 
 
 class Fault(NamedTuple):
-    """One fault: one of KINDS, a line that names the files and the cure, and where one file has it, that file and its odd labels."""
+    """One fault: one of KINDS, a line that names the files and the cure, and where one file has it, that file and its
+    odd labels."""
 
     kind: str
     text: str
@@ -63,7 +65,8 @@ class Sample(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What one sample gave: faults, size (h, w), value -> pixels of the file, label -> pixels of training, digest of the picture."""
+    """What one sample gave: faults, size (h, w), value -> pixels of the file, label -> pixels of training, digest of
+    the picture."""
 
     faults: list[Fault]
     size: tuple[int, int] | None
@@ -176,7 +179,8 @@ def odd_samples(path: str) -> str:
     except Exception:  # damaged or of a rare kind: for the reader to tell
         return ""
     if dark:
-        return ("holds 16-bit samples below an eighth of their range (12-bit data?) and is read as nearly black, because samples are "
+        return ("holds 16-bit samples below an eighth of their range (12-bit data?) and is read as nearly black, "
+                "because samples are "
                 "shifted right by 8: rescale the pictures to 0..65535 or to 8 bits")
     if tags.get(_BANDS, 1) > 3 and tags.get(_EXTRA, (0,))[0] not in (1, 2):  # 1, 2: alpha
         return f"has {tags[_BANDS]} bands, of which the first 3 are used"

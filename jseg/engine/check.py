@@ -1,9 +1,9 @@
 """Find every mistake in a config before anything is built: names, arguments, values, and blocks that do not fit together.
 
 Each `type:` block is bound to the signature of the class it names and then built (all but the optimizer), so that the
-class's own value checks speak. Numbers that nobody can mean are told first and alone; last, where the model's blocks are right, one
-batch is put through model and losses without computing (`engine.dry_step`). All of it takes a fraction of a second and compiles
-nothing; NumPy's generator is left as it was and no file of a dataset is touched.
+class's own value checks speak. Numbers that nobody can mean are told first and alone; last, where the model's blocks
+are right, one batch is put through model and losses without computing (`engine.dry_step`). All of it takes a fraction
+of a second and compiles nothing; NumPy's generator is left as it was and no file of a dataset is touched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, Mapping
 import numpy as np
 
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
-from jseg.engine.check_rules import (BOUNDARY, CLIP, DATA_PREFIX, EARLY_STOP, EMA, EVALUATOR, LOADER, MULTIPLIERS, OPTIMIZER, PADDING, PARAMWISE,
+from jseg.engine.check_rules import (BOUNDARY, CLIP, DATA_PREFIX, EARLY_STOP, EMA, EVALUATOR, LOADER, MULTIPLIERS,
+                                     OPTIMIZER, PADDING, PARAMWISE,
                                      PREPROCESSOR, SCORES, TEST_CFG, TOP_LEVEL, TRAIN_CFG, TTA, fields, is_integer, is_pair,
                                      known_fields, wrong_types)
 from jseg.engine.dry_step import dry_step
@@ -274,8 +275,10 @@ def _check_train_cfg(block: Mapping) -> list[str]:
         faults += fields(train_cfg["clip_grad"], CLIP, f"{where}.clip_grad", "clip_grad")
     if isinstance(train_cfg.get("early_stop"), Mapping):
         faults += fields(train_cfg["early_stop"], EARLY_STOP, f"{where}.early_stop", "early_stop")
-        faults += [] if "patience" in train_cfg["early_stop"] else [f"{where}.early_stop needs 'patience', a number of evaluations"]
-        faults += [] if "val_dataloader" in block else [f"{where}.early_stop waits for evaluations, but there is no val_dataloader"]
+        if "patience" not in train_cfg["early_stop"]:
+            faults.append(f"{where}.early_stop needs 'patience', a number of evaluations")
+        if "val_dataloader" not in block:
+            faults.append(f"{where}.early_stop waits for evaluations, but there is no val_dataloader")
     if isinstance(train_cfg.get("ema"), Mapping):
         faults += fields(train_cfg["ema"], EMA, f"{where}.ema", "ema")
     if train_cfg.get("val_interval") is not None and "val_dataloader" not in block:
@@ -302,5 +305,6 @@ def _check_save_best(block: Mapping) -> list[str]:
         return []
     computed = {"aAcc"} | {f"m{part}" for name in metrics for part in METRICS.get(str(name), ())}
     computed |= {"mBoundaryIoU"} if evaluator.get("boundary") is not None else set()
-    return [f"train_cfg.{key}: got {score!r}, but the evaluator computes {', '.join(sorted(computed))}" for key, score in wanted.items()
+    return [f"train_cfg.{key}: got {score!r}, but the evaluator computes {', '.join(sorted(computed))}"
+            for key, score in wanted.items()
             if score in SCORES and score not in computed]

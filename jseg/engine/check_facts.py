@@ -1,6 +1,8 @@
-"""Facts that several blocks of a config state: the value that means "ignore", and the channels of a picture. They must agree.
+"""Facts that several blocks of a config state: the value that means "ignore", and the channels of a picture. They must
+agree.
 
-A label that one block ignores and another trains on costs a run without a word, so every place that names one is compared here.
+A label that one block ignores and another trains on costs a run without a word, so every place that names one is
+compared here.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from jseg.engine.check_rules import is_integer
 __all__ = ["heads_of", "ignore_faults", "channel_faults"]
 
 DEFAULT = 255  # of every block that names no value
-_PADDING = {"RandomRotate": "seg_pad_val", "RandomMosaic": "seg_pad_val"}  # transform -> its label for pixels it makes up
+# transform -> its label for pixels it makes up
+_PADDING = {"RandomRotate": "seg_pad_val", "RandomMosaic": "seg_pad_val"}
 _BANDS = 3     # channels of what LoadImageFromFile gives
 
 
@@ -31,9 +34,9 @@ def heads_of(model: Mapping) -> list[tuple[str, Any]]:
 def ignore_faults(cfg: Mapping) -> list[str]:
     """Compare every value that means "ignore" with the decode head's.
 
-    Compared are all heads, losses that name a label, the padding of data_preprocessor, datasets inside wrappers, and the transforms that
-    make pixels up or count classes. A transform may name a class (black corners that are background); a value that is
-    neither a class nor ignored is a fault, and so is a default that happens to be a class.
+    Compared are all heads, losses that name a label, the padding of data_preprocessor, datasets inside wrappers, and
+    the transforms that make pixels up or count classes. A transform may name a class (black corners that are
+    background); a value that is neither a class nor ignored is a fault, and so is a default that happens to be a class.
     """
     heads = [(place, head) for place, head in heads_of(cfg.get("model") or {}) if isinstance(head, Mapping)]
     if not heads:
@@ -45,12 +48,15 @@ def ignore_faults(cfg: Mapping) -> list[str]:
     said = f"{heads[0][0]}.ignore_index is {ignored}"
     faults = []
     if "ignore_index" not in heads[0][1] and classes > DEFAULT:
-        faults.append(f"{heads[0][0]}.ignore_index: the default {DEFAULT} is one of the {classes} classes and would not be trained; set a "
+        faults.append(f"{heads[0][0]}.ignore_index: the default {DEFAULT} is one of the {classes} classes and would "
+                      f"not be trained; set a "
                       f"value from {classes} on here, on the datasets and as data_preprocessor.seg_pad_val")
     for place, value, trained in _stated(cfg, heads):
         if is_integer(value) and value != ignored and not (trained == "class allowed" and 0 <= value < classes):
-            faults.append(f"{place}: got {value}, but {said}: {trained if trained != 'class allowed' else 'these pixels'} would be trained on"
-                          "; make them equal" + (f", or map the label away with label_map: {{{value}: {ignored}}} on the dataset"
+            faults.append(f"{place}: got {value}, but {said}: "
+                          f"{trained if trained != 'class allowed' else 'these pixels'} would be trained on"
+                          "; make them equal" + (f", or map the label away with label_map: {{{value}: {ignored}}} on "
+                                                 f"the dataset"
                                                  if place.endswith("dataset.ignore_index") else ""))
     return faults
 
@@ -93,7 +99,8 @@ def _stated_by_dataset(dataset: Any, where: str) -> Iterator[tuple[str, Any, str
             yield f"{place}.ignore_index", step.get("ignore_index", DEFAULT), "pixels it counts as a class"
         elif kind == "Pad":
             given = step.get("pad_val")
-            yield f"{place}.pad_val.seg", given.get("seg", DEFAULT) if isinstance(given, Mapping) else DEFAULT, "class allowed"
+            named = given.get("seg", DEFAULT) if isinstance(given, Mapping) else DEFAULT
+            yield f"{place}.pad_val.seg", named, "class allowed"
 
 
 def channel_faults(model: Mapping) -> list[str]:
@@ -102,5 +109,6 @@ def channel_faults(model: Mapping) -> list[str]:
     wanted = backbone.get("in_channels", _BANDS) if isinstance(backbone, Mapping) else _BANDS
     if not is_integer(wanted) or wanted == _BANDS:
         return []
-    return [f"model.backbone.in_channels: got {wanted}, but LoadImageFromFile gives {_BANDS} channels (grey pictures three times, of more "
+    return [f"model.backbone.in_channels: got {wanted}, but LoadImageFromFile gives {_BANDS} channels (grey pictures "
+            f"three times, of more "
             f"bands the first three); set {_BANDS} or leave it out"]

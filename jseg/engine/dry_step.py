@@ -1,7 +1,9 @@
-"""A first training step without computing: shapes flow through model and losses, and what does not fit together is named.
+"""A first training step without computing: shapes flow through model and losses, and what does not fit together is
+named.
 
-Jittor builds its graph before it computes; here the graph is built and dropped. That takes a tenth of a second whatever the model's size,
-compiles nothing and holds no feature map, yet passes every check of shapes that a real first step would.
+Jittor builds its graph before it computes; here the graph is built and dropped. That takes a tenth of a second whatever
+the model's size, compiles nothing and holds no feature map, yet passes every check of shapes that a real first step
+would.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def dry_step(cfg: Mapping) -> list[str]:
             odd = [f"{name} is {tuple(value.shape)}" for name, value in losses.items() if value.numel() != 1]
         return [f"model: a training step gives losses that are no single numbers: {', '.join(odd)}"] if odd else []
     except Exception as error:  # whatever a block says, and what Jittor says where nobody looked
-        return [f"{place_of(error, model)}: a training batch of {pictures} x {size[0]} x {size[1]} pixels does not go through: "
+        return [f"{place_of(error, model)}: a training batch of {pictures} x {size[0]} x {size[1]} pixels does not go "
+                f"through: "
                 f"{_words(error)}"]
     finally:
         np.random.set_state(state)
@@ -78,7 +81,8 @@ def _crop(dataset: Any) -> Any:
     while isinstance(dataset, Mapping) and ("dataset" in dataset or dataset.get("datasets")):
         dataset = dataset.get("dataset") or dataset["datasets"][0]
     steps = dataset.get("pipeline") if isinstance(dataset, Mapping) else None
-    crops = [step.get("crop_size") for step in steps or () if isinstance(step, Mapping) and step.get("type") == "RandomCrop"]
+    crops = [step.get("crop_size") for step in steps or ()
+             if isinstance(step, Mapping) and step.get("type") == "RandomCrop"]
     return [crops[-1]] * 2 if crops and is_integer(crops[-1]) else crops[-1] if crops else None
 
 
@@ -87,5 +91,6 @@ def first_step(model: nn.Module, images: jt.Var, labels: jt.Var) -> dict[str, jt
     try:
         return model.loss(images, labels)
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise ConfigError(f"{place_of(error, model)}: the first training batch of {tuple(images.shape)} does not go through: "
+        raise ConfigError(f"{place_of(error, model)}: the first training batch of {tuple(images.shape)} does not go "
+                          f"through: "
                           f"{_words(error)}") from error

@@ -63,7 +63,8 @@ class Plan:
 
     @classmethod
     def of(cls, config: dict, epoch_length: int) -> "Plan":
-        """Read the plan; with max_epochs, val_interval and ckpt_interval count epochs, as MMEngine's epoch loop does."""
+        """Read the plan; with max_epochs, val_interval and ckpt_interval count epochs, as MMEngine's epoch loop
+        does."""
         cfg = config["train_cfg"]
         unit = epoch_length if cfg.get("max_epochs") else 1
         max_iters = cfg["max_epochs"] * epoch_length if cfg.get("max_epochs") else cfg["max_iters"]
@@ -80,7 +81,8 @@ class Plan:
         return self.val_interval is not None and (done % self.val_interval == 0 or done == self.max_iters)
 
     def accumulation(self, done: int) -> tuple[int, bool]:
-        """(micro-batches of the sum that step `done` belongs to, whether it closes the sum); the last sum may be shorter."""
+        """(micro-batches of the sum that step `done` belongs to, whether it closes the sum); the last sum may be
+        shorter."""
         count = self.accumulative_counts
         rest = self.max_iters % count if done >= self.max_iters // count * count else count
         return rest, (done + 1) % count == 0 or done + 1 == self.max_iters

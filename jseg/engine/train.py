@@ -160,7 +160,8 @@ def _build(config: dict, folder: Path, resume: bool) -> Run:
     schedules = build_schedules(config.get("param_scheduler"))
     base_lr = config["optimizer"].get("lr", max(optimizer.lrs))
     rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length)
-    run = Run(config, folder, plan, model, optimizer, ema, rates, loader, val_loader, patience=Patience(plan.early_stop, plan.save_best))
+    run = Run(config, folder, plan, model, optimizer, ema, rates, loader, val_loader,
+              patience=Patience(plan.early_stop, plan.save_best))
     if found:
         _restore(run, state, record)
     if not distributed.is_main():
@@ -390,7 +391,8 @@ def _save(run: Run, *, best: bool = False) -> Path:
     if run.ema is not None:
         state.update(run.ema.state_dict())
     record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics, "config": run.config,
-              "early_stop": run.patience.record, "optimizer_steps": run.optimizer.steps, "ema_updates": run.ema.updates if run.ema else 0,
+              "early_stop": run.patience.record, "optimizer_steps": run.optimizer.steps,
+              "ema_updates": run.ema.updates if run.ema else 0,
               "log": run.log.state(), "machine": runtime.describe()}
     path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run), keep=run.plan.keep,
                                  best=best)

@@ -47,7 +47,8 @@ class Conv2d(nn.Module):
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H + 2*padding - dilation*(kernel-1) - 1) // stride + 1
     Raises:
-        ValueError: channel counts that `groups` does not divide; later: x has other channels (the operators: KernelError).
+        ValueError: channel counts that `groups` does not divide; later: x has other channels (the operators:
+            KernelError).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,

@@ -68,7 +68,8 @@ def _weights_of_file(name: str, loss: str):
             return json.loads(read_text(path, what="class_weight file"))
         return np.load(io.BytesIO(read_regular(path, what="class_weight file", most_bytes=1 << 20)), allow_pickle=False)
     except (OSError, EOFError, ValueError, RecursionError, DataError) as error:
-        raise ValueError(f"{loss}: class_weight file {name!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ValueError(f"{loss}: class_weight file {name!r} cannot be read: "
+                         f"{getattr(error, 'strerror', None) or error}") from error
 
 
 def check_shapes(loss: str, logits: jt.Var, labels: jt.Var, pixel_weight: jt.Var | None = None,

@@ -52,7 +52,8 @@ class OHEMPixelSampler:
         kept = self.min_kept * labels.shape[0]
         ranked = [loss for loss in losses if loss.ranks_pixels]
         if self.thresh is None and not ranked:
-            raise ValueError("OHEMPixelSampler: without thresh, one loss of the head must be CrossEntropyLoss; set thresh")
+            raise ValueError("OHEMPixelSampler: without thresh, one loss of the head must be CrossEntropyLoss; set "
+                             "thresh")
         if not valid.any():  # nothing to choose from, and nothing to compute
             return jt.array(np.zeros(valid.shape, np.float32)).stop_grad()
         with jt.no_grad():

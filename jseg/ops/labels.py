@@ -1,4 +1,5 @@
-"""One look at the labels of a batch: each is a class or ignored. Kernels read out of bounds for others, sums leave them out in silence."""
+"""One look at the labels of a batch: each is a class or ignored. Kernels read out of bounds for others, sums leave them
+out in silence."""
 
 from __future__ import annotations
 
@@ -30,6 +31,9 @@ def check_label_range(name: str, labels: jt.Var, classes: int, ignore_index: int
     values = labels.numpy()
     wrong = values[((values < 0) | (values >= classes)) & (values != ignore_index)]
     if wrong.size:
-        raise KernelError(f"{name}: {wrong.size} labels are outside the {classes} classes, the first is {int(wrong[0])}; accepted: "
-                          f"0..{classes - 1} and ignore_index {ignore_index}. Compare ignore_index of the dataset, of every head, "
-                          "data_preprocessor.seg_pad_val and the pad labels of transforms; check reduce_zero_label and num_classes")
+        raise KernelError(f"{name}: {wrong.size} labels are outside the {classes} classes, the first is "
+                          f"{int(wrong[0])}; accepted: "
+                          f"0..{classes - 1} and ignore_index {ignore_index}. Compare ignore_index of the dataset, of "
+                          f"every head, "
+                          "data_preprocessor.seg_pad_val and the pad labels of transforms; check reduce_zero_label and "
+                          "num_classes")

@@ -11,7 +11,8 @@ from jseg.engine.plan import EarlyStop, Patience
 
 
 @pytest.mark.parametrize("rule, scores, over", [
-    (EarlyStop(2), [0.1, 0.2, 0.2, 0.2], [False, False, False, True]), (EarlyStop(2), [0.2, 0.1, 0.3, 0.1], [False] * 4),
+    (EarlyStop(2), [0.1, 0.2, 0.2, 0.2], [False, False, False, True]), (EarlyStop(2), [0.2, 0.1, 0.3, 0.1],
+                                                                        [False] * 4),
     (EarlyStop(1, min_delta=0.1), [0.1, 0.15, 0.9], [False, True, False]), (EarlyStop(2), [None, None], [False, True]),
     (None, [0.1] * 5, [False] * 5)])
 def test_patience(rule, scores, over):
@@ -37,7 +38,8 @@ def plain_children():
 
 def test_a_run_stops_early_killed_or_not(tmp_path, plain_children):
     config = small_config(make_datasets(tmp_path / "pictures"))
-    config["train_cfg"].update(val_interval=4, early_stop={"patience": 2, "min_delta": 2.0})  # no score is ever 2 better
+    # no score is ever 2 better
+    config["train_cfg"].update(val_interval=4, early_stop={"patience": 2, "min_delta": 2.0})
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(config, whole), whole)
     assert [entry["iter"] for entry in lasting(whole) if "val" in entry] == [4, 8, 12]

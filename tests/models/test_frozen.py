@@ -10,7 +10,8 @@ from jseg.models import build_model
 from jseg.models.backbones.mscan import MSCAN
 
 MODEL = {"type": "EncoderDecoder", "backbone": {**MSCAN.TINY, "drop_path_rate": 0.3, "drop_rate": 0.1}, "decode_head": {
-    "type": "LightHamHead", "in_channels": [16, 16, 32], "in_index": [1, 2, 3], "channels": 8, "ham_channels": 8, "num_classes": 3,
+    "type": "LightHamHead", "in_channels": [16, 16, 32], "in_index": [1, 2, 3], "channels": 8, "ham_channels": 8,
+        "num_classes": 3,
     "ham_kwargs": {"MD_R": 4, "train_steps": 2}, "norm_cfg": {"type": "BN"}}}
 
 
@@ -34,7 +35,8 @@ def test_frozen_stages_stand_still(stages, rng):
         names = {name for group in optimizer.groups for name in group.names}
         assert names and not [name for name in names if frozen_part(stages, name)]
         before = model_state(model)
-        images, labels = jt.array(rng.standard_normal((2, 3, 32, 32)).astype(np.float32)), jt.array(np.zeros((2, 32, 32), np.int32))
+        images, labels = jt.array(rng.standard_normal((2, 3, 32, 32)).astype(np.float32)), jt.array(np.zeros((2, 32,
+            32), np.int32))
         for _ in range(2):
             model.train()
             optimizer.accumulate(model.loss(images, labels)["loss"])

@@ -54,9 +54,10 @@ class SegDataset:
         seg_map_suffix: end of mask names that replaces the picture's suffix.
         reduce_zero_label: True for masks in which 0 is unlabelled and classes start at 1 (ADE20K): 0 becomes 255, k becomes k - 1.
         metainfo: `{classes: [...], palette: [[r, g, b], ...]}`; for a known dataset the classes may be a subset in any order.
-        ignore_index: label that counts nowhere, 0..255; the heads and `data_preprocessor.seg_pad_val` must have the same.
-        label_map: `{old: new}` merges or renames labels: old is a value of the masks (after `reduce_zero_label`) or the published name
-            of a class, new an index or name of this dataset's classes, or `ignore_index`.
+        ignore_index: label that counts nowhere, 0..255; the heads and `data_preprocessor.seg_pad_val` must have the
+            same.
+        label_map: `{old: new}` merges or renames labels: old is a value of the masks (after `reduce_zero_label`) or the
+            published name of a class, new an index or name of this dataset's classes, or `ignore_index`.
         test_mode: True for evaluation; the loader sets it for `val` and `test`.
         indices: use only the first n pictures (a number) or these positions (a list).
     Raises:
@@ -100,7 +101,8 @@ class SegDataset:
 
     def _names_and_colours(self, metainfo: dict) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
         if not isinstance(metainfo, Mapping):
-            raise ConfigError(f"{type(self).__name__}: metainfo: got {metainfo!r}, expected {{classes: [...], palette: [...]}}")
+            raise ConfigError(f"{type(self).__name__}: metainfo: got {metainfo!r}, expected "
+                              f"{{classes: [...], palette: [...]}}")
         for key in metainfo:
             if key not in ("classes", "palette"):
                 raise ConfigError(f"{type(self).__name__}: metainfo: unknown key {key!r}{nearest(key, ('classes', 'palette'))}")
@@ -134,13 +136,16 @@ class SegDataset:
         mapping = {}
         for old, new in label_map.items():
             for value, names, side in ((old, known, "old"), (new, self.classes, "new")):
-                if isinstance(value, bool) or not isinstance(value, (int, str)) or isinstance(value, str) and value not in names:
-                    raise ConfigError(f"{where}: {value!r} is no {side} label{nearest(value, names)}; give an index, or one of "
+                odd = isinstance(value, bool) or not isinstance(value, (int, str))
+                if odd or isinstance(value, str) and value not in names:
+                    raise ConfigError(f"{where}: {value!r} is no {side} label{nearest(value, names)}; give an index, "
+                                      f"or one of "
                                       f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")
             old = known.index(old) if isinstance(old, str) else old
             mapping[old] = new = self.classes.index(new) if isinstance(new, str) else new
             if not 0 <= old <= 65535 or not (0 <= new < len(self.classes) or new == self.ignore_index):
-                raise ConfigError(f"{where}: {{{old}: {new}}}: old labels are 0..65535, new ones 0..{len(self.classes) - 1} or ignore_index "
+                raise ConfigError(f"{where}: {{{old}: {new}}}: old labels are 0..65535, new ones "
+                                  f"0..{len(self.classes) - 1} or ignore_index "
                                   f"{self.ignore_index}")
         return mapping
 
@@ -209,7 +214,8 @@ class SegDataset:
         return self._pairs_of_stems(files, listed=False)
 
     def _pictures(self, folder: str) -> list[str]:
-        """The pictures in a folder, relative to it; where masks lie in the same folder, what ends like a mask is none."""
+        """The pictures in a folder, relative to it; where masks lie in the same folder, what ends like a mask is
+        none."""
         files, masks = list_files(folder, self.img_suffix), self.data_prefix.get("seg_map_path")
         if masks is None or os.path.realpath(self._under_root(masks)) != os.path.realpath(folder):
             return files
@@ -370,9 +376,11 @@ def _checked_names(names: Sequence[str], dataset: str) -> tuple[str, ...]:
     for name in names:
         if isinstance(name, bool):
             words = "true, yes and on" if name else "false, no and off"
-            raise ConfigError(f"{dataset}: metainfo.classes: a name is read as {str(name).lower()}, as YAML reads {words}; put it in quotes")
+            raise ConfigError(f"{dataset}: metainfo.classes: a name is read as {str(name).lower()}, as YAML reads "
+                              f"{words}; put it in quotes")
         if not isinstance(name, str):
-            raise ConfigError(f"{dataset}: metainfo.classes: got {name!r:.200} among the names; names are text: put it in quotes")
+            raise ConfigError(f"{dataset}: metainfo.classes: got {name!r:.200} among the names; names are text: put it "
+                              f"in quotes")
         if not name.strip() or not name.isprintable():
             raise ConfigError(f"{dataset}: metainfo.classes: {name!r:.200} is no name; names are printable text")
     return tuple(names)
@@ -382,7 +390,8 @@ def _checked_colours(palette: Sequence, dataset: str) -> tuple[tuple[int, ...], 
     try:
         return tuple(tuple(int(channel) for channel in colour) for colour in palette)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{dataset}: metainfo.palette: got {palette!r:.200}, expected [[red, green, blue], ...] with 0..255") from error
+        raise ConfigError(f"{dataset}: metainfo.palette: got {palette!r:.200}, expected [[red, green, blue], ...] with "
+                          f"0..255") from error
 
 
 def _suffixes(value: str | Sequence[str]) -> str | tuple[str, ...]:

@@ -40,7 +40,8 @@ def read_list(path: str) -> list:
     kinds = {isinstance(entry, tuple) for entry in parsed}
     if len(kinds) > 1:
         odd = next(line for line, entry in zip(lines, parsed) if isinstance(entry, tuple) != isinstance(parsed[0], tuple))
-        raise DataError(f"{path}: some lines hold one name and some two paths, for example {lines[0]!r} and {odd!r}; use one form, and "
+        raise DataError(f"{path}: some lines hold one name and some two paths, for example {lines[0]!r} and {odd!r}; "
+                        f"use one form, and "
                         "part two paths with a tab where names hold spaces")
     return parsed
 
@@ -60,10 +61,10 @@ def listed_hint(names: Sequence[str], there: Container[str] = ()) -> str:
         names: as listed.
         there: the names of the files that exist.
     """
-    hints = {"\\": "a backslash parts no folders here: write /", "/": "a leading / means the top of the disk: take it off"}
-    found = [hints["\\"]] if any("\\" in name for name in names) else []
-    found += [hints["/"]] if any(name.startswith("/") for name in names) else []
-    found += ["a name is not printable: " + repr(odd)] if (odd := next((n for n in names if not n.isprintable()), None)) else []
+    found = ["a backslash parts no folders here: write /"] if any("\\" in name for name in names) else []
+    if any(name.startswith("/") for name in names):
+        found.append("a leading / means the top of the disk: take it off")
+    found += [f"a name is not printable: {name!r}" for name in names if not name.isprintable()][:1]
     if any(name.encode("utf-8", "replace").decode("gbk", "replace") in there for name in names if not name.isascii()):
         found.append("the list is in GBK: save it as UTF-8")
     return "".join(f"; {hint}" for hint in found)

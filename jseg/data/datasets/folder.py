@@ -35,7 +35,8 @@ class FolderDataset(SegDataset):
         split: `{part: train | val, val_ratio: 0.2, seed: 0}` divides the pictures by a hash of their names, so that a picture
             keeps its part when others are added (but for those at the border); None takes all. Lists (`ann_file`) work too.
         img_suffix: None takes .jpg, .jpeg, .png, .bmp, .tif, .tiff and .webp, small or capital.
-        data_root, data_prefix, pipeline, ann_file, ignore_file, seg_map_suffix, reduce_zero_label, ignore_index, test_mode, indices,
+        data_root, data_prefix, pipeline, ann_file, ignore_file, seg_map_suffix, reduce_zero_label, ignore_index,
+        test_mode, indices,
             label_map: SegDataset's.
     Raises:
         ConfigError: arguments contradict each other.

@@ -24,7 +24,8 @@ from jseg.files import write_atomically
 from jseg.registry import DATASETS
 from jseg.text import read_text
 
-__all__ = ["ClassBalancedDataset", "ConcatDataset", "RepeatDataset", "classes_of_pictures", "leaves", "locate", "repeat_factors"]
+__all__ = ["ClassBalancedDataset", "ConcatDataset", "RepeatDataset", "classes_of_pictures", "leaves", "locate",
+           "repeat_factors"]
 
 
 @DATASETS.register()
@@ -224,10 +225,12 @@ def classes_of_pictures(dataset, *, workers: int | None = None, progress: bool =
         part, local = locate(dataset, index)
         paths = part.info(local)
         if paths["seg_map_path"] is None:
-            raise DataError(f"{type(part).__name__}: {paths['img_path']} has no mask: classes cannot be balanced without masks")
+            raise DataError(f"{type(part).__name__}: {paths['img_path']} has no mask: classes cannot be balanced "
+                            f"without masks")
         items.append(Sample(paths["seg_map_path"], paths["img_path"], paths["seg_map_path"], {}, numbers[id(part)]))
     classes = []
-    for item, found in map_items(inspect_mask, tuple(map(Reading.of, parts)), items, workers=workers or default_workers(),
+    for item, found in map_items(inspect_mask, tuple(map(Reading.of, parts)), items,
+                                 workers=workers or default_workers(),
                                  title="classes", progress=progress):
         if found.faults:
             raise DataError(found.faults[0].text)

@@ -212,8 +212,9 @@ class MSCAN(nn.Module):
         drop_path_rate: stochastic depth of the last block, in [0, 1); earlier blocks get less, linearly from 0.
         attention_kernel_sizes, attention_kernel_paddings: see `MSCAAttention`.
         act_cfg, norm_cfg: activation of the blocks and norm of blocks and embeddings.
-        frozen_stages: -1: none; 0: the stem; n: the first n stages. A frozen part computes as in evaluation (no dropout, norms by their
-            running statistics, which stand still) and its parameters get no gradient, so that no optimizer moves them.
+        frozen_stages: -1: none; 0: the stem; n: the first n stages. A frozen part computes as in evaluation (no
+            dropout, norms by their running statistics, which stand still) and its parameters get no gradient, so that
+            no optimizer moves them.
     Shape:
         x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W / 2**(i+2)))
     Raises:
@@ -232,7 +233,8 @@ class MSCAN(nn.Module):
             if len(values) != num_stages:
                 raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one a stage), got {list(values)}")
         if not -1 <= frozen_stages <= num_stages:
-            raise ConfigError(f"MSCAN: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} stages")
+            raise ConfigError(f"MSCAN: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to "
+                              f"{num_stages} stages")
         act_cfg, norm_cfg = act_cfg or {"type": "GELU"}, norm_cfg or {"type": "BN"}
         self.num_stages, self.frozen_stages = num_stages, frozen_stages
         self.out_channels, self.strides = list(embed_dims), [4 * 2**i for i in range(num_stages)]
