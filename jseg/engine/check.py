@@ -15,9 +15,8 @@ import numpy as np
 
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
 from jseg.engine.check_rules import (BOUNDARY, CLIP, DATA_PREFIX, EARLY_STOP, EMA, EVALUATOR, LOADER, MULTIPLIERS,
-                                     OPTIMIZER, PADDING, PARAMWISE,
-                                     PREPROCESSOR, SCORES, TEST_CFG, TOP_LEVEL, TRAIN_CFG, TTA, fields, is_integer, is_pair,
-                                     known_fields, wrong_types)
+                                     OPTIMIZER, PADDING, PARAMWISE, PREPROCESSOR, SCORES, TEST_CFG, TOP_LEVEL,
+                                     TRAIN_CFG, TTA, fields, is_integer, is_pair, known_fields, wrong_types)
 from jseg.engine.dry_step import dry_step
 from jseg.engine.limits import absurd
 from jseg.errors import JsegError
@@ -306,5 +305,4 @@ def _check_save_best(block: Mapping) -> list[str]:
     computed = {"aAcc"} | {f"m{part}" for name in metrics for part in METRICS.get(str(name), ())}
     computed |= {"mBoundaryIoU"} if evaluator.get("boundary") is not None else set()
     return [f"train_cfg.{key}: got {score!r}, but the evaluator computes {', '.join(sorted(computed))}"
-            for key, score in wanted.items()
-            if score in SCORES and score not in computed]
+            for key, score in wanted.items() if score in SCORES and score not in computed]

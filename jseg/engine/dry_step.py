@@ -19,6 +19,7 @@ from jseg.engine.check_rules import is_integer, is_pair
 from jseg.errors import ConfigError, JsegError
 from jseg.layers.init import without_values
 from jseg.models import build_model
+from jseg.ops import ranks
 
 __all__ = ["dry_step", "first_step", "place_of"]
 
@@ -31,6 +32,8 @@ def dry_step(cfg: Mapping) -> list[str]:
     Args:
         cfg: a config whose blocks are right by themselves.
     """
+    if ranks.world_size() > 1:
+        return []  # norms would ask the other ranks; `first_step` tells there
     pictures, size = _form(cfg)
     state = np.random.get_state()
     model = None
