@@ -12,13 +12,10 @@ from jseg.errors import ConfigError
 __all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES", "accepted", "nearest"]
 
 
-_OTHERS_START = ("init_cfg", "pretrained", "checkpoint", "load_from")  # where other programs name weights to start from
-_START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a "
-          ".pth with 'jseg convert FILE.pth')")
-
-
 def nearest(word: str, known) -> str:
     """Return `; did you mean 'x'?` for the closest known word, or an empty string."""
+    if len(str(word)) > 100:  # no known word is; comparing takes time
+        return ""
     found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
 
@@ -73,8 +70,8 @@ class Registry:
 
     def get(self, name: str, where: str = "") -> Callable:
         """Look a name up; ConfigError with the nearest name when it is unknown."""
-        if name not in self._entries:
-            raise ConfigError(f"{_at(where)}unknown {self.kind} {name!r}{nearest(name, self._entries)} "
+        if not isinstance(name, str) or name not in self._entries:
+            raise ConfigError(f"{_at(where)}unknown {self.kind} {name!r:.200}{nearest(name, self._entries)} "
                               f"(known: {', '.join(self.names()) or 'none'})")
         return self._entries[name]
 
@@ -84,13 +81,13 @@ class Registry:
         `given` names the arguments that the caller of `build` supplies itself.
         """
         if not isinstance(cfg, Mapping) or "type" not in cfg:
-            return [f"{_at(where)}expected a block with a 'type:' naming a {self.kind}, got {cfg!r}"]
+            return [f"{_at(where)}expected a block with a 'type:' naming a {self.kind}, got {cfg!r:.200}"]
         try:
             entry = self.get(cfg["type"], where)
         except ConfigError as error:
             return [str(error)]
         parameters = accepted(entry)
-        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}" + (_START if key in _OTHERS_START else nearest(key, parameters))
+        faults = [f"{_at(where)}unknown key {key!r:.200} for {cfg['type']}{_ELSEWHERE.get(key) or nearest(key, parameters)}"
                   for key in cfg if key != "type" and key not in parameters]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -120,6 +117,12 @@ class Registry:
             return entry(**arguments)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{_at(where)}{cfg['type']}: {error}") from error
+
+
+_START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a "
+          ".pth with 'jseg convert FILE.pth')")
+_ELSEWHERE = {"init_cfg": _START, "pretrained": _START, "checkpoint": _START, "load_from": _START,  # words that belong in another place
+              "norm_eval": "; frozen_stages fixes the norms of the frozen stages"}
 
 
 def _at(where: str) -> str:

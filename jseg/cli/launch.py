@@ -14,6 +14,7 @@ import sys
 
 from jseg import runtime
 from jseg.errors import ConfigError, RuntimeSetupError
+from jseg.text import read_text
 
 EXAMPLE = "jseg launch -n 4 train configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --work-dir runs/ade"
 COMMANDS = ("train", "val", "predict")
@@ -96,9 +97,10 @@ def _physical_cores() -> int:
 def _slots(path: pathlib.Path) -> int:
     """Slots that a hostfile offers; a host without the word has one."""
     try:
-        lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); a hostfile has lines like `node1 slots=4`") from error
+        lines = [line.split("#")[0].strip() for line in read_text(path, what="hostfile",
+                                                                  error=ConfigError).splitlines()]
+    except ConfigError as error:
+        raise ConfigError(f"{error}; a hostfile has lines like `node1 slots=4`") from error
     return sum(int(found[1]) if (found := re.search(r"slots\s*=\s*(\d+)", line)) else 1 for line in lines if line)
 
 

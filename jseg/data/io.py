@@ -30,6 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jseg.data.decode import imdecode, opened, upright
 from jseg.data.header import PictureHeader, check_size, foreign_word, max_file_bytes
 from jseg.data.jpeg import decode_whole
+from jseg.data.labels import listing
 from jseg.data.tiff import decode_bands
 from jseg.data.write import write_image, write_mask
 from jseg.errors import DataError
@@ -43,7 +44,6 @@ __all__ = [
     "read_mask",
     "write_image",
     "write_mask",
-    "check_labels",
     "check_pair",
     "ColorMap",
     "SCALES",
@@ -54,7 +54,6 @@ SCALES = ("bits", "max")
 
 _AGAIN = "copy or download it again, or take it out of the list"
 _INTEGERS = "; 8- and 16-bit integers are accepted: convert it first"
-_SHOWN = 5  # offending values or colours listed in one message
 _DARK = 1 << 13  # a 16-bit picture without a sample above it comes out nearly black
 _BAND_PIXELS = 1 << 20  # pixels of a mask whose colours are looked up at once
 
@@ -254,60 +253,6 @@ def check_pair(img: np.ndarray, mask: np.ndarray, img_path: str, mask_path: str)
     )
 
 
-def check_labels(mask: np.ndarray, num_classes: int, ignore_index: int | None, path: str) -> None:
-    """Raise a DataError if a mask holds a label that is neither a class nor the ignored one.
-
-    Args:
-        mask: (H, W) integer labels, as training would use them (the zero label reduced, classes mapped).
-        num_classes: classes are 0..num_classes - 1.
-        ignore_index: the one other label allowed; None allows none.
-        path: the mask's file, for the message.
-    Raises:
-        DataError: names the file, each offending value (at most 5) with its count and first place, and the likely cure.
-    """
-    bad = mask >= num_classes
-    if mask.dtype.kind == "i":
-        bad |= mask < 0
-    if ignore_index is not None:
-        bad &= mask != ignore_index
-    if not bad.any():
-        return
-    places = np.flatnonzero(bad)
-    values, first, counts = np.unique(mask.ravel()[places].astype(np.int64), return_index=True, return_counts=True)
-    values = tuple(map(int, values))
-    found = _listing(map(str, values), counts, places[first], mask.shape[1])
-    cure = _label_cure(mask, list(values), num_classes, ignore_index)
-    also = "" if ignore_index is None else f" and {ignore_index} (ignored)"
-    raise DataError(
-        f"{path}: label out of range: {found}; accepted are 0..{num_classes - 1}{also}. {cure}",
-        kind="label",
-        path=path,
-        values=values,
-    )
-
-
-def _label_cure(mask: np.ndarray, values: list[int], num_classes: int, ignore_index: int | None) -> str:
-    if values == [255] and num_classes <= 2:
-        return "The mask looks like a 0/255 picture: write class 1 as 1, or set the model's ignore_index if 255 means no label."
-    if values == [255]:
-        return "255 usually marks pixels without a label: set ignore_index to 255."
-    if values == [num_classes] and not (mask == 0).any():
-        return "Labels seem to start at 1: set reduce_zero_label: true on the dataset."
-    if values == [num_classes]:
-        return (f"Label {num_classes} is one past the last class: if 0 means 'no label' set reduce_zero_label: true; if "
-                f"{num_classes} means 'no label' set ignore_index to it; else a class is missing from the class list.")
-    if len(values) > 20:
-        return "So many values point to a picture instead of a mask, or to a mask saved as JPEG: give the index masks as PNG."
-    return "The class list does not belong to these masks, or the raw dataset must be converted first (tools/convert_datasets)."
-
-
-def _listing(names, counts, first, width: int) -> str:
-    rows = [f"{name} at {count} pixel{'s' if count != 1 else ''}, first at row {place // width}, column {place % width}"
-            for name, count, place in zip(names, counts, first)]
-    more = f"; and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return "; ".join(rows[:_SHOWN]) + more
-
-
 def _colors_to_indices(bgr: np.ndarray, color_map: ColorMap, name: str) -> np.ndarray:
     known = np.array([red << 16 | green << 8 | blue for red, green, blue in color_map], np.int32)
     order = np.argsort(known)
@@ -331,7 +276,7 @@ def _colors_to_indices(bgr: np.ndarray, color_map: ColorMap, name: str) -> np.nd
         colors = {(v >> 16, v >> 8 & 255, v & 255): found for v, found in sorted(strangers.items())}
         counts, first = zip(*colors.values())
         raise DataError(
-            f"{name}: colour not in the colour map: {_listing(map(str, colors), counts, first, width)}. "
+            f"{name}: colour not in the colour map: {listing(map(str, colors), counts, first, width)}. "
             f"Add it, or save the mask without smoothing or JPEG (known: {sorted(color_map)[:8]}...)",
             kind="coloured",
             path=name,

@@ -47,7 +47,8 @@ class Conv2d(nn.Module):
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H + 2*padding - dilation*(kernel-1) - 1) // stride + 1
     Raises:
-        ValueError: channel counts that `groups` does not divide.
+        ValueError: channel counts that `groups` does not divide; later: x has other channels (the operators:
+            KernelError).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
@@ -74,6 +75,8 @@ class Conv2d(nn.Module):
         if self.groups == self.in_channels == self.out_channels and self.groups > 1:
             return ops.depthwise(x, self.weight, self.bias, stride=self.stride, padding=self.padding,
                                  dilation=self.dilation)
+        if x.shape[1] != self.in_channels:  # Jittor's operator broadcasts one channel over many without a word
+            raise ValueError(f"Conv2d: x is {tuple(x.shape)}, but in_channels is {self.in_channels}")
         return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 

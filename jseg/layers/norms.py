@@ -54,9 +54,10 @@ class BatchNorm2d(nn.Module):
     def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
         if self.is_train:
             return self._by_batch(x, activation=activation, residual=residual)[0]
+        _check_channels(self, x, 1)
         scale, shift = self.affine()
         y = x * _per_channel(scale) + _per_channel(shift)
-        return _activated(y if residual is None else y + residual, activation)
+        return _activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
@@ -147,11 +148,12 @@ class LayerNorm(nn.Module):
         if self.axis == 1 and x.ndim == 4:
             return self._by_position(x, activation=activation, residual=residual)[0]
         axis = self.axis % x.ndim
+        _check_channels(self, x, axis)
         shape = [1] * x.ndim
         shape[axis] = self.channels
         mean, variance, _ = moments(x, [axis])
         y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return _activated(y if residual is None else y + residual, activation)
+        return _activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
@@ -204,8 +206,20 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple
     return name, layer
 
 
+def _same_shape(residual: jt.Var, y: jt.Var) -> jt.Var:
+    if tuple(residual.shape) != tuple(y.shape):
+        raise ValueError(f"norm: residual is {tuple(residual.shape)}, x is {tuple(y.shape)}; they must be equal")
+    return residual
+
+
 def _per_channel(values: jt.Var) -> jt.Var:
     return values.reshape(1, -1, 1, 1)
+
+
+def _check_channels(norm: nn.Module, x: jt.Var, axis: int) -> None:
+    """ValueError unless x has the norm's channels: an axis of length 1 would be broadcast without a word."""
+    if x.shape[axis] != norm.channels:
+        raise ValueError(f"{type(norm).__name__}: x is {tuple(x.shape)}, but channels is {norm.channels}")
 
 
 def _activated(x: jt.Var, activation: str | None) -> jt.Var:

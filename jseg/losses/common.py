@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
 from typing import Sequence
@@ -10,6 +11,9 @@ import jittor as jt
 import numpy as np
 
 from jseg import ops
+from jseg.errors import DataError
+from jseg.files import read_regular
+from jseg.text import read_text
 
 __all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "EPS"]
 
@@ -44,17 +48,28 @@ def class_weights(value: Sequence[float] | str | None, loss: str) -> np.ndarray 
     if value is None:
         return None
     if isinstance(value, str):
-        path = pathlib.Path(value)
-        if path.suffix == ".npy":
-            value = np.load(path, allow_pickle=False)
-        elif path.suffix == ".json":
-            value = json.loads(path.read_text())
-        else:
-            raise ValueError(f"{loss}: class_weight file {value!r} is neither .npy nor .json")
-    weights = np.asarray(value, np.float32)
-    if weights.ndim != 1 or not np.all(weights >= 0):
-        raise ValueError(f"{loss}: class_weight must be a list of numbers >= 0, got {value!r}")
+        value = _weights_of_file(value, loss)
+    try:
+        weights = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        weights = np.zeros((0, 0), np.float32)  # names, a block, lists of several lengths: said below
+    if weights.ndim != 1 or not np.all(weights >= 0) or not np.isfinite(weights).all():
+        raise ValueError(f"{loss}: class_weight must be a list of numbers >= 0, one for each class in their order, "
+                         f"got {value!r:.200}")
     return weights
+
+
+def _weights_of_file(name: str, loss: str):
+    path = pathlib.Path(name)
+    if path.suffix not in (".npy", ".json"):
+        raise ValueError(f"{loss}: class_weight file {name!r} is neither .npy nor .json")
+    try:
+        if path.suffix == ".json":
+            return json.loads(read_text(path, what="class_weight file"))
+        return np.load(io.BytesIO(read_regular(path, what="class_weight file", most_bytes=1 << 20)), allow_pickle=False)
+    except (OSError, EOFError, ValueError, RecursionError, DataError) as error:
+        raise ValueError(f"{loss}: class_weight file {name!r} cannot be read: "
+                         f"{getattr(error, 'strerror', None) or error}") from error
 
 
 def check_shapes(loss: str, logits: jt.Var, labels: jt.Var, pixel_weight: jt.Var | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 from jseg import ops
 from jseg.losses.base import Loss
 from jseg.ops import ranks
+from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES, SAMPLERS
 
 __all__ = ["Criterion"]
@@ -40,7 +41,10 @@ class Criterion:
         Args:
             logits: (N, K, h, w) at any resolution.
             labels: (N, H, W) int32.
+        Raises:
+            KernelError: a label that is neither a class (0 and 1 for one map) nor `ignore_index`, whatever the losses.
         """
+        check_label_range("loss_decode", labels, max(logits.shape[1], 2), self.ignore_index)
         options = {"ignore_index": self.ignore_index, "align_corners": self.align_corners}
         weight = None if self.sampler is None else self.sampler.sample(logits, labels, losses=self.losses, **options)
         values: dict[str, jt.Var] = {}
@@ -55,6 +59,7 @@ class Criterion:
 
     def term(self, index: int, logits: jt.Var, labels: jt.Var) -> jt.Var:
         """The value of the loss at place `index` of the config's list, for one of several outputs; no sampler."""
+        check_label_range("loss_decode", labels, max(logits.shape[1], 2), self.ignore_index)
         loss = self.losses[index]
         value = loss(logits, labels, ignore_index=self.ignore_index, align_corners=self.align_corners)
         return self.rank_share(loss, value, labels)

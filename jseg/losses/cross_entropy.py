@@ -13,6 +13,7 @@ import numpy as np
 from jseg import ops
 from jseg.losses.base import Loss
 from jseg.losses.common import EPS, binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, upsample
+from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
 __all__ = ["CrossEntropyLoss"]
@@ -101,9 +102,8 @@ class CrossEntropyLoss(Loss):
     def _sigmoid(self, logits, labels, pixel_weight, ignore_index, align_corners):
         logits = upsample(logits, labels, align_corners)  # (N, K, H, W)
         n, k, h, w = logits.shape
-        valid = (labels != ignore_index) & (labels >= 0)
-        if k == 1 and int(jt.maximum(labels * valid.int32(), jt.zeros_like(labels)).max().item()) > 1:
-            raise ValueError("CrossEntropyLoss: one output channel takes labels 0 and 1 and the ignore index, got a label above 1")
+        check_label_range("CrossEntropyLoss", labels, max(k, 2), ignore_index)
+        valid = labels != ignore_index
         target = one_hot(labels, k, valid)
         positive = 1.0 if self.class_weight is None else jt.array(self.class_weight).reshape(1, k, 1, 1)
         mask = valid.float32() if pixel_weight is None else valid.float32() * pixel_weight  # (N, H, W)

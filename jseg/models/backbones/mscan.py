@@ -24,6 +24,7 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import BatchNorm2d, Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm
+from jseg.layers.freeze import freeze, run_frozen
 from jseg.layers.init import constant
 from jseg.registry import MODELS, nearest
 
@@ -31,6 +32,7 @@ __all__ = ["MSCAN", "VARIANTS"]
 
 KERNEL_SIZES = (5, (1, 7), (1, 11), (1, 21))
 PADDINGS = (2, (0, 3), (0, 5), (0, 10))
+_STAGE = ("patch_embed", "block", "norm")  # the parts of a stage, in their order
 
 
 class Mlp(nn.Module):
@@ -210,6 +212,9 @@ class MSCAN(nn.Module):
         drop_path_rate: stochastic depth of the last block, in [0, 1); earlier blocks get less, linearly from 0.
         attention_kernel_sizes, attention_kernel_paddings: see `MSCAAttention`.
         act_cfg, norm_cfg: activation of the blocks and norm of blocks and embeddings.
+        frozen_stages: -1: none; 0: the stem; n: the first n stages. A frozen part computes as in evaluation (no
+            dropout, norms by their running statistics, which stand still) and its parameters get no gradient, so that
+            no optimizer moves them.
     Shape:
         x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W / 2**(i+2)))
     Raises:
@@ -221,14 +226,17 @@ class MSCAN(nn.Module):
     def __init__(self, *, variant: str | None = None, in_channels: int = 3, embed_dims=None, depths=None, mlp_ratios=(8, 8, 4, 4),
                  drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
                  attention_kernel_sizes=KERNEL_SIZES, attention_kernel_paddings=PADDINGS,
-                 act_cfg: dict | None = None, norm_cfg: dict | None = None):
+                 act_cfg: dict | None = None, norm_cfg: dict | None = None, frozen_stages: int = -1):
         super().__init__()
         embed_dims, depths = _sizes(variant, embed_dims, depths)
         for name, values in (("embed_dims", embed_dims), ("depths", depths), ("mlp_ratios", mlp_ratios)):
             if len(values) != num_stages:
                 raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one a stage), got {list(values)}")
+        if not -1 <= frozen_stages <= num_stages:
+            raise ConfigError(f"MSCAN: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to "
+                              f"{num_stages} stages")
         act_cfg, norm_cfg = act_cfg or {"type": "GELU"}, norm_cfg or {"type": "BN"}
-        self.num_stages = num_stages
+        self.num_stages, self.frozen_stages = num_stages, frozen_stages
         self.out_channels, self.strides = list(embed_dims), [4 * 2**i for i in range(num_stages)]
         drop_paths = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
         for i in range(num_stages):
@@ -241,15 +249,22 @@ class MSCAN(nn.Module):
             setattr(self, f"patch_embed{i + 1}", embed)
             setattr(self, f"block{i + 1}", nn.Sequential(*blocks))
             setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1))
+            for name in _STAGE:
+                if self._is_frozen(name, i + 1):
+                    freeze(getattr(self, f"{name}{i + 1}"))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
         features = []
         for i in range(1, self.num_stages + 1):
-            x = getattr(self, f"patch_embed{i}")(x)
-            x = getattr(self, f"block{i}")(x)
-            x = getattr(self, f"norm{i}")(x)
+            for name in _STAGE:
+                part = getattr(self, f"{name}{i}")
+                x = run_frozen(part, x) if self._is_frozen(name, i) else part(x)
             features.append(x)
         return features
+
+    def _is_frozen(self, name: str, stage: int) -> bool:
+        """Whether a part of a stage (from 1) is frozen; the stem is the first part of the first."""
+        return stage <= self.frozen_stages or (name, stage, self.frozen_stages) == ("patch_embed", 1, 0)
 
     @staticmethod
     def remap_keys(state: dict) -> dict:

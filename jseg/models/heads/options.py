@@ -58,7 +58,8 @@ class HeadOptions:
 
     def __post_init__(self):
         if self.num_classes < 2:
-            raise ConfigError(f"num_classes must be at least 2, got {self.num_classes}; background is a class of its own")
+            raise ConfigError(f"num_classes must be at least 2, got {self.num_classes}; background is a class of its own: name two "
+                              "classes ([background, ...]) and set num_classes: 2")
         if self.out_channels not in (None, self.num_classes) and not (self.out_channels == 1 and self.num_classes == 2):
             raise ConfigError(f"out_channels is {self.out_channels}; accepted: num_classes ({self.num_classes}), or 1 with num_classes 2")
         if self.threshold is not None and not (self.out_channels == 1 and 0 < self.threshold < 1):
