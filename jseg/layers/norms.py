@@ -21,7 +21,7 @@ from jseg.ops import ranks
 from jseg.ops.norm.op import moments
 from jseg.registry import nearest
 
-__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "build_norm", "moments"]
+__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "activated", "build_norm", "moments"]
 
 
 class BatchNorm2d(nn.Module):
@@ -56,7 +56,7 @@ class BatchNorm2d(nn.Module):
             return self._by_batch(x, activation=activation, residual=residual)[0]
         scale, shift = self.affine()
         y = x * _per_channel(scale) + _per_channel(shift)
-        return _activated(y if residual is None else y + residual, activation)
+        return activated(y if residual is None else y + residual, activation)
 
     def fork(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
@@ -151,7 +151,7 @@ class LayerNorm(nn.Module):
         shape[axis] = self.channels
         mean, variance, _ = moments(x, [axis])
         y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return _activated(y if residual is None else y + residual, activation)
+        return activated(y if residual is None else y + residual, activation)
 
     def fork(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
@@ -208,5 +208,6 @@ def _per_channel(values: jt.Var) -> jt.Var:
     return values.reshape(1, -1, 1, 1)
 
 
-def _activated(x: jt.Var, activation: str | None) -> jt.Var:
+def activated(x: jt.Var, activation: str | None) -> jt.Var:
+    """x after "relu" or "gelu", or as it is for None."""
     return relu(x) if activation == "relu" else nn.gelu(x) if activation == "gelu" else x
