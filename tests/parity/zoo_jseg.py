@@ -88,7 +88,7 @@ def training(model, state: dict, reference) -> dict:
     state = model.state_dict()
     running = {key: error_of(state[key].numpy(), value) for key, value in group("running").items()}
     return {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"), "losses": max(losses.values(), default=float("inf")),
-            "gradients": errors[worst], "worst gradient": worst, "gradients compared": len(errors), "gradients without partner": untouched,
+            "gradients": errors[worst], "torch gradients": float(reference["torch_gradients"].max()), "worst gradient": worst, "gradients compared": len(errors), "gradients without partner": untouched,
             "running statistics": max(running.values(), default=0.0)}
 
 

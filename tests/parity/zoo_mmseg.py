@@ -4,7 +4,8 @@
 
 For each job MMSegmentation builds the model from its own config, every parameter and buffer gets values that depend on its key alone,
 and FOLDER/<name>/ receives checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and
-slide inference and, with "train", losses term by term, every gradient and the running statistics of one step, dropout and drop path off.
+slide inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64, dropout and drop
+path off, and how far PyTorch's own float32 gradients are from these.
 A job that fails leaves error.txt.
 """
 
@@ -20,6 +21,7 @@ import zlib
 import numpy as np
 from make_segnext import import_mmseg, samples
 
+RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
 SLIDE = {"mode": "slide", "crop_size": [96, 96], "stride": [64, 64]}
 
@@ -52,8 +54,12 @@ def value_of(key: str, shape) -> np.ndarray:
 def load(network) -> None:
     """Give every floating-point parameter and buffer its random value; index tables and counters stay."""
     import torch
-    state = {key: torch.from_numpy(value_of(key, value.shape)).reshape(value.shape) if value.is_floating_point() else value
+    state = {key: torch.from_numpy(value_of(key, value.shape)).reshape(value.shape).to(value.dtype) if value.is_floating_point() else value
              for key, value in network.state_dict().items()}
+    for name, module in network.named_modules():
+        last = getattr(module, "norm3_name", None) or getattr(module, "norm2_name", None)
+        if isinstance(last, str) and f"{name}.{last}.weight" in state:
+            state[f"{name}.{last}.weight"] *= RESIDUAL
     network.load_state_dict(state)
 
 
@@ -125,16 +131,35 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
             network.test_cfg = Config(SLIDE)
             out["slide"] = label_maps(network, pictures, metas)
     if job.get("train"):
-        still(network)
-        network.train()
-        losses = network.loss(torch.from_numpy(pictures), samples([dict(m) for m in metas], labels))
-        sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
-        out.update({f"losses/{key}": value.detach().numpy() for key, value in losses.items()})
-        out.update({f"gradient/{key}": p.grad.numpy() for key, p in network.named_parameters() if p.grad is not None})
-        out.update({f"running/{key}": v.numpy().copy() for key, v in network.state_dict().items() if ".running_" in key})
+        single, exact = training_step(network, pictures, labels, metas), training_step(network.double(), pictures, labels, metas, exact=True)
+        out.update(exact)
+        own = {key: np.linalg.norm(single[key] - value) / np.linalg.norm(value) for key, value in exact.items()
+               if key.startswith("gradient/") and np.linalg.norm(value) > 0}
+        out["torch_gradients"] = np.array(list(own.values()))
+        network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
              "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
+
+
+def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict], *, exact: bool = False) -> dict[str, np.ndarray]:
+    """Losses, gradients and running statistics of one step from the random weights; in float64 where `exact`."""
+    import torch
+    load(network)
+    still(network)
+    network.train()
+    dtype = torch.float64 if exact else torch.float32
+    torch.set_default_dtype(dtype)
+    try:
+        losses = network.loss(torch.from_numpy(pictures).to(dtype), samples([dict(m) for m in metas], labels))
+        network.zero_grad()
+        sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
+    found.update({f"gradient/{key}": p.grad.numpy().copy() for key, p in network.named_parameters() if p.grad is not None})
+    found.update({f"running/{key}": v.numpy().copy() for key, v in network.state_dict().items() if ".running_" in key})
+    return found
 
 
 def label_maps(network, pictures: np.ndarray, metas: list[dict]) -> np.ndarray:
