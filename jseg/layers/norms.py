@@ -21,7 +21,7 @@ from jseg.ops import ranks
 from jseg.ops.norm.op import moments
 from jseg.registry import nearest
 
-__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "build_norm", "moments"]
+__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "activated", "build_norm", "moments"]
 
 
 class BatchNorm2d(nn.Module):
@@ -57,7 +57,7 @@ class BatchNorm2d(nn.Module):
         _check_channels(self, x, 1)
         scale, shift = self.affine()
         y = x * _per_channel(scale) + _per_channel(shift)
-        return _activated(y if residual is None else y + _same_shape(residual, y), activation)
+        return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
@@ -153,7 +153,7 @@ class LayerNorm(nn.Module):
         shape[axis] = self.channels
         mean, variance, _ = moments(x, [axis])
         y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return _activated(y if residual is None else y + _same_shape(residual, y), activation)
+        return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
@@ -222,5 +222,6 @@ def _check_channels(norm: nn.Module, x: jt.Var, axis: int) -> None:
         raise ValueError(f"{type(norm).__name__}: x is {tuple(x.shape)}, but channels is {norm.channels}")
 
 
-def _activated(x: jt.Var, activation: str | None) -> jt.Var:
+def activated(x: jt.Var, activation: str | None) -> jt.Var:
+    """x after "relu" or "gelu", or as it is for None."""
     return relu(x) if activation == "relu" else nn.gelu(x) if activation == "gelu" else x
