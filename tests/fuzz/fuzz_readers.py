@@ -80,7 +80,7 @@ def read_volume(path: pathlib.Path, out: pathlib.Path) -> None:
     with Job("fuzz", path, out, {}, QUIET) as job:
         volume = read_nifti(job.source.read(path.name), path.name)
     for index in range(volume.shape[-1]):
-        np.clip(volume[..., index], 0, 1)
+        np.clip(volume.slice(index), 0, 1)
 
 
 def _all(readers: tuple[Callable[[], Any], ...]) -> None:

@@ -111,7 +111,7 @@ def _called(read: Callable, path: pathlib.Path, out: pathlib.Path) -> list[str]:
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in reversed(frames) if f"{os.sep}jseg{os.sep}" in frame.filename), frames[-1])
-        return ["finding", f"{type(error).__name__}: {str(error)[:200]} ({os.path.basename(place.filename)}, line {place.lineno})"]
+        return ["finding", f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({os.path.basename(place.filename)}, line {place.lineno})"]
 
 
 def _answer(receive: int, wall_s: float) -> tuple[list[str] | None, bool]:

@@ -13,6 +13,7 @@ import warnings
 from typing import Callable, Sequence
 
 from jseg.data.prepare.manifest import Report, Settings
+from jseg.data.prepare.members import MOST_BYTES
 from jseg.data.prepare.parallel import disk_full
 from jseg.errors import JsegError
 
@@ -32,7 +33,8 @@ def run(convert: Callable[..., Report], argv: Sequence[str] | None = None, *, ou
     warnings.filterwarnings("ignore", module="PIL")  # about damage that an error is going to name
     try:
         args = vars(_parser(convert, out, add_arguments).parse_args(argv))
-        settings = Settings(args.pop("workers"), args.pop("overwrite"), args.pop("partial"), args.pop("link"), not args.pop("quiet"))
+        settings = Settings(args.pop("workers"), args.pop("overwrite"), args.pop("partial"), args.pop("link"), not args.pop("quiet"),
+                            args.pop("max_file_mb"))
         print(convert(args.pop("sources"), args.pop("out"), settings, **args))
         return 0
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage message
@@ -61,6 +63,8 @@ def _parser(convert: Callable, out: str, add_arguments: Callable | None) -> argp
     parser.add_argument("--overwrite", action="store_true", help="do everything again; default: skip what a former run finished")
     parser.add_argument("--partial", action="store_true", help="accept other numbers of files than the published ones")
     parser.add_argument("--link", action="store_true", help="link unchanged pictures to a source folder instead of copying them")
+    parser.add_argument("--max-file-mb", type=_count, default=MOST_BYTES >> 20, metavar="N",
+                        help="largest file of the source, decompressed (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     if add_arguments is not None:
         add_arguments(parser)

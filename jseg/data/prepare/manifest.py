@@ -23,6 +23,7 @@ import numpy as np
 from jseg.data.datasets.files import list_files
 from jseg.data.io import write_image, write_mask
 from jseg.data.prepare.archives import Source
+from jseg.data.prepare.members import MOST_BYTES
 from jseg.data.prepare.parallel import default_workers, map_items
 from jseg.errors import ConvertError
 from jseg.files import write_atomically
@@ -40,6 +41,7 @@ class Settings:
         partial: accept counts that differ from the published ones.
         link: link pictures that need no change to the source instead of copying them (folders only).
         progress: show a progress bar.
+        most_mb: size of one file of the source, decompressed, in MB; larger ones are refused.
     """
 
     workers: int = 0
@@ -47,6 +49,7 @@ class Settings:
     partial: bool = False
     link: bool = False
     progress: bool = True
+    most_mb: int = MOST_BYTES >> 20
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class Job:
         self._book = os.path.join(self.out, f".prepare-{dataset}.jsonl")
         self._started = time.monotonic()
         try:
-            self.source = Source(roots, self._scratch, archives=archives, leave_out=[self.out])
+            self.source = Source(roots, self._scratch, archives=archives, leave_out=[self.out], most_bytes=settings.most_mb << 20)
         except BaseException:
             self._tidy()
             raise
