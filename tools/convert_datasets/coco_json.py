@@ -212,7 +212,8 @@ def convert(src, out, settings: Settings = Settings(), *, background: bool = Tru
         members = found_pictures(source, [file for file, _, _ in export.pictures], source.label(name))
         items = []
         for file, size, parts in export.pictures:
-            short = "/".join(part for part in file.split("/") if part not in ("", ".", "..") and not re.fullmatch("[A-Za-z]:", part))
+            parts_of = (part.lstrip(".") for part in file.split("/"))  # neither upwards nor hidden
+            short = "/".join(part for part in parts_of if part and not re.fullmatch("[A-Za-z]:", part))
             items.append(Item(f"{file} in {source.label(name)}", partial(convert_one, background=background), (members[file],),
                               (f"images/{short}", f"masks/{short.rsplit('.', 1)[0]}.png", size, parts)))
         job.expected = {"images": len(items), "masks": len(items)}
