@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -70,7 +71,7 @@ def read_archive(path: pathlib.Path, out: pathlib.Path) -> None:
 def read_matlab(path: pathlib.Path, out: pathlib.Path) -> None:
     """Read the two forms in which datasets hold masks."""
     with Job("fuzz", path, out, {}, QUIET) as job:
-        data = job.source.read(path.name)
+        data = job.source.read(job.source.find(re.escape(path.name), "masks")[()])
     _all((lambda: decode(lambda content: matrix(content, "S"), data, path.name),
           lambda: decode(lambda content: matrix(content, "GTcls", "Segmentation"), data, path.name)))
 
@@ -78,7 +79,7 @@ def read_matlab(path: pathlib.Path, out: pathlib.Path) -> None:
 def read_volume(path: pathlib.Path, out: pathlib.Path) -> None:
     """Read a NIfTI volume and compute all its slices."""
     with Job("fuzz", path, out, {}, QUIET) as job:
-        volume = read_nifti(job.source.read(path.name), path.name)
+        volume = read_nifti(job.source.read(job.source.find(re.escape(path.name), "scans")[()]), path.name)
     for index in range(volume.shape[-1]):
         np.clip(volume.slice(index), 0, 1)
 

@@ -248,7 +248,7 @@ class Source:
         stamp = 0 if path.startswith(self._scratch) else os.stat(path).st_mtime_ns
         if not name.lower().endswith(".tar"):
             with decompressing(path) as stream:
-                path = self._expand(stream, name + ".tar")
+                path = self._expand(stream, name, ".tar")
         with open_regular(path, error=ConvertError) as file:
             for member, info, stream in tar_files(file, where):
                 full = f"{name}/{member}"
@@ -259,13 +259,13 @@ class Source:
                 elif self._wanted.search(os.path.basename(member)):
                     self._add_archive(full, self._expand(stream, full), depth + 1)
 
-    def _expand(self, stream: BinaryIO, name: str) -> str:
-        """Copy a stream into the scratch folder and return the path."""
+    def _expand(self, stream: BinaryIO, name: str, suffix: str = "") -> str:
+        """Copy a stream into the scratch folder and return the path, which ends in `suffix` or as `name` does."""
         self._nested += 1
         if self._nested > MOST_NESTED:
             raise ConvertError(f"{self.where}!{name}: more than {MOST_NESTED} archives inside of archives; unpack them yourself and give the folder")
         os.makedirs(self._scratch, exist_ok=True)
-        path = os.path.join(self._scratch, f"{self._nested}{os.path.splitext(name)[1]}")
+        path = os.path.join(self._scratch, f"{self._nested}{suffix or os.path.splitext(name)[1]}")
         with open(path, "wb") as file:
             while piece := stream.read(1 << 20):
                 self._room -= len(piece)

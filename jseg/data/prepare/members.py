@@ -30,14 +30,17 @@ HEADER_BYTES = 1 << 20   # of the names and attributes before a member of a tar 
 AGAIN = "download it again"
 _PIECE = 1 << 20
 _UNPACK = "unpack it yourself and give the folder"
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile decompresses the others without a limit
 
 
 def safe_member(name: str, archive: str) -> str:
-    """Return a member's name with "/"; raise a ConvertError if it would leave its archive."""
+    """Return a member's name with "/"; raise a ConvertError if it would leave its archive, or no file can have it."""
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
-    if plain.startswith("/") or ".." in parts or (parts and re.match(r"[A-Za-z]:", parts[0])) or "\0" in plain:
+    if not plain.isprintable() or any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts):
+        raise ConvertError(f"{archive}: refused: its member {name[:80]!r} has control characters in its name, or more than 255 bytes; unpack it yourself "
+                           "under another name")
+    if plain.startswith("/") or ".." in parts or (parts and re.match(r"[A-Za-z]:", parts[0])):
         raise ConvertError(f"{archive}: refused: its member {name!r} points outside of the archive")
     return "/".join(parts)
 

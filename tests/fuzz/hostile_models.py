@@ -1,0 +1,2 @@
+HOSTILE = {}
+READABLE = {}
