@@ -19,6 +19,7 @@ from jseg.data.prepare.nifti import read_nifti
 from jseg.engine.checkpoint import load_weights
 from jseg.engine.predict import video_frames
 from jseg.errors import JsegError
+from jseg.files import read_regular
 
 __all__ = ["READERS", "Reader"]
 
@@ -46,7 +47,7 @@ def read_checkpoint(path: pathlib.Path, out: pathlib.Path) -> None:
 
 def read_pickle(path: pathlib.Path, out: pathlib.Path) -> None:
     """Read a pickle as a checkpoint, and as plain data without handlers."""
-    _all((lambda: read_checkpoint(path, out), lambda: load_pickle(path.read_bytes(), {}, where=path.name)))
+    _all((lambda: read_checkpoint(path, out), lambda: load_pickle(read_regular(path), {}, where=path.name)))
 
 
 def read_picture(path: pathlib.Path, out: pathlib.Path) -> None:
