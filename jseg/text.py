@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from jseg.errors import DataError, JsegError
+from jseg.files import read_regular
 
 __all__ = ["read_text", "decode_text"]
 
@@ -26,20 +26,9 @@ def read_text(path: str | os.PathLike, *, what: str = "file", error: type[JsegEr
     """
     name = os.fspath(path)
     try:
-        handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer does not wait
-    except (OSError, ValueError) as fault:
-        raise error(f"{name}: cannot read the {what} ({getattr(fault, 'strerror', None) or fault})") from fault
-    with os.fdopen(handle, "rb") as file:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise error(f"{name}: the {what} is no regular file; give the path of a text file")
-        if most_bytes is not None and about.st_size > most_bytes:
-            raise error(f"{name}: the {what} has {about.st_size} bytes, more than the {most_bytes} that are read; "
-                        "is this the right file?")
-        try:
-            content = file.read()
-        except OSError as fault:
-            raise error(f"{name}: cannot read the {what} ({fault.strerror or fault})") from fault
+        content = read_regular(name, what=what, error=error, most_bytes=most_bytes)
+    except OSError as fault:
+        raise error(f"{name}: cannot read the {what} ({fault.strerror or fault})") from fault
     return decode_text(content, name, error=error)
 
 

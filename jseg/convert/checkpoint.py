@@ -144,9 +144,8 @@ def _renames(contents: Contents, family: families.Family) -> tuple[dict[str, str
             dropped[contents.source_keys[key]] = "mean and std, which stand in the config"
         else:
             kept[key] = key
-    renamed = remap_keys(kept)
-    if family.backbone_only:
-        renamed = {key if key.startswith("backbone.") else f"backbone.{key}": old for key, old in renamed.items()}
+    known = {"backbone": {"type": "MSCAN"}}
+    renamed = remap_keys({key if not family.backbone_only or key.startswith("backbone.") else f"backbone.{key}": old for key, old in kept.items()}, known)
     if len(renamed) != len(kept):
         raise ConvertError(f"two keys become one when renamed: {sorted(set(kept) - set(renamed.values()))[:4]}; the file mixes two releases")
     return renamed, dropped

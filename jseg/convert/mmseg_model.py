@@ -10,7 +10,7 @@ import inspect
 from typing import Any
 
 from jseg.convert.mmseg_notes import Notes, as_pair, brief
-from jseg.registry import LOSSES, MODELS, Registry, nearest
+from jseg.registry import LOSSES, MODELS, SAMPLERS, Registry, accepted, nearest
 
 __all__ = ["translate_model", "translate_preprocessor", "PREPROCESSOR_KEYS"]
 
@@ -68,7 +68,7 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
         return block
     _weights_note(block.get("pretrained") or block.get("init_cfg"), where, notes)
     block = {key: value for key, value in block.items() if key not in ("pretrained", "init_cfg")}
-    parameters = inspect.signature(registry.get(kind)).parameters
+    parameters = accepted(registry.get(kind))
     kept = notes.take(block, parameters, where, _NEUTRAL)
     if terse:
         kept = {key: value for key, value in kept.items() if key == "type" or not _is_default(parameters[key], value)}
@@ -140,7 +140,7 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
     elif kept.get("loss_decode") is not None:
         kept["loss_decode"] = _loss(kept["loss_decode"], f"{where}.loss_decode", notes)
     if kept.get("sampler") is not None:
-        kept["sampler"] = _known(LOSSES, kept["sampler"], f"{where}.sampler", notes)
+        kept["sampler"] = _known(SAMPLERS, kept["sampler"], f"{where}.sampler", notes)
     return kept
 
 

@@ -25,17 +25,17 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jseg.data.labels import LabelError, listing
 from jseg.errors import DataError
 from jseg.files import write_atomically
 
-__all__ = ["imdecode", "read_image", "read_mask", "write_image", "write_mask", "check_labels", "check_pair", "ColorMap"]
+__all__ = ["imdecode", "read_image", "read_mask", "write_image", "write_mask", "check_pair", "ColorMap"]
 
 ColorMap = Mapping[tuple[int, int, int], int]
 
 _EXIF_ORIENTATION = 0x0112
 _AGAIN = "copy or download it again, or take it out of the list"
 _INTEGERS = "; 8- and 16-bit integers are accepted: convert it first"
-_SHOWN = 5  # offending values or colours listed in one message
 
 
 def read_image(source: str | os.PathLike | bytes) -> np.ndarray:
@@ -105,8 +105,8 @@ def read_mask(source: str | os.PathLike | bytes, color_map: ColorMap | None = No
     if not color_map and (mode == "I" or mode.startswith("I;16")):
         return np.array(picture).astype(np.int32)
     if mode in ("RGB", "RGBA"):
-        raise DataError(f"{name}: the mask is coloured (RGB) and no colour map is given; give the dataset the colour of each class, "
-                        "or convert the mask to class indices")
+        raise LabelError(f"{name}: the mask is coloured (RGB) and no colour map is given; give the dataset the colour of each class, "
+                         "or convert the mask to class indices")
     what = "colours of a colour map; save it as 8-bit RGB PNG" if color_map else "class indices; save it as 8-bit grey or palette PNG"
     raise DataError(f"{name}: a mask of mode {mode!r} cannot hold {what}")
 
@@ -175,54 +175,6 @@ def check_pair(img: np.ndarray, mask: np.ndarray, img_path: str, mask_path: str)
     raise DataError(f"{img_path} is {w}x{h} (width x height) but its mask {mask_path} is {mw}x{mh}; {cure}")
 
 
-def check_labels(mask: np.ndarray, num_classes: int, ignore_index: int | None, path: str) -> None:
-    """Raise a DataError if a mask holds a label that is neither a class nor the ignored one.
-
-    Args:
-        mask: (H, W) integer labels, as training would use them (the zero label reduced, classes mapped).
-        num_classes: classes are 0..num_classes - 1.
-        ignore_index: the one other label allowed; None allows none.
-        path: the mask's file, for the message.
-    Raises:
-        DataError: names the file, each offending value (at most 5) with its count and first place, and the likely cure.
-    """
-    bad = mask >= num_classes
-    if mask.dtype.kind == "i":
-        bad |= mask < 0
-    if ignore_index is not None:
-        bad &= mask != ignore_index
-    if not bad.any():
-        return
-    values, first, counts = np.unique(np.where(bad, mask.astype(np.int64), -1 << 40), return_index=True, return_counts=True)
-    keep = values != -1 << 40
-    found = _listing((str(v) for v in values[keep]), counts[keep], first[keep], mask.shape[1])
-    cure = _label_cure(mask, [int(v) for v in values[keep]], num_classes, ignore_index)
-    also = "" if ignore_index is None else f" and {ignore_index} (ignored)"
-    raise DataError(f"{path}: label out of range: {found}; accepted are 0..{num_classes - 1}{also}. {cure}")
-
-
-def _label_cure(mask: np.ndarray, values: list[int], num_classes: int, ignore_index: int | None) -> str:
-    if values == [255] and num_classes <= 2:
-        return "The mask looks like a 0/255 picture: write class 1 as 1, or set the model's ignore_index if 255 means no label."
-    if values == [255]:
-        return "255 usually marks pixels without a label: set ignore_index to 255."
-    if values == [num_classes] and not (mask == 0).any():
-        return "Labels seem to start at 1: set reduce_zero_label: true on the dataset."
-    if values == [num_classes]:
-        return (f"Label {num_classes} is one past the last class: if 0 means 'no label' set reduce_zero_label: true; if "
-                f"{num_classes} means 'no label' set ignore_index to it; else a class is missing from the class list.")
-    if len(values) > 20:
-        return "So many values point to a picture instead of a mask, or to a mask saved as JPEG: give the index masks as PNG."
-    return "The class list does not belong to these masks, or the raw dataset must be converted first (tools/convert_datasets)."
-
-
-def _listing(names, counts, first, width: int) -> str:
-    rows = [f"{name} at {count} pixel{'s' if count != 1 else ''}, first at row {place // width}, column {place % width}"
-            for name, count, place in zip(names, counts, first)]
-    more = f"; and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return "; ".join(rows[:_SHOWN]) + more
-
-
 def _colors_to_indices(rgb: np.ndarray, color_map: ColorMap, name: str) -> np.ndarray:
     weights = np.array([65536, 256, 1])
     known = np.array([np.dot(color, weights) for color in color_map])
@@ -236,8 +188,8 @@ def _colors_to_indices(rgb: np.ndarray, color_map: ColorMap, name: str) -> np.nd
         values, first, counts = np.unique(np.where(lacking, code, -1), return_index=True, return_counts=True)
         keep = values >= 0
         names = [f"({v >> 16}, {v >> 8 & 255}, {v & 255})" for v in values[keep]]
-        raise DataError(f"{name}: colour not in the colour map: {_listing(names, counts[keep], first[keep], code.shape[1])}. "
-                        f"Add it, or save the mask without smoothing or JPEG (known: {sorted(color_map)[:8]}...)")
+        raise LabelError(f"{name}: colour not in the colour map: {listing(names, counts[keep], first[keep], code.shape[1])}. "
+                         f"Add it, or save the mask without smoothing or JPEG (known: {sorted(color_map)[:8]}...)")
     return index[place].astype(np.uint8 if index.min() >= 0 and index.max() <= 255 else np.int32)
 
 
