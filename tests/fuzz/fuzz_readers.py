@@ -13,12 +13,12 @@ from jseg.convert.pickle_data import load_pickle
 from jseg.convert.py_config import read_py_config
 from jseg.convert.torch_file import Tensor, read_torch_file
 from jseg.data.io import read_image, read_mask
-from jseg.data.prepare import Job, Settings, decode
+from jseg.data.prepare import Job, Settings, Strips, decode
 from jseg.data.prepare.matfile import matrix
 from jseg.data.prepare.nifti import read_nifti
-from jseg.engine.checkpoint import load_weights
-from jseg.engine.predict import video_frames
-from jseg.errors import JsegError
+from jseg.engine.model_file import open_model_file
+from jseg.engine.video import VideoSource
+from jseg.errors import DataError, JsegError
 from jseg.files import read_regular
 
 __all__ = ["READERS", "Reader"]
@@ -31,6 +31,14 @@ class Reader(NamedTuple):
 
     read: Callable[[pathlib.Path, pathlib.Path], object]
     suffixes: tuple[str, ...]
+
+
+def content(path: pathlib.Path) -> bytes:
+    """The bytes of a regular file, for readers that take bytes."""
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise DataError(f"{path.name}: {error.strerror}") from error
 
 
 def read_checkpoint(path: pathlib.Path, out: pathlib.Path) -> None:
@@ -47,18 +55,27 @@ def read_checkpoint(path: pathlib.Path, out: pathlib.Path) -> None:
 
 def read_pickle(path: pathlib.Path, out: pathlib.Path) -> None:
     """Read a pickle as a checkpoint, and as plain data without handlers."""
-    _all((lambda: read_checkpoint(path, out), lambda: load_pickle(read_regular(path), {}, where=path.name)))
+    _all((lambda: read_checkpoint(path, out), lambda: load_pickle(content(path), {}, where=path.name)))
 
 
 def read_picture(path: pathlib.Path, out: pathlib.Path) -> None:
-    """Read a file as a picture and as a mask."""
-    _all((lambda: read_image(path), lambda: read_mask(path)))
+    """Read a file as a picture, as a mask, and as converters read large ones, in strips of rows."""
+    _all((lambda: read_image(path), lambda: read_mask(path), lambda: read_strips(path)))
+
+
+def read_strips(path: pathlib.Path) -> None:
+    """Decode a picture strip by strip."""
+    for _ in Strips.read(content(path), path.name).strips:
+        pass
 
 
 def read_video(path: pathlib.Path, out: pathlib.Path) -> None:
-    """Decode all frames."""
-    for _ in video_frames(path):
-        pass
+    """Decode all frames; lost ones are a refusal, as the command's status 2 is."""
+    with VideoSource(path) as source:
+        for _ in source.frames():
+            pass
+        if lost := source.lost():
+            raise DataError(lost)
 
 
 def read_archive(path: pathlib.Path, out: pathlib.Path) -> None:
@@ -100,7 +117,7 @@ def _all(readers: tuple[Callable[[], Any], ...]) -> None:
 READERS: dict[str, Reader] = {
     "pth": Reader(read_checkpoint, ("pth", "pt")),
     "pkl": Reader(read_pickle, ("pkl",)),
-    "safetensors": Reader(lambda path, out: load_weights(path), ("safetensors",)),
+    "safetensors": Reader(lambda path, out: open_model_file(path), ("safetensors",)),
     "py": Reader(lambda path, out: read_py_config(path), ("py",)),
     "yaml": Reader(lambda path, out: load_config(path), ("yaml", "yml")),
     **{kind: Reader(read_picture, (kind,)) for kind in ("png", "jpg", "gif", "tif", "webp")},

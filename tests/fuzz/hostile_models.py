@@ -205,9 +205,6 @@ def _yaml() -> dict[str, Made]:
 HOSTILE = {"pth": _pth, "pkl": _pkl, "safetensors": _safetensors, "py": _py, "yaml": _yaml}
 # Odd but whole, or harmless as data: they may be read.
 READABLE = {
-    "pth": {"a list doubled often", "lists 100,000 deep", "text that is config with a bomb", "tensor of {'shape': (2147483648,), 'strides': (0,)}", "long name called often"},
-    "pkl": {"stop at once", "text doubled by memo", "builds on a number", "a million lists", "lists in each other", "next buffer"},
-    "safetensors": set(),
-    "py": {"a = {**{}, **{'a': a}}", "a = [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", "marks of direction"},
-    "yaml": {"a: !!timestamp x", "a: 1: 2: 3", "a hundred thousand keys", "three megabytes", "a: ? [a]"},
+    "pth": {"a list doubled often", "text that is config with a bomb"},
+    "pkl": {"frame of 2^63", "protocol 99", "extension", "calls a number"}, "safetensors": set(), "py": {"braces that grow"}, "yaml": {"a: 2026-99-99"},
 }

@@ -23,6 +23,8 @@ from jseg.errors import DataError
 __all__ = ["Strips", "decode", "needs"]
 
 STRIP_PX = 1 << 20  # pixels decoded at once; smaller pictures are decoded whole
+MOST_PX = 1 << 29   # pixels of a picture in strips; its mask takes a byte per pixel. The largest published aerial pictures have 20,000 x 20,000
+MOST_WIDTH = 1 << 24
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 6: 4}  # of PNG's colour types without a palette
 _WHOLE = (b"acTL", b"eXIf", b"tRNS")  # animations, turned pictures, transparent colours: `read_image` knows what to do
@@ -50,6 +52,9 @@ class Strips(NamedTuple):
             DataError: not a picture; other damage is found while iterating.
         """
         layout = _Png.of(data) or _Tiff.of(data)
+        if layout is not None and (layout.height * layout.width > MOST_PX or layout.width > MOST_WIDTH):
+            raise DataError(f"{name}: a picture of {layout.width}x{layout.height} (width x height); accepted are up to {MOST_PX} pixels: cut it into "
+                            "smaller files first")
         if layout is not None and layout.height * layout.width > STRIP_PX:
             return cls(layout.height, layout.width, layout.strips(data, name))
         img = decode(read_image, data, name)
