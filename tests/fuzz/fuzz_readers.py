@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import warnings
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from jseg.config import load_config
 from jseg.convert.pickle_data import load_pickle
 from jseg.convert.py_config import read_py_config
 from jseg.convert.torch_file import Tensor, read_torch_file
+from jseg.data.header import PEAK_RATIO, PictureHeader, check_size
 from jseg.data.io import read_image, read_mask
 from jseg.data.prepare import Job, Settings, Strips, decode
 from jseg.data.prepare.matfile import matrix
@@ -27,10 +29,23 @@ QUIET = Settings(workers=1, progress=False)
 
 
 class Reader(NamedTuple):
-    """A reader and the suffixes of its files; the first is that of files without a better one."""
+    """A reader, the suffixes of its files (the first is that of files without a better one), and the bytes it states to need for a file."""
 
     read: Callable[[pathlib.Path, pathlib.Path], object]
     suffixes: tuple[str, ...]
+    need: Callable[[pathlib.Path], int] = lambda path: 0
+
+
+def picture_need(path: pathlib.Path) -> int:
+    """Bytes that an allowed picture may take, as jseg.data.header states it; 0 for one that is not read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = PictureHeader.of(content(path))
+        check_size(header, path.name)
+        return PEAK_RATIO * header.decoded_bytes
+    except Exception:  # no file, no picture, or too large
+        return 0
 
 
 def content(path: pathlib.Path) -> bytes:
@@ -120,7 +135,7 @@ READERS: dict[str, Reader] = {
     "safetensors": Reader(lambda path, out: open_model_file(path), ("safetensors",)),
     "py": Reader(lambda path, out: read_py_config(path), ("py",)),
     "yaml": Reader(lambda path, out: load_config(path), ("yaml", "yml")),
-    **{kind: Reader(read_picture, (kind,)) for kind in ("png", "jpg", "gif", "tif", "webp")},
+    **{kind: Reader(read_picture, (kind,), picture_need) for kind in ("png", "jpg", "gif", "tif", "webp")},
     "mp4": Reader(read_video, ("mp4", "avi")),
     "zip": Reader(read_archive, ("zip",)),
     "tar": Reader(read_archive, ("tar", "tgz", "tar.gz", "tar.bz2", "tar.xz")),

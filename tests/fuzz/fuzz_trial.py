@@ -22,7 +22,7 @@ from typing import Callable, NamedTuple
 __all__ = ["CPU_S", "SPARE", "WALL_S", "Outcome", "attempt"]
 
 CPU_S = 10          # seconds of computing
-WALL_S = 30         # seconds by the clock: waiting for a fifo takes no computing; other processes of a busy machine take time as well
+WALL_S = 120        # seconds by the clock: waiting for a fifo takes no computing; beside other work a reader gets a fraction of a core
 SPARE = 1 << 30     # bytes
 ROOM = 4 << 30      # address space beyond the present one: what asks for more gets a MemoryError, and the machine stays usable
 MESSAGE = 4000      # characters of a readable message

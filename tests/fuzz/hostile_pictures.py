@@ -203,4 +203,5 @@ def _video() -> dict[str, Made | tuple[str, Made]]:
 
 HOSTILE = {"png": _png, "jpg": _jpg, "gif": _gif, "tif": _tif, "webp": _webp, "mp4": _video}
 # Odd but whole: they may be read.
-READABLE: dict[str, set[str]] = {**{kind: set() for kind in HOSTILE}, "tif": {"tag 284 = 9", "tag 322 = 0, 323 = 0"}}
+READABLE: dict[str, set[str]] = {**{kind: set() for kind in HOSTILE}, "tif": {"tag 284 = 9", "tag 322 = 0, 323 = 0", "every strip a bomb"},
+                                "mp4": {"65535 x 65535", "codec unknown", "AVI of 2^31 x 2^31"}}  # the stream itself is whole

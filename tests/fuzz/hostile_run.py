@@ -25,7 +25,7 @@ import hostile_archives
 import hostile_models
 import hostile_pictures
 from fuzz_readers import READERS
-from fuzz_trial import Outcome, attempt
+from fuzz_trial import SPARE, Outcome, attempt
 from run import row
 
 PARTS = (hostile_models, hostile_pictures, hostile_archives)
@@ -48,7 +48,7 @@ def trial(kind: str, made: Any, folder: pathlib.Path) -> Outcome:
         made(path)
     else:
         path.write_bytes(made)
-    outcome = attempt(READERS[kind].read, path)
+    outcome = attempt(READERS[kind].read, path, spare=SPARE + READERS[kind].need(path))
     shutil.rmtree(folder)
     return outcome
 

@@ -25,7 +25,7 @@ import cv2
 from fuzz_mutations import mutated
 from fuzz_readers import READERS
 from fuzz_samples import samples
-from fuzz_trial import Outcome, attempt
+from fuzz_trial import SPARE, Outcome, attempt
 
 KEPT = HERE.parents[1] / "runs" / "fuzz"
 
@@ -43,7 +43,7 @@ def fuzz(kind: str, cases: range, seed: int, limit_s: float, keep: bool) -> tupl
             folder.mkdir()
             path = folder / f"file.{suffix}"
             path.write_bytes(data)
-            outcome = attempt(READERS[kind].read, path)
+            outcome = attempt(READERS[kind].read, path, spare=SPARE + READERS[kind].need(path))
             outcomes.append(outcome)
             if outcome.kind == "finding" or keep:
                 KEPT.mkdir(parents=True, exist_ok=True)

@@ -204,13 +204,15 @@ class _Tiff(NamedTuple):
         order = _TIFF.get(data[:4])
         try:
             tags = _tiff_tags(data, order) if order else None
-        except (struct.error, KeyError):
+            if tags is None:
+                return None
+            (width,), (height,), (compression,), (predictor,), (rows,) = (tags[key] for key in (256, 257, 259, 317, 278))
+        except (struct.error, KeyError, ValueError):
             return None
         wanted = {258: (8, 8, 8), 262: (2,), 274: (1,), 277: (3,), 284: (1,), 322: (0,)}  # bits, RGB, upright, samples, together, no tiles
-        if tags is None or any(tags[tag] != value for tag, value in wanted.items()) or set(tags[339]) != {1}:
+        if any(tags[tag] != value for tag, value in wanted.items()) or set(tags[339]) != {1}:
             return None
-        (width,), (height,), (compression,), (predictor,) = (tags[key] for key in (256, 257, 259, 317))
-        rows = min(tags[278][0] or height, height)
+        rows = min(rows or height, height)
         if compression not in _COMPRESSIONS or not rows or not width or len(tags[273]) != -(-height // rows) or len(tags[279]) != len(tags[273]):
             return None
         if compression != 1 and rows * width > 4 * STRIP_PX:  # one piece, so to say
