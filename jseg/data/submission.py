@@ -1,11 +1,13 @@
-"""Predicted labels as the files that evaluation servers of benchmarks take: the publisher's ids instead of class indices.
+"""Predicted labels as the files that evaluation servers of benchmarks take: the publisher's ids instead of class
+indices.
 
 Servers want one grey PNG for each picture, of the picture's own size, named like the picture:
 
 - cityscapes: the ids of the publisher's label table (road is 7, bicycle 33), https://www.cityscapes-dataset.com/submit
 - ade20k: class index + 1 (wall is 1; 0 would be "no class"), http://sceneparsing.csail.mit.edu
 
-As `format_results` of MMSegmentation 1.2.2 writes them (mmseg/datasets/cityscapes.py, ade.py; mmseg/evaluation/metrics/iou_metric.py; Apache-2.0).
+As `format_results` of MMSegmentation 1.2.2 writes them (mmseg/datasets/cityscapes.py, ade.py;
+mmseg/evaluation/metrics/iou_metric.py; Apache-2.0).
 """
 
 from __future__ import annotations
@@ -49,9 +51,11 @@ def check_classes(classes: Sequence[str], form: str) -> None:
         return
     cure = f"only a model of its {len(wanted)} classes can be submitted: use one, or leave --format out"
     if len(given) != len(wanted):
-        raise DataError(f"--format {form}: the checkpoint has {len(given)} classes ({', '.join(classes[:4])}, ...); {cure}")
+        raise DataError(f"--format {form}: the checkpoint has {len(given)} classes ({', '.join(classes[:4])}, ...); "
+                        f"{cure}")
     place = next(index for index, (one, other) in enumerate(zip(given, wanted)) if one != other)
-    raise DataError(f"--format {form}: class {place} of the checkpoint is {classes[place]!r}, of the benchmark {wanted[place]!r}; {cure}")
+    raise DataError(f"--format {form}: class {place} of the checkpoint is {classes[place]!r}, of the benchmark "
+                    f"{wanted[place]!r}; {cure}")
 
 
 def submission_ids(labels: np.ndarray, form: str) -> np.ndarray:
@@ -66,11 +70,15 @@ def submission_ids(labels: np.ndarray, form: str) -> np.ndarray:
         ValueError: labels outside of the classes.
     """
     ids = np.array(SUBMISSIONS[form].ids, np.uint8)
-    if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.size and (labels.min() < 0 or labels.max() >= len(ids)):
-        raise ValueError(f"submission_ids: expected (H, W) labels from 0 to {len(ids) - 1}, got {labels.shape} {labels.dtype}")
+    if labels.ndim != 2 or labels.dtype.kind not in "iu" or (
+            labels.size and not 0 <= labels.min() <= labels.max() < len(ids)):
+        raise ValueError(f"submission_ids: expected (H, W) labels from 0 to {len(ids) - 1}, got {labels.shape} "
+                         f"{labels.dtype}")
     return ids[labels]
 
 
 def submission_name(stem: str) -> str:
-    """The file that belongs to a picture, by the picture's name without its suffix: the servers pair the two by name."""
+    """The file that belongs to a picture, by the picture's name without its suffix: the servers pair the two by
+    name.
+    """
     return f"{stem}.png"

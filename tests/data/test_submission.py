@@ -45,7 +45,8 @@ def test_only_the_benchmarks_own_classes_are_taken():
             check_classes([classes[0], classes[2], classes[1], *classes[3:]], form)
 
 
-@pytest.mark.parametrize("labels", [np.full((2, 2), 19, np.uint8), np.full((2, 2), -1), np.zeros((2, 2)), np.zeros(4, np.uint8)])
+@pytest.mark.parametrize("labels", [np.full((2, 2), 19, np.uint8), np.full((2, 2), -1), np.zeros((2, 2)), np.zeros(4,
+    np.uint8)])
 def test_labels_outside_of_the_classes(labels):
     with pytest.raises(ValueError, match="labels from 0 to 18"):
         submission_ids(labels, "cityscapes")

@@ -1,4 +1,5 @@
-"""Damage files: flipped bits, cuts, splices, repeated pieces, altered length fields, words of the format; checksums are often mended afterwards.
+"""Damage files: flipped bits, cuts, splices, repeated pieces, altered length fields, words of the format; checksums
+are often mended afterwards.
 
 All choices come from one `random.Random`, so that a number gives a damaged file again.
 """
@@ -15,14 +16,20 @@ import zlib
 __all__ = ["mutated"]
 
 LIMIT = 2 << 20  # bytes of a damaged file
-NUMBERS = (0, 1, 2, 4, 7, 8, 16, 64, 127, 128, 255, 256, 1024, 32767, 32768, 65535, 65536, 1 << 20, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,
+NUMBERS = (0, 1, 2, 4, 7, 8, 16, 64, 127, 128, 255, 256, 1024, 32767, 32768, 65535, 65536, 1 << 20, 1 << 24,
+           (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,
            1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 WORDS = {
-    "py": ["_base_", "dict(", "[", "]", "(", ")", "{", "}", "*", "**", "9**9", "'a' * 99999999", "for x in", "range(10**12)", "lambda x: x", "import os\n",
-           "__import__", "eval(", "+= ", "re.compile(", "f'{", "\\\n", "\x00", "\t", "\ufeff", "\u2028", "del ", "while 1: pass", "_delete_=True", "1e999",
-           "%s", ".format(", ".join(", "\n    ", "if 1:", "else:", "with read_base():", "\x1b[31m", "0x", "1_0", "not ", " if a else b", "@", "class A: pass"],
-    "yaml": ["_base_: ", "&a ", "*a", "<<: *a", "!!python/object:os.system ", "!!binary ", "- ", "? ", ": ", "{", "}", "[", "]", "|\n", ">\n", "---\n", "...\n",
-             "%YAML 9.9\n", "\t", "\x07", "\ufeff", "'", '"', "_delete_: true", "1e999", ".nan", "2026-99-99", "!!timestamp ", "!!set ", "\\x1b", "#", "~",
+    "py": ["_base_", "dict(", "[", "]", "(", ")", "{", "}", "*", "**", "9**9", "'a' * 99999999", "for x in",
+           "range(10**12)", "lambda x: x", "import os\n",
+           "__import__", "eval(", "+= ", "re.compile(", "f'{", "\\\n", "\x00", "\t", "\ufeff", "\u2028", "del ",
+           "while 1: pass", "_delete_=True", "1e999",
+           "%s", ".format(", ".join(", "\n    ", "if 1:", "else:", "with read_base():", "\x1b[31m", "0x", "1_0", "not ",
+           " if a else b", "@", "class A: pass"],
+    "yaml": ["_base_: ", "&a ", "*a", "<<: *a", "!!python/object:os.system ", "!!binary ", "- ", "? ", ": ", "{", "}",
+             "[", "]", "|\n", ">\n", "---\n", "...\n",
+             "%YAML 9.9\n", "\t", "\x07", "\ufeff", "'", '"', "_delete_: true", "1e999", ".nan", "2026-99-99",
+             "!!timestamp ", "!!set ", "\\x1b", "#", "~",
              "\x1b[31m", "\u2028", "!!int ", "0b", "1:2:3", "!!float ", "12:99:99", "\x85"],
 }
 TEXTS = ("py", "yaml")
@@ -103,7 +110,8 @@ def _text(data: bytes, other: bytes, kind: str, rng: random.Random) -> bytes:
     else:
         words = lines[row].split(" ")
         place = rng.randrange(len(words))
-        words[place] = rng.choice((str(rng.choice(NUMBERS)), "-1", "1e308", rng.choice(WORDS[kind]), rng.choice(lines).strip()))
+        words[place] = rng.choice((str(rng.choice(NUMBERS)), "-1", "1e308", rng.choice(WORDS[kind]),
+                                   rng.choice(lines).strip()))
         lines[row] = " ".join(words)
     return "".join(lines).encode("utf-8", "replace")
 

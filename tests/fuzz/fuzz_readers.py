@@ -1,4 +1,6 @@
-"""The readers of files that strangers may have made, each as `read(path, out)`: the package's public functions, called as its commands call them."""
+"""The readers of files that strangers may have made, each as `read(path, out)`: the package's public functions, called
+as its commands call them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ QUIET = Settings(workers=1, progress=False)
 
 
 class Reader(NamedTuple):
-    """A reader, the suffixes of its files (the first is that of files without a better one), and the bytes it states to need for a file."""
+    """A reader, the suffixes of its files (the first is that of files without a better one), and the bytes it states
+    to need for a file.
+    """
 
     read: Callable[[pathlib.Path, pathlib.Path], object]
     suffixes: tuple[str, ...]

@@ -1,4 +1,6 @@
-"""Small real files for the fuzzer to damage: written by the libraries that users' files come from, and by torch (tests/convert/golden)."""
+"""Small real files for the fuzzer to damage: written by the libraries that users' files come from, and by torch
+(tests/convert/golden).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def saved(picture: Image.Image, form: str, **options) -> bytes:
 
 def _modes() -> dict[str, Image.Image]:
     colour = Image.fromarray(photograph())
-    return {"RGB": colour, "L": colour.convert("L"), "P": colour.quantize(9), "1": colour.convert("1"), "RGBA": colour.convert("RGBA"),
+    return {"RGB": colour, "L": colour.convert("L"), "P": colour.quantize(9), "1": colour.convert("1"),
+            "RGBA": colour.convert("RGBA"),
             "LA": colour.convert("LA"), "I;16": Image.fromarray(photograph()[..., 0].astype(np.uint16) * 250)}
 
 
@@ -69,21 +72,25 @@ def _png() -> list[tuple[str, bytes]]:
 
 def _jpg() -> list[tuple[str, bytes]]:
     colour = _modes()["RGB"]
-    files = [saved(colour, "JPEG"), saved(colour, "JPEG", progressive=True), saved(_modes()["L"], "JPEG"), saved(colour.convert("CMYK"), "JPEG"),
-             saved(colour, "JPEG", exif=_turned()), saved(colour, "JPEG", restart_marker_blocks=4), saved(colour, "JPEG", subsampling=0)]
+    files = [saved(colour, "JPEG"), saved(colour, "JPEG", progressive=True), saved(_modes()["L"], "JPEG"),
+             saved(colour.convert("CMYK"), "JPEG"),
+             saved(colour, "JPEG", exif=_turned()), saved(colour, "JPEG", restart_marker_blocks=4), saved(colour,
+                 "JPEG", subsampling=0)]
     return [("jpg", data) for data in files]
 
 
 def _gif() -> list[tuple[str, bytes]]:
     colour = _modes()["P"]
     return [("gif", saved(colour, "GIF")), ("gif", saved(colour, "GIF", interlace=0, transparency=2)),
-            ("gif", saved(colour, "GIF", save_all=True, append_images=[colour.rotate(90), colour.rotate(180)], duration=50, loop=0))]
+            ("gif", saved(colour, "GIF", save_all=True, append_images=[colour.rotate(90), colour.rotate(180)],
+                          duration=50, loop=0))]
 
 
 def _tif() -> list[tuple[str, bytes]]:
     modes = _modes()
     files = [saved(modes[mode], "TIFF") for mode in ("RGB", "L", "P", "1", "RGBA", "I;16")]
-    files += [saved(modes["RGB"], "TIFF", compression=name) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg", "tiff_adobe_deflate")]
+    files += [saved(modes["RGB"], "TIFF", compression=name) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg",
+        "tiff_adobe_deflate")]
     files += [saved(modes["1"], "TIFF", compression="group4"), saved(modes["RGB"], "TIFF", big_tiff=True)]
     files.append(cv2.imencode(".tif", photograph().astype(np.uint16) * 200)[1].tobytes())
     return [("tif", data) for data in files]
@@ -91,7 +98,8 @@ def _tif() -> list[tuple[str, bytes]]:
 
 def _webp() -> list[tuple[str, bytes]]:
     colour = _modes()["RGB"]
-    files = [saved(colour, "WEBP"), saved(colour, "WEBP", lossless=True), saved(_modes()["RGBA"], "WEBP"), saved(colour, "WEBP", exif=_turned()),
+    files = [saved(colour, "WEBP"), saved(colour, "WEBP", lossless=True), saved(_modes()["RGBA"], "WEBP"), saved(colour,
+        "WEBP", exif=_turned()),
              saved(colour, "WEBP", save_all=True, append_images=[colour.rotate(90)])]
     return [("webp", data) for data in files]
 
@@ -111,7 +119,8 @@ def _video() -> list[tuple[str, bytes]]:
 
 def _members() -> dict[str, bytes]:
     picture = saved(_modes()["RGB"], "PNG")
-    return {"images/a.png": picture, "masks/a.png": saved(_modes()["P"], "PNG"), "list.txt": b"a\nb\n", "inner.zip/deep/b.png": picture}
+    return {"images/a.png": picture, "masks/a.png": saved(_modes()["P"], "PNG"), "list.txt": b"a\nb\n",
+            "inner.zip/deep/b.png": picture}
 
 
 def _zip() -> list[tuple[str, bytes]]:
@@ -131,12 +140,14 @@ def _zip() -> list[tuple[str, bytes]]:
 def _tar() -> list[tuple[str, bytes]]:
     plain = fake_encode.pack(_members(), "x.tar")
     long_names = fake_encode.pack({"long/" * 40 + "a.png": b"x" * 700, "ä" * 90 + ".txt": b"y"}, "x.tar")
-    return [("tar", plain), ("tar", long_names), ("tgz", gzip.compress(plain, mtime=0)), ("tar.bz2", bz2.compress(plain)), ("tar.xz", lzma.compress(plain))]
+    return [("tar", plain), ("tar", long_names), ("tgz", gzip.compress(plain, mtime=0)), ("tar.bz2",
+        bz2.compress(plain)), ("tar.xz", lzma.compress(plain))]
 
 
 def _mat() -> list[tuple[str, bytes]]:
     labels = np.arange(63, dtype=np.uint16).reshape(7, 9)
-    values = {"S": labels, "tiny": np.array([[3.0]]), "GTcls": {"B": [np.zeros((2, 2), np.uint8)], "Segmentation": labels.astype(np.uint8)}}
+    values = {"S": labels, "tiny": np.array([[3.0]]), "GTcls": {"B": [np.zeros((2, 2), np.uint8)],
+                                                                "Segmentation": labels.astype(np.uint8)}}
     return [("mat", fake_encode.mat(values, compress)) for compress in (False, True)]
 
 
@@ -150,13 +161,15 @@ def _golden(suffix: str) -> list[tuple[str, bytes]]:
 
 
 def _pkl() -> list[tuple[str, bytes]]:
-    tree = {"state_dict": {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}, "meta": {"classes": ("a", "b"), "n": 3, "big": 2 ** 70, "x": None},
+    tree = {"state_dict": {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}, "meta": {"classes": ("a", "b"),
+        "n": 3, "big": 2 ** 70, "x": None},
             "list": [1.5, True, b"bytes", "text" * 30]}
     return _golden("pkl") + [("pkl", pickle.dumps(tree, protocol=protocol)) for protocol in range(6)]
 
 
 def _safetensors() -> list[tuple[str, bytes]]:
-    state = {"a.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "a.bias": np.ones(2, np.float16), "n": np.array(3)}
+    state = {"a.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "a.bias": np.ones(2, np.float16),
+             "n": np.array(3)}
     meta = {"config": {"model": {"type": "EncoderDecoder"}}, "classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "w.safetensors"
@@ -171,9 +184,11 @@ def _py() -> list[tuple[str, bytes]]:
 
 def _yaml() -> list[tuple[str, bytes]]:
     shipped = sorted((TESTS.parent / "configs").rglob("*.yaml"))[::9]
-    anchors = b"a: &a {x: 1, y: [1, 2.5e-4, .inf]}\nb: {<<: *a, z: '\\u00e9', w: \"\\x41\"}\nc: |\n  text\n  more\nd: [*a, ~, 2026-11-28, 0x1f, 1_000]\n"
+    anchors = (b"a: &a {x: 1, y: [1, 2.5e-4, .inf]}\nb: {<<: *a, z: '\\u00e9', w: \"\\x41\"}\n"
+               b"c: |\n  text\n  more\nd: [*a, ~, 2026-11-28, 0x1f, 1_000]\n")
     return [("yaml", anchors)] + [("yaml", dump_config(load_config(path)).encode()) for path in shipped]
 
 
-SAMPLES = {"pth": lambda: _golden("pth"), "pkl": _pkl, "safetensors": _safetensors, "py": _py, "yaml": _yaml, "png": _png, "jpg": _jpg, "gif": _gif,
+SAMPLES = {"pth": lambda: _golden("pth"), "pkl": _pkl, "safetensors": _safetensors, "py": _py, "yaml": _yaml,
+           "png": _png, "jpg": _jpg, "gif": _gif,
            "tif": _tif, "webp": _webp, "mp4": _video, "zip": _zip, "tar": _tar, "mat": _mat, "nii": _nii}

@@ -1,7 +1,9 @@
 """Run a reader on one file in a child process with limits and judge how it ended.
 
-The child is a fork of this process, which has imported the reader: a trial costs milliseconds. Allowed are two ends: the file was read, or one of
-jseg's own errors was raised with one readable message. Everything else is a finding: another exception, a signal, more than `CPU_S` seconds of
+The child is a fork of this process, which has imported the reader: a trial costs milliseconds. Allowed are two ends:
+the file was read, or one of
+jseg's own errors was raised with one readable message. Everything else is a finding: another exception, a signal, more
+than `CPU_S` seconds of
 work, `WALL_S` seconds of waiting, more than `SPARE` bytes beyond the process before, or a file left behind.
 """
 
@@ -22,14 +24,16 @@ from typing import Callable, NamedTuple
 __all__ = ["CPU_S", "SPARE", "WALL_S", "Outcome", "attempt"]
 
 CPU_S = 10          # seconds of computing
-WALL_S = 120        # seconds by the clock: waiting for a fifo takes no computing; beside other work a reader gets a fraction of a core
+WALL_S = 120        # seconds by the clock: waiting takes no computing; beside other work a reader gets part of a core
 SPARE = 1 << 30     # bytes
-ROOM = 4 << 30      # address space beyond the present one: what asks for more gets a MemoryError, and the machine stays usable
+ROOM = 4 << 30      # address space beyond the present one: more is a MemoryError, and the machine stays usable
 MESSAGE = 4000      # characters of a readable message
 
 
 class Outcome(NamedTuple):
-    """How a trial ended: kind "read", "refused" or "finding"; the message, or what was found; seconds of computing; MB beyond the start."""
+    """How a trial ended: kind "read", "refused" or "finding"; the message, or what was found; seconds of computing; MB
+    beyond the start.
+    """
 
     kind: str
     text: str
@@ -37,7 +41,8 @@ class Outcome(NamedTuple):
     peak_mb: float
 
 
-def attempt(read: Callable[[pathlib.Path, pathlib.Path], object], path: pathlib.Path, *, cpu_s: int = CPU_S, wall_s: float = WALL_S,
+def attempt(read: Callable[[pathlib.Path, pathlib.Path], object], path: pathlib.Path, *, cpu_s: int = CPU_S,
+            wall_s: float = WALL_S,
             spare: int = SPARE) -> Outcome:
     """Call `read(path, out)` in a child, in an empty folder `out` beside the file, and judge it.
 
@@ -75,7 +80,8 @@ def attempt(read: Callable[[pathlib.Path, pathlib.Path], object], path: pathlib.
     return Outcome(kind, text, seconds, peak_mb)
 
 
-def _work(read: Callable, path: pathlib.Path, out: pathlib.Path, temporary: pathlib.Path, send: int, cpu_s: int) -> None:
+def _work(read: Callable, path: pathlib.Path, out: pathlib.Path, temporary: pathlib.Path, send: int,
+          cpu_s: int) -> None:
     """What the child does; never returns."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
@@ -111,7 +117,8 @@ def _called(read: Callable, path: pathlib.Path, out: pathlib.Path) -> list[str]:
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in reversed(frames) if f"{os.sep}jseg{os.sep}" in frame.filename), frames[-1])
-        return ["finding", f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({os.path.basename(place.filename)}, line {place.lineno})"]
+        return ["finding", f"{type(error).__name__}: {' '.join(str(error).split())[:200]} "
+                           f"({os.path.basename(place.filename)}, line {place.lineno})"]
 
 
 def _answer(receive: int, wall_s: float) -> tuple[list[str] | None, bool]:
@@ -132,7 +139,8 @@ def _judged(answer: list[str] | None, late: bool, status: int) -> tuple[str, str
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) and answer is None:
         return "finding", f"more than {CPU_S} s of computing"
     if answer is None:
-        what = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
+        ended = os.WIFSIGNALED(status)
+        what = signal.Signals(os.WTERMSIG(status)).name if ended else f"status {os.WEXITSTATUS(status)}"
         return "finding", f"the process ended with {what}"
     return answer[0], answer[1]
 

@@ -3,7 +3,8 @@
     python tests/fuzz/hostile_run.py                 all readers
     python tests/fuzz/hostile_run.py zip tar -v      two readers, with the message of every file
 
-Each file must be refused with one readable message (or read, where it is odd but whole), within 10 seconds of computing and 1 GB, and nothing may be left behind.
+Each file must be refused with one readable message (or read, where it is odd but whole), within 10 seconds of
+computing and 1 GB, and nothing may be left behind.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ READABLE = {kind: names for part in PARTS for kind, names in part.READABLE.items
 def odd_files() -> dict[str, Any]:
     """What may lie under a file's name without being a file."""
     return {"named pipe": os.mkfifo, "folder": os.mkdir, "link to itself": lambda path: os.symlink(path.name, path),
-            "link to nothing": lambda path: os.symlink("nowhere", path), "link to endless zeros": lambda path: os.symlink("/dev/zero", path)}
+            "link to nothing": lambda path: os.symlink("nowhere", path),
+            "link to endless zeros": lambda path: os.symlink("/dev/zero", path)}
 
 
 def trial(kind: str, made: Any, folder: pathlib.Path) -> Outcome:
@@ -73,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
                     found.append(f"FOUND {kind}, {name}: {outcome.text}")
                     print(found[-1], flush=True)
                 elif args.verbose:
-                    print(f"  {outcome.kind} in {outcome.seconds:.2f} s, {outcome.peak_mb:.0f} MB, {kind}, {name}: {outcome.text}")
+                    print(f"  {outcome.kind} in {outcome.seconds:.2f} s, {outcome.peak_mb:.0f} MB, {kind}, {name}: "
+                          f"{outcome.text}")
             print(row(kind, outcomes), flush=True)
             total += len(outcomes)
     print(f"{total} hostile files, {len(found)} findings")

@@ -4,7 +4,8 @@
     python tests/fuzz/run.py png zip --cases 500          two readers
     python tests/fuzz/run.py png --seed 3 --only 1742     one file again; it is written to runs/fuzz
 
-Status 1 when a reader raised anything but jseg's own errors, ended the process, took too long or too much memory, or left a file behind.
+Status 1 when a reader raised anything but jseg's own errors, ended the process, took too long or too much memory, or
+left a file behind.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def row(kind: str, outcomes: list[Outcome]) -> str:
     """One line of the table: reader, files, read, refused, found, worst seconds, worst MB."""
     count = {name: sum(outcome.kind == name for outcome in outcomes) for name in ("read", "refused", "finding")}
     worst = max((o.seconds for o in outcomes), default=0), max((o.peak_mb for o in outcomes), default=0)
-    return (f"{kind:12} {len(outcomes):5} files: {count['read']:5} read, {count['refused']:5} refused, {count['finding']:3} findings; "
+    return (f"{kind:12} {len(outcomes):5} files: {count['read']:5} read, {count['refused']:5} refused, "
+            f"{count['finding']:3} findings; "
             f"worst {worst[0]:5.2f} s, {worst[1]:5.0f} MB")
 
 
@@ -79,7 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no reader {', '.join(unknown)}; there are {', '.join(READERS)}")
     cv2.setNumThreads(1)
     cases = range(args.cases) if args.only is None else range(args.only, args.only + 1)
-    found = [line for kind in args.readers or READERS for line in fuzz(kind, cases, args.seed, args.seconds, args.only is not None)[1]]
+    found = [line for kind in args.readers or READERS for line in fuzz(kind, cases, args.seed, args.seconds,
+                                                                       args.only is not None)[1]]
     print(f"{len(found)} findings")
     return 1 if found else 0
 

@@ -17,12 +17,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
-PARTS = {"models": ("pth", "pkl", "safetensors", "py", "yaml"), "pictures": ("png", "jpg", "gif", "tif", "webp", "mp4"), "raw data": ("zip", "tar", "mat", "nii")}
+PARTS = {"models": ("pth", "pkl", "safetensors", "py", "yaml"), "pictures": ("png", "jpg", "gif", "tif", "webp", "mp4"),
+         "raw data": ("zip", "tar", "mat", "nii")}
 
 
 def run(script: str, *words: str) -> str:
     done = subprocess.run([sys.executable, str(HERE / script), *words], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith("FOUND")) or done.stderr
+    assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines()
+                                           if line.startswith("FOUND")) or done.stderr
     return done.stdout
 
 
@@ -62,8 +64,10 @@ for read in (grow, spin, sleep, leave, whole, raw, die, fault):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
     lines = done.stdout.splitlines()
-    assert [line.split()[1] for line in lines] == ["finding", "finding", "finding", "finding", "refused", "finding", "finding", "finding"], done.stdout + done.stderr
-    for line, text in zip(lines, ("MB", "of computing", "hangs", "left behind: out/part", "damaged", "control characters", "SIGABRT", "KeyError: 'x'")):
+    assert [line.split()[1] for line in lines] == ["finding", "finding", "finding", "finding", "refused", "finding",
+                                                   "finding", "finding"], done.stdout + done.stderr
+    for line, text in zip(lines, ("MB", "of computing", "hangs", "left behind: out/part", "damaged",
+                                  "control characters", "SIGABRT", "KeyError: 'x'")):
         assert text in line
 
 
@@ -75,11 +79,15 @@ def command(*words: str, cwd: pathlib.Path) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize("words, name, content", [
-    ((str(ROOT / "tools/convert_datasets/hrf.py"), "file.zip", "--quiet"), "file.zip", ("hostile_archives", "zip", "deflate bomb")),
-    ((str(ROOT / "tools/convert_datasets/labelme.py"), "file.tar", "--quiet"), "file.tar", ("hostile_archives", "tar", "member '../up.png'")),
-    (("-m", "jseg", "convert", "file.pth", "--out", "out.safetensors"), "file.pth", ("hostile_models", "pth", "runs a command")),
+    ((str(ROOT / "tools/convert_datasets/hrf.py"), "file.zip", "--quiet"), "file.zip", ("hostile_archives", "zip",
+        "deflate bomb")),
+    ((str(ROOT / "tools/convert_datasets/labelme.py"), "file.tar", "--quiet"), "file.tar", ("hostile_archives", "tar",
+        "member '../up.png'")),
+    (("-m", "jseg", "convert", "file.pth", "--out", "out.safetensors"), "file.pth", ("hostile_models", "pth",
+        "runs a command")),
     (("-m", "jseg", "check", "file.yaml"), "file.yaml", ("hostile_models", "yaml", "laughs")),
-    (("-m", "jseg", "verify", "file.safetensors"), "file.safetensors", ("hostile_models", "safetensors", "length of 2^63")),
+    (("-m", "jseg", "verify", "file.safetensors"), "file.safetensors", ("hostile_models", "safetensors",
+                                                                        "length of 2^63")),
 ])
 def test_real_commands_end_with_one_line_and_status_2(words, name, content, tmp_path):
     module, kind, case = content
@@ -91,5 +99,6 @@ def test_real_commands_end_with_one_line_and_status_2(words, name, content, tmp_
     assert kind != "zip" or zipfile.is_zipfile(tmp_path / name)
     status, lines = command(*words, cwd=tmp_path)
     assert status == 2 and len(lines) == 1 and name in lines[0], lines
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(".prepare-")}
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()
+            and not path.name.startswith(".prepare-")}
     assert left == {name}

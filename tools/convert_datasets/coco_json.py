@@ -5,10 +5,11 @@ Licence: yours.
 Expected raw tree: one .json with images, annotations, categories; the pictures anywhere below SOURCE under their file_name.
 Command: python tools/convert_datasets/coco_json.py export --out data/mine
 Expected counts: as many pictures as the json lists.
-Label 0 is background and the categories follow in the order of their ids (`--no-background`: the first category is 0 and what no
-annotation covers is 255). Large areas are drawn first, so that small things on them stay visible. Crowds (iscrowd: 1, which brush tools write for
-every object) are drawn as their class; `--crowd ignore` makes them 255. Writes images/, masks/ and classes.txt. Annotations that cannot be drawn
-(a box only, fewer than 3 points, outside of the picture) are counted as left out; an export that has boxes only is refused.
+Label 0 is background and the categories follow in the order of their ids (`--no-background`: the first category is 0
+and what no annotation covers is 255). Large areas are drawn first, so that small things on them stay visible. Crowds
+(iscrowd: 1, which brush tools write for every object) are drawn as their class; `--crowd ignore` makes them 255. Writes
+images/, masks/ and classes.txt. Annotations that cannot be drawn (a box only, fewer than 3 points, outside of the
+picture) are counted as left out; an export that has boxes only is refused.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ from jseg.data.prepare.shapes import checked_points, checked_size, decode_rle, f
 from jseg.errors import ConvertError
 
 OUT = "data/mine"
-TOO_FEW, OUTSIDE, BOX_ONLY = "outlines of fewer than 3 points", "annotations that cover no pixel", "annotations that have a box only"
+TOO_FEW, OUTSIDE = "outlines of fewer than 3 points", "annotations that cover no pixel"
+BOX_ONLY = "annotations that have a box only"
 
 
 class Export(NamedTuple):
-    """A json that was read: class names, (file name, size, [(label, segment, annotation)]) of each picture, and what to report."""
+    """A json that was read: class names, (file name, size, [(label, segment, annotation)]) of each picture, and what
+    to report.
+    """
 
     classes: list[str]
     pictures: list[tuple[str, tuple[int, int], list[tuple[int, Any, str]]]]
@@ -43,7 +47,9 @@ class Export(NamedTuple):
 
 
 def draw(segment: Any, size: tuple[int, int], where: str) -> tuple[np.ndarray, int]:
-    """(H, W) bool of one annotation's polygons or run lengths, and how many of its outlines have fewer than 3 points."""
+    """(H, W) bool of one annotation's polygons or run lengths, and how many of its outlines have fewer than 3
+    points.
+    """
     if isinstance(segment, dict):
         return decode_rle(segment, size, where), 0
     if not isinstance(segment, list) or not all(isinstance(flat, list) for flat in segment):
@@ -56,7 +62,9 @@ def draw(segment: Any, size: tuple[int, int], where: str) -> tuple[np.ndarray, i
 
 
 def convert_one(item: Item, source: Source, writer: Writer, *, background: bool) -> Remarks:
-    """Draw the annotations of one picture; `item.values` are the two names, its size, and (label, segment, annotation) of each."""
+    """Draw the annotations of one picture; `item.values` are the two names, its size, and (label, segment, annotation)
+    of each.
+    """
     picture_name, mask_name, size, parts = item.values
     data = source.read(item.inputs[0])
     img = decode(read_image, data, source.label(item.inputs[0]))
@@ -80,14 +88,16 @@ def id_text(value: Any, what: str) -> str:
     """An id as text: 1, 1.0 and "1" are the same, as tools that write JSON through other formats mix them."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ConvertError(f"{what}: an id of {value!r}; accepted are numbers and text")
-    return str(int(value)) if isinstance(value, float) and value == value and abs(value) < 2 ** 53 and value == int(value) else str(value).strip()
+    whole = isinstance(value, float) and abs(value) < 2 ** 53 and value == int(value)
+    return str(int(value)) if whole else str(value).strip()
 
 
 def tables(tree: Any, where: str) -> list[list[dict]]:
     """The lists of pictures, annotations and categories."""
     found = [tree.get(key) if isinstance(tree, dict) else None for key in ("images", "annotations", "categories")]
     if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in found):
-        raise ConvertError(f"{where}: not COCO instances; it needs the lists images, annotations and categories, whose entries name each other")
+        raise ConvertError(f"{where}: not COCO instances; it needs the lists images, annotations and categories, "
+                           "whose entries name each other")
     return found
 
 
@@ -103,17 +113,23 @@ def by_id(rows: list[dict], what: str, where: str) -> dict[str, dict]:
 
 
 def class_names(categories: dict[str, dict], where: str) -> dict[str, str]:
-    """Category id -> name, in the order of the ids; names are refused that are no line of classes.txt, or there twice."""
-    order = sorted(categories, key=lambda number: (0, int(number), "") if re.fullmatch(r"-?\d{1,18}", number) else (1, 0, number))
+    """Category id -> name, in the order of the ids; names are refused that are no line of classes.txt, or there
+    twice.
+    """
+    def rank(number: str) -> tuple:  # numbers by their value, then text
+        return (0, int(number), "") if re.fullmatch(r"-?[0-9]{1,18}", number) else (1, 0, number)
+    order = sorted(categories, key=rank)
     names: dict[str, str] = {}
     for number in order:
         name = categories[number].get("name")
         name = name.strip() if isinstance(name, str) else name
         if not isinstance(name, str) or not name or not name.isprintable():
-            raise ConvertError(f"{where}: category {number} has the name {name!r}; a class needs a name of printable characters")
+            raise ConvertError(f"{where}: category {number} has the name {name!r}; a class needs a name of printable "
+                               "characters")
         other = next((known for known, text in names.items() if text == name), None)
         if other is not None:
-            raise ConvertError(f"{where}: the categories {other} and {number} are both named {name!r}; rename one, or give the annotations of both "
+            raise ConvertError(f"{where}: the categories {other} and {number} are both named {name!r}; rename one, or "
+                               "give the annotations of both "
                                "one category_id")
         names[number] = name
     return names
@@ -123,7 +139,8 @@ def read_export(tree: Any, where: str, background: bool, crowd: str) -> Export:
     """Check a json and sort its annotations to their pictures.
 
     Raises:
-        ConvertError: the file is no such export; an entry names another that is not there; all annotations are boxes, or crowds to be ignored.
+        ConvertError: the file is no such export; an entry names another that is not there; all annotations are boxes,
+        or crowds to be ignored.
     """
     images, annotations, categories = tables(tree, where)
     classes, pictures = class_names(by_id(categories, "category", where), where), by_id(images, "picture", where)
@@ -144,18 +161,24 @@ def read_export(tree: Any, where: str, background: bool, crowd: str) -> Export:
             boxes.append(name)
             continue
         crowds += bool(note.get("iscrowd"))
-        parts[picture].append((255 if note.get("iscrowd") and crowd == "ignore" else labels[category], note["segmentation"], name))
+        parts[picture].append((255 if note.get("iscrowd") and crowd == "ignore" else labels[category],
+                               note["segmentation"], name))
     if boxes and len(boxes) == len(annotations):
-        raise ConvertError(f"{where}: all {len(boxes)} annotations have boxes only (their segmentation is empty): an export for detection; export "
+        raise ConvertError(f"{where}: all {len(boxes)} annotations have boxes only (their segmentation is empty): an "
+                           "export for detection; export "
                            "polygons or masks")
     if crowd == "ignore" and crowds and crowds == len(annotations) - len(boxes):
-        raise ConvertError(f"{where}: all {crowds} annotations are crowds (iscrowd: 1), as brush tools write them, and --crowd ignore would leave no "
+        raise ConvertError(f"{where}: all {crowds} annotations are crowds (iscrowd: 1), as brush tools write them, "
+                           "and --crowd ignore would leave no "
                            "object; leave the option out")
-    rows = [(file_name(image, where), checked_size(image.get("height"), image.get("width"), f"{where}: picture {number}"), parts[number])
+    rows = [(file_name(image, where), checked_size(image.get("height"), image.get("width"),
+                                                   f"{where}: picture {number}"), parts[number])
             for number, image in pictures.items()]
-    notes = {f"crowd annotations (iscrowd: 1) drawn as {'their class' if crowd == 'keep' else '255'}": crowds} if crowds else {}
+    drawn = "their class" if crowd == "keep" else "255"
+    notes = {f"crowd annotations (iscrowd: 1) drawn as {drawn}": crowds} if crowds else {}
     above = {row.get("supercategory") for row in categories}
-    unused = [name + " (the supercategory of others)" * (name in above) for number, name in classes.items() if not used[number]]
+    unused = [name + " (the supercategory of others)" * (name in above)
+              for number, name in classes.items() if not used[number]]
     if unused:
         notes[f"categories without annotations ({', '.join(unused[:8])})"] = len(unused)
     return Export(list(classes.values()), rows, notes, boxes)
@@ -165,12 +188,15 @@ def file_name(image: dict, where: str) -> str:
     """The picture's name with "/", as tools on any system write it."""
     name = image.get("file_name")
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise ConvertError(f"{where}: picture {image.get('id')} has the file_name {name!r}; expected the name of its file")
+        raise ConvertError(f"{where}: picture {image.get('id')} has the file_name {name!r}; expected the name of its "
+                           "file")
     return name.replace("\\", "/")
 
 
 def found_pictures(source: Source, files: list[str], where: str) -> dict[str, str]:
-    """File name -> name in the source: the same path, or else the only file with that path at its end, or else of that base name."""
+    """File name -> name in the source: the same path, or else the only file with that path at its end, or else of that
+    base name.
+    """
     named: dict[str, list[str]] = {}
     for name in source.names:
         named.setdefault(name.rsplit("/", 1)[-1], []).append(name)
@@ -179,7 +205,8 @@ def found_pictures(source: Source, files: list[str], where: str) -> dict[str, st
         same = named.get(file.rsplit("/", 1)[-1], [])
         ends = [name for name in same if name == file] or [name for name in same if name.endswith(f"/{file}")] or same
         if len(ends) > 1:
-            raise ConvertError(f"{where}: the picture {file!r} may be {source.label(ends[0])} or {source.label(ends[1])}; put the folder into its "
+            raise ConvertError(f"{where}: the picture {file!r} may be {source.label(ends[0])} or "
+                               f"{source.label(ends[1])}; put the folder into its "
                                "file_name, or leave one of them out of the source")
         found.update({file: ends[0]} if ends else {})
     lacking = [file for file in files if file not in found]
@@ -188,7 +215,8 @@ def found_pictures(source: Source, files: list[str], where: str) -> dict[str, st
     twice = next((name for name, count in Counter(found.values()).items() if count > 1), None)
     if twice is not None:
         both = [file for file in files if found[file] == twice]
-        raise ConvertError(f"{where}: the pictures {both[0]!r} and {both[1]!r} are one file by name, {source.label(twice)}; give the missing one as well")
+        raise ConvertError(f"{where}: the pictures {both[0]!r} and {both[1]!r} are one file by name, "
+                           f"{source.label(twice)}; give the missing one as well")
     return found
 
 
@@ -208,13 +236,15 @@ def convert(src, out, settings: Settings = Settings(), *, background: bool = Tru
         export = read_export(source.json(name), source.label(name), background, crowd)
         if len({file for file, _, _ in export.pictures}) < len(export.pictures):
             twice = Counter(file for file, _, _ in export.pictures).most_common(1)[0][0]
-            raise ConvertError(f"{source.label(name)}: the picture {twice!r} is listed twice under two ids; leave one of them out")
+            raise ConvertError(f"{source.label(name)}: the picture {twice!r} is listed twice under two ids; leave one "
+                               "of them out")
         members = found_pictures(source, [file for file, _, _ in export.pictures], source.label(name))
         items = []
         for file, size, parts in export.pictures:
             parts_of = (part.lstrip(".") for part in file.split("/"))  # neither upwards nor hidden
             short = "/".join(part for part in parts_of if part and not re.fullmatch("[A-Za-z]:", part))
-            items.append(Item(f"{file} in {source.label(name)}", partial(convert_one, background=background), (members[file],),
+            items.append(Item(f"{file} in {source.label(name)}", partial(convert_one, background=background),
+                              (members[file],),
                               (f"images/{short}", f"masks/{short.rsplit('.', 1)[0]}.png", size, parts)))
         job.expected = {"images": len(items), "masks": len(items)}
         job.leave_out(BOX_ONLY, export.boxes)

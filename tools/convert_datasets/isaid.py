@@ -23,7 +23,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # jseg fro
 from jseg.data.datasets import iSAIDDataset
 from collections import Counter
 
-from jseg.data.prepare import (ColorTable, Item, Job, Remarks, Report, Settings, Source, Tiling, Writer, command, copy_picture, cut_pair, pair,
+from jseg.data.prepare import (ColorTable, Item, Job, Remarks, Report, Settings, Source, Tiling, Writer, command,
+                               copy_picture, cut_pair, pair,
                                pair_items, stem)
 from jseg.errors import ConvertError
 

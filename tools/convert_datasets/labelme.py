@@ -2,13 +2,15 @@
 
 Source: any folder or zip of pictures with their .json beside them (github.com/wkentaro/labelme).
 Licence: yours.
-Expected raw tree: photo.jpg, photo.json; a json without the picture file works if it holds imageData. A picture of another name is found by the
-json's imagePath, which comes before the json's own name.
+Expected raw tree: photo.jpg, photo.json; a json without the picture file works if it holds imageData. A picture of
+another name is found by the json's imagePath, which comes before the json's own name.
 Command: python tools/convert_datasets/labelme.py annotated --out data/mine --classes background,roof,tree
-Expected counts: as many as there are .json files with shapes; pictures without one, and other .json files, are passed over and counted.
-Shapes are polygons, rectangles (also oriented), circles, lines, points with a radius of 1, and masks of brush and AI tools, drawn in their order,
-later over earlier; those with too few points are counted as left out. Label `_background_` or the first class fills what no shape covers;
-`__ignore__` becomes 255. Without `--classes` the labels found, sorted, follow `background`. Writes images/, masks/ and classes.txt.
+Expected counts: as many as there are .json files with shapes; pictures without one, and other .json files, are passed
+over and counted.
+Shapes are polygons, rectangles (also oriented), circles, lines, points with a radius of 1, and masks of brush and AI
+tools, drawn in their order, later over earlier; those with too few points are counted as left out. Label `_background_`
+or the first class fills what no shape covers; `__ignore__` becomes 255. Without `--classes` the labels found, sorted,
+follow `background`. Writes images/, masks/ and classes.txt.
 """
 
 from __future__ import annotations
@@ -34,11 +36,15 @@ from jseg.registry import nearest
 
 OUT = "data/mine"
 IGNORE, BACKGROUND = "__ignore__", "_background_"
+FEWEST = {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "circle": 2, "point": 1, "line": 2, "linestrip": 2}
+MOST = {"rectangle": 4, "oriented_rectangle": 4, "circle": 2, "point": 1}  # points of a shape
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def read_notes(source: Source, name: str) -> dict | None:
-    """Parse one json; None if it has no shapes: another tool's file. A ConvertError where it is damaged or has labels that are no class names."""
+    """Parse one json; None if it has no shapes: another tool's file. A ConvertError where it is damaged or has labels
+    that are no class names.
+    """
     notes = source.json(name)
     if not isinstance(notes, dict) or "shapes" not in notes:
         return None
@@ -47,16 +53,20 @@ def read_notes(source: Source, name: str) -> dict | None:
     for place, shape in enumerate(notes["shapes"], 1):
         label = shape.get("label")
         if not isinstance(label, str) or not label.strip() or not label.isprintable():
-            raise ConvertError(f"{source.label(name)}: shape {place} has the label {label!r}; a class needs a name of printable characters")
+            raise ConvertError(f"{source.label(name)}: shape {place} has the label {label!r}; a class needs a name of "
+                               "printable characters")
     return notes
 
 
 def outline(shape: dict, where: str) -> list[tuple[float, float]] | None:
-    """The polygon of a shape; points and lines get a width of about 3 pixels. None if it has too few points to be drawn."""
+    """The polygon of a shape; points and lines get a width of about 3 pixels. None if it has too few points to be
+    drawn.
+    """
     kind, points = shape.get("shape_type") or "polygon", checked_points(shape.get("points"), where)
-    count, fewest = len(points), {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "circle": 2, "point": 1, "line": 2, "linestrip": 2}.get(kind)
-    if fewest is None or kind in ("rectangle", "circle", "point", "oriented_rectangle") and count > max(fewest, 4 if "rect" in kind else 0):
-        raise ConvertError(f"{where}: a shape of type {kind!r} with {count} points cannot be drawn; accepted are polygon (3 or more points), "
+    count, fewest = len(points), FEWEST.get(kind)
+    if fewest is None or count > MOST.get(kind, count):
+        raise ConvertError(f"{where}: a shape of type {kind!r} with {count} points cannot be drawn; accepted are "
+                           "polygon (3 or more points), "
                            "rectangle (2), oriented_rectangle (4), circle (2), line, linestrip, point and mask")
     if count < fewest:
         return None
@@ -71,7 +81,9 @@ def outline(shape: dict, where: str) -> list[tuple[float, float]] | None:
 
 
 def brushed(shape: dict, size: tuple[int, int], where: str) -> np.ndarray:
-    """(H, W) bool of a shape of type "mask": a PNG in base64 whose first pixel lies at the first point; what reaches over the border is cut off."""
+    """(H, W) bool of a shape of type "mask": a PNG in base64 whose first pixel lies at the first point; what reaches
+    over the border is cut off.
+    """
     points = checked_points(shape.get("points"), where)
     try:
         data = base64.b64decode(shape["mask"], validate=True)
@@ -80,7 +92,8 @@ def brushed(shape: dict, size: tuple[int, int], where: str) -> np.ndarray:
     except Exception as error:  # no text, no base64, no picture
         raise ConvertError(f"{where}: its mask is no PNG in base64 ({type(error).__name__})") from error
     if not points or height > size[0] + 1 or width > size[1] + 1:
-        raise ConvertError(f"{where}: a mask of {width}x{height} at {len(points)} points in a picture of {size[1]}x{size[0]}; it needs the corner "
+        raise ConvertError(f"{where}: a mask of {width}x{height} at {len(points)} points in a picture of "
+                           f"{size[1]}x{size[0]}; it needs the corner "
                            "where it begins and must not be larger than the picture")
     inside, drawn = decode(read_mask, data, where) > 0, np.zeros(size, bool)
     left, top = round(points[0][0]), round(points[0][1])
@@ -128,7 +141,9 @@ def inner_picture(notes: dict, where: str) -> bytes:
 
 
 def picture_of(stem: str, named: Any, source: Source) -> str | None:
-    """Name in the source of a json's picture: what imagePath names beside the json, or else a picture with the json's stem."""
+    """Name in the source of a json's picture: what imagePath names beside the json, or else a picture with the json's
+    stem.
+    """
     if isinstance(named, str):
         beside = stem.rpartition("/")[0]
         file = named.replace("\\", "/").rsplit("/", 1)[-1]
@@ -148,15 +163,19 @@ def convert(src, out, settings: Settings = Settings(), *, classes: tuple[str, ..
                 continue
             picture = picture_of(stem, notes.get("imagePath"), source)
             if picture is None and not notes.get("imageData"):
-                raise ConvertError(f"{source.label(name)}: its picture {notes.get('imagePath')!r} is neither beside it nor inside; put it there")
+                raise ConvertError(f"{source.label(name)}: its picture {notes.get('imagePath')!r} is neither beside "
+                                   "it nor inside; put it there")
             if picture is not None and owners.setdefault(picture, name) != name:
-                raise ConvertError(f"{source.label(owners[picture])} and {source.label(name)} both belong to {picture} by their imagePath; mend the "
+                raise ConvertError(f"{source.label(owners[picture])} and {source.label(name)} both belong to "
+                                   f"{picture} by their imagePath; mend the "
                                    "imagePath of one, or leave it out of the source")
             labels.update(shape["label"] for shape in notes["shapes"])
             suffix = picture[picture.rindex("."):] if picture else ".png"
-            items.append((name, (name, *([picture] if picture else [])), (f"images/{stem}{suffix}", f"masks/{stem}.png")))
+            items.append((name, (name, *([picture] if picture else [])),
+                          (f"images/{stem}{suffix}", f"masks/{stem}.png")))
         if not items:
-            raise ConvertError(f"{source.where}: none of its {len(foreign)} .json files is LabelMe's: they have no shapes ({', '.join(foreign[:3])})")
+            raise ConvertError(f"{source.where}: none of its {len(foreign)} .json files is LabelMe's: they have no "
+                               f"shapes ({', '.join(foreign[:3])})")
         classes = tuple(classes) or ("background", *sorted(labels - {IGNORE, BACKGROUND, "background"}))
         if len(classes) > 255 or len(set(classes)) < len(classes):
             raise ConvertError(f"--classes: {len(classes)} names; accepted are up to 255 different ones")
@@ -165,13 +184,15 @@ def convert(src, out, settings: Settings = Settings(), *, classes: tuple[str, ..
         report = job.run([Item(name, work, inputs, values) for name, inputs, values in items], {"classes.txt": classes})
         alone = sum(name.lower().endswith(SUFFIXES) and name not in owners for name in source.names)
         report.notes.update({"pictures without a .json, passed over": alone} if alone else {})
-        report.notes.update({f".json files without shapes, passed over ({', '.join(foreign[:3])})": len(foreign)} if foreign else {})
+        report.notes.update({f".json files without shapes, passed over ({', '.join(foreign[:3])})": len(foreign)}
+                            if foreign else {})
         return report
 
 
 def add_arguments(parser) -> None:
     """The options of this converter."""
-    parser.add_argument("--classes", type=lambda text: tuple(name.strip() for name in text.split(",")), default=(), metavar="A,B,C",
+    parser.add_argument("--classes", type=lambda text: tuple(name.strip() for name in text.split(",")), default=(),
+                        metavar="A,B,C",
                         help="class names from index 0 on (default: background and the labels found)")
 
 

@@ -59,12 +59,14 @@ def convert_json(item: Item, source: Source, writer: Writer) -> None:
 
 def json_items(job: Job, name: str) -> tuple[list[Item], dict[str, list[str]]]:
     """Items and split lists from the json of PASCAL in Detail."""
+    where = job.source.label(name)
     try:
         notes = job.source.json(name)
         segments: dict[int, list] = {picture["image_id"]: [] for picture in notes["images"]}
         for segment in notes["annos_segmentation"]:
             segments[segment["image_id"]].append((segment["category_id"], segment["segmentation"]))
-        rows = [(p["file_name"].rsplit(".", 1)[0], p["phase"], checked_size(p["height"], p["width"], job.source.label(name)), tuple(segments[p["image_id"]])) for p in notes["images"]]
+        rows = [(p["file_name"].rsplit(".", 1)[0], p["phase"], checked_size(p["height"], p["width"], where),
+                 tuple(segments[p["image_id"]])) for p in notes["images"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConvertError(f"{job.source.label(name)}: not the json of PASCAL in Detail ({type(error).__name__}: {error}); "
                            "download it again") from error

@@ -42,13 +42,15 @@ def convert_scan(item: Item, source: Source, writer: Writer) -> None:
         name = f"case{number}_slice{index:03d}"
         values, labels = scan.slice(index)[:, ::-1], organs.slice(index)[:, ::-1]  # (X, Y), the second axis reversed
         if not np.isfinite(values).all() or not (np.abs(labels) < 2 ** 31).all() or (labels != np.rint(labels)).any():
-            raise DataError(f"{source.label(item.inputs[0])}: slice {index} holds values that are not finite, or its mask labels that are not whole; "
+            raise DataError(f"{source.label(item.inputs[0])}: slice {index} holds values that are not finite, or its "
+                            "mask labels that are not whole; "
                             "download both again")
         grey = (np.clip(values, LOW, HIGH) - LOW) / (HIGH - LOW) * 255
         buffer = io.BytesIO()
         Image.fromarray(grey.astype(np.float32)).convert("RGB").save(buffer, "JPEG")
         writer.data(f"img_dir/{split}/{name}.jpg", buffer.getvalue())
-        writer.mask(f"ann_dir/{split}/{name}.png", LABELS.indices(labels.astype(np.int32), source.label(item.inputs[1])))
+        writer.mask(f"ann_dir/{split}/{name}.png", LABELS.indices(labels.astype(np.int32),
+                                                                  source.label(item.inputs[1])))
 
 
 def convert(src, out, settings: Settings = Settings()) -> Report:

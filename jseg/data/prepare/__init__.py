@@ -20,5 +20,6 @@ from jseg.data.prepare.strips import Strips, decode
 from jseg.data.prepare.tiles import Box, Tiling
 from jseg.data.prepare.works import convert_pair, copy_file, copy_picture, cut_pair, pair_items
 
-__all__ = ["Box", "ColorTable", "IndexTable", "Item", "Job", "Remarks", "Report", "Settings", "Source", "Strips", "Threshold", "Tiling", "Writer",
+__all__ = ["Box", "ColorTable", "IndexTable", "Item", "Job", "Remarks", "Report", "Settings", "Source", "Strips",
+           "Threshold", "Tiling", "Writer",
            "command", "convert_pair", "copy_file", "copy_picture", "cut_pair", "decode", "natural", "pair", "pair_items", "stem"]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Iterable, Mapping, NamedTuple, Sequence
 
 from jseg.data.datasets.files import describe_missing
-from jseg.data.prepare.members import (AGAIN, FREE_BYTES, MOST_BYTES, MOST_NESTED, MOST_RATIO, damage_named, decompressing, read_stream, tar_files,
+from jseg.data.prepare.members import (AGAIN, FREE_BYTES, MOST_BYTES, MOST_NESTED, MOST_RATIO, damage_named,
+                                       decompressing, read_stream, tar_files,
                                        zip_files)
 from jseg.errors import ConvertError
 from jseg.files import open_regular, regular_file
@@ -51,8 +52,8 @@ class Source:
         leave_out: folders not to look into (the output).
         most_bytes: of one file, decompressed; a larger one is refused when it is read.
     Raises:
-        ConvertError: a root is missing or no regular file, an archive is damaged, a bomb or encrypted, or a member is a link or its name leaves
-            the archive.
+        ConvertError: a root is missing or no regular file, an archive is damaged, a bomb or encrypted, or a member is
+            a link or its name leaves the archive.
     """
 
     def __init__(self, roots: Sequence[str | os.PathLike], scratch: str | os.PathLike, *, archives: str = "",
@@ -174,7 +175,9 @@ class Source:
         return decode_text(self.read(name), self.label(name), error=ConvertError)
 
     def json(self, name: str) -> Any:
-        """Return one JSON file's value; a ConvertError names the place that is no JSON, or the nesting that is too deep."""
+        """Return one JSON file's value; a ConvertError names the place that is no JSON, or the nesting that is too
+        deep.
+        """
         try:
             return json.loads(self.text(name))
         except (ValueError, RecursionError) as error:
@@ -209,7 +212,8 @@ class Source:
         seen = {os.path.realpath(root)}  # links may go round in circles
         for place, folders, files in os.walk(root, followlinks=True):
             real = {f: os.path.realpath(os.path.join(place, f)) for f in sorted(folders)}
-            folders[:] = [f for f in real if real[f] not in self._left_out and real[f] not in seen and not seen.add(real[f])]
+            folders[:] = [f for f in real if real[f] not in self._left_out and real[f] not in seen
+                          and not seen.add(real[f])]
             inside = os.path.relpath(place, root)
             prefix = "" if inside == os.curdir else inside.replace(os.sep, "/") + "/"
             for file in sorted(files):
@@ -228,7 +232,8 @@ class Source:
             self._room = max(FREE_BYTES, MOST_RATIO * os.path.getsize(path))
         where = self._shown(name, path)
         if depth > DEPTH:
-            raise ConvertError(f"{where}: an archive inside of {depth - 1} others; accepted are {DEPTH - 1}: unpack them yourself and give the folder")
+            raise ConvertError(f"{where}: an archive inside of {depth - 1} others; accepted are {DEPTH - 1}: unpack "
+                               "them yourself and give the folder")
         with damage_named(where):
             (self._add_zip if name.lower().endswith(".zip") else self._add_tar)(name, path, where, depth)
 
@@ -263,14 +268,16 @@ class Source:
         """Copy a stream into the scratch folder and return the path, which ends in `suffix` or as `name` does."""
         self._nested += 1
         if self._nested > MOST_NESTED:
-            raise ConvertError(f"{self.where}!{name}: more than {MOST_NESTED} archives inside of archives; unpack them yourself and give the folder")
+            raise ConvertError(f"{self.where}!{name}: more than {MOST_NESTED} archives inside of archives; unpack "
+                               "them yourself and give the folder")
         os.makedirs(self._scratch, exist_ok=True)
         path = os.path.join(self._scratch, f"{self._nested}{suffix or os.path.splitext(name)[1]}")
         with open(path, "wb") as file:
             while piece := stream.read(1 << 20):
                 self._room -= len(piece)
                 if self._room < 0:
-                    raise ConvertError(f"{self.where}!{name}: expands to more than {MOST_RATIO} times the size of its archive, as only a bomb should; "
+                    raise ConvertError(f"{self.where}!{name}: expands to more than {MOST_RATIO} times the size of its "
+                                       "archive, as only a bomb should; "
                                        "if it is none, unpack it yourself and give the folder")
                 file.write(piece)
         return path

@@ -86,7 +86,8 @@ class Report:
         counts: files now below each folder of `expected`.
         written, kept: items done now and items found finished.
         notes: counted remarks of the converter.
-        left_out: what of the source is in no file written: kind -> names. The command ends with status 2 unless that is accepted.
+        left_out: what of the source is in no file written: kind -> names. The command ends with status 2 unless that
+        is accepted.
     """
 
     dataset: str
@@ -109,7 +110,8 @@ class Report:
         lines += [f"  {folder}: {self.counts[folder]}" + ("" if count in (None, self.counts[folder]) else f" (published: {count})")
                   for folder, count in self.expected.items()]
         lines += [f"  {note}: {count}" for note, count in sorted(self.notes.items())]
-        lines += [f"  left out, {kind}: {len(names)} ({_first(names)})" for kind, names in sorted(self.left_out.items())]
+        lines += [f"  left out, {kind}: {len(names)} ({_first(names)})"
+                  for kind, names in sorted(self.left_out.items())]
         return "\n".join([*lines, f"{self.written + self.kept} done, {self.lost} left out"])
 
     @property
@@ -189,7 +191,8 @@ class Job:
         self._started = time.monotonic()
         self._left_out: dict[str, list[str]] = {}
         try:
-            self.source = Source(roots, self._scratch, archives=archives, leave_out=[self.out], most_bytes=settings.most_mb << 20)
+            self.source = Source(roots, self._scratch, archives=archives, leave_out=[self.out],
+                                 most_bytes=settings.most_mb << 20)
         except BaseException:
             self._tidy()
             raise
@@ -227,7 +230,8 @@ class Job:
             ConvertError: an item failed (what is finished is kept), two items write one file, or the counts are not the published ones.
         """
         items = list(items)
-        report = Report(self.dataset, self.out, self.expected, left_out={kind: list(names) for kind, names in self._left_out.items()})
+        left_out = {kind: list(names) for kind, names in self._left_out.items()}
+        report = Report(self.dataset, self.out, self.expected, left_out=left_out)
         digests = {item.name: item.digest(self.source) for item in items}
         if len(digests) < len(items):
             twice = next(item.name for i, item in enumerate(items) if item.name in {other.name for other in items[:i]})
@@ -242,12 +246,14 @@ class Job:
             _add(report, Remarks(record["notes"], record.get("left_out", {})))
         workers = self.settings.workers or default_workers()
         with open(self._book, "a", encoding="utf-8") as book:
-            for item, (files, remarks) in map_items(_do, (self.source, self.out, self.settings.link), todo, workers=workers,
+            for item, (files, remarks) in map_items(_do, (self.source, self.out, self.settings.link), todo,
+                                                    workers=workers,
                                                   title=self.dataset, progress=self.settings.progress):
                 for file in files:
                     if owners.setdefault(file, item.name) != item.name:
                         raise ConvertError(f"{item.name} and {owners[file]} both make {file}; leave one of them out of the source")
-                book.write(json.dumps({"item": item.name, "digest": digests[item.name], "files": files, **remarks._asdict()}) + "\n")
+                book.write(json.dumps({"item": item.name, "digest": digests[item.name], "files": files,
+                                       **remarks._asdict()}) + "\n")
                 book.flush()
                 _add(report, remarks)
                 report.written += 1
@@ -319,9 +325,11 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _trusted(record: Any) -> bool:
-    """Whether a line of the book is one that a run wrote: its files are removed when they are outdated, and lie below the output."""
-    return (isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in (("item", str), ("digest", str), ("files", dict),
-                                                                                                ("notes", dict)))
+    """Whether a line of the book is one that a run wrote: its files are removed when they are outdated, and lie below
+    the output.
+    """
+    kinds = {"item": str, "digest": str, "files": dict, "notes": dict}
+    return (isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items())
             and all(file and not os.path.isabs(file) and os.pardir not in file.split("/") for file in record["files"]))
 
 

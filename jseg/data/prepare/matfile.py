@@ -32,7 +32,8 @@ def matrix(data: bytes, *path: str) -> np.ndarray:
         data: the file's bytes.
         path: variable name, then names of struct fields.
     Raises:
-        DataError: damaged file, another version, larger than the limits, no such variable, or not a matrix of whole numbers.
+        DataError: damaged file, another version, larger than the limits, no such variable, or not a matrix of whole
+        numbers.
     """
     name = f"<{len(data)} bytes>"
     try:
@@ -41,7 +42,9 @@ def matrix(data: bytes, *path: str) -> np.ndarray:
         raise DataError(f"{name}: truncated or damaged MATLAB file ({error}); download it again") from error
     for step, key in enumerate(path):
         if not isinstance(value, dict) or key not in value:
-            there = ", ".join(n if n.isprintable() else repr(n) for n in list(value)[:8]) if isinstance(value, dict) else type(value).__name__
+            there = type(value).__name__
+            if isinstance(value, dict):
+                there = ", ".join(known if known.isprintable() else repr(known) for known in list(value)[:8])
             raise DataError(f"{name}: the MATLAB file has no {'.'.join(path[:step + 1])!r} (there: {there}); does it belong to this dataset?")
         value = value[key]
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.size == 0:
@@ -57,7 +60,8 @@ def read_mat(data: bytes) -> dict[str, Any]:
     """Map variable names to arrays, dicts (structs; lists of dicts where there are several) and lists (cells).
 
     Raises:
-        ValueError, struct.error, zlib.error, KeyError: the bytes are not a complete MATLAB file of version 5 to 7, or one beyond the limits.
+        ValueError, struct.error, zlib.error, KeyError: the bytes are not a complete MATLAB file of version 5 to 7, or
+        one beyond the limits.
     """
     if len(data) < 128 or data[126:128] not in (b"IM", b"MI"):
         if data[:8] == b"\x89HDF\r\n\x1a\n" or b"MATLAB 7.3" in data[:128]:
@@ -120,7 +124,7 @@ class _File:
     def _matrix(self, body: memoryview, depth: int) -> tuple[str, Any]:
         self._parts_left -= 1
         if depth > MOST_DEPTH or self._parts_left < 0:
-            raise ValueError(f"more than {MOST_DEPTH} structs in each other" if depth > MOST_DEPTH else f"more than {MOST_PARTS} parts")
+            raise ValueError(f"more than {MOST_PARTS} parts, or {MOST_DEPTH} structs in each other")
         if not body:  # an empty field
             return "", np.zeros((0, 0))
         parts = self._elements(body)

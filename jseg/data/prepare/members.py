@@ -1,12 +1,15 @@
-"""What is inside an archive, as far as it can be trusted: safe names, plain files, sizes within limits; everything else is refused in one line.
+"""What is inside an archive, as far as it can be trusted: safe names, plain files, sizes within limits; everything
+else is refused in one line.
 
-Nothing here believes a number that an archive quotes about itself: streams are read in pieces and stopped at a limit. What a zip or tar parser
-raises on damaged input (many kinds of exception) becomes a ConvertError that names the archive.
+Nothing here believes a number that an archive quotes about itself: streams are read in pieces and stopped at a limit.
+What a zip or tar parser raises on damaged input (many kinds of exception) becomes a ConvertError that names the
+archive.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import os
@@ -18,7 +21,8 @@ from typing import BinaryIO, Iterator
 
 from jseg.errors import ConvertError, JsegError
 
-__all__ = ["AGAIN", "FREE_BYTES", "MOST_BYTES", "MOST_NESTED", "MOST_RATIO", "damage_named", "decompressing", "read_stream", "safe_member", "tar_files",
+__all__ = ["AGAIN", "FREE_BYTES", "MOST_BYTES", "MOST_NESTED", "MOST_RATIO", "damage_named", "decompressing",
+           "read_stream", "safe_member", "tar_files",
            "zip_files"]
 
 MOST_BYTES = 512 << 20   # of one file, decompressed; an orthophoto of 10,000 x 10,000 pixels has 300 MB
@@ -38,7 +42,8 @@ def safe_member(name: str, archive: str) -> str:
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     if not plain.isprintable() or any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts):
-        raise ConvertError(f"{archive}: refused: its member {name[:80]!r} has control characters in its name, or more than 255 bytes; unpack it yourself "
+        raise ConvertError(f"{archive}: refused: its member {name[:80]!r} has control characters in its name, or more "
+                           "than 255 bytes; unpack it yourself "
                            "under another name")
     if plain.startswith("/") or ".." in parts or (parts and re.match(r"[A-Za-z]:", parts[0])):
         raise ConvertError(f"{archive}: refused: its member {name!r} points outside of the archive")
@@ -55,7 +60,7 @@ def damage_named(where: str, what: str = "truncated or damaged archive") -> Iter
     except MemoryError:
         raise ConvertError(f"{where}: not enough memory to read it; {_UNPACK}") from None
     except OSError as error:
-        if error.errno is None or error.filename is None and error.errno == 22:  # of bz2; a place before the file's begin
+        if error.errno is None or (error.filename is None and error.errno == errno.EINVAL):  # of bz2; a place below 0
             raise ConvertError(f"{where}: {what} ({error}); {AGAIN}") from error
         raise ConvertError(f"{where}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile, tarfile and the decompressors raise some fifteen kinds
@@ -64,12 +69,15 @@ def damage_named(where: str, what: str = "truncated or damaged archive") -> Iter
 
 
 def read_stream(stream: BinaryIO, most_bytes: int, where: str) -> bytes:
-    """Read to the end, or to one byte more than `most_bytes`: then a ConvertError says what to do. No second copy is held."""
+    """Read to the end, or to one byte more than `most_bytes`: then a ConvertError says what to do. No second copy is
+    held.
+    """
     buffer = io.BytesIO()
     while piece := stream.read(_PIECE):
         buffer.write(piece)
         if buffer.tell() > most_bytes:
-            raise ConvertError(f"{where}: has more than {most_bytes >> 20} MB when decompressed; raise the limit with --max-file-mb if the file is meant "
+            raise ConvertError(f"{where}: has more than {most_bytes >> 20} MB when decompressed; raise the limit with "
+                               "--max-file-mb if the file is meant "
                                "to be so large")
     return buffer.getvalue()
 
@@ -86,7 +94,8 @@ def zip_files(archive: zipfile.ZipFile, where: str) -> Iterator[tuple[str, zipfi
     """Yield (safe name, entry) of the files.
 
     Raises:
-        ConvertError: a name leaves the archive; a link, device or encrypted member; members that share their bytes; a method of compression that
+        ConvertError: a name leaves the archive; a link, device or encrypted member; members that share their bytes; a
+        method of compression that
             cannot be read; too many members.
     """
     entries = archive.infolist()
@@ -103,19 +112,24 @@ def zip_files(archive: zipfile.ZipFile, where: str) -> Iterator[tuple[str, zipfi
         if kind not in (0, stat.S_IFREG):
             raise ConvertError(f"{where}: {member} is no regular file; {_UNPACK}")
         if info.flag_bits & 0x2041:
-            raise ConvertError(f"{where}: {member} is encrypted; unpack the archive with its password and give the folder")
+            raise ConvertError(f"{where}: {member} is encrypted; unpack the archive with its password and give the "
+                               "folder")
         if info.compress_type not in _METHODS:
             name = zipfile.compressor_names.get(info.compress_type, "unknown")
-            raise ConvertError(f"{where}: {member} is compressed by method {info.compress_type} ({name}), which is not read here; {_UNPACK}")
+            raise ConvertError(f"{where}: {member} is compressed by method {info.compress_type} ({name}), which is "
+                               f"not read here; {_UNPACK}")
         yield member, info
 
 
 def _refuse_overlap(entries: list[zipfile.ZipInfo], directory: int, where: str) -> None:
-    """Raise if the bytes of a member reach into the next one or into the directory: a few bytes would stand for many files."""
+    """Raise if the bytes of a member reach into the next one or into the directory: a few bytes would stand for many
+    files.
+    """
     ordered = sorted(entries, key=lambda info: info.header_offset)
     for info, end in zip(ordered, [info.header_offset for info in ordered[1:]] + [directory]):
         if info.header_offset + 30 + info.compress_size > end:
-            raise ConvertError(f"{where}: truncated or damaged archive (its member {info.filename!r} overlaps what follows); {AGAIN}")
+            raise ConvertError(f"{where}: truncated or damaged archive (its member {info.filename!r} overlaps what "
+                               f"follows); {AGAIN}")
 
 
 class _Headers:
@@ -135,7 +149,8 @@ def tar_files(file: BinaryIO, where: str) -> Iterator[tuple[str, tarfile.TarInfo
     """Yield (safe name, entry, its content as a stream) of the files of an uncompressed tar archive.
 
     Raises:
-        ConvertError: a name leaves the archive; a link, device or pipe; a member stored as sparse; too many members; the archive has no end mark,
+        ConvertError: a name leaves the archive; a link, device or pipe; a member stored as sparse; too many members;
+        the archive has no end mark,
             or a damaged header that tarfile would take for the end.
     """
     end, count = 0, 0
@@ -144,7 +159,8 @@ def tar_files(file: BinaryIO, where: str) -> Iterator[tuple[str, tarfile.TarInfo
             archive.members.clear()  # tarfile keeps them all
             count += 1
             if info.size < 0 or info.offset_data <= end - 512 or count > MOST_FILES:
-                raise ConvertError(f"{where}: truncated or damaged archive (a member of {info.size} bytes, number {count}); {AGAIN}")
+                raise ConvertError(f"{where}: truncated or damaged archive (a member of {info.size} bytes, number "
+                                   f"{count}); {AGAIN}")
             member = safe_member(info.name, where)
             end = info.offset_data + -(-info.size // 512) * 512 if info.isreg() else info.offset_data
             if info.issym() or info.islnk():

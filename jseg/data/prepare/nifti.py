@@ -20,7 +20,8 @@ _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 
 
 class Volume:
-    """A volume whose values are computed slice by slice, so that one of 512 x 512 x 500 takes no more memory than its file.
+    """A volume whose values are computed slice by slice, so that one of 512 x 512 x 500 takes no more memory than its
+    file.
 
     Attributes:
         shape: axes as stored, (X, Y, Z) for a scan.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Sequence
 
 import numpy as np
@@ -17,16 +18,23 @@ _FAR = 1e8             # pixels; beyond 2^31 the coordinates of Pillow overflow 
 
 
 def checked_size(height: Any, width: Any, name: str) -> tuple[int, int]:
-    """(height, width) of a picture as an annotation file quotes them; a DataError where they are no sides of a picture."""
-    sides = [int(side) if isinstance(side, (int, float)) and side == side and abs(side) < 1e9 or isinstance(side, str) and side.isdecimal()
-             and len(side) < 10 else 0 for side in (height, width)]
+    """(height, width) of a picture as an annotation file quotes them; a DataError where they are no sides of a
+    picture.
+    """
+    sides = [0, 0]  # what is no number stays 0
+    for place, side in enumerate((height, width)):
+        if isinstance(side, (int, float)) and abs(side) < 1e9 or isinstance(side, str) and re.fullmatch("[0-9]{1,9}", side):
+            sides[place] = int(side)
     if not all(1 <= side <= MOST_SIDE for side in sides):
-        raise DataError(f"{name}: a picture of height {height!r} and width {width!r}; accepted are whole numbers from 1 to {MOST_SIDE}")
+        raise DataError(f"{name}: a picture of height {height!r} and width {width!r}; accepted are whole numbers from "
+                        f"1 to {MOST_SIDE}")
     return sides[0], sides[1]
 
 
 def checked_points(points: Any, name: str) -> list[tuple[float, float]]:
-    """Outline as (x, y) floats in pixels; a DataError where it is no list of pairs of numbers, has absurd ones, or too many."""
+    """Outline as (x, y) floats in pixels; a DataError where it is no list of pairs of numbers, has absurd ones, or too
+    many.
+    """
     try:
         checked = [(float(x), float(y)) for x, y in points]
     except (TypeError, ValueError, OverflowError) as error:
@@ -35,7 +43,8 @@ def checked_points(points: Any, name: str) -> list[tuple[float, float]]:
         raise DataError(f"{name}: an outline of {len(checked)} points; accepted are up to {MOST_POINTS}")
     far = next((value for point in checked for value in point if not abs(value) <= _FAR), None)
     if far is not None:
-        raise DataError(f"{name}: an outline with the coordinate {far}; accepted are pixels from -{_FAR:.0e} to {_FAR:.0e}")
+        raise DataError(f"{name}: an outline with the coordinate {far}; accepted are pixels from -{_FAR:.0e} to "
+                        f"{_FAR:.0e}")
     return checked
 
 
@@ -72,7 +81,8 @@ def _unpack(text: str | bytes) -> list[int]:
         while True:
             group = data[at] - 48
             if not 0 <= group < 64 or shift > 60:
-                raise ValueError(f"character {data[at]!r} in run lengths" if shift <= 60 else "a run of more than 2^60 pixels")
+                raise ValueError(f"character {data[at]!r} in run lengths"
+                                 if shift <= 60 else "a run of more than 2^60 pixels")
             value |= (group & 31) << shift
             at, shift = at + 1, shift + 5
             if not group & 32:

@@ -23,7 +23,7 @@ from jseg.errors import DataError
 __all__ = ["Strips", "decode", "needs"]
 
 STRIP_PX = 1 << 20  # pixels decoded at once; smaller pictures are decoded whole
-MOST_PX = 1 << 29   # pixels of a picture in strips; its mask takes a byte per pixel. The largest published aerial pictures have 20,000 x 20,000
+MOST_PX = 1 << 29   # pixels of a picture in strips, whose mask takes a byte per pixel; published ones have up to 20,000²
 MOST_WIDTH = 1 << 24
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 6: 4}  # of PNG's colour types without a palette
@@ -53,7 +53,8 @@ class Strips(NamedTuple):
         """
         layout = _Png.of(data) or _Tiff.of(data)
         if layout is not None and (layout.height * layout.width > MOST_PX or layout.width > MOST_WIDTH):
-            raise DataError(f"{name}: a picture of {layout.width}x{layout.height} (width x height); accepted are up to {MOST_PX} pixels: cut it into "
+            raise DataError(f"{name}: a picture of {layout.width}x{layout.height} (width x height); accepted are up "
+                            f"to {MOST_PX} pixels: cut it into "
                             "smaller files first")
         if layout is not None and layout.height * layout.width > STRIP_PX:
             return cls(layout.height, layout.width, layout.strips(data, name))
@@ -206,7 +207,8 @@ class _Tiff(NamedTuple):
             tags = _tiff_tags(data, order) if order else None
             if tags is None:
                 return None
-            (width,), (height,), (compression,), (predictor,), (rows,) = (tags[key] for key in (256, 257, 259, 317, 278))
+            (width,), (height,), (compression,) = tags[256], tags[257], tags[259]
+            (predictor,), (rows,) = tags[317], tags[278]
         except (struct.error, KeyError, ValueError):
             return None
         wanted = {258: (8, 8, 8), 262: (2,), 274: (1,), 277: (3,), 284: (1,), 322: (0,)}  # bits, RGB, upright, samples, together, no tiles

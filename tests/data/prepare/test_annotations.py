@@ -1,4 +1,6 @@
-"""Annotations as tools really write them: brush masks, other names, crowds, boxes only, ids as text; what is lost is counted and ends with status 2."""
+"""Annotations as tools really write them: brush masks, other names, crowds, boxes only, ids as text; what is lost is
+counted and ends with status 2.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).resolve().parents[3] / "tools" / "convert_datasets")]
+sys.path[:0] = [str(pathlib.Path(__file__).parent),
+                str(pathlib.Path(__file__).resolve().parents[3] / "tools" / "convert_datasets")]
 
 import coco_json
 import labelme
@@ -25,8 +28,10 @@ SQUARE = [2, 2, 9, 2, 9, 9, 2, 9]
 
 def run(module, files: dict, folder: pathlib.Path, capsys, *words: str) -> tuple[int, str, str]:
     """Status, stdout and stderr of a converter's command line on `files` (name -> bytes or a value for JSON)."""
-    write_tree({name: data if isinstance(data, bytes) else json.dumps(data).encode() for name, data in files.items()}, folder / "raw")
-    status = command.run(module.convert, [str(folder / "raw"), "--out", str(folder / "out"), "--workers", "1", "--quiet", *words], out="x",
+    write_tree({name: data if isinstance(data, bytes) else json.dumps(data).encode() for name, data in files.items()},
+               folder / "raw")
+    status = command.run(module.convert, [str(folder / "raw"), "--out", str(folder / "out"), "--workers", "1",
+                                          "--quiet", *words], out="x",
                          add_arguments=module.add_arguments)
     said = capsys.readouterr()
     assert "Traceback" not in said.err and said.err.count("\n") == (status != 0), said.err
@@ -37,7 +42,8 @@ def mask_of(folder: pathlib.Path, name: str = "a") -> np.ndarray:
     return decode((folder / f"out/masks/{name}.png").read_bytes())
 
 
-# ---- LabelMe ------------------------------------------------------------------------------------------------------------------
+# ---- LabelMe
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def notes(*shapes: dict, picture: str = "a.png") -> dict:
@@ -75,20 +81,24 @@ def test_image_path_comes_before_the_stem(tmp_path, capsys):
     status, out, _ = run(labelme, files, tmp_path, capsys)
     assert status == 0 and (tmp_path / "out/images/x/a.png").read_bytes() == PHOTO
     assert "pictures without a .json, passed over: 1" in out
-    status, _, err = run(labelme, {"x/b.json": notes(picture="IMG 001.png")}, tmp_path, capsys)  # copied for the next picture, imagePath forgotten
+    status, _, err = run(labelme, {"x/b.json": notes(picture="IMG 001.png")}, tmp_path,
+                         capsys)  # copied for the next picture, imagePath forgotten
     assert status == 2 and "a.json" in err and "b.json both belong to x/IMG 001.png by their imagePath" in err
 
 
 def test_other_json_files_are_passed_over_and_counted(tmp_path, capsys):
-    files = {"a.png": PHOTO, "a.json": notes(shape("polygon", [[1, 1], [5, 1], [5, 5]])), "dataset_info.json": {"name": "mine"}, "list.json": [1]}
+    files = {"a.png": PHOTO, "a.json": notes(shape("polygon", [[1, 1], [5, 1], [5, 5]])),
+             "dataset_info.json": {"name": "mine"}, "list.json": [1]}
     status, out, _ = run(labelme, files, tmp_path, capsys)
-    assert status == 0 and "without shapes, passed over (dataset_info.json, list.json): 2" in out and out.endswith("1 done, 0 left out\n")
+    assert status == 0 and "without shapes, passed over (dataset_info.json, list.json): 2" in out
+    assert out.endswith("1 done, 0 left out\n")
     status, _, err = run(labelme, {"only/x.json": {}}, tmp_path / "none", capsys)
     assert status == 2 and "none of its 1 .json files is LabelMe's" in err
 
 
 def test_shapes_of_too_few_points_are_counted_and_end_with_status_2(tmp_path, capsys):
-    files = {"a.png": PHOTO, "a.json": notes(shape("polygon", [[1, 1], [9, 9]], "tree"), shape("polygon", [[1, 1], [5, 1], [5, 5]]))}
+    files = {"a.png": PHOTO, "a.json": notes(shape("polygon", [[1, 1], [9, 9]], "tree"), shape("polygon", [[1, 1],
+        [5, 1], [5, 5]]))}
     for _ in range(2):  # the second time from the manifest
         status, out, err = run(labelme, files, tmp_path, capsys)
         assert status == 2 and "left out, shapes of too few points: 1 (" in out and "a.json: shape 1 (tree))" in out
@@ -122,13 +132,15 @@ def test_a_mark_before_the_json_is_dropped(tmp_path, capsys):
     assert run(labelme, {"a.png": PHOTO, "a.json": marked}, tmp_path, capsys)[0] == 0
 
 
-# ---- COCO ---------------------------------------------------------------------------------------------------------------------
+# ---- COCO
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def export(*annotations: dict, categories=("cat", "dog"), file="a.png") -> dict:
     return {"images": [{"id": 1, "file_name": file, "height": SIDE, "width": SIDE}],
             "categories": [{"id": place, "name": name} for place, name in enumerate(categories, 1)],
-            "annotations": [{"id": place, "image_id": 1, "category_id": 1, **note} for place, note in enumerate(annotations, 1)]}
+            "annotations": [{"id": place, "image_id": 1, "category_id": 1, **note} for place,
+                            note in enumerate(annotations, 1)]}
 
 
 def coco(tree: dict, folder: pathlib.Path, capsys, *words: str, **files) -> tuple[int, str, str]:
@@ -140,11 +152,13 @@ def test_crowds_keep_their_class_unless_asked(tmp_path, capsys):
     inside[4:8, 3:9] = True
     crowd = {"iscrowd": 1, "segmentation": rle(inside), "category_id": 2}
     status, out, _ = coco(export(crowd), tmp_path, capsys)
-    assert status == 0 and "crowd annotations (iscrowd: 1) drawn as their class: 1" in out and "categories without annotations (cat): 1" in out
+    assert status == 0 and "crowd annotations (iscrowd: 1) drawn as their class: 1" in out
+    assert "categories without annotations (cat): 1" in out
     assert np.array_equal(mask_of(tmp_path), inside * np.uint8(2))
     status, _, err = coco(export(crowd), tmp_path / "all", capsys, "--crowd", "ignore")
     assert status == 2 and "all 1 annotations are crowds" in err
-    status, out, _ = coco(export(crowd, {"segmentation": [[10, 10, 12, 10, 12, 12]]}), tmp_path / "some", capsys, "--crowd", "ignore")
+    status, out, _ = coco(export(crowd, {"segmentation": [[10, 10, 12, 10, 12, 12]]}), tmp_path / "some", capsys,
+                          "--crowd", "ignore")
     assert status == 0 and "drawn as 255: 1" in out and mask_of(tmp_path / "some")[5, 5] == 255
 
 
@@ -153,23 +167,27 @@ def test_exports_for_detection_are_refused_and_single_boxes_counted(tmp_path, ca
     status, _, err = coco(export(*boxes), tmp_path, capsys)
     assert status == 2 and "all 3 annotations have boxes only" in err and not list((tmp_path / "out").rglob("*.png"))
     status, out, _ = coco(export(*boxes, {"segmentation": [SQUARE]}), tmp_path, capsys)
-    assert status == 2 and "left out, annotations that have a box only: 3 (annotation 1, annotation 2, annotation 3)" in out
+    assert status == 2
+    assert "left out, annotations that have a box only: 3 (annotation 1, annotation 2, annotation 3)" in out
     assert out.endswith("1 done, 3 left out\n") and mask_of(tmp_path)[5, 5] == 1
 
 
 def test_outlines_that_cover_nothing_are_counted(tmp_path, capsys):
     outside = [90, 90, 95, 90, 95, 95]
-    status, out, _ = coco(export({"segmentation": [[1, 1, 5, 5], SQUARE]}, {"segmentation": [outside]}), tmp_path, capsys)
+    status, out, _ = coco(export({"segmentation": [[1, 1, 5, 5], SQUARE]}, {"segmentation": [outside]}), tmp_path,
+                          capsys)
     assert status == 2 and "outlines of fewer than 3 points: 1 (annotation 1 of a.png" in out
     assert "annotations that cover no pixel: 1 (annotation 2 of a.png" in out and mask_of(tmp_path)[5, 5] == 1
 
 
 def test_ids_as_text_backslashes_and_the_supercategory(tmp_path, capsys):
     tree = export({"segmentation": [SQUARE], "image_id": "1", "category_id": "10"}, file="sub\\a.png")
-    tree["categories"] = [{"id": "10", "name": "cat", "supercategory": "animals"}, {"id": 0.0, "name": "animals", "supercategory": "none"}]
+    tree["categories"] = [{"id": "10", "name": "cat", "supercategory": "animals"}, {"id": 0.0, "name": "animals",
+        "supercategory": "none"}]
     status, out, _ = coco(tree, tmp_path, capsys)
     assert status == 0 and "categories without annotations (animals (the supercategory of others)): 1" in out
-    assert (tmp_path / "out/classes.txt").read_text().split() == ["background", "animals", "cat"] and mask_of(tmp_path, "sub/a")[5, 5] == 2
+    assert (tmp_path / "out/classes.txt").read_text().split() == ["background", "animals", "cat"] and mask_of(tmp_path,
+        "sub/a")[5, 5] == 2
 
 
 def test_a_base_name_that_two_files_have_is_never_guessed(tmp_path, capsys):
@@ -186,7 +204,8 @@ def test_a_base_name_that_two_files_have_is_never_guessed(tmp_path, capsys):
 
 def test_names_never_leave_the_output(tmp_path, capsys):
     assert coco(export({"segmentation": [SQUARE]}, file="....//....//C:/../.x/a.png"), tmp_path, capsys)[0] == 0
-    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")} == {"images/x/a.png", "masks/x/a.png"}
+    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")} == {"images/x/a.png",
+        "masks/x/a.png"}
 
 
 def _twice(tree: dict, key: str) -> dict:
@@ -194,8 +213,10 @@ def _twice(tree: dict, key: str) -> dict:
 
 
 @pytest.mark.parametrize("tree, text", [
-    (export({"segmentation": [SQUARE], "image_id": 77}), "annotation 1 names picture 77, which is not listed in images"),
-    (export({"segmentation": [SQUARE], "category_id": 9}), "annotation 1 names category 9, which is not listed in categories"),
+    (export({"segmentation": [SQUARE], "image_id": 77}),
+     "annotation 1 names picture 77, which is not listed in images"),
+    (export({"segmentation": [SQUARE], "category_id": 9}), "annotation 1 names category 9, which is not listed in "
+                                                           "categories"),
     (export({"segmentation": [SQUARE], "category_id": None}), "annotation 1: category_id: an id of None"),
     (export({"segmentation": [SQUARE]}, categories=("cat", "cat ")), "the categories 1 and 2 are both named 'cat'"),
     (export(categories=("cat", "do\ng")), "has the name 'do\\ng'"),
@@ -207,7 +228,8 @@ def _twice(tree: dict, key: str) -> dict:
     (export({"segmentation": {"size": [SIDE, SIDE], "counts": "o" * 100_000}}), "more than 2^60 pixels"),
     (export({"segmentation": {"size": [SIDE, SIDE], "counts": [1e999]}}), "not a run-length mask"),
     (export({"segmentation": {"size": [10 ** 9, 10 ** 9], "counts": [10 ** 18]}}), "does not fit the picture"),
-    ({**export(), "images": [{"id": 1, "file_name": "a.png", "height": 10 ** 9, "width": 10 ** 9}]}, "height 1000000000"),
+    ({**export(), "images": [{"id": 1, "file_name": "a.png", "height": 10 ** 9, "width": 10 ** 9}]},
+     "height 1000000000"),
     ({**export(), "images": [{"id": 1, "file_name": "a.png"}]}, "height None"),
     ({**export(), "images": [{"id": 1, "file_name": 3, "height": 1, "width": 1}]}, "has the file_name 3"),
     ({**export(), "annotations": {}}, "not COCO instances"), ({"images": [1]}, "not COCO instances"),
@@ -218,7 +240,8 @@ def test_damaged_exports_are_one_line(tree, text, tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("*.png"))
 
 
-# ---- every converter ------------------------------------------------------------------------------------------------------------
+# ---- every converter
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_orthophotos_of_neither_split_are_said(tmp_path, capsys):
@@ -228,15 +251,21 @@ def test_orthophotos_of_neither_split_are_said(tmp_path, capsys):
     extra = next(data for name, data in raw.files.items() if "_RGB.tif" in name)
     files = {**raw.files, "more/top_potsdam_9_99_RGB.tif": extra}
     status, out, _ = run(potsdam, files, tmp_path, capsys, "--size", "16", "--partial")
-    assert status == 0 and "left out, orthophotos of neither split: 1 (more/top_potsdam_9_99_RGB.tif)" in out and "1 left out" in out.splitlines()[-1]
+    assert status == 0 and "left out, orthophotos of neither split: 1 (more/top_potsdam_9_99_RGB.tif)" in out
+    assert "1 left out" in out.splitlines()[-1]
 
 
 def test_a_book_of_another_hand_removes_nothing_outside(tmp_path, capsys):
-    """The manifest lies in the output folder, which may come from somebody else; files of its outdated lines are removed."""
+    """The manifest lies in the output folder, which may come from somebody else; files of its outdated lines are
+    removed.
+    """
     (tmp_path / "victim.txt").write_text("mine")
     (tmp_path / "out").mkdir()
-    lines = [{"item": "a.json", "digest": "0", "files": {name: 1}, "notes": {}} for name in ("../victim.txt", str(tmp_path / "victim.txt"))]
-    text = "".join(json.dumps(line) + "\n" for line in lines) + '[]\n{"item": "a.json"}\n{"item": []}\n' + "[" * 9999 + "\n"
+    lines = [{"item": "a.json", "digest": "0", "files": {name: 1}, "notes": {}} for name in ("../victim.txt",
+        str(tmp_path / "victim.txt"))]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    text += '[]\n{"item": "a.json"}\n{"item": []}\n' + "[" * 9999 + "\n"
     (tmp_path / "out/.prepare-labelme.jsonl").write_text(text)
-    assert run(labelme, {"a.png": PHOTO, "a.json": notes(shape("polygon", [[1, 1], [5, 1], [5, 5]]))}, tmp_path, capsys)[0] == 0
+    assert run(labelme, {"a.png": PHOTO, "a.json": notes(shape("polygon", [[1, 1], [5, 1], [5, 5]]))}, tmp_path,
+               capsys)[0] == 0
     assert (tmp_path / "victim.txt").read_text() == "mine"
