@@ -2,12 +2,13 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test parity clean
+.PHONY: help setup demo test parity fuzz clean
 
 help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
 	@echo "make test    set up, then run every test that needs no GPU, network or PyTorch"
 	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
+	@echo "make fuzz    set up, then give every reader 2,000 damaged files, at most 5 minutes each (tests/fuzz/run.py)"
 	@echo "make setup   compiler, Python headers, $(VENV) with jseg and its pinned dependencies"
 	@echo "make clean   remove generated runs and caches of this folder (not Jittor's cache)"
 
@@ -25,6 +26,9 @@ test: setup
 
 parity: setup
 	$(PY) tests/parity/run.py
+
+fuzz: setup
+	$(PY) tests/fuzz/run.py
 
 clean:
 	rm -rf runs/demo build dist .pytest_cache
