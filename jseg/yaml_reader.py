@@ -160,7 +160,7 @@ def parse_yaml(text: str, where: str, allowance: Allowance | None = None) -> Any
         tab = "'\\t'" in problem
         problem = "a tab cannot indent YAML; use spaces" if tab else _shortened(" ".join(problem.split()))
         raise ConfigError(f"{where}{f':{mark.line + 1}' if mark else ''}: not YAML: {problem}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the scanner computes the letter of "\U99999999"
         raise ConfigError(f"{where}: not YAML: {_shortened(' '.join(str(error).split()))}") from error
     finally:
         loader.dispose()

@@ -99,7 +99,7 @@ def opened(data: bytes) -> Image.Image:
         Image.init()
         formats = tuple(name for name in _PILLOW_FORMATS if name in Image.OPEN)
     with _pillow_limit:  # the limit is a variable of the module
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 1 << 30
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(io.BytesIO(data), formats=formats)
         finally:

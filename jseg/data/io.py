@@ -119,7 +119,8 @@ def _samples(data: bytes, name: str) -> np.ndarray:
         _check_bands(header, name)
         if header.tiff.is_plain and not header.tiff.is_usual:
             return _tiff_image(data, header, name)
-    if header.kind == "gif" or (header.kind == "tiff" and _pillow_mode(data) == "RGBA"):
+    animated = header.kind == "png" and b"acTL" in data[:data.find(b"IDAT")]  # damage in one can end OpenCV's process
+    if header.kind == "gif" or animated or (header.kind == "tiff" and _pillow_mode(data) == "RGBA"):
         return _image_by_pillow(data, name)
     try:
         img = imdecode(
@@ -135,7 +136,12 @@ def _samples(data: bytes, name: str) -> np.ndarray:
         img = _image_by_pillow(data, name)
     if img.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{name}: the picture has {img.dtype} samples{_INTEGERS}", kind="samples", path=name)
-    return upright(img, data) if header.kind == "webp" else img
+    if header.kind != "webp":
+        return img
+    try:
+        return upright(img, data)
+    except Exception as error:  # what OpenCV decodes Pillow may refuse
+        raise _by_pillow(name, error) from error
 
 
 def _jpeg_image(data: bytes, header: PictureHeader, name: str) -> np.ndarray:
@@ -320,10 +326,19 @@ def _header(data: bytes, name: str) -> PictureHeader:
 
 
 def _check_end(data: bytes, header: PictureHeader, name: str) -> None:
-    """Raise where the end of a file is missing and its decoder would not say so (other formats' decoders do)."""
-    if header.kind == "png" and data.rfind(b"IEND") < 0:
+    """Raise where the end of a file is missing and its decoder would not say so (other formats' decoders do).
+
+    OpenCV makes room for a PNG chunk of the length that stands before it, so no chunk may reach beyond the file.
+    """
+    if header.kind != "png":
+        return
+    place, kind = 8, b""
+    while kind != b"IEND" and place + 12 <= len(data):
+        length, kind = int.from_bytes(data[place:place + 4], "big"), data[place + 4:place + 8]
+        place += 12 + length
+    if kind != b"IEND" or place > len(data):
         raise _unreadable(
-            name, f"the PNG file is truncated (it ends after {len(data)} bytes without its end chunk); {_AGAIN}"
+            name, f"the PNG file is truncated (it ends after {len(data)} bytes without its end chunk) or damaged; {_AGAIN}"
         )
 
 

@@ -113,7 +113,7 @@ class TiffLayout(NamedTuple):
             and set(self.tags.get(_FORMAT, (1,))) == {1}
             and self.first(_COMPRESSION, 1) in _COMPRESSIONS
             and self.first(_PREDICTOR, 1) in (1, 2)
-            and min(self.size) > 0
+            and min(*self.size, self.bands) > 0
         )
         places, counts = self._pieces()
         return known and len(places) == len(counts) == self._planes * self._across * self._down
