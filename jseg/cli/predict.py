@@ -26,6 +26,7 @@ RESULTS = {
 
 def add_arguments(parser) -> None:
     """Options of `jseg predict`."""
+    from jseg.data.submission import SUBMISSIONS
     parser.add_argument(
         "checkpoint", help="a .safetensors file, or a run's folder or its best/; it carries config, classes and palette"
     )
@@ -40,6 +41,11 @@ def add_arguments(parser) -> None:
             " probability: grey PNG of the winning class's softmax, 255 for 1; all: the three. A video gives an overlay"
             " video"
         ),
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(SUBMISSIONS),
+        help="instead of --what: one grey PNG per picture with the ids that this benchmark's server takes, named like the picture",
     )
     parser.add_argument("--opacity", type=float, default=0.5, help="of the colours in overlays, 0 to 1 (default: %(default)s)")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
@@ -96,6 +102,7 @@ def run(args) -> int:
 
 
 def _predict(args) -> int:
+    from jseg.data.submission import check_classes
     from jseg.engine import distributed
     from jseg.engine.predict import InferenceSegmentor
     if not 0 <= args.opacity <= 1:
@@ -113,6 +120,8 @@ def _predict(args) -> int:
         stride=args.stride,
         allow_nonfinite=args.allow_nonfinite,
     )
+    if args.format:
+        check_classes(segmentor.classes, args.format)
     if distributed.is_main():
         _note_first(jobs, segmentor.scale)
     if len(jobs) == 1 and not faults and distributed.world_size() == 1:
@@ -200,12 +209,16 @@ def _segment(segmentor, job: pathlib.Path, name: str, out: pathlib.Path, args) -
     """Segment one input and print its line; True if only a part of it could be read."""
     from jseg.engine.video import VIDEO_SUFFIXES
     if job.suffix.lower() in VIDEO_SUFFIXES:
+        if args.format:
+            raise DataError(f"{job}: a video is no picture of a benchmark; leave --format out")
         return _segment_video(segmentor, job, out / f"{name}_overlay.mp4", args.opacity)
     print(_segment_picture(segmentor, job, out, name, args), flush=True)
     return False
 
 
 def _segment_picture(segmentor, path: pathlib.Path, out: pathlib.Path, name: str, args) -> str:
+    from jseg.data.io import write_mask
+    from jseg.data.submission import submission_ids, submission_name
     labels, probability = (
         segmentor.infer(path, with_prob=True) if args.what in ("probability", "all") else (segmentor.infer(path), None)
     )
@@ -214,7 +227,10 @@ def _segment_picture(segmentor, path: pathlib.Path, out: pathlib.Path, name: str
         "overlay": lambda file: segmentor.save_overlay(path, labels, file, opacity=args.opacity),
         "probability": lambda file: segmentor.save_probability(probability, file)}
     written = []
-    for kind in sorted(RESULTS[args.what]):
+    if args.format:
+        written.append(out / submission_name(path.stem))
+        write_mask(written[0], submission_ids(labels, args.format))
+    for kind in sorted(() if args.format else RESULTS[args.what]):
         written.append(out / f"{name}_{kind}.png")
         save[kind](written[-1])
     share = np.bincount(labels.ravel(), minlength=len(segmentor.classes)) / labels.size

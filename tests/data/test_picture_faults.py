@@ -104,7 +104,7 @@ def test_other_formats_cut_and_ended_are_refused(street, kind, mark):
     data = encoded(street, kind, mode="P" if kind == "GIF" else None)
     for share in (0.3, 0.6, 0.9):
         for read in (read_image, read_mask):
-            with pytest.raises(DataError, match="truncated or damaged|cannot decode"):
+            with pytest.raises(DataError, match="truncated|cannot decode"):
                 read(data[:int(len(data) * share)] + mark)
 
 

@@ -83,10 +83,10 @@ def command(*words: str, cwd: pathlib.Path) -> tuple[int, list[str]]:
         "deflate bomb")),
     ((str(ROOT / "tools/convert_datasets/labelme.py"), "file.tar", "--quiet"), "file.tar", ("hostile_archives", "tar",
         "member '../up.png'")),
-    (("-m", "jseg", "convert", "file.pth", "--out", "out.safetensors"), "file.pth", ("hostile_models", "pth",
+    (("-m", "jseg", "convert", "file.pth", "out.safetensors"), "file.pth", ("hostile_models", "pth",
         "runs a command")),
     (("-m", "jseg", "check", "file.yaml"), "file.yaml", ("hostile_models", "yaml", "laughs")),
-    (("-m", "jseg", "verify", "file.safetensors"), "file.safetensors", ("hostile_models", "safetensors",
+    (("-m", "jseg", "val", "--checkpoint", "file.safetensors"), "file.safetensors", ("hostile_models", "safetensors",
                                                                         "length of 2^63")),
 ])
 def test_real_commands_end_with_one_line_and_status_2(words, name, content, tmp_path):
