@@ -24,6 +24,21 @@ def _adamw(weights, exp_avg, exp_avg_sq, *, lr, weight_decay, betas, eps, step, 
     return (*vectors, sum((g * g).sum() for g in grads))
 
 
+def _attention(q, k=None, v=None, bias=None, mask=None, *, scale=None):
+    """PyTorch's fused attention; a projection of several parts is taken apart as a view, as its own layers do."""
+    if k is None:
+        q, k, v = q.unbind(2)
+    elif v is None:
+        k, v = k.unbind(2)
+    n = q.shape[0]
+    added = bias if bias is None or bias.dim() == 4 else bias[None]
+    if mask is not None:
+        full = mask.repeat(n // mask.shape[0], 1, 1)[:, None]
+        added = full if added is None else added + full
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale).transpose(1, 2)
+
+
 def _bilinear_resize(x, add=None, *, size, align_corners=False):
     y = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
     return y if add is None else y + add
@@ -117,7 +132,7 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
     return losses.sum() / (valid.sum() if avg_non_ignore else labels.numel()), accuracy
 
 
-OPERATIONS = {"adamw": _adamw, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise, "msca": _msca, "pointwise": _pointwise,
+OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise, "msca": _msca, "pointwise": _pointwise,
               "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax, "upsample_cross_entropy": _upsample_cross_entropy}
 
 
