@@ -45,7 +45,7 @@ def _inputs(kernel, case, dtype="float32"):
 
 
 def _is_map(name, value) -> bool:
-    return name in ("x", "logits", "gate", "residual", "shortcut")
+    return name in ("x", "logits", "gate", "residual", "shortcut", "q", "k", "v")
 
 
 def _round(values, dtype):
@@ -301,6 +301,8 @@ def _calls(h, w):
             ("nmf", "forward", [1, 512, h * w, 64, 7, 1, 1e-6, 0, 1]), ("nmf", "backward", [1, 512, h * w, 16, 6, 1, 1e-6, 0, 1]),
             ("norm", "forward", [2, 64, h * w, 0, 1, 1e-5]), ("norm", "backward", [2, 64, h * w, 8, 2, 1e-5]),
             ("norm", "position_forward", [2, 64, h * w, 0, 0, 1e-5]), ("norm", "position_backward", [2, 64, h * w, 0, 2, 1e-5]),
+            ("attention", "forward", [2, h * w, -(-h // 8) * -(-w // 8), 3, 40, 160, 0, 0.125, 0, 2, 1]),
+            ("attention", "backward", [2, h * w, -(-h // 8) * -(-w // 8), 3, 40, 40, 2, 0.125, 0, 0, 0]), ("attention", "backward", [128, 49, 49, 3, 32, 32, 3, 0.125, 1, 64, 49]),
             ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]), ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
             ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 1]),
             ("upsample_cross_entropy", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 255, 0, 0, 1])]
