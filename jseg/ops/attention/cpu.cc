@@ -1,8 +1,8 @@
 // Attention on the CPU: softmax(scale Q K^T + bias + mask) V by blocks of QB queries and KB keys, forward and backward.
 //
 // Scores are kept turned, S^T[key][query], queries in the lanes: maximum, sum and rescaling are then whole-vector operations, and each
-// product needs one factor in vectors (queries, or channels) and reads the other value by value, as it lies in the tokens: K and V are never
-// packed, and any head width or number of keys goes without padding. With m the running maximum of a query:
+// product needs one factor in vectors (queries, or channels) and reads the other value by value: K and V are never turned or padded, and only
+// copied where many blocks of queries read them (rows of a token are far apart, and fall on few cache lines). With m the running maximum of a query:
 //     S^T = K (scale Q^T) + bias^T + mask^T,  P^T = exp(S^T - m),  O^T = O^T exp(m_old - m) + V^T P^T,  y = O / sum P
 // Backward, with P^T = exp(S^T - logsum) and delta = dy . y by query:
 //     dS^T = P^T (V dy^T - delta),  dV += P^T dy,  dK += scale dS^T Q,  dQ^T += scale K^T dS^T,  dbias += dS
@@ -146,6 +146,23 @@ template <class T> struct Parts {
     }
 };
 
+// Keys and values of one picture and head as the products read them, from row 0 on.
+struct Keys {
+    const float *k, *v;
+    int64_t k_step, v_step;
+    static constexpr int64_t WORTH = 4;   // blocks of queries that pay for a copy
+    static int64_t size(const Shape& s) { return s.m * (s.d + s.e); }
+    Keys(const Shape& s, const Parts<const float>& in, int64_t image, int64_t head, int64_t blocks, float* memory)
+        : k(in.k.at(image, head, 0)), v(in.v.at(image, head, 0)), k_step(in.k.step), v_step(in.v.step) {
+        if (blocks < WORTH) return;
+        for (int64_t i = 0; i < s.m; i++) {
+            std::memcpy(memory + i * s.d, k + i * k_step, s.d * sizeof(float));
+            std::memcpy(memory + s.m * s.d + i * s.e, v + i * v_step, s.e * sizeof(float));
+        }
+        k = memory, v = memory + s.m * s.d, k_step = s.d, v_step = s.e;
+    }
+};
+
 struct Block {   // queries q0 ... q0 + count of one picture and head
     int64_t image, head, q0, count;
     int64_t lanes() const { return round_up(count, VL); }
@@ -222,22 +239,22 @@ void exponentials(const Block& b, int64_t keys, const V* top, float* st, Running
     }
 }
 
-int64_t forward_size(const Shape& s) { return QB * (s.d + s.e + 2 * KB); }
+int64_t forward_size(const Shape& s) { return round_up(QB * (s.d + s.e + 2 * KB) + Keys::size(s), 16); }
 
-void forward_block(const Shape& s, const Block& b, const Parts<const float>& in, const Added& added, const Tokens<float>& y, float* logsum, float* memory) {
+void forward_block(const Shape& s, const Block& b, const Tokens<const float>& q, const Keys& in, const Added& added, const Tokens<float>& y, float* logsum, float* memory) {
     float *qt = memory, *ot = qt + QB * s.d, *st = ot + QB * s.e, *extra = st + QB * KB;
     Running running;
     for (int64_t v = 0; v < QB / VL; v++) running.top[v] = splat(LOWEST), running.total[v] = V{};
-    turn_tokens(b, s.d, in.q.at(b.image, b.head, b.q0), in.q.step, s.scale, qt);
+    turn_tokens(b, s.d, q.at(b.image, b.head, b.q0), q.step, s.scale, qt);
     std::memset(ot, 0, QB * s.e * sizeof(float));
     for (int64_t k0 = 0; k0 < s.m; k0 += KB) {
         const int64_t keys = std::min(KB, s.m - k0);
         V top[QB / VL], fade[QB / VL];
         std::copy(running.top, running.top + QB / VL, top);
         if (added) added.fill(s, b, k0, keys, extra);
-        scores(s, b, keys, in.k.at(b.image, b.head, k0), in.k.step, qt, added ? extra : nullptr, st, top);
+        scores(s, b, keys, in.k + k0 * in.k_step, in.k_step, qt, added ? extra : nullptr, st, top);
         exponentials(b, keys, top, st, running, fade);
-        products<true>(s.e, b.lanes(), keys, in.v.at(b.image, b.head, k0), in.v.step, st, QB, [=, &fade](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
+        products<true>(s.e, b.lanes(), keys, in.v + k0 * in.v_step, in.v_step, st, QB, [=, &fade](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
             store(ot + i * QB + j, load(ot + i * QB + j) * fade[j / VL] + sums);
         });
     }
@@ -279,11 +296,14 @@ struct Back {   // the tensors of a backward pass
 };
 
 struct Room {   // memory of a thread
-    float *qt, *dyt, *q, *dy, *pt, *dst, *extra, *dqt, *dk, *dv;
-    static int64_t size(const Shape& s) { return QB * (2 * s.d + s.e + s.d_padded() + s.e_padded() + 3 * KB) + s.m * (s.d_padded() + s.e_padded()); }
+    float *qt, *dyt, *q, *dy, *pt, *dst, *extra, *dqt, *dk, *dv, *keys;
+    static int64_t size(const Shape& s) {
+        return round_up(QB * (2 * s.d + s.e + s.d_padded() + s.e_padded() + 3 * KB) + s.m * (s.d_padded() + s.e_padded()) + Keys::size(s), 16);
+    }
     Room(const Shape& s, float* p) {
         qt = p, dyt = qt + QB * s.d, q = dyt + QB * s.e, dy = q + QB * s.d_padded(), pt = dy + QB * s.e_padded(), dst = pt + QB * KB;
         extra = dst + QB * KB, dqt = extra + QB * KB, dk = dqt + QB * s.d, dv = dk + s.m * s.d_padded();
+        keys = dv + s.m * s.e_padded();
     }
 };
 
@@ -305,7 +325,7 @@ void store_bias(const Shape& s, const Block& b, int64_t k0, int64_t keys, const 
          });
 }
 
-void backward_block(const Back& t, const Block& b, const Room& room, bool add_bias, float* dbias) {
+void backward_block(const Back& t, const Block& b, const Keys& in, const Room& room, bool add_bias, float* dbias) {
     const Shape& s = t.s;
     float logsum[QB] = {}, delta[QB] = {};
     const int64_t padded = s.e_padded(), lanes = b.lanes();
@@ -323,19 +343,19 @@ void backward_block(const Back& t, const Block& b, const Room& room, bool add_bi
     float *pt = room.pt, *dst = room.dst, *extra = room.extra;
     for (int64_t k0 = 0; k0 < s.m; k0 += KB) {
         const int64_t keys = std::min(KB, s.m - k0);
-        const float *k = t.in.k.at(b.image, b.head, k0), *v = t.in.v.at(b.image, b.head, k0);
+        const float *k = in.k + k0 * in.k_step, *v = in.v + k0 * in.v_step;
         if (t.added) t.added.fill(s, b, k0, keys, extra);
         const bool with = bool(t.added);
-        products<false>(keys, lanes, s.d, k, t.in.k.step, room.qt, QB, [=, &logsum](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
+        products<false>(keys, lanes, s.d, k, in.k_step, room.qt, QB, [=, &logsum](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
             if (with) sums += load(extra + i * QB + j);
             store(pt + i * QB + j, exp_below_zero(sums - load(logsum + j)));
         });
-        products<false>(keys, lanes, s.e, v, t.in.v.step, room.dyt, QB, [=, &delta](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
+        products<false>(keys, lanes, s.e, v, in.v_step, room.dyt, QB, [=, &delta](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
             store(dst + i * QB + j, load(pt + i * QB + j) * (sums - load(delta + j)));
         });
         add_product<false>(keys, padded, b.count, pt, QB, room.dy, padded, room.dv + k0 * padded, padded);
         add_product<false>(keys, s.d_padded(), b.count, dst, QB, room.q, s.d_padded(), room.dk + k0 * s.d_padded(), s.d_padded());
-        add_product<true>(s.d, lanes, keys, k, t.in.k.step, dst, QB, room.dqt, QB);
+        add_product<true>(s.d, lanes, keys, k, in.k_step, dst, QB, room.dqt, QB);
         if (dbias) store_bias(s, b, k0, keys, dst, add_bias, dbias);
     }
     turn_back(b, s.d, room.dqt, s.scale, t.out.q.at(b.image, b.head, b.q0), t.out.q.step);
@@ -357,9 +377,10 @@ void backward_job(const Back& t, int64_t job, float* memory) {
     for (int64_t image = from; image < to; image++) {
         float* dbias = nullptr;
         if (s.biases) dbias = t.bias_parts ? t.bias_parts + (image_run * s.heads + head) * s.l * s.m : t.dbias + s.bias_at(image, head);
+        const Keys keys(s, t.in, image, head, (last - first + QB - 1) / QB, room.keys);
         std::memset(room.dk, 0, s.m * width * sizeof(float));
         for (int64_t q0 = first; q0 < last; q0 += QB)
-            backward_block(t, {image, head, q0, std::min(QB, last - q0)}, room, s.biases == 1 && image > from, dbias);
+            backward_block(t, {image, head, q0, std::min(QB, last - q0)}, keys, room, s.biases == 1 && image > from, dbias);
         if (t.key_parts) {
             std::memcpy(t.key_parts + ((query_run * s.n + image) * s.heads + head) * s.m * width, room.dk, s.m * width * sizeof(float));
             continue;
@@ -399,15 +420,18 @@ JSEG_KERNEL(jseg_attention_forward) {
     const Added added(call);
     const Tokens<float> y = tokens(call.out<float>(0), s.l, s.heads, s.e, 1, 0);
     float *logsum = call.output_count > 1 ? call.out<float>(1) : nullptr, *memory = scratch(omp_get_max_threads() * forward_size(s));
-    const int64_t blocks = (s.l + QB - 1) / QB;
+    // A job: a picture and head, and a run of its queries. How many runs there are changes no result.
+    const int64_t blocks = (s.l + QB - 1) / QB, sets = s.n * s.heads, runs = std::clamp<int64_t>((4 * omp_get_max_threads() + sets - 1) / sets, 1, blocks);
 #pragma omp parallel
     {
         NoDenormals guard;
         float* mine = memory + omp_get_thread_num() * forward_size(s);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t job = 0; job < s.n * s.heads * blocks; job++) {
-            const int64_t q0 = job % blocks * QB;
-            forward_block(s, {job / blocks / s.heads, job / blocks % s.heads, q0, std::min(QB, s.l - q0)}, in, added, y, logsum, mine);
+        for (int64_t job = 0; job < sets * runs; job++) {
+            const int64_t image = job / runs / s.heads, head = job / runs % s.heads, first = blocks * (job % runs) / runs, last = blocks * (job % runs + 1) / runs;
+            const Keys keys(s, in, image, head, last - first, mine + forward_size(s) - Keys::size(s));
+            for (int64_t q0 = first * QB; q0 < std::min(s.l, last * QB); q0 += QB)
+                forward_block(s, {image, head, q0, std::min(QB, s.l - q0)}, in.q, keys, added, y, logsum, mine);
         }
     }
 }
@@ -416,7 +440,7 @@ JSEG_KERNEL(jseg_attention_forward) {
 JSEG_KERNEL(jseg_attention_backward) {
     const Shape s(call);
     const Cut cut(s);
-    const int64_t parts = s.packed == 3 ? 1 : s.packed == 2 ? 2 : 3, each = round_up(Room::size(s), 16), threads = omp_get_max_threads();
+    const int64_t parts = s.packed == 3 ? 1 : s.packed == 2 ? 2 : 3, each = Room::size(s), threads = omp_get_max_threads();
     float* memory = scratch(threads * each + cut.key_parts(s) + cut.bias_parts(s));
     float *key_parts = memory + threads * each, *bias_parts = key_parts + cut.key_parts(s);
     const Back t{s, cut, {s, {call.in<float>(0), call.in<float>(1), call.in<float>(2)}}, Added(call),

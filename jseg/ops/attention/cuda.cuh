@@ -182,7 +182,7 @@ __device__ __forceinline__ float row_sum(float v) {
 
 // ---- forward ------------------------------------------------------------------------------------------------------------
 
-template <int GROUPS, class T> __global__ void __launch_bounds__(THREADS) attend(Source<T> from, int64_t chunks, Tokens<T> y, float* logsum) {
+template <int GROUPS, class T> __global__ void __launch_bounds__(THREADS, 1) attend(Source<T> from, int64_t chunks, Tokens<T> y, float* logsum) {
     JSEG_ATTENTION_SHARED(GROUPS);
     const AttentionShape& s = from.s;
     const int64_t tiles = ceil_div(s.l, SIDE), q0 = blockIdx.x % tiles * SIDE, first = blockIdx.x / tiles % chunks * WIDEST;
@@ -252,7 +252,7 @@ __device__ __forceinline__ void score_slopes(const Source<T>& from, int64_t imag
     }
 }
 
-template <int GROUPS, class T> __global__ void __launch_bounds__(THREADS) back_to_queries(Source<T> from, int64_t chunks, Tokens<T> dq) {
+template <int GROUPS, class T> __global__ void __launch_bounds__(THREADS, 1) back_to_queries(Source<T> from, int64_t chunks, Tokens<T> dq) {
     JSEG_ATTENTION_SHARED(GROUPS);
     const AttentionShape& s = from.s;
     const int64_t tiles = ceil_div(s.l, SIDE), q0 = blockIdx.x % tiles * SIDE, first = blockIdx.x / tiles % chunks * WIDEST;
@@ -268,7 +268,7 @@ template <int GROUPS, class T> __global__ void __launch_bounds__(THREADS) back_t
     put_rows<GROUPS>(sums, factor, dq.at(image, head), dq, q0, first);
 }
 
-template <int GROUPS, class T> __global__ void __launch_bounds__(THREADS) back_to_keys(Source<T> from, int64_t chunks, Tokens<T> dk, Tokens<T> dv) {
+template <int GROUPS, class T> __global__ void __launch_bounds__(THREADS, 1) back_to_keys(Source<T> from, int64_t chunks, Tokens<T> dk, Tokens<T> dv) {
     JSEG_ATTENTION_SHARED(GROUPS);
     const AttentionShape& s = from.s;
     const int64_t tiles = ceil_div(s.m, SIDE), k0 = blockIdx.x % tiles * SIDE, first = blockIdx.x / tiles % chunks * WIDEST;
@@ -299,7 +299,7 @@ template <int GROUPS, class T> __global__ void __launch_bounds__(THREADS) back_t
 }
 
 // parts (runs, heads, L, M) <- dS added up over a run of pictures
-template <class T> __global__ void __launch_bounds__(THREADS) back_to_bias(Source<T> from, int64_t runs, float* parts) {
+template <class T> __global__ void __launch_bounds__(THREADS, 1) back_to_bias(Source<T> from, int64_t runs, float* parts) {
     JSEG_ATTENTION_SHARED(1);
     const AttentionShape& s = from.s;
     const int64_t down = ceil_div(s.l, SIDE), across = ceil_div(s.m, SIDE);
