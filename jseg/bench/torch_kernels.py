@@ -49,6 +49,10 @@ def _depthwise(x, weight, bias=None, *, stride, padding, dilation, activation):
     return F.gelu(y) if activation == "gelu" else y
 
 
+def _layer_norm(x, weight, bias, *, eps=1e-5):
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
 def _msca(x, w0, b0, **strips):
     c = x.shape[1]
     a = F.conv2d(x, w0, b0, padding=w0.shape[-1] // 2, groups=c)
@@ -132,8 +136,9 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
     return losses.sum() / (valid.sum() if avg_non_ignore else labels.numel()), accuracy
 
 
-OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise, "msca": _msca, "pointwise": _pointwise,
-              "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax, "upsample_cross_entropy": _upsample_cross_entropy}
+OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise, "layer_norm": _layer_norm,
+              "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
+              "upsample_cross_entropy": _upsample_cross_entropy}
 
 
 class OperatorTask:
