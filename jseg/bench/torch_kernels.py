@@ -53,6 +53,13 @@ def _layer_norm(x, weight, bias, *, eps=1e-5):
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
+def _linear(x, weight, bias=None, factor=None, shortcut=None, *, activation=None):
+    y = F.linear(x, weight, bias)
+    y = F.gelu(y) if activation == "gelu" else y
+    y = y if factor is None else y * factor.reshape(-1, *[1] * (x.dim() - 1))
+    return y if shortcut is None else y + shortcut
+
+
 def _msca(x, w0, b0, **strips):
     c = x.shape[1]
     a = F.conv2d(x, w0, b0, padding=w0.shape[-1] // 2, groups=c)
@@ -137,7 +144,7 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
 
 
 OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise, "layer_norm": _layer_norm,
-              "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
+              "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
               "upsample_cross_entropy": _upsample_cross_entropy}
 
 

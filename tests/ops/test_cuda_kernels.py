@@ -274,7 +274,7 @@ def test_planted_faults_are_caught(fault, emulate):
 BARRIERS = {   # file: the kernel that shows its barriers, and its cases that reach them
     "attention": ("attention", ["odd", "spatial_reduction", "several_blocks"]),
     "cuda_base.cuh": ("depthwise", ["5x5_no_padding"]), "cuda_depthwise.cuh": ("depthwise", ["3x3_gelu"]), "cuda_gemm.cuh": ("pointwise", ["odd", "many_classes"]),
-    "layer_norm": ("layer_norm", ["odd"]), "msca": ("msca", ["odd"]), "norm": ("norm", ["batch_odd", "batch_long_rows", "position_odd"]), "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
+    "layer_norm": ("layer_norm", ["odd"]), "linear": ("linear", ["odd"]), "msca": ("msca", ["odd"]), "norm": ("norm", ["batch_odd", "batch_long_rows", "position_odd"]), "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
 
 
 def _barrier_list():
@@ -307,6 +307,7 @@ def _calls(h, w):
             ("norm", "position_forward", [2, 64, h * w, 0, 0, 1e-5]), ("norm", "position_backward", [2, 64, h * w, 0, 2, 1e-5]),
             ("attention", "forward", [2, h * w, -(-h // 8) * -(-w // 8), 3, 40, 160, 0, 0.125, 0, 2, 1]),
             ("attention", "backward", [2, h * w, -(-h // 8) * -(-w // 8), 3, 40, 40, 2, 0.125, 0, 0, 0]), ("attention", "backward", [128, 49, 49, 3, 32, 32, 3, 0.125, 1, 64, 49]),
+            ("linear", "forward", [2, h * w, 96, 384, 1]), ("linear", "backward", [2, h * w, 96, 10, 0]),
             ("layer_norm", "forward", [2 * h * w, 96, 1e-5]), ("layer_norm", "backward", [2 * h * w, 96, 1e-5]),
             ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]), ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
             ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 1]),
