@@ -143,8 +143,9 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
     return losses.sum() / (valid.sum() if avg_non_ignore else labels.numel()), accuracy
 
 
-OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise, "layer_norm": _layer_norm,
-              "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
+OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise,
+              "layer_norm": _layer_norm, "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn,
+              "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
               "upsample_cross_entropy": _upsample_cross_entropy}
 
 

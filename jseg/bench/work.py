@@ -46,7 +46,8 @@ def _attention(shapes: dict, outputs: list, options: dict) -> float:
     return 2.0 * n * heads * rows * keys * (shapes["q"][-1] + out)
 
 
-_RULES = {"attention": _attention, "depthwise": _depthwise, "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf}
+_RULES = {"attention": _attention, "depthwise": _depthwise, "linear": _linear, "msca": _msca, "pointwise": _pointwise,
+          "mix_ffn": _mix_ffn, "nmf": _nmf}
 
 
 def operations(kernel: str, shapes: dict, outputs: list, options: dict) -> float | None:

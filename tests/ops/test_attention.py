@@ -1,11 +1,11 @@
-"""attention: argument checks, masked rows, and what packed arguments mean. Numbers: test_ops.py and test_cuda_kernels.py."""
+"""attention, linear and layer_norm: argument checks, masked rows, masks of windows."""
 
 import jittor as jt
 import numpy as np
 import pytest
 
 from jseg.errors import KernelError
-from jseg.ops import attention
+from jseg.ops import attention, layer_norm, linear
 
 IMPLS = ("jittor", "cpu")
 
@@ -59,3 +59,17 @@ def test_the_mask_has_no_gradient_and_a_picture_takes_its_own(impl):
     one = attention(q[4:5], mask=mask[1:2], impl=impl)
     assert np.array_equal(y.numpy()[4:5], one.numpy())
     assert np.abs(jt.grad(y.sum(), mask).numpy()).max() == 0
+
+
+def test_tokens_that_do_not_fit_are_named():
+    x = _random(2, 5, 8)
+    for run, message in (
+            (lambda: linear(x, _random(4, 7)), r"linear: weight is \(4, 7\), expected \(any, 8\)"),
+            (lambda: linear(x, _random(4, 8), _random(8)), r"linear: bias is \(8,\), expected \(4,\)"),
+            (lambda: linear(x, _random(4, 8), shortcut=x), r"linear: shortcut is \(2, 5, 8\), expected \(2, 5, 4\)"),
+            (lambda: linear(x, _random(8, 8), activation="relu"), "activation is 'relu'; accepted: None, 'gelu'"),
+            (lambda: linear(x, _random(8, 8), activation="gelu", shortcut=x), "activation does not go together"),
+            (lambda: layer_norm(x, _random(5), _random(8)), r"layer_norm: weight is \(5,\), expected \(8,\)"),
+            (lambda: layer_norm(_random(8), _random(8), _random(8)), r"layer_norm: x is \(8,\); accepted")):
+        with pytest.raises(KernelError, match=message):
+            run()

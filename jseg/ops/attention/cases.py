@@ -1,4 +1,7 @@
-"""Shapes of attention for tests and benchmarks: n pictures or windows, l queries, m keys, heads, width of queries and keys, out of values."""
+"""Shapes of attention for tests and benchmarks.
+
+n pictures or windows, l queries, m keys; width of queries and keys, out of values.
+"""
 
 import numpy as np
 
@@ -46,7 +49,8 @@ def make(case, rng):
     if "bias" in options:
         inputs["bias"] = rng.standard_normal((*[n][:case.bias == "each"], heads, case.l, case.m))
     if "mask" in options:
-        inputs["mask"] = _mask((case.mask, options.get("mask_rows", case.l), case.m), options.get("masked", "some"), rng)
+        shape = case.mask, options.get("mask_rows", case.l), case.m
+        inputs["mask"] = _mask(shape, options.get("masked", "some"), rng)
     return inputs | {name: options[name] for name in ("scale",) if name in options}
 
 

@@ -1,118 +1,32 @@
 // Attention on the CPU: softmax(scale Q K^T + bias + mask) V by blocks of QB queries and KB keys, forward and backward.
 //
-// Scores are kept turned, S^T[key][query], queries in the lanes: maximum, sum and rescaling are then whole-vector operations, and each
-// product needs one factor in vectors (queries, or channels) and reads the other value by value: K and V are never turned or padded, and only
-// copied where many blocks of queries read them (rows of a token are far apart, and fall on few cache lines). With m the running maximum of a query:
+// Scores are kept turned, S^T[key][query], queries in the lanes: maximum, sum and rescaling are then whole-vector
+// operations, and each product needs one factor in vectors (queries, or channels) and reads the other value by value: K
+// and V are never turned or padded, and only copied where many blocks of queries read them (rows of a token are far
+// apart, and fall on few cache lines). With m the running maximum of a query:
 //     S^T = K (scale Q^T) + bias^T + mask^T,  P^T = exp(S^T - m),  O^T = O^T exp(m_old - m) + V^T P^T,  y = O / sum P
 // Backward, with P^T = exp(S^T - logsum) and delta = dy . y by query:
 //     dS^T = P^T (V dy^T - delta),  dV += P^T dy,  dK += scale dS^T Q,  dQ^T += scale K^T dS^T,  dbias += dS
-// A job is a head, a run of pictures and a run of queries; its sums for dK and dV (several runs of queries) and dbias (several runs
-// of pictures) are added in fixed order. How the work is cut depends on the sizes only, so results do not depend on the number of threads.
+// A job is a head, a run of pictures and a run of queries; its sums for dK and dV (several runs of queries) and dbias
+// (several runs of pictures) are added in fixed order. How the work is cut depends on the sizes only, so results do not
+// depend on the number of threads.
 #include <algorithm>
 
 #include "call.h"
-#include "lanes.h"
-#include "product.h"
+#include "tiles.h"
 
 using namespace jseg;
 
 namespace {
 
-constexpr int64_t QB = 64, KB = 128;                    // queries and keys of a block
-constexpr int WIDE = VL == 16 ? 4 : 2, TALL = 6;        // vectors and rows of a tile of sums
+constexpr int64_t QB = 64, KB = 128;   // queries and keys of a block
 constexpr float LOWEST = -3.4028235e38f;
 static_assert(QB % (WIDE * VL) == 0, "a full block is whole tiles");
 
-// ---- parts of vectors ---------------------------------------------------------------------------------------------------
+// ---- tensors ----------------------------------------------------------------------------------------------
 
-#if defined(__AVX512F__)
-JSEG_INLINE V load_some(const float* p, int64_t n) { return n >= VL ? load(p) : (V)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
-JSEG_INLINE void store_some(float* p, V v, int64_t n) {
-    if (n >= VL) store(p, v);
-    else _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
-}
-#else
-JSEG_INLINE V load_some(const float* p, int64_t n) { return load_part(p, int(n)); }
-JSEG_INLINE void store_some(float* p, V v, int64_t n) { store_part(p, v, int(n)); }
-#endif
-
-// Turns a matrix: end(j, i, n, v) gets row j of the turned one, columns i ... i + VL, of which the first n exist (the rest is 0);
-// begin(i, j, n) gives row i of the original, columns j ... j + VL, of which n exist.
-template <class Begin, class End> JSEG_INLINE void turn(int64_t rows, int64_t columns, Begin begin, End end) {
-    for (int64_t i = 0; i < rows; i += VL)
-        for (int64_t j = 0; j < columns; j += VL) {
-            const int64_t high = std::min<int64_t>(VL, rows - i), wide = std::min<int64_t>(VL, columns - j);
-            V block[VL];
-#pragma GCC unroll 16
-            for (int64_t r = 0; r < VL; r++) block[r] = r < high ? begin(i + r, j, wide) : V{};
-            interleave<VL>(block);
-#pragma GCC unroll 16
-            for (int64_t c = 0; c < VL; c++)
-                if (c < wide) end(j + c, i, high, block[c]);
-        }
-}
-
-// e^x for x of at most about 0, to 1e-7 of e^0 (not of e^x: a softmax asks for no more); from -87 down it stays at 1.6e-38.
-JSEG_INLINE V exp_below_zero(V x) {
-    const V shift = splat(12582912.0f), log2e = splat(1.44269504f);
-    x = vmax(x, splat(-87.0f));
-    const V rounded = x * log2e + shift, r = x * log2e - (rounded - shift);
-    V p = splat(1.535335909e-4f);
-    p = p * r + 1.33988752e-3f;
-    p = p * r + 9.618437375e-3f;
-    p = p * r + 5.550332469e-2f;
-    p = p * r + 2.402264791e-1f;
-    p = p * r + 6.931472029e-1f;
-    p = p * r + 1.0f;
-    return p * (V)(((VI)rounded << 23) + 0x3f800000);
-}
-
-// ---- products -----------------------------------------------------------------------------------------------------------
-
-// end(i, j, v) for all rows i and vectors of columns j gets v = sum_k a[i][k] b[k][j]; row k of b starts at b + k b_step and is whole vectors.
-// a[i][k] is a[i * a_step + k], or, turned, a[k * a_step + i].
-template <bool TURNED, int M, int NV, class End>
-JSEG_INLINE void sum_tile(int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step, int64_t row, int64_t column, End& end) {
-    V sums[M][NV];
-    if (TURNED) tile_sums<M, NV>(depth, a + row, 1, a_step, b + column, b_step, sums);
-    else tile_sums<M, NV>(depth, a + row * a_step, a_step, 1, b + column, b_step, sums);
-#pragma GCC unroll 8
-    for (int i = 0; i < M; i++)
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) end(row + i, column + v * VL, sums[i][v]);
-}
-
-template <bool TURNED, int NV, class End>
-JSEG_INLINE void sum_rows(int64_t rows, int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step, int64_t column, End& end) {
-    for (int64_t i = 0; i < rows;) {   // tiles of 6 rows; what would leave fewer than 4 is shared by two
-        const int64_t left = rows - i, high = left >= 2 * TALL || left == TALL ? TALL : left > TALL ? (left + 1) / 2 : left;
-        if (high == 6) sum_tile<TURNED, 6, NV>(depth, a, a_step, b, b_step, i, column, end), i += 6;
-        else if (high == 5) sum_tile<TURNED, 5, NV>(depth, a, a_step, b, b_step, i, column, end), i += 5;
-        else if (high == 4) sum_tile<TURNED, 4, NV>(depth, a, a_step, b, b_step, i, column, end), i += 4;
-        else sum_tile<TURNED, 1, NV>(depth, a, a_step, b, b_step, i, column, end), i += 1;
-    }
-}
-
-template <bool TURNED, class End>
-JSEG_INLINE void products(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step, End end) {
-    int64_t j = 0;
-    for (; j + WIDE * VL <= columns; j += WIDE * VL) sum_rows<TURNED, WIDE>(rows, depth, a, a_step, b, b_step, j, end);
-    if constexpr (WIDE > 2)
-        for (; j + 2 * VL <= columns; j += 2 * VL) sum_rows<TURNED, 2>(rows, depth, a, a_step, b, b_step, j, end);
-    for (; j < columns; j += VL) sum_rows<TURNED, 1>(rows, depth, a, a_step, b, b_step, j, end);
-}
-
-// c (rows of c_step floats) += a b
-template <bool TURNED>
-void add_product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c, int64_t c_step) {
-    products<TURNED>(rows, columns, depth, a, a_step, b, b_step, [=](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
-        store(c + i * c_step + j, load(c + i * c_step + j) + sums);
-    });
-}
-
-// ---- tensors ------------------------------------------------------------------------------------------------------------
-
-template <class T> struct Tokens {   // row `row` of picture `image` and head `head` starts at p + image * image_step + row * step + head * width
+// Row `row` of picture `image` and head `head` starts at p + image * image_step + row * step + head * width.
+template <class T> struct Tokens {
     T* p;
     int64_t image_step, step, width;
     T* at(int64_t image, int64_t head, int64_t row) const { return p + image * image_step + row * step + head * width; }
@@ -126,10 +40,11 @@ template <class T> Tokens<T> tokens(T* p, int64_t length, int64_t heads, int64_t
 struct Shape {
     int64_t n, l, m, heads, d, e, packed;   // packed: 0 no, 2 keys and values, 3 all in one tensor
     float scale;
-    int64_t biases, masks, mask_rows;       // biases: 0, 1 shared or N; masks: 0 or P; rows of one: 1 or L
+    int64_t biases, masks, mask_rows;   // biases: 0, 1 shared or N; masks: 0 or P; rows of one: 1 or L
     explicit Shape(const Call& call)
-        : n(call.integer(0)), l(call.integer(1)), m(call.integer(2)), heads(call.integer(3)), d(call.integer(4)), e(call.integer(5)),
-          packed(call.integer(6)), scale(float(call.real(7))), biases(call.integer(8)), masks(call.integer(9)), mask_rows(call.integer(10)) {}
+        : n(call.integer(0)), l(call.integer(1)), m(call.integer(2)), heads(call.integer(3)), d(call.integer(4)),
+          e(call.integer(5)), packed(call.integer(6)), scale(float(call.real(7))), biases(call.integer(8)),
+          masks(call.integer(9)), mask_rows(call.integer(10)) {}
     int64_t d_padded() const { return round_up(d, VL); }
     int64_t e_padded() const { return round_up(e, VL); }
     int64_t bias_at(int64_t image, int64_t head) const { return ((biases > 1 ? image : 0) * heads + head) * l * m; }
@@ -170,13 +85,19 @@ struct Block {   // queries q0 ... q0 + count of one picture and head
 
 // to[j * QB + i] = factor from[i * step + j] for the block's queries i and columns j; lanes without a query get 0.
 void turn_tokens(const Block& block, int64_t width, const float* from, int64_t step, float factor, float* to) {
-    turn(block.count, width, [=](int64_t i, int64_t j, int64_t n) __attribute__((always_inline)) { return load_some(from + i * step + j, n) * factor; },
-         [=](int64_t j, int64_t i, int64_t, V v) __attribute__((always_inline)) { store(to + j * QB + i, v); });
+    turn(
+        block.count, width,
+        [=](int64_t i, int64_t j, int64_t n)
+            __attribute__((always_inline)) { return load_some(from + i * step + j, n) * factor; },
+        [=](int64_t j, int64_t i, int64_t, V v) __attribute__((always_inline)) { store(to + j * QB + i, v); });
 }
 // to[i * step + j] = factor from[j * QB + i]
 void turn_back(const Block& block, int64_t width, const float* from, float factor, float* to, int64_t step) {
-    turn(width, block.count, [=](int64_t j, int64_t i, int64_t) __attribute__((always_inline)) { return load(from + j * QB + i) * factor; },
-         [=](int64_t i, int64_t j, int64_t n, V v) __attribute__((always_inline)) { store_some(to + i * step + j, v, n); });
+    turn(
+        width, block.count,
+        [=](int64_t j, int64_t i, int64_t) __attribute__((always_inline)) { return load(from + j * QB + i) * factor; },
+        [=](int64_t i, int64_t j, int64_t n, V v)
+            __attribute__((always_inline)) { store_some(to + i * step + j, v, n); });
 }
 
 struct Added {   // what is added to the scores
@@ -188,32 +109,38 @@ struct Added {   // what is added to the scores
         const float *from = bias ? bias + s.bias_at(b.image, b.head) + b.q0 * s.m + k0 : nullptr, *more = nullptr;
         if (mask) more = mask + (b.image % s.masks * s.mask_rows + (s.mask_rows > 1 ? b.q0 : 0)) * s.m + k0;
         const int64_t more_step = s.mask_rows > 1 ? s.m : 0, step = s.m;
-        turn(b.count, keys, [=](int64_t i, int64_t k, int64_t n) __attribute__((always_inline)) {
-            V v = from ? load_some(from + i * step + k, n) : V{};
-            return more ? v + load_some(more + i * more_step + k, n) : v;
-        }, [=](int64_t k, int64_t i, int64_t, V v) __attribute__((always_inline)) { store(to + k * QB + i, v); });
+        turn(
+            b.count, keys,
+            [=](int64_t i, int64_t k, int64_t n) __attribute__((always_inline)) {
+                V v = from ? load_some(from + i * step + k, n) : V{};
+                return more ? v + load_some(more + i * more_step + k, n) : v;
+            },
+            [=](int64_t k, int64_t i, int64_t, V v) __attribute__((always_inline)) { store(to + k * QB + i, v); });
     }
 };
 
-// ---- forward ------------------------------------------------------------------------------------------------------------
+// ---- forward ----------------------------------------------------------------------------------------------
 
 struct Running {   // of each query: the largest score so far and the sum of exponentials
     V top[QB / VL], total[QB / VL];
 };
 
 // S^T = K Q^T + added of one block of keys, and the largest score.
-void scores(const Shape& s, const Block& b, int64_t keys, const float* k, int64_t k_step, const float* qt, const float* added, float* st, V* top) {
+void scores(const Shape& s, const Block& b, int64_t keys, const float* k, int64_t k_step, const float* qt,
+            const float* added, float* st, V* top) {
     if (added)
-        products<false>(keys, b.lanes(), s.d, k, k_step, qt, QB, [=](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
-            sums += load(added + i * QB + j);
-            top[j / VL] = vmax(sums, top[j / VL]);
-            store(st + i * QB + j, sums);
-        });
+        products<false>(keys, b.lanes(), s.d, k, k_step, qt, QB,
+                        [=](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
+                            sums += load(added + i * QB + j);
+                            top[j / VL] = vmax(sums, top[j / VL]);
+                            store(st + i * QB + j, sums);
+                        });
     else
-        products<false>(keys, b.lanes(), s.d, k, k_step, qt, QB, [=](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
-            top[j / VL] = vmax(sums, top[j / VL]);
-            store(st + i * QB + j, sums);
-        });
+        products<false>(keys, b.lanes(), s.d, k, k_step, qt, QB,
+                        [=](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
+                            top[j / VL] = vmax(sums, top[j / VL]);
+                            store(st + i * QB + j, sums);
+                        });
 }
 
 // S^T becomes P^T; returns in `fade` what earlier sums are to be multiplied by.
@@ -241,7 +168,8 @@ void exponentials(const Block& b, int64_t keys, const V* top, float* st, Running
 
 int64_t forward_size(const Shape& s) { return round_up(QB * (s.d + s.e + 2 * KB) + Keys::size(s), 16); }
 
-void forward_block(const Shape& s, const Block& b, const Tokens<const float>& q, const Keys& in, const Added& added, const Tokens<float>& y, float* logsum, float* memory) {
+void forward_block(const Shape& s, const Block& b, const Tokens<const float>& q, const Keys& in, const Added& added,
+                   const Tokens<float>& y, float* logsum, float* memory) {
     float *qt = memory, *ot = qt + QB * s.d, *st = ot + QB * s.e, *extra = st + QB * KB;
     Running running;
     for (int64_t v = 0; v < QB / VL; v++) running.top[v] = splat(LOWEST), running.total[v] = V{};
@@ -254,24 +182,29 @@ void forward_block(const Shape& s, const Block& b, const Tokens<const float>& q,
         if (added) added.fill(s, b, k0, keys, extra);
         scores(s, b, keys, in.k + k0 * in.k_step, in.k_step, qt, added ? extra : nullptr, st, top);
         exponentials(b, keys, top, st, running, fade);
-        products<true>(s.e, b.lanes(), keys, in.v + k0 * in.v_step, in.v_step, st, QB, [=, &fade](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
-            store(ot + i * QB + j, load(ot + i * QB + j) * fade[j / VL] + sums);
-        });
+        products<true>(s.e, b.lanes(), keys, in.v + k0 * in.v_step, in.v_step, st, QB,
+                       [=, &fade](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
+                           store(ot + i * QB + j, load(ot + i * QB + j) * fade[j / VL] + sums);
+                       });
     }
     float totals[QB], tops[QB];
     for (int64_t v = 0; v < QB / VL; v++) {   // the largest score adds e^0 to the sum; without it all are at -inf
         const V total = running.total[v], share = pick(total < 0.5f, V{}, 1.0f / total);
-        for (int64_t i = 0; i < s.e && v * VL < b.count; i++) store(ot + i * QB + v * VL, load(ot + i * QB + v * VL) * share);
+        for (int64_t i = 0; i < s.e && v * VL < b.count; i++)
+            store(ot + i * QB + v * VL, load(ot + i * QB + v * VL) * share);
         store(totals + v * VL, total), store(tops + v * VL, running.top[v]);
     }
     turn_back(b, s.e, ot, 1.0f, y.at(b.image, b.head, b.q0), y.step);
     if (logsum)
-        for (int64_t i = 0; i < b.count; i++) logsum[(b.image * s.heads + b.head) * s.l + b.q0 + i] = totals[i] < 0.5f ? -LOWEST : tops[i] + std::log(totals[i]);
+        for (int64_t i = 0; i < b.count; i++)
+            logsum[(b.image * s.heads + b.head) * s.l + b.q0 + i] =
+                totals[i] < 0.5f ? -LOWEST : tops[i] + std::log(totals[i]);
 }
 
-// ---- backward -----------------------------------------------------------------------------------------------------------
+// ---- backward ---------------------------------------------------------------------------------------------
 
-struct Cut {   // how backward is divided: each head's pictures into `image_runs`, its queries into `query_runs` of whole blocks
+// How backward is divided: each head's pictures into `image_runs`, its queries into `query_runs` of whole blocks.
+struct Cut {
     int64_t image_runs, query_runs, jobs;
     explicit Cut(const Shape& s) {
         const int64_t blocks = (s.l + QB - 1) / QB, wanted = 32;
@@ -280,8 +213,12 @@ struct Cut {   // how backward is divided: each head's pictures into `image_runs
         image_runs = s.biases == 1 ? std::clamp<int64_t>((wanted + heads - 1) / heads, 1, s.n) : s.n;
         jobs = s.heads * image_runs * query_runs;
     }
-    int64_t key_parts(const Shape& s) const { return query_runs > 1 ? query_runs * s.n * s.heads * s.m * (s.d_padded() + s.e_padded()) : 0; }
-    int64_t bias_parts(const Shape& s) const { return s.biases == 1 && image_runs > 1 ? image_runs * s.heads * s.l * s.m : 0; }
+    int64_t key_parts(const Shape& s) const {
+        return query_runs > 1 ? query_runs * s.n * s.heads * s.m * (s.d_padded() + s.e_padded()) : 0;
+    }
+    int64_t bias_parts(const Shape& s) const {
+        return s.biases == 1 && image_runs > 1 ? image_runs * s.heads * s.l * s.m : 0;
+    }
 };
 
 struct Back {   // the tensors of a backward pass
@@ -298,10 +235,13 @@ struct Back {   // the tensors of a backward pass
 struct Room {   // memory of a thread
     float *qt, *dyt, *q, *dy, *pt, *dst, *extra, *dqt, *dk, *dv, *keys;
     static int64_t size(const Shape& s) {
-        return round_up(QB * (2 * s.d + s.e + s.d_padded() + s.e_padded() + 3 * KB) + s.m * (s.d_padded() + s.e_padded()) + Keys::size(s), 16);
+        return round_up(QB * (2 * s.d + s.e + s.d_padded() + s.e_padded() + 3 * KB) +
+                            s.m * (s.d_padded() + s.e_padded()) + Keys::size(s),
+                        16);
     }
     Room(const Shape& s, float* p) {
-        qt = p, dyt = qt + QB * s.d, q = dyt + QB * s.e, dy = q + QB * s.d_padded(), pt = dy + QB * s.e_padded(), dst = pt + QB * KB;
+        qt = p, dyt = qt + QB * s.d, q = dyt + QB * s.e, dy = q + QB * s.d_padded(), pt = dy + QB * s.e_padded(),
+        dst = pt + QB * KB;
         extra = dst + QB * KB, dqt = extra + QB * KB, dk = dqt + QB * s.d, dv = dk + s.m * s.d_padded();
         keys = dv + s.m * s.e_padded();
     }
@@ -318,11 +258,13 @@ void copy_rows(int64_t rows, int64_t width, const float* from, int64_t step, flo
 void store_bias(const Shape& s, const Block& b, int64_t k0, int64_t keys, const float* dst, bool add, float* dbias) {
     float* to = dbias + b.q0 * s.m + k0;
     const int64_t step = s.m;
-    turn(keys, b.count, [=](int64_t k, int64_t i, int64_t) __attribute__((always_inline)) { return load(dst + k * QB + i); },
-         [=](int64_t i, int64_t k, int64_t n, V v) __attribute__((always_inline)) {
-             float* at = to + i * step + k;
-             store_some(at, add ? load_some(at, n) + v : v, n);
-         });
+    turn(
+        keys, b.count,
+        [=](int64_t k, int64_t i, int64_t) __attribute__((always_inline)) { return load(dst + k * QB + i); },
+        [=](int64_t i, int64_t k, int64_t n, V v) __attribute__((always_inline)) {
+            float* at = to + i * step + k;
+            store_some(at, add ? load_some(at, n) + v : v, n);
+        });
 }
 
 void backward_block(const Back& t, const Block& b, const Keys& in, const Room& room, bool add_bias, float* dbias) {
@@ -346,15 +288,18 @@ void backward_block(const Back& t, const Block& b, const Keys& in, const Room& r
         const float *k = in.k + k0 * in.k_step, *v = in.v + k0 * in.v_step;
         if (t.added) t.added.fill(s, b, k0, keys, extra);
         const bool with = bool(t.added);
-        products<false>(keys, lanes, s.d, k, in.k_step, room.qt, QB, [=, &logsum](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
-            if (with) sums += load(extra + i * QB + j);
-            store(pt + i * QB + j, exp_below_zero(sums - load(logsum + j)));
-        });
-        products<false>(keys, lanes, s.e, v, in.v_step, room.dyt, QB, [=, &delta](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
-            store(dst + i * QB + j, load(pt + i * QB + j) * (sums - load(delta + j)));
-        });
+        products<false>(keys, lanes, s.d, k, in.k_step, room.qt, QB,
+                        [=, &logsum](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
+                            if (with) sums += load(extra + i * QB + j);
+                            store(pt + i * QB + j, exp_below_zero(sums - load(logsum + j)));
+                        });
+        products<false>(keys, lanes, s.e, v, in.v_step, room.dyt, QB,
+                        [=, &delta](int64_t i, int64_t j, V sums) __attribute__((always_inline)) {
+                            store(dst + i * QB + j, load(pt + i * QB + j) * (sums - load(delta + j)));
+                        });
         add_product<false>(keys, padded, b.count, pt, QB, room.dy, padded, room.dv + k0 * padded, padded);
-        add_product<false>(keys, s.d_padded(), b.count, dst, QB, room.q, s.d_padded(), room.dk + k0 * s.d_padded(), s.d_padded());
+        add_product<false>(keys, s.d_padded(), b.count, dst, QB, room.q, s.d_padded(), room.dk + k0 * s.d_padded(),
+                           s.d_padded());
         add_product<true>(s.d, lanes, keys, k, in.k_step, dst, QB, room.dqt, QB);
         if (dbias) store_bias(s, b, k0, keys, dst, add_bias, dbias);
     }
@@ -365,24 +310,32 @@ void backward_block(const Back& t, const Block& b, const Keys& in, const Room& r
 void store_rows(int64_t rows, int64_t width, const float* from, float factor, float* to, int64_t step) {
     const int64_t padded = round_up(width, VL);
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < width; j += VL) store_some(to + i * step + j, load(from + i * padded + j) * factor, width - j);
+        for (int64_t j = 0; j < width; j += VL)
+            store_some(to + i * step + j, load(from + i * padded + j) * factor, width - j);
 }
 
 void backward_job(const Back& t, int64_t job, float* memory) {
     const Shape& s = t.s;
     const Room room(s, memory);
-    const int64_t query_run = job % t.cut.query_runs, image_run = job / t.cut.query_runs % t.cut.image_runs, head = job / t.cut.query_runs / t.cut.image_runs;
-    const int64_t blocks = (s.l + QB - 1) / QB, first = blocks * query_run / t.cut.query_runs * QB, last = std::min(s.l, blocks * (query_run + 1) / t.cut.query_runs * QB);
-    const int64_t from = s.n * image_run / t.cut.image_runs, to = s.n * (image_run + 1) / t.cut.image_runs, width = s.d_padded() + s.e_padded();
+    const int64_t query_run = job % t.cut.query_runs, image_run = job / t.cut.query_runs % t.cut.image_runs,
+                  head = job / t.cut.query_runs / t.cut.image_runs;
+    const int64_t blocks = (s.l + QB - 1) / QB, first = blocks * query_run / t.cut.query_runs * QB,
+                  last = std::min(s.l, blocks * (query_run + 1) / t.cut.query_runs * QB);
+    const int64_t from = s.n * image_run / t.cut.image_runs, to = s.n * (image_run + 1) / t.cut.image_runs,
+                  width = s.d_padded() + s.e_padded();
     for (int64_t image = from; image < to; image++) {
         float* dbias = nullptr;
-        if (s.biases) dbias = t.bias_parts ? t.bias_parts + (image_run * s.heads + head) * s.l * s.m : t.dbias + s.bias_at(image, head);
+        if (s.biases)
+            dbias = t.bias_parts ? t.bias_parts + (image_run * s.heads + head) * s.l * s.m
+                                 : t.dbias + s.bias_at(image, head);
         const Keys keys(s, t.in, image, head, (last - first + QB - 1) / QB, room.keys);
         std::memset(room.dk, 0, s.m * width * sizeof(float));
         for (int64_t q0 = first; q0 < last; q0 += QB)
-            backward_block(t, {image, head, q0, std::min(QB, last - q0)}, keys, room, s.biases == 1 && image > from, dbias);
+            backward_block(t, {image, head, q0, std::min(QB, last - q0)}, keys, room, s.biases == 1 && image > from,
+                           dbias);
         if (t.key_parts) {
-            std::memcpy(t.key_parts + ((query_run * s.n + image) * s.heads + head) * s.m * width, room.dk, s.m * width * sizeof(float));
+            std::memcpy(t.key_parts + ((query_run * s.n + image) * s.heads + head) * s.m * width, room.dk,
+                        s.m * width * sizeof(float));
             continue;
         }
         store_rows(s.m, s.d, room.dk, s.scale, t.out.k.at(image, head, 0), t.out.k.step);
@@ -419,16 +372,19 @@ JSEG_KERNEL(jseg_attention_forward) {
     const Parts<const float> in(s, {call.in<float>(0), call.in<float>(1), call.in<float>(2)});
     const Added added(call);
     const Tokens<float> y = tokens(call.out<float>(0), s.l, s.heads, s.e, 1, 0);
-    float *logsum = call.output_count > 1 ? call.out<float>(1) : nullptr, *memory = scratch(omp_get_max_threads() * forward_size(s));
+    float *logsum = call.output_count > 1 ? call.out<float>(1) : nullptr,
+          *memory = scratch(omp_get_max_threads() * forward_size(s));
     // A job: a picture and head, and a run of its queries. How many runs there are changes no result.
-    const int64_t blocks = (s.l + QB - 1) / QB, sets = s.n * s.heads, runs = std::clamp<int64_t>((4 * omp_get_max_threads() + sets - 1) / sets, 1, blocks);
+    const int64_t blocks = (s.l + QB - 1) / QB, sets = s.n * s.heads,
+                  runs = std::clamp<int64_t>((4 * omp_get_max_threads() + sets - 1) / sets, 1, blocks);
 #pragma omp parallel
     {
         NoDenormals guard;
         float* mine = memory + omp_get_thread_num() * forward_size(s);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < sets * runs; job++) {
-            const int64_t image = job / runs / s.heads, head = job / runs % s.heads, first = blocks * (job % runs) / runs, last = blocks * (job % runs + 1) / runs;
+            const int64_t image = job / runs / s.heads, head = job / runs % s.heads,
+                          first = blocks * (job % runs) / runs, last = blocks * (job % runs + 1) / runs;
             const Keys keys(s, in, image, head, last - first, mine + forward_size(s) - Keys::size(s));
             for (int64_t q0 = first * QB; q0 < std::min(s.l, last * QB); q0 += QB)
                 forward_block(s, {image, head, q0, std::min(QB, s.l - q0)}, in.q, keys, added, y, logsum, mine);
@@ -436,17 +392,29 @@ JSEG_KERNEL(jseg_attention_forward) {
     }
 }
 
-// in: q, k, v, bias, mask as forward, y, logsum, dy; out: gradients of q, k, v as `packed` says and, with a bias, dbias; numbers as forward
+// in: q, k, v, bias, mask as forward, y, logsum, dy; out: gradients of q, k, v as `packed` says and, with a bias,
+// dbias; numbers as forward
 JSEG_KERNEL(jseg_attention_backward) {
     const Shape s(call);
     const Cut cut(s);
-    const int64_t parts = s.packed == 3 ? 1 : s.packed == 2 ? 2 : 3, each = Room::size(s), threads = omp_get_max_threads();
+    const int64_t parts = s.packed == 3   ? 1
+                          : s.packed == 2 ? 2
+                                          : 3,
+                  each = Room::size(s), threads = omp_get_max_threads();
     float* memory = scratch(threads * each + cut.key_parts(s) + cut.bias_parts(s));
     float *key_parts = memory + threads * each, *bias_parts = key_parts + cut.key_parts(s);
-    const Back t{s, cut, {s, {call.in<float>(0), call.in<float>(1), call.in<float>(2)}}, Added(call),
-                 tokens(call.in<float>(5), s.l, s.heads, s.e, 1, 0), tokens(call.in<float>(7), s.l, s.heads, s.e, 1, 0), call.in<float>(6),
-                 {s, {call.out<float>(0), parts > 1 ? call.out<float>(1) : nullptr, parts > 2 ? call.out<float>(2) : nullptr}},
-                 s.biases ? call.out<float>(int(parts)) : nullptr, cut.key_parts(s) ? key_parts : nullptr, cut.bias_parts(s) ? bias_parts : nullptr};
+    const Back t{
+        s,
+        cut,
+        {s, {call.in<float>(0), call.in<float>(1), call.in<float>(2)}},
+        Added(call),
+        tokens(call.in<float>(5), s.l, s.heads, s.e, 1, 0),
+        tokens(call.in<float>(7), s.l, s.heads, s.e, 1, 0),
+        call.in<float>(6),
+        {s, {call.out<float>(0), parts > 1 ? call.out<float>(1) : nullptr, parts > 2 ? call.out<float>(2) : nullptr}},
+        s.biases ? call.out<float>(int(parts)) : nullptr,
+        cut.key_parts(s) ? key_parts : nullptr,
+        cut.bias_parts(s) ? bias_parts : nullptr};
 #pragma omp parallel
     {
         NoDenormals guard;

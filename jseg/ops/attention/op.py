@@ -1,12 +1,14 @@
 """Scaled dot-product attention with bias and mask, and never a tensor of queries times keys.
 
-Vaswani et al., NeurIPS 2017, sec. 3.2.1; the kernels take keys block by block with a running maximum and sum (Milakov & Gimelshein,
-arXiv 1805.02867; FlashAttention, NeurIPS 2022) and compute the weights again in the backward pass. One operation for the attention of
-Swin (windows, a bias per head, a mask per shifted window), of SegFormer, PVT and Twins (fewer keys than queries) and of ViT.
+Vaswani et al., NeurIPS 2017, sec. 3.2.1; the kernels take keys block by block with a running maximum and sum (Milakov &
+Gimelshein, arXiv 1805.02867; FlashAttention, NeurIPS 2022) and compute the weights again in the backward pass. One
+operation for the attention of Swin (windows, a bias per head, a mask per shifted window), of SegFormer, PVT and Twins
+(fewer keys than queries) and of ViT.
 
-Layout: tokens as a linear layer leaves them, (N, L, heads, width), not (N, heads, L, width). The kernels read them through their
-strides, so that neither the split into heads nor the way back moves memory; queries, keys and values of one projection may stay together
-as (N, L, 3, heads, width), keys and values as (N, M, 2, heads, width), and the gradient comes back as one tensor too.
+Layout: tokens as a linear layer leaves them, (N, L, heads, width), not (N, heads, L, width). The kernels read them
+through their strides, so that neither the split into heads nor the way back moves memory; queries, keys and values of
+one projection may stay together as (N, L, 3, heads, width), keys and values as (N, M, 2, heads, width), and the
+gradient comes back as one tensor too.
 """
 
 from __future__ import annotations
@@ -20,20 +22,21 @@ __all__ = ["attention"]
 _LOWEST = -3.4028235e38  # of float32
 
 
-def attention(q: jt.Var, k: jt.Var | None = None, v: jt.Var | None = None, *, bias: jt.Var | None = None, mask: jt.Var | None = None,
-              scale: float | None = None, impl: str = "auto") -> jt.Var:
+def attention(q: jt.Var, k: jt.Var | None = None, v: jt.Var | None = None, *, bias: jt.Var | None = None,
+              mask: jt.Var | None = None, scale: float | None = None, impl: str = "auto") -> jt.Var:
     """y = softmax(scale * q k^T + bias + mask) v, for each picture (or window) and head.
 
     Args:
         q: queries; without `k` and `v` queries, keys and values in one tensor.
         k: keys; without `v` keys and values in one tensor.
-        bias: added to every picture's scores, or one for each picture. It has a gradient, summed over the pictures it is shared by, which
-            costs time: give constants as `mask`.
-        mask: added to the scores of all heads, without a gradient: 0 where a query may look, -inf (or -100, as Swin) where not. Picture n
-            takes mask n modulo P. A query whose keys are all at -inf gets zeros.
+        bias: added to every picture's scores, or one for each picture. It has a gradient, summed over the pictures it
+            is shared by, which costs time: give constants as `mask`.
+        mask: added to the scores of all heads, without a gradient: 0 where a query may look, -inf (or -100, as Swin)
+            where not. Picture n takes mask n modulo P. A query whose keys are all at -inf gets zeros.
         scale: factor of the scores; default 1 / sqrt(D).
     Shape:
-        q: (N, L, G, D); k: (N, M, G, D); v: (N, M, G, E), or q: (N, L, G, D); k: (N, M, 2, G, D), or q: (N, L, 3, G, D) with M = L;
+        q: (N, L, G, D); k: (N, M, G, D); v: (N, M, G, E),
+        or q: (N, L, G, D); k: (N, M, 2, G, D), or q: (N, L, 3, G, D) with M = L;
         bias: (G, L, M) or (N, G, L, M); mask: (P, L, M) or (P, 1, M), P divides N -> (N, L, G, E)
         All float32; the CUDA kernel also takes q, k, v in float16 and bfloat16, sums are float32 all the same.
     Raises:
@@ -52,14 +55,16 @@ def attention(q: jt.Var, k: jt.Var | None = None, v: jt.Var | None = None, *, bi
 
 
 class _Attention(jt.Function):
-    """The kernels; they save their arguments, their result and one number per query and head, the logarithm of the sum of exponentials."""
+    """The kernels; they save arguments, result and the logarithm of the sum of exponentials per query and head."""
 
     def execute(self, q, k, v, bias, mask, scale, run):
         save = not jt.flags.no_grad
         n, rows, keys, heads, width = _sizes(q, k, v)
         out = width if v is None else v.shape[3]
-        self.scalars = [n, rows, keys, heads, width, out, 0 if v is not None else 2 if k is not None else 3, scale,
-                        0 if bias is None else 1 if len(bias.shape) == 3 else n, *((0, 0) if mask is None else mask.shape[:2])]
+        packed = 0 if v is not None else 2 if k is not None else 3
+        biases = 0 if bias is None else 1 if len(bias.shape) == 3 else n
+        masks = (0, 0) if mask is None else mask.shape[:2]
+        self.scalars = [n, rows, keys, heads, width, out, packed, scale, biases, *masks]
         outputs = [((n, rows, heads, out), q.dtype)] + [((n, heads, rows), "float32")] * save
         y, *logsum = run("jseg_attention_forward", [q, k, v, bias, mask], outputs, self.scalars)
         self.run, self.saved = run, (q, k, v, bias, mask, y, *logsum)
@@ -83,7 +88,8 @@ def _sizes(q, k, v) -> tuple[int, ...]:
 def _check(q, k, v) -> tuple[int, ...]:
     """`_sizes`, or KernelError unless q, k and v fit."""
     if k is None:
-        check("attention", v is None, "v is given without k; give q, k and v, or q and (N, M, 2, G, D) as k, or (N, L, 3, G, D) as q alone")
+        check("attention", v is None,
+              "v is given without k; give q, k and v, or q and (N, M, 2, G, D) as k, or (N, L, 3, G, D) as q alone")
         check_shape("attention", "q (no k and v are given)", q, (None, None, 3, None, None))
     else:
         check_shape("attention", "q", q, (None,) * 4)
@@ -94,7 +100,8 @@ def _check(q, k, v) -> tuple[int, ...]:
             check_shape("attention", "k", k, (n, None, heads, width))
             check_shape("attention", "v", v, (n, k.shape[1], heads, None))
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        check("attention", tensor is None or min(tensor.shape) >= 1, f"{name} is {tensor is not None and tuple(tensor.shape)}: a side is empty")
+        if tensor is not None:
+            check("attention", min(tensor.shape) >= 1, f"{name} is {tuple(tensor.shape)}: a side is empty")
     return _sizes(q, k, v)
 
 
@@ -104,7 +111,8 @@ def _check_added(n, rows, keys, heads, bias, mask) -> None:
         check_shape("attention", "bias", bias, (heads, rows, keys) if len(bias.shape) == 3 else (n, heads, rows, keys))
     if mask is not None:
         check_shape("attention", "mask", mask, (None, 1 if len(mask.shape) == 3 and mask.shape[1] == 1 else rows, keys))
-        check("attention", n % mask.shape[0] == 0, f"mask is {tuple(mask.shape)}: {mask.shape[0]} masks do not divide {n} pictures")
+        check("attention", n % mask.shape[0] == 0,
+              f"mask is {tuple(mask.shape)}: {mask.shape[0]} masks do not divide {n} pictures")
 
 
 def _separate(q, k, v):
@@ -126,7 +134,7 @@ def _composed(q, k, v, bias, mask, scale):
         images = mask.shape[0]
         scores = scores.reshape(n // images, images, heads, rows, keys) + mask.reshape(images, 1, mask.shape[1], keys)
         scores = scores.reshape(n, heads, rows, keys)
-    top = jt.maximum(scores.max(-1, keepdims=True), _LOWEST).stop_grad()  # a row of -inf: -inf - -inf would be no number
+    top = jt.maximum(scores.max(-1, keepdims=True), _LOWEST).stop_grad()  # -inf - -inf would be no number
     weights = (scores - top).exp()
     total = weights.sum(-1, keepdims=True)
     weights = weights / jt.ternary(total == 0, jt.ones_like(total), total)

@@ -24,7 +24,8 @@ FLOOR = 1e-6
 def make(case, rng):
     """Tokens of unit variance around `mean`."""
     c = case.shape[-1]
-    inputs = {"x": rng.standard_normal(case.shape) + case.options.get("mean", 0.0), "weight": rng.standard_normal(c), "bias": rng.standard_normal(c)}
+    inputs = {"x": rng.standard_normal(case.shape) + case.options.get("mean", 0.0),
+              "weight": rng.standard_normal(c), "bias": rng.standard_normal(c)}
     return inputs | {name: case.options[name] for name in ("eps",) if name in case.options}
 
 

@@ -1,7 +1,8 @@
 """Layer normalisation of tokens: over the last axis.
 
-Ba et al., 2016. The mean comes first, then the variance of the distances from it: E[x^2] - E[x]^2, which Jittor's own norm uses, cancels
-in float32 when the mean is large against the spread. Maps (N, C, H, W) have `jseg.ops.norm` with over="position".
+Ba et al., 2016. The mean comes first, then the variance of the distances from it: E[x^2] - E[x]^2, which Jittor's own
+norm uses, cancels in float32 when the mean is large against the spread. Maps (N, C, H, W) have `jseg.ops.norm` with
+over="position".
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, eps: float = 1e-5, im
     Raises:
         KernelError: shapes disagree, or there is no such impl.
     """
-    check("layer_norm", x.ndim >= 2 and min(x.shape) >= 1, f"x is {tuple(x.shape)}; accepted: (..., C) with no empty side")
+    check("layer_norm", x.ndim >= 2 and min(x.shape) >= 1,
+          f"x is {tuple(x.shape)}; accepted: (..., C) with no empty side")
     check_shape("layer_norm", "weight", weight, (x.shape[-1],))
     check_shape("layer_norm", "bias", bias, (x.shape[-1],))
     impl = pick(impl, "layer_norm", x, weight, bias)
@@ -34,7 +36,7 @@ def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, eps: float = 1e-5, im
 
 
 class _LayerNorm(jt.Function):
-    """The kernels; they save their input and two numbers a token."""
+    """The kernels; they save their input and two numbers per token."""
 
     def execute(self, x, weight, bias, eps, run):
         self.scalars, rows = [math.prod(x.shape[:-1]), x.shape[-1], eps], tuple(x.shape[:-1])

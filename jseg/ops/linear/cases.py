@@ -27,7 +27,8 @@ FLOOR = 1e-6
 def make(case, rng):
     """Random tokens, weights of unit gain."""
     c, options = case.shape[-1], case.options
-    inputs = {"x": rng.standard_normal(case.shape) * options.get("scale", 1.0), "weight": rng.standard_normal((case.out, c)) / c ** 0.5}
+    inputs = {"x": rng.standard_normal(case.shape) * options.get("scale", 1.0),
+              "weight": rng.standard_normal((case.out, c)) / c ** 0.5}
     if "bias" in options:
         inputs["bias"] = rng.standard_normal(case.out)
     for name in options.get("more", ()):
