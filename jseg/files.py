@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+from jseg import runtime_signals
 from jseg.errors import WriteError
 
 __all__ = ["write_atomically", "sync_folder", "drop_drafts"]
@@ -27,22 +28,19 @@ def write_atomically(path: str | os.PathLike, content: bytes | Iterable, *, dura
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_drafts(path.parent, path.name)
-        with open(draft, "wb") as file:
-            for piece in [content] if isinstance(content, bytes) else content:
-                file.write(piece)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(draft, path)
+        with runtime_signals.part(draft):
+            with open(draft, "wb") as file:
+                for piece in [content] if isinstance(content, bytes) else content:
+                    file.write(piece)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(draft, path)
         if durable:
             sync_folder(path.parent)
     except OSError as error:
-        _remove(draft)
         raise WriteError(f"{path}: cannot be written ({error.strerror}); free disk space or allow writing there. "
                          "What was there before is untouched") from error
-    except BaseException:  # a signal, or the pieces cannot be read: leave no part behind
-        _remove(draft)
-        raise
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

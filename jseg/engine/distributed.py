@@ -30,6 +30,7 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
+from jseg import runtime_signals
 from jseg.engine.run_folder import StopRequest
 from jseg.engine.watch import WAITING
 from jseg.errors import DataError, JsegError
@@ -138,17 +139,18 @@ class JobStop(StopRequest):
 
     def __enter__(self) -> "JobStop":
         super().__enter__()
-        if world_size() > 1 and self._before:
-            for number in [signal.SIGUSR1] + [signal.SIGCONT] * ("SLURM_JOB_ID" not in os.environ):
-                self._before[number] = signal.signal(number, self._note)
+        if world_size() > 1 and "SLURM_JOB_ID" not in os.environ:
+            with contextlib.suppress(ValueError):  # not the main thread
+                self._answers.callback(signal.signal, signal.SIGCONT, signal.signal(signal.SIGCONT, lambda number, frame: self._note(signal.SIGTERM)))
         return self
 
-    def _note(self, number: int, frame) -> None:
-        if world_size() == 1:
-            return super()._note(number, frame)
+    def _note(self, number: int) -> None:
+        if world_size() == 1 or self.at_once:
+            return super()._note(number)
+        runtime_signals.mute_broken_output()
         if self._wish is None and is_main():
-            os.write(2, b"\nasked to stop: finishing this step on all ranks, then saving\n")
-        self._wish = self._wish or (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+            _say("asked to stop: finishing this step on all ranks, then saving")
+        self._wish = self._wish or number
 
 
 def agree(stop: JobStop, error: DataError | None = None) -> None:
@@ -280,6 +282,9 @@ def as_rank(body: Callable[[], int]) -> int:
 
 def _last_words(error: BaseException) -> int:
     """Print why this rank ends; returns the exit status."""
+    number = runtime_signals.asked(error)
+    if number is not None:
+        return 128 + number
     if isinstance(error, JsegError):
         if not getattr(error, "on_every_rank", False):
             if not is_main():
@@ -290,15 +295,14 @@ def _last_words(error: BaseException) -> int:
         else:
             time.sleep(1.0)
         return 2
-    if isinstance(error, KeyboardInterrupt):
-        return 130
     _say(f"{name()} failed; the job ends:\n{''.join(traceback.format_exception(type(error), error, error.__traceback__))}")
     return 1
 
 
 def _say(text: str) -> None:
-    """One write, so that the words of several ranks do not mix."""
-    os.write(2, f"\n{text.rstrip()}\n".encode())
+    """One write, so that the words of several ranks do not mix; nothing where nobody reads any more."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text.rstrip()}\n".encode())
 
 
 def _leave(status: int) -> None:
