@@ -229,6 +229,7 @@ def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, igno
 # --- the end of a rank -----------------------------------------------------------------------------------------------
 _watcher: subprocess.Popen | None = None
 _steps_done = 0
+_PARENT = os.getppid()  # mpirun, while it lives
 
 
 def beat(phase: str, steps: int | None = None) -> None:
@@ -247,8 +248,8 @@ def watched(seconds: float = DEFAULT_STALL_SECONDS) -> Iterator[None]:
     if world_size() == 1 or _watcher is not None:
         yield
         return
-    _watcher = subprocess.Popen([sys.executable, "-I", "-S", str(Path(__file__).with_name("watch.py")), str(os.getpid()), name(), str(seconds)],
-                                stdin=subprocess.PIPE, start_new_session=True)
+    _watcher = subprocess.Popen([sys.executable, "-I", "-S", str(Path(__file__).with_name("watch.py")), str(os.getpid()), name(), str(seconds),
+                                 str(_PARENT)], stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
