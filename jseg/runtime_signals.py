@@ -91,6 +91,7 @@ def take_over() -> None:
     _answer = _leave_at_once
     for number in NUMBERS:
         _handle(number, _on_signal)
+    atexit.register(_ignore_all)  # the first to be registered is the last to be called
     report = sys.unraisablehook
     sys.unraisablehook = lambda what: None if isinstance(what.exc_value, Stopped) else report(what)  # raised in a __del__
 
@@ -208,6 +209,13 @@ def mute_broken_output() -> None:
 # --- what happens ----------------------------------------------------------------------------------------------------
 def _meant(number: int) -> int:
     return signal.SIGTERM if number == getattr(signal, "SIGUSR1", None) else number
+
+
+def _ignore_all() -> None:
+    """The command is over and its status stands; the rest of the interpreter's end runs no handler, and would end by the signal."""
+    if is_command():
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _on_signal(number: int, frame) -> None:
