@@ -62,10 +62,11 @@ class Terminal:
                 self._read(0.02)
         return self.status is None
 
-    def wait_for(self, pattern, seconds=300):
-        """Wait until the output holds a regular expression."""
-        self.watch(seconds, lambda: re.search(pattern, self.text))
-        assert re.search(pattern, self.text), f"status {self.status}, no {pattern!r} in: {self.text[-2000:]}"
+    def wait_for(self, pattern, seconds=120):
+        """Wait until the output holds a regular expression, or a function holds."""
+        met = pattern if callable(pattern) else lambda: re.search(pattern, self.text)
+        self.watch(seconds, met)
+        assert met(), f"status {self.status}, no {pattern!r} in: {self.text[-2000:]}"
 
     def wait_for_handlers(self):
         """Wait until the command's first lines have run: what comes before, Python's own start, is not jseg's to answer for."""
