@@ -118,8 +118,7 @@ class StopRequest:
     Within `with StopRequest() as stop`, `stop.signal` is None or the signal's number. A second SIGINT ends the process at
     once with status 130. Outside the main thread signals stay as they are.
 
-    Attributes:
-        at_once: there is nothing to save yet, so a signal raises `runtime_signals.Stopped` instead.
+    While `at_once` holds there is nothing to save, and a signal raises `runtime_signals.Stopped` instead.
 
     A child that dies by a signal is named by the loader; Jittor's handler, which would end this process, is switched off.
     """
@@ -140,10 +139,12 @@ class StopRequest:
 
     @property
     def at_once(self) -> bool:
+        """Whether a signal ends the run on the spot."""
         return self._at_once
 
     @at_once.setter
     def at_once(self, value: bool) -> None:
+        """Change it; while it holds, a long C++ call is not waited for either."""
         if value != self._at_once:
             self._at_once = value
             runtime_signals.limit(value)
