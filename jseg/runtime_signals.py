@@ -174,7 +174,8 @@ def leave(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    _tidy()
+    if is_command():
+        _tidy()
     os._exit(status)
 
 
@@ -260,8 +261,8 @@ def _tidy() -> None:
         for process in children:
             with contextlib.suppress(OSError):
                 os.kill(process, how)
-        limit = time.monotonic() + 0.3
-        while how == signal.SIGTERM and time.monotonic() < limit and any(map(_runs, children)):
+        until = time.monotonic() + 0.3
+        while how == signal.SIGTERM and time.monotonic() < until and any(map(_runs, children)):
             time.sleep(0.01)
     for path in list(_parts):
         with contextlib.suppress(OSError):
@@ -401,7 +402,7 @@ def _load_library() -> None:
                 subprocess.run([jt.flags.cc_path, "-shared", "-fPIC", "-O1", str(SOURCE), "-o", str(made), "-lrt"], check=True,
                                capture_output=True)
                 shutil.move(made, target)
-        library = ctypes.CDLL(str(target))
+        library = ctypes.PyDLL(str(target))  # with the GIL: its table has no lock
         numbers = [number for number in NUMBERS if signal.getsignal(number) is _on_signal]
         if library.jseg_signals_install((ctypes.c_int * len(numbers))(*numbers), len(numbers)) == 0:
             _library = library

@@ -21,7 +21,7 @@ EXAMPLE = "jseg launch -n 4 train configs/segnext/segnext_tiny_ade20k-512x512_16
 COMMANDS = ("train", "val", "predict")
 # What a remote host must be told; ranks on this host inherit everything.
 EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "JITTOR_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "nvcc_path",
-            "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
+            "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "JSEG_LAUNCH", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
 
 
 def add_arguments(parser) -> None:
@@ -48,6 +48,7 @@ def run(args) -> int:
     if missing:
         raise RuntimeSetupError(f"jseg launch: no {' and no '.join(missing)} on PATH; install Open MPI on every host: "
                                 "apt-get install -y openmpi-bin libopenmpi-dev")
+    os.environ["JSEG_LAUNCH"] = "1"  # for the ranks: a stop that was asked for here is no failure
     words = mpirun_words(mpirun, args)
     print(shlex.join(words), file=sys.stderr, flush=True)
     return _run(words, {**os.environ, **({"nvcc_path": "", "CUDA_VISIBLE_DEVICES": ""} if args.cpu else {})})
@@ -129,7 +130,7 @@ def _run(words: list[str], environment: dict[str, str]) -> int:
             job.send_signal(signal.SIGUSR1)
         status = job.wait()
     status = status if status >= 0 else 128 - status
-    return 128 + asked[0] if asked and status in (128 + signal.SIGTERM, 128 + signal.SIGUSR1) else status
+    return 128 + asked[0] if asked and status in (0, 128 + signal.SIGTERM, 128 + signal.SIGUSR1) else status
 
 
 def _asked_when_orphaned() -> Callable[[], None] | None:

@@ -154,7 +154,7 @@ class StopRequest:
             runtime_signals.stop(number)
         if self.signal is not None and number == signal.SIGINT:
             _write(b"leaving at once; the last saved state stays")
-            os._exit(128 + number)
+            runtime_signals.leave(128 + number)
         runtime_signals.mute_broken_output()
         self.signal = self.signal or number
         _write(_WORDS[number] + b": finishing this step, then saving (Ctrl-C again leaves at once)")

@@ -50,6 +50,8 @@ class Presses:
                 return False
             self.seconds[words[1]].append(seconds)
             self.phases[f"{words[1]}: {'at work' if said else 'imports'}"] += 1
+            if self.count % 10 == 0:
+                print(f"{self.count} presses, {len(self.wrong)} faults", flush=True)
             self.wrong += [f"{words[1]}, Ctrl-C after {at:.2f} s: {fault}" for fault in faults(terminal, seconds, *folders, limit_s=self.limit_s)]
             return True
 
