@@ -1,20 +1,39 @@
-"""Names in a config become objects: six registries, one rule for unknown names and misspelt arguments."""
+"""Names in a config become objects: seven registries, one rule for unknown names and misspelt arguments."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from typing import Any, Callable, Mapping
 
 from jseg.errors import ConfigError
 
-__all__ = ["Registry", "MODELS", "LOSSES", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES", "nearest"]
+__all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES", "accepted", "nearest"]
 
 
 def nearest(word: str, known) -> str:
     """Return `; did you mean 'x'?` for the closest known word, or an empty string."""
     found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def accepted(entry: Callable) -> dict[str, inspect.Parameter]:
+    """The arguments that a config block may give, by name.
+
+    They are the constructor's own; for a class with `OPTIONS`, a dataclass that its first argument `options` takes, the fields of that
+    come first, with the defaults that the class's `DEFAULTS` change.
+    """
+    own = {key: p for key, p in inspect.signature(entry).parameters.items() if key != "self"}
+    shared = getattr(entry, "OPTIONS", None)
+    if shared is None:
+        return own
+    found = {}
+    for field in dataclasses.fields(shared):
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = entry.DEFAULTS.get(field.name, inspect.Parameter.empty if made is dataclasses.MISSING else made)
+        found[field.name] = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type)
+    return {**found, **{key: p for key, p in own.items() if key != "options"}}
 
 
 class Registry:
@@ -65,10 +84,9 @@ class Registry:
             entry = self.get(cfg["type"], where)
         except ConfigError as error:
             return [str(error)]
-        parameters = inspect.signature(entry).parameters
-        known = [k for k in parameters if k != "self"]
-        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}{nearest(key, known)}"
-                  for key in cfg if key != "type" and key not in known]
+        parameters = accepted(entry)
+        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}{nearest(key, parameters)}"
+                  for key in cfg if key != "type" and key not in parameters]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
                    and key not in cfg and key not in given]
@@ -88,8 +106,13 @@ class Registry:
         if faults:
             raise ConfigError("\n".join(faults))
         arguments = {**{k: v for k, v in cfg.items() if k != "type"}, **extra}
+        entry = self._entries[cfg["type"]]
         try:
-            return self._entries[cfg["type"]](**arguments)
+            if getattr(entry, "OPTIONS", None) is not None:
+                names = {field.name for field in dataclasses.fields(entry.OPTIONS)}
+                shared = {**entry.DEFAULTS, **{k: v for k, v in arguments.items() if k in names}}
+                arguments = {"options": entry.OPTIONS(**shared), **{k: v for k, v in arguments.items() if k not in names}}
+            return entry(**arguments)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{_at(where)}{cfg['type']}: {error}") from error
 
@@ -100,6 +123,7 @@ def _at(where: str) -> str:
 
 MODELS = Registry("model")
 LOSSES = Registry("loss")
+SAMPLERS = Registry("sampler")
 DATASETS = Registry("dataset")
 TRANSFORMS = Registry("transform")
 OPTIMIZERS = Registry("optimizer")

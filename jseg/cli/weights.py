@@ -1,6 +1,7 @@
-"""List published SegNeXt weights, or fetch one by name, check its hash and convert it.
+"""List published weights, or fetch one by name, check its hash and convert it.
 
-    jseg weights list              every name, what it was trained on, its published mIoU, and whether it is here
+    jseg weights list              every name, what it was trained on, its published mIoU, and whether it is here;
+                                   `jseg models` searches those of MMSegmentation and says which build here
     jseg weights get NAME          download (an interrupted one goes on), check, convert to <dir>/NAME.safetensors
 
 A file that is already in the folder is used; without a connection the command says what to fetch by hand and where to put it.
@@ -23,16 +24,19 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """List, or fetch and convert."""
-    from jseg.convert.weights_index import INDEX, find_entry, read_index
+    from jseg.convert.model_index import read_weights, refuse_unbuildable
+    from jseg.convert.weights_index import find_entry, read_index
     from jseg.errors import ConvertError
-    index = read_index(args.index or INDEX)
+    index = read_index(args.index) if args.index else read_weights()
     folder = pathlib.Path(args.dir)
     if args.what == "list":
         print(table(index, folder))
         return 0
     if args.name is None:
         raise ConvertError("jseg weights get: give a name; `jseg weights list` shows all")
-    get(find_entry(args.name, index), folder)
+    entry = find_entry(args.name, index)
+    refuse_unbuildable(entry)
+    get(entry, folder)
     return 0
 
 

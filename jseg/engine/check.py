@@ -17,7 +17,7 @@ from jseg.engine.check_rules import (BOUNDARY, CLIP, DATA_PREFIX, EMA, EVALUATOR
                                      known_fields, wrong_types)
 from jseg.errors import JsegError
 from jseg.metrics import METRICS
-from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry, nearest
+from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULES, TRANSFORMS, Registry, nearest
 
 __all__ = ["check_config", "summary", "class_names"]
 
@@ -132,7 +132,7 @@ def _check_head(head: Any, where: str) -> list[str]:
         place = f"{where}.loss_decode" + (f".{i}" if isinstance(losses, list) else "")
         faults += _build(LOSSES, loss, place)[1] if loss is not None else []
     if isinstance(head, Mapping) and head.get("sampler") is not None:
-        faults += _build(LOSSES, head["sampler"], f"{where}.sampler")[1]
+        faults += _build(SAMPLERS, head["sampler"], f"{where}.sampler")[1]
     if faults and isinstance(head, Mapping):
         return faults + _unknown(MODELS, head, where)
     return faults + _build(MODELS, head, where)[1]

@@ -7,7 +7,7 @@ import math
 from typing import Any, Callable, Mapping, NamedTuple
 
 from jseg.metrics import METRICS
-from jseg.registry import nearest
+from jseg.registry import accepted, nearest
 
 __all__ = ["Rule", "fields", "known_fields", "wrong_types", "is_integer", "is_number", "is_pair", "SCORES", "TOP_LEVEL", "TRAIN_CFG",
            "CLIP", "EMA", "TEST_CFG", "PADDING", "PREPROCESSOR", "LOADER", "DATA_PREFIX", "OPTIMIZER", "PARAMWISE", "MULTIPLIERS",
@@ -110,7 +110,7 @@ def fields(block: Mapping, rules: Mapping[str, Rule], where: str, owner: str) ->
 def wrong_types(entry: Callable, block: Mapping, where: str) -> list[str]:
     """Compare values with a constructor's annotations, where those are plain (`bool`, `int | None`, ...)."""
     faults = []
-    for key, parameter in inspect.signature(entry).parameters.items():
+    for key, parameter in accepted(entry).items():
         kinds = [kind.strip() for kind in inspect.formatannotation(parameter.annotation).strip("'").split("|")]
         if key in block and set(kinds) <= set(_PLAIN) and not any(_PLAIN[kind].accepts(block[key]) for kind in kinds):
             faults.append(f"{where}.{key}: got {block[key]!r}, expected {' or '.join(_PLAIN[kind].text for kind in kinds)}")

@@ -34,6 +34,7 @@ from jseg import runtime_signals
 from jseg.engine.run_folder import StopRequest
 from jseg.engine.watch import WAITING
 from jseg.errors import DataError, JsegError
+from jseg.losses.base import is_loss
 from jseg.ops.ranks import barrier, broadcast, gather, rank, step, world_size
 
 __all__ = ["rank", "world_size", "step", "barrier", "is_main", "name", "hosts", "gather", "gather_objects", "from_main", "sum_counts", "any_rank",
@@ -205,7 +206,7 @@ def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, igno
     otherwise only the numbers do. Losses are parts that add up; accuracies are weighted by the pixels that count.
     """
     names, counted = list(losses), float((labels != ignore_index).sum())
-    weights = np.array([1.0 if "loss" in key else counted for key in names] + [counted], np.float32)
+    weights = np.array([1.0 if is_loss(key) else counted for key in names] + [counted], np.float32)
     values = jt.concat([losses[key].float32().reshape((1,)) for key in names] + [jt.ones((1,), "float32")]) * jt.array(weights)
     place = jt.array(np.eye(world_size(), dtype=np.float32)[rank()])
     slots = [jt.ternary(place > 0.5, health.float32().reshape((1,)).broadcast(place), jt.zeros_like(place))
@@ -219,7 +220,7 @@ def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, igno
         beat("computes")
     numbers = {key: float(found[i]) for i, key in enumerate(names)}
     every = float(found[len(names)])
-    numbers = {key: value if "loss" in key else value / max(every, 1.0) for key, value in numbers.items()}
+    numbers = {key: value if is_loss(key) else value / max(every, 1.0) for key, value in numbers.items()}
     numbers["exchange_s"] = EXCHANGE["seconds"] - before  # rank 0's ends up in the log
     spoilt = ~np.isfinite(found[-2 * world_size():].reshape(2, -1))  # (loss or gradient, rank)
     culprits = [int(row.argmax()) for row in spoilt if row.any() and not row.all()]

@@ -44,7 +44,6 @@ class Conv2d(nn.Module):
         kernel_size, stride, padding, dilation: one integer or (vertical, horizontal), in pixels.
         bias: whether a bias is added.
         init_std: standard deviation of the initial weights; None for sqrt(2 / fan_out).
-        impl: "auto", "jittor", "cpu" or "cuda", handed to the operators.
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H + 2*padding - dilation*(kernel-1) - 1) // stride + 1
     Raises:
@@ -52,11 +51,11 @@ class Conv2d(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                 bias: bool = True, init_std: float | None = None, impl: str = "auto"):
+                 bias: bool = True, init_std: float | None = None):
         super().__init__()
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
-        self.in_channels, self.out_channels, self.groups, self.impl = in_channels, out_channels, groups, impl
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.padding, self.dilation = pair(padding), pair(dilation)
         kh, kw = self.kernel_size
@@ -71,10 +70,10 @@ class Conv2d(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         if self.is_pointwise:
-            return ops.pointwise(x, self.weight, self.bias, impl=self.impl)
+            return ops.pointwise(x, self.weight, self.bias)
         if self.groups == self.in_channels == self.out_channels and self.groups > 1:
             return ops.depthwise(x, self.weight, self.bias, stride=self.stride, padding=self.padding,
-                                 dilation=self.dilation, impl=self.impl)
+                                 dilation=self.dilation)
         return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -90,13 +89,13 @@ class ConvNormAct(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                 norm_cfg: dict | None = None, act_cfg: dict | None = None, impl: str = "auto"):
+                 norm_cfg: dict | None = None, act_cfg: dict | None = None):
         super().__init__()
         self.conv = Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation,
-                           groups=groups, bias=norm_cfg is None, impl=impl)
+                           groups=groups, bias=norm_cfg is None)
         self.norm_name = None
         if norm_cfg is not None:
-            self.norm_name, norm = build_norm(norm_cfg, out_channels, impl=impl)
+            self.norm_name, norm = build_norm(norm_cfg, out_channels)
             setattr(self, self.norm_name, norm)
         self.activate = build_activation(act_cfg)
         kind = (act_cfg or {}).get("type")

@@ -10,9 +10,8 @@ import jittor as jt
 import numpy as np
 
 from jseg import ops
-from jseg.ops import ranks
 
-__all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "part_of_batch", "EPS"]
+__all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "EPS"]
 
 EPS = float(np.finfo(np.float32).eps)  # keeps 0 / 0 at 0 when every pixel is ignored, as mmseg does
 
@@ -80,18 +79,3 @@ def binary_cross_entropy(logits: jt.Var, target: jt.Var, positive_weight: jt.Var
     """Return -(w t log s(x) + (1 - t) log(1 - s(x))) elementwise, in the form that neither overflows nor loses digits."""
     soft = jt.log(1.0 + jt.exp(-jt.abs(logits))) + jt.maximum(-logits, jt.zeros_like(logits))  # -log s(x)
     return (1.0 - target) * logits + (1.0 + (positive_weight - 1.0) * target) * soft
-
-
-def part_of_batch(loss, labels: jt.Var, ignore_index: int) -> jt.Var | None:
-    """What the loss of this rank's pictures counts in the loss of a batch that is split over ranks; None: it counts whole.
-
-    A mean has a divisor, which `loss.divisor(labels, ignore_index)` tells (None for a sum; a loss without the method averages over
-    pictures). This rank's mean times its share of the common divisor, added over ranks, is the mean that one process computes.
-
-    Args:
-        labels: (N, H, W) int.
-    """
-    if not ranks.in_step():
-        return None
-    divisor = loss.divisor(labels.numpy(), ignore_index) if hasattr(loss, "divisor") else len(labels)
-    return None if divisor is None else jt.array(np.array([ranks.part(divisor)], np.float32))  # an input: a constant would recompile

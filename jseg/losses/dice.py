@@ -12,6 +12,7 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
+from jseg.losses.base import Loss
 from jseg.losses.common import check_choice, check_shapes, one_hot, upsample
 from jseg.registry import LOSSES
 
@@ -19,7 +20,7 @@ __all__ = ["DiceLoss"]
 
 
 @LOSSES.register()
-class DiceLoss:
+class DiceLoss(Loss):
     """1 - 2 sum(p t) / (sum(p p) + sum(t t)), per picture, then reduced.
 
     Args:

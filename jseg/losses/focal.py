@@ -11,6 +11,7 @@ from typing import Sequence
 import jittor as jt
 import numpy as np
 
+from jseg.losses.base import Loss
 from jseg.losses.common import binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, upsample
 from jseg.registry import LOSSES
 
@@ -18,7 +19,7 @@ __all__ = ["FocalLoss"]
 
 
 @LOSSES.register()
-class FocalLoss:
+class FocalLoss(Loss):
     """a_t (1 - p_t)^gamma * binary cross entropy per channel, averaged over pixels and channels.
 
     Args:

@@ -19,6 +19,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.layers import relu
+from jseg.losses.base import Loss
 from jseg.losses.common import check_choice, check_shapes, class_weights, upsample
 from jseg.registry import LOSSES
 
@@ -28,7 +29,7 @@ _LAST = -1e30  # sort key of ignored pixels
 
 
 @LOSSES.register()
-class LovaszLoss:
+class LovaszLoss(Loss):
     """Convex surrogate of 1 - IoU, averaged over classes.
 
     Args:

@@ -14,12 +14,12 @@ import numpy as np
 
 from jseg import ops
 from jseg.losses.common import check_shapes
-from jseg.registry import LOSSES
+from jseg.registry import SAMPLERS
 
 __all__ = ["OHEMPixelSampler"]
 
 
-@LOSSES.register()
+@SAMPLERS.register()
 class OHEMPixelSampler:
     """Choose the pixels worth learning from: weight 1 for hard pixels, 0 for easy and ignored ones.
 
@@ -56,7 +56,7 @@ class OHEMPixelSampler:
                                                     reduction="none")
                 chosen = _below(np.exp(-nll.numpy()[valid]), kept, self.thresh)
             else:
-                ranked = [loss for loss in losses if hasattr(loss, "pixels")]
+                ranked = [loss for loss in losses if loss.ranks_pixels]
                 if not ranked:
                     raise ValueError("OHEMPixelSampler: without thresh, one loss of the head must be CrossEntropyLoss; set thresh")
                 total = sum(loss.pixels(logits, labels, ignore_index=ignore_index, align_corners=align_corners).numpy()

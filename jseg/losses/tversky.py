@@ -9,6 +9,7 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
+from jseg.losses.base import Loss
 from jseg.losses.common import check_shapes, class_weights, one_hot, upsample
 from jseg.registry import LOSSES
 
@@ -16,7 +17,7 @@ __all__ = ["TverskyLoss"]
 
 
 @LOSSES.register()
-class TverskyLoss:
+class TverskyLoss(Loss):
     """1 - (TP + s) / (TP + alpha FP + beta FN + s) per picture and class on softmax probabilities, averaged.
 
     Args:
