@@ -256,8 +256,11 @@ def _leave_later(status: int) -> None:
 
 def _tidy() -> None:
     """End the processes that this one started in its group, and remove the files of `part`."""
-    children = _descendants()
+    pool = getattr(sys.modules.get("jittor_utils"), "p", None)
+    if pool is not None:
+        pool._worker_handler._state = "TERMINATE"  # it would replace the processes that end
     for how in (signal.SIGTERM, signal.SIGKILL):
+        children = _descendants()
         for process in children:
             with contextlib.suppress(OSError):
                 os.kill(process, how)
@@ -335,7 +338,7 @@ def guarded_import() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet(utils, restore: Callable[[], None]) -> Iterator[None]:
     """Undo what loading Jittor's libraries does to signals as soon as it has happened; give the pool's processes quiet handlers."""
-    scope, initializer = utils.import_scope, utils.pool_initializer
+    scope, initializer, parent = utils.import_scope, utils.pool_initializer, os.getpid()
 
     @contextlib.contextmanager
     def import_scope(flags):
@@ -346,7 +349,9 @@ def _quiet(utils, restore: Callable[[], None]) -> Iterator[None]:
             restore()
 
     def pool_initializer():
-        initializer()
+        initializer()  # has the kernel end this process with its parent, which may be gone by now: the pool replaces what `_tidy` ends
+        if os.getppid() != parent:
+            os._exit(1)
         signal.signal(signal.SIGINT, lambda *_: None)  # not ignored: the compiler, which inherits that, has to end
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
