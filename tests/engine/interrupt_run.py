@@ -72,20 +72,23 @@ def whole(words):
 
 
 def interrupt_training(presses, config, scratch, count):
-    """Stop a run `count` times on its way; what differs from the unbroken run at the end."""
+    """Stop a run `count` times on its way; what differs from the unbroken run in the end."""
     (scratch / "run.yaml").write_text(dump_config(config))
     words = ["jseg", "train", scratch / "run.yaml", "--work-dir"]
-    total, run = config["train_cfg"]["max_iters"], scratch / "stopped"
-    seconds = whole([*words, scratch / "whole"])
+    total, seconds = config["train_cfg"]["max_iters"], whole([*words, scratch / "whole"])
     began, last = time.monotonic(), len(presses.seconds["train"]) + count
     startup = whole([*words, scratch / "whole", "--resume"])  # nothing left to do but the last score
-    while (left := last - len(presses.seconds["train"])) > 0:
-        rest = max(total - _saved(run), 0) * max(seconds - startup, 0.5) / total / left
-        if not presses.press([*words, run, "--resume"], startup + 2 * rest, run) and _saved(run) >= total:
-            return [f"the run ended after {count - left} of {count} presses; give more --iterations"]
-    print(f"train: {count} times in {time.monotonic() - began:.0f} s, {_saved(run)} of {total} iterations saved", flush=True)
-    whole([*words, run, "--resume"])
-    return differences(scratch / "whole", run)
+    runs, wrong = 0, []
+    while len(presses.seconds["train"]) < last:  # a second run where the first has come to its end before all presses
+        run, runs = scratch / f"stopped_{runs}", runs + 1
+        while (left := last - len(presses.seconds["train"])) > 0:
+            rest = max(total - _saved(run), 0) * max(seconds - startup, 0.5) / total / left
+            if not presses.press([*words, run, "--resume"], startup + 2 * rest, run) and _saved(run) >= total:
+                break
+        whole([*words, run, "--resume"])
+        wrong += differences(scratch / "whole", run)
+    print(f"train: {count} presses on {runs} runs of {total} iterations in {time.monotonic() - began:.0f} s", flush=True)
+    return wrong
 
 
 def interrupt_val(presses, weights, config, scratch, count):
