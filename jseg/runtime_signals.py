@@ -92,8 +92,6 @@ def take_over() -> None:
     for number in NUMBERS:
         _handle(number, _on_signal)
     atexit.register(_ignore_all)  # the first to be registered is the last to be called
-    report = sys.unraisablehook
-    sys.unraisablehook = lambda what: None if isinstance(what.exc_value, Stopped) else report(what)  # raised in a __del__
 
 
 def is_command() -> bool:
@@ -152,6 +150,7 @@ def stop(number: int) -> None:
     if _asked is not None:
         leave(128 + _asked)
     _asked = number
+    sys.excepthook = sys.unraisablehook = lambda *_: None  # it may be raised in a __del__, or in what C code calls and prints the error of
     mute_broken_output()
     with contextlib.suppress(RuntimeError):
         _thread.start_new_thread(_leave_later, (128 + number,))  # without threading's locks, which the main thread may hold

@@ -167,6 +167,15 @@ def test_a_long_call_of_c_plus_plus_is_not_waited_for(tmp_path, how, status):
         assert faults(terminal, time.monotonic() - began, tmp_path, status=status, limit_s=LIMIT_S) == []
 
 
+def test_an_error_that_c_code_prints_is_no_traceback(tmp_path):
+    """Libraries call Python from C, and print the error where it raises."""
+    body = ("import ctypes, time\ncall = ctypes.CFUNCTYPE(None)(lambda: time.sleep(60))\nprint('works', flush=True)\ncall()\n"
+            "try:\n    time.sleep(60)\nexcept BaseException:\n    ctypes.pythonapi.PyErr_Print()")
+    with Terminal(*command(tmp_path, body)) as terminal:
+        terminal.wait_for("works")
+        assert faults(terminal, terminal.press(), limit_s=LIMIT_S) == []
+
+
 def test_who_swallows_the_signal_is_ended(tmp_path):
     body = "import time\nwhile True:\n    try:\n        print('works', flush=True)\n        time.sleep(60)\n    except BaseException:\n        pass"
     with Terminal(*command(tmp_path, body)) as terminal:
