@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.13",  # NumPy 1.26, the last that Jittor can use, has no wheels for 3.13
     packages=find_packages(include=["jseg", "jseg.*"]),
-    package_data={"jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"]},
+    package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"]},
     install_requires=[
         "jittor==1.3.11.0",              # the framework; its traps were measured on exactly this release
         "numpy>=1.26.4,<2",              # Jittor corrupts arrays with NumPy 2

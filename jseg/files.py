@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from jseg import runtime_signals
 from jseg.errors import DataError, JsegError, WriteError
 
 __all__ = ["open_regular", "read_regular", "regular_file", "write_atomically", "sync_folder", "drop_drafts"]
@@ -84,22 +85,19 @@ def write_atomically(path: str | os.PathLike, content: bytes | Iterable, *, dura
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_drafts(path.parent, path.name)
-        with open(draft, "wb") as file:
-            for piece in [content] if isinstance(content, bytes) else content:
-                file.write(piece)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(draft, path)
+        with runtime_signals.part(draft):
+            with open(draft, "wb") as file:
+                for piece in [content] if isinstance(content, bytes) else content:
+                    file.write(piece)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(draft, path)
         if durable:
             sync_folder(path.parent)
     except OSError as error:
-        _remove(draft)
         raise WriteError(f"{path}: cannot be written ({error.strerror}); free disk space or allow writing there. "
                          "What was there before is untouched") from error
-    except BaseException:  # a signal, or the pieces cannot be read: leave no part behind
-        _remove(draft)
-        raise
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

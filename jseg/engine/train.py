@@ -28,7 +28,7 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jseg import runtime
+from jseg import runtime, runtime_signals
 from jseg.config import dump_config
 from jseg.data.build import build_loader
 from jseg.data.check import quick_check
@@ -97,22 +97,19 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
     stall = config["train_cfg"].get("stall_seconds") or distributed.DEFAULT_STALL_SECONDS
     main = distributed.is_main()
     with locked(folder) if main else contextlib.nullcontext(), distributed.JobStop() as stop, distributed.watched(stall):
+        stop.at_once = True
         if main and not resume:
             refuse_to_overwrite(folder)
         run = _build(config, folder, resume)
         _write_about(folder)
         unbroken = run.done == 0
         with run.log:
-            try:
-                _loop(run, stop)
-                finished = stop.signal is None and _finish(run, stop)
-            except DataError as error:
-                _keep_progress(run, error)
-                raise
+            finished = _run_to_the_end(run, stop)
         if finished and unbroken:  # after a resume, the report adds up the logged steps instead
             _write_about(folder, seconds=round(time.perf_counter() - began, 1))
         if not finished:
-            _tell(f"stopped after {run.done} of {run.plan.max_iters} iterations; saved in {folder}/last: go on with --resume")
+            _tell(f"stopped after {run.done} of {run.plan.max_iters} iterations; " + (
+                f"saved in {folder}/last: go on with --resume" if run.saved_at == run.done else "nothing new to save: go on with --resume"))
         return {"iter": run.done, "best": run.best, "metrics": run.metrics, "work_dir": str(folder),
                 "signal": None if finished else stop.signal}
 
@@ -223,16 +220,38 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
+def _run_to_the_end(run: Run, stop: distributed.JobStop) -> bool:
+    """Train and score; False when a signal ended it. A terminal's Ctrl-C also ends a compiler that a step waits for: that step is lost."""
+    alone = distributed.world_size() == 1
+    try:
+        _loop(run, stop)
+        return stop.signal is None and _finish(run, stop)
+    except DataError as error:
+        _keep_progress(run, error)
+        if stop.wish is None or not alone:
+            raise
+    except runtime_signals.Stopped as asked:  # before the first step
+        if not alone:
+            raise
+        stop.signal = asked.number
+    except Exception:
+        if stop.wish is None or not alone:
+            raise
+    return False
+
+
 def _loop(run: Run, stop: distributed.JobStop) -> None:
     """Run steps until the plan is fulfilled or a signal asks to stop; the state is saved either way."""
     plan, log = run.plan, run.log
+    stop.at_once = False
     if not run.evaluated:
         _evaluate(run, stop)
     run.model.train()
     with contextlib.closing(iter(run.loader)) as batches:
         began, first = time.perf_counter(), run.done
         while run.done < plan.max_iters and stop.signal is None and not run.patience.is_over:
-            if run.done == first:
+            stop.at_once = run.done == first  # nothing to save, and kernels may be compiled for minutes
+            if stop.at_once:
                 log.say("the first step compiles kernels: minutes on a new machine, seconds later on")
             batch, wait_s = _next_batch(run, batches, stop)
             if stop.signal is not None:
@@ -241,6 +260,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> None:
             scalars, culprit = _step(run, batch)
             _check_finite(run, scalars, batch, culprit)
             run.done += 1
+            stop.at_once = False
             log.add(scalars, wait_s)
             if run.done == first + 1:
                 log.say(f"first step: {time.perf_counter() - began:.1f} s")
