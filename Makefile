@@ -2,12 +2,14 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test parity clean
+.PHONY: help setup demo test parity matrix wheel clean
 
 help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
 	@echo "make test    set up, then run every test that needs no GPU, network or PyTorch"
 	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
+	@echo "make matrix  try Python x NumPy x OpenCV in environments of their own; writes docs/matrix.md (hours; python3 tests/matrix.py --help)"
+	@echo "make wheel   dist/jseg_jittor-*.whl, which holds configs and kernels"
 	@echo "make setup   compiler, Python headers, $(VENV) with jseg and its pinned dependencies"
 	@echo "make clean   remove generated runs and caches of this folder (not Jittor's cache)"
 
@@ -25,6 +27,13 @@ test: setup
 
 parity: setup
 	$(PY) tests/parity/run.py
+
+matrix:
+	python3 tests/matrix.py
+
+wheel: setup
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	@ls dist/*.whl
 
 clean:
 	rm -rf runs/demo build dist .pytest_cache
