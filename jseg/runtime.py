@@ -230,7 +230,7 @@ def _check_numpy() -> None:
     if numpy is None or not NUMPY_VERSIONS[0] <= _numbers(numpy) < NUMPY_VERSIONS[1]:
         _note("numpy", f"{numpy or 'not installed'}: jseg makes Jittor work with NumPy 1.26 and 2", "fatal", 'pip install "numpy>=1.26.4,<3"')
     elif _numbers(numpy) >= (2,):
-        _note("numpy", f"{numpy}; Jittor knows NumPy 1 only, so it is imported with two of its sources changed, from links in its cache "
+        _note("numpy", f"{numpy}; Jittor knows NumPy 1 only, so it is imported with four of its files changed, from links in its cache "
               "(jseg_numpy2_*); the installed package stays as it is")
     else:
         _note("numpy", numpy)

@@ -20,6 +20,7 @@ import pathlib
 import re
 import sys
 import sysconfig
+import warnings
 from typing import Any, Callable
 
 from jseg import runtime_toolchain
@@ -49,17 +50,19 @@ def execute_jittor(execute: Callable[[Any], None], module: Any, *, quiet: bool) 
     if not _cached(utilities, "jittor_core*"):
         runtime_toolchain.try_compiler(utilities.get_py3_include_path())
         _announce("building Jittor's core for this machine")
-    try:
-        execute(module)
-    except SystemExit:  # compile_module has made a new helper while an old one was in use
-        _announce("Jittor's cache was moved or copied, or made with another compiler or Python: building its core again")
-        _load_new_helper(utilities)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of Jittor's own files, under Python 3.12 and later
         try:
             execute(module)
-        except SystemExit as stop:
-            folder = utilities.cache_path
-            raise RuntimeSetupError(f"jittor: its import ended the process twice (status {stop.code}) with the cache {folder}\n"
-                                    f"  cure: rm -r '{folder}', then try again") from None
+        except SystemExit:  # it has compiled a new helper while an old one was in use
+            _announce("Jittor's cache was moved or copied, or made with another compiler or Python: building its core again")
+            _load_new_helper(utilities)
+            try:
+                execute(module)
+            except SystemExit as stop:
+                folder = utilities.cache_path
+                raise RuntimeSetupError(f"jittor: its import ended the process twice (status {stop.code}) with the cache {folder}\n"
+                                        f"  cure: rm -r '{folder}', then try again") from None
 
 
 def import_utilities() -> Any:

@@ -1,4 +1,4 @@
-"""Make Jittor 1.3.11 work with NumPy 2, and see after every import that arrays go in and out of Jittor unchanged.
+"""Make Jittor 1.3.11 work with NumPy 2 and Python 3.13, and see after every import that arrays go in and out of Jittor unchanged.
 
 Jittor reads NumPy's structures by hand, as NumPy 1 lays them out. NumPy 2 moved an array's element size and one entry of its table of
 functions (docs/jittor_numpy2.md), so Jittor would copy a wrong number of bytes, and call a null pointer. The cure is an overlay: a
@@ -41,6 +41,12 @@ inline int64 numpy_elsize(PyArrayDescr_Proxy* descr) {
 }
 
 inline int64 PyArray_Size(PyArray_Proxy* arr) {"""
+_CAST = """PyArrayDescr_Proxy array_descr;
+        array_descr.type_num = 5; // 5: int32
+        int value;
+        PyArray_CastScalarToCtype(obj, &value, &array_descr);"""
+_CONVERSION = """PyObjHolder number(PyNumber_Long(obj));
+        int value = (int)PyLong_AsLong(number.obj);"""
 # file of the package -> (text that occurs in it once, what takes its place)
 CHANGES = {
     "src/pyjt/numpy.h": (
@@ -51,7 +57,17 @@ CHANGES = {
     "src/pyjt/numpy.cc": (
         ("fill(PyArray_CopyInto, 82);", "fill(PyArray_CopyInto, is_numpy2() ? 50 : 82);"),
     ),
+    "src/pyjt/py_converter.h": (
+        (_CAST, _CONVERSION),
+    ),
+    # Python 3.13, which no NumPy 1 has wheels for: what exec() defines is not in a function's locals() any more
+    "compiler.py": (
+        ("    mod = locals()[gen_name]", "    mod = sys.modules[gen_name]"),
+    ),
 }
+
+
+_CURE = 'pip install --no-deps --force-reinstall jittor==1.3.11.0, or pip install "numpy>=1.26.4,<2"'
 
 
 def make_overlay(package: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
@@ -90,9 +106,6 @@ def make_overlay(package: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
             if not home.is_dir():  # otherwise another process was first
                 raise RuntimeSetupError(f"jittor: {home} cannot be made: {error}\n  cure: make {cache} writable") from error
     return home / "jittor"
-
-
-_CURE = 'pip install --no-deps --force-reinstall jittor==1.3.11.0, or pip install "numpy>=1.26.4,<2"'
 
 
 def _link_entries(source: pathlib.Path, target: pathlib.Path, changed: dict[str, str], below: str = "") -> None:

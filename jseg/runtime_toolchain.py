@@ -96,8 +96,9 @@ def try_compiler(include_flags: str) -> None:
                 words = "libomp.so cannot be found by the system's loader"
         except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
             words = str(error)
-    lines = [line for line in re.sub(r"\x1b\[[0-9;]*[mK]", "", words).splitlines() if "error" in line or "cannot" in line] or words.splitlines()
-    raise RuntimeSetupError(f"compiler: {compiler} cannot compile what Jittor needs: {lines[0].strip() if lines else 'no word from it'}\n"
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*[mK]", "", words).splitlines() if line.strip()]
+    telling = [line for line in lines if re.search("error|cannot|undefined|not found", line) and not line.startswith("collect2")] or lines
+    raise RuntimeSetupError(f"compiler: {compiler} cannot compile what Jittor needs: {telling[0] if telling else 'no word from it'}\n"
                             f"  the command: {shlex.join(command)}\n  cure: {_cure(words, kind)}")
 
 
