@@ -109,6 +109,10 @@ def core_finding() -> Finding:
     """Whether the next import of Jittor takes seconds or minutes, and why."""
     from jseg import runtime_import
     found = [pathlib.Path(path) for path in _in_cache(CORE)]
+    if not found and _in_cache(CORE, host="*"):
+        return Finding("core", f"built for another host name or kernel than {platform.node()}, {platform.release()}, which are part of the cache's "
+                       "name: the next import of Jittor builds it for these, in 2 to 4 minutes", "warning",
+                       "jseg warmup   (a container: give it one name, docker run --hostname)")
     if not found:
         return Finding("core", "not built yet: the first import of Jittor takes 2 to 4 minutes")
     if not any(map(runtime_import.was_built_here, found)):
@@ -123,9 +127,10 @@ def operations_finding() -> Finding:
     return Finding(*runtime_compiler.describe([pathlib.Path(path) for path in _in_cache(runtime_compiler.FOLDER)]))
 
 
-def _in_cache(name: str) -> list[str]:
-    """The paths of this name (a pattern) in Jittor's cache folders for this Python and cache name."""
-    pattern = jittor_home() / ".cache" / "jittor" / "jt*" / "*" / f"py{platform.python_version()}" / "*" / "*" / "*"
+def _in_cache(name: str, host: str | None = None) -> list[str]:
+    """The paths of this name (a pattern) in Jittor's cache folders for this Python, host and cache name."""
+    from jseg import runtime_import
+    pattern = (jittor_home() / ".cache" / "jittor" / "jt*" / "*" / f"py{platform.python_version()}" / (host or runtime_import.host_folder()) / "*" / "*")
     cache = os.environ.get("cache_name", "default")
     return glob.glob(str(pattern / cache / name)) + glob.glob(str(pattern / cache / "*" / name))
 

@@ -13,10 +13,12 @@ What Jittor 1.3.11 does by itself, and what happens here instead:
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import importlib.util
 import os
 import pathlib
+import platform
 import re
 import sys
 import sysconfig
@@ -26,7 +28,7 @@ from typing import Any, Callable
 from jseg import runtime_toolchain
 from jseg.errors import RuntimeSetupError
 
-__all__ = ["execute_jittor", "import_utilities", "has_config_script", "include_flags", "was_built_here",
+__all__ = ["execute_jittor", "import_utilities", "has_config_script", "include_flags", "host_folder", "was_built_here",
            "survive_forks"]
 
 _HELPER = "jit_utils_core"
@@ -95,6 +97,14 @@ def include_flags() -> str:
     """The compiler's flags for Python's headers, as Python itself knows them."""
     paths = sysconfig.get_paths()
     return " ".join(f'-I"{path}"' for path in dict.fromkeys([paths["include"], paths["platinclude"]]))
+
+
+def host_folder() -> str:
+    """The folder that Jittor's cache has for this system, kernel and host name, as `jittor_utils.find_cache_path` names it."""
+    def shorten(text: str) -> str:
+        return f"{text[:14]}x{hashlib.md5(text.encode()).hexdigest()[:2]}" if len(text) > 14 else text
+    kept = "".join(c for c in shorten(platform.platform() + platform.node()) if c.isidentifier() or c.isnumeric() or c.isalpha() or c in ".-+")
+    return shorten(kept)
 
 
 def was_built_here(library: pathlib.Path) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from jseg import runtime, runtime_import
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ENVIRONMENT = ("nvcc_path", "cache_name", "use_mkl", "use_mpi", "log_silent", "cc_path", "JITTOR_HOME")
+ENVIRONMENT = ("nvcc_path", "cache_name", "use_mkl", "use_mpi", "log_silent", "cc_path")
 
 
 def run(code: str, *, cwd=ROOT, timeout=300, **env) -> subprocess.CompletedProcess:
@@ -64,12 +64,15 @@ def test_doctor_names_a_moved_cache(tmp_path, monkeypatch):
     core = tmp_path / "here" / "jittor_core.so"
     core.parent.mkdir()
     core.write_text("")
-    monkeypatch.setattr(runtime, "_in_cache", lambda name: [str(core)])
+    monkeypatch.setattr(runtime, "_in_cache", lambda name, host=None: [str(core)] if host is None else [])
     core.with_name("jittor_core.so.key").write_text(f'"g++" "a.o" -o "{core}" -shared\n# a.o: 1\n')
     assert runtime.core_is_built() and runtime.core_finding().level == "ok"
     core.with_name("jittor_core.so.key").write_text('"g++" "a.o" -o "/elsewhere/jittor_core.so" -shared\n# a.o: 1\n')
     found = runtime.core_finding()
     assert not runtime.core_is_built() and found.level == "warning" and "moved or copied" in found.text and "jseg warmup" in found.cure
+    monkeypatch.setattr(runtime, "_in_cache", lambda name, host=None: [] if host is None else [str(core)])
+    found = runtime.core_finding()
+    assert not runtime.core_is_built() and "another host name" in found.text and found.level == "warning"
 
 
 def test_a_build_of_minutes_is_announced_whatever_its_reason(tmp_path, capsys, monkeypatch):
@@ -107,7 +110,7 @@ def test_a_home_that_cannot_be_written_is_one_line_and_named_by_doctor():
 
 
 def test_an_unwritable_home_does_not_matter_and_the_process_stays_as_it_was():
-    done = run("import os, ssl\nbefore = ssl._create_default_https_context\nimport jseg, jittor as jt\n"
+    done = run("import os, ssl\nbefore = ssl._create_default_https_context\nimport jseg, jittor as jt\nassert jseg.runtime.core_is_built()\n"
                "print(os.environ['HOME'], ssl._create_default_https_context is before, jt.array([1.0, 2.5]).numpy().tolist())",
                HOME="/proc/nowhere", JITTOR_HOME=str(runtime.jittor_home()))
     assert done.stdout.strip() == "/proc/nowhere True [1.0, 2.5]", done.stderr
