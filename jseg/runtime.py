@@ -384,14 +384,13 @@ class _JittorGate(importlib.abc.MetaPathFinder):
     """Stops `import jittor` on a fatal finding, announces a long first build, and checks the import afterwards."""
 
     def find_spec(self, name, path=None, target=None):
-        """Answer for the module `jittor` alone, once."""
+        """Answer for the module `jittor` alone, at every try: a search without an import must not open the way."""
         if name != "jittor":
             return None
         fatal = [f for f in _findings if f.level == "fatal"]
         if fatal:
             raise RuntimeSetupError("\n".join(f"{f.topic}: {f.text}" + (f"\n  cure: {f.cure}" if f.cure else "")
                                               for f in fatal))
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
             return spec

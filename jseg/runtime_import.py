@@ -179,7 +179,8 @@ def survive_forks(jt: Any) -> None:
         elif openmp is not None:
             openmp.omp_set_num_threads(1)
 
-    os.register_at_fork(after_in_child=in_child)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=in_child)
 
 
 def _refuse_fork(*_args, **_options):

@@ -36,20 +36,20 @@ HEAD = ("Python", "packages", "NumPy", "OpenCV", "Pillow", "system, compiler", "
 def main() -> int:
     """Run the chosen cells and write the page; 1 when a test failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", nargs="+", default=PYTHONS, metavar="3.X", help="which Pythons (default: all)")
-    parser.add_argument("--deps", nargs="+", default=list(DEPS), choices=list(DEPS), help="which ends of the ranges (default: all)")
+    parser.add_argument("--python", action="append", metavar="3.X", help="a Python to try; may be given many times (default: all)")
+    parser.add_argument("--deps", action="append", choices=list(DEPS), help="which end of the ranges; may be given many times (default: all)")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build" / "matrix", help="where environments and caches go")
     parser.add_argument("--fresh", action="store_true", help="make environments and caches anew")
     parser.add_argument("tests", nargs="*", help="arguments for pytest (default: the whole of `make test`)")
     args = parser.parse_args()
-    rows = read_rows()
-    for version in args.python:
-        for deps in args.deps:
+    failed = False
+    for version in args.python or PYTHONS:
+        for deps in args.deps or DEPS:
             row = run_cell(version, deps, args)
             print(" | ".join(row), flush=True)
-            rows = [old for old in rows if (old[0].rpartition(".")[0] or old[0], old[1], *old[5:7]) != (version, deps, *row[5:7])] + [row]
-            write_rows(rows)
-    return 1 if any("failed" in row[7] for row in rows) else 0
+            failed |= row[7].startswith("failed")
+            write_rows([old for old in read_rows() if (".".join(old[0].split(".")[:2]), old[1], *old[5:7]) != (version, deps, *row[5:7])] + [row])
+    return int(failed)
 
 
 def find_python(version: str) -> str | None:
@@ -66,7 +66,7 @@ def run_cell(version: str, deps: str, args: argparse.Namespace) -> tuple[str, ..
     """Make one environment and run the tests in it; the row for the table."""
     here = (f"{system_name()}, {compiler_name()}", " ".join(args.tests) or "`make test`")
     today = datetime.date.today().isoformat()
-    python, cell = find_python(version), args.folder / f"{version}-{deps}"
+    python, cell = find_python(version), args.folder.resolve() / f"{version}-{deps}"
     if python is None:
         return (version, deps, "-", "-", "-", *here, "not tried: no such interpreter here", today)
     if args.fresh:
@@ -74,11 +74,11 @@ def run_cell(version: str, deps: str, args: argparse.Namespace) -> tuple[str, ..
     fault = make_environment(python, cell / "venv", DEPS[deps])
     if fault:
         return (version, deps, "-", "-", "-", *here, f"not tried: {fault}", today)
-    interpreter = str(cell / "venv" / "bin" / "python")
-    (cell / "home").mkdir(exist_ok=True)
+    interpreter = str((cell / "venv").resolve() / "bin" / "python")
+    (cell / "home").resolve().mkdir(exist_ok=True)
     command = [interpreter, "-m", "pytest", "-q", *args.tests] if args.tests else [interpreter, str(ROOT / "tests" / "run.py")]
     with open(cell / "log.txt", "w", encoding="utf-8") as log:
-        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "JITTOR_HOME": str(cell / "home")})
+        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "JITTOR_HOME": str((cell / "home").resolve())})
     found = subprocess.run([interpreter, "-c", "import platform, importlib.metadata as m\nprint(platform.python_version(), m.version('numpy'), "
                             "m.version('opencv-python-headless'), m.version('Pillow'))"], capture_output=True, text=True).stdout.split()
     return (found[0], deps, *found[1:], *here, outcome((cell / "log.txt").read_text(errors="replace"), done.returncode), today)

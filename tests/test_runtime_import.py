@@ -101,6 +101,17 @@ def test_an_import_that_ends_the_process_twice_is_an_error(monkeypatch, tmp_path
         runtime_import.execute_jittor(lambda module: sys.exit(0), types.ModuleType("jittor"), quiet=True)
 
 
+def test_a_compiler_that_cannot_work_is_refused_at_once_and_again(tmp_path):
+    """By name and version it is one; the first thing it has to compile fails."""
+    fake = tmp_path / "g++"
+    fake.write_text('#!/bin/sh\ncase "$*" in *version*) echo 12.2.0 ;; *) echo "cc1plus: error: no such instruction" >&2; exit 1 ;; esac\n')
+    fake.chmod(0o755)
+    done = run("import importlib.util, jseg\nassert importlib.util.find_spec('jittor')\nfor _ in range(2):\n    try: import jittor\n    except jseg.errors.RuntimeSetupError as error: print(error)",
+               JITTOR_HOME=str(tmp_path / "home"), cc_path=str(fake))
+    assert done.stdout.count("cannot compile what Jittor needs: cc1plus: error: no such instruction") == 2, done.stdout + done.stderr
+    assert "2 to 4 minutes" not in done.stderr
+
+
 def test_a_home_that_cannot_be_written_is_one_line_and_named_by_doctor():
     done = subprocess.run([sys.executable, "-m", "jseg", "doctor", "--short"], capture_output=True, text=True,
                           env={**os.environ, "JITTOR_HOME": "/proc/nowhere"})
