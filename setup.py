@@ -33,7 +33,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.14",
     packages=find_packages(include=["jseg", "jseg.*"]),
-    package_data={"jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml"]},
+    package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"]},
     cmdclass={"build_py": BuildWithConfigs},
     options={"editable_wheel": {"mode": "compat"}},  # a path, not a finder: in the folder that holds the clone, a finder comes too late
     install_requires=[
