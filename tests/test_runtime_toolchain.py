@@ -42,35 +42,27 @@ def test_an_old_one_is_refused_by_its_version(compiler):
 
 
 def test_one_without_openmp_or_headers_shows_its_words_and_command(compiler):
-    place = compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) real "$@" -Djseg_probe=other_name ;; esac')
+    compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) real "$@" -Djseg_probe=other_name ;; esac')
     assert "jseg_probe" in refusal()
-    compiler("clang++-19", 'case "$*" in -dump*) echo 19 ;; *) echo "fatal error: omp.h file not found" >&2; exit 1 ;; esac')
+    compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) echo "collect2: error: x\nfatal error: omp.h file not found" >&2; exit 1 ;; esac')
     text = refusal()
-    assert "omp.h file not found" in text and "libomp-dev" in text and "-fopenmp" in text
-    place = compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) echo "fatal error: Python.h: No such file" >&2; exit 1 ;; esac')
-    assert "python3-dev" in refusal() and place.exists()
+    assert "needs: fatal error: omp.h file not found" in text and "apt-get install -y g++" in text and "-fopenmp" in text
+    compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) echo "fatal error: Python.h: No such file" >&2; exit 1 ;; esac')
+    assert "python3-dev" in refusal()
 
 
-@pytest.mark.parametrize("name,text", [("c++", "g++ or clang in it"), (None, "is no program")])
+def test_one_that_takes_no_pointers_to_members_for_functions_is_refused(compiler):
+    """As clang, which compiles all of Jittor's core but one file, after minutes."""
+    compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) real $(printf "%s\\n" "$@" | grep -vx -- -w) -Werror=pmf-conversions ;; esac')
+    assert "Node::" in refusal()
+
+
+@pytest.mark.parametrize("name,text", [("c++", "g++ or clang in it"), ("clang++-14", "only g++ compiles"), (None, "is no program")])
 def test_what_jittor_cannot_name_is_found_at_start(compiler, monkeypatch, name, text):
     monkeypatch.setenv("cc_path", str(compiler(name, "exit 1")) if name else "/nowhere/g++")
     notes = []
     runtime_toolchain.find_compiler(lambda *note: notes.append(note))
     assert notes[0][2] == "fatal" and text in notes[0][1] and "cc_path" in notes[0][3]
-
-
-def test_clang_is_taken_where_there_is_no_gcc(tmp_path, monkeypatch):
-    place = tmp_path / "clang++"
-    place.write_text("#!/bin/sh\n")
-    place.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("cc_path", raising=False)
-    notes = []
-    try:
-        runtime_toolchain.find_compiler(lambda *note: notes.append(note))
-        assert notes[0][1] == str(place) and runtime_toolchain.os.environ["cc_path"] == str(place)
-    finally:
-        runtime_toolchain.os.environ.pop("cc_path", None)
 
 
 def test_headers_are_found_without_a_config_script(monkeypatch):
