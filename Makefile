@@ -16,7 +16,7 @@ help:
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: setup.py tools/setup.sh
-	sh tools/setup.sh $(VENV)
+	PYTHON="$(PYTHON)" sh tools/setup.sh $(VENV)
 	@touch $@
 
 demo: setup

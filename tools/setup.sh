@@ -21,7 +21,11 @@ fi
 missing=""
 compiler=${cc_path:-g++}
 command -v "$compiler" >/dev/null 2>&1 || missing="$missing g++"
-if [ -z "$python" ]; then
+if [ -z "$python" ] && command -v python3 >/dev/null 2>&1; then
+    echo "jseg: $(python3 --version) is not one that Jittor works with. Install one from 3.9 to 3.13 (3.11 is tried most) and name it:" >&2
+    echo "    make setup PYTHON=/path/to/python3.11" >&2
+    exit 2
+elif [ -z "$python" ]; then
     missing="$missing python3 python3-dev python3-venv"
 else
     version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
@@ -42,7 +46,7 @@ if [ -n "$missing" ]; then
     find_python
 fi
 if [ -z "$python" ]; then
-    echo "jseg: $(python3 --version) is not one that Jittor works with; install Python 3.9 to 3.13 (3.11 is tried most)" >&2
+    echo "jseg: $(python3 --version), which was just installed, is not one that Jittor works with: 3.9 to 3.13" >&2
     exit 2
 fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
