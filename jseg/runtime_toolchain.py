@@ -23,11 +23,18 @@ from jseg.errors import RuntimeSetupError
 
 __all__ = ["find_compiler", "try_compiler"]
 
-OLDEST = (9,)  # Jittor itself names none
+OLDEST, NEWEST = (9,), (14,)  # Jittor itself names none; g++ 15 has headers that no longer bring what Jittor leaves out to include
 INSTALL = "apt-get install -y g++, and export cc_path=/usr/bin/g++"
-SOURCE = """#include <Python.h>
-#include <omp.h>
+SOURCE = """#include <vector>
+#include <list>
+#include <map>
+#include <set>
 #include <unordered_map>
+#include <unordered_set>
+#include <memory>
+typedef uint8_t jseg_probe_type;  // Jittor's types.h takes it for granted after these
+#include <Python.h>
+#include <omp.h>
 #include <string>
 struct Node { void release(); };
 void Node::release() {}
@@ -97,10 +104,11 @@ def try_compiler(include_flags: str) -> None:
                 return
         except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
             words = str(error)
+    cure = f"apt-get install -y g++-{NEWEST[0]}, and export cc_path=/usr/bin/g++-{NEWEST[0]}" if version[:1] > NEWEST else INSTALL
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*[mK]", "", words).splitlines() if line.strip()]
     telling = [line for line in lines if re.search("error|cannot|undefined|not found", line) and not line.startswith("collect2")] or lines
     raise RuntimeSetupError(f"compiler: {compiler} cannot compile what Jittor needs: {telling[0] if telling else 'no word from it'}\n"
-                            f"  the command: {shlex.join(command)}\n  cure: {'apt-get install -y python3-dev' if 'Python.h' in words else INSTALL}")
+                            f"  the command: {shlex.join(command)}\n  cure: {'apt-get install -y python3-dev' if 'Python.h:' in words else cure}")
 
 
 def _version(compiler: str) -> tuple[int, ...]:

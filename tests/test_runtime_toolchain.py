@@ -51,6 +51,13 @@ def test_one_without_openmp_or_headers_shows_its_words_and_command(compiler):
     assert "python3-dev" in refusal()
 
 
+def test_one_that_is_too_new_is_refused_with_the_newest_that_works(compiler):
+    """As g++ 15, whose containers no longer include <cstdint>."""
+    compiler("g++-15", 'case "$*" in -dump*) echo 15 ;; *) echo "probe.cc:8:9: error: uint8_t does not name a type" >&2; exit 1 ;; esac')
+    text = refusal()
+    assert "uint8_t does not name a type" in text and "apt-get install -y g++-14, and export cc_path=/usr/bin/g++-14" in text
+
+
 def test_one_that_takes_no_pointers_to_members_for_functions_is_refused(compiler):
     """As clang, which compiles all of Jittor's core but one file, after minutes."""
     compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) real $(printf "%s\\n" "$@" | grep -vx -- -w) -Werror=pmf-conversions ;; esac')
