@@ -1,28 +1,49 @@
-"""Packaging of jseg. Every range below was tried at both ends that its comment names, or is a pin with its reason."""
+"""Packaging of jseg. Every range below was tried at both ends (docs/matrix.md), or is a pin with its reason.
+
+The distribution is called jseg-jittor: `jseg` on PyPI is an unrelated word segmenter. The import name is `jseg`.
+"""
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "jseg/__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "jseg/__init__.py").read_text(encoding="utf-8")).group(1)
+
+
+class BuildWithConfigs(build_py):
+    """Put configs/ into a wheel, as jseg/configs; an editable install uses the checkout's own."""
+
+    def run(self):
+        """Copy the packages' files, then the configs."""
+        super().run()
+        if not getattr(self, "editable_mode", False):
+            shutil.copytree(HERE / "configs", pathlib.Path(self.build_lib) / "jseg" / "configs", dirs_exist_ok=True)
+
 
 setup(
-    name="jseg",
+    name="jseg-jittor",
     version=VERSION,
     description="Semantic segmentation for Jittor: SegNeXt with its own CPU and CUDA kernels",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.9,<3.13",  # NumPy 1.26, the last that Jittor can use, has no wheels for 3.13
+    python_requires=">=3.9,<3.14",
     packages=find_packages(include=["jseg", "jseg.*"]),
     package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"]},
+    cmdclass={"build_py": BuildWithConfigs},
+    options={"editable_wheel": {"mode": "compat"}},  # a path, not a finder: in the folder that holds the clone, a finder comes too late
     install_requires=[
-        "jittor==1.3.11.0",              # the framework; its traps were measured on exactly this release
-        "numpy>=1.26.4,<2",              # Jittor corrupts arrays with NumPy 2
+        # The framework; its traps were measured on exactly this release. Its own metadata forbid NumPy 2, which jseg makes it work with,
+        # and no NumPy 1 has wheels for Python 3.13: there, `pip install --no-deps jittor==1.3.11.0` comes second.
+        "jittor==1.3.11.0; python_version < '3.13'",
+        "astunparse>=1.6.3,<2",          # what Jittor itself needs, where it is installed without its dependencies
+        "numpy>=1.26.4,<3",
         "onednn-devel-cpu-gomp==2021.2.0; sys_platform == 'linux' and platform_machine == 'x86_64'",  # oneDNN 2.2, the one Jittor wants
-        "opencv-python-headless>=4.9,<4.12",  # image files, resizing; 4.12 pulls NumPy 2
+        "opencv-python-headless>=4.9,<6",  # image files, resizing
         "Pillow>=10.4,<14",              # palette PNGs, EXIF, GIF, 16-bit TIFF
         "PyYAML>=6.0.1,<7",              # configs
         "safetensors>=0.4.3,<0.9",       # weights files

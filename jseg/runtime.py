@@ -22,13 +22,16 @@ import shutil
 import sys
 import sysconfig
 
-from jseg import runtime_signals
+from jseg import runtime_signals, runtime_toolchain
 from jseg.errors import RuntimeSetupError
 
 __all__ = ["Finding", "prepare", "findings", "jittor_home", "core_is_built", "gpus", "describe", "in_job", "job_rank"]
 
 ONEDNN_PACKAGE = "onednn-devel-cpu-gomp==2021.2.0"
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # the folder name Jittor 1.3.11 looks for on Linux x86-64
+PYTHON_VERSIONS = ((3, 9), (3, 13))  # tried: the first and the last
+NUMPY_VERSIONS = ((1, 22), (3,))
+CORE = "jittor_core*.so"
 JITTOR_VERSIONS = ((1, 3, 11), (1, 3, 12))  # tried: at least the first, below the second
 
 
@@ -70,7 +73,8 @@ def prepare() -> None:
         return
     _check_python()
     _check_numpy()
-    _check_compiler()
+    runtime_toolchain.find_compiler(_note)
+    _check_home()
     _choose("JITTOR_HOME", str(jittor_home()))  # Jittor stores the last value it saw for later runs; always name ours
     _choose("log_silent", "0" if os.environ.get("JSEG_VERBOSE") == "1" else "1")
     _choose("FIX_TORCH_ERROR", "0")  # otherwise Jittor imports torch where it is installed
@@ -93,8 +97,24 @@ def jittor_home() -> pathlib.Path:
 
 
 def core_is_built() -> bool:
-    """Whether Jittor's core has been compiled for this cache name (the first import takes minutes otherwise)."""
-    return bool(_in_cache("jittor_core*"))
+    """Whether Jittor's core has been compiled for this cache name, here (the first import takes minutes otherwise)."""
+    return core_finding().level == "ok" and bool(_in_cache(CORE))
+
+
+def core_finding() -> Finding:
+    """Whether the next import of Jittor takes seconds or minutes, and why."""
+    from jseg import runtime_import
+    found = [pathlib.Path(path) for path in _in_cache(CORE)]
+    if not found and _in_cache(CORE, host="*"):
+        return Finding("core", f"built for another host name or kernel than {platform.node()}, {platform.release()}, which are part of the cache's "
+                       "name: the next import of Jittor builds it for these, in 2 to 4 minutes", "warning",
+                       "jseg warmup   (a container: give it one name, docker run --hostname)")
+    if not found:
+        return Finding("core", "not built yet: the first import of Jittor takes 2 to 4 minutes")
+    if not any(map(runtime_import.was_built_here, found)):
+        return Finding("core", f"the cache {found[0].parent} was moved or copied here, and Jittor's files know where they were made: the next "
+                       "import of Jittor builds them again, in 2 to 4 minutes", "warning", "jseg warmup   (in an image: as its last step)")
+    return Finding("core", "built")
 
 
 def operations_finding() -> Finding:
@@ -103,9 +123,10 @@ def operations_finding() -> Finding:
     return Finding(*runtime_compiler.describe([pathlib.Path(path) for path in _in_cache(runtime_compiler.FOLDER)]))
 
 
-def _in_cache(name: str) -> list[str]:
-    """The paths of this name (a pattern) in Jittor's cache folders for this Python and cache name."""
-    pattern = jittor_home() / ".cache" / "jittor" / "jt*" / "*" / f"py{platform.python_version()}" / "*" / "*" / "*"
+def _in_cache(name: str, host: str | None = None) -> list[str]:
+    """The paths of this name (a pattern) in Jittor's cache folders for this Python, host and cache name."""
+    from jseg import runtime_import
+    pattern = (jittor_home() / ".cache" / "jittor" / "jt*" / "*" / f"py{platform.python_version()}" / (host or runtime_import.host_folder()) / "*" / "*")
     cache = os.environ.get("cache_name", "default")
     return glob.glob(str(pattern / cache / name)) + glob.glob(str(pattern / cache / "*" / name))
 
@@ -198,37 +219,42 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _check_python() -> None:
     here = f"{platform.python_version()} at {sys.executable}"
-    if not (3, 9) <= sys.version_info[:2] <= (3, 12):
-        _note("python", f"{here}: NumPy 1.26, which Jittor needs, has wheels for Python 3.9 to 3.12 only", "fatal",
-              "make a virtual environment with Python 3.11: python3.11 -m venv .venv")
+    if not PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1] or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        _note("python", f"{here}: Jittor works with Python 3.9 to 3.13, and not with a free-threaded one", "fatal",
+              "make a virtual environment with one of them: python3.11 -m venv .venv")
     else:
         _note("python", here)
 
 
 def _check_numpy() -> None:
     numpy, jittor = _version("numpy"), _version("jittor")
-    if numpy is None or _numbers(numpy) >= (2,):
-        _note("numpy", f"{numpy or 'not installed'}: Jittor silently corrupts arrays with NumPy 2", "fatal",
-              'pip install "numpy>=1.22,<2"')
+    if numpy is None or not NUMPY_VERSIONS[0] <= _numbers(numpy) < NUMPY_VERSIONS[1]:
+        _note("numpy", f"{numpy or 'not installed'}: jseg makes Jittor work with NumPy 1.26 and 2", "fatal", 'pip install "numpy>=1.26.4,<3"')
+    elif _numbers(numpy) >= (2,):
+        _note("numpy", f"{numpy}; Jittor knows NumPy 1 only, so it is imported with four of its files changed, from links in its cache "
+              "(jseg_numpy2_*); the installed package stays as it is")
     else:
         _note("numpy", numpy)
     if jittor is None:
-        _note("jittor", "not installed", "fatal", "pip install jittor==1.3.11.0")
+        _note("jittor", "not installed", "fatal", "pip install --no-deps jittor==1.3.11.0   (its dependencies came with jseg)")
     elif not JITTOR_VERSIONS[0] <= _numbers(jittor) < JITTOR_VERSIONS[1]:
         _note("jittor", f"{jittor} has not been tried; 1.3.11 has", "warning", "pip install jittor==1.3.11.0")
     else:
         _note("jittor", jittor)
 
 
-def _check_compiler() -> None:
-    compiler = os.environ.get("cc_path") or shutil.which("g++") or shutil.which("clang++")
-    header = pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h"
-    if not compiler:
-        _note("compiler", "no g++: Jittor compiles its kernels on this machine", "fatal", "apt-get install -y g++")
-    elif not header.is_file():
-        _note("compiler", f"{compiler}, but {header} is missing", "fatal", "apt-get install -y python3-dev")
-    else:
-        _note("compiler", compiler)
+def _check_home() -> None:
+    """See that Jittor can write its cache, which it does at every start."""
+    folder = jittor_home() / ".cache" / "jittor"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"[Errno 13] Permission denied: {str(folder)!r}")
+    except OSError as error:
+        _note("cache", f"Jittor compiles into {folder}, which cannot be written: {error}", "fatal",
+              "export JITTOR_HOME=FOLDER, a folder that you can write")
+        return
+    _note("cache", str(folder))
 
 
 def _prepare_onednn() -> None:
@@ -344,6 +370,7 @@ def _prepare_cuda() -> None:
 def _cache_name() -> str:
     """One cache per set of flags: Jittor does not notice a change of flags in an old cache."""
     parts = ["jseg", "gpu" if os.environ.get("nvcc_path") else "cpu"]  # MPI changes no flag of the core or of a kernel: no part
+    parts += ["numpy2"] if _numbers(_version("numpy") or "") >= (2,) else []
     parts += ["nomkl"] if os.environ.get("use_mkl") == "0" else []
     parts += ["noconv"] if os.environ.get("conv_opt") == "1" else []
     return "_".join(parts)
@@ -353,35 +380,30 @@ class _JittorGate(importlib.abc.MetaPathFinder):
     """Stops `import jittor` on a fatal finding, announces a long first build, and checks the import afterwards."""
 
     def find_spec(self, name, path=None, target=None):
-        """Answer for the module `jittor` alone, once."""
+        """Answer for the module `jittor` alone, at every try: a search without an import must not open the way."""
         if name != "jittor":
             return None
         fatal = [f for f in _findings if f.level == "fatal"]
         if fatal:
             raise RuntimeSetupError("\n".join(f"{f.topic}: {f.text}" + (f"\n  cure: {f.cure}" if f.cure else "")
                                               for f in fatal))
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
             return spec
-        if job_rank() == 0 and not core_is_built():
-            print("jseg: building Jittor's core for this machine: 2 to 4 minutes, only this once ...", file=sys.stderr,
-                  flush=True)
+        from jseg import runtime_compiler, runtime_import, runtime_numpy  # only processes that compute pay for them
+        if _numbers(_version("numpy")) >= (2,):
+            spec = runtime_numpy.overlay_spec(spec, jittor_home() / ".cache" / "jittor")
         execute = spec.loader.exec_module
 
         def exec_and_check(module):
-            with runtime_signals.guarded_import():
-                execute(module)
-            from jseg import runtime_compiler  # only processes that compute pay for it
+            with runtime_signals.guarded_import(runtime_import.import_utilities):
+                runtime_import.execute_jittor(execute, module, quiet=job_rank() != 0)
+            runtime_import.survive_forks(module)
             runtime_compiler.prepare(module, _note, quiet=job_rank() != 0)
-            _check_after_import(module)
+            runtime_numpy.take_foreign_arrays(module)
+            runtime_numpy.check_arrays(module)
 
         spec.loader.exec_module = exec_and_check
         return spec
 
 
-def _check_after_import(jt) -> None:
-    values = jt.array([1.0, 2.5]).numpy().tolist()
-    if values != [1.0, 2.5]:
-        raise RuntimeSetupError(f"jittor: jt.array([1.0, 2.5]) reads back as {values}; this NumPy and Jittor do not fit "
-                                'together\n  cure: pip install "numpy>=1.22,<2"')

@@ -301,8 +301,11 @@ def _runs(process: int) -> bool:
 
 # --- Jittor ----------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def guarded_import() -> Iterator[None]:
+def guarded_import(import_utilities: Callable[[], Any]) -> Iterator[None]:
     """Import Jittor within this: its signal handlers do not come in, and its compile pool does not outlive the import.
+
+    Args:
+        import_utilities: imports and returns `jittor_utils`.
 
     Jittor ends the process on the spot, with status 1, at SIGINT and when any child dies by a signal. Its pool stays until the interpreter's
     end and waits there for a lock for ever when a terminal's Ctrl-C has reached its processes too.
@@ -320,8 +323,8 @@ def guarded_import() -> Iterator[None]:
         os.environ["JPY_PARENT_PID"] = "0"  # Jittor leaves SIGINT to notebooks
     try:
         with _answered_by(_leave_at_once):
-            import jittor_utils
-            with _quiet(jittor_utils, restore):
+            utilities = import_utilities()
+            with _quiet(utilities, restore):
                 yield
     finally:
         restore()
@@ -329,7 +332,7 @@ def guarded_import() -> Iterator[None]:
             os.environ.pop("JPY_PARENT_PID", None)
         if "jittor_utils" in sys.modules:
             _close_pool(sys.modules["jittor_utils"])
-    _close_pools_at_once(jittor_utils)
+    _close_pools_at_once(utilities)
     if is_command():
         _load_library()
 

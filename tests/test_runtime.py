@@ -33,14 +33,14 @@ def test_users_own_variables_win():
     assert "use_mkl=0 is set" in done.stdout
 
 
-def test_numpy_2_is_refused_when_jittor_is_imported_not_before(tmp_path):
-    fake = tmp_path / "numpy-2.1.0.dist-info"
+def test_numpy_3_is_refused_when_jittor_is_imported_not_before(tmp_path):
+    fake = tmp_path / "numpy-3.0.0.dist-info"
     fake.mkdir()
-    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.1.0\n")
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 3.0.0\n")
     done = run("import jseg\nprint('jseg imports')\nimport jittor", PYTHONPATH=str(tmp_path))
     assert "jseg imports" in done.stdout
     assert done.returncode != 0
-    assert "Jittor silently corrupts arrays with NumPy 2" in done.stderr and 'pip install "numpy>=1.22,<2"' in done.stderr
+    assert "makes Jittor work with NumPy 1.26 and 2" in done.stderr and 'pip install "numpy>=1.26.4,<3"' in done.stderr
 
 
 def test_a_machine_without_compiler_gets_the_command(tmp_path):

@@ -1,17 +1,31 @@
 #!/bin/sh
 # Make a virtual environment with jseg in it: sh tools/setup.sh .venv
-# Finds g++, a Python from 3.9 to 3.12 and its headers; as root on Debian or Ubuntu it installs what is missing, otherwise it prints
-# the command and stops. Nothing is fetched but packages.
+# Finds g++, a Python from 3.9 to 3.13 and its headers; as root on Debian or Ubuntu it installs what is missing, otherwise it prints
+# the command and stops. Nothing is fetched but packages. PYTHON=/path/to/python chooses the interpreter.
 set -eu
 venv=${1:-.venv}
+fits='import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))'
 
-python=
-for name in python3.11 python3.12 python3.10 python3.9 python3; do
-    if "$name" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then python=$name; break; fi
-done
+find_python() {
+    for name in ${PYTHON:-python3.11 python3.12 python3.13 python3.10 python3.9 python3}; do
+        if "$name" -c "$fits" 2>/dev/null; then python=$name; return; fi
+    done
+    python=
+}
+
+find_python
+if [ -n "${PYTHON:-}" ] && [ -z "$python" ]; then
+    echo "jseg: PYTHON=$PYTHON is not a Python from 3.9 to 3.13" >&2
+    exit 2
+fi
 missing=""
-command -v g++ >/dev/null 2>&1 || missing="$missing g++"
-if [ -z "$python" ]; then
+compiler=${cc_path:-g++}
+command -v "$compiler" >/dev/null 2>&1 || missing="$missing g++"
+if [ -z "$python" ] && command -v python3 >/dev/null 2>&1; then
+    echo "jseg: $(python3 --version) is not one that Jittor works with. Install one from 3.9 to 3.13 (3.11 is tried most) and name it:" >&2
+    echo "    make setup PYTHON=/path/to/python3.11" >&2
+    exit 2
+elif [ -z "$python" ]; then
     missing="$missing python3 python3-dev python3-venv"
 else
     version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
@@ -29,12 +43,15 @@ if [ -n "$missing" ]; then
         echo "    sudo sh -c '$command'" >&2
         exit 2
     fi
+    find_python
 fi
-if [ -z "$python" ]; then python=python3; fi
-"$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' || {
-    echo "jseg: $("$python" --version) is not one that Jittor's NumPy supports; install Python 3.9 to 3.12 (3.11 is tried most)" >&2
+if [ -z "$python" ]; then
+    echo "jseg: $(python3 --version), which was just installed, is not one that Jittor works with: 3.9 to 3.13" >&2
     exit 2
-}
+fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[test]'
+# Jittor's metadata forbid NumPy 2, which jseg makes it work with, and no NumPy 1 has wheels for Python 3.13.
+"$venv/bin/python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("jittor_utils") is None)' \
+    || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps 'jittor==1.3.11.0'
 "$venv/bin/python" -m jseg doctor --short

@@ -26,6 +26,7 @@ from typing import Callable, Iterator
 
 import numpy as np
 
+import jseg
 from jseg import runtime
 from jseg.bench.ahead import GPU, Ahead, persistent
 from jseg.bench.kernels import measure_kernels
@@ -196,7 +197,7 @@ def _cuda_against_cpu(clock: Clock) -> dict:
 def settings(variant: str) -> dict:
     """A config that needs no file: SegNeXt of this variant, 150 classes, AdamW."""
     from jseg.config import load_config
-    shipped = pathlib.Path(runtime.__file__).resolve().parents[1] / "configs" / "segnext" / f"segnext_{variant}_ade20k-512x512_160k.yaml"
+    shipped = jseg.configs_folder() / "segnext" / f"segnext_{variant}_ade20k-512x512_160k.yaml"
     if shipped.is_file():
         return load_config(shipped)
     deep = variant != "tiny"

@@ -44,7 +44,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Print the findings; 0 when Jittor can be used, 2 when something fatal was found."""
-    found = [*runtime.findings(), runtime.operations_finding()]
+    found = [*runtime.findings(), runtime.core_finding(), runtime.operations_finding()]
     if args.json:
         print(json.dumps([vars(f) for f in found], indent=1))
     else:
@@ -64,8 +64,7 @@ def _print(found: list[runtime.Finding], short: bool) -> None:
         if finding.cure:
             print(f"         cure: {finding.cure}")
     problems = sum(f.level != "ok" for f in found)
-    built = "built" if runtime.core_is_built() else "not built yet: the first import of Jittor takes 2 to 4 minutes"
-    print(f"jseg doctor: {problems or 'no'} problem{'s' if problems != 1 else ''}; {runtime.describe()}; Jittor's core: {built}")
+    print(f"jseg doctor: {problems or 'no'} problem{'s' if problems != 1 else ''}; {runtime.describe()}")
     if not short:
         names = ("JITTOR_HOME", "cache_name", "nvcc_path", "cc_flags", "conv_opt", "use_mkl", "use_mpi", "use_nccl",
                  "use_cutt", "use_cutlass", "OMP_NUM_THREADS")
