@@ -6,6 +6,7 @@ in words what the file names beyond them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import secrets
@@ -15,6 +16,7 @@ from typing import Iterator
 import cv2
 import numpy as np
 
+from jseg import runtime_signals
 from jseg.data.decode import quiet_opencv
 from jseg.data.header import PictureHeader, check_size
 from jseg.errors import DataError, WriteError
@@ -178,13 +180,13 @@ class VideoFile:
             self._writer = None
 
     def __enter__(self) -> "VideoFile":
+        self._removal = contextlib.ExitStack()
+        self._removal.enter_context(runtime_signals.part(self._draft))  # also where a signal ends the process
         return self
 
     def __exit__(self, *exc_info) -> None:
-        try:
+        with self._removal:
             self._release()
-        finally:
-            self._draft.unlink(missing_ok=True)
 
 
 def _opened(path: pathlib.Path) -> cv2.VideoCapture:
