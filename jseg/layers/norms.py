@@ -21,7 +21,7 @@ from jseg.ops import ranks
 from jseg.ops.norm.op import moments
 from jseg.registry import nearest
 
-__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "activated", "build_norm", "moments"]
+__all__ = ["NORMS", "BatchNorm2d", "GroupNorm", "LayerNorm", "activated", "build_norm", "moments"]
 
 
 class BatchNorm2d(nn.Module):
@@ -167,6 +167,7 @@ class LayerNorm(nn.Module):
         return ops.norm(x, self.weight, self.bias, over="position", eps=self.eps, **options)
 
 
+NORMS = (BatchNorm2d, GroupNorm, LayerNorm)  # what rules for norms apply to
 _NORM_KEYS = {"BN": ("bn", ("eps", "momentum", "sync")), "SyncBN": ("bn", ("eps", "momentum")),
               "GN": ("gn", ("num_groups", "eps")), "LN": ("ln", ("eps",))}
 
