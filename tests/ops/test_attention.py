@@ -65,11 +65,11 @@ def test_tokens_that_do_not_fit_are_named():
     x = _random(2, 5, 8)
     for run, message in (
             (lambda: linear(x, _random(4, 7)), r"linear: weight is \(4, 7\), expected \(any, 8\)"),
-            (lambda: linear(x, _random(4, 8), _random(8)), r"linear: bias is \(8,\), expected \(4,\)"),
+            (lambda: linear(x, _random(4, 8), _random(8)), r"linear: bias is \(8,\), expected \(4\)"),
             (lambda: linear(x, _random(4, 8), shortcut=x), r"linear: shortcut is \(2, 5, 8\), expected \(2, 5, 4\)"),
             (lambda: linear(x, _random(8, 8), activation="relu"), "activation is 'relu'; accepted: None, 'gelu'"),
             (lambda: linear(x, _random(8, 8), activation="gelu", shortcut=x), "activation does not go together"),
-            (lambda: layer_norm(x, _random(5), _random(8)), r"layer_norm: weight is \(5,\), expected \(8,\)"),
+            (lambda: layer_norm(x, _random(5), _random(8)), r"layer_norm: weight is \(5,\), expected \(8\)"),
             (lambda: layer_norm(_random(8), _random(8), _random(8)), r"layer_norm: x is \(8,\); accepted")):
         with pytest.raises(KernelError, match=message):
             run()
