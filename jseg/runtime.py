@@ -399,6 +399,7 @@ class _JittorGate(importlib.abc.MetaPathFinder):
             with runtime_signals.guarded_import(runtime_import.import_utilities):
                 runtime_import.execute_jittor(execute, module, quiet=job_rank() != 0)
             runtime_import.survive_forks(module)
+            runtime_import.await_threads_at_exit()
             runtime_compiler.prepare(module, _note, quiet=job_rank() != 0)
             runtime_numpy.take_foreign_arrays(module)
             runtime_numpy.check_arrays(module)

@@ -6,12 +6,14 @@ What Jittor 1.3.11 does by itself, and what happens here instead:
 - It keeps the last JITTOR_HOME in `~/.cache/jittor/config.json`, read and written without a lock, even where HOME cannot be written.
   Here that file lies in JITTOR_HOME and is never written.
 - It switches off the check of certificates for every later download of the process. Here that is undone.
+- A program that ends just after its first operation can wait for ever for a thread that had not begun. Here its end waits for that.
 - A forked child waits for ever at its first parallel loop, because OpenMP's threads stayed in the parent. Here a child computes with
   one thread; a child of a process that uses a GPU is refused.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import importlib
@@ -22,16 +24,19 @@ import platform
 import re
 import sys
 import sysconfig
+import threading
+import time
 import warnings
 from typing import Any, Callable
 
 from jseg import runtime_toolchain
 from jseg.errors import RuntimeSetupError
 
-__all__ = ["execute_jittor", "import_utilities", "has_config_script", "include_flags", "host_folder", "was_built_here",
+__all__ = ["await_threads_at_exit", "execute_jittor", "import_utilities", "has_config_script", "include_flags", "host_folder", "was_built_here",
            "survive_forks"]
 
 _HELPER = "jit_utils_core"
+_MOST_WAIT_S = 2.0  # for threads to begin at the end of a program
 _told = False  # one announcement per process is enough
 
 
@@ -162,6 +167,35 @@ def _load_new_helper(utilities: Any) -> None:
     with utilities.import_scope(flags):
         sys.modules[_HELPER] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[_HELPER])
+
+
+def await_threads_at_exit() -> None:
+    """Let Jittor's compile thread begin before the interpreter's end tells it to stop.
+
+    It starts with the first operation; one that has not run yet when a short program ends misses the word, waits for the next for ever, and
+    the program waits for it. Call this after Jittor's import: what is registered last runs first.
+    """
+    def wait() -> None:
+        until = time.monotonic() + _MOST_WAIT_S
+        while time.monotonic() < until and any(map(_is_ready_to_run, _other_threads())):
+            time.sleep(0.001)
+    atexit.register(wait)
+
+
+def _other_threads() -> list[str]:
+    try:
+        return [name for name in os.listdir("/proc/self/task") if int(name) != threading.get_native_id()]
+    except OSError:
+        return []
+
+
+def _is_ready_to_run(thread: str) -> bool:
+    """Whether a thread of this process wants a core: it has not begun, or works."""
+    try:
+        with open(f"/proc/self/task/{thread}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "R"
+    except OSError:
+        return False
 
 
 def survive_forks(jt: Any) -> None:
