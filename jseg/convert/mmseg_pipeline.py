@@ -14,7 +14,7 @@ __all__ = ["Pictures", "new_pipeline", "old_pipeline", "test_time_augmentation",
 
 TRANSFORM_KEYS = {  # transforms that jseg has, with the arguments that mean the same in both
     "AdjustGamma": ("gamma",), "CLAHE": ("clip_limit", "tile_grid_size"), "LoadAnnotations": ("reduce_zero_label", "imdecode_backend"),
-    "LoadImageFromFile": ("to_float32", "color_type", "imdecode_backend"), "Normalize": ("mean", "std", "to_rgb"), "PackSegInputs": (),
+    "LoadImageFromFile": ("to_float32", "color_type", "imdecode_backend", "scale"), "Normalize": ("mean", "std", "to_rgb"), "PackSegInputs": (),
     "Pad": ("size", "size_divisor", "pad_to_square", "pad_val", "padding_mode"),
     "PhotoMetricDistortion": ("brightness_delta", "contrast_range", "saturation_range", "hue_delta"),
     "RandomChoiceResize": ("scales", "resize_type", "keep_ratio", "interpolation", "max_size"),
