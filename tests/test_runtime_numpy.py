@@ -171,3 +171,9 @@ def test_a_numpy_of_another_major_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "_version", {"numpy": "3.0.0", "jittor": "1.3.11.0"}.get)
     runtime._check_numpy()
     assert runtime.findings()[0].level == "fatal" and "<3" in runtime.findings()[0].cure
+
+
+def test_numpy_does_not_warn_of_denormals_that_jittor_switches_off():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", "import jseg, jittor as jt; (jt.array([1.0, 2.5]) * 3).sync(); import numpy; "
+                           "print(numpy.finfo('float32').eps, numpy.finfo('float64').eps)"], capture_output=True, text=True)
+    assert done.returncode == 0 and "subnormal" not in done.stderr, done.stderr
