@@ -171,3 +171,11 @@ def test_a_numpy_of_another_major_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "_version", {"numpy": "3.0.0", "jittor": "1.3.11.0"}.get)
     runtime._check_numpy()
     assert runtime.findings()[0].level == "fatal" and "<3" in runtime.findings()[0].cure
+
+
+def test_opencv_5_is_pointed_out(monkeypatch):
+    monkeypatch.setattr(runtime, "_findings", [])
+    for version, level in (("4.14.0.94", "ok"), ("5.0.0.93", "warning")):
+        monkeypatch.setattr(runtime, "_version", {"opencv-python": version}.get)
+        runtime._check_opencv()
+        assert runtime.findings()[-1].level == level and version in runtime.findings()[-1].text

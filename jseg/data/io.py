@@ -55,7 +55,7 @@ def read_image(source: str | os.PathLike | bytes) -> np.ndarray:
     mode = _tiff_mode(data) if kind == "tiff" else ""
     if kind == "gif" or mode == "RGBA":
         return _image_by_pillow(data, name)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if kind == "tiff" else cv2.IMREAD_COLOR
+    flags = cv2.IMREAD_COLOR | {"tiff": cv2.IMREAD_ANYDEPTH, "webp": cv2.IMREAD_IGNORE_ORIENTATION}.get(kind, 0)  # OpenCV 4.14 turns WebP, 4.11 does not
     try:
         img = imdecode(data, flags)
     except cv2.error as error:
@@ -259,11 +259,12 @@ def _content(source: str | os.PathLike | bytes, what: str) -> tuple[bytes, str]:
 
 def imdecode(data: bytes, flags: int) -> np.ndarray | None:
     """OpenCV's decoder without its own lines on stderr: our error says all."""
-    level = cv2.setLogLevel(0)
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    level = set_level(0)
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     finally:
-        cv2.setLogLevel(level)
+        set_level(level)
 
 
 def _opened(data: bytes) -> Image.Image:
