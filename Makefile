@@ -2,12 +2,14 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test parity matrix wheel clean
+.PHONY: help setup demo test parity parity-zoo fuzz matrix wheel clean
 
 help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
 	@echo "make test    set up, then run every test that needs no GPU, network or PyTorch"
 	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
+	@echo "make parity-zoo  compare every config of MMSegmentation 1.2.2, after make parity has made its environment (hours; resumable)"
+	@echo "make fuzz    set up, then give every reader 2,000 damaged files, at most 5 minutes each (tests/fuzz/run.py)"
 	@echo "make matrix  try Python x NumPy x OpenCV in environments of their own; writes docs/matrix.md (hours; python3 tests/matrix.py --help)"
 	@echo "make wheel   dist/jseg_jittor-*.whl, which holds configs and kernels"
 	@echo "make setup   compiler, Python headers, $(VENV) with jseg and its pinned dependencies"
@@ -27,6 +29,12 @@ test: setup
 
 parity: setup
 	$(PY) tests/parity/run.py
+
+parity-zoo: setup
+	$(PY) tests/parity/zoo.py --python .venv-parity/bin/python
+
+fuzz: setup
+	$(PY) tests/fuzz/run.py
 
 matrix:
 	python3 tests/matrix.py

@@ -4,7 +4,11 @@ Importing this package prepares the process for Jittor (see `runtime`) but does 
 conversion and reports work without it.
 """
 
-from jseg import runtime
+from jseg import runtime_signals
+
+runtime_signals.take_over()  # before anything else: Ctrl-C may come while this is imported
+
+from jseg import runtime  # noqa: E402
 
 runtime.prepare()
 

@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from typing import Any, Iterable, Mapping, Sequence
 
 import yaml
 
 from jseg.errors import ConfigError
 from jseg.registry import nearest
+from jseg.text import read_text
+from jseg.yaml_reader import MOST_BYTES, Allowance, add_exponents, parse_yaml
 
 __all__ = ["load_config", "dump_config", "merge", "apply_overrides", "MAX_DEPTH"]
 
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
-
-_EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that also knows `6e-5`."""
+_FILE_COST = 100  # values that reading one more file counts for: thousands of empty files take time, too
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper without anchors; quotes what `_Loader` would read as a number."""
+    """PyYAML's safe dumper without anchors; quotes what the reader would take for a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -38,8 +34,7 @@ class _Dumper(yaml.SafeDumper):
         return super().increase_indent(flow, False)
 
 
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+add_exponents(_Dumper)
 _Dumper.add_representer(tuple, lambda dumper, data: dumper.represent_list(list(data)))
 
 
@@ -55,7 +50,7 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
         ConfigError: a file is missing, is not YAML, repeats a key, inherits from itself or too deeply, or an override
             does not fit. The text starts with the file and, where one is known, the line.
     """
-    return apply_overrides(_load(os.fspath(path), ()), overrides)
+    return apply_overrides(_load(os.fspath(path), (), Allowance()), overrides)
 
 
 def merge(base: Mapping, child: Mapping) -> dict:
@@ -93,7 +88,7 @@ def apply_overrides(cfg: Mapping, overrides: Iterable[str]) -> dict:
         keys = name.strip().split(".")
         where = f"--set {name.strip()}"
         parent = _descend(result, keys[:-1], where)
-        _assign(parent, keys, _parse(value, where), where)
+        _assign(parent, keys, parse_yaml(value, where), where)
     return result
 
 
@@ -102,36 +97,38 @@ def dump_config(cfg: Mapping) -> str:
     return yaml.dump(dict(cfg), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
-def _load(path: str, ancestors: tuple[str, ...]) -> dict:
-    """Read one file and its bases; `ancestors` are the files that led here, outermost first."""
+def _load(path: str, ancestors: tuple[str, ...], allowance: Allowance) -> dict:
+    """Read one file and its bases; `ancestors` are the files that led here, outermost first. All share one
+    allowance."""
     trail = ancestors + (path,)
     if os.path.realpath(path) in {os.path.realpath(p) for p in ancestors}:
         raise ConfigError(f"{ancestors[-1]}: _base_ goes in a circle: {' -> '.join(trail)}; remove one of the links")
     if len(ancestors) > MAX_DEPTH:
         raise ConfigError(f"{ancestors[-1]}: _base_ is nested {len(ancestors)} deep ({' -> '.join(trail)}); "
                           f"at most {MAX_DEPTH} levels are allowed, move the shared blocks up")
-    own = _read(path, ancestors[-1] if ancestors else "")
+    own = _read(path, ancestors[-1] if ancestors else "", allowance)
     bases = own.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
-        raise ConfigError(f"{path}: _base_: expected a file name or a list of file names, got {bases!r}")
+        raise ConfigError(f"{path}: _base_: expected a file name or a list of file names, got {bases!r:.200}")
     inherited: dict = {}
     for base in bases:
-        inherited = merge(inherited, _load(os.path.normpath(os.path.join(os.path.dirname(path), base)), trail))
+        inherited = merge(inherited, _load(os.path.normpath(os.path.join(os.path.dirname(path), base)), trail,
+                                           allowance))
     return merge(inherited, own)
 
 
-def _read(path: str, child: str) -> dict:
+def _read(path: str, child: str, allowance: Allowance) -> dict:
     """Read one file as a mapping; `child` is the file whose `_base_` named it, for the message."""
     if not path.endswith((".yaml", ".yml")):
         raise ConfigError(f"{path}: expected a config in YAML, a file that ends in .yaml or .yml")
+    allowance.charge(_FILE_COST, child or path)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = _parse(file.read(), path)
-    except (OSError, UnicodeDecodeError) as error:
-        asked = f"{child}: _base_: " if child else ""
-        raise ConfigError(f"{asked}{path}: cannot read the config ({getattr(error, 'strerror', None) or error})"
-                          f"{_similar_file(path)}") from error
+        text = read_text(path, what="config", error=ConfigError, most_bytes=MOST_BYTES)
+    except ConfigError as error:
+        hint = "" if os.path.lexists(path) else _similar_file(path)
+        raise ConfigError(f"{f'{child}: _base_: ' if child else ''}{error}{hint}") from error
+    content = parse_yaml(text, path, allowance)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines at the top level, got "
                           f"{'an empty file' if content is None else type(content).__name__}")
@@ -142,52 +139,6 @@ def _similar_file(path: str) -> str:
     folder = os.path.dirname(path) or "."
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return nearest(os.path.basename(path), names)
-
-
-def _parse(text: str, where: str) -> Any:
-    """Read YAML text; every complaint becomes a ConfigError `where:line: ...`."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _refuse_duplicates(node, where, set())
-        return loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        problem = error.problem or error.context
-        if "'\\t'" in str(problem):
-            problem = "a tab cannot indent YAML; use spaces"
-        raise ConfigError(f"{where}{line}: not YAML: {problem}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where}: not YAML: {error}") from error
-    finally:
-        loader.dispose()
-
-
-def _refuse_duplicates(node: yaml.Node, where: str, seen: set[int], above: tuple[int, ...] = ()) -> None:
-    """Walk the parsed tree: PyYAML itself keeps the last of two equal keys without a word, and lets a block hold itself."""
-    if id(node) in above:
-        raise ConfigError(f"{where}:{node.start_mark.line + 1}: this block contains itself through an alias; write it out")
-    if id(node) in seen:  # an alias to a block met before
-        return
-    seen.add(id(node))
-    above = (*above, id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicates(item, where, seen, above)
-    elif isinstance(node, yaml.MappingNode):
-        lines: dict[tuple[str, str], int] = {}
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                line = key.start_mark.line + 1
-                first = lines.get((key.tag, key.value))
-                if first is not None:
-                    raise ConfigError(f"{where}:{line}: key {key.value!r} is given twice, first on line {first}; "
-                                      f"keep one of them")
-                lines[key.tag, key.value] = line
-            _refuse_duplicates(value, where, seen, above)
 
 
 def _descend(block: Any, keys: Sequence[str], where: str) -> Any:

@@ -18,7 +18,19 @@ class ConfigError(JsegError):
 
 
 class DataError(JsegError):
-    """A picture, a mask or a dataset folder is missing, unreadable or contradicts the config."""
+    """A picture, a mask or a dataset folder is missing, unreadable or contradicts the config.
+
+    Args:
+        text: the whole message.
+        kind: of a file's fault: "missing", "not regular", "unreadable", "samples", "limit", "coloured", "size" or
+            "label"; else empty.
+        path: the file.
+        values: the labels or colours that do not belong.
+    """
+
+    def __init__(self, text: str = "", *, kind: str = "", path: str = "", values: tuple = ()):
+        super().__init__(text)
+        self.kind, self.path, self.values = kind, path, values
 
 
 class ConvertError(JsegError):

@@ -1,20 +1,41 @@
-"""Names in a config become objects: six registries, one rule for unknown names and misspelt arguments."""
+"""Names in a config become objects: seven registries, one rule for unknown names and misspelt arguments."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from typing import Any, Callable, Mapping
 
 from jseg.errors import ConfigError
 
-__all__ = ["Registry", "MODELS", "LOSSES", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES", "nearest"]
+__all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES", "accepted", "nearest"]
 
 
 def nearest(word: str, known) -> str:
     """Return `; did you mean 'x'?` for the closest known word, or an empty string."""
+    if len(str(word)) > 100:  # no known word is; comparing takes time
+        return ""
     found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def accepted(entry: Callable) -> dict[str, inspect.Parameter]:
+    """The arguments that a config block may give, by name.
+
+    They are the constructor's own; for a class with `OPTIONS`, a dataclass that its first argument `options` takes, the fields of that
+    come first, with the defaults that the class's `DEFAULTS` change.
+    """
+    own = {key: p for key, p in inspect.signature(entry).parameters.items() if key != "self"}
+    shared = getattr(entry, "OPTIONS", None)
+    if shared is None:
+        return own
+    found = {}
+    for field in dataclasses.fields(shared):
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = entry.DEFAULTS.get(field.name, inspect.Parameter.empty if made is dataclasses.MISSING else made)
+        found[field.name] = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type)
+    return {**found, **{key: p for key, p in own.items() if key != "options"}}
 
 
 class Registry:
@@ -49,8 +70,8 @@ class Registry:
 
     def get(self, name: str, where: str = "") -> Callable:
         """Look a name up; ConfigError with the nearest name when it is unknown."""
-        if name not in self._entries:
-            raise ConfigError(f"{_at(where)}unknown {self.kind} {name!r}{nearest(name, self._entries)} "
+        if not isinstance(name, str) or name not in self._entries:
+            raise ConfigError(f"{_at(where)}unknown {self.kind} {name!r:.200}{nearest(name, self._entries)} "
                               f"(known: {', '.join(self.names()) or 'none'})")
         return self._entries[name]
 
@@ -60,15 +81,14 @@ class Registry:
         `given` names the arguments that the caller of `build` supplies itself.
         """
         if not isinstance(cfg, Mapping) or "type" not in cfg:
-            return [f"{_at(where)}expected a block with a 'type:' naming a {self.kind}, got {cfg!r}"]
+            return [f"{_at(where)}expected a block with a 'type:' naming a {self.kind}, got {cfg!r:.200}"]
         try:
             entry = self.get(cfg["type"], where)
         except ConfigError as error:
             return [str(error)]
-        parameters = inspect.signature(entry).parameters
-        known = [k for k in parameters if k != "self"]
-        faults = [f"{_at(where)}unknown key {key!r} for {cfg['type']}{nearest(key, known)}"
-                  for key in cfg if key != "type" and key not in known]
+        parameters = accepted(entry)
+        faults = [f"{_at(where)}unknown key {key!r:.200} for {cfg['type']}{_ELSEWHERE.get(key) or nearest(key, parameters)}"
+                  for key in cfg if key != "type" and key not in parameters]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
                    and key not in cfg and key not in given]
@@ -88,10 +108,21 @@ class Registry:
         if faults:
             raise ConfigError("\n".join(faults))
         arguments = {**{k: v for k, v in cfg.items() if k != "type"}, **extra}
+        entry = self._entries[cfg["type"]]
         try:
-            return self._entries[cfg["type"]](**arguments)
+            if getattr(entry, "OPTIONS", None) is not None:
+                names = {field.name for field in dataclasses.fields(entry.OPTIONS)}
+                shared = {**entry.DEFAULTS, **{k: v for k, v in arguments.items() if k in names}}
+                arguments = {"options": entry.OPTIONS(**shared), **{k: v for k, v in arguments.items() if k not in names}}
+            return entry(**arguments)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{_at(where)}{cfg['type']}: {error}") from error
+
+
+_START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a "
+          ".pth with 'jseg convert FILE.pth')")
+_ELSEWHERE = {"init_cfg": _START, "pretrained": _START, "checkpoint": _START, "load_from": _START,  # words that belong in another place
+              "norm_eval": "; frozen_stages fixes the norms of the frozen stages"}
 
 
 def _at(where: str) -> str:
@@ -100,6 +131,7 @@ def _at(where: str) -> str:
 
 MODELS = Registry("model")
 LOSSES = Registry("loss")
+SAMPLERS = Registry("sampler")
 DATASETS = Registry("dataset")
 TRANSFORMS = Registry("transform")
 OPTIMIZERS = Registry("optimizer")

@@ -8,7 +8,6 @@ The facts behind each entry were measured on Jittor 1.3.11; `jseg doctor` prints
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import ctypes.util
 import dataclasses
@@ -20,13 +19,10 @@ import os
 import pathlib
 import platform
 import shutil
-import signal
 import sys
 import sysconfig
-import threading
-from typing import Iterator
 
-from jseg import runtime_toolchain
+from jseg import runtime_signals, runtime_toolchain
 from jseg.errors import RuntimeSetupError
 
 __all__ = ["Finding", "prepare", "findings", "jittor_home", "core_is_built", "gpus", "describe", "in_job", "job_rank"]
@@ -411,7 +407,7 @@ class _JittorGate(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def exec_and_check(module):
-            with _own_signals():
+            with runtime_signals.guarded_import(runtime_import.import_utilities):
                 runtime_import.execute_jittor(execute, module, quiet=job_rank() != 0)
             runtime_import.survive_forks(module)
             runtime_compiler.prepare(module, _note, quiet=job_rank() != 0)
@@ -422,18 +418,3 @@ class _JittorGate(importlib.abc.MetaPathFinder):
         return spec
 
 
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep Python's signal handling: Jittor's import makes Ctrl-C end the process on the spot, and makes it end without a word
-    when any child process dies by a signal."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    watched = [signal.SIGINT] + ([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else [])
-    before = {number: signal.getsignal(number) for number in watched}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:  # None: installed by C code, not ours to restore
-                signal.signal(number, handler)

@@ -144,6 +144,8 @@ def _build(folder: pathlib.Path, command: list[str], text: str) -> None:
                 os.replace(work / "operations.h.gch", folder / "operations.h.gch")
                 _write(folder / "stamp.json", json.dumps({file: _stat(file) for file in [*files, command[0]]}))
                 return
+        if done.returncode < 0 or "signal terminated program" in done.stderr:
+            return  # interrupted, or memory ran out: the next import tries again
         _write(folder / "failed.txt", done.stderr[-2000:] or f"{command[0]} ended with status {done.returncode}")
 
 

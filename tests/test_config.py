@@ -79,7 +79,9 @@ def test_files_that_cannot_be_read(write, tmp_path):
     assert "trian.yaml: cannot read the config (No such file or directory); did you mean 'train.yaml'?" in message
     assert "expected a config in YAML" in complaint(load_config, write("a.py", "a = 1\n"))
     (tmp_path / "bytes.yaml").write_bytes(b"a: \xff\xfe\n")
-    assert "bytes.yaml: cannot read the config ('utf-8' codec" in complaint(load_config, str(tmp_path / "bytes.yaml"))
+    assert "bytes.yaml:1: not UTF-8 (byte 0xff); save it as UTF-8" in complaint(load_config, str(tmp_path / "bytes.yaml"))
+    (tmp_path / "closed.yaml").symlink_to(tmp_path / "closed.yaml")
+    assert "did you mean" not in complaint(load_config, str(tmp_path / "closed.yaml"))
     child = write("child.yaml", "_base_: ../gone.yaml\n")
     assert complaint(load_config, child).startswith(f"{child}: _base_: ")
 

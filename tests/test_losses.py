@@ -10,7 +10,7 @@ import pytest
 from jseg import losses
 from jseg.errors import ConfigError
 from jseg.losses.lovasz import _growth
-from jseg.registry import LOSSES
+from jseg.registry import LOSSES, SAMPLERS
 
 _spec = importlib.util.spec_from_file_location("losses_mmseg", pathlib.Path(__file__).parent / "parity" / "losses_mmseg.py")
 parity = importlib.util.module_from_spec(_spec)
@@ -59,7 +59,7 @@ def test_numbers_and_gradients_are_mmsegs(name, golden):
 
 @pytest.mark.parametrize("name", sorted(parity.SAMPLERS))
 def test_hard_examples_are_mmsegs(name, golden):
-    sampler = LOSSES.build({"type": "OHEMPixelSampler", **parity.SAMPLERS[name]})
+    sampler = SAMPLERS.build({"type": "OHEMPixelSampler", **parity.SAMPLERS[name]})
     weight = sampler.sample(jt.array(golden["input.logits"]), jt.array(golden["input.void"]), losses=[losses.CrossEntropyLoss()])
     np.testing.assert_array_equal(weight.numpy(), golden[f"{name}.weight"])
 
@@ -150,7 +150,7 @@ def test_lovasz_weights_are_the_growth_of_the_jaccard_loss(rng):
     ({"type": "LovaszLoss", "classes": "some"}, "accepted: 'present', 'all'"),
     ({"type": "LovaszLoss", "per_image": True, "reduction": "none"}, "reduction"),
     ({"type": "TverskyLoss", "alpha": 0.5}, "add up to 1"),
-    ({"type": "OHEMPixelSampler", "min_kept": 1}, "min_kept"),
+    ({"type": "OHEMPixelSampler"}, "unknown loss 'OHEMPixelSampler'"),
 ])
 def test_wrong_arguments_say_what_is_accepted(block, text):
     with pytest.raises(ConfigError, match=text):

@@ -87,7 +87,9 @@ class Side:
     def __enter__(self) -> "Side":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.kill()  # it may be in the middle of something long
         self.close()
 
     def ask(self, do: str, *, timeout_s: float | None = None, **words) -> dict:

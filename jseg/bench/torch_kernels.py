@@ -24,6 +24,21 @@ def _adamw(weights, exp_avg, exp_avg_sq, *, lr, weight_decay, betas, eps, step, 
     return (*vectors, sum((g * g).sum() for g in grads))
 
 
+def _attention(q, k=None, v=None, bias=None, mask=None, *, scale=None):
+    """PyTorch's fused attention; a projection of several parts is taken apart as a view, as its own layers do."""
+    if k is None:
+        q, k, v = q.unbind(2)
+    elif v is None:
+        k, v = k.unbind(2)
+    n = q.shape[0]
+    added = bias if bias is None or bias.dim() == 4 else bias[None]
+    if mask is not None:
+        full = mask.repeat(n // mask.shape[0], 1, 1)[:, None]
+        added = full if added is None else added + full
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale).transpose(1, 2)
+
+
 def _bilinear_resize(x, add=None, *, size, align_corners=False):
     y = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
     return y if add is None else y + add
@@ -32,6 +47,17 @@ def _bilinear_resize(x, add=None, *, size, align_corners=False):
 def _depthwise(x, weight, bias=None, *, stride, padding, dilation, activation):
     y = F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups=x.shape[1])
     return F.gelu(y) if activation == "gelu" else y
+
+
+def _layer_norm(x, weight, bias, *, eps=1e-5):
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def _linear(x, weight, bias=None, factor=None, shortcut=None, *, activation=None):
+    y = F.linear(x, weight, bias)
+    y = F.gelu(y) if activation == "gelu" else y
+    y = y if factor is None else y * factor.reshape(-1, *[1] * (x.dim() - 1))
+    return y if shortcut is None else y + shortcut
 
 
 def _msca(x, w0, b0, **strips):
@@ -117,8 +143,10 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
     return losses.sum() / (valid.sum() if avg_non_ignore else labels.numel()), accuracy
 
 
-OPERATIONS = {"adamw": _adamw, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise, "msca": _msca, "pointwise": _pointwise,
-              "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax, "upsample_cross_entropy": _upsample_cross_entropy}
+OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise,
+              "layer_norm": _layer_norm, "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn,
+              "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
+              "upsample_cross_entropy": _upsample_cross_entropy}
 
 
 class OperatorTask:

@@ -200,7 +200,7 @@ class Burger(nn.Module):
         return F.relu(x + self.ham_out(self.ham(F.relu(self.ham_in(x)))))
 
 
-class Head(nn.Module):
+class HamHead(nn.Module):
     """LightHamHead."""
 
     def __init__(self, cfg: dict):
@@ -230,7 +230,7 @@ class SegNeXt(nn.Module):
     def __init__(self, model: dict):
         super().__init__()
         self.backbone = Backbone(model["backbone"]["variant"], model["backbone"].get("drop_path_rate", 0.0))
-        self.decode_head = Head(model["decode_head"])
+        self.decode_head = HamHead(model["decode_head"])
 
     def forward(self, x):
         """(N, 3, H, W) -> logits (N, K, H/8, W/8)."""

@@ -15,6 +15,10 @@ def _depthwise(shapes: dict, outputs: list, options: dict) -> float:
     return 2.0 * math.prod(outputs[0]) * math.prod(shapes["weight"][2:])
 
 
+def _linear(shapes: dict, outputs: list, options: dict) -> float:
+    return 2.0 * math.prod(outputs[0]) * shapes["weight"][1]
+
+
 def _msca(shapes: dict, outputs: list, options: dict) -> float:
     taps = sum(math.prod(shape[2:]) for name, shape in shapes.items() if name != "x" and len(shape) == 4)
     return 2.0 * math.prod(shapes["x"]) * taps
@@ -36,7 +40,14 @@ def _nmf(shapes: dict, outputs: list, options: dict) -> float:
     return n * ((2 * options["steps"] + 1) * update + 2 * 2.0 * d * length * r)
 
 
-_RULES = {"depthwise": _depthwise, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf}
+def _attention(shapes: dict, outputs: list, options: dict) -> float:
+    n, rows, heads, out = outputs[0]
+    keys = shapes["k"][1] if "k" in shapes else rows
+    return 2.0 * n * heads * rows * keys * (shapes["q"][-1] + out)
+
+
+_RULES = {"attention": _attention, "depthwise": _depthwise, "linear": _linear, "msca": _msca, "pointwise": _pointwise,
+          "mix_ffn": _mix_ffn, "nmf": _nmf}
 
 
 def operations(kernel: str, shapes: dict, outputs: list, options: dict) -> float | None:

@@ -2,7 +2,8 @@
 
 A command module has a docstring (its first line is the summary in `jseg --help`), `EXAMPLE` (one real command line that
 ends its help), `add_arguments(parser)` and `run(args) -> int`. Only the module of the command that runs is imported.
-Exit status: 0 done, 2 a fault the user can cure (its text is printed, no traceback), 130 interrupted.
+Exit status: 0 done, 2 a fault the user can cure (its text is printed, no traceback), 128 + number ended by a signal: 130 Ctrl-C, 143 SIGTERM,
+129 SIGHUP (see `jseg.runtime_signals`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import sys
 import time
 from typing import Sequence
 
+from jseg import runtime_signals
 from jseg.errors import JsegError
 from jseg.registry import nearest
+from jseg.text import printable
 
 __all__ = ["main", "commands", "build_parser", "add_config_arguments"]
 
@@ -39,20 +42,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
-    except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage message
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except JsegError as error:
+        with runtime_signals.raising():
+            status = _dispatch(words)
+        if runtime_signals.is_command() and runtime_signals.asked() is not None:
+            runtime_signals.leave(status)
+        return status
+    except BaseException as error:
+        number = runtime_signals.asked(error)
+        if number is None:
+            return _told(error)
+    return runtime_signals.end(number)
+
+
+def _told(error: BaseException) -> int:
+    """Say what went wrong; returns the exit status. What is no fault of the user's is raised again."""
+    if isinstance(error, SystemExit):  # argparse: 0 after --help, 2 after a usage message
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    if isinstance(error, JsegError):
         if "OMPI_COMM_WORLD_RANK" in os.environ and os.environ["OMPI_COMM_WORLD_RANK"] != "0":
             time.sleep(3.5)  # the ranks of a job mostly fail alike: rank 0's end ends the others before they say it again
-        print(error, file=sys.stderr)
+        print(printable(error, keep="\n\t"), file=sys.stderr)  # it may quote a file
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output left, as in `jseg check ... | head`
+    if isinstance(error, BrokenPipeError):  # the reader of our output left, as in `jseg check ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    raise error
 
 
 def build_parser(command: str) -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--config", dest="given_config", metavar="FILE", help="an mmsegmentation or original JSeg config (.py), or a jseg config (.yaml)")
     parser.add_argument("--weights", choices=CHOICES, default="default",
                         help="which set of a file that holds a moving average and the weights as trained (default: what its program would load)")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="convert weights that hold NaN or inf")
     parser.add_argument("--classes", metavar="DATASET", help="take class names and colours from this dataset type, for example CityscapesDataset")
 
 
@@ -39,6 +40,7 @@ def run(args) -> int:
     if len(files) > 2:
         raise ConvertError(f"{len(files)} files given; one checkpoint and one result are taken")
     out = files[1] if len(files) == 2 else files[0].with_suffix(".safetensors")
-    done = convert_checkpoint(files[0], out, config=args.given_config, weights=args.weights, classes=args.classes)
+    done = convert_checkpoint(files[0], out, config=args.given_config, weights=args.weights, classes=args.classes,
+                              allow_nonfinite=args.allow_nonfinite)
     print(done.text())
     return 0

@@ -59,9 +59,7 @@ def count_operations(model, size: tuple[int, int]) -> tuple[Counter, tuple[int, 
     """
     import jittor as jt
 
-    for module in model.modules():
-        if hasattr(module, "impl"):
-            module.impl = "jittor"
+    model.impl = "jittor"
     model.eval()
     counts: Counter = Counter()
     with jt.flag_scope(lazy_execution=1), jt.no_grad(), _watched(model, counts):

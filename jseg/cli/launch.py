@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import pathlib
 import re
@@ -11,15 +12,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import Callable
 
-from jseg import runtime
+from jseg import runtime, runtime_signals
 from jseg.errors import ConfigError, RuntimeSetupError
+from jseg.text import read_text
 
 EXAMPLE = "jseg launch -n 4 train configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --work-dir runs/ade"
 COMMANDS = ("train", "val", "predict")
 # What a remote host must be told; ranks on this host inherit everything.
 EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "JITTOR_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "nvcc_path",
-            "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
+            "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "JSEG_LAUNCH", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
 
 
 def add_arguments(parser) -> None:
@@ -30,7 +33,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU even where there are GPUs")
     parser.add_argument("--grace", type=float, default=6.0, metavar="S",
                         help="seconds between a SIGTERM to mpirun itself and the end of the job, which then comes even when a rank "
-                             "dies (default: %(default)g); a SIGTERM or Ctrl-C to jseg launch has no limit")
+                             "dies (default: %(default)g); a signal to jseg launch has no limit")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help=f"one of {', '.join(COMMANDS)}, with its own options")
 
 
@@ -46,6 +49,7 @@ def run(args) -> int:
     if missing:
         raise RuntimeSetupError(f"jseg launch: no {' and no '.join(missing)} on PATH; install Open MPI on every host: "
                                 "apt-get install -y openmpi-bin libopenmpi-dev")
+    os.environ["JSEG_LAUNCH"] = "1"  # for the ranks: a stop that was asked for here is no failure
     words = mpirun_words(mpirun, args)
     print(shlex.join(words), file=sys.stderr, flush=True)
     return _run(words, {**os.environ, **({"nvcc_path": "", "CUDA_VISIBLE_DEVICES": ""} if args.cpu else {})})
@@ -96,30 +100,44 @@ def _physical_cores() -> int:
 def _slots(path: pathlib.Path) -> int:
     """Slots that a hostfile offers; a host without the word has one."""
     try:
-        lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); a hostfile has lines like `node1 slots=4`") from error
+        lines = [line.split("#")[0].strip() for line in read_text(path, what="hostfile",
+                                                                  error=ConfigError).splitlines()]
+    except ConfigError as error:
+        raise ConfigError(f"{error}; a hostfile has lines like `node1 slots=4`") from error
     return sum(int(found[1]) if (found := re.search(r"slots\s*=\s*(\d+)", line)) else 1 for line in lines if line)
 
 
 def _run(words: list[str], environment: dict[str, str]) -> int:
-    """Run mpirun in a session of its own and hand signals on: the first asks the ranks to save and leave, a second Ctrl-C ends them."""
-    job = subprocess.Popen(words, env=environment, start_new_session=True)
+    """Run mpirun in a session of its own and hand signals on: the first asks the ranks to save and leave, a second Ctrl-C ends them.
+
+    mpirun is asked as well when this process is gone, in whatever way. Where mpirun is, each rank's watcher asks it.
+    """
     asked: list[int] = []
+    jobs: list[subprocess.Popen] = []
 
-    def ask(number: int, frame) -> None:
-        if asked and number == signal.SIGINT:
-            job.terminate()
-            return
+    def ask(number: int) -> None:
+        runtime_signals.mute_broken_output()
+        again = bool(asked)
         asked.append(number)
-        job.send_signal(signal.SIGUSR1)  # mpirun hands this one on to every rank and does nothing else
+        for job in jobs:
+            if again and number == signal.SIGINT:
+                job.terminate()
+            elif not again:
+                job.send_signal(signal.SIGUSR1)  # mpirun hands this one on to every rank and does nothing else
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with runtime_signals.answering(ask):
+        job = subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=_asked_when_orphaned())
+        jobs.append(job)
+        if asked:
+            job.send_signal(signal.SIGUSR1)
         status = job.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked and status == 128 + signal.SIGTERM:
-        return 128 + asked[0]
-    return status if status >= 0 else 128 - status
+    status = status if status >= 0 else 128 - status
+    return 128 + asked[0] if asked and status in (0, 128 + signal.SIGTERM, 128 + signal.SIGUSR1) else status
+
+
+def _asked_when_orphaned() -> Callable[[], None] | None:
+    """What mpirun does before it starts: have the kernel send it SIGUSR1 when `jseg launch` dies, by SIGKILL too. Linux alone can."""
+    if not sys.platform.startswith("linux"):
+        return None
+    system, parent_death_signal = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
+    return lambda: system.prctl(parent_death_signal, int(signal.SIGUSR1), 0, 0, 0)

@@ -1,19 +1,38 @@
-"""List every model, loss, dataset, transform, optimizer and schedule a config may name."""
+"""List every model, loss, sampler, dataset, transform, optimizer and schedule a config may name."""
 
 from __future__ import annotations
 
+import pathlib
+
+from jseg.errors import DataError
+from jseg.files import write_atomically
+
 EXAMPLE = "jseg names"
-KINDS = (("models", "MODELS"), ("losses", "LOSSES"), ("datasets", "DATASETS"), ("transforms", "TRANSFORMS"),
+KINDS = (("models", "MODELS"), ("losses", "LOSSES"), ("samplers", "SAMPLERS"), ("datasets", "DATASETS"), ("transforms", "TRANSFORMS"),
          ("optimizers", "OPTIMIZERS"), ("schedules", "SCHEDULES"))
 
 
+MARKS = ("<!-- jseg names -->\n", "<!-- end -->")  # around the list in a document
+
+
 def add_arguments(parser) -> None:
-    """`jseg names` has no options."""
+    """Options of `jseg names`."""
+    parser.add_argument("--write", nargs="+", default=[], metavar="FILE",
+                        help="put the list into these Markdown files, between the lines <!-- jseg names --> and <!-- end -->")
 
 
 def run(args) -> int:
-    """Print the list that the README shows."""
-    print(supported())
+    """Print the list that the README shows, or write it there."""
+    names = supported()
+    if not args.write:
+        print(names)
+    for path in map(pathlib.Path, args.write):
+        text = path.read_text(encoding="utf-8")
+        before, start, rest = text.partition(MARKS[0])
+        _, end, after = rest.partition(MARKS[1])
+        if not (start and end):
+            raise DataError(f"{path}: has no list to replace; put the lines {MARKS[0].strip()} and {MARKS[1]} where it belongs")
+        write_atomically(path, f"{before}{start}{names}\n{end}{after}".encode())
     return 0
 
 

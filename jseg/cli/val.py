@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 from jseg.cli import add_config_arguments
@@ -20,6 +21,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--tta", action="store_true", help="average over the scales and flips of the config's tta: block")
     parser.add_argument("--out", metavar="FILE", help="write the whole result as JSON")
     parser.add_argument("--keep", metavar="FOLDER", help="save the worst and best pictures with truth and prediction there")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="evaluate weights that hold NaN or inf")
     parser.add_argument("--keep-count", type=int, default=4, metavar="N", help="how many of each (default: %(default)s)")
 
 
@@ -32,16 +34,19 @@ def run(args) -> int:
 def _evaluate(args) -> int:
     from jseg.data.build import build_loader
     from jseg.engine import distributed
-    from jseg.engine.checkpoint import load_into, load_weights
+    from jseg.engine.checkpoint import load_into, load_weights, weights_path
     from jseg.engine.evaluate import evaluate, format_table, save_result
+    from jseg.engine.limits import without_files
+    from jseg.engine.model_file import config_told
     from jseg.models import build_model
-    path = pathlib.Path(args.checkpoint)
-    path = path / "weights.safetensors" if path.is_dir() else path
-    state, meta = load_weights(path)
+    path = weights_path(args.checkpoint)
+    state, meta = load_weights(path, allow_nonfinite=args.allow_nonfinite)
     config = chosen_config(args.config, args.overrides, meta, path)
-    model = build_model(config)
-    load_into(model, state, source=str(path))
-    loader = build_loader(config, args.split, rank=distributed.rank(), world_size=distributed.world_size())
+    own = contextlib.nullcontext() if args.config else config_told(path)
+    with own:
+        model = build_model(config if args.config else without_files(config["model"]))
+        loader = build_loader(config, args.split, rank=distributed.rank(), world_size=distributed.world_size())
+    load_into(model, state, source=str(path), allow_nonfinite=True)  # they were looked at when read
     with distributed.watched():
         result = evaluate(model, loader, config.get("evaluator"), tta=(config.get("tta") or {}) if args.tta else None,
                           keep=args.keep, keep_count=args.keep_count)
@@ -57,12 +62,26 @@ def _evaluate(args) -> int:
 def chosen_config(config: str | None, overrides: list[str], meta: dict, source: pathlib.Path) -> dict:
     """Return the config file with its overrides, or the one inside the checkpoint when no file is named.
 
+    The one inside may name the data set's folders, which are read; it may not name a file to write (`cache_file`).
+
     Raises:
-        ConfigError: no file is named and the checkpoint carries no config.
+        CheckpointError: no file is named and the checkpoint carries no config, or one that cannot be meant.
+        ConfigError: the config file is wrong, or an override does not fit.
     """
     from jseg.config import apply_overrides, load_config
+    from jseg.engine.model_file import stored_config
     if config is not None:
         return load_config(config, overrides)
-    if not isinstance(meta.get("config"), dict):
+    if not meta.get("config"):
         raise ConfigError(f"{source}: carries no config; name one: jseg val CONFIG --checkpoint {source}")
-    return apply_overrides(meta["config"], overrides)
+    inside = stored_config(meta, source)
+    if _names_cache(inside):
+        raise ConfigError(f"{source}: the config inside names a cache_file, and a checkpoint does not say which files "
+                          f"are written; name a config: jseg val CONFIG --checkpoint {source}")
+    return apply_overrides(inside, overrides)
+
+
+def _names_cache(value) -> bool:
+    if isinstance(value, dict):
+        return bool(value.get("cache_file")) or any(map(_names_cache, value.values()))
+    return isinstance(value, list) and any(map(_names_cache, value))

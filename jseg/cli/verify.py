@@ -33,6 +33,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--slide", nargs=2, type=int, metavar=("CROP", "STRIDE"),
                         help="window and step of slide mode in pixels (default: the checkpoint's, else 512 341)")
     parser.add_argument("--scales", nargs="+", type=float, help="of test-time augmentation (default: the checkpoint's)")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="compare weights that hold NaN or inf")
     parser.add_argument("--timeout", type=int, default=3600, help="seconds that PyTorch's side may take (default: %(default)s)")
 
 
@@ -86,16 +87,20 @@ def _prepare(args, folder: pathlib.Path) -> tuple[pathlib.Path, dict]:
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.data.tta import DEFAULT_SCALES
     from jseg.engine.checkpoint import load_weights, save_weights
+    from jseg.engine.model_file import checked_model_file, stored_config
     from jseg.errors import ConvertError
     from jseg.models.heads.ham_head import evaluation_bases, ham_options
     source = pathlib.Path(args.checkpoint)
     if source.suffix != ".safetensors":
-        source = convert_checkpoint(source, folder / "converted.safetensors", config=args.given_config).out
-    state, meta = load_weights(source)
-    model = (meta.get("config") or {}).get("model") or {}
-    if (model.get("decode_head") or {}).get("type") != "LightHamHead" or "classes" not in meta:
+        source = convert_checkpoint(source, folder / "converted.safetensors", config=args.given_config,
+                                    allow_nonfinite=args.allow_nonfinite).out
+    state, meta = load_weights(source, allow_nonfinite=args.allow_nonfinite)
+    model = stored_config(meta, source, blocks=("backbone",))["model"]
+    kind = (model.get("decode_head") or {}).get("type", "no head")
+    if kind != "LightHamHead":
         raise ConvertError(f"{args.checkpoint}: verify compares whole SegNeXt models (MSCAN with LightHamHead); this is "
-                           f"{(model.get('backbone') or {}).get('type', 'no model')} with {(model.get('decode_head') or {}).get('type', 'no head')}")
+                           f"{model['backbone'].get('type', 'no model')} with {kind}")
+    checked_model_file(source, state, meta)
     test = dict(model.get("test_cfg") or {"mode": "whole"})
     if args.slide or "crop_size" not in test:
         crop, stride = args.slide or (512, 341)
@@ -158,15 +163,9 @@ def _network(converted: pathlib.Path, pictures: list, answer) -> tuple[list[floa
     """(largest difference of each picture's network input, largest logit error over the reference's range, on the reference's inputs)."""
     import jittor as jt
     from jseg.data import io
-    from jseg.data.build import build_preprocessor
-    from jseg.data.tta import plain_view, test_transforms
-    from jseg.engine.checkpoint import load_into, load_weights
-    from jseg.models import build_model
-    state, meta = load_weights(converted)
-    config = meta["config"]
-    model, preprocessor, transforms = build_model(config), build_preprocessor(config), test_transforms(config)
-    load_into(model, state)
-    model.eval()
+    from jseg.data.tta import plain_view
+    from jseg.engine.model_file import open_model_file
+    model, preprocessor, transforms = open_model_file(converted, allow_nonfinite=True).build()
     inputs, worst = [], 0.0
     for i, path in enumerate(pictures):
         batch = preprocessor.batch([plain_view(io.read_image(path), transforms)], training=False)

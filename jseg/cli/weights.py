@@ -1,9 +1,14 @@
-"""List published SegNeXt weights, or fetch one by name, check its hash and convert it.
+"""List published weights, or fetch one by name, check its hash and convert it.
 
-    jseg weights list              every name, what it was trained on, its published mIoU, and whether it is here
+    jseg weights list              every name, what it was trained on, its published mIoU, and whether it is here;
+                                   `jseg models` searches those of MMSegmentation and says which build here
     jseg weights get NAME          download (an interrupted one goes on), check, convert to <dir>/NAME.safetensors
 
 A file that is already in the folder is used; without a connection the command says what to fetch by hand and where to put it.
+A SHA-256 that begins as published proves a file. One that does not is said, and proves nothing (mmsegmentation takes
+the digits in its file names before it publishes): the server's length and MD5 and the conversion of every key decide
+then. The hash of a file that was converted is kept beside it (FILE.json) and compared from then on; a download that is
+no checkpoint becomes FILE.rejected.
 """
 
 from __future__ import annotations
@@ -23,16 +28,19 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """List, or fetch and convert."""
-    from jseg.convert.weights_index import INDEX, find_entry, read_index
+    from jseg.convert.model_index import read_weights, refuse_unbuildable
+    from jseg.convert.weights_index import find_entry, read_index
     from jseg.errors import ConvertError
-    index = read_index(args.index or INDEX)
+    index = read_index(args.index) if args.index else read_weights()
     folder = pathlib.Path(args.dir)
     if args.what == "list":
         print(table(index, folder))
         return 0
     if args.name is None:
         raise ConvertError("jseg weights get: give a name; `jseg weights list` shows all")
-    get(find_entry(args.name, index), folder)
+    entry = find_entry(args.name, index)
+    refuse_unbuildable(entry)
+    get(entry, folder)
     return 0
 
 
@@ -54,15 +62,24 @@ def get(entry, folder: pathlib.Path) -> pathlib.Path:
 
     import jseg.data.datasets  # noqa: F401  (registers the datasets, whose class names a file may need)
     from jseg.convert.checkpoint import convert_checkpoint
-    from jseg.convert.weights_index import fetch
+    from jseg.convert.weights_index import fetch, record_hash, reject
+    from jseg.errors import ConvertError
     with tqdm(desc=entry.file, unit="B", unit_scale=True, disable=None) as bar:
         def progress(done: int, total: int | None) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        path, digest, came_from = fetch(entry, folder, progress=progress)
-    checked = f"begins with {entry.sha256} as published" if entry.sha256 else "its publisher gives none to compare with"
-    print(f"{path}: {came_from}; {entry.source}, licence {entry.licence or 'not stated by the publisher'}\n  sha256 {digest}, {checked}")
-    done = convert_checkpoint(path, folder / f"{entry.name}.safetensors", classes=entry.classes)
+        found = fetch(entry, folder, progress=progress)
+    print(f"{found.path}: {found.came_from}; {entry.source}, licence {entry.licence or 'not stated by the publisher'}\n"
+          f"  sha256 {found.sha256}, {found.proof}")
+    try:
+        done = convert_checkpoint(found.path, folder / f"{entry.name}.safetensors", classes=entry.classes)
+    except ConvertError as error:
+        if not found.fresh or found.proven:
+            raise
+        aside = reject(found.path, found.path)
+        raise ConvertError(f"{error}. The download is kept as {aside}; give it a config of your own with 'jseg "
+                           f"convert {aside} {entry.name}.safetensors --config FILE'") from error
+    record_hash(found, entry)
     print(done.text())
     return done.out

@@ -1,7 +1,7 @@
-"""A checkpoint of MMSegmentation, the SegNeXt authors or original JSeg becomes a jseg weights file.
+"""A checkpoint of MMSegmentation, of a paper's authors or of original JSeg becomes a jseg weights file.
 
-    .pth/.pkl -> torch_file (data, no code) -> state (which weights, which config) -> families (whose rules) -> remap_keys of the models
-    -> the model built from the config, every key accounted for -> .safetensors with config, classes, palette, origin
+    .pth/.pkl -> torch_file (data, no code) -> state (which weights, which config) -> the config translated, or guessed where there is none
+    -> remap_keys of its classes -> the model built from the config, every key accounted for -> .safetensors with config, classes, palette, origin
 
 Every key of the source ends as loaded, renamed or dropped with its reason; anything else stops the conversion before a file is
 written. The result depends on the source file, the config and jseg's version alone: converting twice gives equal bytes.
@@ -9,21 +9,23 @@ written. The result depends on the source file, the config and jseg's version al
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 from typing import Any, Mapping
 
 import numpy as np
 
-from jseg.convert import families
+from jseg.convert import guess
 from jseg.convert.pickle_data import brief
 from jseg.convert.state import Contents, find_contents
 from jseg.convert.torch_file import SPARE_BYTES, Tensor, read_torch_file
 from jseg.convert.weights_file import write_weights_file, write_whole
-from jseg.errors import ConfigError, ConvertError
+from jseg.errors import ConvertError
+from jseg.text import printable
+from jseg.weights_file import nonfinite_text
 
 __all__ = ["Conversion", "convert_checkpoint", "convert_config"]
 
@@ -48,9 +50,9 @@ class Conversion:
         o = self.origin
         lines = [f"{o['file']} ({o['family']}, sha256 {o['sha256'][:8]}) -> {self.out}",
                  f"  {len(self.loaded)} keys loaded, {len(self.renamed)} renamed, {len(self.dropped)} dropped; weights from {o['weights']}, config from {o['config_from']}"]
-        if "md_r" in o:
-            lines.append(f"  rules: MD_R {o['md_r']}, test pictures {o['test_size']}, gradient {o['gradient']}; "
-                         f"{o['num_classes']} classes from {o['classes_from']}")
+        if "num_classes" in o:
+            rules = f"MD_R {o['md_r']}, gradient {o['gradient']}, " if "md_r" in o else ""
+            lines.append(f"  rules: {rules}test pictures {o['test_size']}; {o['num_classes']} classes from {o['classes_from']}")
         reasons: dict[str, list[str]] = {}
         for key, reason in self.dropped.items():
             reasons.setdefault(reason, []).append(key)
@@ -58,11 +60,12 @@ class Conversion:
         if self.renamed:
             old, new = next(iter(self.renamed.items()))
             lines.append(f"  renamed, for example: {old} -> {new}")
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+        return printable("\n".join(lines + [f"  note: {note}" for note in self.notes]), keep="\n")
 
 
 def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, config: str | os.PathLike | None = None,
-                       weights: str = "default", classes: str | None = None) -> Conversion:
+                       weights: str = "default", classes: str | None = None,
+                       allow_nonfinite: bool = False) -> Conversion:
     """Convert one checkpoint.
 
     Args:
@@ -72,10 +75,12 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
         weights: "default", "averaged" or "raw", see `state.find_contents`.
         classes: name of a dataset type (`CityscapesDataset`) whose class names to use. Names come from the registry, so the caller
             imports `jseg.data.datasets` first; without it files that carry no class names get numbers.
+        allow_nonfinite: convert weights that hold NaN or inf all the same.
     Returns:
         the account.
     Raises:
-        ConvertError: the file cannot be read, is of another family, or does not fit its config; no file is written then.
+        ConvertError: the file cannot be read, is of another family, does not fit its config, or holds weights that
+            are not finite; no file is written then.
         ConfigError: the config names what jseg does not have.
     """
     source, out = pathlib.Path(source), pathlib.Path(out)
@@ -84,19 +89,20 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     if out.is_dir():
         raise ConvertError(f"{out}: is a folder; give the name of a file")
     where = str(source)
+    if source.suffix == ".safetensors":
+        raise ConvertError(f"{where}: is a .safetensors file already; one that lacks config or class names gets them "
+                           f"with 'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
     contents = find_contents(read_torch_file(source), where, weights)
     _check_sizes(contents, source.stat().st_size, where)
-    sizes = contents.shapes
-    name = families.find_family(sizes, numpy_values=all(isinstance(v, np.ndarray) for v in contents.state.values()),
-                                meta=contents.meta, where=where)
-    family = families.FAMILIES[name]
-    renames, dropped = _renames(contents, family)
-    shapes = {new: sizes[old] for new, old in renames.items()}
-    settings, config_from, notes = _config(contents, shapes, family, config, where)
-    wanted = _model_shapes(settings, family, where)
-    _account(shapes, wanted, where)
-    names, palette, classes_from = _class_list(settings, contents, classes, where, notes) if not family.backbone_only else ([], [], "")
-    origin = _origin(source, contents, family, settings, config_from, classes_from)
+    settings, config_from, found, notes = _settings(contents, config, where)
+    renames, dropped = _renames(contents, settings, found.backbone_only)
+    shapes = {new: tuple(contents.state[old].shape) for new, old in renames.items()}
+    _refuse_absurd(settings, shapes, config_from, where)
+    _account(shapes, _model_shapes(settings, found.backbone_only, where), where)
+    if not allow_nonfinite:
+        _refuse_nonfinite(contents, renames, where)
+    names, palette, classes_from = ([], [], "") if found.backbone_only else _class_list(settings, contents, classes, where, notes)
+    origin = _origin(source, contents, found, settings, config_from, classes_from)
     digest = write_weights_file(out, shapes, lambda key: _array(contents.state[renames[key]], f"{where}: {key}"),
                                 {"config": settings, "classes": names, "palette": palette, "origin": origin, "jseg_version": _jseg_version()})
     sources = {new: contents.source_keys[old] for new, old in renames.items()}
@@ -129,40 +135,52 @@ def _check_sizes(contents: Contents, file_bytes: int, where: str) -> None:
         raise ConvertError(f"{where}: its tensors unfold to {total} bytes, the file has {file_bytes}; it is damaged or forged")
 
 
-def _renames(contents: Contents, family: families.Family) -> tuple[dict[str, str], dict[str, str]]:
+def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tuple[dict[str, str], dict[str, str]]:
     """(our key -> key of `contents`, key of the file -> why it is dropped)."""
     from jseg.models import remap_keys
     kept, dropped = {}, {}
     for key in contents.state:
         if key.endswith("num_batches_tracked"):
             dropped[contents.source_keys[key]] = "counts of batches, which nothing reads"
-        elif family.backbone_only and key.startswith("head."):
+        elif backbone_only and key.startswith("head."):
             dropped[contents.source_keys[key]] = "the ImageNet classifier"
-        elif key.startswith("auxiliary_head."):
-            dropped[contents.source_keys[key]] = "an auxiliary head, used in training only; SegNeXt has none"
+        elif key.startswith("auxiliary_head.") and not settings["model"].get("auxiliary_head"):
+            dropped[contents.source_keys[key]] = "an auxiliary head, used in training only; the config has none"
         elif key.startswith("data_preprocessor."):
             dropped[contents.source_keys[key]] = "mean and std, which stand in the config"
         else:
-            kept[key] = key
-    renamed = remap_keys(kept)
-    if family.backbone_only:
-        renamed = {key if key.startswith("backbone.") else f"backbone.{key}": old for key, old in renamed.items()}
+            kept[f"backbone.{key}" if backbone_only and not key.startswith("backbone.") else key] = key
+    renamed = remap_keys(kept, settings)
     if len(renamed) != len(kept):
-        raise ConvertError(f"two keys become one when renamed: {sorted(set(kept) - set(renamed.values()))[:4]}; the file mixes two releases")
+        raise ConvertError(f"two keys become one when renamed: {sorted(set(kept.values()) - set(renamed.values()))[:4]}; the file mixes two releases")
     return renamed, dropped
 
 
-def _model_shapes(settings: Mapping, family: families.Family, where: str) -> dict[str, tuple]:
+def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: str, where: str) -> None:
+    """ConvertError before a model is built from numbers that nobody can mean, or of far more values than the weights have."""
+    from jseg.engine.limits import absurd, model_values
+    faults = absurd(settings)
+    planned, held = model_values(settings), sum(math.prod(shape) for shape in shapes.values())
+    if not faults and planned > 2 * held + 10_000_000:
+        faults = [f"describes a model of about {planned:.2g} values, the file holds {held:.2g}"]
+    if faults:
+        raise ConvertError(f"{where}: the config ({config_from}): {'; '.join(faults[:3])}; give the right one with "
+                           f"--config")
+
+
+def _model_shapes(settings: Mapping, backbone_only: bool, where: str) -> dict[str, tuple]:
     """Shape of each parameter and statistic of the model that the config describes."""
     import jittor as jt
 
+    from jseg.engine.limits import without_files
     from jseg.models import build_model
     from jseg.registry import MODELS
+    block = without_files(settings["model"])
     try:
-        model = MODELS.build(settings["model"]["backbone"], "model.backbone") if family.backbone_only else build_model(settings)
-    except (TypeError, ValueError) as error:
+        model = MODELS.build(block["backbone"], "model.backbone") if backbone_only else build_model(block)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise ConvertError(f"{where}: its config does not describe a model jseg can build: {error}") from error
-    prefix = "backbone." if family.backbone_only else ""
+    prefix = "backbone." if backbone_only else ""
     shapes = {f"{prefix}{key}": tuple(value.shape) for key, value in model.state_dict().items()}
     del model
     jt.gc()  # its initial values are as large as the file, whose turn comes next
@@ -179,106 +197,67 @@ def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
         raise ConvertError(f"{where}: does not fit the model its config describes; {'; '.join(words)}. Give the right config with --config")
 
 
+def _refuse_nonfinite(contents: Contents, renames: Mapping[str, str], where: str) -> None:
+    """ConvertError with the names of tensors that are not finite as float32; one tensor is in memory at a time."""
+    bad = []
+    for key in renames.values():
+        text = nonfinite_text({contents.source_keys[key]: _array(contents.state[key], f"{where}: {key}")})
+        bad += [text] if text else []
+    if bad:
+        shown = ", ".join(text.partition(": ")[2] for text in bad[:3])
+        raise ConvertError(f"{where}: NaN or inf in {len(bad)} of {len(renames)} tensors: "
+                           f"{shown}{', ...' if len(bad) > 3 else ''}; such weights "
+                           "give one class everywhere. Take an older checkpoint of the run, or --allow-nonfinite to "
+                           "convert it all the same")
+
+
 def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:
     """A weight as contiguous float32."""
     array = value.numpy() if isinstance(value, Tensor) else value
     if array.dtype.kind not in "biuf":
         raise ConvertError(f"{where}: values of type {array.dtype}; weights are numbers")
-    return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `_refuse_nonfinite` tells
+        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
 
 
 # -- config ------------------------------------------------------------------------------------------------------------
 
 
-def _config(contents: Contents, shapes: dict, family: families.Family, given, where: str) -> tuple[dict, str, list[str]]:
-    """(config, where it came from, notes): the one given, else the one in the file, else one made from shapes and rules."""
-    notes: list[str] = []
-    prefix_shapes = {key.removeprefix("backbone."): shape for key, shape in shapes.items()} if family.backbone_only else shapes
-    facts = families.default_config(prefix_shapes, family, where)
-    inside = contents.meta.get("cfg") or contents.meta.get("config")
-    if family.backbone_only:
-        return facts, "the shapes of the weights", notes
-    stored = contents.meta.get("dataset_meta") if isinstance(contents.meta.get("dataset_meta"), dict) else \
-        {"classes": contents.meta.get("CLASSES"), "palette": contents.meta.get("PALETTE")}
+def _settings(contents: Contents, given, where: str) -> tuple[dict, str, guess.Guess, list[str]]:
+    """(config, where it came from, what the weights are, notes): the config given, else the one in the file, else one made from shapes."""
+    shapes, meta = contents.shapes, contents.meta
+    guesser = guess.find_guesser(shapes, meta)
+    found = guesser and guesser.guess(shapes, numpy_values=all(isinstance(v, np.ndarray) for v in contents.state.values()), meta=meta, where=where)
+    if found is not None and found.backbone_only:
+        return found.config, "the shapes of the weights", found, []
+    inside = meta.get("cfg") or meta.get("config")
+    stored = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
     metainfo = {key: value for key, value in stored.items() if key in ("classes", "palette") and value is not None} or None
     if given is not None:
-        settings, found = _translated(given, metainfo=metainfo)
+        settings, notes = _translated(given, metainfo=metainfo)
         origin = pathlib.Path(given).name
     elif inside:
-        settings, found = _translated(inside, f"{where}: the config inside", metainfo)
+        settings, notes = _translated(inside, f"{where}: the config inside", metainfo)
         origin = "inside the file"
+    elif found is None:
+        raise ConvertError(f"{where}: the file carries no config, and {guess.looks_like(shapes)}. Give its config with --config")
     else:
-        notes.append(f"the file carries no config: model from the shapes of its weights, rules of {family.name}; mean, std and the test size "
-                     "(2048, 512) are the usual ones. --config gives the real one")
-        return facts, "the shapes of the weights", notes
-    settings = _completed(settings, facts, origin, where, found)
-    return settings, origin, notes + found
-
-
-def _completed(settings: dict, facts: dict, origin: str, where: str, notes: list[str]) -> dict:
-    """Check a config's model against the weights and write down the rules it leaves to its release; what is changed goes to `notes`."""
-    from jseg.models.heads.ham_head import ham_options
-    settings = copy.deepcopy(settings)
+        note = (f"the file carries no config: model from the shapes of its weights, rules of {found.release}; mean, std and the test size "
+                "(2048, 512) are the usual ones. --config gives the real one")
+        return found.config, "the shapes of the weights", found, [note]
     model = settings.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict) or not isinstance(model.get("decode_head"), dict):
+    if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict) or not isinstance(model.get("decode_head"), (dict, list)):
         raise ConvertError(f"{where}: config ({origin}): no model with backbone and decode_head in it")
-    known, faults = facts["model"], []
-    _drop_training_heads(model, notes)
-    if model.get("neck"):
-        raise ConvertError(f"{where}: config ({origin}): model.neck {brief(model['neck'].get('type'))}; SegNeXt has none")
-    for block in ("backbone", "decode_head"):
-        said, real = model[block], known[block]
-        if said.get("type") != real["type"]:
-            raise ConvertError(f"{where}: config ({origin}): model.{block} is {brief(said.get('type'))}, the weights are of {real['type']}; "
-                               "give the right config with --config")
-        said_sizes, real_sizes = _sizes(block, said), _sizes(block, real)
-        faults += [f"{block}.{key} {brief(said_sizes[key])} (weights: {brief(real_sizes[key])})" for key in real_sizes if said_sizes[key] != real_sizes[key]]
-    norm = known["decode_head"]["norm_cfg"]
-    if norm is not None and model["decode_head"].get("norm_cfg") is None:  # early configs of original JSeg left it to the class
-        model["decode_head"]["norm_cfg"] = norm
-        notes.append(f"model.decode_head.norm_cfg: the config names none, the weights have one: {norm['type']}"
-                     + (f" of {norm['num_groups']} groups, SegNeXt's, is taken" if "num_groups" in norm else " is taken"))
-    if faults:
-        raise ConvertError(f"{where}: the config ({origin}) does not fit the weights: {', '.join(faults)}; give the right one with --config")
-    ham, rules = dict(model["decode_head"].get("ham_kwargs") or {}), known["decode_head"]["ham_kwargs"]
-    for key in ("MD_R", "grad"):
-        if not any(key in (k, k.upper()) for k in ham) and not (key == "grad" and "GRAD" in ham):
-            ham[key] = rules[key]
-    try:
-        options = ham_options(ham)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise ConvertError(f"{where}: config ({origin}): model.decode_head.{error}") from error
-    if not isinstance(options["MD_R"], int) or not 1 <= options["MD_R"] <= 4096 or bool(options["rand_init"]) != rules["rand_init"]:
-        raise ConvertError(f"{where}: config ({origin}): ham_kwargs MD_R {brief(options['MD_R'])}, rand_init {brief(options['rand_init'])} do not fit "
-                           "weights " + ("without" if rules["rand_init"] else "with") + " stored bases")
-    model["decode_head"]["ham_kwargs"] = ham
-    return settings
+    if found is not None:
+        return guesser.complete(settings, found, origin=origin, where=where, notes=notes), origin, found, notes
+    name = f"{model['backbone'].get('type')} with {last_head(model).get('type')}"
+    return settings, origin, guess.Guess(name, settings), notes
 
 
-def _drop_training_heads(model: dict, notes: list[str]) -> None:
-    """Auxiliary heads serve training only and their weights are dropped; so are the lines that say what jseg lacks of them."""
-    heads = model.get("auxiliary_head")
-    model["auxiliary_head"] = None
-    if heads:
-        notes[:] = [note for note in notes if not note.startswith("model.auxiliary_head")]
-        kinds = [brief(head.get("type")) for head in (heads if isinstance(heads, list) else [heads]) if isinstance(head, dict)]
-        notes.append(f"model.auxiliary_head: {', '.join(kinds)} left out with its weights: used in training only, and jseg trains SegNeXt without one")
-
-
-def _sizes(block: str, said: Mapping) -> dict[str, Any]:
-    """The arguments of a block that decide shapes, defaults filled in, comparable."""
-    if block == "backbone":
-        from jseg.models.backbones.mscan import KERNEL_SIZES, VARIANTS
-        variant = VARIANTS.get(said.get("variant") or "", {})
-        defaults = {"embed_dims": variant.get("embed_dims"), "depths": variant.get("depths"), "mlp_ratios": (8, 8, 4, 4), "num_stages": 4,
-                    "in_channels": 3, "attention_kernel_sizes": KERNEL_SIZES}
-    else:
-        defaults = {"in_channels": None, "in_index": None, "channels": None, "ham_channels": 512, "num_classes": None}
-    return {key: _lists(default if said.get(key) is None else said[key]) for key, default in defaults.items()}
-
-
-def _lists(value: Any) -> Any:
-    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+def last_head(model: Mapping) -> Mapping:
+    """The block of the decode head that gives the labels: the last one of a cascade."""
+    head = model["decode_head"]
+    return head[-1] if isinstance(head, (list, tuple)) else head
 
 
 def _translated(source: Any, name: str | None = None, metainfo: Mapping | None = None) -> tuple[dict, list[str]]:
@@ -307,7 +286,7 @@ def _translated(source: Any, name: str | None = None, metainfo: Mapping | None =
 def _class_list(settings: Mapping, contents: Contents, asked: str | None, where: str, notes: list[str]) -> tuple[list[str], list, str]:
     """(names, palette, where they came from), as many as the head has classes."""
     from jseg.registry import DATASETS
-    count = settings["model"]["decode_head"]["num_classes"]
+    count = last_head(settings["model"])["num_classes"]
     meta = contents.meta
     inside = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
     candidates = [] if asked else [("the file's dataset_meta", inside.get("classes") or inside.get("CLASSES"), inside.get("palette") or inside.get("PALETTE")),
@@ -349,14 +328,14 @@ def _palette(value: Any, count: int) -> list[list[int]]:
     return [[sum((k >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(6)) for channel in range(3)] for k in range(1, count + 1)]
 
 
-def _origin(source: pathlib.Path, contents: Contents, family: families.Family, settings: dict, config_from: str, classes_from: str) -> dict:
+def _origin(source: pathlib.Path, contents: Contents, found: guess.Guess, settings: dict, config_from: str, classes_from: str) -> dict:
     """What the weights file says of where it came from; nothing that differs between two runs."""
     meta = contents.meta
     digest = hashlib.sha256()
     with open(source, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
-    origin: dict[str, Any] = {"file": source.name, "sha256": digest.hexdigest(), "bytes": source.stat().st_size, "family": family.name,
+    origin: dict[str, Any] = {"file": source.name, "sha256": digest.hexdigest(), "bytes": source.stat().st_size, "family": found.release,
                               "weights": contents.place, "config_from": config_from}
     for key in ("mmengine_version", "mmcv_version", "mmseg_version", "jseg_version", "pytorch_version"):
         if isinstance(meta.get(key), str) and meta[key].isprintable():
@@ -364,11 +343,14 @@ def _origin(source: pathlib.Path, contents: Contents, family: families.Family, s
     for key in ("iter", "epoch"):
         if isinstance(meta.get(key), int) and 0 <= meta[key] < 1 << 53:
             origin[key] = meta[key]
-    if not family.backbone_only:
+    if found.backbone_only:
+        return origin
+    head = last_head(settings["model"])
+    origin.update(test_size=_test_size(settings), classes_from=classes_from, num_classes=head["num_classes"])
+    if head["type"] == "LightHamHead":
         from jseg.models.heads.ham_head import ham_options
-        options = ham_options(settings["model"]["decode_head"].get("ham_kwargs"))
-        origin.update(md_r=options["MD_R"], gradient={"full": "through all steps", "one_step": "through the last step"}[options["grad"]],
-                      test_size=_test_size(settings), classes_from=classes_from, num_classes=settings["model"]["decode_head"]["num_classes"])
+        options = ham_options(head.get("ham_kwargs"))
+        origin.update(md_r=options["MD_R"], gradient={"full": "through all steps", "one_step": "through the last step"}[options["grad"]])
     return origin
 
 

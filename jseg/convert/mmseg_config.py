@@ -59,6 +59,16 @@ def translate_config(cfg: Mapping, *, source: str, metainfo: Mapping | None = No
     Raises:
         ConvertError: no model in it, or a block that is not one.
     """
+    try:
+        return _translation(cfg, source, metainfo)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConvertError(f"{source}: a value in it is of another kind than MMSegmentation and JSeg write ({text}); "
+                           f"give the config it was trained with by --config") from error
+
+
+def _translation(cfg: Mapping, source: str, metainfo: Mapping | None) -> Translation:
+    """See `translate_config`."""
     cfg = cleaned(cfg, source)
     notes = Notes(source, config_style(cfg))
     model = notes.block(cfg.get("model"), "model")

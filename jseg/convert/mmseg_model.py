@@ -10,7 +10,7 @@ import inspect
 from typing import Any
 
 from jseg.convert.mmseg_notes import Notes, as_pair, brief
-from jseg.registry import LOSSES, MODELS, Registry, nearest
+from jseg.registry import LOSSES, MODELS, SAMPLERS, Registry, accepted, nearest
 
 __all__ = ["translate_model", "translate_preprocessor", "PREPROCESSOR_KEYS"]
 
@@ -19,6 +19,7 @@ _PADDING_KEYS = ("size", "size_divisor", "resize_divisor")
 _MSCAN_UPSTREAM = {"embed_dims": [64, 128, 256, 512], "mlp_ratios": [4, 4, 4, 4], "depths": [3, 4, 6, 3]}  # all three families
 _HAM_SPELLINGS = {"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t", "RAND_INIT": "rand_init"}
 _HAM_UPSTREAM = {"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "rand_init": True}  # all three families
+_SELDOM = ("input_transform", "out_channels", "threshold", "conv_cfg", "sampler")  # words of a head that stay unsaid where usual
 _NEUTRAL = {"conv_cfg": (None,), "threshold": (None,), "init_cfg": (None,), "pretrained": (None,), "decoder_params": (None,),
             "norm_eval": (False,), "with_cp": (False,), "out_channels": (None,)}
 
@@ -28,7 +29,7 @@ def translate_model(model: dict, notes: Notes) -> dict:
     import jseg.models  # noqa: F401  (fills the registries; needs Jittor)
 
     kind = model.get("type", "EncoderDecoder")
-    if kind != "EncoderDecoder":
+    if kind not in MODELS:
         notes.add("model.type", f"jseg has no {kind}{nearest(kind, MODELS.names())}; the block was kept for you to change")
     translated = {"type": kind, "backbone": _backbone(notes.block(model.get("backbone"), "model.backbone"), notes)}
     translated["neck"] = _known(MODELS, model["neck"], "model.neck", notes) if model.get("neck") else None
@@ -41,8 +42,8 @@ def translate_model(model: dict, notes: Notes) -> dict:
     rest = {key: value for key, value in model.items() if key not in handled}
     if kind not in MODELS:
         return translated | rest
-    notes.take(rest, (), "model", {"train_cfg": (None, {})})
-    return translated
+    own = [key for key in accepted(MODELS.get(kind)) if key not in translated]
+    return translated | notes.take(rest, own, "model", {"train_cfg": (None, {})})
 
 
 def _weights_note(value: Any, where: str, notes: Notes) -> None:
@@ -68,7 +69,7 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
         return block
     _weights_note(block.get("pretrained") or block.get("init_cfg"), where, notes)
     block = {key: value for key, value in block.items() if key not in ("pretrained", "init_cfg")}
-    parameters = inspect.signature(registry.get(kind)).parameters
+    parameters = accepted(registry.get(kind))
     kept = notes.take(block, parameters, where, _NEUTRAL)
     if terse:
         kept = {key: value for key, value in kept.items() if key == "type" or not _is_default(parameters[key], value)}
@@ -123,16 +124,16 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
     if not block:
         return None
     block = notes.block(block, where)
-    neutral = {"input_transform": "multiple_select"} if block.get("type") == "LightHamHead" else {}
     if block.get("out_channels") == block.get("num_classes"):
-        neutral["out_channels"] = block.get("out_channels")
-    block = {key: value for key, value in block.items() if key not in neutral or value != neutral[key]}
+        block = {key: value for key, value in block.items() if key != "out_channels"}
     init = block.get("init_cfg")
     if isinstance(init, dict) and init.get("type") == "Normal":  # conv_seg, std 0.01: jseg's too
         block.pop("init_cfg")
     kept = _known(MODELS, block, where, notes)
     if kept.get("type") not in MODELS:
         return kept
+    words = accepted(MODELS.get(kept["type"]))
+    kept = {key: value for key, value in kept.items() if key not in _SELDOM or not _is_default(words[key], value)}
     if kept.get("type") == "LightHamHead":
         kept["ham_kwargs"] = _ham_kwargs(notes.block(kept.get("ham_kwargs"), f"{where}.ham_kwargs"), f"{where}.ham_kwargs", notes)
     if isinstance(kept.get("loss_decode"), list):
@@ -140,7 +141,7 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
     elif kept.get("loss_decode") is not None:
         kept["loss_decode"] = _loss(kept["loss_decode"], f"{where}.loss_decode", notes)
     if kept.get("sampler") is not None:
-        kept["sampler"] = _known(LOSSES, kept["sampler"], f"{where}.sampler", notes)
+        kept["sampler"] = _known(SAMPLERS, kept["sampler"], f"{where}.sampler", notes)
     return kept
 
 

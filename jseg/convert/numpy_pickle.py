@@ -27,7 +27,7 @@ class DtypeBeingRead:
         if code == "bool_":
             code = "bool"
         dtype = np.dtype(code) if isinstance(code, str) and len(code) < 16 and "," not in code and "(" not in code else None
-        if dtype is None or dtype.kind not in "biufSU" or dtype.itemsize > 4096:
+        if dtype is None or dtype.kind not in "biufSU" or not 1 <= dtype.itemsize <= 4096:
             raise ValueError(f"a NumPy array of type {brief(code)}; only plain numbers and text are read")
         self.dtype = dtype
 

@@ -7,7 +7,9 @@ here would be an attack (os.system) is refused, so that its owner hears of it.
 
 What a hostile file may cost is bounded. Every step is charged what it can allocate, copies made on request (a list handed to
 `OrderedDict` a thousand times) included; the sum may exceed the file's size by `ALLOWANCE`. Memo numbers must be dense. Keys
-of dicts that are not text, whose hashes a file could make collide, are dear and small. Integers are at most 255 bytes long.
+of dicts that are not text, whose hashes a file could make collide, are few and small. Integers are at most 255 bytes
+long, names of classes and functions 500 characters. So a file of a few megabytes is done within `MAX_STEPS` small
+steps: two seconds and 100 MB.
 
 Format: CPython's Lib/pickletools.py describes every opcode; this reader is written from that description.
 """
@@ -26,6 +28,8 @@ __all__ = ["Global", "Inert", "brief", "dict_key", "load_pickle"]
 ALLOWANCE = 32 << 20   # bytes that values may take beyond twice the size of their pickle; SegNeXt-L with AdamW state: 16 MB
 MAX_STEPS = 1_500_000  # opcodes; about a second
 MAX_LINE = 1 << 20     # of the text opcodes of protocol 0
+MAX_NAME = 500         # characters of a module and a name in it
+MAX_ODD_KEYS = 2_000   # keys of dicts that are neither text nor whole numbers: 2 million comparisons if all collide
 _HARMFUL_MODULES = frozenset(
     "os posix nt subprocess pty popen2 commands shutil sys socket ctypes _ctypes runpy importlib imp code codeop webbrowser pip "
     "asyncio multiprocessing _posixsubprocess threading _thread signal pickle _pickle cPickle marshal tempfile urllib http ftplib "
@@ -40,21 +44,21 @@ _HARMFUL_NAMES = frozenset(
 class Global:
     """A class or function that a pickle names; it is not looked up anywhere. `str()` gives "module.name"."""
 
-    __slots__ = ("module", "name")
+    __slots__ = ("module", "name", "full_name")
 
     def __init__(self, module: str, name: str):
-        self.module, self.name = module, name
+        self.module, self.name, self.full_name = module, name, f"{module}.{name}"
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return self.full_name
 
     __repr__ = __str__
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Global) and str(self) == str(other)
+        return isinstance(other, Global) and self.full_name == other.full_name
 
     def __hash__(self) -> int:
-        return hash(str(self))
+        return hash(self.full_name)
 
 
 class Inert:
@@ -95,7 +99,7 @@ def dict_key(key: Any) -> Any:
 
 
 def load_pickle(data, handlers: Mapping[str, Callable], persistent: Callable[[Any], Any] | None = None, *,
-                start: int = 0, where: str = "pickle") -> tuple[Any, int]:
+                start: int = 0, where: str = "pickle", steps: int = MAX_STEPS) -> tuple[Any, int]:
     """Run the pickle that starts at `data[start]`.
 
     Args:
@@ -104,6 +108,7 @@ def load_pickle(data, handlers: Mapping[str, Callable], persistent: Callable[[An
             and containers among its arguments once, and no more.
         persistent: builds the value of a persistent id (torch's storages); None refuses them.
         where: names the file in messages.
+        steps: opcodes that are run at most.
     Returns:
         (value, position after the STOP opcode). Values may share parts and contain themselves, as in any pickle.
     Raises:
@@ -111,7 +116,7 @@ def load_pickle(data, handlers: Mapping[str, Callable], persistent: Callable[[An
     """
     machine = _Machine(data, handlers, persistent, start, where)
     try:
-        return machine.run(), machine.at
+        return machine.run(steps), machine.at
     except (IndexError, KeyError, struct.error, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         text = " ".join(str(error).split())[:200]
         raise ConvertError(f"{where}: damaged pickle at byte {machine.at}: {text or type(error).__name__}") from error
@@ -130,11 +135,11 @@ class _Machine:
     def __init__(self, data, handlers, persistent, start, where):
         self.data, self.handlers, self.persistent, self.where = memoryview(data), handlers, persistent, where
         self.at, self.stack, self.memo, self.globals = start, [], {}, {}
-        self.left = ALLOWANCE + 2 * len(self.data)
+        self.left, self.odd_keys = ALLOWANCE + 2 * len(self.data), 0
 
-    def run(self) -> Any:
+    def run(self, steps: int) -> Any:
         data, table, end = self.data, _TABLE, len(self.data)
-        for _ in range(MAX_STEPS):
+        for _ in range(steps):
             if self.at >= end:
                 self.take(1)
             code = data[self.at]
@@ -148,7 +153,7 @@ class _Machine:
             if self.left < 0:
                 self.charge(0)
             entry[0](self)
-        raise ConvertError(f"{self.where}: a pickle of more than {MAX_STEPS} steps; no checkpoint needs as many")
+        raise ConvertError(f"{self.where}: a pickle of more than {steps} steps; no checkpoint needs as many")
 
     def charge(self, count: int) -> None:
         """Account for `count` bytes about to be allocated."""
@@ -177,7 +182,9 @@ class _Machine:
         return str(piece, encoding, errors)
 
     def line(self, encoding: str = "utf-8") -> str:
-        for size in (256, MAX_LINE):
+        for size in (256, 8192, MAX_LINE):
+            if size == MAX_LINE:
+                self.charge(MAX_LINE // 16)  # so much is copied to look for the end
             found = bytes(self.data[self.at:self.at + size]).find(b"\n")
             if found >= 0:
                 self.charge(found)
@@ -223,10 +230,13 @@ class _Machine:
     # objects ---------------------------------------------------------------------------------------------------------
 
     def name(self, module: str, name: str) -> Global:
+        if len(module) + len(name) > MAX_NAME:
+            raise ValueError(f"a global whose name has {len(module) + len(name)} characters; at most {MAX_NAME} are "
+                             f"read")
         found = self.globals.get((module, name))
         if found is None:
             found = self.globals[module, name] = Global(module, name)
-            if module.partition(".")[0] in _HARMFUL_MODULES or str(found) in _HARMFUL_NAMES:
+            if module.partition(".")[0] in _HARMFUL_MODULES or found.full_name in _HARMFUL_NAMES:
                 raise ConvertError(f"{self.where}: names {brief(found)}, which weights have no use for: the file tries to run code when it is "
                                    "opened. Nothing was run. Do not open it with PyTorch or Jittor; get it from its authors again")
             self.charge(300)
@@ -236,7 +246,7 @@ class _Machine:
         args = args if isinstance(args, tuple) else (args,)
         if not isinstance(target, Global):
             return Inert(target, args)
-        handler = self.handlers.get(str(target))
+        handler = self.handlers.get(target.full_name)
         if handler is None:
             return Inert(target, args)
         for value in args[:16]:
@@ -264,7 +274,9 @@ class _Machine:
         for key, value in zip(pairs[::2], pairs[1::2]):
             if not isinstance(key, str):
                 dict_key(key)
-                self.charge(3000)  # so that some 20000 fit: their hashes are not secret
+                self.odd_keys += not isinstance(key, int)  # at most nine whole numbers of 63 bits share a hash
+                if self.odd_keys > MAX_ODD_KEYS:
+                    raise ValueError(f"more than {MAX_ODD_KEYS} keys that are neither text nor whole numbers")
             if isinstance(target, dict):
                 target[key] = value
             elif isinstance(target, Inert):
@@ -289,6 +301,13 @@ def _integer(text: str) -> int:
     if len(text) > 620:
         raise ValueError("an integer of more than 620 digits")
     return int(text)
+
+
+def _float_line(m: _Machine) -> None:
+    text = m.line()
+    if len(text) > 400:
+        raise ValueError("a number of more than 400 characters")
+    m.push(float(text))
 
 
 def _integer_line(m: _Machine) -> None:
@@ -398,7 +417,7 @@ def _actions() -> dict[int, tuple[Callable, int]]:
     byte, half, word = "<B", "<H", "<I"
     named = {
         "(": (lambda m: m.push(_MARK), 16), "0": (_discard, 8), "1": (lambda m: m.pop_mark(), 8), "2": (lambda m: m.push(m.top()), 16),
-        "F": (lambda m: m.push(float(m.line())), small), "I": (_integer_line, 300), "S": (_quoted_line, 64),
+        "F": (_float_line, small), "I": (_integer_line, 300), "S": (_quoted_line, 64),
         "L": (lambda m: m.push(_integer(m.line().rstrip("L"))), 300),
         "V": (_escaped_line, 64),
         "J": (lambda m: m.push(m.number("<i")), small), "K": (lambda m: m.push(m.number(byte)), 16),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import string
 from typing import Any, Callable
 
 __all__ = ["BUILTINS", "METHODS", "MODULE_FUNCTIONS", "Limits", "check_value", "MAX_TEXT", "MAX_ITEMS", "MAX_BITS"]
@@ -15,8 +16,14 @@ __all__ = ["BUILTINS", "METHODS", "MODULE_FUNCTIONS", "Limits", "check_value", "
 MAX_TEXT = 100_000    # characters of one text
 MAX_ITEMS = 100_000   # elements of one list, tuple or dict
 MAX_BITS = 256        # of one whole number
+MAX_KEY = 1 << 60     # a whole number as a key: above 2 ** 61 many share a hash
 
 _PLAIN = (str, int, float, bool, type(None))
+
+
+def plain_key(key: Any) -> bool:
+    """Whether a value may be a key: text or a number whose hash a config cannot make collide."""
+    return isinstance(key, _PLAIN) and not (isinstance(key, int) and abs(key) >= MAX_KEY) and key == key
 
 
 def check_value(value: Any) -> None:
@@ -41,8 +48,11 @@ class Limits:
         if op == "Pow" and isinstance(left, int) and isinstance(right, int) and right > 0 \
                 and left.bit_length() * right > MAX_BITS:
             raise ValueError(f"a power of more than {MAX_BITS} bits")
-        if op == "Mod" and isinstance(left, str) and re.search(r"\d{4}|\*", left):
-            raise ValueError("a format with a width that is far too large or given as an argument")
+        if op == "Mod" and isinstance(left, str):
+            if re.search(r"\d{4}|\*", left):
+                raise ValueError("a format with a width that is far too large or given as an argument")
+            if isinstance(right, dict):  # one entry may be named by every field
+                _sized(left.count("%") * sum(len(value) for value in right.values() if isinstance(value, str)))
 
 
 def _sized(count: int) -> None:
@@ -74,7 +84,7 @@ def _range(limits: Limits, weigh: Callable, *bounds: int) -> list:
 def _dict(limits: Limits, weigh: Callable, *args: Any, **kwargs: Any) -> dict:
     for pairs in args:
         for pair in () if isinstance(pairs, dict) else pairs:
-            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], _PLAIN):
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not plain_key(pair[0]):
                 raise TypeError("dict() takes a block or pairs whose first part is text or a number")
     return dict(*args, **kwargs)
 
@@ -104,8 +114,14 @@ def _sum(limits: Limits, weigh: Callable, values: Any, start: Any = 0) -> Any:
     return sum(values, start)
 
 
+def _round(limits: Limits, weigh: Callable, value: Any, digits: int | None = None) -> Any:
+    if digits is not None and not -400 <= digits <= 400:
+        raise ValueError("round() to more than 400 digits")
+    return round(value, digits)
+
+
 def _set(limits: Limits, weigh: Callable, values: Any = ()) -> set:
-    if not all(isinstance(value, _PLAIN) for value in values):
+    if not all(plain_key(value) for value in values):
         raise TypeError("set() takes texts and numbers")
     return set(values)
 
@@ -114,7 +130,8 @@ BUILTINS: dict[str, Callable] = {
     "dict": _dict, "list": _over(list), "tuple": _over(tuple), "set": _set, "str": _plain_text, "int": _number(int),
     "float": _number(float), "bool": lambda limits, weigh, value=False: bool(value), "range": _range,
     "len": _over(len), "sum": _sum, "min": _over(min, True), "max": _over(max, True), "sorted": _over(sorted, True),
-    "abs": _over(abs), "round": _over(round), "any": _over(any), "all": _over(all), "zip": _over(zip), "enumerate": _over(enumerate),
+    "abs": _over(abs), "round": _round, "any": _over(any), "all": _over(all), "zip": _over(zip),
+    "enumerate": _over(enumerate),
     "reversed": _over(reversed),
 }
 
@@ -130,6 +147,8 @@ def copied(limits: Limits, weigh: Callable, value: Any) -> Any:
 
 
 def _join_path(limits: Limits, weigh: Callable, *parts: str) -> str:
+    if len(parts) > 64:
+        raise ValueError(f"os.path.join of {len(parts)} parts; at most 64 are read")
     return posixpath.join(*parts)
 
 
@@ -147,15 +166,39 @@ def _method(function: Callable) -> Callable:
     return lambda limits, weigh, owner, *args, **kwargs: function(owner, *args, **kwargs)
 
 
+def _text_method(function: Callable) -> Callable:
+    """A method of text that looks for other text in it, which in the worst case is met at every character."""
+    def call(limits: Limits, weigh: Callable, owner: str, *args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            weigh(value)
+            for word in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(word, str) and len(word) * len(owner) > 100 * MAX_TEXT:
+                    raise ValueError(f"{len(word)} characters looked for in a text of {len(owner)}")
+        return function(owner, *args, **kwargs)
+    return call
+
+
 def _format(limits: Limits, weigh: Callable, text: str, *args: Any, **kwargs: Any) -> str:
-    if re.search(r"\{[^{}]*[.\[{!][^{}]*\}|\d{4}", text):
-        raise ValueError("format() is read with plain fields only, such as {} or {name:03d}")
-    for value in (*args, *kwargs.values()):
-        weigh(value)
-    return text.format(*args, **kwargs)
+    """`text.format(...)` field by field, so that no result is larger than a setting may be."""
+    pieces, size, number = [], 0, 0
+    for literal, field, spec, conversion in string.Formatter().parse(text):
+        pieces.append(literal)
+        if field is not None:
+            plain = field.isidentifier() or field.isdigit() or not field
+            if conversion or not plain or re.search(r"\d{4}|[{}]", spec):
+                raise ValueError("format() is read with plain fields only, such as {} or {name:03d}")
+            value = kwargs[field] if field.isidentifier() else args[int(field[:9]) if field else number]
+            number += not field
+            weigh(value)
+            pieces.append(format(value, spec))
+        size += len(literal) + (len(pieces[-1]) if field is not None else 0)
+        _sized(size)
+    return "".join(pieces)
 
 
 def _replace(limits: Limits, weigh: Callable, text: str, old: str, new: str, *count: int) -> str:
+    if len(old) * len(text) > 100 * MAX_TEXT:
+        raise ValueError(f"{len(old)} characters looked for in a text of {len(text)}")
     _sized(len(text) + (text.count(old) + 1) * len(new))
     return text.replace(old, new, *count)
 
@@ -191,8 +234,8 @@ def _merged(base: dict, child: dict) -> dict:
 def _entry(function: Callable) -> Callable:
     """A dict method whose first argument is a key."""
     def call(limits: Limits, weigh: Callable, owner: dict, key: Any, *rest: Any) -> Any:
-        if not isinstance(key, _PLAIN):
-            raise TypeError("a key must be text or a number")
+        if not plain_key(key):
+            raise TypeError("a key must be text or a number of at most 60 bits")
         return function(owner, key, *rest)
     return call
 
@@ -212,7 +255,7 @@ def _searched(function: Callable) -> Callable:
 
 
 METHODS: dict[type, dict[str, Callable]] = {
-    str: {name: _method(getattr(str, name)) for name in (
+    str: {name: _text_method(getattr(str, name)) for name in (
         "split", "rsplit", "strip", "lstrip", "rstrip", "lower", "upper", "title", "capitalize", "startswith", "endswith",
         "partition", "rpartition", "removeprefix", "removesuffix", "find", "count", "isdigit", "splitlines")}
     | {"format": _format, "replace": _replace, "join": _join},

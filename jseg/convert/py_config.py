@@ -19,6 +19,7 @@ import stat
 import warnings
 from typing import Any
 
+from jseg.convert.pickle_data import brief
 from jseg.convert.py_interpreter import Budget, Interpreter, Reference, fault, text_cost
 from jseg.errors import ConvertError
 
@@ -29,9 +30,9 @@ MAX_FILES = 64        # read for one config
 MAX_DEPTH = 12        # of inheritance
 
 _NOT_SETTINGS = ("_base_", "_deprecation_")
-_FILE_WORDS = re.compile(r"\{\{\s*(fileDirname|fileBasename|fileBasenameNoExtension|fileExtname)\s*\}\}")
-_ENVIRONMENT = re.compile(r"\{\{['\"]?\s*\$(\w+)\s*:\s*(\S*?)\s*['\"]?\}\}")
-_BASE_WORD = re.compile(r"\{\{\s*(_base_(?:\.\w+)+)\s*\}\}")
+# looked at once from left to right; what stands inside is split without patterns
+_WORD = re.compile(r"\{\{([^{}\n]{1,300})\}\}")
+_FILE_WORDS = ("fileDirname", "fileBasename", "fileBasenameNoExtension", "fileExtname")
 
 
 def read_py_config(path: str | os.PathLike) -> dict:
@@ -81,6 +82,7 @@ class _Reader:
         """Settings of one text; `path` is None where there is no file that others could be relative to."""
         if len(text) > MAX_BYTES:
             raise ConvertError(f"{source}: {len(text)} characters of config; at most {MAX_BYTES} are read")
+        self.budget.spend(len(text) // 8, source)
         tree = _parse(_fill_in(text, source, path), source)
         interpreter = Interpreter(source, self.budget)
 
@@ -104,6 +106,7 @@ class _Reader:
 
     def merge(self, base: dict, child: dict, source: str) -> dict:
         """Lay `child` over `base`: blocks merge, all else replaces; `_delete_: True` or `_cover_: True` replaces a block too."""
+        self.budget.spend(len(base), source)
         merged = dict(base)
         for key, value in child.items():
             self.budget.spend(1, source)
@@ -166,16 +169,29 @@ def _fill_in(text: str, source: str, path: str | None) -> str:
     """Replace `{{...}}` words in the text, before it is parsed, as MMEngine does."""
     name = os.path.basename(path) if path else ""
     stem, extension = os.path.splitext(name)
-    words = {"fileDirname": os.path.dirname(os.path.abspath(path)) if path else "", "fileBasename": name,
-             "fileBasenameNoExtension": stem, "fileExtname": extension}
-    if path is not None:
-        text = _FILE_WORDS.sub(lambda match: words[match[1]].replace("\\", "/"), text)
-    for match in _ENVIRONMENT.finditer(text):
-        if not match[2]:
+    words = dict(zip(_FILE_WORDS, (os.path.dirname(os.path.abspath(path)).replace("\\", "/") if path else "", name,
+                                   stem, extension)))
+
+    def filled(match: re.Match) -> str:
+        word = match[1].strip()
+        if word in words and path is not None:
+            return words[word]
+        if word.startswith("_base_.") and all(part.isidentifier() for part in word.split(".")):
+            return f"({word})"
+        variable, colon, default = word.strip("'\"").strip().partition(":")
+        if not colon or not variable.startswith("$") or not variable[1:].strip().isidentifier():
+            return match[0]
+        default = default.strip()
+        if not default:
             line = text.count("\n", 0, match.start()) + 1
             raise ConvertError(f"{source}:{line}: {match[0]} takes its value from the environment; write the value into the config")
-    text = _ENVIRONMENT.sub(lambda match: match[2], text)
-    return _BASE_WORD.sub(lambda match: f"({match[1]})", text)
+        return match[0] if " " in default else default
+
+    text = _WORD.sub(filled, text)
+    if len(text) > 2 * MAX_BYTES:
+        raise ConvertError(f"{source}: {len(text)} characters of config after its {{{{...}}}} words are filled in; at "
+                           f"most {2 * MAX_BYTES} are read")
+    return text
 
 
 def _parse(text: str, source: str) -> ast.Module:
@@ -196,7 +212,7 @@ def _assigns(node: ast.AST, name: str) -> bool:
 def _base_names(value: Any, source: str, node: ast.AST) -> list[str]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise fault(source, node, f"_base_: expected a file name or a list of file names, got {value!r:.80}")
+        raise fault(source, node, f"_base_: expected a file name or a list of file names, got {brief(value, 80)}")
     for name in names:
         if "::" in name:
             raise fault(source, node, f"_base_: {name!r} names a config inside another package; copy that file beside this one")

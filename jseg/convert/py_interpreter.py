@@ -4,7 +4,7 @@ What it knows: literals, names, arithmetic, comparisons, conditions, f-strings, 
 methods of text, lists and dicts, `for` and comprehensions, `if`, `del`, augmented assignment, and imports, whose names stay inert
 (`Reference`). What it cannot do: define or call functions, read attributes of objects, import, open, or loop without end. Every step
 costs from one budget, and so does every element of a value that is compared, printed or copied, because a few lines can build a
-structure whose full size is astronomic.
+structure whose full size is astronomic. The whole budget is used up within about two seconds and 100 MB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import operator
 import re
 from typing import Any, Callable, Iterator
 
-from jseg.convert.py_builtins import BUILTINS, METHODS, MODULE_FUNCTIONS, Limits, check_value
+from jseg.convert.py_builtins import BUILTINS, MAX_ITEMS, METHODS, MODULE_FUNCTIONS, Limits, check_value, plain_key
 from jseg.errors import ConvertError
 
 __all__ = ["Budget", "Interpreter", "Reference", "fault", "text_cost"]
@@ -123,7 +123,8 @@ class Interpreter:
 
     def _run_AugAssign(self, node: ast.AugAssign) -> None:
         load = ast.copy_location(_as_load(node.target), node)
-        self._store(node.target, self._binary(node.op, self.value(load), self.value(node.value), node))
+        result = self._binary(node.op, self.value(load), self.value(node.value), node)
+        self._store(node.target, self._checked(result, node))
 
     def _run_Expr(self, node: ast.Expr) -> None:
         if not isinstance(node.value, ast.Constant):  # a docstring
@@ -138,7 +139,9 @@ class Interpreter:
                 self._lookup(target)
                 del self.names[target.id]
             elif isinstance(target, ast.Subscript):
-                del self._container(target)[self.value(target.slice)]
+                container = self._container(target)
+                self.budget.spend(len(container) // 64, self.source, node)
+                del container[self._key(target.slice)]
             else:
                 raise self._fault(target, "only names and entries can be deleted")
 
@@ -167,7 +170,8 @@ class Interpreter:
 
     def _run_With(self, node: ast.With) -> None:
         call = node.items[0].context_expr
-        if len(node.items) != 1 or not isinstance(call, ast.Call) or ast.unparse(call.func).rpartition(".")[2] != "read_base":
+        name = getattr(getattr(call, "func", None), "id", None) or getattr(getattr(call, "func", None), "attr", None)
+        if len(node.items) != 1 or name != "read_base":
             raise self._fault(node, "`with` is read as `with read_base():` only")
         for inner in node.body:
             if not isinstance(inner, ast.ImportFrom):
@@ -182,10 +186,15 @@ class Interpreter:
                     raise self._fault(inner, f"the base config has no {alias.name!r}")
 
     def _store(self, target: ast.expr, value: Any) -> None:
+        self.budget.spend(1, self.source, target)
         if isinstance(target, ast.Name):
             self.names[target.id] = value
         elif isinstance(target, ast.Subscript):
-            self._container(target)[self._key(target.slice)] = value
+            container, key = self._container(target), self._key(target.slice)
+            if isinstance(key, slice):
+                self._store_slice(container, key, value, target)
+            else:
+                container[key] = value
         elif isinstance(target, ast.Attribute):  # as ConfigDict allows: model.backbone = ...
             block = self.value(target.value)
             if not isinstance(block, dict) or target.attr.startswith("_"):
@@ -199,6 +208,14 @@ class Interpreter:
                 self._store(element, item)
         else:
             raise self._fault(target, f"cannot assign to {_words(target)}")
+
+    def _store_slice(self, container: Any, key: slice, value: Any, node: ast.AST) -> None:
+        fits = isinstance(container, list) and isinstance(value, (list, tuple))
+        if not fits or len(container) + len(value) > MAX_ITEMS:
+            raise self._fault(node, f"only a list may take the place of a part of a list, with at most {MAX_ITEMS} "
+                                    f"elements in all")
+        self.budget.spend(len(container) + len(value), self.source, node)
+        container[key] = list(value)
 
     # ---- expressions ------------------------------------------------------------------------------------------------------
 
@@ -314,9 +331,12 @@ class Interpreter:
 
     def _comprehend(self, generators: list[ast.comprehension]) -> Iterator[None]:
         """Bind the loop variables in turn; names of the config are put back afterwards."""
-        before = dict(self.names)
+        bound = {node.id for part in generators for node in ast.walk(part.target) if isinstance(node, ast.Name)}
+        self.budget.spend(len(bound), self.source)
+        before = {name: self.names[name] for name in bound if name in self.names}
         yield from self._nested_loops(generators)
-        self.names.clear()
+        for name in bound:
+            self.names.pop(name, None)
         self.names.update(before)
 
     def _nested_loops(self, generators: list[ast.comprehension]) -> Iterator[None]:
@@ -365,8 +385,10 @@ class Interpreter:
 
     def _hashable(self, key: Any, node: ast.AST) -> Any:
         flat = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, (str, int, float, bool, Reference, type(None))) for part in flat):
-            raise self._fault(node, "a key must be text or a number")
+        if not all(isinstance(part, Reference) or plain_key(part) for part in flat) or len(flat) > 8:
+            raise self._fault(node, "a key must be text or a number of at most 60 bits")
+        if isinstance(key, tuple):
+            self.budget.spend(100, self.source, node)  # a config can make their hashes collide
         return key
 
     def _function(self, node: ast.expr) -> tuple[Callable, str]:
@@ -378,6 +400,8 @@ class Interpreter:
             methods = METHODS.get(type(owner), {})
             if node.attr in methods:
                 bound = methods[node.attr]
+                if isinstance(owner, list):  # `insert` and its like move every element
+                    self.budget.spend(len(owner) // 64, self.source, node)
                 return (lambda budget, weigh, *args, **kwargs: bound(budget, weigh, owner, *args, **kwargs)), node.attr
         if isinstance(node, (ast.Name, ast.Attribute)):
             known = self.names.get(node.id) if isinstance(node, ast.Name) else (
@@ -417,7 +441,8 @@ class Interpreter:
             check_value(value)
         except ValueError as error:
             raise self._fault(node, str(error)) from error
-        makes = isinstance(node, (ast.Call, ast.Subscript, ast.BinOp)) and isinstance(value, (list, tuple, dict, set))
+        makes = (isinstance(node, (ast.Call, ast.Subscript, ast.BinOp, ast.AugAssign))
+                 and isinstance(value, (list, tuple, dict, set)))
         self.budget.spend(len(value) if makes else text_cost(value) - 1, self.source, node)
         return value
 

@@ -221,17 +221,19 @@ def _read_stream(where: str, data: memoryview) -> Any:
         view = identity[5] if len(identity) > 5 else None
         if view is None:
             return base
-        if not (isinstance(view, tuple) and len(view) == 3 and all(isinstance(n, int) and 0 <= n < 1 << 62 for n in view[1:])):
+        if not (isinstance(view, tuple) and len(view) == 3 and isinstance(view[0], (str, int))
+                and all(isinstance(n, int) and 0 <= n < 1 << 62 for n in view[1:])):
             raise ConvertError(f"{where}: a window {brief(view)} on a storage; the file is damaged or forged")
-        return storages.setdefault(str(view[0])[:100], _Storage(str(view[0])[:100], dtype, view[2], base=base, offset=view[1]))
+        name = view[0][:100] if isinstance(view[0], str) else str(view[0])[:100]
+        return storages.setdefault(name, _Storage(name, dtype, view[2], base=base, offset=view[1]))
 
     value, at = load_pickle(data, handlers, persistent, where=where)
     if value != LEGACY_MAGIC or not isinstance(value, int):
         return value
-    version, at = load_pickle(data, {}, start=at, where=where)
+    version, at = load_pickle(data, {}, start=at, where=where, steps=1000)
     if version != LEGACY_PROTOCOL:
         raise ConvertError(f"{where}: legacy protocol {brief(version)}; only {LEGACY_PROTOCOL} is known")
-    system, at = load_pickle(data, {}, start=at, where=where)
+    system, at = load_pickle(data, {}, start=at, where=where, steps=1000)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise ConvertError(f"{where}: written on a big-endian machine; only little-endian files are read")
     value, at = load_pickle(data, handlers, persistent, start=at, where=where)
@@ -313,8 +315,10 @@ def _handlers(where: str, file_bytes: int) -> dict:
         "torch._utils._rebuild_parameter": first, "torch._utils._rebuild_parameter_with_state": first,
         "torch.nn.parameter.Parameter": first, "torch._tensor._rebuild_from_type_v2": from_type, "torch._tensor._rebuild_from_type": from_type,
         "collections.OrderedDict": _pairs, "builtins.dict": _pairs, "__builtin__.dict": _pairs, "collections.defaultdict": lambda a: {},
-        "torch.Size": lambda a: tuple(a[0]) if a else (), "torch.serialization._get_layout": lambda a: brief(a[0]),
-        "torch.device": lambda a: ":".join(brief(part).strip("'") for part in a), "builtins.complex": refuse, "__builtin__.complex": refuse,
+        "torch.Size": lambda a: tuple(_sequence(a[0])) if a else (),
+        "torch.serialization._get_layout": lambda a: brief(a[0]),
+        "torch.device": lambda a: ":".join(brief(part).strip("'") for part in a[:2]), "builtins.complex": refuse,
+        "__builtin__.complex": refuse,
         **NUMPY_HANDLERS, **{name: _var for name in JITTOR_VARS},
     }
     for name in ("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor", "_rebuild_qtensor", "_rebuild_nested_tensor",
@@ -335,10 +339,16 @@ def _pairs(args: tuple) -> dict:
     """dict() and OrderedDict(): empty, of pairs, or of a dict; keys are text."""
     if not args:
         return {}
-    pairs = list(args[0].items() if isinstance(args[0], dict) else args[0])
-    if any(len(pair) != 2 or not isinstance(pair[0], str) for pair in pairs):
+    pairs = list(args[0].items()) if isinstance(args[0], dict) else _sequence(args[0])
+    if any(not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str) for pair in pairs):
         raise ValueError("an OrderedDict whose keys are not text")
     return dict(pairs)
+
+
+def _sequence(value: Any) -> list | tuple:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{brief(value)} where a list is needed")
+    return value
 
 
 # -- clean-up ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from jseg.errors import ConvertError
 __all__ = ["StoredEntry", "zip_entries"]
 
 MAX_ENTRIES = 65_536  # a checkpoint has one entry a tensor
+MAX_EXTRA = 512        # bytes of a directory entry's extra fields; torch writes 32 at most
 _END, _END64, _LOCATOR, _CENTRAL, _LOCAL = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x01\x02", b"PK\x03\x04"
 
 
@@ -66,6 +67,9 @@ def _entries(data: memoryview, where: str) -> dict[str, StoredEntry]:
         if bytes(data[at:at + 4]) != _CENTRAL or at + 46 > start + size:
             raise ConvertError(f"{where}: a damaged zip archive: no directory entry at byte {at}; download or copy it again")
         flags, method, crc, packed, full, name_size, extra_size, note_size, local = struct.unpack("<8xHH4xIIIHHH8xI", data[at:at + 46])
+        if extra_size > MAX_EXTRA:
+            raise ConvertError(f"{where}: a directory entry with {extra_size} bytes of extra fields; at most "
+                               f"{MAX_EXTRA} are read")
         name = _checked_name(bytes(data[at + 46:at + 46 + name_size]), where)
         packed, full, local = _wide(bytes(data[at + 46 + name_size:at + 46 + name_size + extra_size]), packed, full, local)
         at += 46 + name_size + extra_size + note_size

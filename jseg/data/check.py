@@ -7,35 +7,27 @@ training run makes it first.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
-from PIL import Image
 
 from jseg.data.build import build_dataset
 from jseg.data.datasets.base import SegDataset
 from jseg.data.datasets.files import list_files
-from jseg.data.datasets.wrappers import leaves, locate
-from jseg.data.io import check_labels, check_pair, read_image, read_mask
-from jseg.data.transforms import LoadAnnotations
+from jseg.data.datasets.wrappers import leaves
+from jseg.data.io import picture_note
+from jseg.data.labels import void_cure
+from jseg.data.samples import KINDS, Fault, Found, Reading, Sample, inspect_sample, look_at_sample
 from jseg.errors import DataError, JsegError
 
-__all__ = ["Fault", "DatasetReport", "check_dataset", "classes_of_pictures", "quick_check", "shared_pictures"]
+__all__ = ["KINDS", "Fault", "DatasetReport", "check_dataset", "quick_check", "shared_pictures"]
 
-KINDS = ("missing", "unreadable", "size", "label", "zero label", "duplicate", "classes", "pipeline")
-_EXIF_ORIENTATION = 0x0112
-
-
-class Fault(NamedTuple):
-    """One fault: one of KINDS, and a line that names the files and the cure."""
-
-    kind: str
-    text: str
+_SURE_S = 5.0  # reading more masks for this long before saying of a whole split that none of them holds a class
 
 
 @dataclass
@@ -85,34 +77,6 @@ class DatasetReport:
                             for name, n, k in zip(self.classes, self.pixels, self.pictures_with)]}
 
 
-class _Reading(NamedTuple):
-    """How the masks of one plain dataset are read."""
-
-    num_classes: int
-    ignore_index: int
-    reduce_zero_label: bool
-    label_map: dict[int, int] | None
-    color_map: dict | None
-
-
-class _Sample(NamedTuple):
-    name: str
-    img_path: str
-    seg_map_path: str | None
-    extras: dict[str, str]
-    part: int
-
-
-class _Found(NamedTuple):
-    """What one sample gave: faults, size (h, w), value -> pixels of the file, label -> pixels of training, digest of the picture."""
-
-    faults: list[Fault]
-    size: tuple[int, int] | None
-    values: dict[int, int]
-    labels: dict[int, int]
-    digest: str
-
-
 def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress: bool = False, need_masks: bool = True) -> DatasetReport:
     """Read every picture and mask of a dataset.
 
@@ -130,25 +94,28 @@ def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress:
     began = time.perf_counter()
     report = DatasetReport(name, tuple(dataset.classes))
     parts = _plain_parts(dataset, report)
-    samples: list[_Sample] = []
+    samples: list[Sample] = []
     for number, part in enumerate(parts):
         pairs = _pairs_of(part, report, need_masks)
         _note_lone_masks(part, pairs, report)
-        samples += [_sample(part, number, pair) for pair in pairs]
+        samples += [Sample.of(part, number, pair) for pair in pairs]
     values = [Counter() for _ in parts]
     empty = []
-    for sample, found in map_items(_inspect, tuple(map(_reading, parts)), samples, workers=workers, title=name, progress=progress):
+    for sample, found in map_items(inspect_sample, tuple(map(Reading.of, parts)), samples, workers=workers, title=name,
+                                   progress=progress):
         _add(report, sample, found)
         values[sample.part].update(found.values)
         if found.labels and set(found.labels) <= {parts[sample.part].ignore_index}:
             empty.append(sample.img_path)
     for part, seen in zip(parts, values):
         _judge_zero_label(report, part, seen, whole=True)
+    _judge_ignored_class(report, parts, values)
     if empty:
         report.notes.append(f"{len(empty)} of {len(samples)} masks hold ignored pixels only: {_some(empty)}")
     never = [report.classes[k] for k in np.flatnonzero(report.pixels == 0)] if report.pixels.any() else []
     if never:
         report.notes.append(f"{len(never)} of {len(report.classes)} classes never occur: {_some(never, 10)}")
+    _note_odd_samples(report, [sample.img_path for sample in samples[:8]])
     if report.ok and samples:
         _run_pipeline(report, parts[0])
     report.seconds = time.perf_counter() - began
@@ -175,6 +142,8 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
     """Find what would spoil a training run, within about `limit_s` seconds a split plus the time to list the files.
 
     Every picture must have its mask; of `samples` pictures, drawn by the config's seed, size and labels are checked.
+    Where all of them hold nothing but class 0 and ignored pixels, more are read, for at most 5 s, before that is called
+    a fault.
 
     Args:
         cfg: a whole config.
@@ -196,8 +165,8 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
         report = DatasetReport(split, tuple(dataset.classes))
         parts = _plain_parts(dataset, report)
         pairs = [(part, number, pair) for number, part in enumerate(parts) for pair in _pairs_of(part, report, split != "test")]
-        chosen = np.random.default_rng([cfg.get("seed") or 0, samples]).permutation(len(pairs))[:samples]
-        _look(report, parts, [_sample(*pairs[i]) for i in chosen], limit_s)
+        order = np.random.default_rng([cfg.get("seed") or 0, samples]).permutation(len(pairs))
+        _look(report, parts, [Sample.of(*pairs[i]) for i in order], samples, limit_s)
         reports.append(report)
         both = [pair[0] for _, _, pair in pairs if pair[0] in trained]
         if both:
@@ -214,37 +183,7 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
     return [f"{report.name}: {note}" for report in reports for note in report.notes]
 
 
-def classes_of_pictures(dataset, *, workers: int | None = None, progress: bool = True) -> list[list[int]]:
-    """Read every mask: the labels that occur in each sample, sorted, ignored pixels left out.
-
-    Raises:
-        DataError: a mask is missing, unreadable or holds a label out of range; the text names it.
-    """
-    from jseg.data.prepare.parallel import default_workers, map_items
-
-    parts = leaves(dataset)
-    numbers = {id(part): i for i, part in enumerate(parts)}
-    items = []
-    for index in range(len(dataset)):
-        part, local = locate(dataset, index)
-        paths = part.info(local)
-        if paths["seg_map_path"] is None:
-            raise DataError(f"{type(part).__name__}: {paths['img_path']} has no mask: classes cannot be balanced without masks")
-        items.append(_Sample(paths["seg_map_path"], paths["img_path"], paths["seg_map_path"], {}, numbers[id(part)]))
-    classes = []
-    for item, found in map_items(_inspect_mask, tuple(map(_reading, parts)), items, workers=workers or default_workers(),
-                                 title="classes", progress=progress):
-        if found.faults:
-            raise DataError(found.faults[0].text)
-        classes.append(sorted(set(found.labels) - {parts[item.part].ignore_index}))
-    return classes
-
-
 # ---- files ----------------------------------------------------------------------------------------------------------------
-
-
-def _reading(part: SegDataset) -> _Reading:
-    return _Reading(len(part.classes), part.ignore_index, part.reduce_zero_label, part.label_map, part.color_map)
 
 
 def _plain_parts(dataset, report: DatasetReport) -> list[SegDataset]:
@@ -266,10 +205,6 @@ def _pairs_of(part: SegDataset, report: DatasetReport, need_masks: bool) -> list
     return pairs
 
 
-def _sample(part: SegDataset, number: int, pair: tuple[str, str | None]) -> _Sample:
-    return _Sample(pair[0], *pair, part.extra_files(pair[0]), number)
-
-
 def _note_lone_masks(part: SegDataset, pairs: Sequence[tuple[str, str | None]], report: DatasetReport) -> None:
     """Note masks without a picture where all pictures of a folder are meant, not those of a list."""
     if not pairs or pairs[0][1] is None or part.ann_file or part.ignore_file or part.indices is not None or getattr(part, "split", None):
@@ -281,116 +216,65 @@ def _note_lone_masks(part: SegDataset, pairs: Sequence[tuple[str, str | None]], 
         report.notes.append(f"{folder}: {len(lone)} masks have no picture: {_some(lone)}")
 
 
-# ---- one sample -----------------------------------------------------------------------------------------------------------
-
-
-def _inspect(readings: tuple[_Reading, ...], sample: _Sample) -> _Found:
-    """Read one sample whole; module level, for worker processes."""
-    faults: list[Fault] = []
-    size, digest = None, ""
-    img = _attempt(faults, read_image, sample.img_path)
-    if img is not None:
-        size = img.shape[:2]
-        digest = hashlib.blake2b(np.ascontiguousarray(img).data, digest_size=16, key=str(size).encode()).hexdigest()
-    for key, path in sample.extras.items():
-        extra = _attempt(faults, read_mask if key == "depth_map_path" else read_image, path)
-        if img is not None and extra is not None and extra.shape[:2] != size:
-            (h, w), (eh, ew) = size, extra.shape[:2]
-            faults.append(Fault("size", f"{sample.img_path} is {w}x{h} (width x height) but {path} is {ew}x{eh}"))
-    if sample.seg_map_path is None:
-        return _Found(faults, size, {}, {}, digest)
-    found = _inspect_mask(readings, sample, size)
-    return _Found(faults + found.faults, size, found.values, found.labels, digest)
-
-
-def _inspect_mask(readings: tuple[_Reading, ...], sample: _Sample, size: tuple[int, int] | None = None) -> _Found:
-    """Read one mask and compare it with its picture's size (h, w), if given."""
-    reading, path, faults = readings[sample.part], sample.seg_map_path, []
-    mask = _attempt(faults, read_mask, path, reading.color_map)
-    if mask is None:
-        return _Found(faults, size, {}, {}, "")
-    if size is not None:
-        _collect(faults, "size", check_pair, np.broadcast_to(np.uint8(0), size), mask, sample.img_path, path)
-    values = _histogram(mask)
-    labels: Counter = Counter()
-    for value, count in values.items():
-        labels[_as_trained(value, reading)] += count
-    if any(not 0 <= label < reading.num_classes and label != reading.ignore_index for label in labels):
-        _collect(faults, "label", _name_labels, path, reading)
-    return _Found(faults, size, values, dict(labels), "")
-
-
-def _attempt(faults: list[Fault], read, path: str, *arguments):
-    """Read a file; a DataError becomes a fault and None."""
-    try:
-        return read(path, *arguments)
-    except DataError as error:
-        text = str(error)
-        wrong_colours = ": colour not in the colour map: " in text or ": the mask is coloured " in text
-        faults.append(Fault("label" if wrong_colours else "unreadable", text))
-    return None
-
-
-def _collect(faults: list[Fault], kind: str, check, *arguments) -> None:
-    try:
-        check(*arguments)
-    except DataError as error:
-        faults.append(Fault(kind, str(error)))
-
-
-def _name_labels(path: str, reading: _Reading) -> None:
-    """Raise the DataError that training would raise for this mask."""
-    sample = {"seg_map_path": path, "reduce_zero_label": reading.reduce_zero_label, "label_map": reading.label_map,
-              "color_map": reading.color_map}
-    check_labels(LoadAnnotations().apply(sample, {})["gt_seg_map"], reading.num_classes, reading.ignore_index, path)
-
-
-def _histogram(mask: np.ndarray) -> dict[int, int]:
-    if mask.dtype == np.uint8:
-        counts = np.bincount(mask.ravel(), minlength=256)
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    values, counts = np.unique(mask, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist()))
-
-
-def _as_trained(value: int, reading: _Reading) -> int:
-    """What LoadAnnotations makes of one value."""
-    if reading.reduce_zero_label:
-        value = 255 if value in (0, 255) else value - 1
-    return (reading.label_map or {}).get(value, value)
-
-
-def _shown_size(path: str) -> tuple[int, int]:
-    """(h, w) of a picture as `read_image` gives it, from its header where Pillow knows the format."""
-    try:
-        with Image.open(path) as picture:
-            w, h = picture.size
-            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-            return (w, h) if turned else (h, w)
-    except Exception:  # damaged or of a rare kind: the full reader knows, or says why not
-        return read_image(path).shape[:2]
-
-
 # ---- the whole ------------------------------------------------------------------------------------------------------------
 
 
-def _look(report: DatasetReport, parts: Sequence[SegDataset], samples: Sequence[_Sample], limit_s: float) -> None:
-    """Check sizes and masks of some samples, as many as the time allows."""
-    readings, began = tuple(map(_reading, parts)), time.perf_counter()
+def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sample], count: int,
+          limit_s: float) -> None:
+    """Check sizes and masks of the first `count` samples, as many as the time allows; of more where none holds a class
+    above 0."""
+    readings, began = tuple(map(Reading.of, parts)), time.perf_counter()
     values = [Counter() for _ in parts]
-    for done, sample in enumerate(samples):
-        if sample.seg_map_path is None or (done >= 2 and time.perf_counter() - began > limit_s):
+    for done, sample in enumerate(order):
+        seconds = time.perf_counter() - began
+        over = done >= min(count, 2) and (done >= count or seconds > limit_s)
+        if sample.seg_map_path is None or over and (seconds > _SURE_S or not _holds_ignored_alone(report)):
             break
-        faults: list[Fault] = []
-        size = _attempt(faults, _shown_size, sample.img_path)
-        found = _inspect_mask(readings, sample, size)
-        _add(report, sample, found._replace(faults=faults + found.faults))
+        found = look_at_sample(readings, sample)
+        _add(report, sample, found)
         values[sample.part].update(found.values)
     for part, seen in zip(parts, values):
         _judge_zero_label(report, part, seen, whole=False)
+    _judge_ignored_class(report, parts, values)
+    never = [report.classes[k] for k in np.flatnonzero(report.pixels == 0)] if report.pixels.any() else []
+    if never and report.name == "train":
+        report.notes.append(f"{len(never)} of {len(report.classes)} classes are in none of the {report.pictures} masks "
+                            f"looked at: "
+                            f"{_some(never)}")
+    _note_odd_samples(report, [sample.img_path for sample in order[:4]])
 
 
-def _add(report: DatasetReport, sample: _Sample, found: _Found) -> None:
+def _holds_ignored_alone(report: DatasetReport) -> bool:
+    """Whether the masks so far hold ignored pixels and, of the classes, at most the first."""
+    return report.ignored > 0 and not report.pixels[1:].any() and not report.faults
+
+
+def _judge_ignored_class(report: DatasetReport, parts: Sequence[SegDataset],
+                         values: Sequence[Mapping[int, int]]) -> None:
+    """Masks of 0 and 255 alone: what was meant as a class counts as ignored, and a model that says 0 everywhere is
+    perfect."""
+    if not _holds_ignored_alone(report) or len(report.classes) < 2:
+        return
+    for part, seen in zip(parts, values):
+        odd = [value for value in seen if value != 0 and not part.reduce_zero_label and part.color_map is None]
+        if odd == [part.ignore_index]:
+            value, name = odd[0], report.classes[1]
+            text = (f"{type(part).__name__}: {value} is present and no other label above 0 in {report.pictures} masks, "
+                    f"K = {len(report.classes)}: nothing of {name!r} would be learned, because {value} is ignored. "
+                    f"If {value} means {name!r}, set label_map: {{{value}: 1}} on the dataset or write it as 1")
+            report.faults.append(Fault("label", text, values=(value,)))
+            return
+
+
+def _note_odd_samples(report: DatasetReport, paths: Sequence[str]) -> None:
+    """Note pictures of which the reading as 3 x 8 bits loses something; the first few stand for all."""
+    for path in paths:
+        with contextlib.suppress(DataError):  # told as a fault where the sample is read
+            note = picture_note(path)
+            report.notes += [note] if note else []
+
+
+def _add(report: DatasetReport, sample: Sample, found: Found) -> None:
     report.pictures += 1
     report.faults += found.faults
     if found.size is not None:
@@ -416,7 +300,8 @@ def _judge_zero_label(report: DatasetReport, part: SegDataset, values: Mapping[i
     """
     known = part.METAINFO.get("classes", part.classes)
     count, name, void = len(known), type(part).__name__, 255 in values or part.ignore_index in values
-    real = [value for value in values if value not in (255, part.ignore_index, *part.VOID_LABELS)]
+    mapped = {value + 1 if part.reduce_zero_label else value for value in part.given_label_map}
+    real = [value for value in values if value not in (255, part.ignore_index, *part.VOID_LABELS, *mapped)]
     if not real or part.color_map:
         return
     share = 100 * values.get(0, 0) / sum(values.values())
@@ -425,10 +310,10 @@ def _judge_zero_label(report: DatasetReport, part: SegDataset, values: Mapping[i
             start = "from 0" if 0 in values else "from 1"
             cure = f"0 means unlabelled and {count} is {known[-1]!r}: set reduce_zero_label: true"
             if 0 in values and not part.REDUCE_ZERO_LABEL:
-                cure = f"either {cure}; or {count} means unlabelled: set ignore_index: {count}"
-            strangers = [fault for fault in report.faults if _only_label(fault, count)]
-            report.faults = [fault for fault in report.faults if not _only_label(fault, count)]
-            example = f" ({len(strangers)} hold {count}, such as {strangers[0].text.split(': label')[0]})" if strangers else ""
+                cure = f"either {cure}; or {count} means unlabelled: {void_cure(count)}"
+            strangers = [fault for fault in report.faults if fault.values == (count,)]
+            report.faults = [fault for fault in report.faults if fault.values != (count,)]
+            example = f" ({len(strangers)} hold {count}, such as {strangers[0].path})" if strangers else ""
             report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the masks run {start} to {count} for "
                                        f"{count} classes{example}; {cure}"))
         elif part.REDUCE_ZERO_LABEL and not void:
@@ -446,12 +331,6 @@ def _judge_zero_label(report: DatasetReport, part: SegDataset, values: Mapping[i
         report.faults.append(Fault("zero label", f"{text}{why}; if 0 is {known[0]!r}, set reduce_zero_label: false"))
     else:
         report.notes.append(f"{text}; right only if 0 means unlabelled and that class is rare")
-
-
-def _only_label(fault: Fault, value: int) -> bool:
-    """True for the out-of-range fault of a mask in which `value` is the only stranger."""
-    return fault.kind == "label" and f"label out of range: {value} at " in fault.text and "; and " not in fault.text and \
-        fault.text.count(", first at row") == 1
 
 
 def _run_pipeline(report: DatasetReport, part: SegDataset) -> None:

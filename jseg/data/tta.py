@@ -12,7 +12,7 @@ import numpy as np
 
 from jseg.data.transforms import Compose
 
-__all__ = ["DEFAULT_SCALES", "test_transforms", "plain_view", "augment"]
+__all__ = ["DEFAULT_SCALES", "picture_scale", "test_transforms", "plain_view", "augment"]
 
 DEFAULT_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # mmseg's img_ratios
 _NOT_FOR_PICTURES = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
@@ -20,9 +20,19 @@ _NOT_FOR_PICTURES = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
 
 def test_transforms(config: dict) -> Compose:
     """The resizing of the config's test (else val) pipeline, without reading files: what a bare picture goes through."""
+    return Compose([step for step in _pipeline(config) if step.get("type") not in _NOT_FOR_PICTURES])
+
+
+def picture_scale(config: dict) -> str:
+    """How the same pipeline reads 16-bit pictures, see `jseg.data.io.read_image`."""
+    return next(
+        (step.get("scale", "bits") for step in _pipeline(config) if step.get("type") == "LoadImageFromFile"), "bits"
+    )
+
+
+def _pipeline(config: dict) -> list[dict]:
     loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
-    pipeline = (loader.get("dataset") or {}).get("pipeline") or []
-    return Compose([step for step in pipeline if step.get("type") not in _NOT_FOR_PICTURES])
+    return (loader.get("dataset") or {}).get("pipeline") or []
 
 
 def _sample(image: np.ndarray, name: str) -> dict:

@@ -1,8 +1,9 @@
 """Find every mistake in a config before anything is built: names, arguments, values, and blocks that do not fit together.
 
 Each `type:` block is bound to the signature of the class it names and then built (all but the optimizer), so that the
-class's own value checks speak. That costs about a second for the largest model and compiles nothing; NumPy's generator is
-left as it was and no file of a dataset is touched.
+class's own value checks speak. Numbers that nobody can mean are told first and alone; last, where the model's blocks
+are right, one batch is put through model and losses without computing (`engine.dry_step`). All of it takes a fraction
+of a second and compiles nothing; NumPy's generator is left as it was and no file of a dataset is touched.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from jseg.engine.check_rules import (BOUNDARY, CLIP, DATA_PREFIX, EMA, EVALUATOR, LOADER, MULTIPLIERS, OPTIMIZER, PADDING, PARAMWISE,
-                                     PREPROCESSOR, SCORES, TEST_CFG, TOP_LEVEL, TRAIN_CFG, TTA, fields, is_integer, is_pair,
-                                     known_fields, wrong_types)
+from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
+from jseg.engine.check_rules import (BOUNDARY, CLIP, DATA_PREFIX, EARLY_STOP, EMA, EVALUATOR, LOADER, MULTIPLIERS,
+                                     OPTIMIZER, PADDING, PARAMWISE, PREPROCESSOR, SCORES, TEST_CFG, TOP_LEVEL,
+                                     TRAIN_CFG, TTA, fields, is_integer, is_pair, known_fields, wrong_types)
+from jseg.engine.dry_step import dry_step
+from jseg.engine.limits import absurd
 from jseg.errors import JsegError
+from jseg.layers.init import without_values
 from jseg.metrics import METRICS
-from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry, nearest
+from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULES, TRANSFORMS, Registry, nearest
 
 __all__ = ["check_config", "summary", "class_names"]
 
@@ -36,10 +41,14 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
     """
     for module in _FILL:
         importlib.import_module(module)
+    faults = absurd(cfg)
+    if faults:  # building from such numbers could take the machine's memory
+        return [f"{where}: {fault}" if where else fault for fault in faults]
     faults = [f"the config needs a {key!r} block" for key in _NEEDED if cfg.get(key) is None]
     faults += fields(cfg, TOP_LEVEL, "", "the top level of a config")
     block = {key: value for key, value in cfg.items() if isinstance(value, Mapping)}  # anything else is reported above
-    faults += _check_model(block["model"]) if "model" in block else []
+    of_model = _check_model(block["model"]) + channel_faults(block["model"]) if "model" in block else []
+    faults += of_model + ignore_faults(block)
     faults += _check_preprocessor(block) if "data_preprocessor" in block else []
     for split in ("train", "val", "test"):
         faults += _check_loader(block, split) if f"{split}_dataloader" in block else []
@@ -47,6 +56,8 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
     faults += _check_schedules(cfg.get("param_scheduler"))
     faults += _check_train_cfg(block) if "train_cfg" in block else []
     faults += _check_evaluation(block)
+    if "model" in block and not of_model:
+        faults += dry_step(block)
     return [f"{where}: {fault}" if where else fault for fault in faults]
 
 
@@ -78,7 +89,8 @@ def _build(registry: Registry, block: Any, where: str) -> tuple[Any, list[str]]:
         return None, faults
     state = np.random.get_state()
     try:
-        return registry.build(block, where), []
+        with without_values():
+            return registry.build(block, where), []
     except JsegError as error:
         text = str(error)
         return None, (text if text.startswith(where) else f"{where}: {text}").splitlines()
@@ -98,7 +110,7 @@ def _check_model(model: Mapping) -> list[str]:
         faults += found
     if model.get("neck") is not None:
         faults += _build(MODELS, model["neck"], "model.neck")[1]
-    for where, head in _heads(model):
+    for where, head in heads_of(model):
         faults += _check_head(head, where)
         if isinstance(head, Mapping) and backbone is not None and model.get("neck") is None:
             faults += _check_inputs(backbone, head, where)
@@ -115,15 +127,6 @@ def _unknown(registry: Registry, block: Mapping, where: str, given: tuple[str, .
     return faults + (wrong_types(registry.get(block["type"]), block, where) if block.get("type") in registry else [])
 
 
-def _heads(model: Mapping) -> list[tuple[str, Any]]:
-    """Every head block with its place: decode_head, then auxiliary_head, which may be a list."""
-    heads = [("model.decode_head", model["decode_head"])] if model.get("decode_head") is not None else []
-    extra = model.get("auxiliary_head")
-    if isinstance(extra, list):
-        return heads + [(f"model.auxiliary_head.{i}", head) for i, head in enumerate(extra)]
-    return heads + ([("model.auxiliary_head", extra)] if extra is not None else [])
-
-
 def _check_head(head: Any, where: str) -> list[str]:
     """Check the losses and the sampler first: a head is built only from parts that are right."""
     faults = []
@@ -132,7 +135,7 @@ def _check_head(head: Any, where: str) -> list[str]:
         place = f"{where}.loss_decode" + (f".{i}" if isinstance(losses, list) else "")
         faults += _build(LOSSES, loss, place)[1] if loss is not None else []
     if isinstance(head, Mapping) and head.get("sampler") is not None:
-        faults += _build(LOSSES, head["sampler"], f"{where}.sampler")[1]
+        faults += _build(SAMPLERS, head["sampler"], f"{where}.sampler")[1]
     if faults and isinstance(head, Mapping):
         return faults + _unknown(MODELS, head, where)
     return faults + _build(MODELS, head, where)[1]
@@ -175,12 +178,6 @@ def _check_preprocessor(block: Mapping) -> list[str]:
     faults += known_fields(preprocessor, PREPROCESSOR, "data_preprocessor")
     if isinstance(preprocessor.get("test_cfg"), Mapping):
         faults += known_fields(preprocessor["test_cfg"], PADDING, "data_preprocessor.test_cfg")
-    padding = preprocessor.get("seg_pad_val", 255)
-    for where, head in _heads(block.get("model", {})):
-        ignored = head.get("ignore_index", 255) if isinstance(head, Mapping) else padding
-        if ignored != padding:
-            faults.append(f"data_preprocessor.seg_pad_val: got {padding}, but {where}.ignore_index is {ignored}: "
-                          f"padding would be trained on; make them equal")
     return faults
 
 
@@ -240,7 +237,7 @@ def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -
 def _check_classes(model: Mapping, dataset: Mapping, where: str) -> list[str]:
     names = class_names(_without_pipeline(dataset))
     return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} classes"
-            for place, head in _heads(model) if names and isinstance(head, Mapping)
+            for place, head in heads_of(model) if names and isinstance(head, Mapping)
             and head.get("num_classes") is not None and head["num_classes"] != len(names)]
 
 
@@ -275,6 +272,12 @@ def _check_train_cfg(block: Mapping) -> list[str]:
                       f"max_iters and max_epochs")
     if isinstance(train_cfg.get("clip_grad"), Mapping):
         faults += fields(train_cfg["clip_grad"], CLIP, f"{where}.clip_grad", "clip_grad")
+    if isinstance(train_cfg.get("early_stop"), Mapping):
+        faults += fields(train_cfg["early_stop"], EARLY_STOP, f"{where}.early_stop", "early_stop")
+        if "patience" not in train_cfg["early_stop"]:
+            faults.append(f"{where}.early_stop needs 'patience', a number of evaluations")
+        if "val_dataloader" not in block:
+            faults.append(f"{where}.early_stop waits for evaluations, but there is no val_dataloader")
     if isinstance(train_cfg.get("ema"), Mapping):
         faults += fields(train_cfg["ema"], EMA, f"{where}.ema", "ema")
     if train_cfg.get("val_interval") is not None and "val_dataloader" not in block:
@@ -292,11 +295,14 @@ def _check_evaluation(block: Mapping) -> list[str]:
 
 
 def _check_save_best(block: Mapping) -> list[str]:
-    """The score that decides which checkpoint is best must be one that the evaluator computes."""
-    best, evaluator = block.get("train_cfg", {}).get("save_best") or "mIoU", block.get("evaluator", {})
+    """The scores that decide which checkpoint is best and when to stop must be such as the evaluator computes."""
+    train_cfg, evaluator = block.get("train_cfg", {}), block.get("evaluator", {})
+    early = train_cfg.get("early_stop") if isinstance(train_cfg.get("early_stop"), Mapping) else {}
+    wanted = {"save_best": train_cfg.get("save_best") or "mIoU", "early_stop.monitor": early.get("monitor")}
     metrics = evaluator.get("metrics", list(METRICS))
-    if "val_dataloader" not in block or best not in SCORES or not isinstance(metrics, (list, tuple)):
+    if "val_dataloader" not in block or not isinstance(metrics, (list, tuple)):
         return []
     computed = {"aAcc"} | {f"m{part}" for name in metrics for part in METRICS.get(str(name), ())}
     computed |= {"mBoundaryIoU"} if evaluator.get("boundary") is not None else set()
-    return [] if best in computed else [f"train_cfg.save_best: got {best!r}, but the evaluator computes {', '.join(sorted(computed))}"]
+    return [f"train_cfg.{key}: got {score!r}, but the evaluator computes {', '.join(sorted(computed))}"
+            for key, score in wanted.items() if score in SCORES and score not in computed]

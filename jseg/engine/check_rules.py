@@ -7,10 +7,11 @@ import math
 from typing import Any, Callable, Mapping, NamedTuple
 
 from jseg.metrics import METRICS
-from jseg.registry import nearest
+from jseg.registry import accepted, nearest
 
 __all__ = ["Rule", "fields", "known_fields", "wrong_types", "is_integer", "is_number", "is_pair", "SCORES", "TOP_LEVEL", "TRAIN_CFG",
-           "CLIP", "EMA", "TEST_CFG", "PADDING", "PREPROCESSOR", "LOADER", "DATA_PREFIX", "OPTIMIZER", "PARAMWISE", "MULTIPLIERS",
+           "CLIP", "EARLY_STOP", "EMA", "TEST_CFG", "PADDING", "PREPROCESSOR", "LOADER", "DATA_PREFIX", "OPTIMIZER",
+           "PARAMWISE", "MULTIPLIERS",
            "EVALUATOR", "BOUNDARY", "TTA"]
 
 
@@ -63,8 +64,10 @@ TRAIN_CFG = {
     "max_iters": _COUNT, "max_epochs": _COUNT, "val_interval": _COUNT, "ckpt_interval": _COUNT, "log_interval": _COUNT,
     "keep": _COUNT, "save_best": Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}"), "accumulative_counts": _NEEDED_COUNT,
     "clip_grad": _MAPPING, "ema": _MAPPING, "amp": _FLAG, "tensorboard": _FLAG,
-    "stall_seconds": _POSITIVE,
+    "stall_seconds": _POSITIVE, "early_stop": _MAPPING,
 }
+EARLY_STOP = {"patience": _NEEDED_COUNT, "min_delta": _FACTOR,
+              "monitor": Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}")}
 TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": _SIZE, "stride": _SIZE}
 LOADER = {"batch_size": _NEEDED_COUNT, "num_workers": _COUNT_OR_0, "dataset": _MAPPING._replace(optional=False)}
 EVALUATOR = {
@@ -99,21 +102,24 @@ def fields(block: Mapping, rules: Mapping[str, Rule], where: str, owner: str) ->
     for key, value in block.items():
         place = f"{where}.{key}" if where else str(key)
         if key not in rules:
-            faults.append(f"{place}: unknown key {key!r} in {owner}{nearest(key, rules)} (known: {', '.join(rules)})")
+            faults.append(f"{place}: unknown key {key!r:.200} in {owner}{nearest(key, rules)} (known: "
+                          f"{', '.join(rules)})")
         elif value is None and rules[key].optional:
             continue
         elif not rules[key].accepts(value):
-            faults.append(f"{place}: got {value!r}, expected {rules[key].text}{' or null' if rules[key].optional else ''}")
+            faults.append(f"{place}: got {value!r:.200}, expected "
+                          f"{rules[key].text}{' or null' if rules[key].optional else ''}")
     return faults
 
 
 def wrong_types(entry: Callable, block: Mapping, where: str) -> list[str]:
     """Compare values with a constructor's annotations, where those are plain (`bool`, `int | None`, ...)."""
     faults = []
-    for key, parameter in inspect.signature(entry).parameters.items():
+    for key, parameter in accepted(entry).items():
         kinds = [kind.strip() for kind in inspect.formatannotation(parameter.annotation).strip("'").split("|")]
         if key in block and set(kinds) <= set(_PLAIN) and not any(_PLAIN[kind].accepts(block[key]) for kind in kinds):
-            faults.append(f"{where}.{key}: got {block[key]!r}, expected {' or '.join(_PLAIN[kind].text for kind in kinds)}")
+            faults.append(f"{where}.{key}: got {block[key]!r:.200}, expected "
+                          f"{' or '.join(_PLAIN[kind].text for kind in kinds)}")
     return faults
 
 

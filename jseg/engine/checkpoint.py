@@ -28,10 +28,12 @@ import numpy as np
 import jseg
 from jseg.errors import CheckpointError, WriteError
 from jseg.files import drop_drafts, sync_folder, write_atomically
-from jseg.weights_file import content_hash, read_weights_file, write_weights_file
+from jseg.text import cleaned_text, printable
+from jseg.weights_file import content_hash, nonfinite_text, read_weights_file, write_weights_file
 
-__all__ = ["META_KEYS", "LoadReport", "save_weights", "load_weights", "load_into", "model_state", "save_state", "find_state",
-           "read_state", "publish_copy", "tidy"]
+__all__ = ["META_KEYS", "LoadReport", "save_weights", "load_weights", "weights_path", "load_into", "model_state",
+           "save_state",
+           "find_state", "read_state", "publish_copy", "tidy"]
 
 META_KEYS = ("config", "classes", "palette", "metrics", "origin", "jseg_version")
 _KEEP_FLOAT32 = ("running_mean", "running_var")  # half precision would round small variances to zero
@@ -68,29 +70,70 @@ def _halve(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float16)
 
 
-def load_weights(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a weights file: (parameter name -> array as stored, meta).
+def weights_path(path: str | os.PathLike) -> Path:
+    """The weights file that a user means: the file itself, or that of a run's folder.
 
-    Files of other tools load too; keys of `META_KEYS` that they lack are absent from meta.
+    A state folder (`best/`, `last/`) holds `weights.safetensors`, a work dir `best.safetensors`.
 
     Raises:
-        CheckpointError: no such file, truncated, damaged, or not a .safetensors file.
+        CheckpointError: a folder without either.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the path of a .safetensors checkpoint")
-    if path.suffix in (".pth", ".pt", ".pkl"):
+    if not path.is_dir():
+        return path
+    for name in ("weights.safetensors", "best.safetensors", "best/weights.safetensors"):
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(f"{path}: a folder without weights (looked for weights.safetensors and best.safetensors in "
+                          f"it); give a .safetensors file, or a run's best/")
+
+
+def load_weights(path: str | os.PathLike, *,
+                 allow_nonfinite: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a weights file: (parameter name -> array as stored, meta).
+
+    Files of other tools load too, bfloat16 as float32; keys of `META_KEYS` that they lack are absent from meta. Texts
+    in meta are made fit to print: control characters in a class name stand as `\\x1b`.
+
+    Args:
+        path: a .safetensors file, or a folder as `weights_path` takes it.
+        allow_nonfinite: accept tensors that hold NaN or inf.
+    Raises:
+        CheckpointError: no such file, truncated, damaged, not a .safetensors file, or values that are not finite.
+    """
+    path = weights_path(path)
+    if not path.exists():
+        raise CheckpointError(f"{printable(path)}: no such file; give the path of a .safetensors checkpoint")
+    if path.suffix in (".pth", ".pt", ".pkl") and path.is_file():
         raise CheckpointError(f"{path}: a PyTorch or Jittor pickle, which can run code when read; translate it once with "
                               f"'jseg convert {path}'")
     state, metadata = read_weights_file(path)
+    _refuse_bad_values(state, str(path), allow_nonfinite)
     meta = {}
     for key in META_KEYS:
         if key in metadata:
-            try:
-                meta[key] = json.loads(metadata[key])
-            except ValueError:
-                meta[key] = metadata[key]  # another tool's plain text under the same name
+            meta[key] = _meta_value(metadata[key], "" if key in ("config", "classes") else "\n\t", f"{path}: {key}")
     return state, meta
+
+
+def _meta_value(text: str, keep: str, where: str) -> Any:
+    """What a text of the metadata says, fit to print; `keep` are control characters that may stay."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text  # another tool's plain text under the same name
+    try:
+        return cleaned_text(value, keep=keep)
+    except ValueError as error:
+        raise CheckpointError(f"{where} in its metadata is {error}; no checkpoint's is") from error
+
+
+def _refuse_bad_values(state: Mapping[str, np.ndarray], source: str, allowed: bool) -> None:
+    bad = "" if allowed else nonfinite_text(state)
+    if bad:
+        raise CheckpointError(f"{source}: NaN or inf in {bad}; such weights give one class everywhere. Take an older "
+                              "checkpoint of the run, or look at this one with predict, val or export --allow-nonfinite "
+                              "(allow_nonfinite=True)")
 
 
 @dataclass
@@ -116,7 +159,7 @@ class LoadReport:
         if self.mis_shaped:
             lines.append("  mis-shaped:")
             lines += [f"    {name}: file {a}, model {b}" for name, (a, b) in self.mis_shaped.items()]
-        return "\n".join(lines)
+        return printable("\n".join(lines), keep="\n")
 
 
 def _grouped(title: str, names: list[str]) -> list[str]:
@@ -132,7 +175,8 @@ def model_state(model) -> dict[str, np.ndarray]:
     return {name: np.array(var.numpy()) for name, var in model.state_dict().items()}
 
 
-def load_into(model, state: Mapping[str, np.ndarray], *, strict: bool = True, source: str = "weights") -> LoadReport:
+def load_into(model, state: Mapping[str, np.ndarray], *, strict: bool = True, source: str = "weights",
+              allow_nonfinite: bool = False) -> LoadReport:
     """Copy arrays into a model's parameters and buffers by name; values are converted to each parameter's type.
 
     Args:
@@ -140,12 +184,15 @@ def load_into(model, state: Mapping[str, np.ndarray], *, strict: bool = True, so
         state: name -> array, e.g. from `load_weights`.
         strict: every key of the model and of `state` must match; otherwise what matches is taken.
         source: what `state` came from, for messages.
+        allow_nonfinite: accept NaN and inf.
     Returns:
         the full account.
     Raises:
-        CheckpointError: strict and something does not match (nothing is loaded then), or no key matches at all.
+        CheckpointError: strict and something does not match (nothing is loaded then), no key matches at all, or values
+            that are not finite.
     """
     import jittor as jt
+    _refuse_bad_values(state, source, allow_nonfinite)
     own, report = model.state_dict(), LoadReport()
     report.missing = [name for name in own if name not in state]
     for name, array in state.items():

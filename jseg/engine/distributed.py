@@ -30,9 +30,11 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
+from jseg import runtime_signals
 from jseg.engine.run_folder import StopRequest
 from jseg.engine.watch import WAITING
 from jseg.errors import DataError, JsegError
+from jseg.losses.base import is_loss
 from jseg.ops.ranks import barrier, broadcast, gather, rank, step, world_size
 
 __all__ = ["rank", "world_size", "step", "barrier", "is_main", "name", "hosts", "gather", "gather_objects", "from_main", "sum_counts", "any_rank",
@@ -138,17 +140,18 @@ class JobStop(StopRequest):
 
     def __enter__(self) -> "JobStop":
         super().__enter__()
-        if world_size() > 1 and self._before:
-            for number in [signal.SIGUSR1] + [signal.SIGCONT] * ("SLURM_JOB_ID" not in os.environ):
-                self._before[number] = signal.signal(number, self._note)
+        if world_size() > 1 and "SLURM_JOB_ID" not in os.environ:
+            with contextlib.suppress(ValueError):  # not the main thread
+                self._answers.callback(signal.signal, signal.SIGCONT, signal.signal(signal.SIGCONT, lambda number, frame: self._note(signal.SIGTERM)))
         return self
 
-    def _note(self, number: int, frame) -> None:
-        if world_size() == 1:
-            return super()._note(number, frame)
+    def _note(self, number: int) -> None:
+        if world_size() == 1 or self.at_once:
+            return super()._note(number)
+        runtime_signals.mute_broken_output()
         if self._wish is None and is_main():
-            os.write(2, b"\nasked to stop: finishing this step on all ranks, then saving\n")
-        self._wish = self._wish or (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+            _say("asked to stop: finishing this step on all ranks, then saving")
+        self._wish = self._wish or number
 
 
 def agree(stop: JobStop, error: DataError | None = None) -> None:
@@ -203,7 +206,7 @@ def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, igno
     otherwise only the numbers do. Losses are parts that add up; accuracies are weighted by the pixels that count.
     """
     names, counted = list(losses), float((labels != ignore_index).sum())
-    weights = np.array([1.0 if "loss" in key else counted for key in names] + [counted], np.float32)
+    weights = np.array([1.0 if is_loss(key) else counted for key in names] + [counted], np.float32)
     values = jt.concat([losses[key].float32().reshape((1,)) for key in names] + [jt.ones((1,), "float32")]) * jt.array(weights)
     place = jt.array(np.eye(world_size(), dtype=np.float32)[rank()])
     slots = [jt.ternary(place > 0.5, health.float32().reshape((1,)).broadcast(place), jt.zeros_like(place))
@@ -217,7 +220,7 @@ def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, igno
         beat("computes")
     numbers = {key: float(found[i]) for i, key in enumerate(names)}
     every = float(found[len(names)])
-    numbers = {key: value if "loss" in key else value / max(every, 1.0) for key, value in numbers.items()}
+    numbers = {key: value if is_loss(key) else value / max(every, 1.0) for key, value in numbers.items()}
     numbers["exchange_s"] = EXCHANGE["seconds"] - before  # rank 0's ends up in the log
     spoilt = ~np.isfinite(found[-2 * world_size():].reshape(2, -1))  # (loss or gradient, rank)
     culprits = [int(row.argmax()) for row in spoilt if row.any() and not row.all()]
@@ -227,6 +230,7 @@ def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, igno
 # --- the end of a rank -----------------------------------------------------------------------------------------------
 _watcher: subprocess.Popen | None = None
 _steps_done = 0
+_PARENT = os.getppid()  # mpirun, while it lives
 
 
 def beat(phase: str, steps: int | None = None) -> None:
@@ -245,8 +249,8 @@ def watched(seconds: float = DEFAULT_STALL_SECONDS) -> Iterator[None]:
     if world_size() == 1 or _watcher is not None:
         yield
         return
-    _watcher = subprocess.Popen([sys.executable, "-I", "-S", str(Path(__file__).with_name("watch.py")), str(os.getpid()), name(), str(seconds)],
-                                stdin=subprocess.PIPE, start_new_session=True)
+    _watcher = subprocess.Popen([sys.executable, "-I", "-S", str(Path(__file__).with_name("watch.py")), str(os.getpid()), name(), str(seconds),
+                                 str(_PARENT)], stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
@@ -268,6 +272,8 @@ def as_rank(body: Callable[[], int]) -> int:
     try:
         status = body()
         barrier()  # rank 0 has written and said everything
+        if status > 128 and "JSEG_LAUNCH" in os.environ and os.getppid() == _PARENT:
+            return 0  # all stopped together, and jseg launch knows why: mpirun would take seconds over any other status
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
         _say(f"{name()} left by sys.exit({stop.code!r}); the job ends")
@@ -280,6 +286,9 @@ def as_rank(body: Callable[[], int]) -> int:
 
 def _last_words(error: BaseException) -> int:
     """Print why this rank ends; returns the exit status."""
+    number = runtime_signals.asked(error)
+    if number is not None:
+        return 128 + number
     if isinstance(error, JsegError):
         if not getattr(error, "on_every_rank", False):
             if not is_main():
@@ -290,15 +299,14 @@ def _last_words(error: BaseException) -> int:
         else:
             time.sleep(1.0)
         return 2
-    if isinstance(error, KeyboardInterrupt):
-        return 130
     _say(f"{name()} failed; the job ends:\n{''.join(traceback.format_exception(type(error), error, error.__traceback__))}")
     return 1
 
 
 def _say(text: str) -> None:
-    """One write, so that the words of several ranks do not mix."""
-    os.write(2, f"\n{text.rstrip()}\n".encode())
+    """One write, so that the words of several ranks do not mix; nothing where nobody reads any more."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text.rstrip()}\n".encode())
 
 
 def _leave(status: int) -> None:

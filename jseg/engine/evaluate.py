@@ -28,6 +28,7 @@ from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
 from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, nan_mean
 from jseg.registry import nearest
+from jseg.text import printable
 
 __all__ = ["evaluate", "format_table", "save_result", "evaluation_mode", "evaluator_faults", "EvaluationStopped"]
 
@@ -101,7 +102,7 @@ def format_table(result: Mapping[str, Any]) -> str:
     """Lay out a result of `evaluate` for the screen: one row per class, a mean row, overall accuracy; percent."""
     columns = [key for key in result["per_class"][0] if key != "name"]
     rows = [["class", *columns]]
-    rows += [[row["name"], *(_percent(row[key]) for key in columns)] for row in result["per_class"]]
+    rows += [[printable(row["name"]), *(_percent(row[key]) for key in columns)] for row in result["per_class"]]
     rows.append(["mean", *(_percent(result["metrics"].get(f"m{key}")) for key in columns)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]) for row in rows]

@@ -20,9 +20,11 @@ import numpy as np
 
 from jseg.engine import distributed
 from jseg.errors import ConfigError
+from jseg.layers import Conv2d
+from jseg.layers.norms import NORMS
 from jseg.ops import adamw
 from jseg.ops.adamw.op import ALIGN, MOST_GRADIENTS, pack, sum_of_squares
-from jseg.registry import OPTIMIZERS, nearest
+from jseg.registry import OPTIMIZERS, accepted, nearest
 
 __all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer"]
 
@@ -118,8 +120,8 @@ def _multipliers(name: str, param: jt.Var, module, rules: dict) -> tuple[float, 
         if key in (name if "." in name else f".{name}"):
             options = custom[key] or {}
             return options.get("lr_mult", 1.0), options.get("decay_mult", 1.0)
-    is_bias, is_norm = name.rpartition(".")[2] == "bias", "Norm" in type(module).__name__
-    is_depthwise = "Conv" in type(module).__name__ and getattr(module, "in_channels", 0) == getattr(module, "groups", -1)
+    is_bias, is_norm = name.rpartition(".")[2] == "bias", isinstance(module, NORMS)
+    is_depthwise = isinstance(module, Conv2d) and module.in_channels == module.groups
     lr_mult = rules.get("bias_lr_mult") if is_bias and not is_norm else None
     for applies, key in ((is_norm, "norm_decay_mult"), (is_bias, "bias_decay_mult"), (is_depthwise, "dwconv_decay_mult"),
                          (len(param.shape) == 1, "flat_decay_mult")):
@@ -361,9 +363,9 @@ def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = Non
     faults = OPTIMIZERS.faults(optimizer_cfg, "optimizer", given=("groups",))
     if faults:
         raise ConfigError("\n".join(faults))
-    default = {"AdamW": (1e-3, 0.01)}.get(optimizer_cfg["type"], (1e-2, 0.0))
-    groups = param_groups(model, lr=optimizer_cfg.get("lr", default[0]), paramwise_cfg=paramwise_cfg,
-                          weight_decay=optimizer_cfg.get("weight_decay", default[1]))
+    words = accepted(OPTIMIZERS.get(optimizer_cfg["type"], "optimizer"))
+    lr, decay = (optimizer_cfg.get(key, words[key].default) for key in ("lr", "weight_decay"))
+    groups = param_groups(model, lr=lr, weight_decay=decay, paramwise_cfg=paramwise_cfg)
     return OPTIMIZERS.build(optimizer_cfg, where="optimizer", groups=groups)
 
 

@@ -9,11 +9,11 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from jseg import runtime_signals
 from jseg.errors import JsegError
 
 __all__ = ["RunFolderError", "locked", "refuse_to_overwrite", "StopRequest"]
@@ -113,35 +113,57 @@ def refuse_to_overwrite(work_dir: str | os.PathLike) -> None:
 
 
 class StopRequest:
-    """Turn SIGINT and SIGTERM into a wish that the loop grants between two steps.
+    """Turn SIGINT, SIGTERM and SIGHUP into a wish that the loop grants between two steps.
 
     Within `with StopRequest() as stop`, `stop.signal` is None or the signal's number. A second SIGINT ends the process at
     once with status 130. Outside the main thread signals stay as they are.
 
-    Importing Jittor leaves two handlers of its own: SIGINT ends the process on the spot, and so does, without a word, a
-    child that dies by a signal. Here the first is replaced and the second switched off: the loader names a dead worker.
+    While `at_once` holds there is nothing to save, and a signal raises `runtime_signals.Stopped` instead.
+
+    A child that dies by a signal is named by the loader; Jittor's handler, which would end this process, is switched off.
     """
 
     def __init__(self):
         self.signal: int | None = None
-        self._before: dict[int, object] = {}
+        self._at_once = False
+        self._answers = contextlib.ExitStack()
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+        self._answers.enter_context(runtime_signals.answering(self._note))
+        with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return self
 
     def __exit__(self, *exc_info) -> None:
-        for number, handler in self._before.items():
-            plain = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-            signal.signal(number, plain if handler is None else handler)  # None: C code, such as Jittor's, had set it
+        self._answers.close()
 
-    def _note(self, number: int, frame) -> None:
+    @property
+    def at_once(self) -> bool:
+        """Whether a signal ends the run on the spot."""
+        return self._at_once
+
+    @at_once.setter
+    def at_once(self, value: bool) -> None:
+        """Change it; while it holds, a long C++ call is not waited for either."""
+        if value != self._at_once:
+            self._at_once = value
+            runtime_signals.limit(value)
+
+    def _note(self, number: int) -> None:
+        if self.at_once:
+            runtime_signals.stop(number)
         if self.signal is not None and number == signal.SIGINT:
-            os.write(2, b"\nleaving at once; the last saved state stays\n")
-            os._exit(128 + number)
-        self.signal = number
-        word = {signal.SIGINT: b"Ctrl-C", signal.SIGTERM: b"SIGTERM"}[number]
-        os.write(2, b"\n" + word + b": finishing this step, then saving (Ctrl-C again leaves at once)\n")
+            _write(b"leaving at once; the last saved state stays")
+            runtime_signals.leave(128 + number)
+        runtime_signals.mute_broken_output()
+        self.signal = self.signal or number
+        _write(_WORDS[number] + b": finishing this step, then saving (Ctrl-C again leaves at once)")
+
+
+_WORDS = {signal.SIGINT: b"Ctrl-C", signal.SIGTERM: b"SIGTERM", signal.SIGHUP: b"SIGHUP"}
+
+
+def _write(words: bytes) -> None:
+    """A line from within a signal handler."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"\n" + words + b"\n")

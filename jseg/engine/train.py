@@ -28,60 +28,29 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jseg import runtime
+from jseg import runtime, runtime_signals
 from jseg.config import dump_config
 from jseg.data.build import build_loader
 from jseg.data.check import quick_check
 from jseg.engine import checkpoint, distributed
 from jseg.engine.check import check_config
+from jseg.engine.dry_step import first_step
 from jseg.engine.evaluate import EvaluationStopped, evaluate, save_result
 from jseg.engine.log import RunLog
 from jseg.engine.memory import fix_heap, give_back
 from jseg.engine.optim import EMA, Optimizer, build_optimizer
+from jseg.engine.plan import Patience, Plan
 from jseg.engine.run_folder import locked, refuse_to_overwrite
 from jseg.engine.schedules import LearningRate, build_schedules
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
 from jseg.models import build_model
 
-__all__ = ["train", "Plan", "NonFiniteError"]
+__all__ = ["train", "NonFiniteError"]
 
 
 class NonFiniteError(JsegError):
     """The loss or the gradient is not a finite number any more."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`train_cfg` in iterations, defaults filled in; an interval of None means never."""
-
-    max_iters: int
-    epoch_length: int
-    val_interval: int | None
-    ckpt_interval: int
-    log_interval: int
-    keep: int
-    save_best: str
-    accumulative_counts: int
-    max_norm: float | None
-    seed: int
-
-    @classmethod
-    def of(cls, config: dict, epoch_length: int) -> "Plan":
-        """Read the plan; with max_epochs, val_interval and ckpt_interval count epochs, as MMEngine's epoch loop does."""
-        cfg = config["train_cfg"]
-        unit = epoch_length if cfg.get("max_epochs") else 1
-        max_iters = cfg["max_epochs"] * epoch_length if cfg.get("max_epochs") else cfg["max_iters"]
-        wanted = cfg.get("val_interval", max_iters // unit) if config.get("val_dataloader") else None
-        return cls(max_iters=max_iters, epoch_length=epoch_length, val_interval=wanted and wanted * unit,
-                   ckpt_interval=(cfg.get("ckpt_interval") or (1 if unit > 1 else 1000)) * unit,
-                   log_interval=cfg.get("log_interval") or 50, keep=cfg.get("keep") or 1,
-                   save_best=cfg.get("save_best") or "mIoU", accumulative_counts=cfg.get("accumulative_counts") or 1,
-                   max_norm=(cfg.get("clip_grad") or {}).get("max_norm"), seed=config.get("seed") or 0)
-
-    def evaluates_after(self, done: int) -> bool:
-        """Whether an evaluation follows when `done` steps are finished."""
-        return self.val_interval is not None and (done % self.val_interval == 0 or done == self.max_iters)
 
 
 @dataclass
@@ -102,6 +71,7 @@ class Run:
     evaluated: bool = True  # the evaluation due after `done` steps is finished
     best: dict | None = None  # {"iter", "score"}
     metrics: dict = field(default_factory=dict)  # of the last evaluation
+    patience: Patience | None = None
     log: Any = None  # a RunLog, or what takes its calls on ranks that do not log
 
 
@@ -127,22 +97,19 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
     stall = config["train_cfg"].get("stall_seconds") or distributed.DEFAULT_STALL_SECONDS
     main = distributed.is_main()
     with locked(folder) if main else contextlib.nullcontext(), distributed.JobStop() as stop, distributed.watched(stall):
+        stop.at_once = True
         if main and not resume:
             refuse_to_overwrite(folder)
         run = _build(config, folder, resume)
         _write_about(folder)
         unbroken = run.done == 0
         with run.log:
-            try:
-                _loop(run, stop)
-                finished = stop.signal is None and _finish(run, stop)
-            except DataError as error:
-                _keep_progress(run, error)
-                raise
+            finished = _run_to_the_end(run, stop)
         if finished and unbroken:  # after a resume, the report adds up the logged steps instead
             _write_about(folder, seconds=round(time.perf_counter() - began, 1))
         if not finished:
-            _tell(f"stopped after {run.done} of {run.plan.max_iters} iterations; saved in {folder}/last: go on with --resume")
+            _tell(f"stopped after {run.done} of {run.plan.max_iters} iterations; " + (
+                f"saved in {folder}/last: go on with --resume" if run.saved_at == run.done else "nothing new to save: go on with --resume"))
         return {"iter": run.done, "best": run.best, "metrics": run.metrics, "work_dir": str(folder),
                 "signal": None if finished else stop.signal}
 
@@ -190,7 +157,8 @@ def _build(config: dict, folder: Path, resume: bool) -> Run:
     schedules = build_schedules(config.get("param_scheduler"))
     base_lr = config["optimizer"].get("lr", max(optimizer.lrs))
     rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length)
-    run = Run(config, folder, plan, model, optimizer, ema, rates, loader, val_loader)
+    run = Run(config, folder, plan, model, optimizer, ema, rates, loader, val_loader,
+              patience=Patience(plan.early_stop, plan.save_best))
     if found:
         _restore(run, state, record)
     if not distributed.is_main():
@@ -236,6 +204,7 @@ def _restore(run: Run, state: dict[str, np.ndarray], record: dict) -> None:
             f"were when the run began, or start another run with load_from={run.work_dir}/best.safetensors") from error
     run.done = run.saved_at = record["iter"]
     run.evaluated, run.best, run.metrics = record["evaluated"], record["best"], record["metrics"]
+    run.patience.record = record.get("early_stop") or run.patience.record
     for line in _differences(record["config"], json.loads(json.dumps(run.config))):
         _tell(f"differs from the config this run was saved with: {line}")
     if record["machine"] != runtime.describe():
@@ -251,16 +220,38 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
+def _run_to_the_end(run: Run, stop: distributed.JobStop) -> bool:
+    """Train and score; False when a signal ended it. A terminal's Ctrl-C also ends a compiler that a step waits for: that step is lost."""
+    alone = distributed.world_size() == 1
+    try:
+        _loop(run, stop)
+        return stop.signal is None and _finish(run, stop)
+    except DataError as error:
+        _keep_progress(run, error)
+        if stop.wish is None or not alone:
+            raise
+    except runtime_signals.Stopped as asked:  # before the first step
+        if not alone:
+            raise
+        stop.signal = asked.number
+    except Exception:
+        if stop.wish is None or not alone:
+            raise
+    return False
+
+
 def _loop(run: Run, stop: distributed.JobStop) -> None:
     """Run steps until the plan is fulfilled or a signal asks to stop; the state is saved either way."""
     plan, log = run.plan, run.log
+    stop.at_once = False
     if not run.evaluated:
         _evaluate(run, stop)
     run.model.train()
     with contextlib.closing(iter(run.loader)) as batches:
         began, first = time.perf_counter(), run.done
-        while run.done < plan.max_iters and stop.signal is None:
-            if run.done == first:
+        while run.done < plan.max_iters and stop.signal is None and not run.patience.is_over:
+            stop.at_once = run.done == first  # nothing to save, and kernels may be compiled for minutes
+            if stop.at_once:
                 log.say("the first step compiles kernels: minutes on a new machine, seconds later on")
             batch, wait_s = _next_batch(run, batches, stop)
             if stop.signal is not None:
@@ -269,6 +260,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> None:
             scalars, culprit = _step(run, batch)
             _check_finite(run, scalars, batch, culprit)
             run.done += 1
+            stop.at_once = False
             log.add(scalars, wait_s)
             if run.done == first + 1:
                 log.say(f"first step: {time.perf_counter() - began:.1f} s")
@@ -314,9 +306,9 @@ def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
     Returns:
         the numbers of the step, and the rank whose loss or gradient is not finite (None: no rank's, or there is only one).
     """
-    micro_batches, closes = _accumulation(run.plan, run.done)
+    micro_batches, closes = run.plan.accumulation(run.done)
     with distributed.step(run.loader.batch_size):
-        losses = run.model.loss(jt.array(batch.images), jt.array(batch.labels))
+        losses = first_step(run.model, jt.array(batch.images), jt.array(batch.labels))
     run.optimizer.accumulate(losses["loss"] / micro_batches if micro_batches > 1 else losses["loss"])
     numbers, culprit = dict(losses), None
     if distributed.world_size() > 1:
@@ -327,13 +319,6 @@ def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
         run.ema.update()
     jt.sync_all(True)  # nothing of this step's graph outlives it: flat memory, and the next step starts from plain arrays
     return {name: value if isinstance(value, float) else float(value.item()) for name, value in numbers.items()}, culprit
-
-
-def _accumulation(plan: Plan, done: int) -> tuple[int, bool]:
-    """(micro-batches of the sum that step `done` belongs to, whether it closes the sum); the last sum may be shorter."""
-    count = plan.accumulative_counts
-    rest = plan.max_iters % count if done >= plan.max_iters // count * count else count
-    return rest, (done + 1) % count == 0 or done + 1 == plan.max_iters
 
 
 def _check_finite(run: Run, scalars: dict[str, float], batch, culprit: int | None) -> None:
@@ -371,9 +356,13 @@ def _evaluate(run: Run, stop: distributed.JobStop) -> None:
         distributed.agree(stop)
         return  # the state saved before remembers that this evaluation is due
     run.evaluated = True
+    run.patience.see(run.metrics)
     run.log.write_val(run.metrics)
     run.log.say(f"iter {run.done}: {run.plan.save_best} {score:.4f}"
                 + (" (best so far)" if better else f" (best {run.best['score']:.4f} at iter {run.best['iter']})"))
+    if run.patience.is_over and run.done < run.plan.max_iters:
+        run.log.say(f"early stop: {run.patience.rule.patience} evaluations without a better "
+                    f"{run.patience.rule.monitor or run.plan.save_best} than {run.patience.record['score']}")
     _save(run, best=better)
     run.log.restart_clock()
 
@@ -422,7 +411,8 @@ def _save(run: Run, *, best: bool = False) -> Path:
     if run.ema is not None:
         state.update(run.ema.state_dict())
     record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics, "config": run.config,
-              "optimizer_steps": run.optimizer.steps, "ema_updates": run.ema.updates if run.ema else 0,
+              "early_stop": run.patience.record, "optimizer_steps": run.optimizer.steps,
+              "ema_updates": run.ema.updates if run.ema else 0,
               "log": run.log.state(), "machine": runtime.describe()}
     path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run), keep=run.plan.keep,
                                  best=best)

@@ -12,11 +12,12 @@ import jittor as jt
 from jittor import nn
 
 from jseg import ops
+from jseg.errors import ConfigError
 from jseg.layers.activation import build_activation
 from jseg.layers.init import normal, zeros
-from jseg.layers.norms import build_norm
+from jseg.layers.norms import BatchNorm2d, activated, build_norm
 
-__all__ = ["Conv2d", "ConvNormAct", "pair"]
+__all__ = ["Conv2d", "ConvNormAct", "DepthwiseSeparableConv", "conv_norm", "pair"]
 
 
 def pair(value) -> tuple[int, int]:
@@ -44,19 +45,19 @@ class Conv2d(nn.Module):
         kernel_size, stride, padding, dilation: one integer or (vertical, horizontal), in pixels.
         bias: whether a bias is added.
         init_std: standard deviation of the initial weights; None for sqrt(2 / fan_out).
-        impl: "auto", "jittor", "cpu" or "cuda", handed to the operators.
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H + 2*padding - dilation*(kernel-1) - 1) // stride + 1
     Raises:
-        ValueError: channel counts that `groups` does not divide.
+        ValueError: channel counts that `groups` does not divide; later: x has other channels (the operators:
+            KernelError).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                 bias: bool = True, init_std: float | None = None, impl: str = "auto"):
+                 bias: bool = True, init_std: float | None = None):
         super().__init__()
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
-        self.in_channels, self.out_channels, self.groups, self.impl = in_channels, out_channels, groups, impl
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.padding, self.dilation = pair(padding), pair(dilation)
         kh, kw = self.kernel_size
@@ -65,50 +66,132 @@ class Conv2d(nn.Module):
         self.bias = zeros(out_channels) if bias else None
 
     @property
-    def is_pointwise(self) -> bool:
-        """Whether this is a plain matrix product over channels."""
-        return (self.kernel_size == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1)
+    def is_product(self) -> bool:
+        """Whether this is a matrix product over channels, at every position or every `stride`th."""
+        return self.kernel_size == (1, 1) and self.padding == (0, 0) and self.groups == 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel has a filter of its own."""
+        return self.groups == self.in_channels == self.out_channels and self.groups > 1
 
     def execute(self, x: jt.Var) -> jt.Var:
-        if self.is_pointwise:
-            return ops.pointwise(x, self.weight, self.bias, impl=self.impl)
-        if self.groups == self.in_channels == self.out_channels and self.groups > 1:
-            return ops.depthwise(x, self.weight, self.bias, stride=self.stride, padding=self.padding,
-                                 dilation=self.dilation, impl=self.impl)
-        return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.run(x, self.weight, self.bias)
+
+    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, *, shortcut: jt.Var | None = None) -> jt.Var:
+        """This convolution with other weights, plus `shortcut`."""
+        if self.is_product:
+            (down, right) = self.stride
+            return ops.pointwise(x if self.stride == (1, 1) else x[:, :, ::down, ::right], weight, bias, shortcut=shortcut)
+        if self.is_depthwise:
+            y = ops.depthwise(x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        else:
+            if x.shape[1] != self.in_channels:  # Jittor's operator broadcasts one channel over many without a word
+                raise ValueError(f"Conv2d: x is {tuple(x.shape)}, but in_channels is {self.in_channels}")
+            y = nn.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return y if shortcut is None else y + shortcut
+
+
+def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
+    """activation(norm(conv(x)) + residual) in as few operations as possible.
+
+    Without gradients, a BatchNorm by running statistics behind a matrix product or a depthwise convolution goes into its weights; behind
+    other convolutions its scale and shift join the elementwise steps that follow.
+
+    Args:
+        activation: None, "relu" or "gelu".
+    Shape:
+        x: (N, C, H, W) -> (N, D, H', W'), the residual's shape
+    """
+    folds = jt.flags.no_grad and isinstance(norm, BatchNorm2d) and not norm.is_train and not ops.uses_plain()
+    if not folds or not (conv.is_product or conv.is_depthwise):
+        return norm(conv(x), activation=activation, residual=residual)
+    scale, shift = norm.affine()
+    weight = conv.weight * scale.reshape(-1, 1, 1, 1)
+    bias = shift if conv.bias is None else shift + conv.bias * scale
+    return activated(conv.run(x, weight, bias, shortcut=residual), activation)
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, normalisation, activation: MMCV's ConvModule with its keys and defaults.
+    """Convolution, normalisation, activation: MMCV's ConvModule with its keys.
 
     Args:
-        norm_cfg: block for `build_norm`, or None for no norm. The convolution has a bias only without a norm.
+        bias: "auto" (a bias only without a norm), True or False.
+        conv_cfg: None or `{type: Conv2d}`.
+        norm_cfg: block for `build_norm`, or None for no norm.
         act_cfg: block for `build_activation`, or None.
+        order: of "conv", "norm" and "act"; the norm has the width of what it normalises.
         others: as in `Conv2d`.
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, H', W')
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                 norm_cfg: dict | None = None, act_cfg: dict | None = None, impl: str = "auto"):
+                 bias: bool | str = "auto", conv_cfg: dict | None = None, norm_cfg: dict | None = None, act_cfg: dict | None = None,
+                 order: tuple[str, str, str] = ("conv", "norm", "act")):
         super().__init__()
+        if conv_cfg is not None and conv_cfg.get("type", "Conv2d") not in ("Conv", "Conv2d"):
+            raise ConfigError(f"conv_cfg: unknown convolution {conv_cfg.get('type')!r} (known: Conv2d)")
+        if sorted(order) != ["act", "conv", "norm"]:
+            raise ValueError(f"ConvNormAct: order is {order}; it holds 'conv', 'norm' and 'act' once each")
         self.conv = Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation,
-                           groups=groups, bias=norm_cfg is None, impl=impl)
-        self.norm_name = None
+                           groups=groups, bias=norm_cfg is None if bias == "auto" else bias)
+        self.order, self.norm_name = tuple(order), None
         if norm_cfg is not None:
-            self.norm_name, norm = build_norm(norm_cfg, out_channels, impl=impl)
+            self.norm_name, norm = build_norm(norm_cfg, out_channels if order.index("norm") > order.index("conv") else in_channels)
             setattr(self, self.norm_name, norm)
         self.activate = build_activation(act_cfg)
         kind = (act_cfg or {}).get("type")
-        self.fused = {None: None, "ReLU": "relu", "GELU": "gelu"}.get(kind, False) if self.norm_name else False
+        fusible = self.norm_name is not None and self.order == ("conv", "norm", "act")
+        self.fused = {None: None, "ReLU": "relu", "GELU": "gelu"}.get(kind, False) if fusible else False
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        return self.finish(self.conv(x))
+    @property
+    def norm(self) -> nn.Module | None:
+        """The norm, whatever its key."""
+        return None if self.norm_name is None else getattr(self, self.norm_name)
+
+    def execute(self, x: jt.Var, *, residual: jt.Var | None = None) -> jt.Var:
+        """With `residual`, that is added before the activation."""
+        if self.fused is not False:
+            return conv_norm(x, self.conv, self.norm, activation=self.fused, residual=residual)
+        steps = {"conv": self.conv, "norm": self.norm or (lambda y: y), "act": self.activate}
+        for i, name in enumerate(self.order):
+            if name == "norm" and i and self.order[i - 1] == "conv" and self.norm is not None:
+                continue  # done with the convolution
+            together = name == "conv" and self.order[i + 1:i + 2] == ("norm",) and self.norm is not None
+            if name == "act" and residual is not None:
+                x = x + residual
+            x = conv_norm(x, self.conv, self.norm) if together else steps[name](x)
+        return x
 
     def finish(self, x: jt.Var) -> jt.Var:
         """Norm and activation of a map that the convolution made, in one operation where the norm can."""
         if self.fused is not False:
-            return getattr(self, self.norm_name)(x, activation=self.fused)
-        if self.norm_name is not None:
-            x = getattr(self, self.norm_name)(x)
-        return self.activate(x)
+            return self.norm(x, activation=self.fused)
+        return self.activate(x if self.norm is None else self.norm(x))
+
+
+class DepthwiseSeparableConv(nn.Module):
+    """A depthwise convolution block and a pointwise one: MMCV's DepthwiseSeparableConvModule with its keys.
+
+    Args:
+        norm_cfg, act_cfg: of both blocks, unless `dw_` or `pw_` blocks are given ("default": as `norm_cfg`, `act_cfg`).
+        others: as in `ConvNormAct`.
+    Shape:
+        x: (N, in_channels, H, W) -> (N, out_channels, H', W')
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None, dw_norm_cfg="default", dw_act_cfg="default", pw_norm_cfg="default", pw_act_cfg="default"):
+        super().__init__()
+
+        def chosen(value, usual):
+            return usual if value == "default" else value
+
+        self.depthwise_conv = ConvNormAct(in_channels, in_channels, kernel_size, stride=stride, padding=padding, dilation=dilation,
+                                          groups=in_channels, norm_cfg=chosen(dw_norm_cfg, norm_cfg), act_cfg=chosen(dw_act_cfg, act_cfg))
+        self.pointwise_conv = ConvNormAct(in_channels, out_channels, 1, norm_cfg=chosen(pw_norm_cfg, norm_cfg),
+                                          act_cfg=chosen(pw_act_cfg, act_cfg))
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return self.pointwise_conv(self.depthwise_conv(x))

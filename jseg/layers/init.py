@@ -6,19 +6,39 @@ whatever the device, and building a large model compiles no kernel.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from typing import Iterator
+
 import jittor as jt
 import numpy as np
 
-__all__ = ["normal", "trunc_normal", "constant", "zeros", "ones"]
+__all__ = ["normal", "trunc_normal", "constant", "zeros", "ones", "without_values"]
+
+_without_values: contextvars.ContextVar[bool] = contextvars.ContextVar("jseg_without_values", default=False)
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Within it parameters have a shape and no memory (zeros that nobody computes): for models that are only looked at."""
+    token = _without_values.set(True)
+    try:
+        yield
+    finally:
+        _without_values.reset(token)
 
 
 def normal(shape, std: float) -> jt.Var:
     """A float32 Var of `shape` with values from N(0, std^2)."""
+    if _without_values.get():
+        return _shaped(shape)
     return jt.array((np.random.standard_normal(shape) * std).astype(np.float32))
 
 
 def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
     """A float32 Var of `shape` from N(0, std^2), values beyond +-`limit` (absolute, as in timm and MMEngine) redrawn."""
+    if _without_values.get():
+        return _shaped(shape)
     values = np.random.standard_normal(shape) * std
     while (far := np.abs(values) > limit).any():
         values[far] = np.random.standard_normal(int(far.sum())) * std
@@ -27,6 +47,8 @@ def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
 
 def constant(shape, value: float) -> jt.Var:
     """A float32 Var of `shape`, every element `value`."""
+    if _without_values.get():
+        return _shaped(shape)
     return jt.array(np.full(shape, value, np.float32))
 
 
@@ -38,3 +60,8 @@ def zeros(shape) -> jt.Var:
 def ones(shape) -> jt.Var:
     """A float32 Var of ones."""
     return constant(shape, 1.0)
+
+
+def _shaped(shape) -> jt.Var:
+    """A Var of `shape` that is an operation not yet run."""
+    return jt.zeros((shape,) if isinstance(shape, int) else tuple(shape))

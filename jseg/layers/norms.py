@@ -21,7 +21,7 @@ from jseg.ops import ranks
 from jseg.ops.norm.op import moments
 from jseg.registry import nearest
 
-__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "build_norm", "moments"]
+__all__ = ["NORMS", "BatchNorm2d", "GroupNorm", "LayerNorm", "activated", "build_norm", "moments"]
 
 
 class BatchNorm2d(nn.Module):
@@ -35,16 +35,17 @@ class BatchNorm2d(nn.Module):
         eps: added to the variance.
         momentum: weight of the newest batch in the running estimates, in (0, 1].
         sync: under MPI, take the statistics over the pictures of all ranks: what one process does with the whole batch.
-        impl: operator implementation.
     Shape:
         x: (N, C, H, W) -> same
     Raises:
         ValueError: one value per channel in training (N*H*W = 1), whose variance is undefined.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, sync: bool = True, impl: str = "auto"):
+    BUFFERS = ("running_mean", "running_var")
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, sync: bool = True):
         super().__init__()
-        self.channels, self.eps, self.momentum, self.sync, self.impl = channels, eps, momentum, sync, impl
+        self.channels, self.eps, self.momentum, self.sync = channels, eps, momentum, sync
         self.is_train = True
         self.weight, self.bias = ones(channels), zeros(channels)
         self.running_mean = zeros(channels).stop_grad()
@@ -53,9 +54,10 @@ class BatchNorm2d(nn.Module):
     def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
         if self.is_train:
             return self._by_batch(x, activation=activation, residual=residual)[0]
+        _check_channels(self, x, 1)
         scale, shift = self.affine()
         y = x * _per_channel(scale) + _per_channel(shift)
-        return _activated(y if residual is None else y + residual, activation)
+        return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
@@ -75,7 +77,7 @@ class BatchNorm2d(nn.Module):
         count = (ranks.pictures(x.shape[0]) if self.sync else x.shape[0]) * x.shape[2] * x.shape[3]
         if count == 1:
             raise ValueError(f"BatchNorm2d({self.channels}): one value per channel in training; use a batch above 1 or a larger input")
-        found = ops.norm(x, self.weight, self.bias, over="batch", eps=self.eps, sync=self.sync, impl=self.impl, **options)
+        found = ops.norm(x, self.weight, self.bias, over="batch", eps=self.eps, sync=self.sync, **options)
         self._track(found[1], found[2], count)
         return found
 
@@ -94,18 +96,17 @@ class GroupNorm(nn.Module):
         num_groups: groups of consecutive channels that share statistics; divides `channels`.
         channels: C.
         eps: added to the variance.
-        impl: operator implementation.
     Shape:
         x: (N, C, H, W) -> same
     Raises:
         ValueError: `num_groups` does not divide `channels`.
     """
 
-    def __init__(self, num_groups: int, channels: int, *, eps: float = 1e-5, impl: str = "auto"):
+    def __init__(self, num_groups: int, channels: int, *, eps: float = 1e-5):
         super().__init__()
         if num_groups < 1 or channels % num_groups:
             raise ValueError(f"GroupNorm: num_groups={num_groups} must divide the channel count {channels}")
-        self.num_groups, self.channels, self.eps, self.impl = num_groups, channels, eps, impl
+        self.num_groups, self.channels, self.eps = num_groups, channels, eps
         self.weight, self.bias = ones(channels), zeros(channels)
 
     def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
@@ -120,7 +121,7 @@ class GroupNorm(nn.Module):
         return y, again, x
 
     def _run(self, x: jt.Var, **options) -> tuple:
-        return ops.norm(x, self.weight, self.bias, over="group", groups=self.num_groups, eps=self.eps, impl=self.impl, **options)
+        return ops.norm(x, self.weight, self.bias, over="group", groups=self.num_groups, eps=self.eps, **options)
 
 
 class LayerNorm(nn.Module):
@@ -130,29 +131,29 @@ class LayerNorm(nn.Module):
         channels: length of the normalised axis.
         eps: added to the variance.
         axis: -1 for (..., C), 1 for (N, C, H, W).
-        impl: operator implementation.
     Shape:
         x: any shape with `channels` values on `axis` -> same
     Raises:
         ValueError: another axis.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, axis: int = -1, impl: str = "auto"):
+    def __init__(self, channels: int, *, eps: float = 1e-5, axis: int = -1):
         super().__init__()
         if axis not in (-1, 1):
             raise ValueError(f"LayerNorm: axis must be -1 (channel-last) or 1 (channel-first), got {axis}")
-        self.channels, self.eps, self.axis, self.impl = channels, eps, axis, impl
+        self.channels, self.eps, self.axis = channels, eps, axis
         self.weight, self.bias = ones(channels), zeros(channels)
 
     def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
         if self.axis == 1 and x.ndim == 4:
             return self._by_position(x, activation=activation, residual=residual)[0]
         axis = self.axis % x.ndim
+        _check_channels(self, x, axis)
         shape = [1] * x.ndim
         shape[axis] = self.channels
         mean, variance, _ = moments(x, [axis])
         y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return _activated(y if residual is None else y + residual, activation)
+        return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
@@ -163,14 +164,15 @@ class LayerNorm(nn.Module):
         return y, y, x
 
     def _by_position(self, x: jt.Var, **options) -> tuple:
-        return ops.norm(x, self.weight, self.bias, over="position", eps=self.eps, impl=self.impl, **options)
+        return ops.norm(x, self.weight, self.bias, over="position", eps=self.eps, **options)
 
 
+NORMS = (BatchNorm2d, GroupNorm, LayerNorm)  # what rules for norms apply to
 _NORM_KEYS = {"BN": ("bn", ("eps", "momentum", "sync")), "SyncBN": ("bn", ("eps", "momentum")),
               "GN": ("gn", ("num_groups", "eps")), "LN": ("ln", ("eps",))}
 
 
-def build_norm(cfg: dict, channels: int, *, channel_first: bool = True, impl: str = "auto") -> tuple[str, nn.Module]:
+def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple[str, nn.Module]:
     """Build the layer that a `norm_cfg` block names.
 
     Args:
@@ -178,7 +180,6 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True, impl: st
             a job of many ranks equals one process; `{type: BN, sync: false}` normalises by each rank's own pictures.
         channels: C.
         channel_first: for LN, whether the input is (N, C, H, W).
-        impl: operator implementation.
     Returns:
         MMCV's attribute name for such a norm ("bn", "gn", "ln") and the layer.
     Raises:
@@ -195,20 +196,33 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True, impl: st
         raise ConfigError("norm_cfg: GN needs 'num_groups'")
     options = {key: cfg[key] for key in accepted if key in cfg}
     if kind == "GN":
-        layer = GroupNorm(options.pop("num_groups"), channels, impl=impl, **options)
+        layer = GroupNorm(options.pop("num_groups"), channels, **options)
     elif kind == "LN":
-        layer = LayerNorm(channels, axis=1 if channel_first else -1, impl=impl, **options)
+        layer = LayerNorm(channels, axis=1 if channel_first else -1, **options)
     else:
-        layer = BatchNorm2d(channels, impl=impl, **options)
+        layer = BatchNorm2d(channels, **options)
     if not cfg.get("requires_grad", True):
         layer.weight.stop_grad()
         layer.bias.stop_grad()
     return name, layer
 
 
+def _same_shape(residual: jt.Var, y: jt.Var) -> jt.Var:
+    if tuple(residual.shape) != tuple(y.shape):
+        raise ValueError(f"norm: residual is {tuple(residual.shape)}, x is {tuple(y.shape)}; they must be equal")
+    return residual
+
+
 def _per_channel(values: jt.Var) -> jt.Var:
     return values.reshape(1, -1, 1, 1)
 
 
-def _activated(x: jt.Var, activation: str | None) -> jt.Var:
+def _check_channels(norm: nn.Module, x: jt.Var, axis: int) -> None:
+    """ValueError unless x has the norm's channels: an axis of length 1 would be broadcast without a word."""
+    if x.shape[axis] != norm.channels:
+        raise ValueError(f"{type(norm).__name__}: x is {tuple(x.shape)}, but channels is {norm.channels}")
+
+
+def activated(x: jt.Var, activation: str | None) -> jt.Var:
+    """x after "relu" or "gelu", or as it is for None."""
     return relu(x) if activation == "relu" else nn.gelu(x) if activation == "gelu" else x

@@ -1,6 +1,7 @@
 """Which entries of a state dict are parameters and which are buffers.
 
-Jittor keeps both as plain Vars, and `Module.eval()` marks every one of them as needing no gradient, so only the name tells.
+Jittor keeps both as plain Vars, and `Module.eval()` marks every one of them as needing no gradient, so a class names its buffers
+itself: `BUFFERS = ("running_mean", "running_var")`.
 """
 
 from __future__ import annotations
@@ -8,19 +9,18 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
-__all__ = ["is_buffer", "named_parameters", "count_parameters"]
-
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "bases", "relative_position_index")
+__all__ = ["buffer_names", "named_parameters", "count_parameters"]
 
 
-def is_buffer(key: str) -> bool:
-    """Whether a state key names a buffer (running statistics, fixed bases), which no optimizer moves."""
-    return key.rpartition(".")[2] in _BUFFERS
+def buffer_names(model: nn.Module) -> set[str]:
+    """State keys of the values that no optimizer moves: running statistics, fixed bases, index tables."""
+    return {f"{name}.{leaf}" if name else leaf for name, module in model.named_modules() for leaf in getattr(module, "BUFFERS", ())}
 
 
 def named_parameters(model: nn.Module) -> dict[str, jt.Var]:
     """The trainable entries of `model.state_dict()`, in order."""
-    return {key: value for key, value in model.state_dict().items() if not is_buffer(key)}
+    buffers = buffer_names(model)
+    return {key: value for key, value in model.state_dict().items() if key not in buffers}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
 from typing import Sequence
@@ -10,9 +11,11 @@ import jittor as jt
 import numpy as np
 
 from jseg import ops
-from jseg.ops import ranks
+from jseg.errors import DataError
+from jseg.files import read_regular
+from jseg.text import read_text
 
-__all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "part_of_batch", "EPS"]
+__all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "EPS"]
 
 EPS = float(np.finfo(np.float32).eps)  # keeps 0 / 0 at 0 when every pixel is ignored, as mmseg does
 
@@ -45,17 +48,28 @@ def class_weights(value: Sequence[float] | str | None, loss: str) -> np.ndarray 
     if value is None:
         return None
     if isinstance(value, str):
-        path = pathlib.Path(value)
-        if path.suffix == ".npy":
-            value = np.load(path, allow_pickle=False)
-        elif path.suffix == ".json":
-            value = json.loads(path.read_text())
-        else:
-            raise ValueError(f"{loss}: class_weight file {value!r} is neither .npy nor .json")
-    weights = np.asarray(value, np.float32)
-    if weights.ndim != 1 or not np.all(weights >= 0):
-        raise ValueError(f"{loss}: class_weight must be a list of numbers >= 0, got {value!r}")
+        value = _weights_of_file(value, loss)
+    try:
+        weights = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        weights = np.zeros((0, 0), np.float32)  # names, a block, lists of several lengths: said below
+    if weights.ndim != 1 or not np.all(weights >= 0) or not np.isfinite(weights).all():
+        raise ValueError(f"{loss}: class_weight must be a list of numbers >= 0, one for each class in their order, "
+                         f"got {value!r:.200}")
     return weights
+
+
+def _weights_of_file(name: str, loss: str):
+    path = pathlib.Path(name)
+    if path.suffix not in (".npy", ".json"):
+        raise ValueError(f"{loss}: class_weight file {name!r} is neither .npy nor .json")
+    try:
+        if path.suffix == ".json":
+            return json.loads(read_text(path, what="class_weight file"))
+        return np.load(io.BytesIO(read_regular(path, what="class_weight file", most_bytes=1 << 20)), allow_pickle=False)
+    except (OSError, EOFError, ValueError, RecursionError, DataError) as error:
+        raise ValueError(f"{loss}: class_weight file {name!r} cannot be read: "
+                         f"{getattr(error, 'strerror', None) or error}") from error
 
 
 def check_shapes(loss: str, logits: jt.Var, labels: jt.Var, pixel_weight: jt.Var | None = None,
@@ -80,18 +94,3 @@ def binary_cross_entropy(logits: jt.Var, target: jt.Var, positive_weight: jt.Var
     """Return -(w t log s(x) + (1 - t) log(1 - s(x))) elementwise, in the form that neither overflows nor loses digits."""
     soft = jt.log(1.0 + jt.exp(-jt.abs(logits))) + jt.maximum(-logits, jt.zeros_like(logits))  # -log s(x)
     return (1.0 - target) * logits + (1.0 + (positive_weight - 1.0) * target) * soft
-
-
-def part_of_batch(loss, labels: jt.Var, ignore_index: int) -> jt.Var | None:
-    """What the loss of this rank's pictures counts in the loss of a batch that is split over ranks; None: it counts whole.
-
-    A mean has a divisor, which `loss.divisor(labels, ignore_index)` tells (None for a sum; a loss without the method averages over
-    pictures). This rank's mean times its share of the common divisor, added over ranks, is the mean that one process computes.
-
-    Args:
-        labels: (N, H, W) int.
-    """
-    if not ranks.in_step():
-        return None
-    divisor = loss.divisor(labels.numpy(), ignore_index) if hasattr(loss, "divisor") else len(labels)
-    return None if divisor is None else jt.array(np.array([ranks.part(divisor)], np.float32))  # an input: a constant would recompile

@@ -11,14 +11,16 @@ import jittor as jt
 import numpy as np
 
 from jseg import ops
+from jseg.losses.base import Loss
 from jseg.losses.common import EPS, binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, upsample
+from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
 __all__ = ["CrossEntropyLoss"]
 
 
 @LOSSES.register()
-class CrossEntropyLoss:
+class CrossEntropyLoss(Loss):
     """Mean cross entropy of the upsampled logits.
 
     Softmax form: the fused operator upsamples and reduces in one pass, so logits at label size never exist. Sigmoid
@@ -52,11 +54,9 @@ class CrossEntropyLoss:
 
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted, reduced loss (a scalar Var)."""
-        return self.with_accuracy(logits, labels, pixel_weight=pixel_weight, ignore_index=ignore_index,
-                                  align_corners=align_corners, accuracy=False)[0]
+        return self.with_accuracy(logits, labels, pixel_weight=pixel_weight, ignore_index=ignore_index, align_corners=align_corners)[0]
 
-    def with_accuracy(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False,
-                      accuracy: bool = True):
+    def with_accuracy(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return (loss, pixel accuracy in percent); the softmax form gets the accuracy from the same pass.
 
         The sigmoid form has no class ranking to score and returns None for the accuracy.
@@ -66,6 +66,11 @@ class CrossEntropyLoss:
             return self.loss_weight * self._sigmoid(logits, labels, pixel_weight, ignore_index, align_corners), None
         loss, percent = self._softmax(logits, labels, pixel_weight, ignore_index, align_corners, self.reduction)
         return self.loss_weight * (loss.sum() if self.reduction == "sum" else loss), percent
+
+    @property
+    def ranks_pixels(self) -> bool:
+        """The softmax form has one value per pixel."""
+        return not self.use_sigmoid
 
     def pixels(self, logits, labels, *, ignore_index: int = 255, align_corners: bool = False):
         """Return the unreduced loss (N, H, W), 0 on ignored pixels; for hard example mining.
@@ -97,9 +102,8 @@ class CrossEntropyLoss:
     def _sigmoid(self, logits, labels, pixel_weight, ignore_index, align_corners):
         logits = upsample(logits, labels, align_corners)  # (N, K, H, W)
         n, k, h, w = logits.shape
-        valid = (labels != ignore_index) & (labels >= 0)
-        if k == 1 and int(jt.maximum(labels * valid.int32(), jt.zeros_like(labels)).max().item()) > 1:
-            raise ValueError("CrossEntropyLoss: one output channel takes labels 0 and 1 and the ignore index, got a label above 1")
+        check_label_range("CrossEntropyLoss", labels, max(k, 2), ignore_index)
+        valid = labels != ignore_index
         target = one_hot(labels, k, valid)
         positive = 1.0 if self.class_weight is None else jt.array(self.class_weight).reshape(1, k, 1, 1)
         mask = valid.float32() if pixel_weight is None else valid.float32() * pixel_weight  # (N, H, W)

@@ -12,14 +12,16 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
+from jseg.losses.base import Loss
 from jseg.losses.common import check_choice, check_shapes, one_hot, upsample
+from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
 __all__ = ["DiceLoss"]
 
 
 @LOSSES.register()
-class DiceLoss:
+class DiceLoss(Loss):
     """1 - 2 sum(p t) / (sum(p p) + sum(t t)), per picture, then reduced.
 
     Args:
@@ -46,6 +48,7 @@ class DiceLoss:
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted, reduced loss (a scalar Var)."""
         check_shapes("DiceLoss", logits, labels)
+        check_label_range("DiceLoss", labels, max(logits.shape[1], 2), ignore_index)
         if pixel_weight is not None:
             raise ValueError("DiceLoss: a ratio of areas takes no pixel_weight; remove the sampler from the head")
         prob = self._probabilities(upsample(logits, labels, align_corners))  # (N, K, H, W)

@@ -11,14 +11,16 @@ from typing import Sequence
 import jittor as jt
 import numpy as np
 
+from jseg.losses.base import Loss
 from jseg.losses.common import binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, upsample
+from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
 __all__ = ["FocalLoss"]
 
 
 @LOSSES.register()
-class FocalLoss:
+class FocalLoss(Loss):
     """a_t (1 - p_t)^gamma * binary cross entropy per channel, averaged over pixels and channels.
 
     Args:
@@ -54,6 +56,7 @@ class FocalLoss:
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted, reduced loss (a scalar Var)."""
         check_shapes("FocalLoss", logits, labels, pixel_weight, self.class_weight)
+        check_label_range("FocalLoss", labels, max(logits.shape[1], 2), ignore_index)
         logits = upsample(logits, labels, align_corners)  # (N, K, H, W)
         n, k, h, w = logits.shape
         if self.alpha.ndim == 1 and len(self.alpha) != k:

@@ -19,7 +19,9 @@ import jittor as jt
 import numpy as np
 
 from jseg.layers import relu
+from jseg.losses.base import Loss
 from jseg.losses.common import check_choice, check_shapes, class_weights, upsample
+from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
 __all__ = ["LovaszLoss"]
@@ -28,7 +30,7 @@ _LAST = -1e30  # sort key of ignored pixels
 
 
 @LOSSES.register()
-class LovaszLoss:
+class LovaszLoss(Loss):
     """Convex surrogate of 1 - IoU, averaged over classes.
 
     Args:
@@ -60,6 +62,7 @@ class LovaszLoss:
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted, reduced loss (a scalar Var)."""
         check_shapes("LovaszLoss", logits, labels, weights=self.class_weight)
+        check_label_range("LovaszLoss", labels, max(logits.shape[1], 2), ignore_index)
         n, k = logits.shape[:2]
         if (self.loss_type == "binary") != (k == 1):
             raise ValueError(f"LovaszLoss: loss_type {self.loss_type!r} got {k} channels; 'binary' takes 1, 'multi_class' more")

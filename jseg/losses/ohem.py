@@ -14,12 +14,12 @@ import numpy as np
 
 from jseg import ops
 from jseg.losses.common import check_shapes
-from jseg.registry import LOSSES
+from jseg.registry import SAMPLERS
 
 __all__ = ["OHEMPixelSampler"]
 
 
-@LOSSES.register()
+@SAMPLERS.register()
 class OHEMPixelSampler:
     """Choose the pixels worth learning from: weight 1 for hard pixels, 0 for easy and ignored ones.
 
@@ -50,15 +50,18 @@ class OHEMPixelSampler:
         check_shapes("OHEMPixelSampler", logits, labels)
         valid = labels.numpy() != ignore_index
         kept = self.min_kept * labels.shape[0]
+        ranked = [loss for loss in losses if loss.ranks_pixels]
+        if self.thresh is None and not ranked:
+            raise ValueError("OHEMPixelSampler: without thresh, one loss of the head must be CrossEntropyLoss; set "
+                             "thresh")
+        if not valid.any():  # nothing to choose from, and nothing to compute
+            return jt.array(np.zeros(valid.shape, np.float32)).stop_grad()
         with jt.no_grad():
             if self.thresh is not None:
                 nll, _ = ops.upsample_cross_entropy(logits, labels, align_corners=align_corners, ignore_index=ignore_index,
                                                     reduction="none")
                 chosen = _below(np.exp(-nll.numpy()[valid]), kept, self.thresh)
             else:
-                ranked = [loss for loss in losses if hasattr(loss, "pixels")]
-                if not ranked:
-                    raise ValueError("OHEMPixelSampler: without thresh, one loss of the head must be CrossEntropyLoss; set thresh")
                 total = sum(loss.pixels(logits, labels, ignore_index=ignore_index, align_corners=align_corners).numpy()
                             for loss in ranked)
                 chosen = _largest(total[valid], kept)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
+from jseg.losses.base import Loss
 from jseg.losses.common import check_shapes, class_weights, one_hot, upsample
+from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
 __all__ = ["TverskyLoss"]
 
 
 @LOSSES.register()
-class TverskyLoss:
+class TverskyLoss(Loss):
     """1 - (TP + s) / (TP + alpha FP + beta FN + s) per picture and class on softmax probabilities, averaged.
 
     Args:
@@ -48,6 +50,7 @@ class TverskyLoss:
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted loss (a scalar Var)."""
         check_shapes("TverskyLoss", logits, labels, weights=self.class_weight)
+        check_label_range("TverskyLoss", labels, max(logits.shape[1], 2), ignore_index)
         prob = jt.nn.softmax(upsample(logits, labels, align_corners), dim=1)  # (N, K, H, W)
         n, k, h, w = prob.shape
         valid = labels != ignore_index

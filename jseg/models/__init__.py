@@ -1,21 +1,27 @@
-"""Models: backbones, necks, heads and the segmentor that joins them. One paper, one file; importing this registers all."""
+"""Models: backbones, necks, heads and the segmentors that join them. One paper, one file; importing this registers all of them.
+
+Every file of this folder's folders is found by itself: adding a model is adding its file.
+"""
 
 from __future__ import annotations
 
-from typing import Mapping
+import importlib
+import pkgutil
+from typing import Iterator, Mapping
 
-from jseg.models.backbones import mscan
-from jseg.models.backbones.mscan import MSCAN
-from jseg.models.heads.ham_head import LightHamHead
-from jseg.models.segmentor import EncoderDecoder
+from jseg.models import encoder_decoder  # noqa: F401  (registers itself)
+from jseg.models.segmentor import Segmentor
 from jseg.registry import MODELS
 
-__all__ = ["EncoderDecoder", "LightHamHead", "MSCAN", "build_model", "remap_keys"]
+__all__ = ["Segmentor", "build_model", "remap_keys"]
 
-_REMAPS = (mscan.remap_keys,)
+for _room in ("backbones", "necks", "heads"):
+    _package = importlib.import_module(f"{__name__}.{_room}")
+    for _file in pkgutil.iter_modules(_package.__path__):
+        importlib.import_module(f"{_package.__name__}.{_file.name}")
 
 
-def build_model(cfg: Mapping) -> EncoderDecoder:
+def build_model(cfg: Mapping) -> Segmentor:
     """Build a segmentor.
 
     Args:
@@ -26,17 +32,35 @@ def build_model(cfg: Mapping) -> EncoderDecoder:
     return MODELS.build(cfg.get("model", cfg), "model")
 
 
-def remap_keys(state: Mapping) -> dict:
-    """Rename a state dict of another release to jseg's keys.
+def remap_keys(state: Mapping, cfg: Mapping) -> dict:
+    """Rename a state dict of another release to the keys of the model that a config describes.
 
-    Strips `module.` (data-parallel wrappers), drops `num_batches_tracked` (which nothing reads), and applies every model's own
-    `remap_keys`; a state dict that needs none of this comes back equal.
+    Strips `module.` (data-parallel wrappers), drops `num_batches_tracked` (which nothing reads), and lets each class that the config
+    names, if it has a `remap_keys`, rename the keys below its own prefix; a state dict that needs none of this comes back equal.
+
+    Args:
+        state: keys to anything.
+        cfg: as for `build_model`.
     """
     renamed = {}
     for key, value in state.items():
         key = key.removeprefix("module.")
         if not key.endswith("num_batches_tracked"):
             renamed[key] = value
-    for remap in _REMAPS:
-        renamed = remap(renamed)
+    for prefix, block in _parts(cfg.get("model", cfg)):
+        remap = getattr(MODELS.get(block["type"]), "remap_keys", None) if block.get("type") in MODELS else None
+        if remap is not None:
+            own = {key[len(prefix):]: value for key, value in renamed.items() if key.startswith(prefix)}
+            others = {key: value for key, value in renamed.items() if not key.startswith(prefix)}
+            renamed = {**others, **{f"{prefix}{key}": value for key, value in remap(own).items()}}
     return renamed
+
+
+def _parts(model: Mapping) -> Iterator[tuple[str, Mapping]]:
+    """The blocks of a model with the prefixes of their keys."""
+    for name in ("backbone", "neck", "decode_head", "auxiliary_head"):
+        block = model.get(name)
+        if isinstance(block, Mapping):
+            yield f"{name}.", block
+        elif isinstance(block, (list, tuple)):
+            yield from ((f"{name}.{i}.", part) for i, part in enumerate(block))

@@ -1,6 +1,6 @@
-"""The segmentor: backbone, optional neck, decode head, optional auxiliary heads; training loss and inference.
+"""What any model answers: training loss, label maps of a batch, label maps from several augmented versions.
 
-Meaning of losses, whole and slide inference and test-time augmentation: mmsegmentation 1.2.2, mmseg/models/segmentors (Apache-2.0);
+Meaning of whole and slide inference and test-time augmentation: mmsegmentation 1.2.2, mmseg/models/segmentors (Apache-2.0);
 how inference avoids full-size logits is told in `jseg.models.readout`.
 """
 
@@ -15,80 +15,59 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
+from jseg.losses.base import total
 from jseg.models.readout import Frame, Window, label_map, overlaps, window_maps, windows
-from jseg.registry import MODELS, nearest
+from jseg.registry import nearest
 
-__all__ = ["EncoderDecoder"]
+__all__ = ["Segmentor"]
 
 GROUP_PIXELS = 1 << 20  # input pixels of one pass on the CPU at inference: more at once is 0 to 10 % slower and takes as much more memory
 
 
-@MODELS.register()
-class EncoderDecoder(nn.Module):
-    """Backbone -> neck -> decode head.
+class Segmentor(nn.Module):
+    """Base of whole models. A subclass gives `num_classes`, `align_corners`, `ignore_index`, `class_scores` and `batch_losses`.
 
     Args:
-        backbone, neck, decode_head: config blocks; `neck` may be None.
-        auxiliary_head: a block, a list of blocks, or None; used by `loss` only.
         test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels.
-        impl: operator implementation of backbone and heads ("auto", "jittor", "cpu", "cuda"); None leaves it to their blocks.
+        impl: operator implementation of the whole model: "auto", "jittor", "cpu" or "cuda" (see `ops.use`).
     Shape:
-        images: (N, 3, H, W) float32, normalised -> logits (N, K, h, w) at the head's resolution
+        images: (N, 3, H, W) float32, normalised -> class scores (N, K, h, w), to be resized to (H, W)
     Raises:
-        ConfigError: a block that does not fit its constructor.
+        ConfigError: a `test_cfg` that names no mode, or sizes that do not fit.
     """
 
-    def __init__(self, backbone: dict, decode_head: dict, *, neck: dict | None = None, auxiliary_head=None,
-                 test_cfg: dict | None = None, impl: str | None = None):
+    num_classes: int
+    align_corners: bool
+    ignore_index: int
+
+    def __init__(self, *, test_cfg: dict | None = None, impl: str = "auto"):
         super().__init__()
-        chosen = {} if impl is None else {"impl": impl}
-        self.backbone = MODELS.build(backbone, "model.backbone", **chosen)
-        self.neck = MODELS.build(neck, "model.neck") if neck else None
-        self.decode_head = MODELS.build(decode_head, "model.decode_head", **chosen)
-        self.auxiliary_head = None
-        if isinstance(auxiliary_head, (list, tuple)):
-            self.auxiliary_head = nn.Sequential(*[MODELS.build(block, f"model.auxiliary_head[{i}]", **chosen)
-                                                  for i, block in enumerate(auxiliary_head)])
-        elif auxiliary_head:
-            self.auxiliary_head = MODELS.build(auxiliary_head, "model.auxiliary_head", **chosen)
-        self.test_cfg = _checked_test_cfg(test_cfg)
+        self.test_cfg, self.impl = _checked_test_cfg(test_cfg), impl
 
-    @property
-    def num_classes(self) -> int:
-        """K, from the decode head."""
-        return self.decode_head.num_classes
+    def class_scores(self, images: jt.Var) -> jt.Var:
+        """(N, K, h, w), to be resized bilinearly to the size of `images`; the class with the largest wins."""
+        raise NotImplementedError
 
-    @property
-    def align_corners(self) -> bool:
-        """How logits are resized, from the decode head."""
-        return self.decode_head.align_corners
-
-    def features(self, images: jt.Var) -> list[jt.Var]:
-        """Maps of the backbone, after the neck if there is one."""
-        maps = self.backbone(images)
-        return maps if self.neck is None else self.neck(maps)
+    def batch_losses(self, images: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
+        """Terms of the loss by name, and accuracies "<...>.acc_<...>" in percent."""
+        raise NotImplementedError
 
     def execute(self, images: jt.Var) -> jt.Var:
-        return self.decode_head(self.features(images))
+        with ops.use(self.impl):
+            return self.class_scores(images)
 
     def loss(self, images: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
         """Losses of a training batch.
 
         Args:
             images: (N, 3, H, W) float32.
-            labels: (N, H, W) int32, values in [0, K) or the head's ignore index.
+            labels: (N, H, W) int32, values in [0, K) or the ignore index.
         Returns:
-            "loss", the sum to differentiate; its parts "decode.<loss name>", "aux.<...>" or "aux_<i>.<...>"; "decode.acc_seg" in percent.
+            "loss", the sum to differentiate, and its parts by name; accuracies in percent.
         """
-        maps = self.features(images)
-        heads = {"decode": self.decode_head}
-        if isinstance(self.auxiliary_head, nn.Sequential):
-            heads.update({f"aux_{i}": head for i, head in enumerate(self.auxiliary_head)})
-        elif self.auxiliary_head is not None:
-            heads["aux"] = self.auxiliary_head
-        values = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.loss(maps, labels).items()}
-        total = sum(value for key, value in values.items() if "loss" in key)
-        return {"loss": total, **values}
+        with ops.use(self.impl):
+            terms = self.batch_losses(images, labels)
+            return {"loss": total(terms), **terms}
 
     def predict(self, images, metas: Sequence[dict], *, with_prob: bool = False) -> list:
         """Label maps of a batch, each at its picture's own size.
@@ -124,7 +103,7 @@ class EncoderDecoder(nn.Module):
         if was_training:
             self.eval()
         try:
-            with jt.no_grad():
+            with jt.no_grad(), ops.use(self.impl):
                 results = self._label_maps(inputs, with_prob)
         finally:
             if was_training:
@@ -153,8 +132,7 @@ class EncoderDecoder(nn.Module):
         """The usual case of equal sizes: one fused resize and argmax for each group of pictures."""
         results = []
         for first, group in self._groups(images):
-            found = ops.upsample_argmax(self(group), tuple(images.shape[2:]), align_corners=self.align_corners, with_prob=with_prob,
-                                        impl=self.decode_head.impl)
+            found = ops.upsample_argmax(self(group), tuple(images.shape[2:]), align_corners=self.align_corners, with_prob=with_prob)
             maps = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (found.numpy().astype(dtype),)
             for frame, picture in zip(frames[first:], zip(*maps)):
                 upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)

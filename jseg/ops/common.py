@@ -27,11 +27,14 @@ and in `jseg/ops/scale/cpu.cc` (headers in `jseg/ops/include`: call.h, vec.h):
     }
 
 `impl`: "auto" takes the CPU kernel where there is one, the device is the CPU and the tensors are float32; the CUDA kernel where
-there is one, the device is a GPU and the tensors are float32, float16 or bfloat16; else the plain path. The environment variable
-JSEG_IMPL overrides "auto". A named implementation is never replaced by another. An operation with both kernels gives them the
-same symbols, tensors and scalars: `device_op(impl)` is `cpu_op` or its CUDA twin.
+there is one, the device is a GPU and the tensors are float32, float16 or bfloat16; else the plain path. What "auto" means can be
+said for a stretch of code, `with ops.use("jittor"): ...`, as the segmentor does for its model, and for a process by the
+environment variable JSEG_IMPL; the nearer word wins. A named implementation is never replaced by another. An operation with both
+kernels gives them the same symbols, tensors and scalars: `device_op(impl)` is `cpu_op` or its CUDA twin.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import os
@@ -43,10 +46,35 @@ from jseg.errors import KernelError
 from jseg.ops import cuda_library
 from jseg.ops.cpu_library import cpu_op
 
-__all__ = ["Case", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like", "pick"]
+__all__ = ["Case", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like", "pick", "use",
+           "uses_plain"]
 
 IMPLS = ("auto", "jittor", "cpu", "cuda")
 OPS = pathlib.Path(__file__).resolve().parent
+_scope: contextvars.ContextVar[str] = contextvars.ContextVar("jseg_impl", default="auto")
+
+
+@contextlib.contextmanager
+def use(impl: str):
+    """Let every operator called inside take this implementation, unless its call names one; "auto" leaves the choice as it is.
+
+    Args:
+        impl: "auto", "jittor", "cpu" or "cuda".
+    Raises:
+        KernelError: another word.
+    """
+    if impl not in IMPLS:
+        raise KernelError(f"ops.use: impl is {impl!r}, accepted are {', '.join(IMPLS)}")
+    token = _scope.set(_scope.get() if impl == "auto" else impl)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def uses_plain() -> bool:
+    """Whether the plain operators are wanted here: layers then compute step by step too, without merging steps into operators."""
+    return _scope.get() == "jittor"
 
 
 def pick(impl: str, kernel: str, *tensors) -> str:
@@ -62,6 +90,8 @@ def pick(impl: str, kernel: str, *tensors) -> str:
     """
     if impl not in IMPLS:
         raise KernelError(f"{kernel}: impl is {impl!r}, accepted are {', '.join(IMPLS)}")
+    if impl == "auto":
+        impl = _scope.get()
     if impl == "auto":
         impl = os.environ.get("JSEG_IMPL", "auto")
         if impl not in IMPLS:

@@ -1,7 +1,8 @@
 """Build, cache and call the C++ kernels of `ops/*/cpu.cc`.
 
-All `cpu.cc` files are compiled at first use, in parallel, by the compiler Jittor uses, and linked into one shared library
-in Jittor's cache folder. The name of every object file is a hash of its source, the headers, the flags, the compiler and
+The `cpu.cc` files of a group (those over maps, those over tokens) are compiled when one of them is first called, in parallel, by the
+compiler Jittor uses, and linked into one shared library in Jittor's cache folder: who runs a convolutional network does not wait for
+attention. The name of every object file is a hash of its source, the headers, the flags, the compiler and
 the CPU, so a second process only opens the file, and an edited kernel recompiles alone. A file that does not compile takes
 down its own kernel only: calling that kernel raises the compiler's words, the others keep working.
 
@@ -27,7 +28,9 @@ __all__ = ["cpu_op", "cpu_kernels", "kernel_address", "stub_key", "compile_flags
 
 OPS = pathlib.Path(__file__).resolve().parent
 OUTPUT_BUCKETS = (1, 4, 16, 32, 64)   # counts are padded to these, so that few stubs are compiled
-SLOWEST_FIRST = ("pointwise", "mix_ffn", "msca", "nmf")   # 4 to 1 s each, the others less: a long one started last would run alone
+TOKENS = ("attention", "layer_norm", "linear")  # the group over tokens (N, L, C); all others are over maps
+# 5 to 1 s each, the others less: a long one started last would run alone
+SLOWEST_FIRST = ("pointwise", "attention", "mix_ffn", "linear", "msca", "nmf")
 
 
 def cpu_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
@@ -57,7 +60,7 @@ def stub_key(inputs: list, outputs: list) -> tuple:
 # ---- the library ----------------------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_library = None          # ctypes.CDLL once opened
+_libraries: dict = {}    # group -> ctypes.CDLL once opened
 _failed: dict = {}       # kernel name -> compiler output
 _addresses: dict = {}    # symbol -> address
 
@@ -73,7 +76,7 @@ def kernel_address(symbol: str) -> int:
     if address is not None:
         return address
     with _lock:
-        library = _open()
+        library = _open(any(symbol.startswith(f"jseg_{kernel}_") for kernel in TOKENS))
     for kernel, log in _failed.items():
         if symbol.startswith(f"jseg_{kernel}_"):
             raise KernelError(f"{kernel}: jseg/ops/{kernel}/cpu.cc does not compile here; use impl='jittor', or cure this:\n{log}")
@@ -97,17 +100,17 @@ def compile_flags() -> list[str]:
     return flags + os.environ.get("JSEG_CPU_FLAGS", "").split()
 
 
-def _open():
-    global _library
-    if _library is None:
+def _open(tokens: bool) -> ctypes.CDLL:
+    """The library of the group over tokens, or of the one over maps."""
+    if tokens not in _libraries:
         folder = pathlib.Path(jt.flags.cache_path) / "jseg_cpu_kernels"
         folder.mkdir(parents=True, exist_ok=True)
-        objects = _object_names(folder)
+        objects = {kernel: path for kernel, path in _object_names(folder).items() if (kernel in TOKENS) == tokens}
         path = _library_path(folder, objects)
         if not path.exists():
             path = _build_locked(folder, objects)
-        _library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    return _library
+        _libraries[tokens] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    return _libraries[tokens]
 
 
 def _object_names(folder: pathlib.Path) -> dict:

@@ -15,6 +15,7 @@ import tempfile
 
 import jittor as jt
 
+from jseg import runtime_signals
 from jseg.errors import KernelError
 
 __all__ = ["INPUT_BUCKETS", "bucket", "call_stub", "check_call", "run_compiler"]
@@ -96,9 +97,9 @@ def run_compiler(command: list, target: pathlib.Path) -> str:
     """Run a compiler command that writes `target`, atomically. Returns "" or the compiler's errors."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
     os.close(handle)
-    done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
-    if done.returncode:
-        os.unlink(temporary)
-        return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"
-    os.replace(temporary, target)
+    with runtime_signals.part(temporary):
+        done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
+        if done.returncode:
+            return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"
+        os.replace(temporary, target)
     return ""

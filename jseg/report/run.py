@@ -7,9 +7,9 @@ import pathlib
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
-from jseg.errors import DataError
+from jseg.errors import ConfigError, DataError
+from jseg.text import read_text
+from jseg.yaml_reader import parse_yaml
 
 __all__ = ["RunRecord", "read_run"]
 
@@ -56,7 +56,10 @@ def read_run(folder: str | pathlib.Path) -> RunRecord:
         raise DataError(f"{folder}: neither log.jsonl nor metrics.json holds anything to report; is it the work_dir of a run? "
                         f"`jseg val ... --out {run.folder / 'metrics.json'}` writes the second")
     config = run.folder / "config.yaml"
-    run.config_text = config.read_text(encoding="utf-8") if config.is_file() else None
+    try:
+        run.config_text = read_text(config, what="config") if config.is_file() else None
+    except DataError as error:
+        run.notes.append(str(error))
     run.about = _facts(run)
     return run
 
@@ -76,10 +79,10 @@ def _facts(run: RunRecord) -> dict[str, Any]:
 def _stepping_seconds(run: RunRecord) -> float | None:
     """Seconds spent in training steps: pictures between two lines divided by the logged speed; None where unknown."""
     try:
-        batch_size = int(yaml.safe_load(run.config_text or "")["train_dataloader"]["batch_size"])
+        batch_size = int(parse_yaml(run.config_text or "", "config.yaml")["train_dataloader"]["batch_size"])
         places = [0, *(step["iter"] for step in run.steps)]
         return sum((b - a) * batch_size / step["images_per_s"] for a, b, step in zip(places, places[1:], run.steps))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (ConfigError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
 
 

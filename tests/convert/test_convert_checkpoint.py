@@ -92,7 +92,7 @@ def test_imagenet_backbone_loses_its_classifier_and_says_so(tmp_path):
 
 @pytest.mark.parametrize("size, family, rank", [("base", "authors", 64), ("large", "jseg", 64), ("large", "mmseg-1.x", 16), ("tiny", "authors", 16)])
 def test_rank_rule(size, family, rank):
-    from jseg.convert.families import FAMILIES, rank_by_rule
+    from jseg.convert.guess.segnext import FAMILIES, rank_by_rule
     assert rank_by_rule(FAMILIES[family], size) == rank
 
 
@@ -147,14 +147,14 @@ def test_objects_that_are_not_built_are_said(tmp_path):
 
 
 def test_an_auxiliary_head_is_left_out_and_said(tmp_path):
-    text = read_torch_file(MMSEG)["meta"]["cfg"] + "\nmodel.update(auxiliary_head=dict(type='FCNHead', in_channels=8, in_index=0, channels=4, num_classes=3))\n"
+    text = read_torch_file(MMSEG)["meta"]["cfg"] + "\nmodel.update(auxiliary_head=dict(type='ForeignHead', in_channels=8, in_index=0, channels=4, num_classes=3))\n"
     extra = {"auxiliary_head.conv_seg.weight": np.zeros((3, 4, 1, 1), np.float32), "auxiliary_head.conv_seg.bias": np.zeros(3, np.float32)}
     done = convert_checkpoint(pickled(tmp_path, {"meta": {"mmengine_version": "0.10.7", "cfg": text}, "state_dict": {**arrays(), **extra}}),
                               tmp_path / "x.safetensors")
     assert check_loads(done.out)["config"]["model"]["auxiliary_head"] is None
-    assert {done.dropped[key] for key in extra} == {"an auxiliary head, used in training only; SegNeXt has none"}
+    assert {done.dropped[key] for key in extra} == {"an auxiliary head, used in training only; the config has none"}
     assert [note for note in done.notes if "auxiliary" in note] == [
-        "model.auxiliary_head: 'FCNHead' left out with its weights: used in training only, and jseg trains SegNeXt without one"]
+        "model.auxiliary_head: 'ForeignHead' left out with its weights: used in training only, and jseg has none such"]
 
 
 def test_a_config_that_does_not_fit_is_named(tmp_path):

@@ -1,16 +1,20 @@
 """The index of published weights and `jseg weights`: a server on this machine stands in for the publishers'."""
 
+import base64
 import hashlib
 import http.server
+import json
 import pathlib
+import pickle
 import socket
 import threading
+import time
 
 import pytest
 
 from jseg.cli import main
-from jseg.convert import weights_index
-from jseg.convert.weights_index import Published, fetch, find_entry, read_index
+from jseg.convert import download, weights_index
+from jseg.convert.weights_index import Published, fetch, find_entry, read_index, record_hash
 from jseg.engine.checkpoint import load_weights
 from jseg.errors import ConvertError
 
@@ -20,30 +24,61 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT; the server's `mode` and `cuts` say how badly."""
+    """Serves the server's `content` with an ETag; its `mode` and `cuts` say how badly."""
 
     def do_GET(self):
-        server, start = self.server, 0
+        server, start, content = self.server, 0, self.server.content
         server.ranges.append(self.headers.get("Range"))
         if server.mode == "gone":
             return self.send_error(404)
-        if self.headers.get("Range") and server.mode != "no ranges":
+        if server.mode in ("circle", "file", "ftp"):
+            return self.lead_on({"circle": "/again", "file": "file:///etc/passwd", "ftp": "ftp://127.0.0.1/x"}[server.mode])
+        if server.mode == "elsewhere" and self.path == "/mini.pth":
+            return self.lead_on("/other/mini.pth")
+        tag = f'"{hashlib.md5(content).hexdigest()}"'
+        same = self.headers.get("If-Range") in (tag, None) or server.mode == "no If-Range"
+        if self.headers.get("Range") and server.mode != "no ranges" and same:
             start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-            if start >= len(CONTENT):
+            if start >= len(content):
                 self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+                self.send_header("Content-Range", f"bytes */{len(content)}")
                 return self.end_headers()
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
-        body = CONTENT[start:]
-        self.send_header("Content-Length", str(len(body)))
+        body = content[start:]
+        if server.mode == "Content-MD5":
+            self.send_header("Content-MD5", base64.b64encode(hashlib.md5(CONTENT).digest()).decode())
+        if server.mode not in ("no tag", "endless"):
+            self.send_header("ETag", tag)
+        if server.mode != "endless":
+            self.send_header("Content-Length", str(len(body) + (99 if server.mode == "too long" else 0)))
         self.end_headers()
         if server.cuts:
             server.cuts -= 1
             body = body[:len(body) // 3]
-        self.wfile.write(body)
+        self.send_body(body)
+
+    def lead_on(self, where: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", where)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def send_body(self, body: bytes) -> None:
+        try:
+            if self.server.mode == "drip":
+                for at in range(len(body)):
+                    self.wfile.write(body[at:at + 1])
+                    time.sleep(0.05)
+            self.wfile.write(body[:100] if self.server.mode == "stall" else body)
+            while self.server.mode == "endless":
+                self.wfile.write(body)
+            while self.server.mode == "stall" and not self.server.over.wait(0.1):
+                pass
+        except OSError:
+            pass  # the client left
 
     def log_message(self, *args):
         pass
@@ -52,9 +87,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
-        found.mode, found.cuts, found.ranges = "ranges", 0, []
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+        found.mode, found.cuts, found.ranges, found.content, found.over = "ranges", 0, [], CONTENT, threading.Event()
+        found.daemon_threads = True
+        threading.Thread(target=found.serve_forever, args=(0.05,), daemon=True).start()
         yield found
+        found.over.set()
+        found.mode = "over"
         found.shutdown()
 
 
@@ -95,17 +133,20 @@ def test_unknown_names_and_bad_indexes(tmp_path):
 
 def test_fetch_and_use_again(server, tmp_path):
     seen = []
-    path, digest, came_from = fetch(entry(server), tmp_path / "new", progress=lambda done, total: seen.append((done, total)))
-    assert path.read_bytes() == CONTENT and digest == SHA256 and came_from == entry(server).url
+    found = fetch(entry(server), tmp_path / "new", progress=lambda done, total: seen.append((done, total)))
+    path = found.path
+    assert path.read_bytes() == CONTENT and found.sha256 == SHA256 and found.came_from == entry(server).url and found.proven
     assert seen[-1] == (len(CONTENT), len(CONTENT)) and [p.name for p in path.parent.iterdir()] == ["mini.pth"]
-    assert fetch(entry(server), tmp_path / "new") == (path, SHA256, "already there") and len(server.ranges) == 1
-    with pytest.raises(ConvertError, match="its SHA-256 begins with .*move it away"):
-        fetch(entry(server, sha256="0" * 8), tmp_path / "new")
+    again = fetch(entry(server), tmp_path / "new")
+    assert (again.path, again.sha256, again.came_from) == (path, SHA256, "already there") and len(server.ranges) == 1
+    with pytest.raises(ConvertError, match="its SHA-256 begins with .*Move it away"):  # a whole hash is vouched for
+        fetch(entry(server, sha256="0" * 64), tmp_path / "new")
+    assert path.read_bytes() == CONTENT
 
 
 def test_an_interrupted_download_goes_on(server, tmp_path):
     server.cuts = 2
-    path, _, _ = fetch(entry(server), tmp_path, pause_s=0)
+    path = fetch(entry(server), tmp_path, pause_s=0).path
     third = len(CONTENT) // 3
     assert path.read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={third}-", f"bytes={third + (len(CONTENT) - third) // 3}-"]
@@ -119,7 +160,7 @@ def test_a_download_given_up_goes_on_next_time(server, tmp_path):
     assert 0 < size < len(CONTENT) and not (tmp_path / "mini.pth").exists()
     server.cuts = 0
     server.ranges.clear()
-    assert fetch(entry(server), tmp_path)[0].read_bytes() == CONTENT and server.ranges == [f"bytes={size}-"]
+    assert fetch(entry(server), tmp_path).path.read_bytes() == CONTENT and server.ranges == [f"bytes={size}-"]
 
 
 @pytest.mark.parametrize("mode", ["ranges", "no ranges"])
@@ -127,14 +168,87 @@ def test_a_download_given_up_goes_on_next_time(server, tmp_path):
 def test_whatever_part_is_left_the_file_is_right(server, tmp_path, mode, left):
     server.mode = mode
     (tmp_path / "mini.pth.part").write_bytes(left)
-    path, digest, _ = fetch(entry(server), tmp_path, pause_s=0)
-    assert path.read_bytes() == CONTENT and digest == SHA256 and not (tmp_path / "mini.pth.part").exists()
+    found = fetch(entry(server), tmp_path, pause_s=0)
+    assert found.path.read_bytes() == CONTENT and found.sha256 == SHA256 and [p.name for p in tmp_path.iterdir()] == ["mini.pth"]
 
 
-def test_a_wrong_hash_keeps_nothing(server, tmp_path):
-    with pytest.raises(ConvertError, match=f"begins with {SHA256[:8]}, not with abcdef01.*Nothing was kept.*by hand"):
-        fetch(entry(server, sha256="abcdef01"), tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_digits_that_differ_prove_nothing(server, tmp_path):
+    """mmsegmentation's published SegNeXt files are such; the file is had, with what speaks for it."""
+    found = fetch(entry(server, sha256="abcdef01"), tmp_path)
+    assert found.path.read_bytes() == CONTENT and not found.proven
+    assert "does not begin with abcdef01" in found.proof and "proves nothing" in found.proof and "its MD5 is the one that the server states" in found.proof
+    again = fetch(entry(server, sha256="abcdef01"), tmp_path)
+    assert again.came_from == "already there" and not again.proven
+    record_hash(again, entry(server))
+    assert json.loads((tmp_path / "mini.pth.json").read_text())["sha256"] == SHA256
+    assert fetch(entry(server, sha256="abcdef01"), tmp_path).proven
+    found.path.write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(ConvertError, match="was recorded when it was first converted"):
+        fetch(entry(server, sha256=None), tmp_path)
+    assert found.path.exists()
+
+
+def test_a_wrong_whole_hash_is_put_aside(server, tmp_path):
+    with pytest.raises(ConvertError, match=r"begins with .*, not with 0000.*kept as .*mini\.pth\.rejected.*by hand.*jseg convert FILE"):
+        fetch(entry(server, sha256="0" * 64), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mini.pth.rejected"] and (tmp_path / "mini.pth.rejected").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("sha256", [None, "abcdef01"])
+@pytest.mark.parametrize("content, words", [(b"<!DOCTYPE html><html>sign in</html>", "HTML page"), (CONTENT[:-200], "truncated"), (b"", "it is empty"),
+                                            (b"\x80\x02cos\nsystem\n.", "os.system"), (b"something else", "starts with")], ids=["html", "cut", "empty", "code", "other"])
+def test_a_wrong_download_does_not_get_the_name(server, tmp_path, content, words, sha256):
+    server.content = content
+    with pytest.raises(ConvertError, match=f"(?s){words}.*rejected.*by hand"):
+        fetch(entry(server, sha256=sha256), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mini.pth.rejected"]
+    (tmp_path / "mini.pth").write_bytes(content)  # and one that was put there is not "already there" for ever
+    with pytest.raises(ConvertError, match=f"{words}.*Move it away"):
+        fetch(entry(server, sha256=sha256), tmp_path)
+    assert (tmp_path / "mini.pth").read_bytes() == content
+    server.content = CONTENT
+    (tmp_path / "mini.pth").unlink()
+    assert fetch(entry(server, sha256=sha256), tmp_path).path.read_bytes() == CONTENT
+
+
+def test_a_file_that_changes_between_two_parts_is_never_mixed(server, tmp_path):
+    for mode in ("ranges", "no If-Range", "no tag"):
+        server.mode, server.content, server.cuts = mode, b"#" * len(CONTENT), 99
+        with pytest.raises(ConvertError, match="bytes are kept"):
+            fetch(entry(server, sha256=None), tmp_path / mode, pause_s=0)
+        server.content, server.cuts = CONTENT, 0
+        assert fetch(entry(server, sha256=None), tmp_path / mode, pause_s=0).path.read_bytes() == CONTENT, mode
+
+
+def test_bounds_of_size_and_time(server, tmp_path, monkeypatch):
+    for mode, words in (("endless", "it does not end: more than 1000000 bytes"), ("too long", "ended early|416"), ("circle", "leads on in a circle"),
+                        ("file", "no web address"), ("ftp", "less safe")):
+        server.mode = mode
+        began = time.monotonic()
+        with pytest.raises(ConvertError, match=words):
+            fetch(entry(server), tmp_path / mode, pause_s=0, max_bytes=1_000_000)
+        assert time.monotonic() - began < 5 and not (tmp_path / mode / "mini.pth").exists()
+    server.mode = "ranges"
+    with pytest.raises(ConvertError, match=f"has {len(CONTENT)} bytes; at most 1000 are fetched"):
+        fetch(entry(server), tmp_path, max_bytes=1000)
+    assert not list(tmp_path.glob("mini*"))
+    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(download, "STALL_S", 0.5)
+    for mode, words in (("stall", "timed out"), ("drip", "bytes in 0.5 s")):
+        server.mode = mode
+        with pytest.raises(ConvertError, match=f"the connection broke .*{words}.*bytes are kept"):
+            fetch(entry(server), tmp_path / mode, pause_s=0)
+    server.mode = "elsewhere"
+    assert fetch(entry(server), tmp_path / "moved").path.read_bytes() == CONTENT
+
+
+def test_a_content_md5_decides(server, tmp_path):
+    server.mode, server.content = "Content-MD5", CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    with pytest.raises(ConvertError, match="its MD5 is .*, the server said"):
+        fetch(entry(server, sha256=None), tmp_path)
+    server.content = CONTENT
+    assert "its MD5 is the one" in fetch(entry(server, sha256=None), tmp_path).proof
 
 
 def test_a_missing_file_is_told_at_once(server, tmp_path):
@@ -145,14 +259,14 @@ def test_a_missing_file_is_told_at_once(server, tmp_path):
 
 
 def test_offline_says_what_to_do_by_hand(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights_index.time, "sleep", lambda seconds: pytest.fail("offline needs no waiting"))
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("offline needs no waiting"))
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/mini.pth"
         with pytest.raises(ConvertError) as error:
             fetch(Published("mini", "mini.pth", url, "a test", SHA256[:8]), tmp_path)
     assert "no connection" in str(error.value)
-    assert f"Fetch {url}, whose SHA-256 begins with {SHA256[:8]}, by hand, put it at {tmp_path / 'mini.pth'}, and run the same command again" in str(error.value)
+    assert f"Fetch {url}, whose SHA-256 may begin with {SHA256[:8]}, by hand, put it at {tmp_path / 'mini.pth'}, and run the same command again" in str(error.value)
 
 
 def test_the_command(server, tmp_path, capsys):
@@ -167,9 +281,11 @@ def test_the_command(server, tmp_path, capsys):
         assert f"mini.pth: {origin}; a test, licence not stated by the publisher" in out and f"sha256 {SHA256}, begins with {SHA256[:8]} as published" in out
     assert load_weights(folder / "mini.safetensors")[1]["origin"]["sha256"] == SHA256
     assert main(["weights", "list", *words]) == 0 and "converted" in capsys.readouterr().out
+    assert json.loads((folder / "mini.pth.json").read_text())["sha256"] == SHA256
     index.write_text(index.read_text().replace(SHA256[:8], "0" * 8))
-    for folder in (folder, tmp_path / "other"):  # a file that is there, and one that comes
-        assert main(["weights", "get", "mini", "--dir", str(folder), "--index", str(index)]) == 2
-        assert "its SHA-256 begins with" in (err := capsys.readouterr().err) or "SHA-256 begins with" in err and "Nothing was kept" in err
-    assert not list((tmp_path / "other").iterdir())
+    assert main(["weights", "get", "mini", "--dir", str(tmp_path / "other"), "--index", str(index)]) == 0
+    assert "does not begin with 00000000" in capsys.readouterr().out and (tmp_path / "other" / "mini.safetensors").exists()
+    server.content = pickle.dumps({"state_dict": {"layer1.0.conv1.weight": 1}}, 2)
+    assert main(["weights", "get", "mini", "--dir", str(tmp_path / "third"), "--index", str(index)]) == 2
+    assert "kept as" in capsys.readouterr().err and [p.name for p in (tmp_path / "third").iterdir()] == ["mini.pth.rejected"]
     assert main(["weights", "get", *words]) == 2 and main(["weights", "get", "maxi", *words]) == 2

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jseg.data.io import check_labels, check_pair, read_image, read_mask, write_image, write_mask
+from jseg.data.io import check_pair, read_image, read_mask, write_image, write_mask
+from jseg.data.labels import check_labels
 from jseg.errors import DataError, WriteError
 
 
@@ -135,9 +136,9 @@ def test_missing_empty_and_foreign_files(tmp_path):
             read(tmp_path / "gone.jpg")
         with pytest.raises(DataError, match=r"empty.jpg: the (picture|mask) is empty \(0 bytes\)"):
             read(tmp_path / "empty.jpg")
-        with pytest.raises(DataError, match="page.jpg: not a picture in a known format"):
+        with pytest.raises(DataError, match="page.jpg: not a picture but a web page"):
             read(tmp_path / "page.jpg")
-        with pytest.raises(DataError, match="cannot read the (picture|mask)"):
+        with pytest.raises(DataError, match="is a folder; expected a (picture|mask)"):
             read(tmp_path)
 
 
@@ -232,7 +233,9 @@ def test_check_labels_names_file_values_places_and_cure():
     ([1, 150, 7], 150, 255, "set reduce_zero_label: true on the dataset"),
     ([0, 150, 7], 150, 255, "one past the last class"),
     ([0, 255], 2, None, "0/255 picture"),
-    ([0, 11, 255], 12, 11, "set ignore_index to 255"),
+    ([0, 11, 255], 12, 11, "set ignore_index: 255 on the dataset and on every head, and data_preprocessor.seg_pad_val: 255"),
+    ([0, 128], 2, 255, "two values, 0 and 128: write class 1 as 1, or set label_map: .128: 1. on the dataset"),
+    ([0, 1, 2], 2, 255, "2 means 'no label' set ignore_index: 2 on the dataset and on every head, and data_preproc.*label_map: .2: 255"),
     (list(range(200)), 12, 255, "picture instead of a mask"),
 ])
 def test_check_labels_cures(values, classes, ignore, cure):

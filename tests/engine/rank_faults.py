@@ -4,9 +4,9 @@
     python tests/engine/rank_faults.py kill:1 stall:0      # some of them
 
 A fault is `<kind>:<rank>`: exception, memory (MemoryError), exit (sys.exit(3)), kill (SIGKILL, as the kernel does when memory runs out),
-stall (SIGSTOP), hang (sleeps for ever), data (a picture that cannot be read), nan (a loss that is not finite). `sigterm` and
-`mpirun-sigterm` tell the job to stop: they go to `jseg launch` and to mpirun. Time counts from the fault; a stall is noticed
-after `train_cfg.stall_seconds`, here 3.
+stall (SIGSTOP), hang (sleeps for ever), data (a picture that cannot be read), nan (a loss that is not finite). Others send a signal to
+a process of the job from outside: <target>-<signal>, such as launch-sigterm, launch-sighup (its terminal was closed), mpirun-sigkill,
+rank-sigstop. Time counts from the fault to the end of the last process; a stall is noticed after `train_cfg.stall_seconds`, here 3.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 import time
 
 FAULTS = ("exception:1", "exception:0", "memory:1", "exit:1", "kill:1", "kill:0", "stall:1", "stall:0", "hang:1", "data:1", "nan:1",
-          "sigterm", "mpirun-sigterm")
+          "launch-sigterm", "launch-sighup", "launch-sigkill", "mpirun-sigterm", "mpirun-sigkill", "rank-sigstop")
 AT_STEP = 3
 
 
@@ -87,32 +87,54 @@ def run_fault(fault: str, config: dict, folder: pathlib.Path, *, ranks: int = 2,
         started = mpirun_words("mpirun", job)
         words = [*started[:started.index(sys.executable) + 1], __file__, "--rank", kind, number, *job.command[1:]]
     with open(folder.with_suffix(".txt"), "w") as out:
-        process = subprocess.Popen(words, stdout=out, stderr=out, env={**os.environ, "JSEG_FAULT_MARK": str(mark)}, start_new_session=True)
+        process = subprocess.Popen(words, stdout=out, stderr=out, env={**os.environ, "JSEG_FAULT_MARK": str(mark)}, start_new_session=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # these tests may run under nohup
         try:
             if not number:
-                _ask_to_stop(process, kind, folder)
+                _send(process, kind, folder)
                 mark.write_text(str(time.time()))
             status = process.wait(600)
+            while ranks_of(folder):
+                time.sleep(0.05)
+                if time.time() - float(mark.read_text()) > 120:
+                    raise RuntimeError(f"{fault}: ranks {ranks_of(folder)} go on without the job")
             ended = time.time()
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+            for left in ranks_of(folder):
+                os.kill(left, signal.SIGKILL)
     said = folder.with_suffix(".txt").read_text()
     if not mark.exists():
         raise RuntimeError(f"{fault}: the job ended with status {status} before the fault:\n{said[-3000:]}")
     return ended - float(mark.read_text()), status, said
 
 
-def _ask_to_stop(process, kind: str, folder: pathlib.Path) -> None:
+def ranks_of(folder: pathlib.Path) -> list[int]:
+    """Processes that train in this folder, without their helpers."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if str(folder) in words and "launch" not in words and "mpirun" not in words[0]:
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def _send(process, kind: str, folder: pathlib.Path) -> None:
+    """Send <target>-<signal> when some steps are done."""
     log = folder / "log.jsonl"
     while not log.exists() or len(log.read_text().splitlines()) < AT_STEP:
         if process.poll() is not None:
             return
         time.sleep(0.05)
-    target = process.pid
-    if kind == "mpirun-sigterm":
-        target = int(pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-    os.kill(target, signal.SIGTERM)
+    target, _, name = kind.partition("-")
+    targets = {"launch": process.pid, "rank": ranks_of(folder)[-1]}
+    if target == "mpirun":
+        targets["mpirun"] = int(pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(targets[target], getattr(signal, name.upper()))
 
 
 def faulty_config(pictures, fault: str) -> dict:
@@ -121,7 +143,7 @@ def faulty_config(pictures, fault: str) -> dict:
     from small_run import small_config
     config = small_config(pictures)
     config["train_cfg"].update(max_iters=100000, val_interval=100000, ckpt_interval=2,
-                               stall_seconds=3.0 if fault.startswith(("stall", "hang")) else 600.0)
+                               stall_seconds=3.0 if fault.startswith(("stall", "hang", "rank-sigstop")) else 600.0)
     return config
 
 

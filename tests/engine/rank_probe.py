@@ -9,6 +9,7 @@ import jittor as jt
 
 from jseg.engine import distributed
 from jseg.layers.norms import BatchNorm2d
+from jseg import ops
 from jseg.ops import ranks
 
 TOTAL = 7  # pictures: 4 + 3 on two ranks
@@ -36,10 +37,10 @@ def norm(impl: str, shared: bool):
     rng = np.random.default_rng(0)
     x, residual, slope = (rng.normal(m, s, (TOTAL, 5, 9, 11)).astype(np.float32) for m, s in ((30, 2), (0, 1), (0, 1)))
     rows = slice(ranks.rank(), None, ranks.world_size()) if shared else slice(None)
-    layer = BatchNorm2d(5, impl=impl, sync=shared)
+    layer = BatchNorm2d(5, sync=shared)
     layer.weight.update(jt.array(np.linspace(0.5, 2, 5).astype(np.float32)))
     x, residual, slope = (jt.array(v[rows]) for v in (x, residual, slope))
-    with ranks.step(TOTAL):
+    with ops.use(impl), ranks.step(TOTAL):
         twice, again, more = layer.fork(x)
         y = layer(twice, activation="gelu", residual=residual)
     grads = jt.grad((y * slope + again * again * slope + more * slope).sum(), [x, residual, layer.weight, layer.bias])

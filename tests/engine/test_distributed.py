@@ -106,7 +106,11 @@ def test_sharded_evaluation_and_prediction_equal_one_process_bit_for_bit(runs, p
     ("stall:0", 137, ("rank 0 of 2 on", "has stalled", "last finished step 3", "stopped by a signal")),
     ("data:1", 2, ("rank 1 of 2 on", "street_07.png: truncated", "3 of 100000 iterations are saved")),
     ("nan:1", 2, ("loss of rank 1 of 2 is not finite", "nonfinite_iter_4.json")),
-    ("sigterm", 143, ("saved in", "go on with --resume"))])
+    ("rank-sigstop", 137, ("rank 1 of 2 on", "has stalled", "stopped by a signal")),
+    ("launch-sigterm", 143, ("saved in", "go on with --resume")),
+    ("launch-sighup", 129, ("saved in", "go on with --resume")),
+    ("launch-sigkill", -9, ("saved in", "go on with --resume")),
+    ("mpirun-sigkill", 137, ())])  # nobody hears the ranks any more
 def test_a_failing_rank_ends_the_job(fault, status, words, pictures, tmp_path):
     seconds, got, said = run_fault(fault, faulty_config(pictures, fault), tmp_path / "run", grace=2.0)
     assert got == status and all(word in said for word in words), said[-3000:]
@@ -117,7 +121,10 @@ def test_a_failing_rank_ends_the_job(fault, status, words, pictures, tmp_path):
     if fault == "nan:1":
         report = json.loads((tmp_path / "run" / "nonfinite_iter_4.json").read_text())
         assert report["rank"] == 1 and len(report["files"]) == 2
-    if fault == "sigterm":
+    if fault.startswith(("launch", "mpirun")):  # nothing was lost
+        done = lines(tmp_path / "run")[-1]["iter"]
+        assert json.loads((tmp_path / "run" / "last" / "state.json").read_text())["iter"] == done
+    if fault == "launch-sigterm":
         assert f"stopped after {lines(tmp_path / 'run')[-1]['iter']} of" in said
 
 

@@ -11,6 +11,7 @@ from jittor import nn
 from jseg.engine.optim import EMA, SGD, AdamW, ParamGroup, build_optimizer, param_groups
 from jseg.engine.schedules import LearningRate, build_schedules
 from jseg.errors import ConfigError
+from jseg.layers import BatchNorm2d, Conv2d, GroupNorm, LayerNorm
 
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("optim_golden.json").read_text())
 START = [[0.5, -1.0, 2.0], [0.25, -0.125, 4.0, 1.5]]
@@ -26,9 +27,9 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Sequential(nn.Conv(3, 4, 1), nn.BatchNorm(4), nn.Conv(4, 4, 3, groups=4))
-        self.decode_head = nn.Sequential(nn.Conv(4, 4, 1), nn.GroupNorm(2, 4))
-        self.norm1 = nn.LayerNorm(4)
+        self.backbone = nn.Sequential(Conv2d(3, 4, 1), BatchNorm2d(4), Conv2d(4, 4, 3, groups=4))
+        self.decode_head = nn.Sequential(Conv2d(4, 4, 1), GroupNorm(2, 4))
+        self.norm1 = LayerNorm(4)
         self.scale = jt.ones(4)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from small_run import TIMINGS, arrays, finish, lasting, lines, make_datasets, small_config, start, wait_for
 
-from jseg.engine import train as training
 from jseg.engine.checkpoint import CheckpointError, find_state, load_weights, read_state
 from jseg.engine.log import RunLog
 from jseg.engine.run_folder import RunFolderError, locked
-from jseg.engine.train import NonFiniteError, Plan, train
+from jseg.engine.plan import Plan
+from jseg.engine.train import NonFiniteError, train
 from jseg.errors import ConfigError
 
 
@@ -147,7 +147,7 @@ def test_plan_counts_epochs_where_the_run_does():
     assert [i for i in range(1, 21) if plan.evaluates_after(i)] == [10, 20]
     plan = Plan.of({"train_cfg": {"max_iters": 7, "accumulative_counts": 3}}, 5)
     assert plan.val_interval is None and not plan.evaluates_after(7)
-    assert [training._accumulation(plan, i) for i in range(7)] == [(3, False), (3, False), (3, True), (3, False), (3, False),
+    assert [plan.accumulation(i) for i in range(7)] == [(3, False), (3, False), (3, True), (3, False), (3, False),
                                                                   (3, True), (1, True)]
 
 

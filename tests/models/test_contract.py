@@ -1,6 +1,6 @@
 """What every registered model promises: it builds, its shapes, any picture size, a gradient for every parameter, save and load.
 
-A new model is found here through the registry: give it an entry in SPECIMENS.
+A new model is found here through the registry, by the `TINY` block of its class.
 """
 
 from __future__ import annotations
@@ -17,18 +17,28 @@ from jseg.errors import ConfigError
 from jseg.layers import named_parameters
 from jseg.models import build_model, remap_keys, segmentor
 from jseg.models.backbones.mscan import MSCAN
-from jseg.models.heads.ham_head import evaluation_bases, ham_options
-from jseg.registry import MODELS
+from jseg.models.heads.base import SegmentationHead
+from jseg.models.heads.ham_head import LightHamHead, evaluation_bases, ham_options
+from jseg.registry import MODELS, accepted
 
-SPECIMENS = {
-    "segnext": {
-        "type": "EncoderDecoder",
-        "backbone": {"type": "MSCAN", "embed_dims": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "mlp_ratios": [2, 2, 2, 2]},
-        "decode_head": {"type": "LightHamHead", "in_channels": [16, 16, 32], "in_index": [1, 2, 3], "channels": 16, "ham_channels": 16,
-                        "num_classes": 5, "dropout_ratio": 0.0, "norm_cfg": {"type": "GN", "num_groups": 4}, "ham_kwargs": {"MD_R": 4}}},
-}
-NOT_NETWORKS = {"SegDataPreProcessor"}
-HEAD_STRIDE = {"segnext": 8}
+
+
+def whole_model(name: str) -> dict:
+    """A small model around the `TINY` block of one class: a backbone under SegNeXt's head, a head over SegNeXt's backbone."""
+    entry = MODELS.get(name)
+    block = dict(entry.TINY)
+    if issubclass(entry, SegmentationHead):
+        backbone, head = dict(MSCAN.TINY), block
+    else:
+        backbone, head = block, dict(LightHamHead.TINY)
+    widths = MODELS.build(copy.deepcopy(backbone)).out_channels
+    several = accepted(MODELS.get(head["type"]))["input_transform"].default is not None
+    given = {"in_channels": widths[1:], "in_index": list(range(1, len(widths)))} if several else {"in_channels": widths[-1]}
+    return {"type": "EncoderDecoder", "backbone": backbone, "decode_head": {**given, "num_classes": 5, "dropout_ratio": 0.0, **head}}
+
+
+NOT_NETWORKS = {"SegDataPreProcessor", "EncoderDecoder", "CascadeEncoderDecoder"}
+SPECIMENS = {name: whole_model(name) for name in MODELS.names() if name not in NOT_NETWORKS}
 
 
 @pytest.fixture(autouse=True)
@@ -48,20 +58,23 @@ def pictures(rng, n: int, h: int, w: int) -> np.ndarray:
     return rng.standard_normal((n, 3, h, w)).astype(np.float32)
 
 
-def test_every_registered_network_has_a_specimen():
-    used = set()
-    for block in SPECIMENS.values():
-        used |= {block["type"]} | {part["type"] for part in block.values() if isinstance(part, dict)}
-    assert set(MODELS.names()) - NOT_NETWORKS == used
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_a_backbone_makes_what_it_declares(name, rng):
+    model = build_model(copy.deepcopy(SPECIMENS[name]))
+    for training in (True, False):
+        model.train() if training else model.eval()
+        maps = model.backbone(jt.array(pictures(rng, 2, 65, 97)))
+        assert [m.shape[1] for m in maps] == list(model.backbone.out_channels)
+        assert [tuple(m.shape[2:]) for m in maps] == [(-(-65 // s), -(-97 // s)) for s in model.backbone.strides]
 
 
 @pytest.mark.parametrize(("h", "w"), [(64, 64), (65, 97), (33, 40)])
 def test_one_picture_of_any_size(specimen, h, w, rng):
     name, model = specimen
     model.eval()
-    x, stride = pictures(rng, 1, h, w), HEAD_STRIDE[name]
+    x = pictures(rng, 1, h, w)
     logits = model(jt.array(x)).numpy()
-    assert logits.shape == (1, model.num_classes, -(-h // stride), -(-w // stride)) and np.isfinite(logits).all()
+    assert logits.shape[:2] == (1, model.num_classes) and np.isfinite(logits).all()
     first, second = (model.predict(x, [{"ori_shape": (h, w)}])[0] for _ in range(2))
     assert first.shape == (h, w) and first.dtype == np.uint8 and (first == second).all()
     other = model.predict(x, [{"ori_shape": (h // 2, 2 * w)}], with_prob=True)[0]
@@ -97,7 +110,7 @@ def test_saving_and_loading_gives_the_same_masks(specimen, rng):
     name, model = specimen
     model.loss(jt.array(pictures(rng, 2, 64, 64)), jt.zeros((2, 64, 64), "int32"))["loss"].sync()  # moves running statistics
     state = {key: value.numpy() for key, value in model.state_dict().items()}
-    assert remap_keys(state).keys() == state.keys()
+    assert remap_keys(state, SPECIMENS[name]).keys() == state.keys()
     jt.set_global_seed(1)
     twin = build_model(copy.deepcopy(SPECIMENS[name]))
     assert twin.state_dict().keys() == state.keys()
@@ -133,8 +146,8 @@ def test_a_batch_run_in_groups_gives_the_same(specimen, test_cfg, own_size, rng,
     flips = [{}, {"flip": True, "flip_direction": "horizontal"}, {"flip": True, "flip_direction": "vertical"}]
     x, metas = pictures(rng, 3, 48, 40), [{"ori_shape": own_size, "img_shape": (48, 40), **flip} for flip in flips]
     at_once = model.predict(x, metas, with_prob=True)
-    sizes, run = [], type(model).execute
-    monkeypatch.setattr(type(model), "execute", lambda self, images: sizes.append(images.shape[0]) or run(self, images))
+    sizes, run = [], type(model).class_scores
+    monkeypatch.setattr(type(model), "class_scores", lambda self, images: sizes.append(images.shape[0]) or run(self, images))
     monkeypatch.setattr(segmentor, "GROUP_PIXELS", 2 * 48 * 40 if test_cfg["mode"] == "whole" else 2 * 32 * 32)
     grouped = model.predict(x, metas, with_prob=True)
     assert set(sizes) == {1, 2} and len(grouped) == 3
@@ -145,18 +158,20 @@ def test_a_batch_run_in_groups_gives_the_same(specimen, test_cfg, own_size, rng,
 
 def test_segnext_keys():
     """Spot checks; the parity test proves every key, because each value there depends on its key."""
-    keys = build_model(SPECIMENS["segnext"]).state_dict()
+    keys = build_model(SPECIMENS["LightHamHead"]).state_dict()
     for key in ("backbone.patch_embed1.proj.4.running_var", "backbone.patch_embed2.norm.weight", "backbone.block3.1.mlp.dwconv.weight",
                 "backbone.block1.0.attn.spatial_gating_unit.conv2_2.bias", "backbone.block4.0.layer_scale_2", "backbone.norm4.bias",
                 "decode_head.squeeze.gn.weight", "decode_head.hamburger.ham_in.conv.bias", "decode_head.hamburger.ham_out.gn.bias",
                 "decode_head.align.conv.weight", "decode_head.conv_seg.bias"):
         assert key in keys
-    old = {"module.block1.0.mlp.dwconv.dwconv.weight": 1, "module.block1.0.norm1.num_batches_tracked": 2, "norm1.weight": 3}
-    assert remap_keys(old) == {"block1.0.mlp.dwconv.weight": 1, "norm1.weight": 3}
+    old = {"module.backbone.block1.0.mlp.dwconv.dwconv.weight": 1, "module.backbone.block1.0.norm1.num_batches_tracked": 2, "norm1.weight": 3}
+    assert remap_keys(old, SPECIMENS["LightHamHead"]) == {"backbone.block1.0.mlp.dwconv.weight": 1, "norm1.weight": 3}
+    other = {"backbone": {"type": "Another"}, "decode_head": {"type": "LightHamHead"}}
+    assert remap_keys({"backbone.block1.0.mlp.dwconv.dwconv.weight": 1}, other) == {"backbone.block1.0.mlp.dwconv.dwconv.weight": 1}
 
 
 def test_fixed_bases_travel_with_the_weights():
-    block = copy.deepcopy(SPECIMENS["segnext"])
+    block = copy.deepcopy(SPECIMENS["LightHamHead"])
     block["decode_head"]["ham_kwargs"] = {"RAND_INIT": False, "MD_R": 4, "MD_S": 2}
     model = build_model(block)
     assert tuple(model.state_dict()["decode_head.hamburger.ham.bases"].shape) == (2, 8, 4)
@@ -180,7 +195,7 @@ def test_one_step_gradient_differs_and_is_finite(rng):
     gradients = {}
     for grad in ("full", "one_step"):
         jt.set_global_seed(0)
-        block = copy.deepcopy(SPECIMENS["segnext"])
+        block = copy.deepcopy(SPECIMENS["LightHamHead"])
         block["decode_head"]["ham_kwargs"] = {"MD_R": 4, "grad": grad, "rand_init": False}
         model = build_model(block)
         loss = model.loss(jt.array(pictures(np.random.default_rng(0), 2, 64, 64)), jt.ones((2, 64, 64), "int32"))["loss"]
@@ -198,11 +213,11 @@ def test_mscan_mistakes():
     with pytest.raises(ValueError, match="do not keep the size"):
         MSCAN(variant="tiny", attention_kernel_sizes=[5, [1, 7]], attention_kernel_paddings=[2, [0, 2]])
     with pytest.raises(ConfigError, match="stride .* is larger than crop_size"):
-        build_model({**SPECIMENS["segnext"], "test_cfg": {"mode": "slide", "crop_size": [32, 32], "stride": [48, 32]}})
+        build_model({**SPECIMENS["LightHamHead"], "test_cfg": {"mode": "slide", "crop_size": [32, 32], "stride": [48, 32]}})
 
 
 def test_other_activations_and_dropout_take_the_long_way(rng):
-    block = copy.deepcopy(SPECIMENS["segnext"])
+    block = copy.deepcopy(SPECIMENS["LightHamHead"])
     block["backbone"].update(act_cfg={"type": "ReLU"}, drop_rate=0.1, drop_path_rate=0.2,
                              attention_kernel_sizes=[3, [1, 5]], attention_kernel_paddings=[1, [0, 2]])
     model = build_model(block)
@@ -215,7 +230,7 @@ def test_other_activations_and_dropout_take_the_long_way(rng):
     ("large", [128, 320, 512], 1024, 64, 70.0)])
 def test_operation_counts_are_the_published_ones(variant, widths, ham, rank, published):
     model = build_model({"type": "EncoderDecoder", "backbone": {"type": "MSCAN", "variant": variant}, "decode_head": {
-        **SPECIMENS["segnext"]["decode_head"], "in_channels": widths, "channels": ham, "ham_channels": ham, "num_classes": 150,
+        **SPECIMENS["LightHamHead"]["decode_head"], "in_channels": widths, "channels": ham, "ham_channels": ham, "num_classes": 150,
         "norm_cfg": {"type": "GN", "num_groups": 32}, "ham_kwargs": {"MD_R": rank}}})
     counts, logits = count_operations(model, (512, 512))
     assert logits == (1, 150, 64, 64)

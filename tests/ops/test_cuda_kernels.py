@@ -45,7 +45,7 @@ def _inputs(kernel, case, dtype="float32"):
 
 
 def _is_map(name, value) -> bool:
-    return name in ("x", "logits", "gate", "residual", "shortcut")
+    return name in ("x", "logits", "gate", "residual", "shortcut", "q", "k", "v")
 
 
 def _round(values, dtype):
@@ -255,6 +255,9 @@ FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source,
     "norm_run_beyond": ("norm", ["batch_odd"], "v[e] = i < count ? to_float(x[i]) : 0.0f;", "v[e] = i <= count ? to_float(x[i]) : 0.0f;"),
     "norm_pivot_left_out": ("norm", ["batch_long_rows"], "from[2] + 2 * off * from[1] + count * off * off", "from[2]"),
     "norm_wrong_statistic": ("norm", ["position_odd"], "from.s.position ? set + p : set", "set"),
+    "attention_keys_beyond": ("attention", ["odd"], "row + i < s.l && key < s.m ? from", "row + i < s.l ? from"),
+    "attention_no_fading": ("attention", ["several_blocks"], "sums[i][j] *= fade;", ";"),
+    "attention_queries_beyond": ("attention", ["windows_small"], "if (row < s.l && key < s.m) parts", "if (key < s.m) parts"),
     "warp_divergence": ("upsample_cross_entropy", ["odd"], "if (threadIdx.x % WARP == 0) room[i * 8",
                         "if (threadIdx.x % WARP < 3) __shfl_xor_sync(ALL_LANES, total, 1);\n        if (threadIdx.x % WARP == 0) room[i * 8"),
 }
@@ -269,7 +272,9 @@ def test_planted_faults_are_caught(fault, emulate):
 
 
 BARRIERS = {   # file: the kernel that shows its barriers, and its cases that reach them
+    "attention": ("attention", ["odd", "spatial_reduction", "several_blocks"]),
     "cuda_base.cuh": ("depthwise", ["5x5_no_padding"]), "cuda_depthwise.cuh": ("depthwise", ["3x3_gelu"]), "cuda_gemm.cuh": ("pointwise", ["odd", "many_classes"]),
+    "layer_norm": ("layer_norm", ["odd"]), "linear": ("linear", ["odd"]),
     "msca": ("msca", ["odd"]), "norm": ("norm", ["batch_odd", "batch_long_rows", "position_odd"]), "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
 
 
@@ -301,6 +306,11 @@ def _calls(h, w):
             ("nmf", "forward", [1, 512, h * w, 64, 7, 1, 1e-6, 0, 1]), ("nmf", "backward", [1, 512, h * w, 16, 6, 1, 1e-6, 0, 1]),
             ("norm", "forward", [2, 64, h * w, 0, 1, 1e-5]), ("norm", "backward", [2, 64, h * w, 8, 2, 1e-5]),
             ("norm", "position_forward", [2, 64, h * w, 0, 0, 1e-5]), ("norm", "position_backward", [2, 64, h * w, 0, 2, 1e-5]),
+            ("attention", "forward", [2, h * w, -(-h // 8) * -(-w // 8), 3, 40, 160, 0, 0.125, 0, 2, 1]),
+            ("attention", "backward", [2, h * w, -(-h // 8) * -(-w // 8), 3, 40, 40, 2, 0.125, 0, 0, 0]),
+            ("attention", "backward", [128, 49, 49, 3, 32, 32, 3, 0.125, 1, 64, 49]),
+            ("linear", "forward", [2, h * w, 96, 384, 1]), ("linear", "backward", [2, h * w, 96, 10, 0]),
+            ("layer_norm", "forward", [2 * h * w, 96, 1e-5]), ("layer_norm", "backward", [2 * h * w, 96, 1e-5]),
             ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]), ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
             ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 1]),
             ("upsample_cross_entropy", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 255, 0, 0, 1])]

@@ -23,7 +23,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jseg.data.prepare import IndexTable, Job, Report, Settings, command, convert_pair, pair, pair_items
+from jseg.data.prepare.shapes import checked_points, checked_size
 from jseg.errors import ConvertError
+from jseg.text import decode_text
 
 OUT = "data/cityscapes"
 COUNTS = {"train": 2975, "val": 500, "test": 1525}
@@ -47,8 +49,9 @@ def train_ids(data: bytes, name: str) -> np.ndarray:
 def draw(data: bytes, name: str) -> np.ndarray:
     """Draw the polygons of one file in their order, the later over the earlier, as the publisher's tools do; (H, W) uint8 train ids."""
     try:
-        notes = json.loads(data)
-        picture = Image.new("L", (notes["imgWidth"], notes["imgHeight"]), 255)
+        notes = json.loads(decode_text(data, name, error=ConvertError))
+        size = checked_size(notes["imgHeight"], notes["imgWidth"], name)
+        picture = Image.new("L", size[::-1], 255)
         canvas = ImageDraw.Draw(picture)
         for shape in notes["objects"]:
             label = shape["label"]
@@ -57,8 +60,8 @@ def draw(data: bytes, name: str) -> np.ndarray:
             if label not in LABELS:
                 raise ConvertError(f"{name}: label {shape['label']!r} is not one of the {len(LABELS)} of Cityscapes; is it another dataset?")
             if not shape.get("deleted") and LABELS[label][0] >= 0:
-                canvas.polygon([tuple(point) for point in shape["polygon"]], fill=LABELS[label][1])
-    except (ValueError, KeyError, TypeError) as error:
+                canvas.polygon(checked_points(shape["polygon"], name), fill=LABELS[label][1])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConvertError(f"{name}: not a polygon file of Cityscapes ({type(error).__name__}: {error}); download it again") from error
     return np.asarray(picture)
 

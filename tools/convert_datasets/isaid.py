@@ -23,8 +23,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # jseg fro
 from jseg.data.datasets import iSAIDDataset
 from collections import Counter
 
-from jseg.data.prepare import (ColorTable, Item, Job, Report, Settings, Source, Tiling, Writer, command, copy_picture, cut_pair, pair, pair_items,
-                               stem)
+from jseg.data.prepare import (ColorTable, Item, Job, Remarks, Report, Settings, Source, Tiling, Writer, command,
+                               copy_picture, cut_pair, pair,
+                               pair_items, stem)
 from jseg.errors import ConvertError
 
 OUT = "data/iSAID"
@@ -42,13 +43,13 @@ def expected(width: int, height: int, overlap: int, skips: bool) -> dict[str, in
     return {"img_dir/train": train, "ann_dir/train": train, "img_dir/val": val, "ann_dir/val": val, "img_dir/test": 937}
 
 
-def cut(item: Item, source: Source, writer: Writer, **options) -> dict[str, int]:
+def cut(item: Item, source: Source, writer: Writer, **options) -> Remarks:
     """Cut a picture and its mask; return how many pictures original JSeg would make of it."""
     cut_pair(item, source, writer, **options)
     tiles = [stem(file).split("_") for file in writer.files if file.startswith("img_dir")]
     name, tops, lefts = tiles[0][0], {tile[1] for tile in tiles}, {tile[3] for tile in tiles}
     count = len(tiles) if min(len(tops), len(lefts)) > 1 else 1
-    return {item.values[0].split("/")[1]: 0 if name in DEVKIT_SKIPS else count}
+    return Remarks({item.values[0].split("/")[1]: 0 if name in DEVKIT_SKIPS else count})
 
 
 def check_pictures(pairs, skip: tuple, where: str) -> None:

@@ -14,7 +14,6 @@ which know 459; in the json they are an error, as in MMSegmentation's script.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 
@@ -25,7 +24,7 @@ import numpy as np
 from jseg.data.io import check_pair, read_image
 from jseg.data.prepare import IndexTable, Item, Job, Report, Settings, Source, Writer, command, convert_pair, decode, pair_items
 from jseg.data.prepare.matfile import matrix
-from jseg.data.prepare.shapes import decode_rle
+from jseg.data.prepare.shapes import checked_size, decode_rle
 from jseg.errors import ConvertError
 
 OUT = "data/VOCdevkit/VOC2010"
@@ -60,13 +59,15 @@ def convert_json(item: Item, source: Source, writer: Writer) -> None:
 
 def json_items(job: Job, name: str) -> tuple[list[Item], dict[str, list[str]]]:
     """Items and split lists from the json of PASCAL in Detail."""
+    where = job.source.label(name)
     try:
-        notes = json.loads(job.source.read(name))
+        notes = job.source.json(name)
         segments: dict[int, list] = {picture["image_id"]: [] for picture in notes["images"]}
         for segment in notes["annos_segmentation"]:
             segments[segment["image_id"]].append((segment["category_id"], segment["segmentation"]))
-        rows = [(p["file_name"].rsplit(".", 1)[0], p["phase"], (p["height"], p["width"]), tuple(segments[p["image_id"]])) for p in notes["images"]]
-    except (ValueError, KeyError, TypeError) as error:
+        rows = [(p["file_name"].rsplit(".", 1)[0], p["phase"], checked_size(p["height"], p["width"], where),
+                 tuple(segments[p["image_id"]])) for p in notes["images"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConvertError(f"{job.source.label(name)}: not the json of PASCAL in Detail ({type(error).__name__}: {error}); "
                            "download it again") from error
     pictures = found_pictures(job, [row[0] for row in rows if row[1] in COUNTS])

@@ -31,25 +31,26 @@ LOW, HIGH = -125, 275  # Hounsfield units
 LABELS = IndexTable({**dict.fromkeys(range(14), 0), 8: 1, 4: 2, 3: 3, 2: 4, 6: 5, 11: 6, 1: 7, 7: 8})
 
 
-def slices(volume: np.ndarray) -> np.ndarray:
-    """(X, Y, Z) -> (Z, X, Y) with the last axis reversed."""
-    return volume.transpose(2, 0, 1)[:, :, ::-1]
-
-
 def convert_scan(item: Item, source: Source, writer: Writer) -> None:
     """Write all slices of one scan; `item.values` are the split and the number."""
     split, number = item.values
     scan, organs = (read_nifti(source.read(name), source.label(name)) for name in item.inputs)
-    if scan.ndim != 3 or scan.shape != organs.shape:
+    if len(scan.shape) != 3 or scan.shape != organs.shape:
         raise DataError(f"{source.label(item.inputs[0])} is {scan.shape} but its mask {source.label(item.inputs[1])} is {organs.shape}; both must "
                         "be the same volume of three axes")
-    grey = slices((np.clip(scan, LOW, HIGH) - LOW) / (HIGH - LOW) * 255)
-    for index, (img, mask) in enumerate(zip(grey, slices(organs))):
+    for index in range(scan.shape[-1]):
         name = f"case{number}_slice{index:03d}"
+        values, labels = scan.slice(index)[:, ::-1], organs.slice(index)[:, ::-1]  # (X, Y), the second axis reversed
+        if not np.isfinite(values).all() or not (np.abs(labels) < 2 ** 31).all() or (labels != np.rint(labels)).any():
+            raise DataError(f"{source.label(item.inputs[0])}: slice {index} holds values that are not finite, or its "
+                            "mask labels that are not whole; "
+                            "download both again")
+        grey = (np.clip(values, LOW, HIGH) - LOW) / (HIGH - LOW) * 255
         buffer = io.BytesIO()
-        Image.fromarray(img.astype(np.float32)).convert("RGB").save(buffer, "JPEG")
+        Image.fromarray(grey.astype(np.float32)).convert("RGB").save(buffer, "JPEG")
         writer.data(f"img_dir/{split}/{name}.jpg", buffer.getvalue())
-        writer.mask(f"ann_dir/{split}/{name}.png", LABELS.indices(mask.astype(np.int32), source.label(item.inputs[1])))
+        writer.mask(f"ann_dir/{split}/{name}.png", LABELS.indices(labels.astype(np.int32),
+                                                                  source.label(item.inputs[1])))
 
 
 def convert(src, out, settings: Settings = Settings()) -> Report:

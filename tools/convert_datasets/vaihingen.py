@@ -43,6 +43,7 @@ def convert(src, out, settings: Settings = Settings(), *, size: int = 512, overl
         listed = {(str(area),): split for split, areas in SPLITS.items() for area in areas}
         pairs = pair({key: pictures[key] for key in pictures if key in listed}, {key: masks[key] for key in masks if key in listed}, job.source)
         job.need({listed[key] for key in pairs}, list(SPLITS))
+        job.leave_out("orthophotos of neither split", [pictures[key] for key in pictures if key not in listed])
         tile = "{box.left}_{box.top}_{box.right}_{box.bottom}.png"
         todo = [(files, tuple(f"{folder}/{listed[key]}/area{key[0]}_{tile}" for folder in ("img_dir", "ann_dir"))) for key, files in pairs.items()]
         return job.run(pair_items(todo, cut_pair, tiling=Tiling.overlapping(size, size, overlap), label=ColorTable(COLORS, unknown)))

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import colorsys
 import os
-from typing import Any, ClassVar, Sequence
+from typing import Any, ClassVar, Mapping, Sequence
 
 import numpy as np
 
-from jseg.data.datasets.files import describe_missing, list_files, read_list
-from jseg.data.io import check_labels, check_pair
+from jseg.data.datasets.files import describe_missing, list_files, listed_hint, read_list
+from jseg.data.io import check_pair
+from jseg.data.labels import check_labels
 from jseg.data.transforms import Compose
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.registry import nearest
@@ -53,7 +54,10 @@ class SegDataset:
         seg_map_suffix: end of mask names that replaces the picture's suffix.
         reduce_zero_label: True for masks in which 0 is unlabelled and classes start at 1 (ADE20K): 0 becomes 255, k becomes k - 1.
         metainfo: `{classes: [...], palette: [[r, g, b], ...]}`; for a known dataset the classes may be a subset in any order.
-        ignore_index: label that counts nowhere, 0..255.
+        ignore_index: label that counts nowhere, 0..255; the heads and `data_preprocessor.seg_pad_val` must have the
+            same.
+        label_map: `{old: new}` merges or renames labels: old is a value of the masks (after `reduce_zero_label`) or the
+            published name of a class, new an index or name of this dataset's classes, or `ignore_index`.
         test_mode: True for evaluation; the loader sets it for `val` and `test`.
         indices: use only the first n pictures (a number) or these positions (a list).
     Raises:
@@ -73,7 +77,7 @@ class SegDataset:
     def __init__(self, *, data_root: str | None = None, data_prefix: dict | None = None, pipeline: Sequence = (), ann_file: str = "",
                  ignore_file: str = "", img_suffix: str | None = None, seg_map_suffix: str | None = None,
                  reduce_zero_label: bool | None = None, metainfo: dict | None = None, ignore_index: int = 255, test_mode: bool = False,
-                 indices: int | Sequence[int] | None = None):
+                 indices: int | Sequence[int] | None = None, label_map: dict | None = None):
         self.data_root = os.path.expanduser(str(data_root or ""))
         self.data_prefix = _checked_prefix(data_prefix, ("img_path", "seg_map_path", *self.EXTRA_FILES))
         self.ann_file = self._under_root(ann_file) if ann_file else ""
@@ -86,6 +90,7 @@ class SegDataset:
         self.reduce_zero_label = self.REDUCE_ZERO_LABEL if reduce_zero_label is None else bool(reduce_zero_label)
         self.ignore_index, self.test_mode, self.indices = int(ignore_index), test_mode, indices
         self.classes, self.palette = self._names_and_colours(metainfo or {})
+        self.given_label_map = self._given_label_map(label_map or {})
         self.label_map = self._label_map()
         self.color_map: dict[tuple[int, int, int], int] | None = None
         self.pipeline = Compose(pipeline)
@@ -95,11 +100,14 @@ class SegDataset:
     # ---- names, colours, values -------------------------------------------------------------------------------------------
 
     def _names_and_colours(self, metainfo: dict) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+        if not isinstance(metainfo, Mapping):
+            raise ConfigError(f"{type(self).__name__}: metainfo: got {metainfo!r}, expected "
+                              f"{{classes: [...], palette: [...]}}")
         for key in metainfo:
             if key not in ("classes", "palette"):
                 raise ConfigError(f"{type(self).__name__}: metainfo: unknown key {key!r}{nearest(key, ('classes', 'palette'))}")
         known = self.METAINFO.get("classes", ())
-        classes = tuple(str(name) for name in metainfo.get("classes", known))
+        classes = _checked_names(metainfo.get("classes", known), type(self).__name__)
         for name in classes if known else ():
             if name not in known:
                 raise ConfigError(f"{type(self).__name__}: metainfo.classes: {name!r} is not one of its {len(known)} classes"
@@ -113,18 +121,40 @@ class SegDataset:
             palette = [self.METAINFO["palette"][known.index(name)] for name in classes]
         elif palette is None:
             palette = spread_colours(len(classes))
-        palette = tuple(tuple(int(channel) for channel in colour) for colour in palette)
+        palette = _checked_colours(palette, type(self).__name__)
         wrong = [colour for colour in palette if len(colour) != 3 or min(colour) < 0 or max(colour) > 255]
         if wrong or len(palette) != len(classes):
             raise ConfigError(f"{type(self).__name__}: metainfo.palette has {len(palette)} colours for {len(classes)} classes"
                               + (f"; {list(wrong[0])} is not [red, green, blue] with 0..255" if wrong else ""))
         return classes, palette
 
+    def _given_label_map(self, label_map: dict) -> dict[int, int]:
+        """The argument `label_map` with indices for names."""
+        where, known = f"{type(self).__name__}: label_map", self.METAINFO.get("classes", self.classes)
+        if not isinstance(label_map, Mapping):
+            raise ConfigError(f"{where}: got {label_map!r}, expected {{old: new}}, for example {{2: 1}}")
+        mapping = {}
+        for old, new in label_map.items():
+            for value, names, side in ((old, known, "old"), (new, self.classes, "new")):
+                odd = isinstance(value, bool) or not isinstance(value, (int, str))
+                if odd or isinstance(value, str) and value not in names:
+                    raise ConfigError(f"{where}: {value!r} is no {side} label{nearest(value, names)}; give an index, "
+                                      f"or one of "
+                                      f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}")
+            old = known.index(old) if isinstance(old, str) else old
+            mapping[old] = new = self.classes.index(new) if isinstance(new, str) else new
+            if not 0 <= old <= 65535 or not (0 <= new < len(self.classes) or new == self.ignore_index):
+                raise ConfigError(f"{where}: {{{old}: {new}}}: old labels are 0..65535, new ones "
+                                  f"0..{len(self.classes) - 1} or ignore_index "
+                                  f"{self.ignore_index}")
+        return mapping
+
     def _label_map(self) -> dict[int, int] | None:
         """Map values of the files (after `reduce_zero_label`) to labels where they differ; None: nothing to change."""
         known = self.METAINFO.get("classes", self.classes)
         mapping = {old: self.classes.index(name) if name in self.classes else self.ignore_index for old, name in enumerate(known)}
         mapping.update({value: self.ignore_index for value in self.VOID_LABELS})
+        mapping.update(self.given_label_map)
         return {old: new for old, new in mapping.items() if old != new} or None
 
     # ---- files ------------------------------------------------------------------------------------------------------------
@@ -178,10 +208,18 @@ class SegDataset:
                 return self._pairs_of_lines(lines)
             return self._pairs_of_stems([self._without_suffix(line) for line in lines], listed=True)
         folder = self._folder("img_path")
-        files = list_files(folder, self.img_suffix)
+        files = self._pictures(folder)
         if not files:
             raise DataError(describe_missing(f"{name}: no picture ending in {_spelled(self.img_suffix)}", folder, empty=True))
         return self._pairs_of_stems(files, listed=False)
+
+    def _pictures(self, folder: str) -> list[str]:
+        """The pictures in a folder, relative to it; where masks lie in the same folder, what ends like a mask is
+        none."""
+        files, masks = list_files(folder, self.img_suffix), self.data_prefix.get("seg_map_path")
+        if masks is None or os.path.realpath(self._under_root(masks)) != os.path.realpath(folder):
+            return files
+        return [file for file in files if not file.endswith(self.seg_map_suffix)]
 
     def _left_out(self) -> set[str]:
         """The stems in `ignore_file`."""
@@ -231,12 +269,12 @@ class SegDataset:
         left_out = self._left_out()
         names = [name for name in names if self._without_suffix(name) not in left_out]
         if listed:
-            by_stem = {self._without_suffix(file): file for file in list_files(pictures, self.img_suffix)}
+            by_stem = {self._without_suffix(file): file for file in self._pictures(pictures)}
             absent = [stem for stem in names if stem not in by_stem]
             if absent:
                 self._lack(_some_missing(f"{self.ann_file}: {len(absent)} of {len(names)} listed pictures are not in {pictures} "
                                          f"with the end {_spelled(self.img_suffix)}", absent,
-                                         f"there: {', '.join(sorted(by_stem.values())[:3]) or 'nothing'}"))
+                                         f"there: {', '.join(sorted(by_stem.values())[:3]) or 'nothing'}{listed_hint(absent, by_stem)}"))
             names = [by_stem[stem] for stem in names if stem in by_stem]
         wanted = [None if masks is None else self._without_suffix(file) + self.seg_map_suffix for file in names]
         if masks is not None:
@@ -254,8 +292,10 @@ class SegDataset:
         pairs = [tuple(self._listed_path(path) for path in line) for line in lines if self._without_suffix(line[0]) not in left_out]
         absent = [path for pair in pairs for path in pair if not os.path.isfile(path)]
         if absent:
+            gone = set(absent)
+            hint = listed_hint([path for line in lines for path in line if self._listed_path(path) in gone])
             self._lack(_some_missing(f"{self.ann_file}: {len(absent)} of {2 * len(pairs)} listed files do not exist", absent,
-                                     f"paths count from data_root {self.data_root or os.curdir!r}"))
+                                     f"paths count from data_root {self.data_root or os.curdir!r}{hint}"))
         gone = set(absent)
         return [pair for pair in pairs if gone.isdisjoint(pair)]
 
@@ -326,6 +366,32 @@ def _checked_prefix(prefix: dict | None, keys: tuple[str, ...]) -> dict:
         if key not in keys:
             raise ConfigError(f"data_prefix: unknown key {key!r}{nearest(key, keys)}; it takes {', '.join(keys[:-1])} and {keys[-1]}")
     return {"img_path": "", **prefix}
+
+
+def _checked_names(names: Sequence[str], dataset: str) -> tuple[str, ...]:
+    """Class names as a tuple; ConfigError unless they are a list of texts."""
+    if isinstance(names, str) or not isinstance(names, (list, tuple)):
+        shown = f"[background, {names}]" if isinstance(names, str) else "[background, ...]"
+        raise ConfigError(f"{dataset}: metainfo.classes: got {names!r:.200}, expected a list of names; write {shown}")
+    for name in names:
+        if isinstance(name, bool):
+            words = "true, yes and on" if name else "false, no and off"
+            raise ConfigError(f"{dataset}: metainfo.classes: a name is read as {str(name).lower()}, as YAML reads "
+                              f"{words}; put it in quotes")
+        if not isinstance(name, str):
+            raise ConfigError(f"{dataset}: metainfo.classes: got {name!r:.200} among the names; names are text: put it "
+                              f"in quotes")
+        if not name.strip() or not name.isprintable():
+            raise ConfigError(f"{dataset}: metainfo.classes: {name!r:.200} is no name; names are printable text")
+    return tuple(names)
+
+
+def _checked_colours(palette: Sequence, dataset: str) -> tuple[tuple[int, ...], ...]:
+    try:
+        return tuple(tuple(int(channel) for channel in colour) for colour in palette)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{dataset}: metainfo.palette: got {palette!r:.200}, expected [[red, green, blue], ...] with "
+                          f"0..255") from error
 
 
 def _suffixes(value: str | Sequence[str]) -> str | tuple[str, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from typing import Container, Sequence
 
 from jseg.errors import DataError
 from jseg.registry import nearest
+from jseg.text import read_text
 
-__all__ = ["IMAGE_SUFFIXES", "describe_missing", "list_files", "read_list"]
+__all__ = ["IMAGE_SUFFIXES", "describe_missing", "list_files", "listed_hint", "read_list"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".JPG", ".JPEG", ".PNG", ".BMP", ".TIF", ".TIFF")
 
@@ -27,15 +30,19 @@ def read_list(path: str) -> list:
     """Read a list file: all lines one name -> list of str, all lines two paths -> list of (picture, mask).
 
     Two paths are parted by a tab, a comma or spaces; a line with spaces counts as two paths when it has exactly two parts
-    and both have a file suffix. Blank lines are skipped.
+    and both have a file suffix. Blank lines are skipped; a byte-order mark and Windows line ends do not matter.
+
+    Raises:
+        DataError: not UTF-8, no regular file, or lines of both forms.
     """
-    with open(path, encoding="utf-8") as file:
-        lines = [line.strip() for line in file if line.strip()]
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", read_text(path, what="list")) if line.strip()]
     parsed = [_parts(line) for line in lines]
     kinds = {isinstance(entry, tuple) for entry in parsed}
     if len(kinds) > 1:
         odd = next(line for line, entry in zip(lines, parsed) if isinstance(entry, tuple) != isinstance(parsed[0], tuple))
-        raise DataError(f"{path}: some lines hold one name and some two paths, for example {lines[0]!r} and {odd!r}; use one form")
+        raise DataError(f"{path}: some lines hold one name and some two paths, for example {lines[0]!r} and {odd!r}; "
+                        f"use one form, and "
+                        "part two paths with a tab where names hold spaces")
     return parsed
 
 
@@ -45,6 +52,22 @@ def _parts(line: str) -> str | tuple[str, str]:
         if len(parts) == 2 and all(os.path.splitext(part)[1] for part in parts):
             return tuple(parts)
     return line
+
+
+def listed_hint(names: Sequence[str], there: Container[str] = ()) -> str:
+    """What about the spelling of listed names may be why they are not found, as "; ..."; "" where nothing looks odd.
+
+    Args:
+        names: as listed.
+        there: the names of the files that exist.
+    """
+    found = ["a backslash parts no folders here: write /"] if any("\\" in name for name in names) else []
+    if any(name.startswith("/") for name in names):
+        found.append("a leading / means the top of the disk: take it off")
+    found += [f"a name is not printable: {name!r}" for name in names if not name.isprintable()][:1]
+    if any(name.encode("utf-8", "replace").decode("gbk", "replace") in there for name in names if not name.isascii()):
+        found.append("the list is in GBK: save it as UTF-8")
+    return "".join(f"; {hint}" for hint in found)
 
 
 def describe_missing(what: str, path: str, empty: bool = False) -> str:

@@ -35,8 +35,9 @@ class FolderDataset(SegDataset):
         split: `{part: train | val, val_ratio: 0.2, seed: 0}` divides the pictures by a hash of their names, so that a picture
             keeps its part when others are added (but for those at the border); None takes all. Lists (`ann_file`) work too.
         img_suffix: None takes .jpg, .jpeg, .png, .bmp, .tif, .tiff and .webp, small or capital.
-        data_root, data_prefix, pipeline, ann_file, ignore_file, seg_map_suffix, reduce_zero_label, ignore_index, test_mode, indices:
-            SegDataset's.
+        data_root, data_prefix, pipeline, ann_file, ignore_file, seg_map_suffix, reduce_zero_label, ignore_index,
+        test_mode, indices,
+            label_map: SegDataset's.
     Raises:
         ConfigError: arguments contradict each other.
     """
@@ -47,12 +48,12 @@ class FolderDataset(SegDataset):
                  mask_format: str = "index", ignore_colors: Sequence[Sequence[int]] = (), split: dict | None = None,
                  ann_file: str = "", ignore_file: str = "", img_suffix: str | Sequence[str] | None = None,
                  seg_map_suffix: str | None = None, reduce_zero_label: bool = False, ignore_index: int = 255,
-                 test_mode: bool = False, indices: int | Sequence[int] | None = None):
+                 test_mode: bool = False, indices: int | Sequence[int] | None = None, label_map: dict | None = None):
         prefix = {"img_path": "images", "seg_map_path": "masks"} if data_prefix is None else data_prefix
         super().__init__(data_root=data_root, data_prefix=prefix, pipeline=pipeline, ann_file=ann_file,
                          ignore_file=ignore_file, img_suffix=img_suffix, seg_map_suffix=seg_map_suffix,
                          reduce_zero_label=reduce_zero_label, metainfo=metainfo, ignore_index=ignore_index,
-                         test_mode=test_mode, indices=indices)
+                         test_mode=test_mode, indices=indices, label_map=label_map)
         if mask_format not in ("index", "rgb"):
             raise ConfigError(f"FolderDataset: mask_format is {mask_format!r}{nearest(mask_format, ('index', 'rgb'))}; "
                               "it takes index or rgb")

@@ -18,11 +18,14 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from jseg.data.datasets.base import SegDataset
-from jseg.errors import ConfigError
+from jseg.data.samples import Reading, Sample, inspect_mask
+from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
 from jseg.registry import DATASETS
+from jseg.text import read_text
 
-__all__ = ["ClassBalancedDataset", "ConcatDataset", "RepeatDataset", "leaves", "locate", "repeat_factors"]
+__all__ = ["ClassBalancedDataset", "ConcatDataset", "RepeatDataset", "classes_of_pictures", "leaves", "locate",
+           "repeat_factors"]
 
 
 @DATASETS.register()
@@ -140,13 +143,11 @@ class ClassBalancedDataset:
         key = self._key() if self.cache_file else ""
         if self.cache_file and os.path.isfile(self.cache_file):
             try:
-                with open(self.cache_file, encoding="utf-8") as file:
-                    kept = json.load(file)
+                kept = json.loads(read_text(self.cache_file, what="cache_file"))
                 if kept["key"] == key:
                     return _table(kept["classes_of_pictures"], len(self.classes))
-            except (ValueError, KeyError, TypeError, IndexError):
+            except (DataError, ValueError, KeyError, TypeError, IndexError, RecursionError):
                 pass  # damaged or of another kind: count again and replace it
-        from jseg.data.check import classes_of_pictures  # which imports this module
         found = classes_of_pictures(self.dataset, workers=self.workers)
         if self.cache_file:
             write_atomically(self.cache_file, json.dumps({"key": key, "classes_of_pictures": found}).encode())
@@ -207,6 +208,34 @@ def locate(dataset, index: int) -> tuple[SegDataset, int]:
         else:
             dataset, index = dataset.dataset, index % len(dataset.dataset)
     return dataset, index
+
+
+def classes_of_pictures(dataset, *, workers: int | None = None, progress: bool = True) -> list[list[int]]:
+    """Read every mask: the labels that occur in each sample, sorted, ignored pixels left out.
+
+    Raises:
+        DataError: a mask is missing, unreadable or holds a label out of range; the text names it.
+    """
+    from jseg.data.prepare.parallel import default_workers, map_items  # only where masks are counted
+
+    parts = leaves(dataset)
+    numbers = {id(part): i for i, part in enumerate(parts)}
+    items = []
+    for index in range(len(dataset)):
+        part, local = locate(dataset, index)
+        paths = part.info(local)
+        if paths["seg_map_path"] is None:
+            raise DataError(f"{type(part).__name__}: {paths['img_path']} has no mask: classes cannot be balanced "
+                            f"without masks")
+        items.append(Sample(paths["seg_map_path"], paths["img_path"], paths["seg_map_path"], {}, numbers[id(part)]))
+    classes = []
+    for item, found in map_items(inspect_mask, tuple(map(Reading.of, parts)), items,
+                                 workers=workers or default_workers(),
+                                 title="classes", progress=progress):
+        if found.faults:
+            raise DataError(found.faults[0].text)
+        classes.append(sorted(set(found.labels) - {parts[item.part].ignore_index}))
+    return classes
 
 
 def _table(classes_of_pictures: Sequence[Sequence[int]], count: int) -> np.ndarray:

@@ -14,11 +14,12 @@ A converter names its files and their meaning; everything else is here. It looks
 
 from jseg.data.prepare import command
 from jseg.data.prepare.archives import Source, natural, pair, stem
-from jseg.data.prepare.manifest import Item, Job, Report, Settings, Writer
+from jseg.data.prepare.manifest import Item, Job, Remarks, Report, Settings, Writer
 from jseg.data.prepare.palettes import ColorTable, IndexTable, Threshold
 from jseg.data.prepare.strips import Strips, decode
 from jseg.data.prepare.tiles import Box, Tiling
 from jseg.data.prepare.works import convert_pair, copy_file, copy_picture, cut_pair, pair_items
 
-__all__ = ["Box", "ColorTable", "IndexTable", "Item", "Job", "Report", "Settings", "Source", "Strips", "Threshold", "Tiling", "Writer",
+__all__ = ["Box", "ColorTable", "IndexTable", "Item", "Job", "Remarks", "Report", "Settings", "Source", "Strips",
+           "Threshold", "Tiling", "Writer",
            "command", "convert_pair", "copy_file", "copy_picture", "cut_pair", "decode", "natural", "pair", "pair_items", "stem"]

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
-import shutil
-import tarfile
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, BinaryIO, Iterable, Mapping, NamedTuple, Sequence
 
 from jseg.data.datasets.files import describe_missing
+from jseg.data.prepare.members import (AGAIN, FREE_BYTES, MOST_BYTES, MOST_NESTED, MOST_RATIO, damage_named,
+                                       decompressing, read_stream, tar_files,
+                                       zip_files)
 from jseg.errors import ConvertError
+from jseg.files import open_regular, regular_file
+from jseg.text import decode_text
 
 __all__ = ["Source", "Entry", "pair"]
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, NotImplementedError)
+DEPTH = 3  # an archive in an archive in an archive
 _JUNK = re.compile(r"(^|/)(__MACOSX(/|$)|\.|Thumbs\.db$|desktop\.ini$)")
-_AGAIN = "download it again"
 
 
 class Entry(NamedTuple):
@@ -48,21 +50,25 @@ class Source:
         scratch: folder for what must be expanded; made when needed. The caller removes it.
         archives: regular expression; archives whose file name it does not match are left closed.
         leave_out: folders not to look into (the output).
+        most_bytes: of one file, decompressed; a larger one is refused when it is read.
     Raises:
-        ConvertError: a root is missing, an archive is damaged, or a member's name leaves its archive.
+        ConvertError: a root is missing or no regular file, an archive is damaged, a bomb or encrypted, or a member is
+            a link or its name leaves the archive.
     """
 
     def __init__(self, roots: Sequence[str | os.PathLike], scratch: str | os.PathLike, *, archives: str = "",
-                 leave_out: Sequence[str | os.PathLike] = ()):
+                 leave_out: Sequence[str | os.PathLike] = (), most_bytes: int = MOST_BYTES):
         self.roots = [os.fspath(root) for root in roots]
         self._scratch, self._wanted = os.fspath(scratch), re.compile(archives, re.IGNORECASE)
         self._left_out = {os.path.realpath(folder) for folder in (*leave_out, scratch)}
         self._entries: dict[str, Entry] = {}
         self._open: dict[str, zipfile.ZipFile] = {}
+        self._most_bytes, self._nested, self._room = most_bytes, 0, 0
         for root in self.roots:
             if os.path.isdir(root):
                 self._add_folder(root)
-            elif os.path.isfile(root):
+            elif os.path.exists(root):
+                regular_file(root, what="folder or archive", error=ConvertError)
                 if not root.lower().endswith(ARCHIVES):
                     self._add(os.path.basename(root), _file_entry(root))
                 else:
@@ -144,47 +150,49 @@ class Source:
         """Return the bytes of one file; a `.gz` file is decompressed.
 
         Raises:
-            ConvertError: the archive is damaged there, or the file cannot be read.
+            ConvertError: the archive is damaged there, or the file cannot be read or is larger than the limit.
         """
         entry = self._entries[name]
-        try:
-            data = self._bytes(entry)
-            return gzip.decompress(data) if name.endswith(".gz") else data
-        except _BROKEN as error:
-            raise ConvertError(f"{self.label(name)}: truncated or damaged ({error}); {_AGAIN}") from error
-        except OSError as error:
-            raise ConvertError(f"{self.label(name)}: cannot be read: {error.strerror or error}") from error
+        with damage_named(self.label(name), "truncated or damaged"), self._stream(entry) as stream:
+            data = read_stream(stream, self._most_bytes, self.label(name))
+            if len(data) < entry.size:
+                raise EOFError(f"{len(data)} of {entry.size} bytes")
+            if not name.endswith(".gz"):
+                return data
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as plain:
+                return read_stream(plain, self._most_bytes, self.label(name))
 
     def head(self, name: str, size: int = 1 << 16) -> bytes:
         """Return the first bytes of one file, to learn its size in pixels; b"" where it is damaged (`read` says so)."""
-        entry = self._entries[name]
         try:
-            if entry.kind == "zip":
-                with self._zip(entry.container).open(entry.member) as file:
-                    return file.read(size)
-            with open(entry.container, "rb") as file:
-                file.seek(entry.offset)
-                return file.read(min(size, entry.size))
-        except (*_BROKEN, OSError):
+            with damage_named(name), self._stream(self._entries[name]) as stream:
+                return stream.read(size)
+        except ConvertError:
             return b""
 
     def text(self, name: str) -> str:
-        """Return one file as text."""
-        return self.read(name).decode("utf-8-sig", errors="replace")
+        """Return one file as text; a ConvertError says which line is not UTF-8."""
+        return decode_text(self.read(name), self.label(name), error=ConvertError)
+
+    def json(self, name: str) -> Any:
+        """Return one JSON file's value; a ConvertError names the place that is no JSON, or the nesting that is too
+        deep.
+        """
+        try:
+            return json.loads(self.text(name))
+        except (ValueError, RecursionError) as error:
+            raise ConvertError(f"{self.label(name)}: not a JSON file ({error}); {AGAIN}") from error
 
     def lines(self, name: str) -> list[str]:
         """Return the non-empty lines of a text file, stripped."""
         return [line.strip() for line in self.text(name).splitlines() if line.strip()]
 
-    def _bytes(self, entry: Entry) -> bytes:
+    def _stream(self, entry: Entry) -> BinaryIO:
+        """The bytes of one file, from its first to its last."""
         if entry.kind == "zip":
-            return self._zip(entry.container).read(entry.member)
-        with open(entry.container, "rb") as file:
-            file.seek(entry.offset)
-            data = file.read(entry.size) if entry.kind == "tar" else file.read()
-        if len(data) < entry.size:
-            raise EOFError(f"{len(data)} of {entry.size} bytes")
-        return data
+            return self._zip(entry.container).open(entry.member)
+        file = open_regular(entry.container, error=ConvertError)
+        return file if entry.kind == "file" else _Slice(file, entry.offset, entry.size)
 
     def _zip(self, path: str) -> zipfile.ZipFile:
         """An archive, opened once in each process."""
@@ -201,73 +209,77 @@ class Source:
             self._entries[name] = entry
 
     def _add_folder(self, root: str) -> None:
+        seen = {os.path.realpath(root)}  # links may go round in circles
         for place, folders, files in os.walk(root, followlinks=True):
-            folders[:] = sorted(f for f in folders if os.path.realpath(os.path.join(place, f)) not in self._left_out)
+            real = {f: os.path.realpath(os.path.join(place, f)) for f in sorted(folders)}
+            folders[:] = [f for f in real if real[f] not in self._left_out and real[f] not in seen
+                          and not seen.add(real[f])]
             inside = os.path.relpath(place, root)
             prefix = "" if inside == os.curdir else inside.replace(os.sep, "/") + "/"
             for file in sorted(files):
                 path, name = os.path.join(place, file), prefix + file
+                if not os.path.isfile(path):
+                    continue
                 if file.lower().endswith(ARCHIVES) and not _JUNK.search(name):
                     self._add_archive(name, path)
-                elif os.path.isfile(path):
+                else:
                     self._add(name, _file_entry(path))
 
-    def _add_archive(self, name: str, path: str) -> None:
+    def _add_archive(self, name: str, path: str, depth: int = 1) -> None:
         if not self._wanted.search(os.path.basename(name)):
             return
-        try:
-            if name.lower().endswith(".zip"):
-                self._add_zip(name, path)
-            else:
-                self._add_tar(name, path)
-        except _BROKEN as error:
-            raise ConvertError(f"{self._shown(name, path)}: truncated or damaged archive ({error}); {_AGAIN}") from error
+        if depth == 1:
+            self._room = max(FREE_BYTES, MOST_RATIO * os.path.getsize(path))
+        where = self._shown(name, path)
+        if depth > DEPTH:
+            raise ConvertError(f"{where}: an archive inside of {depth - 1} others; accepted are {DEPTH - 1}: unpack "
+                               "them yourself and give the folder")
+        with damage_named(where):
+            (self._add_zip if name.lower().endswith(".zip") else self._add_tar)(name, path, where, depth)
 
-    def _add_zip(self, name: str, path: str) -> None:
+    def _add_zip(self, name: str, path: str, where: str, depth: int) -> None:
         with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                member = safe_member(info.filename, self._shown(name, path))
-                if info.is_dir() or _JUNK.search(member):
-                    continue
+            for member, info in zip_files(archive, where):
                 full = f"{name}/{member}"
-                if info.flag_bits & 1:
-                    raise ConvertError(f"{self._shown(name, path)}: {member} is encrypted; unpack the archive with its password and give the folder")
-                if member.lower().endswith(ARCHIVES):
-                    if self._wanted.search(os.path.basename(member)):
-                        with archive.open(info) as stream:
-                            self._add_archive(full, self._expand(stream, full))
-                else:
+                if _JUNK.search(member):
+                    continue
+                if not member.lower().endswith(ARCHIVES):
                     self._add(full, Entry("zip", path, info.filename, 0, info.file_size, info.CRC))
+                elif self._wanted.search(os.path.basename(member)):
+                    with archive.open(info) as stream:
+                        self._add_archive(full, self._expand(stream, full), depth + 1)
 
-    def _add_tar(self, name: str, path: str) -> None:
+    def _add_tar(self, name: str, path: str, where: str, depth: int) -> None:
         stamp = 0 if path.startswith(self._scratch) else os.stat(path).st_mtime_ns
         if not name.lower().endswith(".tar"):
-            with tarfile_stream(path) as stream:
-                path = self._expand(stream, name + ".tar")
-        with tarfile.open(path, "r:") as archive:
-            end = 0
-            for info in archive:
-                member = safe_member(info.name, self._shown(name, path))
-                end = info.offset_data + -(-info.size // 512) * 512 if info.isreg() else info.offset_data
-                if info.issym() or info.islnk():
-                    raise ConvertError(f"{self._shown(name, path)}: {member} is a link; unpack the archive yourself and give the folder")
-                if not info.isreg() or _JUNK.search(member):
-                    continue
+            with decompressing(path) as stream:
+                path = self._expand(stream, name, ".tar")
+        with open_regular(path, error=ConvertError) as file:
+            for member, info, stream in tar_files(file, where):
                 full = f"{name}/{member}"
-                if member.lower().endswith(ARCHIVES):
-                    if self._wanted.search(os.path.basename(member)):
-                        self._add_archive(full, self._expand(archive.extractfile(info), full))
-                else:
+                if _JUNK.search(member):
+                    continue
+                if not member.lower().endswith(ARCHIVES):
                     self._add(full, Entry("tar", path, info.name, info.offset_data, info.size, stamp))
-        if os.path.getsize(path) < end + 512:
-            raise ConvertError(f"{self._shown(name, path)}: truncated archive (it ends without its end mark); {_AGAIN}")
+                elif self._wanted.search(os.path.basename(member)):
+                    self._add_archive(full, self._expand(stream, full), depth + 1)
 
-    def _expand(self, stream: io.IOBase, name: str) -> str:
-        """Copy a stream into the scratch folder and return the path."""
+    def _expand(self, stream: BinaryIO, name: str, suffix: str = "") -> str:
+        """Copy a stream into the scratch folder and return the path, which ends in `suffix` or as `name` does."""
+        self._nested += 1
+        if self._nested > MOST_NESTED:
+            raise ConvertError(f"{self.where}!{name}: more than {MOST_NESTED} archives inside of archives; unpack "
+                               "them yourself and give the folder")
         os.makedirs(self._scratch, exist_ok=True)
-        path = os.path.join(self._scratch, f"{zlib.crc32(name.encode()):08x}-{os.path.basename(name)}")
+        path = os.path.join(self._scratch, f"{self._nested}{suffix or os.path.splitext(name)[1]}")
         with open(path, "wb") as file:
-            shutil.copyfileobj(stream, file, 1 << 20)
+            while piece := stream.read(1 << 20):
+                self._room -= len(piece)
+                if self._room < 0:
+                    raise ConvertError(f"{self.where}!{name}: expands to more than {MOST_RATIO} times the size of its "
+                                       "archive, as only a bomb should; "
+                                       "if it is none, unpack it yourself and give the folder")
+                file.write(piece)
         return path
 
     def _shown(self, name: str, path: str) -> str:
@@ -296,21 +308,21 @@ def spell(pattern: str) -> str:
     return re.sub(r"\\(.)", r"\1", re.sub(r"\(\*\)", "*", text))
 
 
-def safe_member(name: str, archive: str) -> str:
-    """Return a member's name with "/"; raise a ConvertError if it would leave its archive."""
-    plain = name.replace("\\", "/")
-    parts = [part for part in plain.split("/") if part not in ("", ".")]
-    if plain.startswith("/") or ".." in parts or (parts and re.match(r"[A-Za-z]:", parts[0])) or "\0" in plain:
-        raise ConvertError(f"{archive}: refused: its member {name!r} points outside of the archive")
-    return "/".join(parts)
+class _Slice(io.RawIOBase):
+    """Some bytes of an open file; closes it."""
 
+    def __init__(self, file: BinaryIO, offset: int, size: int):
+        self._file, self._left = file, size
+        file.seek(offset)
 
-def tarfile_stream(path: str) -> io.IOBase:
-    """Open the decompressed bytes of a .tgz, .tar.bz2 or .tar.xz."""
-    import bz2
-    import lzma
-    opened = {"gz": gzip.open, "bz": bz2.open, "xz": lzma.open}
-    return opened[{"tgz": "gz", ".gz": "gz", "bz2": "bz", ".xz": "xz"}[path.lower()[-3:]]](path, "rb")
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _file_entry(path: str) -> Entry:

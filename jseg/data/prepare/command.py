@@ -1,6 +1,7 @@
 """The command line that all converters share: `SOURCE ... --out FOLDER`, and one clear line for every fault.
 
-Exit status: 0 done, 2 a fault the user can cure (printed without traceback), 130 interrupted.
+The last line is "N done, M left out". Exit status: 0 done, 2 a fault the user can cure (printed without traceback) or
+something left out that `--partial` does not accept, 130 interrupted, 143 SIGTERM, 129 SIGHUP.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import sys
 import warnings
 from typing import Callable, Sequence
 
+from jseg import runtime_signals
 from jseg.data.prepare.manifest import Report, Settings
+from jseg.data.prepare.members import MOST_BYTES
 from jseg.data.prepare.parallel import disk_full
 from jseg.errors import JsegError
+from jseg.text import printable
 
 __all__ = ["run"]
 
@@ -31,22 +35,34 @@ def run(convert: Callable[..., Report], argv: Sequence[str] | None = None, *, ou
     """
     warnings.filterwarnings("ignore", module="PIL")  # about damage that an error is going to name
     try:
-        args = vars(_parser(convert, out, add_arguments).parse_args(argv))
-        settings = Settings(args.pop("workers"), args.pop("overwrite"), args.pop("partial"), args.pop("link"), not args.pop("quiet"))
-        print(convert(args.pop("sources"), args.pop("out"), settings, **args))
-        return 0
-    except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage message
-        return stop.code if isinstance(stop.code, int) else 2
-    except JsegError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept: run the same command again to go on", file=sys.stderr)
-        return 130
-    except OSError as error:
-        text = "no space left on the target: free some, then run the same command again (what is finished is kept)" if disk_full(error) else error
-        print(text, file=sys.stderr)
-        return 2
+        with runtime_signals.raising():
+            args = vars(_parser(convert, out, add_arguments).parse_args(argv))
+            settings = Settings(args.pop("workers"), args.pop("overwrite"), args.pop("partial"), args.pop("link"),
+                                not args.pop("quiet"), args.pop("max_file_mb"))
+            report = convert(args.pop("sources"), args.pop("out"), settings, **args)
+            print(printable(report, keep="\n"))
+            if report.lost and not settings.partial:
+                print(f"{report.lost} left out, see above: mend the source and run the same command again, or add "
+                      "--partial if this is what you want", file=sys.stderr)
+                return 2
+            return 0
+    except BaseException as error:
+        number = runtime_signals.asked(error)
+        if number is None:
+            return _status_of(error)
+    print("what is finished is kept: run the same command again to go on", file=sys.stderr)
+    return runtime_signals.end(number)
+
+
+def _status_of(error: BaseException) -> int:
+    """Say what went wrong; returns the exit status. What is no fault of the user's is raised again."""
+    if isinstance(error, SystemExit):  # argparse: 0 after --help, 2 after a usage message
+        return error.code if isinstance(error.code, int) else 2
+    if not isinstance(error, (JsegError, OSError)):
+        raise error
+    text = "no space left on the target: free some, then run the same command again (what is finished is kept)" if disk_full(error) else error
+    print(printable(str(text).replace("\n", " ")), file=sys.stderr)
+    return 2
 
 
 def _parser(convert: Callable, out: str, add_arguments: Callable | None) -> argparse.ArgumentParser:
@@ -59,8 +75,11 @@ def _parser(convert: Callable, out: str, add_arguments: Callable | None) -> argp
     parser.add_argument("-o", "--out", default=out, metavar="FOLDER", help=f"where to write (default: {out})")
     parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--overwrite", action="store_true", help="do everything again; default: skip what a former run finished")
-    parser.add_argument("--partial", action="store_true", help="accept other numbers of files than the published ones")
+    parser.add_argument("--partial", action="store_true", help="accept other numbers of files than the published "
+                                                               "ones, and what is left out")
     parser.add_argument("--link", action="store_true", help="link unchanged pictures to a source folder instead of copying them")
+    parser.add_argument("--max-file-mb", type=_count, default=MOST_BYTES >> 20, metavar="N",
+                        help="largest file of the source, decompressed (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     if add_arguments is not None:
         add_arguments(parser)

@@ -16,18 +16,19 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from jseg.data.datasets.files import list_files
 from jseg.data.io import write_image, write_mask
 from jseg.data.prepare.archives import Source
+from jseg.data.prepare.members import MOST_BYTES
 from jseg.data.prepare.parallel import default_workers, map_items
 from jseg.errors import ConvertError
 from jseg.files import write_atomically
 
-__all__ = ["Item", "Job", "Report", "Settings", "Writer"]
+__all__ = ["Item", "Job", "Remarks", "Report", "Settings", "Writer"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Settings:
         partial: accept counts that differ from the published ones.
         link: link pictures that need no change to the source instead of copying them (folders only).
         progress: show a progress bar.
+        most_mb: size of one file of the source, decompressed, in MB; larger ones are refused.
     """
 
     workers: int = 0
@@ -47,13 +49,21 @@ class Settings:
     partial: bool = False
     link: bool = False
     progress: bool = True
+    most_mb: int = MOST_BYTES >> 20
+
+
+class Remarks(NamedTuple):
+    """What an item has to say: counted remarks, and what of the source it left out: kind -> names."""
+
+    notes: Mapping[str, int] = {}
+    left_out: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True)
 class Item:
     """One unit of work: `work(item, source, writer)` reads `inputs` from the source and writes files.
 
-    `work` is a function at module level, or a `functools.partial` of one; it may return a dict of counted remarks for the report.
+    `work` is a function at module level, or a `functools.partial` of one; it may return `Remarks` for the report.
     """
 
     name: str
@@ -76,6 +86,8 @@ class Report:
         counts: files now below each folder of `expected`.
         written, kept: items done now and items found finished.
         notes: counted remarks of the converter.
+        left_out: what of the source is in no file written: kind -> names. The command ends with status 2 unless that
+        is accepted.
     """
 
     dataset: str
@@ -85,6 +97,7 @@ class Report:
     written: int = 0
     kept: int = 0
     notes: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
     def differences(self) -> list[str]:
@@ -96,7 +109,15 @@ class Report:
         lines = [f"{self.dataset}: {self.written} items converted, {self.kept} were there already, {self.seconds:.1f} s -> {self.out}"]
         lines += [f"  {folder}: {self.counts[folder]}" + ("" if count in (None, self.counts[folder]) else f" (published: {count})")
                   for folder, count in self.expected.items()]
-        return "\n".join(lines + [f"  {note}: {count}" for note, count in sorted(self.notes.items())])
+        lines += [f"  {note}: {count}" for note, count in sorted(self.notes.items())]
+        lines += [f"  left out, {kind}: {len(names)} ({_first(names)})"
+                  for kind, names in sorted(self.left_out.items())]
+        return "\n".join([*lines, f"{self.written + self.kept} done, {self.lost} left out"])
+
+    @property
+    def lost(self) -> int:
+        """Number of things left out."""
+        return sum(map(len, self.left_out.values()))
 
 
 class Writer:
@@ -168,8 +189,10 @@ class Job:
         self._scratch = os.path.join(self.out, f".scratch-{dataset}")
         self._book = os.path.join(self.out, f".prepare-{dataset}.jsonl")
         self._started = time.monotonic()
+        self._left_out: dict[str, list[str]] = {}
         try:
-            self.source = Source(roots, self._scratch, archives=archives, leave_out=[self.out])
+            self.source = Source(roots, self._scratch, archives=archives, leave_out=[self.out],
+                                 most_bytes=settings.most_mb << 20)
         except BaseException:
             self._tidy()
             raise
@@ -192,6 +215,11 @@ class Job:
             raise ConvertError(f"{self.source.where}: no files of {what} {', '.join(missing)} (there: {some}); give all of the download, see "
                                "the expected tree in --help, or add --partial to convert what is there")
 
+    def leave_out(self, kind: str, names: Sequence[str]) -> None:
+        """Say in the report that these things of the source are in no file written."""
+        if names:
+            self._left_out.setdefault(kind, []).extend(names)
+
     def run(self, items: Iterable[Item], texts: Mapping[str, Sequence[str]] | None = None) -> Report:
         """Do all items that are not finished, write the text files, check the counts.
 
@@ -202,7 +230,8 @@ class Job:
             ConvertError: an item failed (what is finished is kept), two items write one file, or the counts are not the published ones.
         """
         items = list(items)
-        report = Report(self.dataset, self.out, self.expected)
+        left_out = {kind: list(names) for kind, names in self._left_out.items()}
+        report = Report(self.dataset, self.out, self.expected, left_out=left_out)
         digests = {item.name: item.digest(self.source) for item in items}
         if len(digests) < len(items):
             twice = next(item.name for i, item in enumerate(items) if item.name in {other.name for other in items[:i]})
@@ -214,17 +243,19 @@ class Job:
         todo = [item for item in items if item.name not in done]
         report.kept = len(items) - len(todo)
         for record in done.values():
-            _add(report.notes, record["notes"])
+            _add(report, Remarks(record["notes"], record.get("left_out", {})))
         workers = self.settings.workers or default_workers()
         with open(self._book, "a", encoding="utf-8") as book:
-            for item, (files, notes) in map_items(_do, (self.source, self.out, self.settings.link), todo, workers=workers,
+            for item, (files, remarks) in map_items(_do, (self.source, self.out, self.settings.link), todo,
+                                                    workers=workers,
                                                   title=self.dataset, progress=self.settings.progress):
                 for file in files:
                     if owners.setdefault(file, item.name) != item.name:
                         raise ConvertError(f"{item.name} and {owners[file]} both make {file}; leave one of them out of the source")
-                book.write(json.dumps({"item": item.name, "digest": digests[item.name], "files": files, "notes": notes}) + "\n")
+                book.write(json.dumps({"item": item.name, "digest": digests[item.name], "files": files,
+                                       **remarks._asdict()}) + "\n")
                 book.flush()
-                _add(report.notes, notes)
+                _add(report, remarks)
                 report.written += 1
         writer = Writer(self.out)
         for name, lines in (texts or {}).items():
@@ -243,13 +274,14 @@ class Job:
         """Records of items that need not be done; files of outdated records are removed."""
         records: dict[str, dict] = {}
         if os.path.isfile(self._book):
-            with open(self._book, encoding="utf-8") as book:
+            with open(self._book, encoding="utf-8", errors="replace") as book:
                 for line in book:
                     try:
                         record = json.loads(line)
-                        records[record["item"]] = record
-                    except (ValueError, KeyError, TypeError):  # a line cut off by a crash
+                    except (ValueError, RecursionError):  # a line cut off by a crash
                         continue
+                    if _trusted(record):
+                        records[record["item"]] = record
         done = {}
         for name, record in records.items():
             if digests.get(name) == record["digest"] and all(_size(os.path.join(self.out, f)) == n for f, n in record["files"].items()):
@@ -268,21 +300,37 @@ class Job:
         return report
 
 
-def _do(context: tuple[Source, str, bool], item: Item) -> tuple[dict[str, int], dict[str, int]]:
+def _do(context: tuple[Source, str, bool], item: Item) -> tuple[dict[str, int], Remarks]:
     source, out, link = context
     writer = Writer(out, link)
     try:
-        notes = item.work(item, source, writer)
+        remarks = item.work(item, source, writer)
     except BaseException:  # tiles above a damaged row: no part of an item stays
         for file in writer.files:
             Path(out, file).unlink(missing_ok=True)
         raise
-    return writer.files, notes or {}
+    return writer.files, remarks or Remarks()
 
 
-def _add(notes: dict[str, int], more: Mapping[str, Any]) -> None:
-    for note, count in more.items():
-        notes[note] = notes.get(note, 0) + count
+def _add(report: Report, remarks: Remarks) -> None:
+    for note, count in remarks.notes.items():
+        report.notes[note] = report.notes.get(note, 0) + count
+    for kind, names in remarks.left_out.items():
+        report.left_out.setdefault(kind, []).extend(names)
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first three names."""
+    return ", ".join(names[:3]) + (f", and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _trusted(record: Any) -> bool:
+    """Whether a line of the book is one that a run wrote: its files are removed when they are outdated, and lie below
+    the output.
+    """
+    kinds = {"item": str, "digest": str, "files": dict, "notes": dict}
+    return (isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+            and all(file and not os.path.isabs(file) and os.pardir not in file.split("/") for file in record["files"]))
 
 
 def _size(path: str) -> int:

@@ -5,6 +5,7 @@ Format: MathWorks, "MAT-File Format" (level 5). Numbers, structs and cells are r
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from typing import Any, Iterator
@@ -14,6 +15,10 @@ import numpy as np
 from jseg.errors import DataError
 
 __all__ = ["matrix", "read_mat"]
+
+MOST_BYTES = 128 << 20  # decompressed, and again as arrays; a label matrix of 4096 x 4096 doubles
+MOST_DEPTH = 16         # structs and cells in each other
+MOST_PARTS = 100_000    # matrices, fields and cells of a file
 
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}    # stored as
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}  # meant as
@@ -27,25 +32,27 @@ def matrix(data: bytes, *path: str) -> np.ndarray:
         data: the file's bytes.
         path: variable name, then names of struct fields.
     Raises:
-        DataError: damaged file, another version, no such variable, or not a matrix of whole numbers.
+        DataError: damaged file, another version, larger than the limits, no such variable, or not a matrix of whole
+        numbers.
     """
     name = f"<{len(data)} bytes>"
     try:
         value: Any = read_mat(data)
-    except (struct.error, zlib.error, ValueError, KeyError, IndexError, RecursionError) as error:
+    except (struct.error, zlib.error, ValueError, KeyError, OverflowError) as error:
         raise DataError(f"{name}: truncated or damaged MATLAB file ({error}); download it again") from error
     for step, key in enumerate(path):
         if not isinstance(value, dict) or key not in value:
-            there = ", ".join(value) if isinstance(value, dict) else type(value).__name__
+            there = type(value).__name__
+            if isinstance(value, dict):
+                there = ", ".join(known if known.isprintable() else repr(known) for known in list(value)[:8])
             raise DataError(f"{name}: the MATLAB file has no {'.'.join(path[:step + 1])!r} (there: {there}); does it belong to this dataset?")
         value = value[key]
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.size == 0:
         raise DataError(f"{name}: {'.'.join(path)} is not a matrix")
     if value.dtype.kind == "f":
-        whole = value.astype(np.int64)
-        if not np.array_equal(whole, value):
+        if not np.isfinite(value).all() or np.abs(value).max() >= 2 ** 31 or (value != np.rint(value)).any():
             raise DataError(f"{name}: {'.'.join(path)} holds numbers that are not whole")
-        return whole
+        return value.astype(np.int64)
     return value
 
 
@@ -53,57 +60,105 @@ def read_mat(data: bytes) -> dict[str, Any]:
     """Map variable names to arrays, dicts (structs; lists of dicts where there are several) and lists (cells).
 
     Raises:
-        ValueError, struct.error, zlib.error: the bytes are not a complete MATLAB file of version 5 to 7.
+        ValueError, struct.error, zlib.error, KeyError: the bytes are not a complete MATLAB file of version 5 to 7, or
+        one beyond the limits.
     """
     if len(data) < 128 or data[126:128] not in (b"IM", b"MI"):
         if data[:8] == b"\x89HDF\r\n\x1a\n" or b"MATLAB 7.3" in data[:128]:
             raise ValueError("version 7.3 is an HDF5 file; save it as version 7")
         raise ValueError("no MATLAB header")
-    order = "<" if data[126:128] == b"IM" else ">"
-    variables = {}
-    for kind, body in _elements(data[128:], order):
-        if kind == _COMPRESSED:
-            kind, body = next(_elements(zlib.decompress(body), order))
-        if kind == _MATRIX:
-            name, value = _matrix(body, order)
-            variables[name] = value
-    return variables
+    return _File("<" if data[126:128] == b"IM" else ">").variables(memoryview(data)[128:])
 
 
-def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (type, content) of the elements in a row."""
-    at = 0
-    while at + 8 <= len(data):
-        kind, size = struct.unpack_from(order + "II", data, at)
-        if kind >> 16:  # small element: size and type share a word, the content is the next four bytes
-            kind, size, start, step = kind & 0xFFFF, kind >> 16, at + 4, 8
-        else:
-            start = at + 8
-            step = 8 + (size if kind == _COMPRESSED else -(-size // 8) * 8)
-        if start + size > len(data):
-            raise ValueError(f"an element of {size} bytes ends after {len(data) - start}")
-        yield kind, data[start:start + size]
-        at += step
+class _File:
+    """A file being read: its byte order, and what it may still cost."""
 
+    def __init__(self, order: str):
+        self.order, self._bytes_left, self._parts_left = order, 2 * MOST_BYTES, MOST_PARTS
 
-def _matrix(body: bytes, order: str) -> tuple[str, Any]:
-    if not body:  # an empty field
-        return "", np.zeros((0, 0))
-    parts = _elements(body, order)
-    flags = struct.unpack_from(order + "I", next(parts)[1])[0]
-    shape = np.frombuffer(next(parts)[1], order + "i4")
-    name, count = next(parts)[1].decode("latin-1"), int(np.prod(shape))
-    kind = flags & 0xFF
-    if kind in _CLASSES:
-        stored, content = next(parts)
-        return name, np.frombuffer(content, order + _TYPES[stored]).astype(_CLASSES[kind]).reshape(shape, order="F")
-    if kind == _CELL:
-        return name, [_matrix(content, order)[1] for _, content in parts]
-    if kind == _STRUCT:
-        length = struct.unpack_from(order + "i", next(parts)[1])[0]
-        names = next(parts)[1]
+    def variables(self, data: memoryview) -> dict[str, Any]:
+        variables = {}
+        for kind, body in self._elements(data):
+            if kind == _COMPRESSED:
+                stream = zlib.decompressobj()
+                plain = stream.decompress(body, MOST_BYTES + 1)
+                if len(plain) > MOST_BYTES:
+                    raise ValueError(f"a variable of more than {MOST_BYTES >> 20} MB")
+                if not stream.eof:
+                    raise ValueError("a compressed variable is cut off")
+                self._charge(len(plain))
+                kind, body = self._next(self._elements(memoryview(plain)))
+            if kind == _MATRIX:
+                name, value = self._matrix(body, 0)
+                variables[name] = value
+        return variables
+
+    def _charge(self, size: int) -> None:
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise ValueError(f"more than {MOST_BYTES >> 20} MB of values")
+
+    def _elements(self, data: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """Yield (type, content) of the elements in a row."""
+        at = 0
+        while at + 8 <= len(data):
+            kind, size = struct.unpack_from(self.order + "II", data, at)
+            if kind >> 16:  # small element: size and type share a word, the content is the next four bytes
+                kind, size, start, step = kind & 0xFFFF, kind >> 16, at + 4, 8
+                if size > 4:
+                    raise ValueError(f"a small element of {size} bytes")
+            else:
+                start = at + 8
+                step = 8 + (size if kind == _COMPRESSED else -(-size // 8) * 8)
+            if start + size > len(data):
+                raise ValueError(f"an element of {size} bytes ends after {len(data) - start}")
+            yield kind, data[start:start + size]
+            at += step
+
+    def _next(self, parts: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview]:
+        part = next(parts, None)
+        if part is None:
+            raise ValueError("a matrix lacks its parts")
+        return part
+
+    def _matrix(self, body: memoryview, depth: int) -> tuple[str, Any]:
+        self._parts_left -= 1
+        if depth > MOST_DEPTH or self._parts_left < 0:
+            raise ValueError(f"more than {MOST_PARTS} parts, or {MOST_DEPTH} structs in each other")
+        if not body:  # an empty field
+            return "", np.zeros((0, 0))
+        parts = self._elements(body)
+        kind = struct.unpack_from(self.order + "I", self._next(parts)[1])[0] & 0xFF
+        shape = np.frombuffer(self._next(parts)[1], self.order + "i4").tolist()
+        name = bytes(self._next(parts)[1]).decode("latin-1")
+        if not 2 <= len(shape) <= 32 or min(shape) < 0:
+            raise ValueError(f"a matrix with the dimensions {shape[:8]}")
+        if kind in _CLASSES:
+            stored, content = self._next(parts)
+            return name, self._numbers(content, _TYPES[stored], _CLASSES[kind], shape)
+        if kind == _CELL:
+            return name, [self._matrix(content, depth + 1)[1] for _, content in parts]
+        if kind == _STRUCT:
+            return name, self._struct(parts, math.prod(shape), depth)
+        return name, None
+
+    def _numbers(self, content: memoryview, stored: str, meant: str, shape: list[int]) -> np.ndarray:
+        values = np.frombuffer(content, self.order + stored)
+        if values.size != math.prod(shape):
+            raise ValueError(f"{values.size} numbers for the dimensions {shape[:8]}")
+        self._charge(values.size * np.dtype(meant).itemsize)
+        return values.astype(meant).reshape(shape, order="F")
+
+    def _struct(self, parts: Iterator[tuple[int, memoryview]], count: int, depth: int) -> dict | list[dict]:
+        length = struct.unpack_from(self.order + "i", self._next(parts)[1])[0]
+        names = bytes(self._next(parts)[1])
+        if not 1 <= length <= 1024:
+            raise ValueError(f"field names of {length} characters")
         fields = [names[i:i + length].split(b"\0")[0].decode("latin-1") for i in range(0, len(names), length)]
-        values = [_matrix(content, order)[1] for _, content in parts]
-        rows = [dict(zip(fields, values[i * len(fields):])) for i in range(count)]
-        return name, rows[0] if count == 1 else rows
-    return name, None
+        values = [self._matrix(content, depth + 1)[1] for _, content in parts]
+        if len(values) != count * len(fields):
+            raise ValueError(f"{len(values)} values for {count} structs of {len(fields)} fields")
+        if not fields:
+            return {}
+        rows = [dict(zip(fields, values[i:i + len(fields)])) for i in range(0, len(values), len(fields))]
+        return rows[0] if count == 1 else rows

@@ -61,8 +61,9 @@ def map_items(function: Callable[[Any, Any], Any], context: Any, items: Sequence
         todo = iter(items)
         try:
             while True:
-                while len(waiting) < DEPTH * workers and (item := next(todo, None)) is not None:
-                    waiting.append((item, pool.submit(_run, item)))
+                with _without_ctrl_c():  # `submit` starts the processes
+                    while len(waiting) < DEPTH * workers and (item := next(todo, None)) is not None:
+                        waiting.append((item, pool.submit(_run, item)))
                 if not waiting:
                     break
                 item, future = waiting.popleft()
@@ -72,8 +73,25 @@ def map_items(function: Callable[[Any, Any], Any], context: Any, items: Sequence
             names = ", ".join(item.name for item, _ in ((item, future), *waiting))
             raise ConvertError(f"a worker process was killed while it had in hand: {names}; the system does so when memory runs out: "
                                "use fewer --workers, then run the same command again") from None
+        except KeyboardInterrupt:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # it leaves no part of a file behind
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Start processes within this: the terminal's SIGINT never reaches them, and this one after the body."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Memory:
@@ -112,14 +130,22 @@ def disk_full(error: BaseException) -> bool:
 def _start(function: Callable, context: Any, memory: _Memory) -> None:
     global _task, _memory
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, _end)
     import cv2
     cv2.setNumThreads(1)
     warnings.filterwarnings("ignore", module="PIL")  # about damage that an error is going to name
     _task, _memory = (function, context), memory
 
 
+def _end(number: int, frame) -> None:
+    sys.exit(128 + number)  # through `finally`: files that are being written are removed
+
+
 def _run(item: Any) -> Any:
-    return _guarded(*_task, item)
+    try:
+        return _guarded(*_task, item)
+    except SystemExit as end:  # the pool would send it to the parent and go on
+        os._exit(end.code)
 
 
 def _guarded(function: Callable, context: Any, item: Any) -> Any:

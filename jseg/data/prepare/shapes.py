@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Sequence
 
 import numpy as np
@@ -9,7 +10,42 @@ from PIL import Image, ImageDraw
 
 from jseg.errors import DataError
 
-__all__ = ["decode_rle", "fill_polygons"]
+__all__ = ["checked_points", "checked_size", "decode_rle", "fill_polygons"]
+
+MOST_POINTS = 100_000  # of one outline
+MOST_SIDE = 65_535     # pixels
+_FAR = 1e8             # pixels; beyond 2^31 the coordinates of Pillow overflow without a word
+
+
+def checked_size(height: Any, width: Any, name: str) -> tuple[int, int]:
+    """(height, width) of a picture as an annotation file quotes them; a DataError where they are no sides of a
+    picture.
+    """
+    sides = [0, 0]  # what is no number stays 0
+    for place, side in enumerate((height, width)):
+        if isinstance(side, (int, float)) and abs(side) < 1e9 or isinstance(side, str) and re.fullmatch("[0-9]{1,9}", side):
+            sides[place] = int(side)
+    if not all(1 <= side <= MOST_SIDE for side in sides):
+        raise DataError(f"{name}: a picture of height {height!r} and width {width!r}; accepted are whole numbers from "
+                        f"1 to {MOST_SIDE}")
+    return sides[0], sides[1]
+
+
+def checked_points(points: Any, name: str) -> list[tuple[float, float]]:
+    """Outline as (x, y) floats in pixels; a DataError where it is no list of pairs of numbers, has absurd ones, or too
+    many.
+    """
+    try:
+        checked = [(float(x), float(y)) for x, y in points]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: an outline that is no list of (x, y) numbers ({error})") from error
+    if len(checked) > MOST_POINTS:
+        raise DataError(f"{name}: an outline of {len(checked)} points; accepted are up to {MOST_POINTS}")
+    far = next((value for point in checked for value in point if not abs(value) <= _FAR), None)
+    if far is not None:
+        raise DataError(f"{name}: an outline with the coordinate {far}; accepted are pixels from -{_FAR:.0e} to "
+                        f"{_FAR:.0e}")
+    return checked
 
 
 def decode_rle(segment: Any, size: tuple[int, int], name: str) -> np.ndarray:
@@ -27,7 +63,7 @@ def decode_rle(segment: Any, size: tuple[int, int], name: str) -> np.ndarray:
     try:
         counts, (height, width) = segment["counts"], segment["size"]
         runs = _unpack(counts) if isinstance(counts, (str, bytes)) else [int(run) for run in counts]
-    except (TypeError, KeyError, ValueError, IndexError) as error:
+    except (TypeError, KeyError, ValueError, IndexError, OverflowError) as error:
         raise DataError(f"{name}: not a run-length mask ({type(error).__name__}: {error})") from error
     if (height, width) != tuple(size) or sum(runs) != height * width or min(runs, default=0) < 0:
         raise DataError(f"{name}: a run-length mask of {width}x{height} with {sum(runs)} pixels does not fit the picture of {size[1]}x{size[0]}")
@@ -44,8 +80,9 @@ def _unpack(text: str | bytes) -> list[int]:
         value, shift = 0, 0
         while True:
             group = data[at] - 48
-            if not 0 <= group < 64:
-                raise ValueError(f"character {data[at]!r} in run lengths")
+            if not 0 <= group < 64 or shift > 60:
+                raise ValueError(f"character {data[at]!r} in run lengths"
+                                 if shift <= 60 else "a run of more than 2^60 pixels")
             value |= (group & 31) << shift
             at, shift = at + 1, shift + 5
             if not group & 32:
@@ -60,7 +97,7 @@ def fill_polygons(polygons: Sequence[Sequence[tuple[float, float]]], size: tuple
     """Fill outlines.
 
     Args:
-        polygons: each a list of at least three (x, y) in pixels, fractions allowed.
+        polygons: each a list of at least three (x, y) in pixels, fractions allowed; see `checked_points`.
         size: (height, width).
     Returns:
         (H, W) bool

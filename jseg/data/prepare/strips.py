@@ -23,6 +23,8 @@ from jseg.errors import DataError
 __all__ = ["Strips", "decode", "needs"]
 
 STRIP_PX = 1 << 20  # pixels decoded at once; smaller pictures are decoded whole
+MOST_PX = 1 << 29   # pixels of a picture in strips, whose mask takes a byte per pixel; published ones have up to 20,000²
+MOST_WIDTH = 1 << 24
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 6: 4}  # of PNG's colour types without a palette
 _WHOLE = (b"acTL", b"eXIf", b"tRNS")  # animations, turned pictures, transparent colours: `read_image` knows what to do
@@ -50,6 +52,10 @@ class Strips(NamedTuple):
             DataError: not a picture; other damage is found while iterating.
         """
         layout = _Png.of(data) or _Tiff.of(data)
+        if layout is not None and (layout.height * layout.width > MOST_PX or layout.width > MOST_WIDTH):
+            raise DataError(f"{name}: a picture of {layout.width}x{layout.height} (width x height); accepted are up "
+                            f"to {MOST_PX} pixels: cut it into "
+                            "smaller files first")
         if layout is not None and layout.height * layout.width > STRIP_PX:
             return cls(layout.height, layout.width, layout.strips(data, name))
         img = decode(read_image, data, name)
@@ -199,13 +205,16 @@ class _Tiff(NamedTuple):
         order = _TIFF.get(data[:4])
         try:
             tags = _tiff_tags(data, order) if order else None
-        except (struct.error, KeyError):
+            if tags is None:
+                return None
+            (width,), (height,), (compression,) = tags[256], tags[257], tags[259]
+            (predictor,), (rows,) = tags[317], tags[278]
+        except (struct.error, KeyError, ValueError):
             return None
         wanted = {258: (8, 8, 8), 262: (2,), 274: (1,), 277: (3,), 284: (1,), 322: (0,)}  # bits, RGB, upright, samples, together, no tiles
-        if tags is None or any(tags[tag] != value for tag, value in wanted.items()) or set(tags[339]) != {1}:
+        if any(tags[tag] != value for tag, value in wanted.items()) or set(tags[339]) != {1}:
             return None
-        (width,), (height,), (compression,), (predictor,) = (tags[key] for key in (256, 257, 259, 317))
-        rows = min(tags[278][0] or height, height)
+        rows = min(rows or height, height)
         if compression not in _COMPRESSIONS or not rows or not width or len(tags[273]) != -(-height // rows) or len(tags[279]) != len(tags[273]):
             return None
         if compression != 1 and rows * width > 4 * STRIP_PX:  # one piece, so to say

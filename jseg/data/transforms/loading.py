@@ -12,7 +12,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from jseg.data.io import read_image, read_mask
+from jseg.data.io import SCALES, read_image, read_mask
 from jseg.data.transforms.base import Transform
 from jseg.errors import DataError
 from jseg.registry import TRANSFORMS
@@ -32,20 +32,24 @@ class LoadImageFromFile(Transform):
     Args:
         to_float32: give float32 instead of uint8 (values stay 0..255).
         color_type, imdecode_backend, backend_args: MMCV's; only "color", "cv2" and None.
+        scale: what becomes of 16-bit samples: "bits" keeps their upper eight bits, "max" makes the largest of each
+            picture 255, for data of 10, 12 or 14 bits.
     Raises:
         DataError: see `jseg.data.io.read_image`.
     """
 
     def __init__(self, to_float32: bool = False, color_type: str = "color", imdecode_backend: str = "cv2", *,
-                 backend_args: None = None):
+                 backend_args: None = None, scale: str = "bits"):
+        if scale not in SCALES:
+            raise ValueError(f"scale is {scale!r}; accepted: {', '.join(SCALES)}")
         _only("color_type", color_type, "color")
         _only("imdecode_backend", imdecode_backend, "cv2")
         _only("backend_args", backend_args, None)
-        self.to_float32 = to_float32
+        self.to_float32, self.scale = to_float32, scale
 
     def apply(self, sample: dict, params: dict) -> dict:
         """See the class."""
-        img = read_image(sample["img_path"])
+        img = read_image(sample["img_path"], scale=self.scale)
         shape = img.shape[:2]
         return {**sample, "img": img.astype(np.float32) if self.to_float32 else img, "img_shape": shape, "ori_shape": shape}
 

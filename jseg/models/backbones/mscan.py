@@ -15,6 +15,7 @@ Deviations from upstream:
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 
 import jittor as jt
 import numpy as np
@@ -23,13 +24,15 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import BatchNorm2d, Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm
+from jseg.layers.freeze import freeze, run_frozen
 from jseg.layers.init import constant
 from jseg.registry import MODELS, nearest
 
-__all__ = ["MSCAN", "VARIANTS", "remap_keys"]
+__all__ = ["MSCAN", "VARIANTS"]
 
 KERNEL_SIZES = (5, (1, 7), (1, 11), (1, 21))
 PADDINGS = (2, (0, 3), (0, 5), (0, 10))
+_STAGE = ("patch_embed", "block", "norm")  # the parts of a stage, in their order
 
 
 class Mlp(nn.Module):
@@ -39,27 +42,25 @@ class Mlp(nn.Module):
         channels, hidden_channels: widths outside and inside.
         act_cfg: activation after the depthwise convolution.
         drop_prob: dropout after the activation and at the end, in [0, 1).
-        impl: operator implementation.
     Shape:
         x, shortcut: (N, channels, H, W); scale: (channels,); factor: (N,); affine: (scale, shift) of the input, (channels,) each
         -> shortcut + factor * scale * block(affine(x)), (N, channels, H, W)
     """
 
-    def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float = 0.0, impl: str = "auto"):
+    def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float = 0.0):
         super().__init__()
-        self.fc1 = Conv2d(channels, hidden_channels, 1, impl=impl)
-        self.dwconv = Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels, impl=impl)
-        self.fc2 = Conv2d(hidden_channels, channels, 1, impl=impl)
+        self.fc1 = Conv2d(channels, hidden_channels, 1)
+        self.dwconv = Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels)
+        self.fc2 = Conv2d(hidden_channels, channels, 1)
         self.activate = build_activation(act_cfg)
         self.is_gelu = act_cfg["type"] == "GELU"
         self.drop = Dropout(drop_prob)
-        self.impl = impl
 
     def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None, affine: tuple = (None, None)) -> jt.Var:
         if self.is_gelu and self.drop.drop_prob == 0.0:
             return ops.mix_ffn(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight, self.fc2.bias,
-                               scale=scale, factor=factor, shortcut=shortcut, input_scale=affine[0], input_shift=affine[1], impl=self.impl)
-        hidden = ops.pointwise(x, self.fc1.weight, self.fc1.bias, input_scale=affine[0], input_shift=affine[1], impl=self.impl)
+                               scale=scale, factor=factor, shortcut=shortcut, input_scale=affine[0], input_shift=affine[1])
+        hidden = ops.pointwise(x, self.fc1.weight, self.fc1.bias, input_scale=affine[0], input_shift=affine[1])
         y = self.drop(self.activate(self.dwconv(hidden)))
         y = self.drop(self.fc2(y)) * scale.reshape(1, -1, 1, 1)
         return shortcut + (y if factor is None else y * factor.reshape(-1, 1, 1, 1))
@@ -73,32 +74,29 @@ class MSCAAttention(nn.Module):
         channels: C.
         kernel_sizes: side of the square kernel, then (1, k) for each strip pair; all odd.
         paddings: the paddings that keep the size, in the same form.
-        impl: operator implementation.
     Shape:
         x: (N, C, H, W) -> same
     Raises:
         ValueError: kernel sizes and paddings that do not keep the map's size.
     """
 
-    def __init__(self, channels: int, kernel_sizes, paddings, *, impl: str = "auto"):
+    def __init__(self, channels: int, kernel_sizes, paddings):
         super().__init__()
         side, strips = _checked_kernels(kernel_sizes, paddings)
-        depthwise = {"groups": channels, "impl": impl}
-        self.conv0 = Conv2d(channels, channels, side, padding=side // 2, **depthwise)
+        self.conv0 = Conv2d(channels, channels, side, padding=side // 2, groups=channels)
         self.branches = len(strips)
         for i, length in enumerate(strips):
-            setattr(self, f"conv{i}_1", Conv2d(channels, channels, (1, length), padding=(0, length // 2), **depthwise))
-            setattr(self, f"conv{i}_2", Conv2d(channels, channels, (length, 1), padding=(length // 2, 0), **depthwise))
-        self.conv3 = Conv2d(channels, channels, 1, impl=impl)
-        self.impl = impl
+            setattr(self, f"conv{i}_1", Conv2d(channels, channels, (1, length), padding=(0, length // 2), groups=channels))
+            setattr(self, f"conv{i}_2", Conv2d(channels, channels, (length, 1), padding=(length // 2, 0), groups=channels))
+        self.conv3 = Conv2d(channels, channels, 1)
 
     def execute(self, x: jt.Var) -> jt.Var:
         strips = []
         for i in range(self.branches):
             row, column = getattr(self, f"conv{i}_1"), getattr(self, f"conv{i}_2")
             strips.append((row.weight, row.bias, column.weight, column.bias))
-        attention = ops.msca(x, self.conv0.weight, self.conv0.bias, strips, impl=self.impl)
-        return ops.pointwise(attention, self.conv3.weight, self.conv3.bias, gate=x, impl=self.impl)
+        attention = ops.msca(x, self.conv0.weight, self.conv0.bias, strips)
+        return ops.pointwise(attention, self.conv3.weight, self.conv3.bias, gate=x)
 
 
 class MSCASpatialAttention(nn.Module):
@@ -109,23 +107,22 @@ class MSCASpatialAttention(nn.Module):
         (C,) each -> shortcut + factor * scale * attention(affine(x)), (N, C, H, W)
     """
 
-    def __init__(self, channels: int, kernel_sizes, paddings, *, act_cfg: dict, impl: str = "auto"):
+    def __init__(self, channels: int, kernel_sizes, paddings, *, act_cfg: dict):
         super().__init__()
-        self.proj_1 = Conv2d(channels, channels, 1, impl=impl)
-        self.spatial_gating_unit = MSCAAttention(channels, kernel_sizes, paddings, impl=impl)
-        self.proj_2 = Conv2d(channels, channels, 1, impl=impl)
+        self.proj_1 = Conv2d(channels, channels, 1)
+        self.spatial_gating_unit = MSCAAttention(channels, kernel_sizes, paddings)
+        self.proj_2 = Conv2d(channels, channels, 1)
         self.activate = build_activation(act_cfg)
         self.is_gelu = act_cfg["type"] == "GELU"
-        self.impl = impl
 
     def execute(self, x: jt.Var, again: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None,
                 affine: tuple = (None, None)) -> jt.Var:
         hidden = ops.pointwise(x, self.proj_1.weight, self.proj_1.bias, activation="gelu" if self.is_gelu else None,
-                               input_scale=affine[0], input_shift=affine[1], impl=self.impl)
+                               input_scale=affine[0], input_shift=affine[1])
         hidden = hidden if self.is_gelu else self.activate(hidden)
         bias = self.proj_2.bias if affine[1] is None else self.proj_2.bias + affine[1]
         return ops.pointwise(self.spatial_gating_unit(hidden), self.proj_2.weight, bias, residual=again, residual_scale=affine[0],
-                             scale=scale, factor=factor, shortcut=shortcut, impl=self.impl)
+                             scale=scale, factor=factor, shortcut=shortcut)
 
 
 class MSCABlock(nn.Module):
@@ -142,19 +139,18 @@ class MSCABlock(nn.Module):
     """
 
     def __init__(self, channels: int, *, kernel_sizes, paddings, mlp_ratio: float, drop_prob: float, drop_path_prob: float,
-                 act_cfg: dict, norm_cfg: dict, impl: str = "auto"):
+                 act_cfg: dict, norm_cfg: dict):
         super().__init__()
-        self.norm1 = build_norm(norm_cfg, channels, impl=impl)[1]
-        self.attn = MSCASpatialAttention(channels, kernel_sizes, paddings, act_cfg=act_cfg, impl=impl)
-        self.norm2 = build_norm(norm_cfg, channels, impl=impl)[1]
-        self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg=act_cfg, drop_prob=drop_prob, impl=impl)
+        self.norm1 = build_norm(norm_cfg, channels)[1]
+        self.attn = MSCASpatialAttention(channels, kernel_sizes, paddings, act_cfg=act_cfg)
+        self.norm2 = build_norm(norm_cfg, channels)[1]
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg=act_cfg, drop_prob=drop_prob)
         self.drop_path = DropPath(drop_path_prob)
         self.layer_scale_1 = constant(channels, 1e-2)
         self.layer_scale_2 = constant(channels, 1e-2)
-        self.impl = impl
 
     def execute(self, x: jt.Var) -> jt.Var:
-        if jt.flags.no_grad and self.impl != "jittor" and self._fixed_norms():
+        if jt.flags.no_grad and not ops.uses_plain() and self._fixed_norms():
             x = self.attn(x, x, scale=self.layer_scale_1, shortcut=x, affine=self.norm1.affine())
             return self.mlp(x, scale=self.layer_scale_2, shortcut=x, affine=self.norm2.affine())
         y, again, x = self.norm1.fork(x)
@@ -170,14 +166,14 @@ class MSCABlock(nn.Module):
 class StemConv(nn.Module):
     """Two strided 3x3 convolutions. Shape: (N, C0, H, W) -> (N, C, ceil(H/4), ceil(W/4))."""
 
-    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict, impl: str = "auto"):
+    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict):
         super().__init__()
         self.proj = nn.Sequential(
             Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
-            build_norm(norm_cfg, channels // 2, impl=impl)[1],
+            build_norm(norm_cfg, channels // 2)[1],
             nn.GELU(),
             Conv2d(channels // 2, channels, 3, stride=2, padding=1),
-            build_norm(norm_cfg, channels, impl=impl)[1])
+            build_norm(norm_cfg, channels)[1])
 
     def execute(self, x: jt.Var) -> jt.Var:
         conv_1, norm_1, _, conv_2, norm_2 = self.proj
@@ -187,10 +183,10 @@ class StemConv(nn.Module):
 class OverlapPatchEmbed(nn.Module):
     """A strided 3x3 convolution and a norm between stages. Shape: (N, C0, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
 
-    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict, impl: str = "auto"):
+    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict):
         super().__init__()
         self.proj = Conv2d(in_channels, channels, 3, stride=2, padding=1)
-        self.norm = build_norm(norm_cfg, channels, impl=impl)[1]
+        self.norm = build_norm(norm_cfg, channels)[1]
 
     def execute(self, x: jt.Var) -> jt.Var:
         return self.norm(self.proj(x))
@@ -216,53 +212,68 @@ class MSCAN(nn.Module):
         drop_path_rate: stochastic depth of the last block, in [0, 1); earlier blocks get less, linearly from 0.
         attention_kernel_sizes, attention_kernel_paddings: see `MSCAAttention`.
         act_cfg, norm_cfg: activation of the blocks and norm of blocks and embeddings.
-        impl: operator implementation, "auto" or "jittor", "cpu", "cuda".
+        frozen_stages: -1: none; 0: the stem; n: the first n stages. A frozen part computes as in evaluation (no
+            dropout, norms by their running statistics, which stand still) and its parameters get no gradient, so that
+            no optimizer moves them.
     Shape:
         x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W / 2**(i+2)))
     Raises:
         ConfigError: unknown variant, missing sizes, or lists whose lengths differ from `num_stages`.
     """
 
+    TINY = MappingProxyType({"type": "MSCAN", "embed_dims": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "mlp_ratios": [2, 2, 2, 2]})
+
     def __init__(self, *, variant: str | None = None, in_channels: int = 3, embed_dims=None, depths=None, mlp_ratios=(8, 8, 4, 4),
                  drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
                  attention_kernel_sizes=KERNEL_SIZES, attention_kernel_paddings=PADDINGS,
-                 act_cfg: dict | None = None, norm_cfg: dict | None = None, impl: str = "auto"):
+                 act_cfg: dict | None = None, norm_cfg: dict | None = None, frozen_stages: int = -1):
         super().__init__()
         embed_dims, depths = _sizes(variant, embed_dims, depths)
         for name, values in (("embed_dims", embed_dims), ("depths", depths), ("mlp_ratios", mlp_ratios)):
             if len(values) != num_stages:
                 raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one a stage), got {list(values)}")
+        if not -1 <= frozen_stages <= num_stages:
+            raise ConfigError(f"MSCAN: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to "
+                              f"{num_stages} stages")
         act_cfg, norm_cfg = act_cfg or {"type": "GELU"}, norm_cfg or {"type": "BN"}
-        self.embed_dims, self.num_stages = list(embed_dims), num_stages
+        self.num_stages, self.frozen_stages = num_stages, frozen_stages
+        self.out_channels, self.strides = list(embed_dims), [4 * 2**i for i in range(num_stages)]
         drop_paths = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
         for i in range(num_stages):
-            embed = (StemConv(in_channels, embed_dims[0], norm_cfg=norm_cfg, impl=impl) if i == 0 else
-                     OverlapPatchEmbed(embed_dims[i - 1], embed_dims[i], norm_cfg=norm_cfg, impl=impl))
+            embed = (StemConv(in_channels, embed_dims[0], norm_cfg=norm_cfg) if i == 0 else
+                     OverlapPatchEmbed(embed_dims[i - 1], embed_dims[i], norm_cfg=norm_cfg))
             first = sum(depths[:i])
             blocks = [MSCABlock(embed_dims[i], kernel_sizes=attention_kernel_sizes, paddings=attention_kernel_paddings,
                                 mlp_ratio=mlp_ratios[i], drop_prob=drop_rate, drop_path_prob=drop_paths[first + j],
-                                act_cfg=act_cfg, norm_cfg=norm_cfg, impl=impl) for j in range(depths[i])]
+                                act_cfg=act_cfg, norm_cfg=norm_cfg) for j in range(depths[i])]
             setattr(self, f"patch_embed{i + 1}", embed)
             setattr(self, f"block{i + 1}", nn.Sequential(*blocks))
-            setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1, impl=impl))
+            setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1))
+            for name in _STAGE:
+                if self._is_frozen(name, i + 1):
+                    freeze(getattr(self, f"{name}{i + 1}"))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
         features = []
         for i in range(1, self.num_stages + 1):
-            x = getattr(self, f"patch_embed{i}")(x)
-            x = getattr(self, f"block{i}")(x)
-            x = getattr(self, f"norm{i}")(x)
+            for name in _STAGE:
+                part = getattr(self, f"{name}{i}")
+                x = run_frozen(part, x) if self._is_frozen(name, i) else part(x)
             features.append(x)
         return features
 
+    def _is_frozen(self, name: str, stage: int) -> bool:
+        """Whether a part of a stage (from 1) is frozen; the stem is the first part of the first."""
+        return stage <= self.frozen_stages or (name, stage, self.frozen_stages) == ("patch_embed", 1, 0)
 
-def remap_keys(state: dict) -> dict:
-    """Rename an MSCAN state dict of another release to ours.
+    @staticmethod
+    def remap_keys(state: dict) -> dict:
+        """Rename the keys of another release to ours.
 
-    The authors' release and original JSeg wrap the feed-forward block's depthwise convolution (`mlp.dwconv.dwconv.weight`);
-    mmsegmentation 1.x does not. Keys may carry any prefix; all others pass unchanged.
-    """
-    return {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): value for key, value in state.items()}
+        The authors' release and original JSeg wrap the feed-forward block's depthwise convolution (`mlp.dwconv.dwconv.weight`);
+        mmsegmentation 1.x does not. All other keys pass unchanged.
+        """
+        return {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): value for key, value in state.items()}
 
 
 def _sizes(variant: str | None, embed_dims, depths) -> tuple[list, list]:

@@ -1,90 +1,113 @@
-"""What every head ends with: channel dropout, a 1x1 classifier and the losses.
+"""What every head answers, and what an ordinary one is made of.
 
-Heads inherit this and nothing else; state key of the classifier: `conv_seg`.
+A head turns features into *outputs* (whatever its losses need), outputs into losses, and outputs into class scores. An ordinary
+head writes only `decode`: selection of inputs, dropout, classifier, losses, sampler and accuracy are `SegmentationHead`'s.
+State key of the classifier: `conv_seg`, as in MMSegmentation.
 """
 
 from __future__ import annotations
 
+import math
+from types import MappingProxyType
+from typing import Any
+
 import jittor as jt
 from jittor import nn
 
-import jseg.losses  # noqa: F401  (registers the losses)
 from jseg import ops
-from jseg.errors import ConfigError
 from jseg.layers import Conv2d, Dropout2d
-from jseg.losses.common import part_of_batch
-from jseg.registry import LOSSES
+from jseg.losses.criterion import Criterion
+from jseg.models.heads.options import HeadOptions
 
-__all__ = ["SegmentationHead"]
+__all__ = ["Head", "SegmentationHead"]
 
 
-class SegmentationHead(nn.Module):
-    """Base of decode and auxiliary heads.
+class Head(nn.Module):
+    """The three methods that a segmentor asks of a head.
 
-    Args:
-        channels: width of the map that is classified.
-        num_classes: K >= 2.
-        dropout_ratio: channel dropout before the classifier, in [0, 1).
-        loss_decode: one loss block or a list; None for cross entropy. Losses of one name are added up.
-        sampler: pixel sampler block, or None.
-        ignore_index: label value that counts nowhere.
-        align_corners: how logits are resized.
-        impl: operator implementation.
+    Facts: `num_classes` K, `align_corners`, `ignore_index`; `own_targets`: True where its classes are not the dataset's.
     """
 
-    def __init__(self, *, channels: int, num_classes: int, dropout_ratio: float, loss_decode, sampler: dict | None,
-                 ignore_index: int, align_corners: bool, impl: str):
-        super().__init__()
-        if num_classes < 2:
-            raise ConfigError(f"num_classes must be at least 2, got {num_classes}; background is a class of its own")
-        self.channels, self.num_classes = channels, num_classes
-        self.ignore_index, self.align_corners, self.impl = ignore_index, align_corners, impl
-        self.dropout = Dropout2d(dropout_ratio)
-        self.conv_seg = Conv2d(channels, num_classes, 1, init_std=0.01, impl=impl)
-        blocks = loss_decode or {"type": "CrossEntropyLoss", "loss_weight": 1.0}
-        blocks = blocks if isinstance(blocks, (list, tuple)) else [blocks]
-        self.losses = [LOSSES.build(block, "loss_decode") for block in blocks]
-        self.sampler = LOSSES.build(sampler, "sampler") if sampler else None
+    num_classes: int
+    align_corners: bool = False
+    ignore_index: int = 255
+    own_targets: bool = False
 
-    def classify(self, x: jt.Var) -> jt.Var:
-        """Drop channels and classify each pixel. Shape: (N, channels, h, w) -> (N, num_classes, h, w)."""
-        return self.conv_seg(self.dropout(x))
+    def execute(self, features: list, previous: jt.Var | None = None) -> Any:
+        """Outputs of a batch.
 
-    def loss(self, features: list[jt.Var], labels: jt.Var) -> dict[str, jt.Var]:
+        Args:
+            features: maps of backbone or neck.
+            previous: scores (N, K, h, w) of the stage before, in a cascade.
+        """
+        raise NotImplementedError
+
+    def loss(self, outputs: Any, labels: jt.Var) -> dict[str, jt.Var]:
         """Losses of a batch.
 
         Args:
-            features: maps of the backbone or neck.
+            outputs: what `execute` gave in training.
             labels: (N, H, W) int32, values in [0, num_classes) or `ignore_index`.
         Returns:
-            one scalar for each loss name, and "acc_seg", percent of counted pixels that are right. In a step split over ranks each
-            loss is this rank's term of a sum: added over ranks they are the loss of the whole batch.
+            one scalar for each loss name, all of which are added up, and "acc_<...>" in percent for the log. In a step split over ranks
+            each loss is this rank's term of a sum: added over ranks they are the loss of the whole batch.
         """
-        return self.loss_of_logits(self(features), labels)
+        raise NotImplementedError
 
-    def loss_of_logits(self, logits: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
-        """As `loss`, from logits (N, K, h, w) at head resolution; the losses upsample on the fly."""
-        options = {"ignore_index": self.ignore_index, "align_corners": self.align_corners}
-        if self.sampler is not None:
-            weight = self.sampler.sample(logits, labels, losses=self.losses, **options)
-        else:
-            weight = None
-        values: dict[str, jt.Var] = {}
-        accuracy = None
-        for loss in self.losses:
-            if accuracy is None and hasattr(loss, "with_accuracy"):
-                value, accuracy = loss.with_accuracy(logits, labels, pixel_weight=weight, **options)
-            else:
-                value = loss(logits, labels, pixel_weight=weight, **options)
-            part = part_of_batch(loss, labels, self.ignore_index)
-            value = value if part is None else value * part
-            values[loss.loss_name] = values[loss.loss_name] + value if loss.loss_name in values else value
-        values["acc_seg"] = self._accuracy(logits, labels) if accuracy is None else accuracy
-        return values
+    def scores(self, outputs: Any, size: tuple[int, int]) -> jt.Var:
+        """Class scores (N, K, h, w), which are resized bilinearly to `size` (H, W); the class with the largest wins."""
+        raise NotImplementedError
 
-    def _accuracy(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
-        """Percent of counted pixels whose largest logit is right, for losses that do not know it."""
-        with jt.no_grad():
-            right = ops.upsample_argmax(logits, tuple(labels.shape[1:]), align_corners=self.align_corners, impl=self.impl) == labels
-            counted = labels != self.ignore_index
-            return 100.0 * (right & counted).float32().sum() / counted.float32().sum().maximum(1.0)
+
+class SegmentationHead(Head):
+    """A head that classifies each position of one map. Its `loss` and `scores` need nothing more of a subclass than `decode`.
+
+    Args:
+        options: see `HeadOptions`.
+    Shape:
+        features: list of (N, C_i, H_i, W_i) -> logits (N, K, h, w); (N, 1, h, w) for a binary head
+    """
+
+    OPTIONS = HeadOptions
+    DEFAULTS = MappingProxyType({})  # words of HeadOptions whose default is another for this head
+
+    def __init__(self, options: HeadOptions):
+        super().__init__()
+        self.options = options
+        self.channels, self.num_classes = options.channels, options.num_classes
+        self.ignore_index, self.align_corners = options.ignore_index, options.align_corners
+        self.dropout = Dropout2d(max(options.dropout_ratio, 0.0))
+        self.conv_seg = Conv2d(options.channels, options.score_channels, 1, init_std=0.01)
+        self.criterion = Criterion(options.loss_decode, sampler=options.sampler, ignore_index=options.ignore_index,
+                                   align_corners=options.align_corners)
+
+    def decode(self, features: Any) -> jt.Var:
+        """The map (N, channels, h, w) to classify, from what `select` gives."""
+        raise NotImplementedError
+
+    def execute(self, features: list, previous: jt.Var | None = None) -> jt.Var:
+        return self.classify(self.decode(self.select(features)))
+
+    def select(self, features: list) -> Any:
+        """The map, or the list of maps, that `in_index` and `input_transform` name."""
+        options = self.options
+        if options.input_transform is None:
+            return features[options.in_index]
+        maps = [features[i] for i in options.in_index]
+        if options.input_transform == "multiple_select":
+            return maps
+        size = tuple(maps[0].shape[2:])
+        return jt.concat([ops.bilinear_resize(m, size, align_corners=self.align_corners) for m in maps], 1)
+
+    def classify(self, x: jt.Var) -> jt.Var:
+        """Drop channels and classify each position. Shape: (N, channels, h, w) -> (N, K, h, w)."""
+        return self.conv_seg(self.dropout(x))
+
+    def loss(self, outputs: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
+        return self.criterion(outputs, labels)
+
+    def scores(self, outputs: jt.Var, size: tuple[int, int]) -> jt.Var:
+        if self.options.out_channels != 1:
+            return outputs
+        threshold = 0.3 if self.options.threshold is None else self.options.threshold
+        return jt.concat([jt.zeros_like(outputs), outputs - math.log(threshold / (1 - threshold))], 1)

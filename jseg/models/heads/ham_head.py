@@ -23,6 +23,7 @@ from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import ConvNormAct, relu
 from jseg.models.heads.base import SegmentationHead
+from jseg.models.heads.options import HeadOptions
 from jseg.ops import ranks
 from jseg.registry import MODELS, nearest
 
@@ -87,19 +88,20 @@ class NMF2D(nn.Module):
     Args:
         channels: C, divisible by `MD_S`.
         ham_kwargs: see `ham_options`.
-        impl: operator implementation.
     Shape:
         x: (N, C, H, W), non-negative -> same
     State:
         `bases` (MD_S, C / MD_S, MD_R) only with `rand_init: false`.
     """
 
-    def __init__(self, channels: int, ham_kwargs: dict | None, *, impl: str = "auto"):
+    BUFFERS = ("bases",)
+
+    def __init__(self, channels: int, ham_kwargs: dict | None):
         super().__init__()
         options = ham_options(ham_kwargs)
         self.spatial, self.rank = options["MD_S"], options["MD_R"]
         self.train_steps, self.eval_steps = options["train_steps"], options["eval_steps"]
-        self.rand_init, self.grad, self.impl = options["rand_init"], options["grad"], impl
+        self.rand_init, self.grad = options["rand_init"], options["grad"]
         if channels % self.spatial:
             raise ConfigError(f"ham_kwargs: MD_S={self.spatial} must divide ham_channels={channels}")
         self.dimension = channels // self.spatial
@@ -125,18 +127,18 @@ class NMF2D(nn.Module):
         n, c, h, w = x.shape
         steps = self.train_steps if self.is_train else self.eval_steps
         flat = x.reshape(n * self.spatial, self.dimension, h * w)  # (N*S, D, L)
-        flat = ops.nmf(flat, self.starting_bases(n), steps=steps, inv_t=1.0, grad=self.grad, impl=self.impl)
+        flat = ops.nmf(flat, self.starting_bases(n), steps=steps, inv_t=1.0, grad=self.grad)
         return flat.reshape(n, c, h, w)
 
 
 class Hamburger(nn.Module):
     """1x1 convolution, factorisation, 1x1 convolution, added to the input. Shape: (N, C, H, W) -> same."""
 
-    def __init__(self, channels: int, ham_kwargs: dict | None, *, norm_cfg: dict | None, impl: str = "auto"):
+    def __init__(self, channels: int, ham_kwargs: dict | None, *, norm_cfg: dict | None):
         super().__init__()
-        self.ham_in = ConvNormAct(channels, channels, 1, impl=impl)
-        self.ham = NMF2D(channels, ham_kwargs, impl=impl)
-        self.ham_out = ConvNormAct(channels, channels, 1, norm_cfg=norm_cfg, impl=impl)
+        self.ham_in = ConvNormAct(channels, channels, 1)
+        self.ham = NMF2D(channels, ham_kwargs)
+        self.ham_out = ConvNormAct(channels, channels, 1, norm_cfg=norm_cfg)
 
     def execute(self, x: jt.Var) -> jt.Var:
         enjoy = self.ham(relu(self.ham_in(x)))
@@ -150,36 +152,26 @@ class LightHamHead(SegmentationHead):
     """Decode head of SegNeXt.
 
     Args:
-        in_channels, in_index: widths and places of the feature maps to use; the first sets the size of the result.
-        channels: width before the classifier.
-        num_classes: K >= 2.
+        options: see `HeadOptions`; the first of `in_index` sets the size of the result.
         ham_channels: width of the Hamburger block.
         ham_kwargs: see `ham_options`.
-        norm_cfg, act_cfg: norm and activation of the 1x1 blocks (default no norm, ReLU).
-        others: see `SegmentationHead`.
     Shape:
         features: list of (N, C_i, H_i, W_i) -> (N, num_classes, H_first, W_first)
-    Raises:
-        ConfigError: `in_channels` and `in_index` of different lengths.
     """
 
-    def __init__(self, *, in_channels, in_index, channels: int, num_classes: int, ham_channels: int = 512,
-                 ham_kwargs: dict | None = None, dropout_ratio: float = 0.1, norm_cfg: dict | None = None,
-                 act_cfg: dict | None = MappingProxyType({"type": "ReLU"}), align_corners: bool = False, ignore_index: int = 255,
-                 sampler: dict | None = None, loss_decode=None, impl: str = "auto"):
-        super().__init__(channels=channels, num_classes=num_classes, dropout_ratio=dropout_ratio, loss_decode=loss_decode,
-                         sampler=sampler, ignore_index=ignore_index, align_corners=align_corners, impl=impl)
-        if len(in_channels) != len(in_index):
-            raise ConfigError(f"LightHamHead: in_channels {list(in_channels)} and in_index {list(in_index)} must have one length")
-        self.in_index = list(in_index)
-        blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg, "impl": impl}
-        self.squeeze = ConvNormAct(sum(in_channels), ham_channels, 1, **blocks)
-        self.hamburger = Hamburger(ham_channels, ham_kwargs, norm_cfg=norm_cfg, impl=impl)
-        self.align = ConvNormAct(ham_channels, channels, 1, **blocks)
+    DEFAULTS = MappingProxyType({"input_transform": "multiple_select"})
+    TINY = MappingProxyType({"type": "LightHamHead", "channels": 16, "ham_channels": 16, "norm_cfg": {"type": "GN", "num_groups": 4},
+                             "ham_kwargs": {"MD_R": 4}})
 
-    def execute(self, features: list[jt.Var]) -> jt.Var:
-        x = self.squeeze.finish(self._squeezed([features[i] for i in self.in_index]))
-        return self.classify(self.align(self.hamburger(x)))
+    def __init__(self, options: HeadOptions, *, ham_channels: int = 512, ham_kwargs: dict | None = None):
+        super().__init__(options)
+        self.squeeze = ConvNormAct(sum(options.in_channels), ham_channels, 1, **options.blocks)
+        self.hamburger = Hamburger(ham_channels, ham_kwargs, norm_cfg=options.norm_cfg)
+        self.align = ConvNormAct(ham_channels, options.channels, 1, **options.blocks)
+
+    def decode(self, features: list[jt.Var]) -> jt.Var:
+        """(N, channels, H_first, W_first) from the selected maps."""
+        return self.align(self.hamburger(self.squeeze.finish(self._squeezed(features))))
 
     def _squeezed(self, maps: list[jt.Var]) -> jt.Var:
         """The squeezing 1x1 convolution of the concatenated maps, (N, ham_channels, H_first, W_first).
@@ -188,11 +180,11 @@ class LightHamHead(SegmentationHead):
         the weight, resized, and added up: less work, and the concatenated map never exists.
         """
         size, conv = tuple(maps[0].shape[2:]), self.squeeze.conv
-        if self.impl == "jittor":
-            return conv(jt.concat([ops.bilinear_resize(m, size, align_corners=self.align_corners, impl=self.impl) for m in maps], 1))
+        if ops.uses_plain():
+            return conv(jt.concat([ops.bilinear_resize(m, size, align_corners=self.align_corners) for m in maps], 1))
         edges = np.cumsum([0] + [m.shape[1] for m in maps]).tolist()
         weights = [conv.weight[:, first:last] for first, last in zip(edges, edges[1:])]
         total = None
         for m, weight in list(zip(maps, weights))[:0:-1]:
-            total = ops.bilinear_resize(ops.pointwise(m, weight, impl=self.impl), size, align_corners=self.align_corners, add=total, impl=self.impl)
-        return ops.pointwise(maps[0], weights[0], conv.bias, shortcut=total, impl=self.impl)
+            total = ops.bilinear_resize(ops.pointwise(m, weight), size, align_corners=self.align_corners, add=total)
+        return ops.pointwise(maps[0], weights[0], conv.bias, shortcut=total)

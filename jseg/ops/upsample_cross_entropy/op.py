@@ -11,8 +11,8 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
-from jseg.errors import KernelError
 from jseg.ops.common import check, check_same, device_op, like, pick
+from jseg.ops.labels import check_label_range
 from jseg.ops.upsample_cross_entropy.bilinear import resize_bilinear
 
 __all__ = ["upsample_cross_entropy"]
@@ -64,7 +64,7 @@ def upsample_cross_entropy(logits: jt.Var, labels: jt.Var, *, align_corners: boo
         KernelError: shapes disagree, `reduction` is unknown, or a label is outside [0, K) and not `ignore_index`.
     """
     class_weight = _check(logits, labels, class_weight, pixel_weight, reduction)
-    _check_labels(labels, logits.shape[1], ignore_index)
+    check_label_range("upsample_cross_entropy", labels, logits.shape[1], ignore_index)
     labels = labels.int32()
     impl = pick(impl, "upsample_cross_entropy", logits)
     if impl == "jittor":
@@ -90,17 +90,6 @@ def _check(logits, labels, class_weight, pixel_weight, reduction) -> np.ndarray 
     check(name, weight.shape == (logits.shape[1],),
           f"class_weight has shape {weight.shape}, the logits have {logits.shape[1]} classes; give one weight a class")
     return weight
-
-
-def _check_labels(labels: jt.Var, classes: int, ignore_index: int) -> None:
-    """Raise for labels that are neither a class nor ignored; on CUDA the check would cost a synchronisation and is left out."""
-    if jt.flags.use_cuda:
-        return
-    values = labels.numpy()
-    wrong = values[((values < 0) | (values >= classes)) & (values != ignore_index)]
-    if wrong.size:
-        raise KernelError(f"upsample_cross_entropy: {wrong.size} labels are outside the {classes} classes, the first is {int(wrong[0])}; "
-                          f"accepted: 0..{classes - 1} and ignore_index {ignore_index}; check reduce_zero_label and num_classes")
 
 
 def _composed(logits, labels, align_corners, ignore_index, class_weight, avg_non_ignore, pixel_weight, reduction):

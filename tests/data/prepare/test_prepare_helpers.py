@@ -254,7 +254,7 @@ def test_nifti(rng):
     import gzip
     volume = rng.integers(-1000, 1000, (4, 3, 2)).astype(np.int16)
     data = gzip.decompress(nifti(volume))
-    assert np.array_equal(read_nifti(data, "x.nii"), volume)
+    assert np.array_equal(read_nifti(data, "x.nii").values(), volume)
     for broken, text in ((data[:-1], "truncated"), (data[:100], "not a NIfTI-1"), (b"\0" * 400, "not a NIfTI-1")):
         with pytest.raises(DataError, match=text):
             read_nifti(broken, "x.nii")

@@ -1,4 +1,4 @@
-"""Which release a state dict comes from, what its shapes say, and the rules that no key or shape shows.
+"""SegNeXt without a config: its release, what its shapes say, and the rules that no key or shape shows.
 
 SegNeXt exists in three releases with nearly equal keys whose masks differ when one is run by another's rules:
 
@@ -13,15 +13,16 @@ Sources: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py and decode_heads/h
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from typing import Any, Mapping
 
-from jseg.errors import ConvertError
+from jseg.convert.guess import Guess, Shapes
+from jseg.convert.pickle_data import brief
+from jseg.errors import ConfigError, ConvertError
 
-__all__ = ["Family", "FAMILIES", "find_family", "backbone_facts", "head_facts", "default_config", "Shapes"]
-
-Shapes = Mapping[str, tuple]
+__all__ = ["FAMILIES", "NEAREST", "Family", "complete", "guess", "recognise"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,32 +44,35 @@ FAMILIES = {
     "mscan": Family("MSCAN backbone, ImageNet", backbone_only=True),
 }
 _MSCAN = re.compile(r"(backbone\.)?block\d+\.\d+\.attn\.spatial_gating_unit\.conv0\.weight")
-_FOREIGN = (  # (pattern of a key, name); the first that matches names the family in the message
-    (r"block\d\.\d+\.attn\.(q|kv)\.|layers\.\d\.1\.\d+\.attn\.attn\.in_proj", "SegFormer (MiT backbone)"),
-    (r"relative_position_bias_table", "Swin Transformer"), (r"cls_token|pos_embed.*encoder|backbone\.pos_embed", "a vision transformer (ViT, BEiT, DeiT)"),
-    (r"downsample_layers\.\d", "ConvNeXt"), (r"transition\d\.\d", "HRNet"), (r"layer\d\.\d+\.conv\d\.weight", "a ResNet (PSPNet, DeepLabV3+, UPerNet...)"),
-    (r"features\.\d+\.conv\.|inverted_res", "MobileNet"), (r"query_embed|query_feat|transformer_decoder", "MaskFormer or Mask2Former"),
-    (r"mask_decoder|image_encoder", "Segment Anything"), (r"text_model|visual\.", "CLIP"), (r"bbox_head|rpn_head", "a detector"))
+NEAREST = ", ".join(family.name for family in FAMILIES.values())
 
 
-def find_family(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where: str) -> str:
-    """Name the family of a state dict from its keys and what its file says of itself.
+def recognise(shapes: Shapes, meta: Mapping[str, Any]) -> bool:
+    """Whether an MSCAN backbone stands alone or under a LightHamHead."""
+    heads = [key for key in shapes if key.startswith("decode_head.")]
+    return any(_MSCAN.match(key) for key in shapes) and (not heads or any(key.startswith("decode_head.squeeze.") for key in heads))
+
+
+def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where: str) -> Guess:
+    """Release and config of a state dict that `recognise` accepts.
 
     Args:
         shapes: keys without wrapper prefixes.
         numpy_values: the file is a pickle of NumPy arrays, as Jittor writes.
         meta: the file's `meta` block, or {}.
     Raises:
-        ConvertError: none of ours; names the family it looks like, and the nearest of ours.
+        ConvertError: keys are missing, or shapes contradict each other.
     """
-    if not any(_MSCAN.match(key) for key in shapes):
-        raise ConvertError(f"{where}: {_foreign(shapes)}; jseg converts {', '.join(f.name for f in FAMILIES.values())}. {_nearest(shapes)}")
+    family = FAMILIES[_family_name(shapes, numpy_values, meta)]
+    shapes = {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): shape for key, shape in shapes.items()}
+    if family.backbone_only:
+        shapes = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
+    return Guess(family.name, default_config(shapes, family, where), family.backbone_only)
+
+
+def _family_name(shapes: Shapes, numpy_values: bool, meta: Mapping[str, Any]) -> str:
     if not any(key.startswith("decode_head.") for key in shapes):
         return "mscan"
-    if not any(key.startswith("decode_head.squeeze.") for key in shapes):
-        heads = sorted({".".join(key.split(".")[:2]) for key in shapes if key.startswith("decode_head.")})
-        raise ConvertError(f"{where}: an MSCAN backbone under another head ({', '.join(heads)[:200]}); nearest is SegNeXt's LightHamHead "
-                           "(decode_head.squeeze, hamburger, align, conv_seg), the only head jseg converts with it")
     if numpy_values:
         return "jseg"
     if any(key in meta for key in ("mmengine_version", "dataset_meta", "cfg")):
@@ -76,24 +80,6 @@ def find_family(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], 
     if any(".mlp.dwconv.dwconv." in key for key in shapes):
         return "authors"
     return "mmseg-0.x" if "mmseg_version" in meta or "mmcv_version" in meta else "mmseg-1.x"
-
-
-def _foreign(shapes: Shapes) -> str:
-    for pattern, name in _FOREIGN:
-        if any(re.search(pattern, key) for key in shapes):
-            return f"its keys are those of {name}"
-    return f"its {len(shapes)} keys ({', '.join(key[:60] for key in list(shapes)[:3])}...) are of no family jseg knows"
-
-
-def _nearest(shapes: Shapes) -> str:
-    """The supported family that shares most kinds of keys, as a sentence."""
-    roots = {key.partition(".")[0] for key in shapes}
-    if "decode_head" in roots:
-        return "Nearest is SegNeXt, which shares the decode_head and nothing of the backbone"
-    shared = {f"patch_embed{i}" for i in range(1, 5)} & (roots | {key.split(".")[1] for key in shapes if key.startswith("backbone.")})
-    if shared:
-        return f"Nearest is the MSCAN backbone, which shares {', '.join(sorted(shared))}"
-    return "Nearest is the MSCAN backbone, with which it shares no key"
 
 
 def backbone_facts(shapes: Shapes, where: str, prefix: str = "backbone.") -> dict:
@@ -191,3 +177,74 @@ def backbone_widths(block: Mapping[str, Any]) -> list[int]:
     """Widths of an MSCAN block's maps."""
     from jseg.models.backbones.mscan import VARIANTS
     return list(block.get("embed_dims") or VARIANTS.get(block.get("variant"), {}).get("embed_dims", []))
+
+
+def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
+    """Check a stated config's model against the weights and write down the rules it leaves to its release; changes go to `notes`.
+
+    Raises:
+        ConvertError: the config is of another model, or of other sizes.
+    """
+    from jseg.models.heads.ham_head import ham_options
+    settings = copy.deepcopy(settings)
+    model = settings.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict) or not isinstance(model.get("decode_head"), dict):
+        raise ConvertError(f"{where}: config ({origin}): no model with backbone and decode_head in it")
+    known, faults = found.config["model"], []
+    _drop_unknown_auxiliary(model, notes)
+    if model.get("neck"):
+        raise ConvertError(f"{where}: config ({origin}): model.neck {brief(model['neck'].get('type'))}; SegNeXt has none")
+    for block in ("backbone", "decode_head"):
+        said, real = model[block], known[block]
+        if said.get("type") != real["type"]:
+            raise ConvertError(f"{where}: config ({origin}): model.{block} is {brief(said.get('type'))}, the weights are of {real['type']}; "
+                               "give the right config with --config")
+        said_sizes, real_sizes = _sizes(block, said), _sizes(block, real)
+        faults += [f"{block}.{key} {brief(said_sizes[key])} (weights: {brief(real_sizes[key])})" for key in real_sizes if said_sizes[key] != real_sizes[key]]
+    norm = known["decode_head"]["norm_cfg"]
+    if norm is not None and model["decode_head"].get("norm_cfg") is None:  # early configs of original JSeg left it to the class
+        model["decode_head"]["norm_cfg"] = norm
+        notes.append(f"model.decode_head.norm_cfg: the config names none, the weights have one: {norm['type']}"
+                     + (f" of {norm['num_groups']} groups, SegNeXt's, is taken" if "num_groups" in norm else " is taken"))
+    if faults:
+        raise ConvertError(f"{where}: the config ({origin}) does not fit the weights: {', '.join(faults)}; give the right one with --config")
+    ham, rules = dict(model["decode_head"].get("ham_kwargs") or {}), known["decode_head"]["ham_kwargs"]
+    for key in ("MD_R", "grad"):
+        if not any(key in (k, k.upper()) for k in ham) and not (key == "grad" and "GRAD" in ham):
+            ham[key] = rules[key]
+    try:
+        options = ham_options(ham)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise ConvertError(f"{where}: config ({origin}): model.decode_head.{error}") from error
+    if not isinstance(options["MD_R"], int) or not 1 <= options["MD_R"] <= 4096 or bool(options["rand_init"]) != rules["rand_init"]:
+        raise ConvertError(f"{where}: config ({origin}): ham_kwargs MD_R {brief(options['MD_R'])}, rand_init {brief(options['rand_init'])} do not fit "
+                           "weights " + ("without" if rules["rand_init"] else "with") + " stored bases")
+    model["decode_head"]["ham_kwargs"] = ham
+    return settings
+
+
+def _drop_unknown_auxiliary(model: dict, notes: list[str]) -> None:
+    """Auxiliary heads serve training only: one that jseg lacks is left out with its weights, and so are the lines that say so."""
+    from jseg.registry import MODELS
+    heads = model.get("auxiliary_head")
+    kinds = [head.get("type") for head in (heads if isinstance(heads, list) else [heads]) if isinstance(head, dict)]
+    if heads and not all(isinstance(kind, str) and kind in MODELS for kind in kinds):
+        model["auxiliary_head"] = None
+        notes[:] = [note for note in notes if not note.startswith("model.auxiliary_head")]
+        notes.append(f"model.auxiliary_head: {', '.join(map(brief, kinds))} left out with its weights: used in training only, and jseg has none such")
+
+
+def _sizes(block: str, said: Mapping) -> dict[str, Any]:
+    """The arguments of a block that decide shapes, defaults filled in, comparable."""
+    if block == "backbone":
+        from jseg.models.backbones.mscan import KERNEL_SIZES, VARIANTS
+        variant = VARIANTS.get(said.get("variant") or "", {})
+        defaults = {"embed_dims": variant.get("embed_dims"), "depths": variant.get("depths"), "mlp_ratios": (8, 8, 4, 4), "num_stages": 4,
+                    "in_channels": 3, "attention_kernel_sizes": KERNEL_SIZES}
+    else:
+        defaults = {"in_channels": None, "in_index": None, "channels": None, "ham_channels": 512, "num_classes": None}
+    return {key: _lists(default if said.get(key) is None else said[key]) for key, default in defaults.items()}
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,88 @@
+"""How long a run is and what happens when: `train_cfg` in iterations, and when to stop before its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping
+
+__all__ = ["EarlyStop", "Patience", "Plan"]
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """`train_cfg.early_stop`.
+
+    Args:
+        patience: evaluations in a row without a better score after which the run ends.
+        min_delta: a score is better when it is larger than the best one by more than this.
+        monitor: the score; None for `save_best`.
+    """
+
+    patience: int
+    min_delta: float = 0.0
+    monitor: str | None = None
+
+
+@dataclass
+class Patience:
+    """What early stopping remembers; `record` goes into the training state."""
+
+    rule: EarlyStop | None
+    save_best: str
+    record: dict[str, Any] = field(default_factory=lambda: {"score": None, "waited": 0})
+
+    @property
+    def is_over(self) -> bool:
+        """Whether as many evaluations as allowed went by without a better score."""
+        return self.rule is not None and self.record["waited"] >= self.rule.patience
+
+    def see(self, metrics: Mapping[str, float | None]) -> None:
+        """Take the scores of one evaluation; a score that is None (no class occurred) is no better than any."""
+        if self.rule is None:
+            return
+        score, best = metrics.get(self.rule.monitor or self.save_best), self.record["score"]
+        better = score is not None and (best is None or score > best + self.rule.min_delta)
+        self.record = {"score": score, "waited": 0} if better else {"score": best, "waited": self.record["waited"] + 1}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`train_cfg` in iterations, defaults filled in; an interval of None means never."""
+
+    max_iters: int
+    epoch_length: int
+    val_interval: int | None
+    ckpt_interval: int
+    log_interval: int
+    keep: int
+    save_best: str
+    accumulative_counts: int
+    max_norm: float | None
+    seed: int
+    early_stop: EarlyStop | None
+
+    @classmethod
+    def of(cls, config: dict, epoch_length: int) -> "Plan":
+        """Read the plan; with max_epochs, val_interval and ckpt_interval count epochs, as MMEngine's epoch loop
+        does."""
+        cfg = config["train_cfg"]
+        unit = epoch_length if cfg.get("max_epochs") else 1
+        max_iters = cfg["max_epochs"] * epoch_length if cfg.get("max_epochs") else cfg["max_iters"]
+        wanted = cfg.get("val_interval", max_iters // unit) if config.get("val_dataloader") else None
+        return cls(max_iters=max_iters, epoch_length=epoch_length, val_interval=wanted and wanted * unit,
+                   ckpt_interval=(cfg.get("ckpt_interval") or (1 if unit > 1 else 1000)) * unit,
+                   log_interval=cfg.get("log_interval") or 50, keep=cfg.get("keep") or 1,
+                   save_best=cfg.get("save_best") or "mIoU", accumulative_counts=cfg.get("accumulative_counts") or 1,
+                   max_norm=(cfg.get("clip_grad") or {}).get("max_norm"), seed=config.get("seed") or 0,
+                   early_stop=EarlyStop(**cfg["early_stop"]) if cfg.get("early_stop") else None)
+
+    def evaluates_after(self, done: int) -> bool:
+        """Whether an evaluation follows when `done` steps are finished."""
+        return self.val_interval is not None and (done % self.val_interval == 0 or done == self.max_iters)
+
+    def accumulation(self, done: int) -> tuple[int, bool]:
+        """(micro-batches of the sum that step `done` belongs to, whether it closes the sum); the last sum may be
+        shorter."""
+        count = self.accumulative_counts
+        rest = self.max_iters % count if done >= self.max_iters // count * count else count
+        return rest, (done + 1) % count == 0 or done + 1 == self.max_iters

@@ -1,0 +1,81 @@
+"""Pooling with PyTorch's windows: maximum, mean, and means over a grid of any size."""
+
+from __future__ import annotations
+
+import functools
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+__all__ = ["adaptive_avg_pool", "avg_pool", "max_pool"]
+
+
+def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0, ceil_mode: bool = False) -> jt.Var:
+    """Largest value of each window, as PyTorch's MaxPool2d; padding never wins. Shape: (N, C, H, W) -> (N, C, H', W')."""
+    return _pooled(x, kernel_size, stride, padding, ceil_mode, "maximum")
+
+
+def avg_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0, ceil_mode: bool = False,
+             count_include_pad: bool = True) -> jt.Var:
+    """Mean of each window, as PyTorch's AvgPool2d. Shape: (N, C, H, W) -> (N, C, H', W')."""
+    return _pooled(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
+
+
+def adaptive_avg_pool(x: jt.Var, size: int | tuple[int, int]) -> jt.Var:
+    """Means over a grid of `size` cells, whose edges are PyTorch's AdaptiveAvgPool2d's: floor(i H / h) to ceil((i + 1) H / h).
+
+    Shape:
+        x: (N, C, H, W) -> (N, C, h, w); h and w may exceed H and W.
+    """
+    rows, columns = (size, size) if isinstance(size, int) else size
+    n, c, h, w = x.shape
+    if (rows, columns) == (1, 1):
+        return x.mean([2, 3], keepdims=True)
+    if (rows, columns) == (h, w):
+        return x
+    x = jt.matmul(x.reshape(n * c * h, w), jt.array(_bins(w, columns).T.copy()))  # (N*C*H, w)
+    x = x.reshape(n * c, h, columns).transpose(0, 2, 1).reshape(-1, h)  # (N*C*w, H)
+    return jt.matmul(x, jt.array(_bins(h, rows).T.copy())).reshape(n, c, columns, rows).transpose(0, 1, 3, 2)  # (N, C, h, w)
+
+
+@functools.lru_cache(maxsize=64)
+def _bins(length: int, cells: int) -> np.ndarray:
+    """(cells, length) float32: the share of each position in the mean of each cell."""
+    shares = np.zeros((cells, length), np.float32)
+    for i in range(cells):
+        begin, end = i * length // cells, -(-(i + 1) * length // cells)
+        shares[i, begin:end] = 1.0 / (end - begin)
+    return shares
+
+
+def _pooled(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad=True):
+    if min(x.shape[2:]) > kernel_size:
+        return nn.Pool(kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, op=op, count_include_pad=count_include_pad)(x)
+    return _pooled_small(x, kernel_size, stride or kernel_size, padding, ceil_mode, op, count_include_pad)
+
+
+def _pooled_small(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad):
+    """Maps no larger than the window, which Jittor's operator refuses: one reduction for each window."""
+    spans = [_spans(side, kernel_size, stride, padding, ceil_mode) for side in x.shape[2:]]
+    lines = []
+    for top, bottom, high in spans[0]:
+        cells = []
+        for left, right, wide in spans[1]:
+            cell = x[:, :, top:bottom, left:right]
+            if op == "maximum":
+                cells.append(cell.max([2, 3], keepdims=True))
+            else:
+                cells.append(cell.sum([2, 3], keepdims=True) / (high * wide if count_include_pad else (bottom - top) * (right - left)))
+        lines.append(jt.concat(cells, 3))
+    return jt.concat(lines, 2)
+
+
+def _spans(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> list[tuple[int, int, int]]:
+    """(begin, end, length with padding) of each window along one axis."""
+    reach = length + 2 * padding - kernel
+    count = (-(-reach // stride) if ceil_mode else reach // stride) + 1
+    if ceil_mode and (count - 1) * stride >= length + padding:
+        count -= 1  # a window may not begin in the padding behind
+    starts = [i * stride - padding for i in range(count)]
+    return [(max(s, 0), min(s + kernel, length), min(s + kernel, length + padding) - s) for s in starts]

@@ -1,0 +1,54 @@
+"""FCNHead: a few convolutions and a classifier; the auxiliary head of most models.
+
+Paper: Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015.
+Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/fcn_head.py (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import jittor as jt
+from jittor import nn
+
+from jseg.errors import ConfigError
+from jseg.layers import ConvNormAct
+from jseg.models.heads.base import SegmentationHead
+from jseg.models.heads.options import HeadOptions
+from jseg.registry import MODELS
+
+__all__ = ["FCNHead"]
+
+
+@MODELS.register()
+class FCNHead(SegmentationHead):
+    """Convolutions, their result joined with their input if wished, a classifier.
+
+    Args:
+        options: see `HeadOptions`.
+        num_convs: convolutions, >= 0; with 0 the width is `in_channels`.
+        kernel_size, dilation: of the convolutions.
+        concat_input: join input and result by one more convolution.
+    Shape:
+        features: list of maps -> (N, K, h, w) of the selected map's size
+    """
+
+    TINY = MappingProxyType({"type": "FCNHead", "channels": 8, "norm_cfg": {"type": "BN"}})
+
+    def __init__(self, options: HeadOptions, *, num_convs: int = 2, kernel_size: int = 3, concat_input: bool = True, dilation: int = 1):
+        super().__init__(options)
+        width, channels = options.input_width, options.channels
+        if num_convs < 0 or dilation < 1 or (num_convs == 0 and width != channels):
+            raise ConfigError(f"num_convs {num_convs} (at least 0), dilation {dilation} (at least 1); without convolutions in_channels "
+                              f"{width} and channels {channels} must be equal")
+        convs = [ConvNormAct(width if i == 0 else channels, channels, kernel_size, padding=kernel_size // 2 * dilation, dilation=dilation,
+                             **options.blocks) for i in range(num_convs)]
+        self.convs = nn.Sequential(*convs)
+        self.conv_cat = None
+        if concat_input:
+            self.conv_cat = ConvNormAct(width + channels, channels, kernel_size, padding=kernel_size // 2, **options.blocks)
+
+    def decode(self, features: jt.Var) -> jt.Var:
+        """(N, channels, h, w) from the selected map."""
+        x = self.convs(features)
+        return x if self.conv_cat is None else self.conv_cat(jt.concat([features, x], 1))

@@ -1,0 +1,1 @@
+"""The attention kernel; the public function is `op.attention`."""

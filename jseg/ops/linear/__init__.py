@@ -1,0 +1,1 @@
+"""The linear kernel; the public function is `op.linear`."""

@@ -1,0 +1,122 @@
+"""jseg's side of `make parity-zoo`: convert each checkpoint, load it strictly, run the same, compare.
+
+    python tests/parity/zoo_jseg.py FOLDER       after zoo_mmseg.py; writes FOLDER/<name>/result.json
+
+The weights reach jseg through the converted file alone. A result says at which step a model failed: referee, translate and convert, run.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+
+import numpy as np
+from compare_jseg import error_of, gradient_errors
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+import jseg  # noqa: E402,F401  (prepares the process before Jittor is imported)
+
+
+def still(model) -> None:
+    """Switch off everything random in training."""
+    for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+
+
+def compare(folder: pathlib.Path, job: dict) -> dict:
+    """The result of one job; a ValueError or JsegError names the step that failed."""
+    import jittor as jt
+
+    from jseg.convert.checkpoint import convert_checkpoint
+    from jseg.engine.checkpoint import load_into, load_weights
+    from jseg.layers import count_parameters
+    from jseg.models import build_model
+    reference = np.load(folder / "reference.npz")
+    facts = json.loads(str(reference["facts"]))
+    conversion = convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors")
+    state, meta = load_weights(conversion.out)
+    model = build_model(meta["config"]["model"])
+    load_into(model, state)
+    model.eval()
+    ours = {key: list(value.shape) for key, value in model.state_dict().items()}
+    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"] and count_parameters(model) == facts["parameters"],
+              "notes": conversion.notes}
+    pictures, metas = reference["pictures"], facts["metas"]
+    size = tuple(pictures.shape[2:])
+    with jt.no_grad():
+        scores = model(jt.array(pictures))
+        scores = jt.nn.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners) if tuple(scores.shape[2:]) != size else scores
+        theirs = reference["logits"]
+        result["logits"] = error_of(scores.numpy() if theirs.shape[1] > 1 else scores.numpy()[:, 1:], theirs) if job.get("logits", True) else 0.0
+    model.test_cfg = {"mode": "whole"}
+    result["whole"] = equal_share(model.predict(pictures, metas), reference["whole"])
+    if "slide" in reference.files:
+        model.test_cfg = {**facts["slide"], "crop_size": tuple(facts["slide"]["crop_size"]), "stride": tuple(facts["slide"]["stride"])}
+        result["slide"] = equal_share(model.predict(pictures, metas), reference["slide"])
+    result["classes seen"] = len(np.unique(reference["whole"]))
+    if job.get("train"):
+        result.update(training(model, state, reference))
+    return result
+
+
+def training(model, state: dict, reference) -> dict:
+    """Losses term by term, gradients and running statistics of one step."""
+    import jittor as jt
+
+    from jseg.engine.checkpoint import load_into
+    from jseg.layers import named_parameters
+    load_into(model, state)
+    still(model)
+    model.train()
+
+    def group(name):
+        return {key.partition("/")[2]: reference[key] for key in reference.files if key.startswith(name + "/")}
+
+    found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
+    parameters = named_parameters(model)
+    theirs = group("gradient")
+    gradients = {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
+    untouched = [key for key in parameters if key not in theirs and np.abs(gradients[key]).max() > 0]
+    errors = gradient_errors(gradients, theirs)
+    worst = max(errors, key=errors.get)
+    terms = {key: float(value.mean()) for key, value in group("losses").items()}
+    losses = {key: abs(found[key].item() - value) / max(abs(value), 1e-6) for key, value in terms.items() if "acc" not in key and key in found}
+    state = model.state_dict()
+    running = {key: error_of(state[key].numpy(), value) for key, value in group("running").items()}
+    return {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"), "losses": max(losses.values(), default=float("inf")),
+            "gradients": errors[worst], "torch gradients": float(reference["torch_gradients"].max()), "worst gradient": worst, "gradients compared": len(errors), "gradients without partner": untouched,
+            "running statistics": max(running.values(), default=0.0)}
+
+
+def equal_share(ours: list, theirs: np.ndarray) -> float:
+    """Share of equal pixels."""
+    return float(np.mean([np.mean(a == b) for a, b in zip(ours, theirs)]))
+
+
+def main(folder: pathlib.Path) -> None:
+    """Write result.json for every job."""
+    import jittor as jt
+
+    import jseg.data.datasets  # noqa: F401
+    for job in json.loads((folder / "jobs.json").read_text()):
+        own, began = folder / job["name"], time.time()
+        if not (own / "reference.npz").exists():
+            text = (own / "error.txt").read_text().strip().splitlines() if (own / "error.txt").exists() else ["nothing written"]
+            result = {"failed": f"referee: {text[-1]}"}
+        else:
+            try:
+                with jt.flag_scope(lazy_execution=0):
+                    result = compare(own, job)
+            except Exception as error:
+                result = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        result["seconds"] = round(time.time() - began, 1)
+        (own / "result.json").write_text(json.dumps(result))
+        jt.gc()
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,188 @@
+"""The reference side of `make parity-zoo`: models of MMSegmentation's own configs, under a Python with PyTorch and without jseg.
+
+    python tests/parity/zoo_mmseg.py FOLDER      FOLDER/jobs.json: [{"name", "config", "size": [H, W], "train": true}, ...]
+
+For each job MMSegmentation builds the model from its own config, every parameter and buffer gets values that depend on its key alone,
+and FOLDER/<name>/ receives checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and
+slide inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64, dropout and drop
+path off, and how far PyTorch's own float32 gradients are from these.
+A job that fails leaves error.txt.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pathlib
+import sys
+import traceback
+import zlib
+
+import numpy as np
+from make_segnext import import_mmseg, samples
+
+RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
+CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
+SLIDE = {"mode": "slide", "crop_size": [96, 96], "stride": [64, 64]}
+
+
+def numbers(key: str, shape) -> np.ndarray:
+    """Standard normal numbers that depend on the key only."""
+    return np.random.RandomState(zlib.crc32(key.encode())).standard_normal(tuple(shape))
+
+
+def value_of(key: str, shape) -> np.ndarray:
+    """The random value of one state-dict entry, float32; activations stay near 1 in deep residual networks too."""
+    values, leaf = numbers(key, shape), key.rpartition(".")[2]
+    if leaf == "running_var":
+        values = 1.0 + 0.5 * np.tanh(values)
+    elif leaf in ("running_mean", "bias") or leaf.endswith("_bias"):
+        values = 0.1 * values
+    elif leaf.startswith(("layer_scale", "gamma")) and len(shape) <= 1:
+        values = 0.05 + 0.02 * values
+    elif len(shape) <= 1:
+        values = 1.0 + 0.2 * values
+    elif "embed" in leaf or "token" in leaf or "relative_position_bias" in leaf or "query" in key:
+        values = 0.2 * values
+    else:
+        values = values / np.sqrt(np.prod(shape[1:]))
+        if "conv_seg" in key or "cls_seg" in key:
+            values = values * CLASS_SPREAD
+    return values.astype(np.float32)
+
+
+def load(network) -> None:
+    """Give every floating-point parameter and buffer its random value; index tables and counters stay."""
+    import torch
+    state = {key: torch.from_numpy(value_of(key, value.shape)).reshape(value.shape).to(value.dtype) if value.is_floating_point() else value
+             for key, value in network.state_dict().items()}
+    for name, module in network.named_modules():
+        last = getattr(module, "norm3_name", None) or getattr(module, "norm2_name", None)
+        if isinstance(last, str) and f"{name}.{last}.weight" in state:
+            state[f"{name}.{last}.weight"] *= RESIDUAL
+    network.load_state_dict(state)
+
+
+def without_start(block):
+    """A config block without pretrained weights, and with BN for SyncBN, which runs on the CPU in evaluation only."""
+    if isinstance(block, dict):
+        if block.get("type") == "SyncBN":
+            block["type"] = "BN"
+        for key in list(block):
+            if key == "pretrained" or (key == "init_cfg" and isinstance(block[key], dict) and block[key].get("type") == "Pretrained"):
+                block[key] = None
+            else:
+                without_start(block[key])
+    elif isinstance(block, (list, tuple)):
+        for item in block:
+            without_start(item)
+    return block
+
+
+def still(network) -> None:
+    """Switch off everything random in training."""
+    from torch import nn
+    for module in network.modules():
+        if isinstance(module, (nn.Dropout, nn.Dropout2d)):
+            module.p = 0.0
+        elif type(module).__name__ == "DropPath":
+            module.drop_prob = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+
+
+def inputs(size, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(two normalised pictures, their labels with a tenth ignored)."""
+    height, width = size
+    rows, columns = np.meshgrid(np.linspace(0, 5, height), np.linspace(0, 7, width), indexing="ij")
+    phase = numbers("phase", (2, 3))[..., None, None]
+    pictures = np.sin(2 * rows * (1 + phase)) + np.cos(columns * (1 - phase)) + 0.3 * numbers("noise", (2, 3, height, width))
+    blocks = np.abs(numbers("labels", (2, -(-height // 16), -(-width // 16))) * 1000).astype(np.int64) % classes
+    labels = np.kron(blocks, np.ones((16, 16), np.int64))[:, :height, :width]
+    return pictures.astype(np.float32), np.where(numbers("ignored", (2, height, width)) > 1.3, 255, labels).astype(np.int32)
+
+
+def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
+    """One job."""
+    import mmengine
+    import torch
+    from mmengine.config import Config
+    from mmseg.registry import DATASETS, MODELS
+    config = Config.fromfile(configs / job["config"])
+    kind = config.get("test_dataloader", {}).get("dataset", {}).get("type")
+    info = dict(DATASETS.get(kind).METAINFO) if kind and DATASETS.get(kind) else {}
+    block = without_start(copy.deepcopy(config.model))
+    block["data_preprocessor"] = None
+    network = MODELS.build(block)
+    load(network)
+    network.eval()
+    meta = {"mmengine_version": mmengine.__version__, "cfg": config.pretty_text, "dataset_meta": info, "iter": 7, "epoch": 0, "seed": 0}
+    torch.save({"meta": meta, "state_dict": network.state_dict()}, folder / "checkpoint.pth")
+    head = network.decode_head[-1] if hasattr(network.decode_head, "__len__") else network.decode_head
+    pictures, labels = inputs(job["size"], head.num_classes)
+    height, width = job["size"]
+    metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width), "padding_size": [0, 0, 0, 0]}] * 2
+    out = {"pictures": pictures, "labels": labels}
+    network.test_cfg = Config({"mode": "whole"})
+    with torch.no_grad():
+        out["logits"] = network.encode_decode(torch.from_numpy(pictures), metas).numpy()
+        out["whole"] = label_maps(network, pictures, metas)
+        if job.get("slide", True):
+            network.test_cfg = Config(SLIDE)
+            out["slide"] = label_maps(network, pictures, metas)
+    if job.get("train"):
+        single, exact = training_step(network, pictures, labels, metas), training_step(network.double(), pictures, labels, metas, exact=True)
+        out.update(exact)
+        own = {key: np.linalg.norm(single[key] - value) / np.linalg.norm(value) for key, value in exact.items()
+               if key.startswith("gradient/") and np.linalg.norm(value) > 0}
+        out["torch_gradients"] = np.array(list(own.values()))
+        network.float()
+    facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
+             "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
+    np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
+
+
+def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict], *, exact: bool = False) -> dict[str, np.ndarray]:
+    """Losses, gradients and running statistics of one step from the random weights; in float64 where `exact`."""
+    import torch
+    load(network)
+    still(network)
+    network.train()
+    dtype = torch.float64 if exact else torch.float32
+    torch.set_default_dtype(dtype)
+    try:
+        losses = network.loss(torch.from_numpy(pictures).to(dtype), samples([dict(m) for m in metas], labels))
+        network.zero_grad()
+        sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
+    found.update({f"gradient/{key}": p.grad.numpy().copy() for key, p in network.named_parameters() if p.grad is not None})
+    found.update({f"running/{key}": v.numpy().copy() for key, v in network.state_dict().items() if ".running_" in key})
+    return found
+
+
+def label_maps(network, pictures: np.ndarray, metas: list[dict]) -> np.ndarray:
+    """Label maps (N, H, W) of MMSegmentation's own post-processing."""
+    import torch
+    found = network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas]))
+    return np.stack([sample.pred_sem_seg.data.numpy()[0].astype(np.uint8) for sample in found])
+
+
+def main(folder: pathlib.Path) -> None:
+    """Every job of jobs.json."""
+    import torch
+    torch.set_num_threads(2)
+    mmseg = import_mmseg()
+    configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
+    for job in json.loads((folder / "jobs.json").read_text()):
+        own = folder / job["name"]
+        own.mkdir(exist_ok=True)
+        try:
+            run(job, own, configs)
+        except Exception:
+            (own / "error.txt").write_text(traceback.format_exc())
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
