@@ -1,4 +1,4 @@
-"""Packaging of jseg. Every range below was tried at both ends (docs/matrix.md), or is a pin with its reason.
+"""Packaging of jseg. docs/matrix.md says what of each range was tried; a pin has its reason beside it.
 
 The distribution is called jseg-jittor: `jseg` on PyPI is an unrelated word segmenter. The import name is `jseg`.
 """
@@ -43,7 +43,7 @@ setup(
         "astunparse>=1.6.3,<2",          # what Jittor itself needs, where it is installed without its dependencies
         "numpy>=1.26.4,<3",
         "onednn-devel-cpu-gomp==2021.2.0; sys_platform == 'linux' and platform_machine == 'x86_64'",  # oneDNN 2.2, the one Jittor wants
-        "opencv-python-headless>=4.9,<6",  # image files, resizing
+        "opencv-python-headless>=4.9,<5",  # image files, resizing; 5.0 rounds nearest neighbours otherwise, so rotated masks are not MMSegmentation's
         "Pillow>=10.4,<14",              # palette PNGs, EXIF, GIF, 16-bit TIFF
         "PyYAML>=6.0.1,<7",              # configs
         "safetensors>=0.4.3,<0.9",       # weights files

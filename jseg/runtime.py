@@ -73,6 +73,7 @@ def prepare() -> None:
         return
     _check_python()
     _check_numpy()
+    _check_opencv()
     runtime_toolchain.find_compiler(_note)
     _check_home()
     _choose("JITTOR_HOME", str(jittor_home()))  # Jittor stores the last value it saw for later runs; always name ours
@@ -241,6 +242,16 @@ def _check_numpy() -> None:
         _note("jittor", f"{jittor} has not been tried; 1.3.11 has", "warning", "pip install jittor==1.3.11.0")
     else:
         _note("jittor", jittor)
+
+
+def _check_opencv() -> None:
+    """OpenCV goes by several names on PyPI; what is wrong with a version does not stop Jittor."""
+    found = next(filter(None, map(_version, ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"))), None)
+    if found and _numbers(found) >= (5,):
+        _note("opencv", f"{found} rounds nearest neighbours otherwise than 4: masks that RandomRotate turns differ at their borders from MMSegmentation's",
+              "warning", 'pip install "opencv-python-headless>=4.9,<5"')
+    elif found:
+        _note("opencv", found)
 
 
 def _check_home() -> None:

@@ -28,7 +28,7 @@ DEPS = {
     "lowest": ["numpy==1.26.4", "opencv-python-headless==4.9.0.80", "Pillow==10.4.0", "PyYAML==6.0.1", "safetensors==0.4.3", "tqdm==4.66.0"],
     "numpy1": ["numpy==1.26.4", "opencv-python-headless>=4.9,<4.12", "Pillow<14", "PyYAML<7", "safetensors<0.9", "tqdm<5"],
     "numpy2": ["numpy>=2,<2.3", "opencv-python-headless>=4.10.0.84,<5", "Pillow<14", "PyYAML<7", "safetensors<0.9", "tqdm<5"],
-    "newest": ["numpy>=2,<3", "opencv-python-headless<6", "Pillow<14", "PyYAML<7", "safetensors<0.9", "tqdm<5"],
+    "newest": ["numpy>=2,<3", "opencv-python-headless<5", "Pillow<14", "PyYAML<7", "safetensors<0.9", "tqdm<5"],
 }
 HEAD = ("Python", "packages", "NumPy", "OpenCV", "Pillow", "system, compiler", "tests", "result", "date")
 

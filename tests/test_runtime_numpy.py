@@ -177,3 +177,11 @@ def test_numpy_does_not_warn_of_denormals_that_jittor_switches_off():
     done = subprocess.run([sys.executable, "-W", "error", "-c", "import jseg, jittor as jt; (jt.array([1.0, 2.5]) * 3).sync(); import numpy; "
                            "print(numpy.finfo('float32').eps, numpy.finfo('float64').eps)"], capture_output=True, text=True)
     assert done.returncode == 0 and "subnormal" not in done.stderr, done.stderr
+
+
+def test_opencv_5_is_pointed_out(monkeypatch):
+    monkeypatch.setattr(runtime, "_findings", [])
+    for version, level in (("4.14.0.94", "ok"), ("5.0.0.93", "warning")):
+        monkeypatch.setattr(runtime, "_version", {"opencv-python": version}.get)
+        runtime._check_opencv()
+        assert runtime.findings()[-1].level == level and version in runtime.findings()[-1].text

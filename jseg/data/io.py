@@ -122,10 +122,11 @@ def _samples(data: bytes, name: str) -> np.ndarray:
     animated = header.kind == "png" and b"acTL" in data[:data.find(b"IDAT")]  # damage in one can end OpenCV's process
     if header.kind == "gif" or animated or (header.kind == "tiff" and _pillow_mode(data) == "RGBA"):
         return _image_by_pillow(data, name)
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.kind == "tiff" or header.bits == 16 else 0)
+    if header.kind == "webp":
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION  # OpenCV 4.14 turns WebP by its EXIF orientation, 4.11 does not: done below for both
     try:
-        img = imdecode(
-            data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.kind == "tiff" or header.bits == 16 else 0)
-        )
+        img = imdecode(data, flags)
     except cv2.error as error:
         raise _unreadable(
             name, f"OpenCV cannot decode this picture ({error.err}); save it as 8-bit PNG or JPEG"
