@@ -5,7 +5,8 @@ Convolutional Neural Networks", CVPR 2019 (C and D); Chen et al., "Rethinking At
 Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/resnet.py and utils/res_layer.py (Apache-2.0), whose words, keys and arithmetic
 these are.
 
-Deviations: deformable convolutions and plugins are not here, nor is `norm_eval`: `frozen_stages` fixes the norms of the frozen stages.
+Deviations: deformable convolutions and plugins are not here, nor is `norm_eval`: `frozen_stages` fixes the norms of the
+frozen stages.
 """
 
 from __future__ import annotations
@@ -180,15 +181,16 @@ class ResNet(nn.Module):
         contract_dilation: halve the dilation of each stage's first block.
         zero_init_residual: start each block as the identity.
         groups, base_width: of ResNeXt's 3x3 convolutions.
-        frozen_stages: -1: none; 0: the stem; n: the stem and the first n stages. A frozen part computes as in evaluation (norms by their
-            running statistics, which stand still) and its parameters get no gradient.
+        frozen_stages: -1: none; 0: the stem; n: the stem and the first n stages. A frozen part computes as in
+            evaluation (norms by their running statistics, which stand still) and its parameters get no gradient.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
     Raises:
         ConfigError: an unknown depth or style, or lists of other lengths than `num_stages`.
     """
 
-    TINY = MappingProxyType({"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8, "zero_init_residual": False})
+    TINY = MappingProxyType({"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8,
+                             "zero_init_residual": False})
 
     def __init__(self, depth: int, in_channels: int = 3, stem_channels: int = 64, base_channels: int = 64, num_stages: int = 4,
                  strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1), out_indices: Sequence[int] = (0, 1, 2, 3),
@@ -203,7 +205,8 @@ class ResNet(nn.Module):
             raise ConfigError(f"num_stages {num_stages} (1 to 4): strides {list(strides)} and dilations {list(dilations)} need one value per "
                               f"stage, out_indices {list(out_indices)} lie below it")
         if not -1 <= frozen_stages <= num_stages:
-            raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} stages")
+            raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} "
+                              "stages")
         block, counts = _DEPTHS[depth]
         self.frozen_stages = frozen_stages
         self.out_indices, self.deep_stem = tuple(out_indices), deep_stem
@@ -229,7 +232,8 @@ class ResNet(nn.Module):
                     last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
                     last.weight.assign(last.weight * 0)
         if frozen_stages >= 0:
-            for name in (*(("stem",) if deep_stem else ("conv1", "bn1")), *(f"layer{i + 1}" for i in range(frozen_stages))):
+            stem = ("stem",) if deep_stem else ("conv1", "bn1")
+            for name in (*stem, *(f"layer{i + 1}" for i in range(frozen_stages))):
                 freeze(getattr(self, name))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
@@ -298,4 +302,5 @@ class ResNeXt(ResNet):
                  contract_dilation: bool = False, zero_init_residual: bool = True,
                  frozen_stages: int = -1):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices, style, deep_stem,
-                         avg_down, norm_cfg, multi_grid, contract_dilation, zero_init_residual, groups, base_width, frozen_stages)
+                         avg_down, norm_cfg, multi_grid, contract_dilation, zero_init_residual, groups, base_width,
+                         frozen_stages)
