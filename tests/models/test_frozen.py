@@ -8,9 +8,14 @@ from jseg.engine.checkpoint import load_into, model_state
 from jseg.engine.optim import build_optimizer
 from jseg.models import build_model
 from jseg.models.backbones.mscan import MSCAN
+from jseg.models.backbones.resnet import ResNet
+from jseg.registry import MODELS
 
-MODEL = {"type": "EncoderDecoder", "backbone": {**MSCAN.TINY, "drop_path_rate": 0.3, "drop_rate": 0.1}, "decode_head": {
-    "type": "LightHamHead", "in_channels": [16, 16, 32], "in_index": [1, 2, 3], "channels": 8, "ham_channels": 8,
+BACKBONES = {"MSCAN": {**MSCAN.TINY, "drop_path_rate": 0.3, "drop_rate": 0.1}, "ResNet": {**ResNet.TINY, "base_channels": 4},
+             "deep stem": {**ResNet.TINY, "base_channels": 4, "deep_stem": True}}
+STEMS = ("patch_embed1", "stem", "conv1", "bn1")
+MODEL = {"type": "EncoderDecoder", "decode_head": {
+    "type": "LightHamHead", "in_index": [1, 2, 3], "channels": 8, "ham_channels": 8,
         "num_classes": 3,
     "ham_kwargs": {"MD_R": 4, "train_steps": 2}, "norm_cfg": {"type": "BN"}}}
 
@@ -20,14 +25,17 @@ def frozen_part(stages: int, name: str) -> bool:
     if not name.startswith("backbone."):
         return False
     part = name.split(".")[1]
-    return int(part[-1]) <= stages or stages == 0 and part == "patch_embed1"
+    return part in STEMS or part[-1].isdigit() and int(part[-1]) <= stages
 
 
+@pytest.mark.parametrize("kind", BACKBONES)
 @pytest.mark.parametrize("stages", [0, 2])
-def test_frozen_stages_stand_still(stages, rng):
+def test_frozen_stages_stand_still(stages, kind, rng):
     jt.set_global_seed(0)
     with jt.flag_scope(lazy_execution=0):
-        model = build_model({**MODEL, "backbone": {**MODEL["backbone"], "frozen_stages": stages}})
+        backbone = {**BACKBONES[kind], "frozen_stages": stages}
+        widths = MODELS.build(backbone).out_channels[1:]
+        model = build_model({**MODEL, "backbone": backbone, "decode_head": {**MODEL["decode_head"], "in_channels": widths}})
         load_into(model, model_state(model))  # as load_from and --resume do
         model.eval()
         model.train()

@@ -5,7 +5,8 @@ Convolutional Neural Networks", CVPR 2019 (C and D); Chen et al., "Rethinking At
 Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/resnet.py and utils/res_layer.py (Apache-2.0), whose words, keys and arithmetic
 these are.
 
-Deviations: deformable convolutions and plugins are not here; `frozen_stages` and `norm_eval` are not here.
+Deviations: deformable convolutions and plugins are not here, nor is `norm_eval`: `frozen_stages` fixes the norms of the
+frozen stages.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jittor import nn
 
 from jseg.errors import ConfigError
 from jseg.layers import Conv2d, build_norm, conv_norm, max_pool, relu
+from jseg.layers.freeze import freeze, run_frozen
 from jseg.layers.pool import avg_pool
 from jseg.registry import MODELS
 
@@ -179,26 +181,34 @@ class ResNet(nn.Module):
         contract_dilation: halve the dilation of each stage's first block.
         zero_init_residual: start each block as the identity.
         groups, base_width: of ResNeXt's 3x3 convolutions.
+        frozen_stages: -1: none; 0: the stem; n: the stem and the first n stages. A frozen part computes as in
+            evaluation (norms by their running statistics, which stand still) and its parameters get no gradient.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
     Raises:
         ConfigError: an unknown depth or style, or lists of other lengths than `num_stages`.
     """
 
-    TINY = MappingProxyType({"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8})
+    TINY = MappingProxyType({"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8,
+                             "zero_init_residual": False})
 
     def __init__(self, depth: int, in_channels: int = 3, stem_channels: int = 64, base_channels: int = 64, num_stages: int = 4,
                  strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1), out_indices: Sequence[int] = (0, 1, 2, 3),
                  style: str = "pytorch", deep_stem: bool = False, avg_down: bool = False,
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}), multi_grid: Sequence[int] | None = None,
-                 contract_dilation: bool = False, zero_init_residual: bool = True, groups: int = 1, base_width: int = 4):
+                 contract_dilation: bool = False, zero_init_residual: bool = True, groups: int = 1, base_width: int = 4,
+                 frozen_stages: int = -1):
         super().__init__()
         if depth not in _DEPTHS or style not in ("pytorch", "caffe"):
             raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, _DEPTHS))}, style 'pytorch' or 'caffe'")
         if not 1 <= num_stages <= 4 or len(strides) != num_stages or len(dilations) != num_stages or max(out_indices) >= num_stages:
             raise ConfigError(f"num_stages {num_stages} (1 to 4): strides {list(strides)} and dilations {list(dilations)} need one value per "
                               f"stage, out_indices {list(out_indices)} lie below it")
+        if not -1 <= frozen_stages <= num_stages:
+            raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} "
+                              "stages")
         block, counts = _DEPTHS[depth]
+        self.frozen_stages = frozen_stages
         self.out_indices, self.deep_stem = tuple(out_indices), deep_stem
         if deep_stem:
             self.stem = DeepStem(in_channels, stem_channels, norm_cfg=norm_cfg)
@@ -221,16 +231,26 @@ class ResNet(nn.Module):
                 if isinstance(module, (BasicBlock, Bottleneck)):
                     last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
                     last.weight.assign(last.weight * 0)
+        if frozen_stages >= 0:
+            stem = ("stem",) if deep_stem else ("conv1", "bn1")
+            for name in (*stem, *(f"layer{i + 1}" for i in range(frozen_stages))):
+                freeze(getattr(self, name))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
-        x = self.stem(x) if self.deep_stem else conv_norm(x, self.conv1, self.bn1, activation="relu")
-        x = max_pool(x, 3, stride=2, padding=1)
+        x = max_pool(self._stem_map(x), 3, stride=2, padding=1)
         features = []
         for i in range(max(self.out_indices) + 1):
-            x = getattr(self, f"layer{i + 1}")(x)
+            layer = getattr(self, f"layer{i + 1}")
+            x = run_frozen(layer, x) if i < self.frozen_stages else layer(x)
             if i in self.out_indices:
                 features.append(x)
         return features
+
+    def _stem_map(self, x: jt.Var) -> jt.Var:
+        """What the stem gives at stride 2."""
+        if self.frozen_stages < 0:
+            return self.stem(x) if self.deep_stem else conv_norm(x, self.conv1, self.bn1, activation="relu")
+        return run_frozen(self.stem, x) if self.deep_stem else relu(run_frozen(self.bn1, run_frozen(self.conv1, x)))
 
 
 @MODELS.register()
@@ -243,9 +263,10 @@ class ResNetV1c(ResNet):
     def __init__(self, depth: int, in_channels: int = 3, stem_channels: int = 64, base_channels: int = 64, num_stages: int = 4,
                  strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1), out_indices: Sequence[int] = (0, 1, 2, 3),
                  style: str = "pytorch", norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
-                 multi_grid: Sequence[int] | None = None, contract_dilation: bool = False, zero_init_residual: bool = True):
+                 multi_grid: Sequence[int] | None = None, contract_dilation: bool = False, zero_init_residual: bool = True,
+                 frozen_stages: int = -1):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices, style, True, False,
-                         norm_cfg, multi_grid, contract_dilation, zero_init_residual)
+                         norm_cfg, multi_grid, contract_dilation, zero_init_residual, frozen_stages=frozen_stages)
 
 
 @MODELS.register()
@@ -257,9 +278,10 @@ class ResNetV1d(ResNet):
     def __init__(self, depth: int, in_channels: int = 3, stem_channels: int = 64, base_channels: int = 64, num_stages: int = 4,
                  strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1), out_indices: Sequence[int] = (0, 1, 2, 3),
                  style: str = "pytorch", norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
-                 multi_grid: Sequence[int] | None = None, contract_dilation: bool = False, zero_init_residual: bool = True):
+                 multi_grid: Sequence[int] | None = None, contract_dilation: bool = False, zero_init_residual: bool = True,
+                 frozen_stages: int = -1):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices, style, True, True,
-                         norm_cfg, multi_grid, contract_dilation, zero_init_residual)
+                         norm_cfg, multi_grid, contract_dilation, zero_init_residual, frozen_stages=frozen_stages)
 
 
 @MODELS.register()
@@ -277,6 +299,8 @@ class ResNeXt(ResNet):
                  base_channels: int = 64, num_stages: int = 4, strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch", deep_stem: bool = False, avg_down: bool = False,
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}), multi_grid: Sequence[int] | None = None,
-                 contract_dilation: bool = False, zero_init_residual: bool = True):
+                 contract_dilation: bool = False, zero_init_residual: bool = True,
+                 frozen_stages: int = -1):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices, style, deep_stem,
-                         avg_down, norm_cfg, multi_grid, contract_dilation, zero_init_residual, groups, base_width)
+                         avg_down, norm_cfg, multi_grid, contract_dilation, zero_init_residual, groups, base_width,
+                         frozen_stages)
