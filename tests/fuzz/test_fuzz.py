@@ -59,10 +59,10 @@ def fault(path, out): raise KeyError('x')
 path = pathlib.Path({str(tmp_path)!r}) / 'a.png'
 path.write_bytes(b'x')
 for read in (grow, spin, sleep, leave, whole, raw, die, fault):
-    outcome = attempt(read, path, cpu_s=1, wall_s=3, spare=32 << 20)
+    outcome = attempt(read, path, cpu_s=1, wall_s=3 if read is sleep else 40, spare=32 << 20)
     print(read.__name__, outcome.kind, outcome.text)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines] == ["finding", "finding", "finding", "finding", "refused", "finding",
                                                    "finding", "finding"], done.stdout + done.stderr
