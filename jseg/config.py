@@ -18,7 +18,7 @@ from jseg.registry import nearest
 from jseg.text import read_text
 from jseg.yaml_reader import MOST_BYTES, Allowance, add_exponents, parse_yaml
 
-__all__ = ["load_config", "dump_config", "merge", "apply_overrides", "MAX_DEPTH"]
+__all__ = ["load_config", "dump_config", "merge", "apply_overrides", "MAX_DEPTH", "last_head"]
 
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
 _FILE_COST = 100  # values that reading one more file counts for: thousands of empty files take time, too
@@ -90,6 +90,13 @@ def apply_overrides(cfg: Mapping, overrides: Iterable[str]) -> dict:
         parent = _descend(result, keys[:-1], where)
         _assign(parent, keys, parse_yaml(value, where), where)
     return result
+
+
+def last_head(model: Mapping) -> Mapping:
+    """The block of the decode head that gives the labels: the last one of a cascade; empty where there is none."""
+    head = model.get("decode_head")
+    head = head[-1] if isinstance(head, (list, tuple)) and head else head
+    return head if isinstance(head, Mapping) else {}
 
 
 def dump_config(cfg: Mapping) -> str:

@@ -62,7 +62,7 @@ import signal  # noqa: E402
 import time  # noqa: E402
 from typing import Any, Callable, Iterator, NoReturn  # noqa: E402
 
-__all__ = ["Stopped", "take_over", "is_command", "raising", "answering", "asked", "limit", "stop", "end", "leave", "part", "mute_broken_output",
+__all__ = ["Stopped", "take_over", "is_command", "raising", "answering", "asked", "limit", "stop", "end", "leave", "part", "mute_broken_output", "unheard",
            "guarded_import"]
 
 GRACE = 1.8  # seconds for Python's own way out: `finally` blocks, workers
@@ -204,6 +204,15 @@ def mute_broken_output() -> None:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, number)
                 os.close(nowhere)
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Around words on standard output or error that may find no reader any more: they are lost, and so are all that follow."""
+    try:
+        yield
+    except OSError:
+        mute_broken_output()
 
 
 # --- what happens ----------------------------------------------------------------------------------------------------

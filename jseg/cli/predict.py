@@ -110,7 +110,7 @@ def _predict(args) -> int:
     jobs, faults = _listed(args.inputs)
     if not jobs:
         raise faults[0] if len(faults) == 1 else DataError("\n".join(map(str, faults)))
-    out = _result_folder(args.out)
+    _refuse_file(pathlib.Path(args.out))
     segmentor = InferenceSegmentor(
         args.checkpoint,
         tta=args.tta,
@@ -122,6 +122,7 @@ def _predict(args) -> int:
     )
     if args.format:
         check_classes(segmentor.classes, args.format)
+    out = _result_folder(args.out)
     if distributed.is_main():
         _note_first(jobs, segmentor.scale)
     if len(jobs) == 1 and not faults and distributed.world_size() == 1:
@@ -149,10 +150,13 @@ def _listed(inputs: list[str]) -> tuple[list[pathlib.Path], list[DataError]]:
     return jobs, faults
 
 
-def _result_folder(given: str) -> pathlib.Path:
-    out = pathlib.Path(given)
+def _refuse_file(out: pathlib.Path) -> None:
     if out.exists() and not out.is_dir():
         raise WriteError(f"{out}: is a file; --out names a folder for the results")
+
+
+def _result_folder(given: str) -> pathlib.Path:
+    out = pathlib.Path(given)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

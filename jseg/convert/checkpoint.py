@@ -18,6 +18,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from jseg.config import last_head
 from jseg.convert import guess
 from jseg.convert.pickle_data import brief
 from jseg.convert.state import Contents, find_contents
@@ -252,12 +253,6 @@ def _settings(contents: Contents, given, where: str) -> tuple[dict, str, guess.G
         return guesser.complete(settings, found, origin=origin, where=where, notes=notes), origin, found, notes
     name = f"{model['backbone'].get('type')} with {last_head(model).get('type')}"
     return settings, origin, guess.Guess(name, settings), notes
-
-
-def last_head(model: Mapping) -> Mapping:
-    """The block of the decode head that gives the labels: the last one of a cascade."""
-    head = model["decode_head"]
-    return head[-1] if isinstance(head, (list, tuple)) else head
 
 
 def _translated(source: Any, name: str | None = None, metainfo: Mapping | None = None) -> tuple[dict, list[str]]:

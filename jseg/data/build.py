@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from jseg.config import last_head
 from jseg.data.loader import Loader
 from jseg.data.preprocess import PREPROCESSORS, SegDataPreProcessor
 from jseg.errors import ConfigError
@@ -47,7 +48,7 @@ def build_dataset(cfg: Mapping, split: str) -> Any:
     if not isinstance(block["dataset"], Mapping):
         raise ConfigError(f"{name}.dataset: expected a block with a 'type:' naming a dataset, got {block['dataset']!r}")
     dataset = DATASETS.build({"test_mode": split != "train", **block["dataset"]}, f"{name}.dataset")
-    wanted = ((cfg.get("model") or {}).get("decode_head") or {}).get("num_classes")
+    wanted = last_head(cfg.get("model") or {}).get("num_classes")
     if wanted is not None and wanted != len(dataset.classes):
         raise ConfigError(f"model.decode_head.num_classes is {wanted}, but {block['dataset']['type']} of {name} has "
                           f"{len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...); set num_classes to "

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jseg import runtime_signals
 from jseg.errors import ConfigError, WriteError
 from jseg.files import write_atomically
 
@@ -71,7 +72,8 @@ class RunLog:
         return self
 
     def __exit__(self, *exc_info) -> None:
-        self._bar.close()
+        with runtime_signals.unheard():
+            self._bar.close()
         self._file.close()
         if self._board is not None:
             self._board.close()
@@ -98,7 +100,8 @@ class RunLog:
         self._clocked += 1
         self._waited += wait_s
         self.done += 1
-        self._bar.update(1)
+        with runtime_signals.unheard():
+            self._bar.update(1)
         self._bar.set_postfix_str(f"loss {scalars['loss']:.4g}, waits for data {self._wait_share:.0%}", refresh=False)
 
     def write(self, *, epoch: int, lr: float) -> dict[str, Any]:
@@ -153,8 +156,9 @@ class RunLog:
                           "writing there, then go on with --resume")
 
     def say(self, text: str) -> None:
-        """Print without disturbing the bar."""
-        self._bar.write(text, file=sys.stderr)
+        """Print without disturbing the bar; a reader who left, or a closed terminal, does not end a run."""
+        with runtime_signals.unheard():
+            self._bar.write(text, file=sys.stderr)
 
     def state(self) -> dict[str, Any]:
         """The open means, JSON-able and exact."""

@@ -21,6 +21,7 @@ from jseg.data.preprocess import SegDataPreProcessor
 from jseg.data.transforms import Compose
 from jseg.data.tta import test_transforms
 from jseg.engine.check_rules import TTA, fields, is_integer
+from jseg.config import last_head
 from jseg.engine.checkpoint import load_into, load_weights, weights_path
 from jseg.engine.limits import absurd, model_values, without_files
 from jseg.errors import CheckpointError, DataError, JsegError
@@ -82,7 +83,7 @@ def open_model_file(path: str | os.PathLike, *, allow_nonfinite: bool = False) -
 def checked_model_file(path: Path, state: dict[str, np.ndarray], meta: dict[str, Any]) -> ModelFile:
     """The `ModelFile` of what `load_weights` returned; errors as `open_model_file`."""
     config = stored_config(meta, path)
-    count = config["model"]["decode_head"].get("num_classes")
+    count = last_head(config["model"]).get("num_classes")
     if not is_integer(count) or count < 2:
         raise CheckpointError(f"{path}: the config inside: model.decode_head.num_classes is {count!r}; expected a "
                               f"whole number, 2 or more")
@@ -113,7 +114,7 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *,
         block: Any = config
         for key in keys:
             block = block.get(key)
-        if not isinstance(block, dict):
+        if not isinstance(block, dict) and not (keys[-1] == "decode_head" and isinstance(block, list) and block):
             alone = " (a backbone alone serves load_from in training)" if keys[-1] == "decode_head" else ""
             raise CheckpointError(f"{path}: the config inside has no {'.'.join(keys)} block, but "
                                   f"{str(block)[:60]!r}{alone}; give the file "
@@ -211,7 +212,7 @@ def config_told(path: str | os.PathLike) -> Iterator[None]:
 def _compare_maps(model: Any, block: Mapping[str, Any]) -> None:
     """The maps that the head takes are made by the backbone: an index beyond them would be met with the first picture only."""
     widths = getattr(model.backbone, "out_channels", None) or getattr(model.backbone, "embed_dims", None)
-    index, channels = block["decode_head"].get("in_index"), block["decode_head"].get("in_channels")
+    index, channels = (last_head(block).get(key) for key in ("in_index", "in_channels"))
     if not isinstance(widths, (list, tuple)) or not isinstance(index, list) or block.get("neck"):
         return
     if not all(is_integer(i) and -len(widths) <= i < len(widths) for i in index):

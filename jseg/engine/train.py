@@ -124,7 +124,8 @@ def _write_about(folder: Path, **facts) -> None:
 def _tell(text: str) -> None:
     """Print once for the whole job."""
     if distributed.is_main():
-        print(text, file=sys.stderr)
+        with runtime_signals.unheard():
+            print(text, file=sys.stderr)
 
 
 # --- before the loop -------------------------------------------------------------------------------------------------

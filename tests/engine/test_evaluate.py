@@ -151,9 +151,10 @@ def test_augmented_views_are_made_from_the_file(maps, tmp_path):
 
 
 def test_config_comes_from_file_or_checkpoint():
-    inside = {"config": {"evaluator": {"beta": 1.0}}}
-    assert chosen_config(None, ["evaluator.beta=2.0"], inside, "w.safetensors") == {"evaluator": {"beta": 2.0}}
-    with pytest.raises(ConfigError, match="w.safetensors: carries no config; name one"):
+    model = {"backbone": {"type": "MSCAN"}, "decode_head": [{"type": "LightHamHead"}]}
+    inside = {"config": {"model": model, "evaluator": {"beta": 1.0}}}
+    assert chosen_config(None, ["evaluator.beta=2.0"], inside, "w.safetensors") == {"model": model, "evaluator": {"beta": 2.0}}
+    with pytest.raises(ConfigError, match="w.safetensors: carries no config"):
         chosen_config(None, [], {}, "w.safetensors")
 
 

@@ -386,3 +386,14 @@ def read_all(handle, shown):
 @pytest.mark.slow
 def test_a_hundred_kills():
     assert kill_run.main([]) == 0
+
+
+def test_nobody_reads_what_a_run_says(config, whole, tmp_path):
+    """`jseg train ... 2>&1 | head`: the reader leaves after a line, and the run goes on to its end."""
+    run, (here, there) = tmp_path / "run", os.pipe()
+    process = start(config, run, stdout=there, stderr=there)
+    os.close(there)
+    os.read(here, 10)
+    os.close(here)
+    assert process.wait(400) == 0
+    assert differences(whole, run) == []

@@ -74,7 +74,7 @@ def test_a_signal_saves_and_leaves(config, tmp_path, number, status, plain_child
 
 
 def test_nonfinite_loss_stops_and_names_the_files(config, tmp_path):
-    config["optimizer"]["lr"], config["param_scheduler"] = 1e30, []
+    config["optimizer"]["lr"], config["param_scheduler"] = 1e6, []
     config["train_cfg"].update(ckpt_interval=2, accumulative_counts=1, clip_grad=None)
     with pytest.raises(NonFiniteError, match=r"is not finite.*nonfinite_iter_\d+\.json.*clip_grad"):
         train(config, work_dir=str(tmp_path / "run"))
