@@ -184,3 +184,13 @@ def test_class_weights_from_files(tmp_path):
         assert losses.CrossEntropyLoss(class_weight=str(tmp_path / name)).class_weight.tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match="neither .npy nor .json"):
         losses.CrossEntropyLoss(class_weight="w.pkl")
+
+
+@pytest.mark.parametrize("block", [{"type": "CrossEntropyLoss", "use_sigmoid": True}, {"type": "FocalLoss", "gamma": 0.0, "alpha": 0.5}],
+                         ids=["sigmoid", "focal"])
+def test_a_sum_over_millions_of_values_keeps_its_digits(block, rng):
+    logits = rng.standard_normal((4, 8, 256, 384)).astype(np.float32)
+    labels = rng.integers(0, 8, (4, 256, 384)).astype(np.int32)
+    signed = logits.astype(np.float64) * np.where(labels[:, None] == np.arange(8).reshape(1, 8, 1, 1), -1, 1)
+    expected = np.log1p(np.exp(signed)).mean() * block.get("alpha", 1.0)
+    assert LOSSES.build(block)(jt.array(logits), jt.array(labels)).item() == pytest.approx(expected, rel=2e-6)

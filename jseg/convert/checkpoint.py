@@ -289,7 +289,7 @@ def _class_list(settings: Mapping, contents: Contents, asked: str | None, where:
     types = [asked] if asked else [((settings.get(f"{split}_dataloader") or {}).get("dataset") or {}).get("type") for split in ("test", "val", "train")]
     for kind in types:
         if isinstance(kind, str) and (asked or kind in DATASETS):
-            known = DATASETS.get(kind, "--classes").METAINFO
+            known = getattr(DATASETS.get(kind, "--classes"), "METAINFO", {})  # wrappers have none
             candidates.append((kind, known.get("classes"), known.get("palette")))
     for origin, names, palette in candidates:
         names = _names(names)

@@ -15,7 +15,8 @@ from jseg.errors import DataError
 from jseg.files import read_regular
 from jseg.text import read_text
 
-__all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "EPS"]
+__all__ = ["upsample", "one_hot", "class_weights", "check_shapes", "check_choice", "binary_cross_entropy", "sum_of_map",
+           "EPS"]
 
 EPS = float(np.finfo(np.float32).eps)  # keeps 0 / 0 at 0 when every pixel is ignored, as mmseg does
 
@@ -88,6 +89,14 @@ def check_choice(loss: str, name: str, value, accepted: Sequence) -> None:
     """Raise ValueError unless `value` is one of `accepted`."""
     if value not in accepted:
         raise ValueError(f"{loss}: {name} is {value!r}, accepted: {', '.join(repr(a) for a in accepted)}")
+
+
+def sum_of_map(values: jt.Var) -> jt.Var:
+    """The sum of (N, K, H, W), axis by axis.
+
+    Jittor's sum over all axes keeps one running float32 on the CPU: over 20 million values it loses 1e-4, and a mean 2 %.
+    """
+    return values.sum(3).sum(2).sum()
 
 
 def binary_cross_entropy(logits: jt.Var, target: jt.Var, positive_weight: jt.Var | float = 1.0) -> jt.Var:

@@ -12,7 +12,8 @@ import numpy as np
 
 from jseg import ops
 from jseg.losses.base import Loss
-from jseg.losses.common import EPS, binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, upsample
+from jseg.losses.common import (EPS, binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, sum_of_map,
+                                upsample)
 from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
@@ -107,7 +108,7 @@ class CrossEntropyLoss(Loss):
         target = one_hot(labels, k, valid)
         positive = 1.0 if self.class_weight is None else jt.array(self.class_weight).reshape(1, k, 1, 1)
         mask = valid.float32() if pixel_weight is None else valid.float32() * pixel_weight  # (N, H, W)
-        total = (binary_cross_entropy(logits, target, positive) * mask.reshape(n, 1, h, w)).sum()
+        total = sum_of_map(binary_cross_entropy(logits, target, positive) * mask.reshape(n, 1, h, w))
         if self.reduction == "sum":
             return total
         if self.avg_non_ignore:

@@ -12,7 +12,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.losses.base import Loss
-from jseg.losses.common import binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, upsample
+from jseg.losses.common import binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, sum_of_map, upsample
 from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
@@ -71,5 +71,5 @@ class FocalLoss(Loss):
         if self.class_weight is not None:
             loss = loss * jt.array(self.class_weight).reshape(1, k, 1, 1)
         mask = valid.float32() if pixel_weight is None else valid.float32() * pixel_weight  # (N, H, W)
-        total = (loss * mask.reshape(n, 1, h, w)).sum()
+        total = sum_of_map(loss * mask.reshape(n, 1, h, w))
         return self.loss_weight * (total / (n * k * h * w) if self.reduction == "mean" else total)

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import segnext_cases as shared
+from gradients import gradient_errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -31,20 +32,6 @@ def error_of(ours: np.ndarray, theirs: np.ndarray) -> float:
 def short(values: np.ndarray) -> list[float]:
     """Two digits of each."""
     return [float(f"{value:.2g}") for value in values]
-
-
-def gradient_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
-    """Norm of the difference over the reference's norm, for each parameter.
-
-    A bias before a norm has a zero gradient in theory and rounding in practice, so a bias is measured by at least a hundredth of
-    the gradient of its own layer's weight, and anything by at least a millionth of the largest gradient.
-    """
-    norms = {key: float(np.linalg.norm(value)) for key, value in theirs.items()}
-    largest, found = max(norms.values()), {}
-    for key, value in theirs.items():
-        floor = 1e-2 * norms.get(key[:-len("bias")] + "weight", 0.0) if key.endswith("bias") else 0.0
-        found[key] = float(np.linalg.norm(ours[key].astype(np.float64) - value) / max(norms[key], floor, 1e-6 * largest))
-    return found
 
 
 def distance(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> float:

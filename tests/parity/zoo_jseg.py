@@ -13,7 +13,8 @@ import sys
 import time
 
 import numpy as np
-from compare_jseg import error_of, gradient_errors
+from compare_jseg import error_of
+from gradients import gradient_errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))

@@ -19,6 +19,7 @@ import traceback
 import zlib
 
 import numpy as np
+from gradients import gradient_errors
 from make_segnext import import_mmseg, samples
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
@@ -133,9 +134,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     if job.get("train"):
         single, exact = training_step(network, pictures, labels, metas), training_step(network.double(), pictures, labels, metas, exact=True)
         out.update(exact)
-        own = {key: np.linalg.norm(single[key] - value) / np.linalg.norm(value) for key, value in exact.items()
-               if key.startswith("gradient/") and np.linalg.norm(value) > 0}
-        out["torch_gradients"] = np.array(list(own.values()))
+        stray = gradient_errors(single, {key: value for key, value in exact.items() if key.startswith("gradient/")})
+        out["torch_gradients"] = np.array(list(stray.values()))
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
              "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}

@@ -41,14 +41,16 @@ class FCNHead(SegmentationHead):
         if num_convs < 0 or dilation < 1 or (num_convs == 0 and width != channels):
             raise ConfigError(f"num_convs {num_convs} (at least 0), dilation {dilation} (at least 1); without convolutions in_channels "
                               f"{width} and channels {channels} must be equal")
-        convs = [ConvNormAct(width if i == 0 else channels, channels, kernel_size, padding=kernel_size // 2 * dilation, dilation=dilation,
-                             **options.blocks) for i in range(num_convs)]
-        self.convs = nn.Sequential(*convs)
-        self.conv_cat = None
-        if concat_input:
-            self.conv_cat = ConvNormAct(width + channels, channels, kernel_size, padding=kernel_size // 2, **options.blocks)
+        widths = [width, *[channels] * num_convs][:num_convs]
+        self.convs = nn.Sequential(*[self._block(before, kernel_size, dilation) for before in widths])
+        self.conv_cat = self._block(width + channels, kernel_size) if concat_input else None
 
     def decode(self, features: jt.Var) -> jt.Var:
         """(N, channels, h, w) from the selected map."""
         x = self.convs(features)
         return x if self.conv_cat is None else self.conv_cat(jt.concat([features, x], 1))
+
+    def _block(self, width: int, kernel_size: int, dilation: int = 1) -> nn.Module:
+        """A convolution block from `width` to `channels` that keeps the size."""
+        padding = kernel_size // 2 * dilation
+        return ConvNormAct(width, self.channels, kernel_size, padding=padding, dilation=dilation, **self.options.blocks)

@@ -1,0 +1,20 @@
+"""How far two sets of gradients are apart; both sides of a comparison import it, so it needs NumPy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def gradient_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    """Norm of the difference over the reference's norm, for each parameter.
+
+    A bias before a norm has a zero gradient in theory and rounding in practice, so a bias is measured by at least a
+    hundredth of the gradient of its own layer's weight, and anything by at least a millionth of the largest gradient.
+    """
+    norms = {key: float(np.linalg.norm(value)) for key, value in theirs.items()}
+    largest, found = max(norms.values()), {}
+    for key, value in theirs.items():
+        floor = 1e-2 * norms.get(key[:-len("bias")] + "weight", 0.0) if key.endswith("bias") else 0.0
+        apart = np.linalg.norm(ours[key].astype(np.float64) - value)
+        found[key] = float(apart / max(norms[key], floor, 1e-6 * largest))
+    return found
