@@ -188,6 +188,6 @@ def test_a_plain_editable_install_works_there_too(tmp_path):
     import zipfile
     with zipfile.ZipFile(next((tmp_path / "dist").glob("jseg_jittor-*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
-    code = f"import sys; sys.path[:] = [p for p in sys.path if {str(ROOT)!r} not in p]; import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
+    code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]; import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
     done = run(f"{code}from jseg import InferenceSegmentor\nimport jseg; print(jseg.__file__)", cwd=tmp_path)
     assert done.stdout.strip() == str(clone / "jseg" / "__init__.py"), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -20,6 +21,7 @@ from jseg.text import read_text
 
 EXAMPLE = "jseg launch -n 4 train configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --work-dir runs/ade"
 COMMANDS = ("train", "val", "predict")
+ASK_AGAIN_S = 2.0  # between two requests to the ranks to save and leave
 # What a remote host must be told; ranks on this host inherit everything.
 EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "JITTOR_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "nvcc_path",
             "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "JSEG_LAUNCH", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
@@ -128,9 +130,12 @@ def _run(words: list[str], environment: dict[str, str]) -> int:
     with runtime_signals.answering(ask):
         job = subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=_asked_when_orphaned())
         jobs.append(job)
-        if asked:
-            job.send_signal(signal.SIGUSR1)
-        status = job.wait()
+        while True:
+            if asked:  # again and again: before its ranks run, mpirun hands the signal on to nobody
+                job.send_signal(signal.SIGUSR1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = job.wait(ASK_AGAIN_S)
+                break
     status = status if status >= 0 else 128 - status
     return 128 + asked[0] if asked and status in (0, 128 + signal.SIGTERM, 128 + signal.SIGUSR1) else status
 
