@@ -9,8 +9,8 @@ import pathlib
 
 from jseg.ops.common import use, uses_plain
 
-_KERNELS = sorted(path.parent.name for path in pathlib.Path(__file__).parent.glob("*/op.py"))
-__all__ = [*_KERNELS, "use", "uses_plain"]
+KERNELS = sorted(path.parent.name for path in pathlib.Path(__file__).parent.glob("*/op.py"))
+__all__ = [*KERNELS, "KERNELS", "use", "uses_plain"]
 
-for _name in _KERNELS:  # the function takes the place of the folder's module as attribute of this package
+for _name in KERNELS:  # the function takes the place of the folder's module as attribute of this package
     globals()[_name] = getattr(importlib.import_module(f"{__name__}.{_name}.op"), _name)

@@ -331,7 +331,7 @@ def test_an_impossible_grid_is_refused():
 
 
 # ---- dispatch -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kernel", ops.__all__)
+@pytest.mark.parametrize("kernel", ops.KERNELS)
 def test_auto_takes_the_cuda_kernel_on_a_gpu(kernel, emulate, monkeypatch):
     emulator = emulate(emulation.Emulator(_library(kernel)))
     monkeypatch.setattr(common, "jt", types.SimpleNamespace(flags=types.SimpleNamespace(use_cuda=1)))
