@@ -104,7 +104,7 @@ def test_an_import_that_ends_the_process_twice_is_an_error(monkeypatch, tmp_path
 def test_a_compiler_that_cannot_work_is_refused_at_once_and_again(tmp_path):
     """By name and version it is one; the first thing it has to compile fails."""
     fake = tmp_path / "g++"
-    fake.write_text('#!/bin/sh\ncase "$*" in *version*) echo 12.2.0 ;; *) echo "cc1plus: error: no such instruction" >&2; exit 1 ;; esac\n')
+    fake.write_text('#!/bin/sh\ncase "$1" in *version*) echo 12.2.0 ;; *) echo "cc1plus: error: no such instruction" >&2; exit 1 ;; esac\n')
     fake.chmod(0o755)
     done = run("import importlib.util, jseg\nassert importlib.util.find_spec('jittor')\nfor _ in range(2):\n    try: import jittor\n    except jseg.errors.RuntimeSetupError as error: print(error)",
                JITTOR_HOME=str(tmp_path / "home"), cc_path=str(fake))

@@ -314,7 +314,7 @@ def test_plain_values_come_back(protocol):
 def test_sets_and_objects_become_records():
     found = load_pickle(pickle.dumps({"s": {1, 2}, "f": frozenset([3]), "p": pathlib.PurePosixPath("a/b")}, 4), {})[0]
     assert isinstance(found["s"], Inert) and sorted(found["s"].items) == [1, 2] and found["f"].args == ([3],)
-    assert found["p"].kind == Global("pathlib", "PurePosixPath") and found["p"].args == ("a", "b")
+    assert found["p"].kind == Global(pathlib.PurePosixPath.__module__, "PurePosixPath") and found["p"].args == ("a", "b")
 
 
 def test_names_of_functions_are_data():
