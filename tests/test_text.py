@@ -71,7 +71,7 @@ def test_hostile_yaml_is_one_line_each(tmp_path):
     for name, (text, _) in HOSTILE.items():
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "y").write_text(text, encoding="utf-8", newline="")
+        (folder / "y").write_bytes(text.encode())
         (folder / "y").rename(folder / "y.yaml")
     paths = [str(tmp_path / name / "y.yaml") for name in HOSTILE]
     probe = ("import resource, sys, time\nfrom jseg.config import load_config\nfrom jseg.errors import ConfigError\n"
