@@ -320,10 +320,13 @@ def guarded_import(import_utilities: Callable[[], Any]) -> Iterator[None]:
     end and waits there for a lock for ever when a terminal's Ctrl-C has reached its processes too.
     """
     before = {number: signal.getsignal(number) for number in (*NUMBERS, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []))}
+    during = dict(before)
+    if is_command() and signal.SIGUSR1 in NUMBERS:  # a rank waits for the others in a C call, which no Python handler ends
+        during.update({signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL})
 
-    def restore() -> None:
+    def restore(wanted: dict = during) -> None:
         with contextlib.suppress(ValueError):  # outside the main thread Jittor's handlers stay
-            for number, handler in before.items():
+            for number, handler in wanted.items():
                 if handler is not None:  # None: installed by C code, not ours to restore
                     signal.signal(number, handler)
 
@@ -332,11 +335,12 @@ def guarded_import(import_utilities: Callable[[], Any]) -> Iterator[None]:
         os.environ["JPY_PARENT_PID"] = "0"  # Jittor leaves SIGINT to notebooks
     try:
         with _answered_by(_leave_at_once):
+            restore()
             utilities = import_utilities()
             with _quiet(utilities, restore):
                 yield
     finally:
-        restore()
+        restore(before)
         if own:
             os.environ.pop("JPY_PARENT_PID", None)
         if "jittor_utils" in sys.modules:

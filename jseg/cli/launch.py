@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import Callable
 
 from jseg import runtime, runtime_signals
@@ -22,6 +23,7 @@ from jseg.text import read_text
 EXAMPLE = "jseg launch -n 4 train configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --work-dir runs/ade"
 COMMANDS = ("train", "val", "predict")
 ASK_AGAIN_S = 2.0  # between two requests to the ranks to save and leave
+LAST_WORDS_S = 0.5  # for mpirun to pass on what its ranks said before they ended
 # What a remote host must be told; ranks on this host inherit everything.
 EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "JITTOR_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "nvcc_path",
             "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "JSEG_LAUNCH", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
@@ -130,14 +132,44 @@ def _run(words: list[str], environment: dict[str, str]) -> int:
     with runtime_signals.answering(ask):
         job = subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=_asked_when_orphaned())
         jobs.append(job)
-        while True:
-            if asked:  # again and again: before its ranks run, mpirun hands the signal on to nobody
-                job.send_signal(signal.SIGUSR1)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = job.wait(ASK_AGAIN_S)
-                break
+        status = _await(job, asked, local="--hostfile" not in words)
     status = status if status >= 0 else 128 - status
-    return 128 + asked[0] if asked and status in (0, 128 + signal.SIGTERM, 128 + signal.SIGUSR1) else status
+    return 128 + asked[0] if asked and status in (0, 128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGKILL) else status
+
+
+def _await(job: subprocess.Popen, asked: list[int], *, local: bool) -> int:
+    """Wait for mpirun; once asked to end, ask again and again, and wait no longer than its ranks live.
+
+    Before its ranks run, mpirun hands a signal on to nobody; when they have ended early it waits twice for three seconds. Ranks on other
+    hosts are mpirun's to wait for.
+    """
+    asked_at = alone_since = 0.0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return job.wait(0.25 if asked else ASK_AGAIN_S)
+        now = time.monotonic()
+        if asked and now - asked_at > ASK_AGAIN_S:
+            job.send_signal(signal.SIGUSR1)
+            asked_at = now
+        alone_since = (alone_since or now) if asked and local and not _has_children(job.pid) else 0.0
+        if alone_since and now - alone_since > LAST_WORDS_S:
+            job.kill()
+
+
+def _has_children(process: int) -> bool:
+    """Whether a process has any that still run; also where the system cannot tell."""
+    try:
+        children = [child for path in pathlib.Path(f"/proc/{process}/task").glob("*/children") for child in path.read_text().split()]
+    except OSError:
+        return True
+    return any(map(_runs, children))
+
+
+def _runs(process: str) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _asked_when_orphaned() -> Callable[[], None] | None:
