@@ -13,7 +13,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from typing import Callable
+from typing import Callable, Union
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from fuzz_samples import fake_encode
 
 __all__ = ["HOSTILE"]
 
-Made = bytes | Callable[[pathlib.Path], None]  # the content, or what makes the file
+Made = Union[bytes, Callable[[pathlib.Path], None]]  # the content, or what makes the file
 MB = 1 << 20
 
 

@@ -21,7 +21,7 @@ from jseg.weights_file import write_weights_file
 
 __all__ = ["HOSTILE"]
 
-Made = bytes | Callable[[pathlib.Path], None]  # the content, or what makes the file
+Made = Union[bytes, Callable[[pathlib.Path], None]]  # the content, or what makes the file
 MB = 1 << 20
 
 

@@ -16,7 +16,7 @@ from fuzz_samples import photograph, samples, saved
 
 __all__ = ["HOSTILE"]
 
-Made = bytes | Callable[[pathlib.Path], None]  # the content, or what makes the file
+Made = Union[bytes, Callable[[pathlib.Path], None]]  # the content, or what makes the file
 MB = 1 << 20
 PAGE = b"<html>404</html>" * 99
 
