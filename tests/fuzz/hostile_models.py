@@ -13,7 +13,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
-from typing import Callable
+from typing import Callable, Union
 
 import numpy as np
 

@@ -8,7 +8,7 @@ import io
 import pathlib
 import struct
 import zlib
-from typing import Callable
+from typing import Callable, Union
 
 from PIL import Image
 
