@@ -16,6 +16,7 @@ import http.client
 import json
 import pathlib
 import re
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -87,9 +88,9 @@ def download(url: str, part: pathlib.Path, *, progress: Progress | None = None, 
                 raise ConvertError(reason) from error
         except urllib.error.URLError as error:
             reason = f"no connection ({error.reason})"
-            if attempt == 0 and not isinstance(error.reason, TimeoutError):  # offline: no use in waiting
+            if attempt == 0 and not isinstance(error.reason, (TimeoutError, socket.timeout)):  # offline: no use in waiting
                 break
-        except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        except (http.client.HTTPException, TimeoutError, socket.timeout, ConnectionError) as error:  # Python 3.9: two timeouts
             reason = f"the connection broke ({printable(error) or type(error).__name__})"
         except ValueError as error:  # an address that urllib cannot read, after a redirect
             raise ConvertError(f"it leads to an address that cannot be read ({printable(error)[:200]})") from error
