@@ -29,7 +29,7 @@ import time
 import warnings
 from typing import Any, Callable
 
-from jseg import runtime_toolchain
+from jseg import runtime_signals, runtime_toolchain
 from jseg.errors import RuntimeSetupError
 
 __all__ = ["await_threads_at_exit", "execute_jittor", "import_utilities", "has_config_script", "include_flags", "host_folder", "was_built_here",
@@ -177,25 +177,16 @@ def await_threads_at_exit() -> None:
     """
     def wait() -> None:
         until = time.monotonic() + _MOST_WAIT_S
-        while time.monotonic() < until and any(map(_is_ready_to_run, _other_threads())):
+        while time.monotonic() < until and "R" in map(runtime_signals.state_of, _other_threads()):  # it has not begun, or works
             time.sleep(0.001)
     atexit.register(wait)
 
 
-def _other_threads() -> list[str]:
+def _other_threads() -> list[int]:
     try:
-        return [name for name in os.listdir("/proc/self/task") if int(name) != threading.get_native_id()]
+        return [int(name) for name in os.listdir("/proc/self/task") if int(name) != threading.get_native_id()]
     except OSError:
         return []
-
-
-def _is_ready_to_run(thread: str) -> bool:
-    """Whether a thread of this process wants a core: it has not begun, or works."""
-    try:
-        with open(f"/proc/self/task/{thread}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "R"
-    except OSError:
-        return False
 
 
 def survive_forks(jt: Any) -> None:

@@ -63,6 +63,7 @@ import time  # noqa: E402
 from typing import Any, Callable, Iterator, NoReturn  # noqa: E402
 
 __all__ = ["Stopped", "take_over", "is_command", "raising", "answering", "asked", "limit", "stop", "end", "leave", "part", "mute_broken_output", "unheard",
+           "runs", "state_of",
            "guarded_import"]
 
 GRACE = 1.8  # seconds for Python's own way out: `finally` blocks, workers
@@ -273,7 +274,7 @@ def _tidy() -> None:
             with contextlib.suppress(OSError):
                 os.kill(process, how)
         until = time.monotonic() + 0.3
-        while how == signal.SIGTERM and time.monotonic() < until and any(map(_runs, children)):
+        while how == signal.SIGTERM and time.monotonic() < until and any(map(runs, children)):
             time.sleep(0.01)
     for path in list(_parts):
         with contextlib.suppress(OSError):
@@ -303,9 +304,15 @@ def _stat(process: int) -> list[str] | None:
         return None
 
 
-def _runs(process: int) -> bool:
+def state_of(process: int) -> str:
+    """The kernel's letter for what a process or thread does: R, S, D, T, Z and others; empty where there is none such."""
     words = _stat(process)
-    return words is not None and words[0] != "Z"
+    return words[0] if words else ""
+
+
+def runs(process: int) -> bool:
+    """Whether a process lives, which one that only waits to be asked how it ended does not."""
+    return state_of(process) not in ("", "Z")
 
 
 # --- Jittor ----------------------------------------------------------------------------------------------------------

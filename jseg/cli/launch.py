@@ -162,14 +162,7 @@ def _has_children(process: int) -> bool:
         children = [child for path in pathlib.Path(f"/proc/{process}/task").glob("*/children") for child in path.read_text().split()]
     except OSError:
         return True
-    return any(map(_runs, children))
-
-
-def _runs(process: str) -> bool:
-    try:
-        return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return any(runtime_signals.runs(int(child)) for child in children)
 
 
 def _asked_when_orphaned() -> Callable[[], None] | None:
