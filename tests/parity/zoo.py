@@ -160,12 +160,12 @@ def main() -> int:
         return 0
     if not args.python:
         parser.error("--python is needed")
-    configs = all_configs(args.python)
-    first = {}
-    for name, model in configs.items():
-        first.setdefault(model, name)
-    kept["configs"] = {name: first[model] for name, model in configs.items()}
-    wanted = [name for name in configs if (not args.family or name.partition("/")[0] in args.family)
+    if not kept["configs"]:
+        first, configs = {}, all_configs(args.python)
+        for name, model in configs.items():
+            first.setdefault(model, name)
+        kept["configs"] = {name: first[model] for name, model in configs.items()}
+    wanted = [name for name in kept["configs"] if (not args.family or name.partition("/")[0] in args.family)
               and (not args.only or any(name.removesuffix(".py").endswith(only.removesuffix(".py")) for only in args.only))]
     todo = list(dict.fromkeys(kept["configs"][name] for name in wanted))
     done = [name for name in todo if name in kept["results"] and ("smooth gradients" in kept["results"][name] or not args.train)]
