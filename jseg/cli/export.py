@@ -63,10 +63,13 @@ def _facts(config_file: str, state: dict, source: pathlib.Path) -> dict:
     from jseg.config import load_config
     from jseg.engine.checkpoint import load_into
     from jseg.errors import ConfigError
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     from jseg.registry import DATASETS
     config = load_config(config_file)
-    load_into(build_model(config), state, source=str(source), allow_nonfinite=True)
+    with without_values():
+        model = build_model(config)
+    load_into(model, state, source=str(source), allow_nonfinite=True)
     block = next((config[name]["dataset"] for name in ("test_dataloader", "val_dataloader", "train_dataloader")
                   if isinstance(config.get(name), dict) and isinstance(config[name].get("dataset"), dict)), None)
     if block is None:

@@ -185,21 +185,18 @@ def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: 
 
 def _model_shapes(settings: Mapping, backbone_only: bool, where: str) -> dict[str, tuple]:
     """Shape of each parameter and statistic of the model that the config describes."""
-    import jittor as jt
-
     from jseg.engine.limits import without_files
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     from jseg.registry import MODELS
     block = without_files(settings["model"])
     try:
-        model = MODELS.build(block["backbone"], "model.backbone") if backbone_only else build_model(block)
+        with without_values():
+            model = MODELS.build(block["backbone"], "model.backbone") if backbone_only else build_model(block)
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise ConvertError(f"{where}: its config does not describe a model jseg can build: {error}") from error
     prefix = "backbone." if backbone_only else ""
-    shapes = {f"{prefix}{key}": tuple(value.shape) for key, value in model.state_dict().items()}
-    del model
-    jt.gc()  # its initial values are as large as the file, whose turn comes next
-    return shapes
+    return {f"{prefix}{key}": tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: str) -> None:

@@ -37,12 +37,14 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.engine.checkpoint import load_into, load_weights
     from jseg.layers import count_parameters
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     reference = np.load(folder / "reference.npz")
     facts = json.loads(str(reference["facts"]))
     conversion = convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors")
     state, meta = load_weights(conversion.out)
-    model = build_model(meta["config"]["model"])
+    with without_values():
+        model = build_model(meta["config"]["model"])
     load_into(model, state)
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}

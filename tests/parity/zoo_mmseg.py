@@ -222,7 +222,6 @@ def label_maps(network, pictures: np.ndarray, metas: list[dict]) -> np.ndarray:
 def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
     import torch
-    torch.set_num_threads(2)
     mmseg = import_mmseg()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
