@@ -149,10 +149,13 @@ class LayerNorm(nn.Module):
             return self._by_position(x, activation=activation, residual=residual)[0]
         axis = self.axis % x.ndim
         _check_channels(self, x, axis)
-        shape = [1] * x.ndim
-        shape[axis] = self.channels
-        mean, variance, _ = moments(x, [axis])
-        y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
+        if axis == x.ndim - 1 and x.ndim > 1:
+            y = ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
+        else:
+            shape = [1] * x.ndim
+            shape[axis] = self.channels
+            mean, variance, _ = moments(x, [axis])
+            y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork(self, x: jt.Var) -> tuple:

@@ -28,12 +28,12 @@ def whole_model(name: str) -> dict:
     entry = MODELS.get(name)
     block = dict(entry.TINY)
     if issubclass(entry, SegmentationHead):
-        backbone, head = dict(MSCAN.TINY), block
+        backbone, head, first = dict(MSCAN.TINY), block, 1
     else:
-        backbone, head = block, dict(LightHamHead.TINY)
+        backbone, head, first = block, dict(LightHamHead.TINY), 0  # of a backbone, all maps: each may have a norm of its own
     widths = MODELS.build(copy.deepcopy(backbone)).out_channels
     several = accepted(MODELS.get(head["type"]))["input_transform"].default is not None
-    given = {"in_channels": widths[1:], "in_index": list(range(1, len(widths)))} if several else {"in_channels": widths[-1]}
+    given = {"in_channels": widths[first:], "in_index": list(range(first, len(widths)))} if several else {"in_channels": widths[-1]}
     return {"type": "EncoderDecoder", "backbone": backbone, "decode_head": {**given, "num_classes": 5, "dropout_ratio": 0.0, **head}}
 
 
