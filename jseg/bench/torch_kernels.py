@@ -121,7 +121,9 @@ def _nmf(x, bases, *, steps, inv_t=1.0, eps=1e-6, grad="full"):
     return bases @ coef.transpose(1, 2)
 
 
-def _upsample_argmax(logits, *, size, align_corners=False, with_prob=False):
+def _upsample_argmax(logits, *, size, through=None, align_corners=False, with_prob=False):
+    if through is not None:
+        logits = F.interpolate(logits, size=tuple(through), mode="bilinear", align_corners=align_corners)
     full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
     if not with_prob:
         return full.argmax(1)

@@ -46,11 +46,12 @@ def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
 
 
 def xavier_uniform(shape) -> jt.Var:
-    """A float32 Var of `shape` (out, in, ...), uniform within +-sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio, AISTATS 2010)."""
+    """A float32 Var for a weight (out, in, ...), uniform within sqrt(6 / (fan_in + fan_out)) of 0 (Glorot & Bengio, AISTATS 2010)."""
     if _without_values.get():
         return _shaped(shape)
-    limit = np.sqrt(6.0 / ((shape[0] + shape[1]) * np.prod(shape[2:])))
-    return jt.array(np.random.uniform(-limit, limit, shape).astype(np.float32))
+    cells = int(np.prod(shape[2:]))
+    limit = np.sqrt(6.0 / (cells * (shape[0] + shape[1])))
+    return jt.array(np.random.uniform(-limit, limit, tuple(shape)).astype(np.float32))
 
 
 def constant(shape, value: float) -> jt.Var:

@@ -13,7 +13,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import ConfigError
-from jseg.ops.bilinear_resize.taps import resize_matrix
+from jseg.ops.bilinear import resize_matrix
 
 __all__ = ["cubic_matrix", "resize_positions"]
 
@@ -34,20 +34,24 @@ def resize_positions(x: jt.Var, grid: tuple[int, int], size: tuple[int, int], *,
     if tuple(grid) == tuple(size):
         return x
     matrix, (h, w), (height, width), c = cubic_matrix if mode == "bicubic" else resize_matrix, grid, size, x.shape[2]
-    x = nn.matmul(jt.array(matrix(height, h)), x.reshape(h, w * c))  # (H, w * C)
+    x = nn.matmul(_array(matrix(h, height)), x.reshape(h, w * c))  # (H, w * C)
     x = x.reshape(height, w, c).transpose(1, 0, 2).reshape(w, height * c)
-    x = nn.matmul(jt.array(matrix(width, w)), x).reshape(width, height, c)
+    x = nn.matmul(_array(matrix(w, width)), x).reshape(width, height, c)
     return x.transpose(1, 0, 2).reshape(1, height * width, c)
 
 
+def _array(matrix: np.ndarray) -> jt.Var:
+    return jt.array(matrix.astype(np.float32))
+
+
 @functools.lru_cache(maxsize=32)
-def cubic_matrix(out_size: int, in_size: int) -> np.ndarray:
-    """The linear map of a bicubic resize along one axis: (out_size, in_size) float32, rows sum to 1."""
-    a, matrix = -0.75, np.zeros((out_size, in_size))
-    position = (np.arange(out_size) + 0.5) * in_size / out_size - 0.5
+def cubic_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """The linear map of a bicubic resize along one axis: (size_out, size_in), float64, rows sum to 1."""
+    a, matrix = -0.75, np.zeros((size_out, size_in))
+    position = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
     low = np.floor(position).astype(np.int64)
     for tap in (-1, 0, 1, 2):
         d = np.abs(position - (low + tap))
         near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        np.add.at(matrix, (np.arange(out_size), np.clip(low + tap, 0, in_size - 1)), np.where(d <= 1, near, far))
-    return matrix.astype(np.float32)
+        np.add.at(matrix, (np.arange(size_out), np.clip(low + tap, 0, size_in - 1)), np.where(d <= 1, near, far))
+    return matrix

@@ -7,6 +7,7 @@ how inference avoids full-size logits is told in `jseg.models.readout`.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Sequence
 
 import jittor as jt
@@ -16,7 +17,7 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.losses.base import total
-from jseg.models.readout import Frame, Window, label_map, overlaps, window_maps, windows
+from jseg.models.readout import Frame, Window, direct_maps, label_map, overlaps, window_maps, windows
 from jseg.registry import nearest
 
 __all__ = ["Segmentor"]
@@ -119,8 +120,8 @@ class Segmentor(nn.Module):
                 raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and {len(inputs[0][1])} in the first version; "
                                  "they must agree")
             frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
-            if len(inputs) == 1 and self.test_cfg["mode"] == "whole" and all(frame.is_one_resize for frame in frames):
-                return self._one_resize(images, frames, dtype, with_prob)
+            if len(inputs) == 1 and self.test_cfg["mode"] == "whole":
+                return self._direct_maps(images, frames, dtype, with_prob)
             views.append(self._windows(images, frames))
         results = []
         for i in range(len(inputs[0][1])):
@@ -128,15 +129,21 @@ class Segmentor(nn.Module):
             results.append((labels.astype(dtype), prob) if with_prob else labels.astype(dtype))
         return results
 
-    def _one_resize(self, images: jt.Var, frames: list[Frame], dtype, with_prob: bool) -> list:
-        """The usual case of equal sizes: one fused resize and argmax for each group of pictures."""
+    def _direct_maps(self, images: jt.Var, frames: list[Frame], dtype, with_prob: bool) -> list:
+        """The direct road of `readout`: classes straight from the logits, pictures that lie alike in one call."""
         results = []
         for first, group in self._groups(images):
-            found = ops.upsample_argmax(self(group), tuple(images.shape[2:]), align_corners=self.align_corners, with_prob=with_prob)
-            maps = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (found.numpy().astype(dtype),)
-            for frame, picture in zip(frames[first:], zip(*maps)):
-                upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
-                results.append(upright if with_prob else upright[0])
+            logits = self(group)
+            here = frames[first:first + group.shape[0]]
+            for _, alike in itertools.groupby(enumerate(here), lambda item: (item[1].padding, item[1].own_size)):
+                places, alike = zip(*alike)
+                maps = direct_maps(replace(alike[0], flip=None), tuple(logits.shape[2:]), self.align_corners)
+                part = logits if len(alike) == len(here) else logits[places[0]:places[-1] + 1]
+                found = ops.upsample_argmax(part, maps, with_prob=with_prob)
+                found = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (found.numpy().astype(dtype),)
+                for frame, picture in zip(alike, zip(*found)):
+                    upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
+                    results.append(upright if with_prob else upright[0])
         return results
 
     @staticmethod

@@ -54,12 +54,12 @@ def test_shift_mask_and_relative_index():
 
 def test_bicubic_positions(rng):
     """Rows sum to 1, a grid of the same size is kept, and values of PyTorch 2.13's F.interpolate."""
-    assert np.allclose(cubic_matrix(7, 4).sum(1), 1, atol=1e-6)
-    np.testing.assert_allclose(cubic_matrix(4, 2) @ np.array([0.0, 1.0]), [-0.10546875, 0.2265625, 0.7734375, 1.10546875], atol=1e-6)
+    assert np.allclose(cubic_matrix(4, 7).sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(cubic_matrix(2, 4) @ np.array([0.0, 1.0]), [-0.10546875, 0.2265625, 0.7734375, 1.10546875], atol=1e-6)
     x = rng.standard_normal((1, 12, 5)).astype(np.float32)
     given = var(x)
     found = resize_positions(given, (3, 4), (5, 2))
-    exact = np.einsum("hi,wj,ijc->hwc", cubic_matrix(5, 3), cubic_matrix(2, 4), x[0].reshape(3, 4, 5)).reshape(1, 10, 5)
+    exact = np.einsum("hi,wj,ijc->hwc", cubic_matrix(3, 5), cubic_matrix(4, 2), x[0].reshape(3, 4, 5)).reshape(1, 10, 5)
     np.testing.assert_allclose(found.numpy(), exact, atol=1e-5)
     assert resize_positions(given, (3, 4), (3, 4)) is given
     assert np.abs(jt.grad(found.sum(), given).numpy().sum() - 50) < 1e-3

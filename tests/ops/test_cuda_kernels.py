@@ -249,7 +249,7 @@ FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source,
                                "    if (left + int(threadIdx.x % TW) >= s.w) return;\n    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>("),
     "msca_reach": ("msca", ["odd"], "constexpr int MAX_STRIPS = 8, REACH = 10,", "constexpr int MAX_STRIPS = 8, REACH = 8,"),
     "msca_bias_outside": ("msca", ["odd"], "y >= 0 && y < p.h ? sums[e] : 0.0f;\n    }\n}\n\n// Adds", "sums[e];\n    }\n}\n\n// Adds"),
-    "argmax_output_beyond": ("upsample_argmax", ["odd"], "if (at >= n * rows.size_out * width) return;", ""),
+    "argmax_output_beyond": ("upsample_argmax", ["odd"], "if (at >= n * p.height * p.width) return;", ""),
     "gemm_edge": ("pointwise", ["odd"], "e * at.ds < side_left && e * at.dd < depth_left ?", "e * at.ds < side_left ?"),
     "norm_pixels_beyond": ("norm", ["position_many"], "if (first + e * THREADS < from.s.p) body", "if (first + e * THREADS < from.s.p + 1) body"),
     "norm_run_beyond": ("norm", ["batch_odd"], "v[e] = i < count ? to_float(x[i]) : 0.0f;", "v[e] = i <= count ? to_float(x[i]) : 0.0f;"),
@@ -312,7 +312,7 @@ def _calls(h, w):
             ("linear", "forward", [2, h * w, 96, 384, 1]), ("linear", "backward", [2, h * w, 96, 10, 0]),
             ("layer_norm", "forward", [2 * h * w, 96, 1e-5]), ("layer_norm", "backward", [2 * h * w, 96, 1e-5]),
             ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]), ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
-            ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 1]),
+            ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 1, 3]),
             ("upsample_cross_entropy", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 255, 0, 0, 1])]
 
 
@@ -326,7 +326,7 @@ def test_launches_are_what_a_device_accepts(h, w):
 
 
 def test_an_impossible_grid_is_refused():
-    launches, error = emulation.Emulator(_library("upsample_argmax")).dry("jseg_upsample_argmax_run_float32", [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 0])
+    launches, error = emulation.Emulator(_library("upsample_argmax")).dry("jseg_upsample_argmax_run_float32", [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 2])
     assert "a grid of" in error, launches
 
 

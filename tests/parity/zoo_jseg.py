@@ -7,6 +7,7 @@ The weights reach jseg through the converted file alone. A result says at which 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -60,37 +61,85 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
         result["slide"] = equal_share(model.predict(pictures, metas), reference["slide"])
     result["classes seen"] = len(np.unique(reference["whole"]))
     if job.get("train"):
-        result.update(training(model, state, reference))
+        result.update(training(meta["config"]["model"], state, reference))
     return result
 
 
-def training(model, state: dict, reference) -> dict:
-    """Losses term by term, gradients and running statistics of one step."""
-    import jittor as jt
+def training(config: dict, state: dict, reference) -> dict:
+    """Losses term by term, gradients and running statistics of one step; and the gradients with smooth activations."""
+    model = build_still(config, state)
+    found, gradients = training_step(model, reference)
+    terms = {key: float(value.mean()) for key, value in reference_group(reference, "losses/").items()}
+    losses = {key: abs(found[key].item() - value) / max(abs(value), 1e-6)
+              for key, value in terms.items() if "acc" not in key and key in found}
+    state_after = model.state_dict()
+    running = {key: error_of(state_after[key].numpy(), value) for key, value in reference_group(reference, "running/").items()}
+    result = {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"),
+              "losses": max(losses.values(), default=float("inf")), "running statistics": max(running.values(), default=0.0)}
+    result.update(gradient_facts("gradients", gradients, reference_group(reference, "gradient/")))
+    with smooth_relu():
+        _, gradients = training_step(build_still(config, state), reference)
+    result.update(gradient_facts("smooth gradients", gradients, reference_group(reference, "smooth/gradient/")))
+    return result
 
+
+def build_still(config: dict, state: dict):
+    """The model in training mode with these weights and nothing random."""
     from jseg.engine.checkpoint import load_into
-    from jseg.layers import named_parameters
+    from jseg.models import build_model
+    model = build_model(config)
     load_into(model, state)
     still(model)
     model.train()
+    return model
 
-    def group(name):
-        return {key.partition("/")[2]: reference[key] for key in reference.files if key.startswith(name + "/")}
 
+def training_step(model, reference) -> tuple[dict, dict[str, np.ndarray]]:
+    """(terms of the loss, gradients by parameter name)."""
+    import jittor as jt
+
+    from jseg.layers import named_parameters
     found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
     parameters = named_parameters(model)
-    theirs = group("gradient")
-    gradients = {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
-    untouched = [key for key in parameters if key not in theirs and np.abs(gradients[key]).max() > 0]
-    errors = gradient_errors(gradients, theirs)
+    return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
+
+
+def gradient_facts(name: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict:
+    """The worst error by norm, where it is, and what has a gradient on this side alone."""
+    errors = gradient_errors(ours, theirs)
     worst = max(errors, key=errors.get)
-    terms = {key: float(value.mean()) for key, value in group("losses").items()}
-    losses = {key: abs(found[key].item() - value) / max(abs(value), 1e-6) for key, value in terms.items() if "acc" not in key and key in found}
-    state = model.state_dict()
-    running = {key: error_of(state[key].numpy(), value) for key, value in group("running").items()}
-    return {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"), "losses": max(losses.values(), default=float("inf")),
-            "gradients": errors[worst], "torch gradients": float(reference["torch_gradients"].max()), "worst gradient": worst, "gradients compared": len(errors), "gradients without partner": untouched,
-            "running statistics": max(running.values(), default=0.0)}
+    untouched = [key for key in ours if key not in theirs and np.abs(ours[key]).max() > 0]
+    return {name: errors[worst], f"worst of {name}": worst, f"{name} compared": len(errors), f"{name} without partner": untouched}
+
+
+def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
+    """Entries of reference.npz under a prefix, by the rest of their names."""
+    return {key[len(prefix):]: reference[key] for key in reference.files if key.startswith(prefix)}
+
+
+@contextlib.contextmanager
+def smooth_relu():
+    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too (why: zoo_mmseg.smooth_relu)."""
+    from jseg import ops
+    from jseg.layers import activation
+    norm, relu, plain = ops.norm, activation.relu, dict(activation._PLAIN)
+    holders = [module for name, module in list(sys.modules.items())
+               if name.startswith("jseg.") and getattr(module, "relu", None) is relu]
+
+    def smooth_norm(*args, **words):
+        return norm(*args, **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
+
+    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu)
+    ops.norm = smooth_norm
+    for module in holders:
+        module.relu = activation.gelu
+    try:
+        yield
+    finally:
+        activation._PLAIN.update(plain)
+        ops.norm = norm
+        for module in holders:
+            module.relu = relu
 
 
 def equal_share(ours: list, theirs: np.ndarray) -> float:
