@@ -4,8 +4,7 @@ Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Wang et al., 
 (spatial reduction). State keys are those of PyTorch's MultiheadAttention (`in_proj_weight`, `in_proj_bias`, `out_proj`) and of
 mmsegmentation 1.2.2's EfficientMultiheadAttention (mmseg/models/backbones/mit.py, Apache-2.0): `attn`, `sr`, `norm`.
 
-Deviations: `ops.attention` keeps no weights, so that they cannot be dropped (`check_attn_drop`); a map smaller than a window of the
-reduction is filled up with zeros, where upstream stops.
+Deviation: `ops.attention` keeps no weights, so that they cannot be dropped (`check_attn_drop`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from jseg.layers.conv import Conv2d
 from jseg.layers.drop import Dropout
 from jseg.layers.init import xavier_uniform, zeros
 from jseg.layers.norms import build_norm
-from jseg.layers.tokens import Linear, pad_corner, project_patches, to_map, to_tokens
+from jseg.layers.tokens import Linear, project_patches, to_map, to_tokens
 
 __all__ = ["MultiheadAttention", "ReducedAttention", "check_attn_drop", "check_heads"]
 
@@ -116,7 +115,4 @@ class ReducedAttention(nn.Module):
         """Tokens of the smaller map, or None for the tokens themselves."""
         if self.sr is None:
             return None
-        side = self.sr.kernel_size[0]
-        x = x.reshape(x.shape[0], *size, x.shape[2])  # (N, H, W, C)
-        x = pad_corner(x, tuple(side if length < side else 1 for length in size))
-        return self.norm(project_patches(x, self.sr))
+        return self.norm(project_patches(x.reshape(x.shape[0], *size, x.shape[2]), self.sr))

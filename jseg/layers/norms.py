@@ -172,15 +172,16 @@ class LayerNorm(nn.Module):
 
 NORMS = (BatchNorm2d, GroupNorm, LayerNorm)  # what rules for norms apply to
 _NORM_KEYS = {"BN": ("bn", ("eps", "momentum", "sync")), "SyncBN": ("bn", ("eps", "momentum")),
-              "GN": ("gn", ("num_groups", "eps")), "LN": ("ln", ("eps",))}
+              "GN": ("gn", ("num_groups", "eps")), "LN": ("ln", ("eps",)), "LN2d": ("ln", ("eps",))}
 
 
 def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple[str, nn.Module]:
     """Build the layer that a `norm_cfg` block names.
 
     Args:
-        cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`. BN and SyncBN are the same here, so that
-            a job of many ranks equals one process; `{type: BN, sync: false}` normalises by each rank's own pictures.
+        cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`. LN2d, mmpretrain's word, is LN. BN and SyncBN
+            are the same here, so that a job of many ranks equals one process; `{type: BN, sync: false}` normalises by each rank's own
+            pictures.
         channels: C.
         channel_first: for LN, whether the input is (N, C, H, W).
     Returns:
@@ -200,7 +201,7 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple
     options = {key: cfg[key] for key in accepted if key in cfg}
     if kind == "GN":
         layer = GroupNorm(options.pop("num_groups"), channels, **options)
-    elif kind == "LN":
+    elif kind in ("LN", "LN2d"):
         layer = LayerNorm(channels, axis=1 if channel_first else -1, **options)
     else:
         layer = BatchNorm2d(channels, **options)

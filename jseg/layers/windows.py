@@ -14,7 +14,7 @@ import functools
 import jittor as jt
 import numpy as np
 
-__all__ = ["from_windows", "relative_index", "shift_mask", "to_windows", "window_counts"]
+__all__ = ["cut_windows", "from_windows", "relative_bias", "relative_index", "shift_mask", "to_windows", "window_counts"]
 
 
 class _Gather(jt.Function):
@@ -65,15 +65,15 @@ def _orders(height: int, width: int, side: int, shift: int) -> tuple[np.ndarray,
     rows, columns = window_counts((height, width), side)
     places = np.full((rows * side, columns * side), -1, np.int32)
     places[:height, :width] = np.arange(height * width).reshape(height, width)
-    order = _cut(np.roll(places, (-shift, -shift), (0, 1)), side).reshape(-1)
+    order = cut_windows(np.roll(places, (-shift, -shift), (0, 1)), side).reshape(-1)
     back = np.empty(height * width, np.int32)
     inside = order >= 0
     back[order[inside]] = np.flatnonzero(inside)
     return order, back
 
 
-def _cut(values: np.ndarray, side: int) -> np.ndarray:
-    """(h * side, w * side) -> (h * w, side * side)."""
+def cut_windows(values: np.ndarray, side: int) -> np.ndarray:
+    """Cut an array (h * side, w * side) into (h * w, side * side), windows by row and column."""
     h, w = values.shape[0] // side, values.shape[1] // side
     return np.ascontiguousarray(values.reshape(h, side, w, side).transpose(0, 2, 1, 3).reshape(h * w, side * side))
 
@@ -87,7 +87,7 @@ def shift_mask(height: int, width: int, side: int, shift: int) -> np.ndarray:
     """
     rows, columns = window_counts((height, width), side)
     parts = [np.searchsorted([count * side - side, count * side - shift], np.arange(count * side), side="right") for count in (rows, columns)]
-    regions = _cut(parts[0][:, None] * 3 + parts[1][None, :], side)
+    regions = cut_windows(parts[0][:, None] * 3 + parts[1][None, :], side)
     return np.where(regions[:, :, None] != regions[:, None, :], np.float32(-100), np.float32(0))
 
 
@@ -101,3 +101,13 @@ def relative_index(height: int, width: int) -> np.ndarray:
     rows, columns = (np.arange(length)[:, None] - np.arange(length)[None, :] + length - 1 for length in (height, width))
     index = rows[:, None, :, None] * (2 * width - 1) + columns[None, :, None, :]  # (h, w, h, w)
     return index.reshape(height * width, height * width)
+
+
+def relative_bias(table: jt.Var, index: jt.Var) -> jt.Var:
+    """What a table of relative positions adds to the scores.
+
+    Shape:
+        table: (T, G), a value for each relative position and head; index: (L, M), rows of the table, as whole numbers of any type
+        -> (G, L, M)
+    """
+    return table.reindex([table.shape[1], *index.shape], ["@e0(i1,i2)", "i0"], extras=[index.int32()])

@@ -23,9 +23,9 @@ from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import FFN, Dropout, DropPath, Linear, PatchEmbed, PatchMerging, build_norm, check_attn_drop, check_heads, pair, to_map
 from jseg.layers.freeze import freeze, run_frozen
-from jseg.layers.init import trunc_normal, zeros
+from jseg.layers.init import trunc_normal
 from jseg.layers.positions import resize_positions
-from jseg.layers.windows import from_windows, relative_index, shift_mask, to_windows
+from jseg.layers.windows import from_windows, relative_bias, relative_index, shift_mask, to_windows
 from jseg.registry import MODELS
 
 __all__ = ["SwinTransformer"]
@@ -56,7 +56,7 @@ class WindowMSA(nn.Module):
 
     def execute(self, x: jt.Var, mask: jt.Var | None) -> jt.Var:
         count, length, c = x.shape
-        bias = self.relative_position_bias_table[self.relative_position_index.int32()].transpose(2, 0, 1)  # (G, L, L)
+        bias = relative_bias(self.relative_position_bias_table, self.relative_position_index)
         qkv = self.qkv(x).reshape(count, length, 3, self.heads, c // self.heads)
         return ops.attention(qkv, bias=bias, mask=mask, scale=self.scale).reshape(count, length, c)
 
