@@ -20,6 +20,7 @@ import numpy as np
 from jittor import nn
 
 from jseg import ops
+from jseg.errors import ConfigError
 from jseg.layers import FFN, Dropout, DropPath, Linear, PatchEmbed, build_norm, check_attn_drop, check_heads, pair, to_map
 from jseg.layers.init import constant, trunc_normal, zeros
 from jseg.layers.windows import relative_bias
@@ -175,3 +176,15 @@ class BEiT(nn.Module):
     def placed(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
         """Tokens with absolute positions; BEiT has none. Shape: (N, 1 + h * w, C) -> same."""
         return x
+
+    @staticmethod
+    def depth_of(key: str, num_layers: int, decay_type: str) -> int | None:
+        """Depth of a parameter for layer-wise decay: 0 for tokens, positions and patches, i + 1 for block i, None for the last norm.
+
+        Raises:
+            ConfigError: stage-wise decay; there are no stages.
+        """
+        if decay_type != "layer_wise":
+            raise ConfigError(f"paramwise_cfg.decay_type: {decay_type}; a network without stages takes layer_wise")
+        first, _, rest = key.partition(".")
+        return 0 if first in ("cls_token", "pos_embed", "patch_embed") else int(rest.partition(".")[0]) + 1 if first == "layers" else None

@@ -124,6 +124,23 @@ class ConvNeXt(nn.Module):
                 features.append(getattr(self, f"norm{i}")(x))
         return features
 
+    @staticmethod
+    def depth_of(key: str, num_layers: int, decay_type: str) -> int | None:
+        """Depth of a parameter for the decay of the learning rate, as mmsegmentation counts it.
+
+        By stages: 0 for all downsampling, i + 1 for stage i. By layers, `num_layers` of which the last stage is the last: the third stage
+        has one for three blocks. None for the norms of the maps.
+        """
+        part, _, rest = key.partition(".")
+        if part not in ("downsample_layers", "stages"):
+            return None
+        stage, block = (int(word) for word in (rest.split(".") + ["0"])[:2])
+        if decay_type == "stage_wise":
+            return 0 if part == "downsample_layers" else stage + 1
+        if stage == 3:
+            return num_layers
+        return (0, 2, 3)[stage] if part == "downsample_layers" else (1, 2, 3 + block // 3)[stage]
+
 
 def _sizes(arch: str | Mapping[str, Any]) -> tuple[list[int], list[int]]:
     """Depths and widths of the stages."""

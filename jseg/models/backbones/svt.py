@@ -80,7 +80,8 @@ class SVT(PCPVT):
         ConfigError: as `PCPVT`; fewer windows than stages.
     """
 
-    TINY = MappingProxyType({**PCPVT.TINY, "type": "SVT", "windiow_sizes": [3, 3, 2, 2], "depths": [2, 2, 1, 2]})
+    TINY = MappingProxyType({**PCPVT.TINY, "type": "SVT", "windiow_sizes": [3, 3, 2, 2], "depths": [2, 2, 1, 2],
+                             "drop_path_rate": 0.0})
 
     def __init__(self, in_channels: int = 3, embed_dims: Sequence[int] = (64, 128, 256), patch_sizes: Sequence[int] = (4, 2, 2, 2),
                  strides: Sequence[int] = (4, 2, 2, 2), num_heads: Sequence[int] = (1, 2, 4), mlp_ratios: Sequence[int] = (4, 4, 4),

@@ -146,7 +146,7 @@ class SwinTransformer(nn.Module):
     """
 
     TINY = MappingProxyType({"type": "SwinTransformer", "pretrain_img_size": 32, "embed_dims": 8, "window_size": 3, "mlp_ratio": 2,
-                             "depths": [2, 1, 1, 2], "num_heads": [1, 2, 2, 4], "use_abs_pos_embed": True})
+                             "depths": [2, 1, 1, 2], "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.0, "use_abs_pos_embed": True})
 
     def __init__(self, pretrain_img_size: int | Sequence[int] = 224, in_channels: int = 3, embed_dims: int = 96, patch_size: int = 4,
                  window_size: int = 7, mlp_ratio: float = 4, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
