@@ -23,6 +23,8 @@ from jseg.models.heads.fcn_head import FCNHead
 from jseg.models.heads.ham_head import LightHamHead, evaluation_bases, ham_options
 from jseg.registry import MODELS, accepted
 
+CUT = {"BEiT", "ConvNeXt", "MAE"}  # backbones whose patches leave out what does not fill one: floor(H / stride) rows
+FLAT = {"DPTHead", "Feature2Pyramid", "MLANeck", "SETRMLAHead"}  # they read maps of one size and width, from a ViT
 
 
 def whole_model(name: str) -> dict:
@@ -31,9 +33,9 @@ def whole_model(name: str) -> dict:
     block = dict(entry.TINY)
     kind = entry.__module__.split(".")[2]
     backbone = block if kind == "backbones" else dict(MSCAN.TINY)
+    if name in FLAT:
+        backbone = {**VisionTransformer.TINY, "num_layers": 4, "out_indices": [0, 1, 2, 3], "output_cls_token": name == "DPTHead"}
     widths, neck = MODELS.build(copy.deepcopy(backbone)).out_channels, None
-    if name == "Feature2Pyramid":  # it takes maps of one width
-        backbone = {**VisionTransformer.TINY, "num_layers": 4, "out_indices": [0, 1, 2, 3]}
     if kind == "necks":
         neck = block if name == "Feature2Pyramid" else {"in_channels": widths, **block}
         widths = MODELS.build(copy.deepcopy(neck)).out_channels
@@ -50,7 +52,6 @@ def whole_model(name: str) -> dict:
     return {"type": "EncoderDecoder", "backbone": backbone, "neck": neck, "decode_head": head}
 
 
-CUT = {"BEiT", "ConvNeXt", "MAE"}  # backbones whose patches leave out what does not fill one: floor(H / stride) rows
 NOT_NETWORKS = {"SegDataPreProcessor", "EncoderDecoder", "CascadeEncoderDecoder"}
 SPECIMENS = {name: whole_model(name) for name in MODELS.names() if name not in NOT_NETWORKS}
 
@@ -77,7 +78,7 @@ def test_a_backbone_makes_what_it_declares(name, rng):
     model = build_model(copy.deepcopy(SPECIMENS[name]))
     for training in (True, False):
         model.train() if training else model.eval()
-        maps = model.backbone(jt.array(pictures(rng, 2, 65, 97)))
+        maps = [m[0] if isinstance(m, tuple) else m for m in model.backbone(jt.array(pictures(rng, 2, 65, 97)))]  # (map, class token)
         assert [m.shape[1] for m in maps] == list(model.backbone.out_channels)
         assert [tuple(m.shape[2:]) for m in maps] == [(65 // s, 97 // s) if name in CUT else (-(-65 // s), -(-97 // s))
                                                     for s in model.backbone.strides]

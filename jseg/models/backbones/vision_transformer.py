@@ -20,37 +20,13 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import ConfigError
-from jseg.layers import FFN, Dropout, DropPath, PatchEmbed, ReducedAttention, build_norm, check_attn_drop, pair, to_map
+from jseg.layers import Dropout, PatchEmbed, build_norm, check_attn_drop, pair, to_map
 from jseg.layers.init import trunc_normal
 from jseg.layers.positions import resize_positions
+from jseg.layers.transformer import TransformerEncoderLayer
 from jseg.registry import MODELS
 
 __all__ = ["VisionTransformer", "chosen_blocks"]
-
-
-class TransformerEncoderLayer(nn.Module):
-    """Normalised attention and normalised feed-forward block, each with its shortcut. Keys: `ln1`, `attn`, `ln2`, `ffn`.
-
-    Args:
-        channels, heads, hidden_channels: C, number of heads, width inside the feed-forward block.
-        drop_prob, drop_path_prob: dropout of both branches; probability of dropping the feed-forward branch in training.
-        others: as in `VisionTransformer`.
-    Shape:
-        x: (N, L, C) -> same
-    """
-
-    def __init__(self, channels: int, heads: int, hidden_channels: int, *, drop_prob: float = 0.0, drop_path_prob: float = 0.0,
-                 num_fcs: int = 2, qkv_bias: bool = True, act_cfg: dict, norm_cfg: dict):
-        super().__init__()
-        self.ln1 = build_norm(norm_cfg, channels, channel_first=False)[1]
-        self.attn = ReducedAttention(channels, heads, bias=qkv_bias, drop_prob=drop_prob)
-        self.ln2 = build_norm(norm_cfg, channels, channel_first=False)[1]
-        self.ffn = FFN(channels, hidden_channels, num_fcs=num_fcs, act_cfg=act_cfg, drop_prob=drop_prob)
-        self.drop_path = DropPath(drop_path_prob)
-
-    def execute(self, x: jt.Var) -> jt.Var:
-        x = self.attn(self.ln1(x), shortcut=x)
-        return self.ffn(self.ln2(x), shortcut=x, factor=self.drop_path.factor(x.shape[0]))
 
 
 def chosen_blocks(out_indices: int | Sequence[int], count: int) -> tuple[int, ...]:
