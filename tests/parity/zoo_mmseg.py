@@ -130,6 +130,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     from mmengine.config import Config
     from mmseg.registry import DATASETS, MODELS
     config = Config.fromfile(configs / job["config"])
+    if job.get("img_size"):
+        config.model.backbone.img_size = tuple(job["size"])
     kind = config.get("test_dataloader", {}).get("dataset", {}).get("type")
     info = dict(DATASETS.get(kind).METAINFO) if kind and DATASETS.get(kind) else {}
     block = without_start(copy.deepcopy(config.model))
