@@ -1,7 +1,8 @@
 """What every registered model promises: it builds, its shapes, any picture size,
 a gradient for every parameter, save and load.
 
-A new model is found here through the registry, by the `TINY` block of its class.
+A new model is found here through the registry, by the `TINY` block of its class. `make test` runs one class of each kind
+(`PROBES`), `make test-zoo` all of them.
 """
 
 from __future__ import annotations
@@ -62,13 +63,20 @@ NOT_NETWORKS = {"SegDataPreProcessor", "EncoderDecoder", "CascadeEncoderDecoder"
 SPECIMENS = {name: whole_model(name) for name in MODELS.names() if name not in NOT_NETWORKS}
 
 
+PROBES = {
+    "MSCAN", "LightHamHead", "ResNetV1c", "FCNHead", "PSPHead", "DepthwiseSeparableASPPHead", "SwinTransformer", "UPerHead",
+    "MixVisionTransformer", "SegformerHead", "HRNet", "OCRHead", "PointHead", "PIDNet", "PIDHead", "STDCContextPathNet",
+    "STDCHead", "BiSeNetV1", "KernelUpdateHead", "IterativeDecodeHead", "EncHead", "MaskFormerHead", "FPN"}
+CHOSEN = [pytest.param(name, marks=[] if name in PROBES else [pytest.mark.zoo]) for name in SPECIMENS]
+
+
 @pytest.fixture(autouse=True)
 def few_kernels():
     with jt.flag_scope(lazy_execution=0):
         yield
 
 
-@pytest.fixture(params=list(SPECIMENS))
+@pytest.fixture(params=CHOSEN)
 def specimen(request):
     """(name, model) with fixed weights; training mode."""
     jt.set_global_seed(0)
@@ -79,7 +87,7 @@ def pictures(rng, n: int, h: int, w: int) -> np.ndarray:
     return rng.standard_normal((n, 3, h, w)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", SPECIMENS)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_a_backbone_makes_what_it_declares(name, rng):
     model = build_model(copy.deepcopy(SPECIMENS[name]))
     for training in (True, False):
