@@ -42,7 +42,7 @@ from jseg.ops.ranks import barrier, broadcast, gather, rank, step, world_size
 
 __all__ = ["rank", "world_size", "step", "barrier", "is_main", "name", "hosts", "gather", "gather_objects", "from_main",
            "sum_counts", "any_rank", "same_start", "same_statistics", "together", "JobStop", "agree", "exchange",
-           "share_numbers", "beat", "watched", "as_rank", "Silent", "WAITING", "DEFAULT_STALL_SECONDS"]
+           "share_numbers", "beat", "watched", "as_rank", "tell", "Silent", "WAITING", "DEFAULT_STALL_SECONDS"]
 
 DEFAULT_STALL_SECONDS = 1800.0  # longer than any first compilation or slow disk that was seen
 # what `exchange` cost so far, its waiting for other ranks included
@@ -53,6 +53,13 @@ EXCHANGE = {"seconds": 0.0, "messages": 0, "bytes": 0}
 def is_main() -> bool:
     """Whether this process reads states, logs and writes: rank 0, or the only process."""
     return rank() == 0
+
+
+def tell(text: str) -> None:
+    """Print on standard error once for the whole job."""
+    if is_main():
+        with runtime_signals.unheard():
+            print(text, file=sys.stderr)
 
 
 def name(number: int | None = None) -> str:
