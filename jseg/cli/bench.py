@@ -126,7 +126,8 @@ def _say(line: str) -> None:
 
 
 def _check(args) -> None:
-    """Refuse numbers that mean nothing before minutes are spent."""
+    """Refuse numbers that mean nothing, and a side that is not here, before minutes are spent."""
+    from jseg.bench.side import torch_command
     from jseg.errors import ConfigError
 
     wrong = [f"--size {h} {w}: height and width must be at least 1" for h, w in args.size or [] if min(h, w) < 1]
@@ -139,6 +140,8 @@ def _check(args) -> None:
         wrong.append("--gpu: decides itself what to measure; leave out --model, --kernels and --cold")
     if wrong:
         raise ConfigError("\n".join(wrong))
+    if args.against_torch:
+        torch_command(args.against_torch)
 
 
 def _read(path: str) -> dict:
