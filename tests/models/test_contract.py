@@ -16,6 +16,7 @@ from jseg.bench.jseg_side import no_randomness
 from jseg.cli.flops import count_operations
 from jseg.errors import ConfigError
 from jseg.layers import named_parameters
+from jseg.layers.init import without_values
 from jseg.losses.base import is_loss
 from jseg.models import build_model, remap_keys, segmentor
 from jseg.models.backbones.mscan import MSCAN
@@ -228,11 +229,16 @@ def test_one_step_gradient_differs_and_is_finite(rng):
     assert np.isfinite(gradients["one_step"]).all() and np.abs(gradients["full"] - gradients["one_step"]).max() > 0
 
 
+def test_mscan_defaults_are_those_of_mmsegmentation():
+    with without_values():
+        model = MSCAN()
+    assert model.out_channels == [64, 128, 256, 512] and len(list(model.block3)) == 6
+    assert model.block1[0].mlp.fc1.weight.shape[0] == 4 * 64
+
+
 def test_mscan_mistakes():
     with pytest.raises(ConfigError, match="unknown variant 'tinny'; did you mean 'tiny'"):
         MSCAN(variant="tinny")
-    with pytest.raises(ConfigError, match="give 'variant'"):
-        MSCAN()
     with pytest.raises(ConfigError, match="depths needs 4 values"):
         MSCAN(embed_dims=[8, 8, 8, 8], depths=[1, 1])
     with pytest.raises(ValueError, match="do not keep the size"):
