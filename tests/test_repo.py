@@ -185,6 +185,17 @@ def test_kernel_folders_are_complete(folder):
     assert not missing, f"{name_of(folder)} lacks {', '.join(missing)}"
 
 
+def test_every_kernel_is_exported_by_name():
+    """jseg/ops/__init__.py names its functions for editors; a folder with an op.py belongs there."""
+    folders = sorted(path.parent.name for path in (ROOT / "jseg" / "ops").glob("*/op.py"))
+    names = {alias.asname or alias.name for node in parsed(ROOT / "jseg" / "ops" / "__init__.py").body
+             if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assigned = {node.targets[0].id: ast.literal_eval(node.value) for node in
+                parsed(ROOT / "jseg" / "ops" / "__init__.py").body if isinstance(node, ast.Assign)}
+    assert list(assigned["KERNELS"]) == folders, "name the folder in KERNELS"
+    assert set(folders) <= names & set(assigned["__all__"]), "import the function and name it in __all__"
+
+
 def test_imports_go_one_way():
     wrong = []
     for path in LIBRARY:
