@@ -19,7 +19,7 @@ LOADER = {"batch_size": NEEDED_COUNT, "num_workers": COUNT_OR_0, "dataset": MAPP
 TTA = {"scales": Rule(list_of(lambda v: is_number(v) and v > 0), "a list of numbers above 0", optional=False),
        "flip": FLAG}
 PADDING = {"size": SIZE, "size_divisor": COUNT, "resize_divisor": COUNT}
-_CHANNELS = Rule(lambda v: list_of(is_number)(v) and len(v) == 3, "three numbers, one a channel")
+_CHANNELS = Rule(lambda v: list_of(is_number)(v) and len(v) == 3, "three numbers, one per channel")
 # the rest is its constructor's business
 PREPROCESSOR = {"mean": _CHANNELS, "std": _CHANNELS, "size": SIZE, "size_divisor": COUNT}
 DATA_PREFIX = {"img_path": TEXT, "seg_map_path": TEXT}

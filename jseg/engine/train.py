@@ -73,7 +73,7 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
     """
     faults = next(filter(None, distributed.gather_objects(check_config(config))), [])  # the first rank's that finds any
     if faults:
-        raise distributed.together(ConfigError("\n".join(faults)))
+        raise distributed.raised_everywhere(ConfigError("\n".join(faults)))
     folder = Path(work_dir or config.get("work_dir") or "runs/train")
     began = time.perf_counter()
     fix_heap()
@@ -285,7 +285,7 @@ def _check_finite(run: Run, scalars: dict[str, float], batch, culprit: int | Non
         write_atomically(path, json.dumps(report, indent=1).encode())
     what = "loss" if not math.isfinite(scalars["loss"]) else "gradient"
     what += f" of {distributed.name(culprit)}" if culprit is not None else ""
-    raise distributed.together(NonFiniteError(
+    raise distributed.raised_everywhere(NonFiniteError(
         f"iteration {run.done + 1}: the {what} is not finite ({scalars}); the batch's files are in {path} and no "
         f"saved state was overwritten. Look at those files' labels, lower optimizer.lr, lengthen the warm-up or "
         f"set train_cfg.clip_grad={{max_norm: 1.0}}, then --resume"))

@@ -157,7 +157,7 @@ def check(kernel: str, condition: bool, message: str) -> None:
 def check_shape(kernel: str, name: str, tensor, expected: tuple) -> None:
     """Raise KernelError unless `tensor.shape` is `expected`; None in `expected` accepts any side."""
     shape = tuple(tensor.shape)
-    if shape == expected:  # a model asks some thousand times a second
+    if shape == expected:  # a model asks some thousand times per second
         return
     if len(shape) != len(expected) or any(e is not None and e != s for s, e in zip(shape, expected)):
         wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
