@@ -20,10 +20,13 @@ from jseg.layers.init import without_values
 from jseg.losses.base import is_loss
 from jseg.models import build_model, remap_keys, segmentor
 from jseg.models.backbones.mscan import MSCAN
+from jseg.models.backbones.vision_transformer import VisionTransformer
 from jseg.models.heads.fcn_head import FCNHead
 from jseg.models.heads.ham_head import LightHamHead, evaluation_bases, ham_options
 from jseg.registry import MODELS, accepted
 
+CUT = {"BEiT", "ConvNeXt", "MAE"}  # backbones whose patches leave out what does not fill one: floor(H / stride) rows
+FLAT = {"DPTHead", "Feature2Pyramid", "MLANeck", "SETRMLAHead"}  # they read maps of one size and width, from a ViT
 
 
 def whole_model(name: str) -> dict:
@@ -34,9 +37,12 @@ def whole_model(name: str) -> dict:
     block = dict(entry.TINY)
     kind = entry.__module__.split(".")[2]
     backbone = block if kind == "backbones" else dict(MSCAN.TINY)
+    if name in FLAT:
+        backbone = {**VisionTransformer.TINY, "num_layers": 4, "out_indices": [0, 1, 2, 3],
+                    "output_cls_token": name == "DPTHead"}
     widths, neck = MODELS.build(copy.deepcopy(backbone)).out_channels, None
     if kind == "necks":
-        neck = {"in_channels": widths, **block}
+        neck = block if name == "Feature2Pyramid" else {"in_channels": widths, **block}
         widths = MODELS.build(copy.deepcopy(neck)).out_channels
     first = 1 if name in ("MSCAN", "LightHamHead") else 0
 
@@ -78,9 +84,11 @@ def test_a_backbone_makes_what_it_declares(name, rng):
     model = build_model(copy.deepcopy(SPECIMENS[name]))
     for training in (True, False):
         model.train() if training else model.eval()
-        maps = model.backbone(jt.array(pictures(rng, 2, 65, 97)))
+        maps = [m[0] if isinstance(m, tuple) else m
+                for m in model.backbone(jt.array(pictures(rng, 2, 65, 97)))]  # (map, class token)
         assert [m.shape[1] for m in maps] == list(model.backbone.out_channels)
-        assert [tuple(m.shape[2:]) for m in maps] == [(-(-65 // s), -(-97 // s)) for s in model.backbone.strides]
+        assert [tuple(m.shape[2:]) for m in maps] == [(65 // s, 97 // s) if name in CUT else (-(-65 // s), -(-97 // s))
+                                                    for s in model.backbone.strides]
         if model.neck is not None:
             assert [m.shape[1] for m in model.neck(maps)] == list(model.neck.out_channels)
 

@@ -24,7 +24,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import BatchNorm2d, Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm
+from jseg.layers import BatchNorm2d, Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm, mix_ffn
 from jseg.layers.freeze import freeze, run_frozen
 from jseg.layers.init import constant
 from jseg.registry import MODELS, nearest
@@ -59,14 +59,8 @@ class Mlp(nn.Module):
 
     def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None,
                 affine: tuple = (None, None)) -> jt.Var:
-        if self.is_gelu and self.drop.drop_prob == 0.0:
-            return ops.mix_ffn(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight,
-                               self.fc2.bias, scale=scale, factor=factor, shortcut=shortcut, input_scale=affine[0],
-                               input_shift=affine[1])
-        hidden = ops.pointwise(x, self.fc1.weight, self.fc1.bias, input_scale=affine[0], input_shift=affine[1])
-        y = self.drop(self.activate(self.dwconv(hidden)))
-        y = self.drop(self.fc2(y)) * scale.reshape(1, -1, 1, 1)
-        return shortcut + (y if factor is None else y * factor.reshape(-1, 1, 1, 1))
+        return mix_ffn(x, self.fc1, self.dwconv, self.fc2, self.activate, self.drop, is_gelu=self.is_gelu,
+                       shortcut=shortcut, scale=scale, factor=factor, affine=affine)
 
 
 class MSCAAttention(nn.Module):
