@@ -200,7 +200,7 @@ def test_imports_go_one_way():
     wrong = []
     for path in LIBRARY:
         here = room(module_name(path))
-        if here is None:  # jseg/__init__.py names the doors lazily
+        if here is None:  # jseg/__init__.py names the entry points lazily
             continue
         for line, name in imported(path):
             there = room(name)
@@ -237,7 +237,7 @@ def test_numpy_rooms_do_not_name_jittor(path):
 
 
 def test_numpy_rooms_do_not_load_jittor():
-    """Import them all in a fresh process: nothing may bring Jittor (or PyTorch) in by a side door."""
+    """Import them all in a fresh process: nothing may bring Jittor (or PyTorch) in on the side."""
     names = sorted({module_name(p) for p in numpy_only()} | {"jseg", "jseg.cli"})
     program = (f"import importlib, sys\nfor name in {names!r}:\n    importlib.import_module(name)\n"
                "    assert not {'jittor', 'torch'} & set(sys.modules), name\n")
@@ -261,8 +261,8 @@ def test_shipped_configs_open_with_their_command(path):
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "jseg" / "cli").glob("[!_]*.py")))
-def test_tools_are_doors(name):
-    """Every command has a door tools/<command>.py (convert: convert_mmseg.py),
+def test_tools_hand_over_to_commands(name):
+    """Every command has a script tools/<command>.py (convert: convert_mmseg.py),
     which hands over to it and does nothing else.
     """
     text = (ROOT / "tools" / f"{'convert_mmseg' if name == 'convert' else name}.py").read_text()

@@ -3,9 +3,9 @@
 Every result is compared before anything is timed. Sides run in turn (A B A B), each in a process of its own, so its
 peak memory is its own too; figures are medians with quartiles. Whole models are measured for inference (pictures in
 memory to label maps in memory) and for a training step with the config's optimizer. `--against-torch PYTHON` names a
-Python that has PyTorch and mmsegmentation; it runs as it comes and tuned (glibc keeps freed memory, channels-last
-tensors). `--gpu` is one command for a machine with a GPU: under 8 minutes for everything it can tell; it exits with 2
-where there is none.
+Python that has PyTorch and mmsegmentation; it runs with default settings and tuned (glibc keeps freed memory,
+channels-last tensors). `--gpu` is one command for a machine with a GPU: under 8 minutes for everything it can tell; it
+exits with 2 where there is none.
 """
 
 from __future__ import annotations
