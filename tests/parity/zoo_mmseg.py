@@ -97,7 +97,7 @@ def still(network) -> None:
 
 
 def run_once(head) -> None:
-    """Let a head of a cascade keep its first result: MMSegmentation runs it twice a step,
+    """Let a head of a cascade keep its first result: MMSegmentation runs it twice per step,
     and its running statistics move twice.
     """
     forward, kept = head.forward, []
