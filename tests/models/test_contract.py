@@ -64,7 +64,8 @@ SPECIMENS = {name: whole_model(name) for name in MODELS.names() if name not in N
 
 
 PROBES = {
-    "MSCAN", "LightHamHead", "ResNetV1c", "FCNHead", "PSPHead", "DepthwiseSeparableASPPHead", "SwinTransformer", "UPerHead",
+    "MSCAN", "LightHamHead", "ResNetV1c", "FCNHead", "PSPHead", "DepthwiseSeparableASPPHead", "SwinTransformer",
+    "UPerHead",
     "MixVisionTransformer", "SegformerHead", "HRNet", "OCRHead", "PointHead", "PIDNet", "PIDHead", "STDCContextPathNet",
     "STDCHead", "BiSeNetV1", "KernelUpdateHead", "IterativeDecodeHead", "EncHead", "MaskFormerHead", "FPN"}
 CHOSEN = [pytest.param(name, marks=[] if name in PROBES else [pytest.mark.zoo]) for name in SPECIMENS]
