@@ -1,8 +1,8 @@
 """What every registered model promises: it builds, its shapes, any picture size,
 a gradient for every parameter, save and load.
 
-A new model is found here through the registry, by the `TINY` block of its class. `make test` runs one class of each kind
-(`PROBES`), `make test-zoo` all of them.
+A new model is found here through the registry, by the `TINY` block of its class. `make test` runs one class of each
+kind (`PROBES`), `make test-zoo` all of them.
 """
 
 from __future__ import annotations
