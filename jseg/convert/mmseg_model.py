@@ -28,6 +28,7 @@ def translate_model(model: dict, notes: Notes) -> dict:
     """The whole `model` block."""
     import jseg.models  # noqa: F401  (fills the registries; needs Jittor)
 
+    model = _with_words_in_heads(model)
     kind = model.get("type", "EncoderDecoder")
     if kind not in MODELS:
         notes.add("model.type", f"jseg has no {kind}{nearest(kind, MODELS.names())}; the block was kept for you to change")
@@ -44,6 +45,28 @@ def translate_model(model: dict, notes: Notes) -> dict:
         return translated | rest
     own = [key for key in accepted(MODELS.get(kind)) if key not in translated]
     return translated | notes.take(rest, own, "model", {"train_cfg": (None, {})})
+
+
+def _with_words_in_heads(model: dict) -> dict:
+    """The model with what its `train_cfg` and `test_cfg` say of single heads said in these heads' own blocks: see `MODEL_WORDS`."""
+    model, taken = dict(model), {}
+
+    def head(block):
+        if isinstance(block, list):
+            return [head(part) for part in block]
+        kind = block.get("type") if isinstance(block, dict) else None
+        for part, words in (getattr(MODELS.get(kind), "MODEL_WORDS", {}) if kind in MODELS else {}).items():
+            given = model.get(part) if isinstance(model.get(part), dict) else {}
+            block = {**block, **{word: given[word] for word in words if word in given}}
+            taken.setdefault(part, set()).update(words)
+        return block
+
+    for name in ("decode_head", "auxiliary_head"):
+        model[name] = head(model.get(name))
+    for part, words in taken.items():
+        if isinstance(model.get(part), dict):
+            model[part] = {key: value for key, value in model[part].items() if key not in words}
+    return model
 
 
 def _weights_note(value: Any, where: str, notes: Notes) -> None:

@@ -313,7 +313,7 @@ def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
     run.optimizer.accumulate(losses["loss"] / micro_batches if micro_batches > 1 else losses["loss"])
     numbers, culprit = dict(losses), None
     if distributed.world_size() > 1:
-        numbers, culprit = distributed.share_numbers(run.optimizer, losses, batch.labels, run.model.decode_head.ignore_index, closes=closes)
+        numbers, culprit = distributed.share_numbers(run.optimizer, losses, batch.labels, run.model.ignore_index, closes=closes)
     if closes:
         numbers["grad_norm"] = run.optimizer.step(run.rates.at(run.done)[:-1], max_norm=run.plan.max_norm)
     if run.ema is not None:

@@ -37,7 +37,7 @@ def whole_model(name: str) -> dict:
     first = 1 if name in ("MSCAN", "LightHamHead") else 0
 
     def whole_head(head):
-        several = accepted(MODELS.get(head["type"]))["input_transform"].default is not None
+        several = head.get("input_transform", accepted(MODELS.get(head["type"]))["input_transform"].default) is not None
         given = {"in_channels": widths[first:], "in_index": list(range(first, len(widths)))} if several else {"in_channels": widths[-1]}
         return {**given, "num_classes": 5, "dropout_ratio": 0.0, **head}
 

@@ -5,7 +5,7 @@
 For each job MMSegmentation builds the model from its own config, every parameter and buffer gets values that depend on its key alone,
 and FOLDER/<name>/ receives checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and
 slide inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64, dropout and drop
-path off, and how far PyTorch's own float32 gradients are from these.
+path off, and how far PyTorch's own float32 gradients are from these: the farthest of a few runs whose pictures differ by rounding.
 A job that fails leaves error.txt.
 """
 
@@ -19,11 +19,12 @@ import traceback
 import zlib
 
 import numpy as np
-from gradients import gradient_errors
+from gradients import gradient_errors, uniform
 from make_segnext import import_mmseg, samples
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
+RUNS, ROUNDING = 3, 1e-7  # float32 runs that tell how far rounding moves gradients: one as it is, others with pictures changed by so much
 SLIDE = {"mode": "slide", "crop_size": [96, 96], "stride": [64, 64]}
 
 
@@ -92,6 +93,21 @@ def still(network) -> None:
             module.dropout = 0.0
 
 
+def add_missing_operators() -> None:
+    """Give MMSegmentation the operators that it takes from mmcv's compiled ones, where these are stand-ins that do nothing."""
+    from mmseg.models.decode_heads import point_head
+    if isinstance(point_head.point_sample, type) or point_head.point_sample is None:
+        point_head.point_sample = sample_points
+
+
+def sample_points(x, points, align_corners=False, **options):
+    """What `mmcv.ops.point_sample` does, where mmcv has no compiled operators: points (N, P, 2) or (N, P, Q, 2), 0 to 1 from edge to edge."""
+    from torch.nn import functional as F
+    flat, points = points.dim() == 3, points.to(x.dtype)
+    found = F.grid_sample(x, 2.0 * (points.unsqueeze(2) if flat else points) - 1.0, align_corners=align_corners, **options)
+    return found.squeeze(3) if flat else found
+
+
 def run_once(head) -> None:
     """Let a head of a cascade keep its first result: MMSegmentation runs it twice a step, and its running statistics move twice."""
     forward, kept = head.forward, []
@@ -136,18 +152,22 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     height, width = job["size"]
     metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width), "padding_size": [0, 0, 0, 0]}] * 2
     out = {"pictures": pictures, "labels": labels}
-    network.test_cfg = Config({"mode": "whole"})
+    of_heads = dict(network.test_cfg or {})  # words of single heads stay
+    network.test_cfg = Config({**of_heads, "mode": "whole"})
     with torch.no_grad():
         out["logits"] = network.encode_decode(torch.from_numpy(pictures), metas).numpy()
         out["whole"] = label_maps(network, pictures, metas)
         if job.get("slide", True):
-            network.test_cfg = Config(SLIDE)
+            network.test_cfg = Config({**of_heads, **SLIDE})
             out["slide"] = label_maps(network, pictures, metas)
     if job.get("train"):
-        single, exact = training_step(network, pictures, labels, metas), training_step(network.double(), pictures, labels, metas, exact=True)
+        noise = [1.0 + ROUNDING * numbers(f"noise {i}", pictures.shape) for i in range(RUNS - 1)]
+        inexact = [training_step(network, (pictures * factor).astype(np.float32), labels, metas) for factor in (1.0, *noise)]
+        exact = training_step(network.double(), pictures, labels, metas, exact=True)
         out.update(exact)
-        stray = gradient_errors(single, {key: value for key, value in exact.items() if key.startswith("gradient/")})
-        out["torch_gradients"] = np.array(list(stray.values()))
+        theirs = {key: value for key, value in exact.items() if key.startswith("gradient/")}
+        stray = [list(gradient_errors(run, theirs).values()) for run in inexact]
+        out["torch_gradients"] = np.max(stray, 0)
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
              "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
@@ -165,12 +185,14 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
+    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).to(dtype)
     try:
         losses = network.loss(torch.from_numpy(pictures).to(dtype), samples([dict(m) for m in metas], labels))
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.rand = rand
         for stage in stages:
             del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
@@ -191,6 +213,7 @@ def main(folder: pathlib.Path) -> None:
     import torch
     torch.set_num_threads(2)
     mmseg = import_mmseg()
+    add_missing_operators()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]

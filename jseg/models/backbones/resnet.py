@@ -113,9 +113,12 @@ class Bottleneck(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = conv_norm(x, self.conv1, self.bn1, activation="relu")
-        x = conv_norm(x, self.conv2, self.bn2, activation="relu")
+        x = self.middle(conv_norm(x, self.conv1, self.bn1, activation="relu"))
         return conv_norm(x, self.conv3, self.bn3, activation="relu", residual=shortcut)
+
+    def middle(self, x: jt.Var) -> jt.Var:
+        """The part between the 1x1 convolutions."""
+        return conv_norm(x, self.conv2, self.bn2, activation="relu")
 
 
 class DeepStem(nn.Sequential):
@@ -147,7 +150,7 @@ def make_stage(block: type, in_channels: int, channels: int, blocks: int, *, str
         block: `BasicBlock` or `Bottleneck`, or a class with their constructor.
         multi_grid: dilation of each block instead of `dilation`.
         contract_dilation: halve the first block's dilation.
-        words: `norm_cfg`, `style`, `groups`, `base_width` for the blocks.
+        words: `norm_cfg`, `style`, `groups`, `base_width`, and what else such a block takes.
     """
     out_channels = channels * block.expansion
     dilations = list(multi_grid) if multi_grid else [dilation] * blocks
@@ -197,6 +200,8 @@ class ResNet(nn.Module):
         ConfigError: an unknown depth or style, or lists of other lengths than `num_stages`.
     """
 
+    DEPTHS = _DEPTHS  # depth -> block, and how many of them each stage has
+    block_words = MappingProxyType({})  # what blocks of a subclass also take; it is set before this constructor runs
     TINY = MappingProxyType({"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8,
                              "zero_init_residual": False})
 
@@ -207,15 +212,15 @@ class ResNet(nn.Module):
                  contract_dilation: bool = False, zero_init_residual: bool = True, groups: int = 1, base_width: int = 4,
                  frozen_stages: int = -1):
         super().__init__()
-        if depth not in _DEPTHS or style not in ("pytorch", "caffe"):
-            raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, _DEPTHS))}, style 'pytorch' or 'caffe'")
+        if depth not in self.DEPTHS or style not in ("pytorch", "caffe"):
+            raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, self.DEPTHS))}, style 'pytorch' or 'caffe'")
         if not 1 <= num_stages <= 4 or len(strides) != num_stages or len(dilations) != num_stages or max(out_indices) >= num_stages:
             raise ConfigError(f"num_stages {num_stages} (1 to 4): strides {list(strides)} and dilations {list(dilations)} need one value per "
                               f"stage, out_indices {list(out_indices)} lie below it")
         if not -1 <= frozen_stages <= num_stages:
             raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} "
                               "stages")
-        block, counts = _DEPTHS[depth]
+        block, counts = self.DEPTHS[depth]
         self.frozen_stages = frozen_stages
         self.out_indices, self.deep_stem = tuple(out_indices), deep_stem
         if deep_stem:
@@ -228,7 +233,7 @@ class ResNet(nn.Module):
             channels = base_channels * 2**i
             stage = make_stage(block, width, channels, counts[i], stride=strides[i], dilation=dilations[i], avg_down=avg_down,
                                multi_grid=multi_grid if i == num_stages - 1 else None, contract_dilation=contract_dilation,
-                               style=style, norm_cfg=norm_cfg, groups=groups, base_width=base_width)
+                               style=style, norm_cfg=norm_cfg, groups=groups, base_width=base_width, **self.block_words)
             setattr(self, f"layer{i + 1}", stage)
             width, total = channels * block.expansion, total * strides[i]
             widths.append(width)
