@@ -27,7 +27,8 @@ RESULTS, PAGE = HERE / "zoo.json", ROOT / "docs" / "parity_zoo.md"
 LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
 GRADIENTS, STRAY = 1e-3, 2.0  # limit by norm, or so many times what PyTorch's own float32 strays: once rounding moves a value across a ReLU's edge, all before it differ
 LABELS = 0.999
-SIZE, SIZES = [128, 160], {"psanet": [640, 640]}  # pictures in pixels; PSANet's masks have a size of their own
+SIZE, SIZES = [128, 160], {"psanet": [640, 640], "mobilenet_v3": [520, 560]}  # pictures in pixels; PSANet's masks have a size of their own,
+SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}  # LRASPP pools over windows of 392 pixels
 LIST = """
 import json, pathlib, sys
 from mmengine.config import Config
@@ -167,7 +168,8 @@ def main() -> int:
     print(f"parity-zoo: {len(wanted)} configs, {len(todo)} models to run", flush=True)
     for start in range(0, len(todo), args.batch):
         batch = [{"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": args.train,
-                  "size": SIZES.get(name.partition("/")[0], SIZE)} for name in todo[start:start + args.batch]]
+                  "size": SIZES.get(name.partition("/")[0], SIZE),
+                  **({"slide": SLIDES[family]} if (family := name.partition("/")[0]) in SLIDES else {})} for name in todo[start:start + args.batch]]
         for name, result in run_batch(batch, args.python).items():
             kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
             print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)

@@ -157,8 +157,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     with torch.no_grad():
         out["logits"] = network.encode_decode(torch.from_numpy(pictures), metas).numpy()
         out["whole"] = label_maps(network, pictures, metas)
-        if job.get("slide", True):
-            network.test_cfg = Config({**of_heads, **SLIDE})
+        if (slide := job.get("slide", SLIDE)):
+            network.test_cfg = Config({**of_heads, **slide})
             out["slide"] = label_maps(network, pictures, metas)
     if job.get("train"):
         noise = [1.0 + ROUNDING * numbers(f"noise {i}", pictures.shape) for i in range(RUNS - 1)]
@@ -170,7 +170,7 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
         out["torch_gradients"] = np.max(stray, 0)
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
+             "parameters": sum(p.numel() for p in network.parameters()), "slide": slide, "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
