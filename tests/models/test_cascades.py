@@ -1,4 +1,6 @@
-"""Pyramids and cascades: HRNet's stages, FPN's extra maps, OCR's classes, PointRend's points, against formulas in float64."""
+"""Pyramids and cascades: HRNet's stages, FPN's extra maps, OCR's classes, PointRend's points, against formulas in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def numbers(rng, *shape) -> np.ndarray:
 
 
 def point_head(**words) -> PointHead:
-    return MODELS.build({**PointHead.TINY, "in_channels": [6], "in_index": [0], "num_classes": 4, "dropout_ratio": 0.0, **words})
+    return MODELS.build(
+        {**PointHead.TINY, "in_channels": [6], "in_index": [0], "num_classes": 4, "dropout_ratio": 0.0, **words})
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -51,8 +54,13 @@ def test_hrnet_freezes_and_gives_one_map(rng):
     model = HRNet(HRNet.TINY["extra"], frozen_stages=3, multiscale_output=False, zero_init_residual=True)
     (found,) = model(jt.array(numbers(rng, 2, 3, 33, 65)))
     assert tuple(found.shape) == (2, 8, 9, 17) and model.out_channels == [8] and model.strides == [4]
-    frozen = {key.partition(".")[0] for key, value in model.state_dict().items() if value.is_stop_grad() and "running" not in key}
-    assert frozen == {"conv1", "bn1", "conv2", "bn2", "layer1", "transition1", "stage2", "transition2", "stage3", "transition3"}
+    frozen = {
+        key.partition(".")[0]
+        for key, value in model.state_dict().items() if value.is_stop_grad() and "running" not in key
+    }
+    assert frozen == {
+        "conv1", "bn1", "conv2", "bn2", "layer1", "transition1", "stage2", "transition2", "stage3", "transition3"
+    }
     assert (model.stage2[0].branches[0][0].bn2.weight.numpy() == 0).all()
     assert "stage4.0.fuse_layers.1.0.0.0.weight" not in model.state_dict()
 
@@ -74,8 +82,15 @@ def test_nearest_resize_equals_its_definition(size, rng):
 
 @pytest.mark.parametrize("source", [False, True, "on_input", "on_lateral", "on_output"])
 def test_fpn_extra_maps(source, rng):
-    neck = FPN([4, 6, 8], 5, 5, start_level=1, add_extra_convs=source, relu_before_extra_convs=True, norm_cfg={"type": "BN"},
-               no_norm_on_lateral=True, upsample_cfg={"mode": "bilinear"})
+    neck = FPN([4, 6, 8],
+               5,
+               5,
+               start_level=1,
+               add_extra_convs=source,
+               relu_before_extra_convs=True,
+               norm_cfg={"type": "BN"},
+               no_norm_on_lateral=True,
+               upsample_cfg={"mode": "bilinear"})
     maps = [jt.array(numbers(rng, 2, width, side, side + 1)) for width, side in ((4, 17), (6, 9), (8, 5))]
     found = neck(maps)
     assert [tuple(m.shape) for m in found] == [(2, 5, *side) for side in ((9, 10), (5, 6), (3, 3), (2, 2), (1, 1))]
@@ -99,7 +114,9 @@ def test_ocr_gathers_by_the_softmax_over_pixels(rng):
     weights = np.exp(scores.astype(np.float64).reshape(2, 3, 20))
     weights /= weights.sum(2, keepdims=True)
     expected = np.einsum("ncl,nkl->nck", features.reshape(2, 6, 20), weights)
-    np.testing.assert_allclose(gather_classes(jt.array(features), jt.array(scores)).numpy()[..., 0], expected, atol=1e-5)
+    np.testing.assert_allclose(gather_classes(jt.array(features), jt.array(scores)).numpy()[..., 0],
+                               expected,
+                               atol=1e-5)
     with pytest.raises(ValueError, match="both heads must read maps of one size"):
         gather_classes(jt.array(features), jt.array(scores[:, :, 1:]))
 
@@ -110,7 +127,10 @@ def test_a_head_that_refines_needs_another_before_it():
         build_model({"type": "EncoderDecoder", "backbone": dict(MSCAN.TINY), "decode_head": copy.deepcopy(head)})
     first = {**GIVEN, **FCNHead.TINY}
     with pytest.raises(ConfigError, match="auxiliary_head: OCRHead refines"):
-        build_model({"type": "EncoderDecoder", "backbone": dict(MSCAN.TINY), "decode_head": first, "auxiliary_head": copy.deepcopy(head)})
+        build_model({
+            "type": "EncoderDecoder", "backbone": dict(MSCAN.TINY), "decode_head": first,
+            "auxiliary_head": copy.deepcopy(head)
+        })
     with pytest.raises(ConfigError, match="scale is 2; accepted: above 0 and at most 1"):
         MODELS.build({**head, "scale": 2})
 
@@ -155,12 +175,14 @@ def test_refinement_changes_the_undecided_positions_only(rng):
     head = point_head(subdivision_steps=1, subdivision_num_points=5)
     head.eval()
     previous, maps = jt.array(numbers(rng, 1, 4, 6, 7)), [jt.array(numbers(rng, 1, 6, 12, 14))]
-    refined, plain = (h.refine(maps, previous).numpy() for h in (head, point_head(subdivision_steps=1, subdivision_num_points=1)))
+    refined, plain = (h.refine(maps, previous).numpy()
+                      for h in (head, point_head(subdivision_steps=1, subdivision_num_points=1)))
     changed = (refined != plain).any(1)
     assert refined.shape == (1, 4, 12, 14) and 1 <= changed.sum() <= 6
     enlarged = jt.nn.interpolate(previous, (12, 14), mode="bilinear").numpy()
     lead = np.sort(enlarged, 1)[0, -1] - np.sort(enlarged, 1)[0, -2]
-    assert set(np.argwhere((np.abs(refined - enlarged) > 1e-5).any(1)[0].ravel()).ravel()) <= set(np.argsort(lead.ravel())[:5])
+    assert set(np.argwhere((np.abs(refined - enlarged)
+                            > 1e-5).any(1)[0].ravel()).ravel()) <= set(np.argsort(lead.ravel())[:5])
 
 
 def test_point_labels_are_the_nearest(rng):
@@ -176,16 +198,22 @@ def test_point_labels_are_the_nearest(rng):
 
 
 def test_mmseg_words_of_points_move_into_the_head():
-    source = {"type": "CascadeEncoderDecoder", "num_stages": 2, "backbone": {"type": "ResNet", "depth": 18}, "decode_head": [
-        {"type": "FCNHead", "in_channels": 512, "channels": 8, "num_classes": 4},
-        {"type": "PointHead", "in_channels": [64], "in_index": [0], "channels": 8, "num_classes": 4}],
+    source = {
+        "type": "CascadeEncoderDecoder", "num_stages": 2, "backbone": {"type": "ResNet", "depth": 18},
+        "decode_head": [{"type": "FCNHead", "in_channels": 512, "channels": 8, "num_classes": 4},
+                        {"type": "PointHead", "in_channels": [64], "in_index": [0], "channels": 8, "num_classes": 4}],
         "train_cfg": {"num_points": 99, "oversample_ratio": 2, "importance_sample_ratio": 0.5},
-        "test_cfg": {"mode": "whole", "subdivision_steps": 1, "subdivision_num_points": 77, "scale_factor": 2}}
+        "test_cfg": {"mode": "whole", "subdivision_steps": 1, "subdivision_num_points": 77, "scale_factor": 2}
+    }
     notes = Notes("a test", "mmseg 1.x")
     model = translate_model(source, notes)
     head = model["decode_head"][1]
-    assert {key: head[key] for key in ("num_points", "oversample_ratio", "importance_sample_ratio", "subdivision_steps",
-                                       "subdivision_num_points", "scale_factor")} == {
-        "num_points": 99, "oversample_ratio": 2, "importance_sample_ratio": 0.5, "subdivision_steps": 1, "subdivision_num_points": 77,
-        "scale_factor": 2}
+    assert {
+        key: head[key]
+        for key in ("num_points", "oversample_ratio", "importance_sample_ratio", "subdivision_steps",
+                    "subdivision_num_points", "scale_factor")
+    } == {
+        "num_points": 99, "oversample_ratio": 2, "importance_sample_ratio": 0.5, "subdivision_steps": 1,
+        "subdivision_num_points": 77, "scale_factor": 2
+    }
     assert model["test_cfg"] == {"mode": "whole"} and "train_cfg" not in model and not notes.lines

@@ -2,11 +2,13 @@
 
     python tests/parity/zoo_jseg.py FOLDER       after zoo_mmseg.py; writes FOLDER/<name>/result.json
 
-The weights reach jseg through the converted file alone. A result says at which step a model failed: referee, translate and convert, run.
+The weights reach jseg through the converted file alone. A result says at which step a model failed: referee, translate
+and convert, run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -36,64 +38,121 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.engine.checkpoint import load_into, load_weights
     from jseg.layers import count_parameters
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     reference = np.load(folder / "reference.npz")
     facts = json.loads(str(reference["facts"]))
     conversion = convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors")
     state, meta = load_weights(conversion.out)
-    model = build_model(meta["config"]["model"])
+    with without_values():
+        model = build_model(meta["config"]["model"])
     load_into(model, state)
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"] and count_parameters(model) == facts["parameters"],
-              "notes": conversion.notes}
+    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"]
+              and count_parameters(model) == facts["parameters"], "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])
     with jt.no_grad():
         scores = model(jt.array(pictures))
-        scores = jt.nn.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners) if tuple(scores.shape[2:]) != size else scores
+        scores = (jt.nn.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners)
+                  if tuple(scores.shape[2:]) != size else scores)
         theirs = reference["logits"]
-        result["logits"] = error_of(scores.numpy() if theirs.shape[1] > 1 else scores.numpy()[:, 1:], theirs) if job.get("logits", True) else 0.0
+        result["logits"] = (error_of(scores.numpy() if theirs.shape[1] > 1 else scores.numpy()[:, 1:], theirs)
+                            if job.get("logits", True) else 0.0)
     model.test_cfg = {"mode": "whole"}
     result["whole"] = equal_share(model.predict(pictures, metas), reference["whole"])
     if "slide" in reference.files:
-        model.test_cfg = {**facts["slide"], "crop_size": tuple(facts["slide"]["crop_size"]), "stride": tuple(facts["slide"]["stride"])}
+        model.test_cfg = {**facts["slide"], "crop_size": tuple(facts["slide"]["crop_size"]),
+                          "stride": tuple(facts["slide"]["stride"])}
         result["slide"] = equal_share(model.predict(pictures, metas), reference["slide"])
     result["classes seen"] = len(np.unique(reference["whole"]))
     if job.get("train"):
-        result.update(training(model, state, reference))
+        result.update(training(meta["config"]["model"], state, reference))
     return result
 
 
-def training(model, state: dict, reference) -> dict:
-    """Losses term by term, gradients and running statistics of one step."""
-    import jittor as jt
+def training(config: dict, state: dict, reference) -> dict:
+    """Losses term by term, gradients and running statistics of one step; and the gradients with smooth activations."""
+    model = build_still(config, state)
+    found, gradients = training_step(model, reference)
+    terms = {key: float(value.mean()) for key, value in reference_group(reference, "losses/").items()}
+    losses = {key: abs(found[key].item() - value) / max(abs(value), 1e-6)
+              for key, value in terms.items() if "acc" not in key and key in found}
+    state_after = model.state_dict()
+    running = {key: error_of(state_after[key].numpy(), value)
+               for key, value in reference_group(reference, "running/").items()}
+    result = {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"),
+              "losses": max(losses.values(), default=float("inf")),
+              "running statistics": max(running.values(), default=0.0)}
+    result.update(gradient_facts("gradients", gradients, reference_group(reference, "gradient/")))
+    with smooth_relu():
+        _, gradients = training_step(build_still(config, state), reference)
+    result.update(gradient_facts("smooth gradients", gradients, reference_group(reference, "smooth/gradient/")))
+    return result
 
+
+def build_still(config: dict, state: dict):
+    """The model in training mode with these weights and nothing random."""
     from jseg.engine.checkpoint import load_into
-    from jseg.layers import named_parameters
-    from jseg.ops import ranks
+    from jseg.models import build_model
+    model = build_model(config)
     load_into(model, state)
     still(model)
     model.train()
+    return model
 
-    def group(name):
-        return {key.partition("/")[2]: reference[key] for key in reference.files if key.startswith(name + "/")}
 
+def training_step(model, reference) -> tuple[dict, dict[str, np.ndarray]]:
+    """(terms of the loss, gradients by parameter name)."""
+    import jittor as jt
+
+    from jseg.layers import named_parameters
+    from jseg.ops import ranks
     with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))):
         found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
     parameters = named_parameters(model)
-    theirs = group("gradient")
-    gradients = {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
-    untouched = [key for key in parameters if key not in theirs and np.abs(gradients[key]).max() > 0]
-    errors = gradient_errors(gradients, theirs)
+    return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
+
+
+def gradient_facts(name: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict:
+    """The worst error by norm, where it is, and what has a gradient on this side alone."""
+    errors = gradient_errors(ours, theirs)
     worst = max(errors, key=errors.get)
-    terms = {key: float(value.mean()) for key, value in group("losses").items()}
-    losses = {key: abs(found[key].item() - value) / max(abs(value), 1e-6) for key, value in terms.items() if "acc" not in key and key in found}
-    state = model.state_dict()
-    running = {key: error_of(state[key].numpy(), value) for key, value in group("running").items()}
-    return {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"), "losses": max(losses.values(), default=float("inf")),
-            "gradients": errors[worst], "torch gradients": float(reference["torch_gradients"].max()), "worst gradient": worst, "gradients compared": len(errors), "gradients without partner": untouched,
-            "running statistics": max(running.values(), default=0.0)}
+    untouched = [key for key in ours if key not in theirs and np.abs(ours[key]).max() > 0]
+    return {name: errors[worst], f"worst of {name}": worst, f"{name} compared": len(errors),
+            f"{name} without partner": untouched}
+
+
+def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
+    """Entries of reference.npz under a prefix, by the rest of their names."""
+    return {key[len(prefix):]: reference[key] for key in reference.files if key.startswith(prefix)}
+
+
+@contextlib.contextmanager
+def smooth_relu():
+    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too (why: zoo_mmseg.smooth_relu)."""
+    from jseg import ops
+    from jseg.layers import activation
+    norm, relu, plain = ops.norm, activation.relu, dict(activation._PLAIN)
+    holders = [module for name, module in list(sys.modules.items())
+               if name.startswith("jseg.") and getattr(module, "relu", None) is relu]
+
+    def smooth_norm(*args, **words):
+        return norm(*args,
+                    **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
+
+    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu)
+    ops.norm = smooth_norm
+    for module in holders:
+        module.relu = activation.gelu
+    try:
+        yield
+    finally:
+        activation._PLAIN.update(plain)
+        ops.norm = norm
+        for module in holders:
+            module.relu = relu
 
 
 def equal_share(ours: list, theirs: np.ndarray) -> float:
@@ -109,7 +168,8 @@ def main(folder: pathlib.Path) -> None:
     for job in json.loads((folder / "jobs.json").read_text()):
         own, began = folder / job["name"], time.time()
         if not (own / "reference.npz").exists():
-            text = (own / "error.txt").read_text().strip().splitlines() if (own / "error.txt").exists() else ["nothing written"]
+            text = (own / "error.txt").read_text().strip().splitlines() if (own / "error.txt").exists() else [
+                "nothing written"]
             result = {"failed": f"referee: {text[-1]}"}
         else:
             try:

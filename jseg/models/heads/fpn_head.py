@@ -35,7 +35,8 @@ class Double(nn.Module):
 
 @MODELS.register()
 class FPNHead(SegmentationHead):
-    """One path a map: a 3x3 block and an upsampling by 2 until the finest map's stride is reached, one block where it has that.
+    """One path a map: a 3x3 block and an upsampling by 2 until the finest map's stride is reached, one block where it
+    has that.
 
     Args:
         options: see `HeadOptions`.
@@ -46,21 +47,24 @@ class FPNHead(SegmentationHead):
         ConfigError: `feature_strides` are not such numbers, or not one for each map.
     """
 
-    TINY = MappingProxyType({"type": "FPNHead", "channels": 8, "feature_strides": [4, 8, 16, 32], "norm_cfg": {"type": "BN"}})
+    TINY = MappingProxyType(
+        {"type": "FPNHead", "channels": 8, "feature_strides": [4, 8, 16, 32], "norm_cfg": {"type": "BN"}})
     DEFAULTS = MappingProxyType({"input_transform": "multiple_select"})
 
     def __init__(self, options: HeadOptions, *, feature_strides: Sequence[int]):
         super().__init__(options)
         steps = [(stride // feature_strides[0]).bit_length() - 1 for stride in feature_strides]
-        if options.input_transform != "multiple_select" or len(feature_strides) != len(options.in_channels) \
-                or any(stride != feature_strides[0] << step for stride, step in zip(feature_strides, steps) if step >= 0) or min(steps) < 0:
-            raise ConfigError(f"feature_strides {list(feature_strides)}: one for each of the maps {list(options.in_index)} (input_transform "
-                              "multiple_select), the first times a power of 2")
+        fitting = [stride == feature_strides[0] << max(step, 0) for stride, step in zip(feature_strides, steps)]
+        if options.input_transform != "multiple_select" or len(steps) != len(options.in_channels) or not all(fitting):
+            raise ConfigError(f"feature_strides {list(feature_strides)}: one for each of the maps "
+                              f"{list(options.in_index)} (input_transform multiple_select), the first times a power "
+                              "of 2")
         paths = []
         for width, step in zip(options.in_channels, steps):
             path = []
             for i in range(max(step, 1)):
-                path.append(ConvNormAct(width if i == 0 else options.channels, options.channels, 3, padding=1, **options.blocks))
+                before = width if i == 0 else options.channels
+                path.append(ConvNormAct(before, options.channels, 3, padding=1, **options.blocks))
                 path += [Double(options.align_corners)] if step else []
             paths.append(nn.Sequential(*path))
         self.scale_heads = nn.Sequential(*paths)

@@ -1,9 +1,11 @@
 """LRASPPHead: the coarsest map, weighed by means over large windows, then joined with finer maps step by step.
 
 Paper: Howard et al., "Searching for MobileNetV3", ICCV 2019, sec. 6.4 (Lite R-ASPP).
-Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/lraspp_head.py (Apache-2.0), whose keys and arithmetic these are.
+Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/lraspp_head.py (Apache-2.0), whose keys and arithmetic these
+are.
 
-Deviations: maps smaller than the pooling window are accepted (the window is cut to them; upstream fails); any number of maps.
+Deviations: maps smaller than the pooling window are accepted (the window is cut to them; upstream fails); any number of
+maps.
 """
 
 from __future__ import annotations
@@ -50,18 +52,22 @@ class LRASPPHead(SegmentationHead):
         ConfigError: another `input_transform`, or not one width for each map but the last.
     """
 
-    TINY = MappingProxyType({"type": "LRASPPHead", "channels": 8, "branch_channels": [4, 4, 6], "input_transform": "multiple_select",
-                             "norm_cfg": {"type": "BN"}})
+    TINY = MappingProxyType({
+        "type": "LRASPPHead", "channels": 8, "branch_channels": [4, 4, 6], "input_transform": "multiple_select",
+        "norm_cfg": {"type": "BN"}
+    })
 
     def __init__(self, options: HeadOptions, *, branch_channels: Sequence[int] = (32, 64)):
         super().__init__(options)
         if options.input_transform != "multiple_select" or len(branch_channels) != len(options.in_channels) - 1:
-            raise ConfigError(f"input_transform is {options.input_transform!r} and branch_channels {list(branch_channels)}; accepted: "
-                              "'multiple_select', and a width for each map of in_channels but the last")
+            raise ConfigError(f"input_transform is {options.input_transform!r} and branch_channels "
+                              f"{list(branch_channels)}; accepted: 'multiple_select', and a width for each map of "
+                              "in_channels but the last")
         *finer, coarsest = options.in_channels
         channels, blocks = options.channels, options.blocks
         self.convs = Numbered([Conv2d(a, b, 1, bias=False) for a, b in zip(finer, branch_channels)], "conv")
-        self.conv_ups = Numbered([ConvNormAct(channels + width, channels, 1, bias=False, **blocks) for width in branch_channels], "conv_up")
+        self.conv_ups = Numbered(
+            [ConvNormAct(channels + width, channels, 1, bias=False, **blocks) for width in branch_channels], "conv_up")
         self.conv_up_input = Conv2d(channels, channels, 1)
         self.aspp_conv = ConvNormAct(coarsest, channels, 1, bias=False, **blocks)
         self.image_pool = ImagePool(coarsest, channels)

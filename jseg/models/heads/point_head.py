@@ -1,10 +1,12 @@
-"""PointHead: classify single points anew from fine features, where the scores of the head before are undecided (PointRend).
+"""PointHead: classify single points anew from fine features, where the scores of the head before are undecided
+(PointRend).
 
 Paper: Kirillov et al., "PointRend: Image Segmentation as Rendering", CVPR 2020, sec. 3 and 5.
-Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/point_head.py (Apache-2.0), whose keys and arithmetic these are.
+Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/point_head.py (Apache-2.0), whose keys and arithmetic these
+are.
 
-Deviations: the words that upstream reads from the model's `train_cfg` and `test_cfg` are the head's own (`MODEL_WORDS`; `jseg convert`
-moves them); a cascade runs the head before once a step (see `EncoderDecoder`).
+Deviations: the words that upstream reads from the model's `train_cfg` and `test_cfg` are the head's own (`MODEL_WORDS`;
+`jseg convert` moves them); a cascade runs the head before once a step (see `EncoderDecoder`).
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class PointOptions(HeadOptions):
 class PointHead(SegmentationHead):
     """A perceptron over points, given fine features and the scores of the head before. Only behind another head.
 
-    In training it classifies random points, most of them undecided ones. In evaluation it enlarges the scores in steps, and in each
-    step classifies the most undecided positions anew.
+    In training it classifies random points, most of them undecided ones. In evaluation it enlarges the scores in steps,
+    and in each step classifies the most undecided positions anew.
 
     Args:
         options: see `HeadOptions`.
@@ -47,38 +49,54 @@ class PointHead(SegmentationHead):
         coarse_pred_each_layer: join the scores before to the input of every layer, not of the first alone.
         num_points: points of a picture in training.
         oversample_ratio: points drawn for each that is kept, >= 1.
-        importance_sample_ratio: share of the points, 0 to 1, that are the most undecided of those drawn; the others are random.
+        importance_sample_ratio: share of the points, 0 to 1, that are the most undecided of those drawn; the others are
+            random.
         subdivision_steps, scale_factor: steps in evaluation, and by how much each enlarges the scores.
         subdivision_num_points: positions classified anew in a step.
     Shape:
-        features: list of maps; previous: (N, K, h, w) -> in evaluation scores (N, K, h * f, w * f), f = scale_factor ** subdivision_steps;
-        in training scores of points (N, K, num_points) and the points (N, num_points, 2), (x, y) as shares of width and height
+        features: list of maps; previous: (N, K, h, w) -> in evaluation scores (N, K, h * f, w * f) with
+        f = scale_factor ** subdivision_steps; in training scores of points (N, K, num_points) and the points
+        (N, num_points, 2), (x, y) as shares of width and height
     Raises:
         ConfigError: a number out of range.
     """
 
-    TINY = MappingProxyType({"type": "PointHead", "channels": 8, "num_fcs": 2, "num_points": 64, "subdivision_num_points": 200})
+    TINY = MappingProxyType(
+        {"type": "PointHead", "channels": 8, "num_fcs": 2, "num_points": 64, "subdivision_num_points": 200})
     OPTIONS = PointOptions
-    DEFAULTS = MappingProxyType({"input_transform": "multiple_select", "conv_cfg": MappingProxyType({"type": "Conv1d"})})
+    DEFAULTS = MappingProxyType(
+        {"input_transform": "multiple_select", "conv_cfg": MappingProxyType({"type": "Conv1d"})})
     MODEL_WORDS = MappingProxyType({"train_cfg": ("num_points", "oversample_ratio", "importance_sample_ratio"),
                                     "test_cfg": ("subdivision_steps", "subdivision_num_points", "scale_factor")})
     needs_previous = True
 
-    def __init__(self, options: PointOptions, *, num_fcs: int = 3, coarse_pred_each_layer: bool = True, num_points: int = 2048,
-                 oversample_ratio: float = 3, importance_sample_ratio: float = 0.75, subdivision_steps: int = 2,
-                 subdivision_num_points: int = 8196, scale_factor: int = 2):
+    def __init__(self,
+                 options: PointOptions,
+                 *,
+                 num_fcs: int = 3,
+                 coarse_pred_each_layer: bool = True,
+                 num_points: int = 2048,
+                 oversample_ratio: float = 3,
+                 importance_sample_ratio: float = 0.75,
+                 subdivision_steps: int = 2,
+                 subdivision_num_points: int = 8196,
+                 scale_factor: int = 2):
         super().__init__(options)
-        if min(num_fcs, num_points, subdivision_num_points, scale_factor, oversample_ratio) < 1 or subdivision_steps < 0 \
-                or not 0 <= importance_sample_ratio <= 1 or scale_factor != int(scale_factor):
-            raise ConfigError(
-                f"num_fcs {num_fcs}, num_points {num_points}, subdivision_num_points {subdivision_num_points}, oversample_ratio "
-                f"{oversample_ratio}, scale_factor {scale_factor} (whole): each at least 1; subdivision_steps {subdivision_steps}: at least 0; "
-                f"importance_sample_ratio {importance_sample_ratio}: 0 to 1")
+        counts = {"num_fcs": num_fcs, "num_points": num_points, "oversample_ratio": oversample_ratio,
+                  "subdivision_num_points": subdivision_num_points, "scale_factor": scale_factor}
+        for name, value in counts.items():
+            if value < 1 or (name != "oversample_ratio" and value != int(value)):
+                kind = "a number" if name == "oversample_ratio" else "a whole number"
+                raise ConfigError(f"{name} is {value}; accepted: {kind}, 1 or more")
+        if subdivision_steps < 0 or not 0 <= importance_sample_ratio <= 1:
+            raise ConfigError(f"subdivision_steps is {subdivision_steps}, importance_sample_ratio "
+                              f"{importance_sample_ratio}; accepted: 0 or more, 0 to 1")
         del self.conv_seg  # `fc_seg` classifies
         self.coarse_pred_each_layer = coarse_pred_each_layer
         self.num_points, self.drawn_points = num_points, int(num_points * oversample_ratio)
         self.undecided_points = int(importance_sample_ratio * num_points)
-        self.subdivision_steps, self.subdivision_num_points, self.scale_factor = subdivision_steps, subdivision_num_points, int(scale_factor)
+        self.subdivision_steps, self.scale_factor = subdivision_steps, int(scale_factor)
+        self.subdivision_num_points = subdivision_num_points
         width, classes = sum(options.in_channels) + options.num_classes, options.num_classes
         layers = []
         for _ in range(num_fcs):
@@ -135,7 +153,8 @@ class PointHead(SegmentationHead):
 
     def loss(self, outputs: tuple, labels: jt.Var) -> dict[str, jt.Var]:
         logits, points = outputs
-        found = ops.point_sample(labels.float32().unsqueeze(1), points, mode="nearest", align_corners=self.align_corners)  # (N, 1, P)
+        found = ops.point_sample(labels.float32().unsqueeze(1), points, mode="nearest",
+                                 align_corners=self.align_corners)  # (N, 1, P)
         terms = self.criterion(logits.unsqueeze(3), found.int32().transpose(0, 2, 1))
         return {"acc_point" if name == "acc_seg" else f"point{name}": value for name, value in terms.items()}
 

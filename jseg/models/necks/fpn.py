@@ -3,8 +3,8 @@
 Paper: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, sec. 3.
 Upstream: mmsegmentation 1.2.2 mmseg/models/necks/fpn.py (Apache-2.0), whose words, keys and arithmetic these are.
 
-Deviations: `upsample_cfg` takes `mode` and `align_corners`, no `scale_factor`: maps always take the size of the finer one;
-`conv_cfg` is not a word.
+Deviations: `upsample_cfg` takes `mode` and `align_corners`, no `scale_factor`: maps always take the size of the finer
+one; `conv_cfg` is not a word.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ class FPN(nn.Module):
     Args:
         in_channels: widths of all maps of the backbone.
         out_channels: width of every result.
-        num_outs: results; those beyond the maps used are made coarser by `add_extra_convs` or by taking every second pixel.
+        num_outs: results; those beyond the maps used are made coarser by `add_extra_convs` or by taking every second
+            pixel.
         start_level, end_level: the maps used, [start_level, end_level); end_level -1: to the last.
-        add_extra_convs: False, or where the strided convolutions of the extra results begin: "on_input" (the last map used),
-            "on_lateral" (it after its 1x1 block) or "on_output" (the last result). True: "on_output", or "on_input" with
-            `extra_convs_on_inputs`.
+        add_extra_convs: False, or where the strided convolutions of the extra results begin: "on_input" (the last map
+            used), "on_lateral" (it after its 1x1 block) or "on_output" (the last result). True: "on_output", or
+            "on_input" with `extra_convs_on_inputs`.
         relu_before_extra_convs: ReLU before every extra convolution but the first.
         no_norm_on_lateral: leave the norm out of the 1x1 blocks.
         norm_cfg, act_cfg: norm (None for none) and activation of the blocks.
@@ -50,16 +51,25 @@ class FPN(nn.Module):
 
     TINY = MappingProxyType({"type": "FPN", "out_channels": 8, "num_outs": 4})
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int, start_level: int = 0, end_level: int = -1,
-                 add_extra_convs: bool | str = False, extra_convs_on_inputs: bool = False, relu_before_extra_convs: bool = False,
-                 no_norm_on_lateral: bool = False, norm_cfg: dict | None = None, act_cfg: dict | None = None,
+    def __init__(self,
+                 in_channels: Sequence[int],
+                 out_channels: int,
+                 num_outs: int,
+                 start_level: int = 0,
+                 end_level: int = -1,
+                 add_extra_convs: bool | str = False,
+                 extra_convs_on_inputs: bool = False,
+                 relu_before_extra_convs: bool = False,
+                 no_norm_on_lateral: bool = False,
+                 norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None,
                  upsample_cfg: dict = MappingProxyType({"mode": "nearest"})):
         super().__init__()
         end = len(in_channels) if end_level == -1 else end_level
         used, extra = in_channels[start_level:end], num_outs - (end - start_level)
         if not 0 <= start_level < end <= len(in_channels) or extra < 0 or (extra and end_level != -1):
-            raise ConfigError(f"start_level {start_level} and end_level {end_level} choose of {len(in_channels)} maps, num_outs is {num_outs}; it "
-                              "is their number, or more where end_level is -1")
+            raise ConfigError(f"start_level {start_level} and end_level {end_level} choose of {len(in_channels)} maps, "
+                              f"num_outs is {num_outs}; it is their number, or more where end_level is -1")
         if add_extra_convs not in _SOURCES:
             raise ConfigError(f"add_extra_convs is {add_extra_convs!r}; accepted: {', '.join(map(repr, _SOURCES))}")
         if add_extra_convs is True:
@@ -94,7 +104,8 @@ class FPN(nn.Module):
             if not self.add_extra_convs:
                 results.append(results[-1][:, :, ::2, ::2])
             elif i == 0:
-                source = {"on_input": used[-1], "on_lateral": laterals[-1], "on_output": results[-1]}[self.add_extra_convs]
+                source = {"on_input": used[-1], "on_lateral": laterals[-1],
+                          "on_output": results[-1]}[self.add_extra_convs]
                 results.append(convs[len(used)](source))
             else:
                 results.append(convs[len(used) + i](relu(results[-1]) if self.relu_before_extra_convs else results[-1]))
@@ -108,4 +119,5 @@ def _upsampling(cfg: Mapping):
         raise ConfigError(f"upsample_cfg is {dict(cfg)}; accepted: mode 'nearest' or 'bilinear', and align_corners")
     if mode == "nearest":
         return lambda coarse, fine: fine + nearest_resize(coarse, tuple(fine.shape[2:]))
-    return lambda coarse, fine: ops.bilinear_resize(coarse, tuple(fine.shape[2:]), align_corners=align_corners, add=fine)
+    return lambda coarse, fine: ops.bilinear_resize(
+        coarse, tuple(fine.shape[2:]), align_corners=align_corners, add=fine)
