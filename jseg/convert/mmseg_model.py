@@ -22,6 +22,7 @@ _MSCAN_UPSTREAM = {"embed_dims": [64, 128, 256, 512], "mlp_ratios": [4, 4, 4, 4]
 _HAM_SPELLINGS = {"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t", "RAND_INIT": "rand_init"}
 _HAM_UPSTREAM = {"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "rand_init": True}  # all three families
 # words of a head that stay unsaid where usual
+_SCOPES = ("mmseg", "mmpretrain", "mmcls")  # before a dot: the library whose class is meant
 _SELDOM = ("input_transform", "out_channels", "threshold", "conv_cfg", "sampler")
 _NEUTRAL = {"conv_cfg": (None,), "threshold": (None,), "init_cfg": (None,), "pretrained": (None,),
             "decoder_params": (None,), "norm_eval": (False,), "with_cp": (False,), "out_channels": (None,)}
@@ -93,6 +94,9 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
     """
     block = notes.block(block, where)
     kind = block.get("type")
+    scope, _, bare = kind.rpartition(".") if isinstance(kind, str) else ("", "", "")
+    if scope in _SCOPES and bare in registry:
+        block, kind = {**block, "type": bare}, bare
     if not isinstance(kind, str) or kind not in registry:
         notes.add(f"{where}.type", f"jseg has no {registry.kind} {kind!r}{nearest(str(kind), registry.names())}; the "
                                    "block was kept for you to change")

@@ -191,23 +191,25 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU, in place where they were.
+    """ReLU and ReLU6 become GELU, in place where they were; HSwish becomes Swish and HSigmoid a sigmoid.
 
     Rounding moves values across a ReLU's edge and flips their whole gradient, so in a deep network float32 gradients
     stray by percents from exact ones, whoever computes them. Without edges, what differs is a fault.
     """
     import torch
+    from mmcv.cnn.bricks.hsigmoid import HSigmoid
     from torch.nn import functional
-    before = functional.relu, functional.hardtanh, torch.relu
+    before = functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward
 
     def gelu(x, *_, inplace: bool = False, **__):
         return x.copy_(functional.gelu(x.clone())) if inplace else functional.gelu(x)
 
     functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
+    functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
     try:
         yield
     finally:
-        functional.relu, functional.hardtanh, torch.relu = before
+        functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward = before
 
 
 def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
