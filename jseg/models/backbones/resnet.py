@@ -34,18 +34,17 @@ class AvgPool(nn.Module):
         self.stride = stride
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return avg_pool(x, self.stride, ceil_mode=True, count_include_pad=False)
+        return x if self.stride == 1 else avg_pool(x, self.stride, ceil_mode=True, count_include_pad=False)
 
 
 class Shortcut(nn.Sequential):
     """A projection to a block's width and stride: 1x1 convolution and norm, after averaging in ResNet-D.
-    Keys "0", "1" ("2").
+    Keys "0" and "1", in ResNet-D "1" and "2".
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, avg_down: bool, norm_cfg: dict):
-        averages = avg_down and stride != 1
         conv = Conv2d(in_channels, out_channels, 1, stride=1 if avg_down else stride, bias=False)
-        super().__init__(*([AvgPool(stride)] if averages else []), conv, build_norm(norm_cfg, out_channels)[1])
+        super().__init__(*([AvgPool(stride)] if avg_down else []), conv, build_norm(norm_cfg, out_channels)[1])
 
     def execute(self, x: jt.Var) -> jt.Var:
         *pool, conv, norm = self
