@@ -195,6 +195,6 @@ def _sizes(arch: str | Mapping) -> tuple[list, list, list, float]:
     layers, widths = list(arch["layers"]), list(arch["embed_dims"])
     ratios = list(arch.get("mlp_ratios", [4] * len(layers)))
     if not len(layers) == len(widths) == len(ratios) >= 1 or any(a == b for a, b in zip(widths, widths[1:])):
-        raise ConfigError(f"arch: layers {layers}, embed_dims {widths} and mlp_ratios {ratios} have one number a stage, "
-                          "and no stage has the width of the one before")
+        raise ConfigError(f"arch: layers {layers}, embed_dims {widths} and mlp_ratios {ratios} have one number a "
+                          "stage, and no stage has the width of the one before")
     return layers, widths, ratios, arch.get("layer_scale_init_value", 1e-5)
