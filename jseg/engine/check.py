@@ -69,8 +69,9 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
 def summary(cfg: Mapping) -> str:
     """Say in one line what a valid config trains."""
     model, train, loader = cfg["model"], TrainCfg.read(cfg["train_cfg"]), cfg["train_dataloader"]
+    heads = model["decode_head"] if isinstance(model["decode_head"], (list, tuple)) else [model["decode_head"]]
     parts = [f"{b['type']} {b['variant']}" if "variant" in b else b["type"]
-             for b in (model.get(key) for key in ("backbone", "neck", "decode_head")) if isinstance(b, Mapping)]
+             for b in (model["backbone"], model.get("neck"), *heads) if isinstance(b, Mapping)]
     length = f"{train.max_iters} iterations" if train.max_iters else f"{train.max_epochs} epochs"
     names = class_names(loader["dataset"])
     known = f" ({len(names)} classes)" if names else ""

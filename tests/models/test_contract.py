@@ -48,9 +48,9 @@ def whole_model(name: str) -> dict:
     first = 1 if name in ("MSCAN", "LightHamHead") else 0
 
     def whole_head(head):
-        several = accepted(MODELS.get(head["type"]))["input_transform"].default is not None
-        given = {"in_channels": widths[first:], "in_index": list(range(first, len(widths)))} if several else {
-            "in_channels": widths[-1]}
+        several = head.get("input_transform", accepted(MODELS.get(head["type"]))["input_transform"].default) is not None
+        given = {"in_channels": widths[first:], "in_index": list(range(first, len(widths)))
+                 } if several else {"in_channels": widths[-1]}
         return {**given, "num_classes": 5, "dropout_ratio": 0.0, **head}
 
     head = whole_head(block if kind == "heads" else dict(LightHamHead.TINY))
@@ -59,6 +59,7 @@ def whole_model(name: str) -> dict:
     return {"type": "EncoderDecoder", "backbone": backbone, "neck": neck, "decode_head": head}
 
 
+CUT = {"PoolFormer"}  # backbones whose patches leave out what does not fill one: floor(H / stride) rows
 NOT_NETWORKS = {"SegDataPreProcessor", "EncoderDecoder", "CascadeEncoderDecoder"}
 SPECIMENS = {name: whole_model(name) for name in MODELS.names() if name not in NOT_NETWORKS}
 
