@@ -149,7 +149,7 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
         out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
+             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": SLIDE, "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
