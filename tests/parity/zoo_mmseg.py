@@ -143,9 +143,10 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
             network.test_cfg = Config(SLIDE)
             out["slide"] = label_maps(network, pictures, metas)
     if job.get("train"):
-        out.update(training_step(network.double(), pictures, labels, metas))
+        data_samples = labelled_samples(metas, labels, edge_step(config))
+        out.update(training_step(network.double(), pictures, data_samples))
         with smooth_relu():
-            smooth = training_step(network, pictures, labels, metas)
+            smooth = training_step(network, pictures, data_samples)
         out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
@@ -174,7 +175,25 @@ def smooth_relu():
         functional.relu, functional.hardtanh, torch.relu = before
 
 
-def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
+def edge_step(config):
+    """The transform of the training pipeline that draws edges, or None."""
+    from mmseg.registry import TRANSFORMS
+    steps = config.get("train_dataloader", {}).get("dataset", {}).get("pipeline") or []
+    return next((TRANSFORMS.build(step) for step in steps if step["type"] == "GenerateEdge"), None)
+
+
+def labelled_samples(metas: list[dict], labels: np.ndarray, edges) -> list:
+    """Data samples with label maps, and edge maps where the pipeline draws them."""
+    import torch
+    from mmengine.structures import PixelData
+    found = samples([dict(m) for m in metas], labels)
+    for sample, label in zip(found, labels if edges is not None else ()):
+        drawn = edges({"img_shape": label.shape, "gt_seg_map": label})["gt_edge_map"]
+        sample.gt_edge_map = PixelData(data=torch.from_numpy(drawn.astype(np.int64))[None])
+    return found
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list) -> dict[str, np.ndarray]:
     """Losses, gradients and running statistics of one step from the random weights, in float64."""
     import torch
     load(network)
@@ -185,7 +204,7 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     for stage in stages:
         run_once(stage)
     try:
-        losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
+        losses = network.loss(torch.from_numpy(pictures).double(), data_samples)
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
     finally:
