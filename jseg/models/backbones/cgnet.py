@@ -14,10 +14,8 @@ from typing import Sequence
 import jittor as jt
 from jittor import nn
 
-from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import Conv2d, ConvNormAct, PReLU, adaptive_avg_pool, avg_pool, build_norm, relu
-from jseg.layers.init import normal, zeros
+from jseg.layers import Conv2d, ConvNormAct, Linear, PReLU, adaptive_avg_pool, avg_pool, build_norm, relu
 from jseg.registry import MODELS
 
 __all__ = ["CGNet"]
@@ -28,17 +26,6 @@ def _activation(act_cfg: dict, channels: int) -> dict:
     return {**act_cfg, "num_parameters": channels, "init": 0.0} if act_cfg["type"] == "PReLU" else dict(act_cfg)
 
 
-class Dense(nn.Module):
-    """x weight^T + bias. Shape: (N, in_channels) -> (N, out_channels)."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.weight, self.bias = normal((out_channels, in_channels), (2.0 / out_channels) ** 0.5), zeros(out_channels)
-
-    def execute(self, x: jt.Var) -> jt.Var:
-        return ops.linear(x, self.weight, self.bias)
-
-
 class GlobalContext(nn.Module):
     """Channels times a gate made from their means by two dense layers, `reduction` times narrower inside. Shape: (N, C, H, W) -> same."""
 
@@ -46,7 +33,7 @@ class GlobalContext(nn.Module):
         super().__init__()
         if not 1 <= reduction <= channels:
             raise ConfigError(f"reductions holds {reduction}; accepted: 1 to the stage's width, {channels}")
-        self.fc = nn.Sequential(Dense(channels, channels // reduction), nn.ReLU(), Dense(channels // reduction, channels))
+        self.fc = nn.Sequential(Linear(channels, channels // reduction), nn.ReLU(), Linear(channels // reduction, channels))
 
     def execute(self, x: jt.Var) -> jt.Var:
         first, _, second = self.fc

@@ -106,7 +106,6 @@ class ERFNet(nn.Module):
     TINY = MappingProxyType({"type": "ERFNet", "enc_downsample_channels": [4, 8, 16], "enc_stage_non_bottlenecks": [1, 2],
                              "enc_non_bottleneck_dilations": [1, 2], "enc_non_bottleneck_channels": [8, 16], "dec_upsample_channels": [8, 4],
                              "dec_stages_non_bottleneck": [1, 1], "dec_non_bottleneck_channels": [8, 4], "dropout_ratio": 0.0})
-    exact_strides = False
 
     def __init__(self, in_channels: int = 3, enc_downsample_channels: Sequence[int] = (16, 64, 128),
                  enc_stage_non_bottlenecks: Sequence[int] = (5, 8), enc_non_bottleneck_dilations: Sequence[int] = (2, 4, 8, 16),

@@ -51,7 +51,6 @@ class ICNet(nn.Module):
     TINY = MappingProxyType({
         "type": "ICNet", "backbone_cfg": {**ResNetV1c.TINY, "depth": 18, "multi_grid": None}, "layer_channels": [16, 64], "light_branch_middle_channels": 4,
         "psp_out_channels": 8, "out_channels": [8, 16, 16], "pool_scales": [1, 2], "norm_cfg": {"type": "GN", "num_groups": 2}})
-    exact_strides = False
 
     def __init__(self, backbone_cfg: dict, in_channels: int = 3, layer_channels: Sequence[int] = (512, 2048), light_branch_middle_channels: int = 32,
                  psp_out_channels: int = 512, out_channels: Sequence[int] = (64, 256, 256), pool_scales: Sequence[int] = (1, 2, 3, 6),

@@ -55,7 +55,7 @@ class PIDHead(SegmentationHead):
     DEFAULTS = MappingProxyType({"norm_cfg": {"type": "BN"}, "act_cfg": {"type": "ReLU", "inplace": True}})
     TINY_BACKBONE = PIDNet.TINY
     TINY = MappingProxyType({
-        "type": "PIDHead", "in_channels": 32, "channels": 8, "norm_cfg": {"type": "BN"},
+        "type": "PIDHead", "in_channels": 32, "channels": 8, "norm_cfg": {"type": "BN"}, "edge_width": 1,
         "loss_decode": [{"type": "CrossEntropyLoss", "loss_weight": 0.4}, {"type": "OhemCrossEntropy", "thres": 0.9},
                         {"type": "BoundaryLoss", "loss_weight": 20.0}, {"type": "OhemCrossEntropy", "thres": 0.9}]})
 
