@@ -3,15 +3,18 @@
 from jseg.convert.mmseg_config import translate_config
 from jseg.registry import MODELS
 
-LOSSES = [{"type": "CrossEntropyLoss"}, {"type": "OhemCrossEntropy", "thres": 0.9}, {"type": "BoundaryLoss", "loss_weight": 20.0},
-          {"type": "OhemCrossEntropy", "thres": 0.9}]
+LOSSES = [{"type": "CrossEntropyLoss"}, {"type": "OhemCrossEntropy", "thres": 0.9},
+          {"type": "BoundaryLoss", "loss_weight": 20.0}, {"type": "OhemCrossEntropy", "thres": 0.9}]
 
 
 def source(head: dict, step: dict | None) -> dict:
-    pipeline = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, *([step] if step else []), {"type": "PackSegInputs"}]
-    return {"model": {"type": "EncoderDecoder", "backbone": {"type": "PIDNet", "channels": 32, "norm_cfg": {"type": "SyncBN"}},
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, *([step] if step else []),
+                {"type": "PackSegInputs"}]
+    return {"model": {"type": "EncoderDecoder",
+                      "backbone": {"type": "PIDNet", "channels": 32, "norm_cfg": {"type": "SyncBN"}},
                       "decode_head": {"num_classes": 19, "channels": 8, "norm_cfg": {"type": "SyncBN"}, **head}},
-            "train_dataloader": {"batch_size": 2, "dataset": {"type": "CityscapesDataset", "data_root": "data", "pipeline": pipeline}}}
+            "train_dataloader": {"batch_size": 2,
+                                 "dataset": {"type": "CityscapesDataset", "data_root": "data", "pipeline": pipeline}}}
 
 
 def pid_head(**words) -> dict:
