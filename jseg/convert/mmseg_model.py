@@ -109,6 +109,8 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
     for key in ("norm_cfg", "act_cfg"):
         if isinstance(kept.get(key), dict):
             kept[key] = _plain_cfg(kept[key])
+    if isinstance(kept.get("backbone_cfg"), dict):
+        kept["backbone_cfg"] = _known(MODELS, kept["backbone_cfg"], f"{where}.backbone_cfg", notes)
     return kept
 
 

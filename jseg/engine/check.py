@@ -237,8 +237,16 @@ def _check_classes(model: Mapping, dataset: Mapping, where: str) -> list[str]:
     names = class_names(_without_pipeline(dataset))
     return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} "
             "classes"
-            for place, head in heads_of(model) if names and isinstance(head, Mapping)
+            for place, head in heads_of(model) if names and isinstance(head, Mapping) and not _makes_targets(head)
             and head.get("num_classes") is not None and head["num_classes"] != len(names)]
+
+
+def _makes_targets(head: Mapping) -> bool:
+    """Whether a head's classes are not the dataset's."""
+    from jseg.models.heads.base import Head
+
+    entry = MODELS.get(head["type"]) if head.get("type") in MODELS else None
+    return isinstance(entry, type) and issubclass(entry, Head) and entry.own_targets
 
 
 def _check_optimizer(block: Mapping) -> list[str]:

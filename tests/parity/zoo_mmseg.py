@@ -181,14 +181,16 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
             network.test_cfg = Config({**of_heads, **slide})
             out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
     if job.get("train"):
-        out.update(training_step(network.double(), pictures, labels, metas))
+        data_samples = labelled_samples(metas, labels, edge_step(config))
+        out.update(training_step(network.double(), pictures, data_samples))
         with smooth_relu():
-            smooth = training_step(network, pictures, labels, metas)
+            smooth = training_step(network, pictures, data_samples)
         out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
                       if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters()), "slide": slide, "metas": metas}
+             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": slide,
+             "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
@@ -205,7 +207,8 @@ def smooth_relu():
     before = functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward
 
     def gelu(x, *_, inplace: bool = False, **__):
-        return x.copy_(functional.gelu(x.clone())) if inplace else functional.gelu(x)
+        y = functional.gelu(x.clone())  # it saves its input, which sums in place may change behind a ReLU
+        return x.copy_(y) if inplace else y
 
     functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
     functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
@@ -215,7 +218,25 @@ def smooth_relu():
         functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward = before
 
 
-def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
+def edge_step(config):
+    """The transform of the training pipeline that draws edges, or None."""
+    from mmseg.registry import TRANSFORMS
+    steps = config.get("train_dataloader", {}).get("dataset", {}).get("pipeline") or []
+    return next((TRANSFORMS.build(step) for step in steps if step["type"] == "GenerateEdge"), None)
+
+
+def labelled_samples(metas: list[dict], labels: np.ndarray, edges) -> list:
+    """Data samples with label maps, and edge maps where the pipeline draws them."""
+    import torch
+    from mmengine.structures import PixelData
+    found = samples([dict(m) for m in metas], labels)
+    for sample, label in zip(found, labels if edges is not None else ()):
+        drawn = edges({"img_shape": label.shape, "gt_seg_map": label})["gt_edge_map"]
+        sample.gt_edge_map = PixelData(data=torch.from_numpy(drawn.astype(np.int64))[None])
+    return found
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list) -> dict[str, np.ndarray]:
     """Losses, gradients and running statistics of one step from the random weights, in float64."""
     import torch
     load(network)
@@ -227,7 +248,7 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
         run_once(stage)
     rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
     try:
-        losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
+        losses = network.loss(torch.from_numpy(pictures).double(), data_samples)
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value)
             for key, value in losses.items() if "loss" in key).backward()
