@@ -4,9 +4,10 @@ from jseg.layers.activation import PReLU, build_activation, gelu, hard_sigmoid, 
 from jseg.layers.attention import MultiheadAttention, ReducedAttention, check_attn_drop, check_heads
 from jseg.layers.channel_gate import AttentionRefinement, ChannelGate, GatedFusion
 from jseg.layers.conv import AdaptiveConv2d, Conv1d, Conv2d, ConvNormAct, DepthwiseSeparableConv, conv_norm, pair
+from jseg.layers.divisible import make_divisible
 from jseg.layers.drop import DropPath, Dropout, Dropout2d
 from jseg.layers.feed_forward import FFN, mix_ffn
-from jseg.layers.inverted_residual import InvertedResidual, InvertedResidualV3, make_divisible
+from jseg.layers.inverted_residual import InvertedResidual, InvertedResidualV3
 from jseg.layers.norms import BatchNorm2d, GroupNorm, LayerNorm, build_norm
 from jseg.layers.numbered import Numbered
 from jseg.layers.parameters import buffer_names, count_parameters, named_parameters
