@@ -97,7 +97,7 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     _check_sizes(contents, source.stat().st_size, where)
     settings, config_from, found, notes = _settings(contents, config, where)
     renames, dropped = _renames(contents, settings, found.backbone_only)
-    shapes = {new: tuple(contents.state[old].shape) for new, old in renames.items()}
+    shapes = {new: tuple(contents.state[old].shape) or (1,) for new, old in renames.items()}  # Jittor: no scalars
     _refuse_absurd(settings, shapes, config_from, where)
     _account(shapes, _model_shapes(settings, found.backbone_only, where), where)
     if not allow_nonfinite:
@@ -213,12 +213,12 @@ def _refuse_nonfinite(contents: Contents, renames: Mapping[str, str], where: str
 
 
 def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:
-    """A weight as contiguous float32."""
+    """A weight as contiguous float32, a scalar as one value."""
     array = value.numpy() if isinstance(value, Tensor) else value
     if array.dtype.kind not in "biuf":
         raise ConvertError(f"{where}: values of type {array.dtype}; weights are numbers")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `_refuse_nonfinite` tells
-        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+        return np.ascontiguousarray(array, np.float32).reshape(array.shape or (1,))
 
 
 # -- config ------------------------------------------------------------------------------------------------------------

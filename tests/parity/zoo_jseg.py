@@ -45,7 +45,8 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     load_into(model, state)
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"] and count_parameters(model) == facts["parameters"],
+    theirs = {key: shape or [1] for key, shape in facts["keys"].items()}  # Jittor has no scalars
+    result = {"parameters": count_parameters(model), "keys equal": ours == theirs and count_parameters(model) == facts["parameters"],
               "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])

@@ -150,16 +150,16 @@ def smooth_relu():
     """
     import torch
     from torch.nn import functional
-    before = functional.relu, functional.hardtanh, torch.relu
+    before = functional.relu, functional.hardtanh, torch.relu, functional.relu_
 
     def gelu(x, *_, inplace: bool = False, **__):
         return x.copy_(functional.gelu(x.clone())) if inplace else functional.gelu(x)
 
-    functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
+    functional.relu, functional.hardtanh, torch.relu, functional.relu_ = gelu, gelu, gelu, gelu
     try:
         yield
     finally:
-        functional.relu, functional.hardtanh, torch.relu = before
+        functional.relu, functional.hardtanh, torch.relu, functional.relu_ = before
 
 
 def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
