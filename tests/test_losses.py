@@ -205,7 +205,8 @@ def test_presence_of_classes(rng):
     np.testing.assert_array_equal(class_presence(labels, 5, ignore_index=2)[:, 2], 0.0)
 
 
-@pytest.mark.parametrize("words", [{}, {"reduction": "sum", "loss_weight": 0.2}, {"class_weight": [1.0, 2.0, 0.5]}], ids=str)
+@pytest.mark.parametrize(
+    "words", [{}, {"reduction": "sum", "loss_weight": 0.2}, {"class_weight": [1.0, 2.0, 0.5]}], ids=str)
 def test_cross_entropy_of_elements_in_float64(words, rng):
     logits, targets = rng.standard_normal((4, 3)).astype(np.float32), (rng.random((4, 3)) < 0.5).astype(np.float32)
     share = 1 / (1 + np.exp(-logits.astype(np.float64)))

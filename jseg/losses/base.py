@@ -58,10 +58,10 @@ class Loss:
 
 
 def total(terms: dict[str, jt.Var]) -> jt.Var:
-    """The sum to differentiate: every term but the accuracies ("acc_<...>", also after a head's prefix)."""
+    """The sum to differentiate: every term but the accuracies, which have a word "acc_<...>" in their name."""
     return sum(value for key, value in terms.items() if is_loss(key))
 
 
 def is_loss(key: str) -> bool:
     """Whether a logged name is a loss rather than an accuracy."""
-    return not key.rpartition(".")[2].startswith("acc_")
+    return not any(part.startswith("acc_") for part in key.split("."))

@@ -28,7 +28,7 @@ LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
 # By norm. With smooth activations nothing but a fault makes gradients differ; with ReLU, rounding moves values across its edge.
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
-SIZE, SIZES = [128, 160], {"psanet": [640, 640]}  # pictures in pixels; PSANet's masks have a size of their own
+SIZE = [128, 160]  # pictures in pixels
 LIST = """
 import json, pathlib, sys
 from mmengine.config import Config
@@ -173,7 +173,7 @@ def main() -> int:
     print(f"parity-zoo: {len(wanted)} configs, {len(todo)} models to run", flush=True)
     for start in range(0, len(todo), args.batch):
         batch = [{"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": args.train,
-                  "size": SIZES.get(name.partition("/")[0], SIZE)} for name in todo[start:start + args.batch]]
+                  "size": SIZE} for name in todo[start:start + args.batch]]
         for name, result in run_batch(batch, args.python).items():
             kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
             print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)

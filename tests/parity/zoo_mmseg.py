@@ -20,6 +20,7 @@ import zlib
 
 import numpy as np
 from make_segnext import import_mmseg, samples
+from zoo_operators import add_context_operators
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -210,6 +211,7 @@ def main(folder: pathlib.Path) -> None:
     import torch
     torch.set_num_threads(2)
     mmseg = import_mmseg()
+    add_context_operators()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]
