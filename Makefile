@@ -1,4 +1,5 @@
-# Two commands do everything on a fresh Debian or Ubuntu: `make demo` and `make test`. `make setup` is their common first half.
+# Two commands do everything on a fresh Debian or Ubuntu: `make demo` and `make test`. `make setup` is their common
+# first half.
 VENV := .venv
 PY := $(VENV)/bin/python
 
@@ -8,9 +9,10 @@ help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
 	@echo "make test    set up, then run every test that needs no GPU, network or PyTorch"
 	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
-	@echo "make parity-zoo  compare every config of MMSegmentation 1.2.2, after make parity has made its environment (hours; resumable)"
+	@echo "make parity-zoo  compare every config of MMSegmentation 1.2.2, after make parity made its environment (hours)"
 	@echo "make fuzz    set up, then give every reader 2,000 damaged files, at most 5 minutes each (tests/fuzz/run.py)"
-	@echo "make matrix  try Python x NumPy x OpenCV in environments of their own; writes docs/matrix.md (hours; python3 tests/matrix.py --help)"
+	@echo "make matrix  try Python x NumPy x OpenCV in environments of their own; writes docs/matrix.md (hours;"
+	@echo "             python3 tests/matrix.py --help)"
 	@echo "make wheel   dist/jseg_jittor-*.whl, which holds configs and kernels"
 	@echo "make setup   compiler, Python headers, $(VENV) with jseg and its pinned dependencies"
 	@echo "make clean   remove generated runs and caches of this folder (not Jittor's cache)"

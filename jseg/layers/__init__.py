@@ -17,10 +17,11 @@ from jseg.layers.scale import Scale
 from jseg.layers.self_attention import SelfAttentionBlock
 from jseg.layers.tokens import Linear, PatchEmbed, PatchMerging, pad_corner, project_patches, to_map, to_tokens
 
-__all__ = ["BatchNorm2d", "Conv2d", "ConvNormAct", "CrissCrossAttention", "DepthwiseSeparableConv", "DisentangledNonLocal2d", "DropPath",
-           "Dropout", "Dropout2d", "FFN", "GroupNorm", "InvertedResidual", "LayerNorm", "Linear",
-           "MultiheadAttention", "NonLocal2d", "PReLU", "PatchEmbed", "PatchMerging", "ReducedAttention", "Scale",
-           "SelfAttentionBlock", "adaptive_avg_pool", "avg_pool", "buffer_names", "build_activation", "build_norm",
-           "check_attn_drop", "check_heads", "conv_norm", "count_parameters", "freeze", "gelu", "hard_sigmoid",
-           "hard_swish", "make_divisible", "max_pool", "mix_ffn", "named_parameters", "nearest_resize", "pad_corner",
-           "pair", "project_patches", "relu", "to_map", "to_tokens"]
+__all__ = ["BatchNorm2d", "Conv2d", "ConvNormAct", "CrissCrossAttention", "DepthwiseSeparableConv",
+           "DisentangledNonLocal2d", "DropPath", "Dropout", "Dropout2d", "FFN", "GroupNorm", "InvertedResidual",
+           "LayerNorm", "Linear", "MultiheadAttention", "NonLocal2d", "PReLU", "PatchEmbed", "PatchMerging",
+           "ReducedAttention", "Scale", "SelfAttentionBlock", "adaptive_avg_pool", "avg_pool", "buffer_names",
+           "build_activation", "build_norm", "check_attn_drop", "check_heads", "conv_norm", "count_parameters",
+           "freeze", "gelu", "hard_sigmoid", "hard_swish", "make_divisible", "max_pool", "mix_ffn",
+           "named_parameters", "nearest_resize", "pad_corner", "pair", "project_patches", "relu", "to_map",
+           "to_tokens"]
