@@ -44,9 +44,10 @@ def head(entry: type, **words):
 def test_encoding_sums_weighted_residuals(rng):
     layer, x = Encoding(6, 3), drawn(rng, 2, 6, 4, 5)
     codes, scale = (v.numpy().astype(np.float64) for v in (layer.codewords, layer.scale))
-    residuals = x.reshape(2, 6, 20).transpose(0, 2, 1)[:, :, None].astype(np.float64) - codes  # (N, L, codes, C)
+    residuals = x.reshape(2, 6, 20).transpose(0, 2, 1)[:, :, None].astype(np.float64) - codes
     weights = softmax(scale * (residuals**2).sum(3), 2)
-    np.testing.assert_allclose(layer(jt.array(x)).numpy(), (weights[..., None] * residuals).sum(1), rtol=1e-4, atol=1e-5)
+    expected = (weights[..., None] * residuals).sum(1)
+    np.testing.assert_allclose(layer(jt.array(x)).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_the_presence_loss_there_is_no_layer_for_it(rng):
@@ -86,7 +87,7 @@ def test_non_local_weights(entry, mode, rng):
 
 
 def test_modes_of_non_local_blocks():
-    with pytest.raises(ConfigError, match="mode is 'concatenation'; accepted: embedded_gaussian, gaussian, dot_product"):
+    with pytest.raises(ConfigError, match="'concatenation'; accepted: embedded_gaussian, gaussian, dot_product"):
         NonLocal2d(8, mode="concatenation")
     with pytest.raises(ConfigError, match="mode is 'gaussian'; accepted: embedded_gaussian, dot_product"):
         DisentangledNonLocal2d(8, mode="gaussian", temperature=1.0)
@@ -98,7 +99,8 @@ def test_dynamic_filters_of_any_side(side, rng):
     filters = layer.filter_gen_conv(_cells(x, side)).numpy().astype(np.float64)
     maps = layer.input_redu_conv(jt.array(x)).numpy().astype(np.float64)
     padded = np.pad(maps, ((0, 0), (0, 0), *[(side // 2, (side - 1) // 2)] * 2))
-    expected = sum(padded[:, :, i:i + 8, j:j + 12] * filters[:, :, i, j][..., None, None] for i in range(side) for j in range(side))
+    expected = sum(padded[:, :, i:i + 8, j:j + 12] * filters[:, :, i, j][..., None, None]
+                   for i, j in np.ndindex(side, side))
     np.testing.assert_allclose(layer(jt.array(x)).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -160,7 +162,7 @@ def test_compact_weights_are_those_of_absolute_positions(kind, rng):
 def test_a_shared_projection_is_there_once():
     keys = {"context.stages.0.key_project.conv.weight": 1, "context.stages.0.query_project.conv.weight": 1,
             "fusion.stages.0.query_project.conv.weight": 2}
-    assert list(ANNHead.remap_keys(keys)) == ["context.stages.0.key_project.conv.weight", "fusion.stages.0.query_project.conv.weight"]
+    assert list(ANNHead.remap_keys(keys)) == [key for key in keys if "context.stages.0.query" not in key]
     with pytest.raises(ConfigError, match="query_scales is .2.; accepted: a list of ones"):
         head(ANNHead, in_channels=[8, 8], query_scales=[2])
 
@@ -173,8 +175,10 @@ def test_mistakes_in_k_net_blocks():
                          ({"kernel_update_head": [{**stage, "num_classes": 4}] * 2}, "num_classes 4 and in_channels 8"),
                          ({"kernel_update_head": [{**stage, "num_head": 4}] * 2}, "did you mean 'num_heads'"),
                          ({"kernel_update_head": [{**stage, "conv_kernel_size": 3}] * 2}, "conv_kernel_size is 3"),
-                         ({"kernel_update_head": [{**stage, "kernel_updator_cfg": {"type": "DynamicConv"}}] * 2}, "unknown part of K-Net"),
-                         ({"kernel_generate_head": {"type": "EncHead", "in_channels": [8], "in_index": [0], "channels": 8, "num_classes": 5}},
+                         ({"kernel_update_head": [{**stage, "kernel_updator_cfg": {"type": "DynamicConv"}}] * 2},
+                          "unknown part of K-Net"),
+                         ({"kernel_generate_head": {"type": "EncHead", "in_channels": [8], "in_index": [0],
+                                                    "channels": 8, "num_classes": 5}},
                           "does more than classify one map")]:
         with pytest.raises(ConfigError, match=text):
             MODELS.build({**copy.deepcopy(block), **change})

@@ -17,7 +17,7 @@ import jittor as jt
 from jittor import nn
 
 from jseg.errors import ConfigError
-from jseg.layers import (FFN, ConvNormAct, LayerNorm, Linear, ReducedAttention, build_activation, build_norm,
+from jseg.layers import (FFN, Conv2d, ConvNormAct, LayerNorm, Linear, ReducedAttention, build_activation, build_norm,
                          check_attn_drop)
 from jseg.layers.init import normal, xavier_uniform
 from jseg.models.heads.base import Head, SegmentationHead
@@ -130,7 +130,7 @@ class KernelUpdateHead(nn.Module):
         self.mask_fcs, self.activate = nn.Sequential(*parts), build_activation(act_cfg)
         self.fc_mask = Linear(in_channels, out_channels)
         for module in self.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, (Conv2d, Linear)):
                 module.weight = xavier_uniform(module.weight.shape)
         if kernel_init:
             self.fc_mask.weight = normal(self.fc_mask.weight.shape, 0.01)

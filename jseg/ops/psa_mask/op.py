@@ -21,7 +21,8 @@ def psa_mask(x: jt.Var, mask_size: Sequence[int], kind: str, *, impl: str = "aut
     """Weights between all pairs of positions from a window of weights around each.
 
     Channel r * mw + c of `x` at position q is the weight between q and the position p that lies (r - (mh - 1) // 2,
-    c - (mw - 1) // 2) further down and right. It becomes y[n, p, q] for "collect" and y[n, q, p] for "distribute". Pairs
+    c - (mw - 1) // 2) further down and right. It becomes
+    y[n, p, q] for "collect" and y[n, q, p] for "distribute". Pairs
     further apart than the window reaches get 0.
 
     Args:
