@@ -52,7 +52,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = values / np.sqrt(np.prod(shape[1:]))
         if "conv_seg" in key or "cls_seg" in key:
             values = values * CLASS_SPREAD
-    return values.astype(np.float32)
+    return np.asarray(values, np.float32)  # an array for a scalar too
 
 
 def load(network) -> None:
