@@ -79,7 +79,8 @@ TTA = {"scales": Rule(_list_of(lambda v: is_number(v) and v > 0), "a list of num
        "flip": _FLAG}
 MULTIPLIERS = {"lr_mult": _FACTOR, "decay_mult": _FACTOR}
 PARAMWISE = {"custom_keys": _MAPPING, "bias_lr_mult": _FACTOR, "bias_decay_mult": _FACTOR, "norm_decay_mult": _FACTOR,
-             "dwconv_decay_mult": _FACTOR, "flat_decay_mult": _FACTOR}
+             "dwconv_decay_mult": _FACTOR, "flat_decay_mult": _FACTOR, "num_layers": _COUNT, "decay_rate": _FACTOR,
+             "decay_type": Rule(lambda v: v in ("layer_wise", "stage_wise"), "layer_wise or stage_wise")}
 CLIP = {"max_norm": _POSITIVE, "norm_type": Rule(lambda v: v == 2, "2 (the only norm)", optional=False)}
 EMA = {"decay": _FRACTION}
 BOUNDARY = {"dilation_ratio": _FRACTION}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import jittor as jt
 import numpy as np
 
-from jseg.engine import distributed
+from jseg.engine import distributed, layer_decay
 from jseg.errors import ConfigError
 from jseg.layers import Conv2d
 from jseg.layers.norms import NORMS
@@ -28,8 +28,8 @@ from jseg.registry import OPTIMIZERS, accepted, nearest
 
 __all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer"]
 
-_PARAMWISE_KEYS = ("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult",
-                   "flat_decay_mult")
+_PARAMWISE_KEYS = (*layer_decay.KEYS, "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult",
+                   "dwconv_decay_mult", "flat_decay_mult")
 
 
 @dataclass
@@ -76,19 +76,22 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
         lr, weight_decay: base values that the multipliers act on.
         paramwise_cfg: MMEngine's block. `custom_keys: {part_of_name: {lr_mult, decay_mult}}`: the longest key found in
             a parameter's name decides alone; otherwise bias_lr_mult, bias_decay_mult, norm_decay_mult,
-            dwconv_decay_mult and flat_decay_mult (one-dimensional parameters) apply.
+            dwconv_decay_mult and flat_decay_mult (one-dimensional parameters) apply. Or
+            `{num_layers, decay_rate, decay_type}`, see `layer_decay`.
     Raises:
         ConfigError: an unknown key, or a model without trainable parameters.
     """
     rules = dict(paramwise_cfg or {})
     _check_paramwise(rules)
     modules = dict(model.named_modules())
+    by_depth = layer_decay.layer_decay(model, rules) if any(key in rules for key in layer_decay.KEYS) else None
     groups: list[ParamGroup] = []
     open_groups: dict[tuple[float, float], ParamGroup] = {}
     for name, param in model.named_parameters():
         if param.is_stop_grad():
             continue
-        lr_mult, decay_mult = _multipliers(name, param, modules.get(name.rpartition(".")[0]), rules)
+        owner = modules.get(name.rpartition(".")[0])
+        lr_mult, decay_mult = by_depth(name, param) if by_depth else _multipliers(name, param, owner, rules)
         key = (lr * lr_mult, weight_decay * decay_mult)
         group = open_groups.get(key)
         if group is None or len(group.params) == MOST_GRADIENTS:

@@ -6,7 +6,6 @@ from jseg.layers.conv import Conv2d, ConvNormAct, DepthwiseSeparableConv, conv_n
 from jseg.layers.criss_cross import CrissCrossAttention
 from jseg.layers.drop import Dropout, Dropout2d, DropPath
 from jseg.layers.feed_forward import FFN, mix_ffn
-from jseg.layers.freeze import freeze
 from jseg.layers.inverted_residual import InvertedResidual, make_divisible
 from jseg.layers.non_local import DisentangledNonLocal2d, NonLocal2d
 from jseg.layers.norms import BatchNorm2d, GroupNorm, LayerNorm, build_norm
@@ -22,6 +21,5 @@ __all__ = ["BatchNorm2d", "Conv2d", "ConvNormAct", "CrissCrossAttention", "Depth
            "LayerNorm", "Linear", "MultiheadAttention", "NonLocal2d", "PReLU", "PatchEmbed", "PatchMerging",
            "ReducedAttention", "Scale", "SelfAttentionBlock", "adaptive_avg_pool", "avg_pool", "buffer_names",
            "build_activation", "build_norm", "check_attn_drop", "check_heads", "conv_norm", "count_parameters",
-           "freeze", "gelu", "hard_sigmoid", "hard_swish", "make_divisible", "max_pool", "mix_ffn",
-           "named_parameters", "nearest_resize", "pad_corner", "pair", "project_patches", "relu", "to_map",
-           "to_tokens"]
+           "gelu", "hard_sigmoid", "hard_swish", "make_divisible", "max_pool", "mix_ffn", "named_parameters",
+           "nearest_resize", "pad_corner", "pair", "project_patches", "relu", "to_map", "to_tokens"]

@@ -16,13 +16,17 @@ from jseg.bench.jseg_side import no_randomness
 from jseg.cli.flops import count_operations
 from jseg.errors import ConfigError
 from jseg.layers import named_parameters
+from jseg.layers.init import without_values
 from jseg.losses.base import is_loss
 from jseg.models import build_model, remap_keys, segmentor
 from jseg.models.backbones.mscan import MSCAN
+from jseg.models.backbones.vision_transformer import VisionTransformer
 from jseg.models.heads.fcn_head import FCNHead
 from jseg.models.heads.ham_head import LightHamHead, evaluation_bases, ham_options
 from jseg.registry import MODELS, accepted
 
+CUT = {"BEiT", "ConvNeXt", "MAE"}  # backbones whose patches leave out what does not fill one: floor(H / stride) rows
+FLAT = {"DPTHead", "Feature2Pyramid", "MLANeck", "SETRMLAHead"}  # they read maps of one size and width, from a ViT
 
 
 def whole_model(name: str) -> dict:
@@ -33,9 +37,12 @@ def whole_model(name: str) -> dict:
     block = dict(entry.TINY)
     kind = entry.__module__.split(".")[2]
     backbone = block if kind == "backbones" else dict(MSCAN.TINY)
+    if name in FLAT:
+        backbone = {**VisionTransformer.TINY, "num_layers": 4, "out_indices": [0, 1, 2, 3],
+                    "output_cls_token": name == "DPTHead"}
     widths, neck = MODELS.build(copy.deepcopy(backbone)).out_channels, None
     if kind == "necks":
-        neck = {"in_channels": widths, **block}
+        neck = block if name == "Feature2Pyramid" else {"in_channels": widths, **block}
         widths = MODELS.build(copy.deepcopy(neck)).out_channels
     first = 1 if name in ("MSCAN", "LightHamHead") else 0
 
@@ -85,9 +92,11 @@ def test_a_backbone_makes_what_it_declares(name, rng):
     model = build_model(copy.deepcopy(SPECIMENS[name]))
     for training in (True, False):
         model.train() if training else model.eval()
-        maps = model.backbone(jt.array(pictures(rng, 2, 65, 97)))
+        maps = [m[0] if isinstance(m, tuple) else m
+                for m in model.backbone(jt.array(pictures(rng, 2, 65, 97)))]  # (map, class token)
         assert [m.shape[1] for m in maps] == list(model.backbone.out_channels)
-        assert [tuple(m.shape[2:]) for m in maps] == [(-(-65 // s), -(-97 // s)) for s in model.backbone.strides]
+        assert [tuple(m.shape[2:]) for m in maps] == [(65 // s, 97 // s) if name in CUT else (-(-65 // s), -(-97 // s))
+                                                    for s in model.backbone.strides]
         if model.neck is not None:
             assert [m.shape[1] for m in model.neck(maps)] == list(model.neck.out_channels)
 
@@ -238,11 +247,16 @@ def test_one_step_gradient_differs_and_is_finite(rng):
     assert np.isfinite(gradients["one_step"]).all() and np.abs(gradients["full"] - gradients["one_step"]).max() > 0
 
 
+def test_mscan_defaults_are_those_of_mmsegmentation():
+    with without_values():
+        model = MSCAN()
+    assert model.out_channels == [64, 128, 256, 512] and len(list(model.block3)) == 6
+    assert model.block1[0].mlp.fc1.weight.shape[0] == 4 * 64
+
+
 def test_mscan_mistakes():
     with pytest.raises(ConfigError, match="unknown variant 'tinny'; did you mean 'tiny'"):
         MSCAN(variant="tinny")
-    with pytest.raises(ConfigError, match="give 'variant'"):
-        MSCAN()
     with pytest.raises(ConfigError, match="depths needs 4 values"):
         MSCAN(embed_dims=[8, 8, 8, 8], depths=[1, 1])
     with pytest.raises(ValueError, match="do not keep the size"):

@@ -35,6 +35,8 @@ LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
 SIZE = [128, 160]  # pictures in pixels
+# they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
+ONE_SIZE = ("beit", "mae")
 LIST = """
 import json, pathlib, sys
 from mmengine.config import Config
@@ -159,6 +161,14 @@ def page(kept: dict) -> str:
         "## What fails, and at which step", "", "| config | cause |", "|---|---|", *rows, ""]))
 
 
+def job_of(name: str, train: bool) -> dict:
+    """What both sides are told of a config."""
+    family = name.partition("/")[0]
+    job = {"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": train,
+           "size": SIZE}
+    return {**job, "img_size": True, "slide": False} if family in ONE_SIZE else job
+
+
 def main() -> int:
     """Run what is asked for; 0 when all of it agrees."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,8 +200,7 @@ def main() -> int:
     todo = [name for name in todo if args.again or name not in done]
     print(f"parity-zoo: {len(wanted)} configs, {len(todo)} models to run", flush=True)
     for start in range(0, len(todo), args.batch):
-        batch = [{"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": args.train,
-                  "size": SIZE} for name in todo[start:start + args.batch]]
+        batch = [job_of(name, args.train) for name in todo[start:start + args.batch]]
         for name, result in run_batch(batch, args.python).items():
             kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
             print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)

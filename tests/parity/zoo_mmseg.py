@@ -131,6 +131,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     from mmengine.config import Config
     from mmseg.registry import DATASETS, MODELS
     config = Config.fromfile(configs / job["config"])
+    if job.get("img_size"):
+        config.model.backbone.img_size = tuple(job["size"])
     kind = config.get("test_dataloader", {}).get("dataset", {}).get("type")
     info = dict(DATASETS.get(kind).METAINFO) if kind and DATASETS.get(kind) else {}
     block = without_start(copy.deepcopy(config.model))
@@ -149,11 +151,12 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     out = {"pictures": pictures, "labels": labels}
     network.test_cfg = Config({"mode": "whole"})
     with torch.no_grad():
-        out["logits"] = network.encode_decode(torch.from_numpy(pictures), metas).numpy()
-        out["whole"] = label_maps(network, pictures, metas)
+        logits = network.encode_decode(torch.from_numpy(pictures), metas)
+        out["logits"] = logits.numpy().copy()
+        out["whole"] = label_maps(network.postprocess_result(logits, samples([dict(m) for m in metas])))
         if job.get("slide", True):
             network.test_cfg = Config(SLIDE)
-            out["slide"] = label_maps(network, pictures, metas)
+            out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
     if job.get("train"):
         out.update(training_step(network.double(), pictures, labels, metas))
         with smooth_relu():
@@ -213,10 +216,8 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     return found
 
 
-def label_maps(network, pictures: np.ndarray, metas: list[dict]) -> np.ndarray:
-    """Label maps (N, H, W) of MMSegmentation's own post-processing."""
-    import torch
-    found = network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas]))
+def label_maps(found: list) -> np.ndarray:
+    """(N, H, W) from what MMSegmentation's own post-processing gives."""
     return np.stack([sample.pred_sem_seg.data.numpy()[0].astype(np.uint8) for sample in found])
 
 

@@ -14,7 +14,8 @@ import jittor as jt
 from jittor import nn
 
 from jseg.errors import ConfigError
-from jseg.layers import ConvNormAct, freeze, relu
+from jseg.layers import ConvNormAct, relu
+from jseg.layers.freeze import freeze
 from jseg.layers.init import normal
 from jseg.models.heads.base import SegmentationHead
 from jseg.models.heads.options import HeadOptions
