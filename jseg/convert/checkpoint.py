@@ -163,10 +163,20 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
         else:
             kept[f"backbone.{key}" if backbone_only and not key.startswith("backbone.") else key] = key
     renamed = remap_keys(kept, settings)
-    if len(renamed) != len(kept):
-        raise ConvertError("two keys become one when renamed: "
-                           f"{sorted(set(kept.values()) - set(renamed.values()))[:4]}; the file mixes two releases")
+    names, lost = {key: name for name, key in kept.items()}, sorted(set(kept.values()) - set(renamed.values()))
+    twins = {key: renamed.get(next(iter(remap_keys({names[key]: key}, settings)), None)) for key in lost}
+    state = contents.state
+    differ = [key for key, twin in twins.items() if twin is None or not _same(state[key], state[twin])]
+    if differ:
+        raise ConvertError(f"two keys become one when renamed: {differ[:4]}; the file mixes two releases")
+    sources = contents.source_keys
+    dropped.update({sources[key]: f"a copy of {sources[twin]}" for key, twin in twins.items()})
     return renamed, dropped
+
+
+def _same(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> bool:
+    """Whether two weights hold the same numbers."""
+    return np.array_equal(*(value.numpy() if isinstance(value, Tensor) else value for value in (a, b)))
 
 
 def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: str, where: str) -> None:

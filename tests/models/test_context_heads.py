@@ -162,7 +162,7 @@ def test_compact_weights_are_those_of_absolute_positions(kind, rng):
 def test_a_shared_projection_is_there_once():
     keys = {"context.stages.0.key_project.conv.weight": 1, "context.stages.0.query_project.conv.weight": 1,
             "fusion.stages.0.query_project.conv.weight": 2}
-    assert list(ANNHead.remap_keys(keys)) == [key for key in keys if "context.stages.0.query" not in key]
+    assert ANNHead.remap_keys(keys) == {key: n for key, n in keys.items() if "context.stages.0.query" not in key}
     with pytest.raises(ConfigError, match="query_scales is .2.; accepted: a list of ones"):
         head(ANNHead, in_channels=[8, 8], query_scales=[2])
 

@@ -42,7 +42,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = 1.0 + 0.5 * np.tanh(values)
     elif leaf in ("running_mean", "bias") or leaf.endswith("_bias"):
         values = 0.1 * values
-    elif leaf.startswith(("layer_scale", "gamma")) and len(shape) <= 1:
+    elif (leaf.startswith(("layer_scale", "gamma")) or ".gamma." in key) and len(shape) <= 1:
         values = 0.05 + 0.02 * values
     elif len(shape) <= 1:
         values = 1.0 + 0.2 * values

@@ -96,6 +96,6 @@ class ANNHead(SegmentationHead):
 
     @staticmethod
     def remap_keys(state: dict) -> dict:
-        """Leave out the second copy of shared projections."""
-        copy = re.compile(r"context\.stages\.\d+\.query_project\.")
-        return {key: value for key, value in state.items() if not copy.match(key)}
+        """Give the second copy of a shared projection the name of the first."""
+        copy = re.compile(r"^(context\.stages\.\d+\.)query_project\.")
+        return {copy.sub(r"\1key_project.", key): value for key, value in state.items()}
