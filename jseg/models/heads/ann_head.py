@@ -96,6 +96,7 @@ class ANNHead(SegmentationHead):
 
     @staticmethod
     def remap_keys(state: dict) -> dict:
-        """Give the second copy of a shared projection the name of the first."""
+        """Give the second copy of a shared projection the name of the first, which wins where both are there."""
         copy = re.compile(r"^(context\.stages\.\d+\.)query_project\.")
-        return {copy.sub(r"\1key_project.", key): value for key, value in state.items()}
+        return {**{copy.sub(r"\1key_project.", key): value for key, value in state.items()},
+                **{key: value for key, value in state.items() if not copy.match(key)}}
