@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Iterator, Mapping
 
 from jseg.config import stating_block
-from jseg.engine.check_rules import is_integer
+from jseg.rules import is_integer
 
 __all__ = ["heads_of", "ignore_faults", "channel_faults"]
 

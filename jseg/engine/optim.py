@@ -12,7 +12,7 @@ loss does not reach has gradient zero here (it still decays); PyTorch skips it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jittor as jt
@@ -24,12 +24,15 @@ from jseg.layers import Conv2d
 from jseg.layers.norms import NORMS
 from jseg.ops import adamw
 from jseg.ops.adamw.op import ALIGN, MOST_GRADIENTS, pack, sum_of_squares
-from jseg.registry import OPTIMIZERS, accepted, nearest
+from jseg.registry import OPTIMIZERS, accepted
+from jseg.rules import FACTOR, MAPPING, fields
 
-__all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer"]
+__all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer",
+           "paramwise_faults"]
 
-_PARAMWISE_KEYS = (*layer_decay.KEYS, "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult",
-                   "dwconv_decay_mult", "flat_decay_mult")
+_PARAMWISE = {**layer_decay.RULES, "custom_keys": MAPPING, "bias_lr_mult": FACTOR, "bias_decay_mult": FACTOR,
+              "norm_decay_mult": FACTOR, "dwconv_decay_mult": FACTOR, "flat_decay_mult": FACTOR}
+_MULTIPLIERS = {"lr_mult": FACTOR, "decay_mult": FACTOR}
 
 
 @dataclass
@@ -79,12 +82,14 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
             dwconv_decay_mult and flat_decay_mult (one-dimensional parameters) apply. Or
             `{num_layers, decay_rate, decay_type}`, see `layer_decay`.
     Raises:
-        ConfigError: an unknown key, or a model without trainable parameters.
+        ConfigError: an unknown key, a value that is no factor, or a model without trainable parameters.
     """
     rules = dict(paramwise_cfg or {})
-    _check_paramwise(rules)
+    faults = paramwise_faults(rules)
+    if faults:
+        raise ConfigError("\n".join(faults))
     modules = dict(model.named_modules())
-    by_depth = layer_decay.layer_decay(model, rules) if any(key in rules for key in layer_decay.KEYS) else None
+    by_depth = layer_decay.layer_decay(model, rules) if any(key in rules for key in layer_decay.RULES) else None
     groups: list[ParamGroup] = []
     open_groups: dict[tuple[float, float], ParamGroup] = {}
     for name, param in model.named_parameters():
@@ -106,16 +111,19 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
     return groups
 
 
-def _check_paramwise(rules: dict) -> None:
-    for key in rules:
-        if key not in _PARAMWISE_KEYS:
-            raise ConfigError(f"paramwise_cfg: unknown key {key!r}{nearest(key, _PARAMWISE_KEYS)} (known: "
-                              f"{', '.join(_PARAMWISE_KEYS)})")
-    for name, options in (rules.get("custom_keys") or {}).items():
-        for key in options or {}:
-            if key not in ("lr_mult", "decay_mult"):
-                raise ConfigError(f"paramwise_cfg.custom_keys.{name}: unknown key {key!r}"
-                                  f"{nearest(key, ('lr_mult', 'decay_mult'))} (known: lr_mult, decay_mult)")
+def paramwise_faults(cfg: Mapping) -> list[str]:
+    """List what is wrong with a `paramwise_cfg`; empty when nothing is."""
+    faults = fields(cfg, _PARAMWISE, "paramwise_cfg", "paramwise_cfg")
+    keys = cfg.get("custom_keys")
+    for name, multipliers in (keys if isinstance(keys, Mapping) else {}).items():
+        where = f"paramwise_cfg.custom_keys.{name}"
+        if isinstance(multipliers, Mapping):
+            faults += fields(multipliers, _MULTIPLIERS, where, "a parameter group")
+        else:
+            faults.append(f"{where}: got {multipliers!r}, expected lr_mult and/or decay_mult")
+    if not faults and any(key in cfg for key in layer_decay.RULES):
+        faults += layer_decay.layer_decay_faults(cfg)
+    return faults
 
 
 def _multipliers(name: str, param: jt.Var, module, rules: dict) -> tuple[float, float]:
@@ -123,7 +131,7 @@ def _multipliers(name: str, param: jt.Var, module, rules: dict) -> tuple[float, 
     custom = rules.get("custom_keys") or {}
     for key in sorted(sorted(custom), key=len, reverse=True):
         if key in (name if "." in name else f".{name}"):
-            options = custom[key] or {}
+            options = custom[key]
             return options.get("lr_mult", 1.0), options.get("decay_mult", 1.0)
     is_bias, is_norm = name.rpartition(".")[2] == "bias", isinstance(module, NORMS)
     is_depthwise = isinstance(module, Conv2d) and module.in_channels == module.groups

@@ -60,7 +60,7 @@ class BatchNorm2d(nn.Module):
         y = x * _per_channel(scale) + _per_channel(shift)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if self.is_train:
             y, _, _, again, x = self._by_batch(x, fork=True)
@@ -114,7 +114,7 @@ class GroupNorm(nn.Module):
     def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
         return self._run(x, activation=activation, residual=residual)[0]
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if jt.flags.no_grad:
             y = self(x)
@@ -160,7 +160,7 @@ class LayerNorm(nn.Module):
             y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if self.axis == 1 and x.ndim == 4 and not jt.flags.no_grad:
             y, _, _, again, x = self._by_position(x, fork=True)

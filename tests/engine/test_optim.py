@@ -163,7 +163,7 @@ def test_open_end_is_the_end_of_the_run():
     ({"type": "AdamW", "lr": -1.0}, None, "lr >= 0"),
     ({"type": "SGD", "nesterov": True}, None, "nesterov needs momentum"),
     ({"type": "SGD"}, {"custom_key": {}}, "did you mean 'custom_keys'"),
-    ({"type": "SGD"}, {"custom_keys": {"norm": {"decay": 0.0}}}, "paramwise_cfg.custom_keys.norm: unknown key 'decay'"),
+    ({"type": "SGD"}, {"custom_keys": {"norm": {"decay": 0.0}}}, "custom_keys.norm.decay: unknown key 'decay'"),
 ])
 def test_optimizer_errors_say_what_to_do(cfg, paramwise, text):
     with pytest.raises(ConfigError, match=text):

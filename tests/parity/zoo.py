@@ -34,7 +34,9 @@ LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
 # its edge.
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
-SIZE = [128, 160]  # pictures in pixels
+SIZE = [128, 160]  # of the pictures, in pixels
+SIZES = {"mobilenet_v3": [520, 560]}  # LRASPP pools over windows of 392 pixels
+SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
 # they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
 ONE_SIZE = ("beit", "mae")
 LIST = """
@@ -165,7 +167,9 @@ def job_of(name: str, train: bool) -> dict:
     """What both sides are told of a config."""
     family = name.partition("/")[0]
     job = {"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": train,
-           "size": SIZE}
+           "size": SIZES.get(family, SIZE)}
+    if family in SLIDES:
+        job["slide"] = SLIDES[family]
     return {**job, "img_size": True, "slide": False} if family in ONE_SIZE else job
 
 

@@ -13,10 +13,11 @@ import json
 import pathlib
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 from compare_jseg import error_of
-from gradients import gradient_errors
+from gradients import gradient_errors, uniform
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -109,7 +110,9 @@ def training_step(model, reference) -> tuple[dict, dict[str, np.ndarray]]:
     import jittor as jt
 
     from jseg.layers import named_parameters
-    found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
+    from jseg.ops import ranks
+    with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))):
+        found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
     parameters = named_parameters(model)
     return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
 
@@ -130,10 +133,12 @@ def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too (why: zoo_mmseg.smooth_relu)."""
+    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too, HSwish Swish and HSigmoid a sigmoid
+    (why: zoo_mmseg.smooth_relu).
+    """
     from jseg import ops
     from jseg.layers import activation
-    norm, relu, plain = ops.norm, activation.relu, dict(activation._PLAIN)
+    norm, relu, plain, hard_sigmoid = ops.norm, activation.relu, dict(activation._PLAIN), activation.hard_sigmoid
     holders = [module for name, module in list(sys.modules.items())
                if name.startswith("jseg.") and getattr(module, "relu", None) is relu]
 
@@ -141,7 +146,9 @@ def smooth_relu():
         return norm(*args,
                     **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
 
-    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu)
+    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu, HSwish=activation.swish,
+                             Hardswish=activation.swish)
+    activation.hard_sigmoid = lambda x, **_: activation.jt.sigmoid(x)
     ops.norm = smooth_norm
     for module in holders:
         module.relu = activation.gelu
@@ -149,6 +156,7 @@ def smooth_relu():
         yield
     finally:
         activation._PLAIN.update(plain)
+        activation.hard_sigmoid = hard_sigmoid
         ops.norm = norm
         for module in holders:
             module.relu = relu

@@ -152,14 +152,14 @@ class MSCABlock(nn.Module):
         if jt.flags.no_grad and not ops.uses_plain() and self._fixed_norms():
             x = self.attn(x, x, scale=self.layer_scale_1, shortcut=x, affine=self.norm1.affine())
             return self.mlp(x, scale=self.layer_scale_2, shortcut=x, affine=self.norm2.affine())
-        y, again, x = self.norm1.fork(x)
+        y, again, x = self.norm1.fork_output(x)
         x = self.attn(y, again, scale=self.layer_scale_1, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
-        y, _, x = self.norm2.fork(x)
+        y, _, x = self.norm2.fork_output(x)
         return self.mlp(y, scale=self.layer_scale_2, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
 
     def _fixed_norms(self) -> bool:
         """Whether both norms are BatchNorm by running statistics:
-        one scale and shift a channel, which operators can take over.
+        one scale and shift per channel, which operators can take over.
         """
         return all(isinstance(norm, BatchNorm2d) and not norm.is_train for norm in (self.norm1, self.norm2))
 
@@ -237,7 +237,7 @@ class MSCAN(nn.Module):
         embed_dims, depths, mlp_ratios = sizes.values()
         for name, values in sizes.items():
             if len(values) != num_stages:
-                raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one a stage), got {list(values)}")
+                raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one per stage), got {list(values)}")
         if not -1 <= frozen_stages <= num_stages:
             raise ConfigError(f"MSCAN: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to "
                               f"{num_stages} stages")
