@@ -14,7 +14,7 @@ import hashlib
 import math
 import os
 import pathlib
-from typing import Any, Mapping
+from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from jseg.convert.weights_file import write_weights_file, write_whole
 from jseg.errors import ConvertError
 from jseg.text import printable
 from jseg.weights_file import nonfinite_text
+
+if TYPE_CHECKING:
+    from jseg.models.made import Made
 
 __all__ = ["Conversion", "convert_checkpoint", "convert_config"]
 
@@ -97,17 +100,17 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     _check_sizes(contents, source.stat().st_size, where)
     settings, config_from, found, notes = _settings(contents, config, where)
     renames, dropped = _renames(contents, settings, found.backbone_only)
-    shapes = {new: tuple(contents.state[old].shape) for new, old in renames.items()}
+    shapes = _shapes(contents, renames, where)
     _refuse_absurd(settings, shapes, config_from, where)
     _account(shapes, _model_shapes(settings, found.backbone_only, where), where)
     if not allow_nonfinite:
         _refuse_nonfinite(contents, renames, where)
     names, palette, classes_from = ([], [], "") if found.backbone_only else _class_list(settings, contents, classes, where, notes)
     origin = _origin(source, contents, found, settings, config_from, classes_from)
-    digest = write_weights_file(out, shapes, lambda key: _array(contents.state[renames[key]], f"{where}: {key}"),
+    digest = write_weights_file(out, shapes, lambda key: renames[key].array(lambda old: _array(contents.state[old], f"{where}: {key}")),
                                 {"config": settings, "classes": names, "palette": palette, "origin": origin, "jseg_version": _jseg_version()})
-    sources = {new: contents.source_keys[old] for new, old in renames.items()}
-    return Conversion(out, origin, [new for new, old in sources.items() if new == old], {old: new for new, old in sources.items() if new != old},
+    sources = {contents.source_keys[old]: new for new, made in renames.items() for old in made.parts}
+    return Conversion(out, origin, [new for old, new in sources.items() if new == old], {old: new for old, new in sources.items() if new != old},
                       {**contents.dropped, **dropped}, contents.notes + notes, digest)
 
 
@@ -136,9 +139,18 @@ def _check_sizes(contents: Contents, file_bytes: int, where: str) -> None:
         raise ConvertError(f"{where}: its tensors unfold to {total} bytes, the file has {file_bytes}; it is damaged or forged")
 
 
-def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """(our key -> key of `contents`, key of the file -> why it is dropped)."""
+def _shapes(contents: Contents, renames: Mapping[str, Made], where: str) -> dict[str, tuple]:
+    """Shape of each value of ours."""
+    try:
+        return {new: made.shape(lambda old: contents.state[old].shape) for new, made in renames.items()}
+    except ValueError as error:
+        raise ConvertError(f"{where}: {error}; the file is damaged or of another model") from error
+
+
+def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tuple[dict[str, Made], dict[str, str]]:
+    """(our key -> keys of `contents` it is made of, key of the file -> why it is dropped)."""
     from jseg.models import remap_keys
+    from jseg.models.made import Made
     kept, dropped = {}, {}
     for key in contents.state:
         if key.endswith("num_batches_tracked"):
@@ -151,9 +163,10 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
             dropped[contents.source_keys[key]] = "mean and std, which stand in the config"
         else:
             kept[f"backbone.{key}" if backbone_only and not key.startswith("backbone.") else key] = key
-    renamed = remap_keys(kept, settings)
-    if len(renamed) != len(kept):
-        raise ConvertError(f"two keys become one when renamed: {sorted(set(kept.values()) - set(renamed.values()))[:4]}; the file mixes two releases")
+    renamed = {new: Made.of(value) for new, value in remap_keys(kept, settings).items()}
+    used = {old for made in renamed.values() for old in made.parts}
+    if len(used) != len(kept):
+        raise ConvertError(f"two keys become one when renamed: {sorted(set(kept.values()) - used)[:4]}; the file mixes two releases")
     return renamed, dropped
 
 
@@ -198,10 +211,10 @@ def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
         raise ConvertError(f"{where}: does not fit the model its config describes; {'; '.join(words)}. Give the right config with --config")
 
 
-def _refuse_nonfinite(contents: Contents, renames: Mapping[str, str], where: str) -> None:
+def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: str) -> None:
     """ConvertError with the names of tensors that are not finite as float32; one tensor is in memory at a time."""
     bad = []
-    for key in renames.values():
+    for key in (old for made in renames.values() for old in made.parts):
         text = nonfinite_text({contents.source_keys[key]: _array(contents.state[key], f"{where}: {key}")})
         bad += [text] if text else []
     if bad:
