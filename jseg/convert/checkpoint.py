@@ -107,10 +107,15 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
         _refuse_nonfinite(contents, renames, where)
     names, palette, classes_from = ([], [], "") if found.backbone_only else _class_list(settings, contents, classes, where, notes)
     origin = _origin(source, contents, found, settings, config_from, classes_from)
-    digest = write_weights_file(out, shapes, lambda key: renames[key].array(lambda old: _array(contents.state[old], f"{where}: {key}")),
+
+    def value(key: str) -> np.ndarray:
+        return renames[key].array(lambda old: _array(contents.state[old], f"{where}: {key}"))
+
+    digest = write_weights_file(out, shapes, value,
                                 {"config": settings, "classes": names, "palette": palette, "origin": origin, "jseg_version": _jseg_version()})
     sources = {contents.source_keys[old]: new for new, made in renames.items() for old in made.parts}
-    return Conversion(out, origin, [new for old, new in sources.items() if new == old], {old: new for old, new in sources.items() if new != old},
+    loaded = [new for old, new in sources.items() if new == old]
+    return Conversion(out, origin, loaded, {old: new for old, new in sources.items() if new != old},
                       {**contents.dropped, **dropped}, contents.notes + notes, digest)
 
 
@@ -166,7 +171,8 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
     renamed = {new: Made.of(value) for new, value in remap_keys(kept, settings).items()}
     used = {old for made in renamed.values() for old in made.parts}
     if len(used) != len(kept):
-        raise ConvertError(f"two keys become one when renamed: {sorted(set(kept.values()) - used)[:4]}; the file mixes two releases")
+        raise ConvertError(f"two keys become one when renamed: {sorted(set(kept.values()) - used)[:4]}; the file mixes "
+                           "two releases")
     return renamed, dropped
 
 

@@ -1,8 +1,9 @@
 """Layer-wise decay of the learning rate: the deeper in the backbone, counted from the head, the slower.
 
 Clark et al., "ELECTRA", ICLR 2020; Bao et al., "BEiT", ICLR 2022; the words are those of mmsegmentation 1.2.2's
-LearningRateDecayOptimizerConstructor (mmseg/engine/optimizers, Apache-2.0): `paramwise_cfg: {num_layers, decay_rate, decay_type}`. How
-deep a parameter is, its backbone's class says: `depth_of(key, num_layers, decay_type)`, 0 for the first layer, None beside the layers.
+LearningRateDecayOptimizerConstructor (mmseg/engine/optimizers, Apache-2.0): `paramwise_cfg: {num_layers, decay_rate,
+decay_type}`. How deep a parameter is, its backbone's class says: `depth_of(key, num_layers, decay_type)`, 0 for the
+first layer, None beside the layers.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ TYPES = ("layer_wise", "stage_wise")
 def layer_decay(model, rules: Mapping) -> Callable[[str, jt.Var], tuple[float, float]]:
     """The rule that gives a parameter's (lr_mult, decay_mult) by its name.
 
-    The learning rate of depth d is multiplied by decay_rate ** (num_layers + 1 - d), that of everything else by 1; biases and other vectors
-    do not decay.
+    The learning rate of depth d is multiplied by decay_rate ** (num_layers + 1 - d), that of everything else by 1;
+    biases and other vectors do not decay.
 
     Args:
         model: a segmentor with a `backbone` whose class has `depth_of`.
@@ -34,13 +35,13 @@ def layer_decay(model, rules: Mapping) -> Callable[[str, jt.Var], tuple[float, f
     missing, others = [key for key in KEYS[:2] if rules.get(key) is None], [key for key in rules if key not in KEYS]
     kind = rules.get("decay_type") or TYPES[0]
     if missing or others or kind not in TYPES:
-        raise ConfigError(f"paramwise_cfg: layer-wise decay takes num_layers, decay_rate and decay_type ({' or '.join(TYPES)}) and nothing "
-                          f"else; got {dict(rules)}")
+        raise ConfigError(f"paramwise_cfg: layer-wise decay takes num_layers, decay_rate and decay_type "
+                          f"({' or '.join(TYPES)}) and nothing else; got {dict(rules)}")
     backbone = getattr(model, "backbone", None)
     depth_of = getattr(type(backbone), "depth_of", None)
     if depth_of is None:
-        raise ConfigError(f"paramwise_cfg.decay_rate: {type(backbone).__name__} does not say how deep its layers are; accepted: BEiT, "
-                          "ConvNeXt, MAE. Use custom_keys with lr_mult for other backbones")
+        raise ConfigError(f"paramwise_cfg.decay_rate: {type(backbone).__name__} does not say how deep its layers are; "
+                          "accepted: BEiT, ConvNeXt, MAE. Use custom_keys with lr_mult for other backbones")
     count, rate = rules["num_layers"], rules["decay_rate"]
 
     def multipliers(name: str, param: jt.Var) -> tuple[float, float]:

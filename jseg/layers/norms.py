@@ -179,9 +179,9 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple
     """Build the layer that a `norm_cfg` block names.
 
     Args:
-        cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`. LN2d, mmpretrain's word, is LN. BN and SyncBN
-            are the same here, so that a job of many ranks equals one process; `{type: BN, sync: false}` normalises by each rank's own
-            pictures.
+        cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`. LN2d, mmpretrain's word,
+            is LN. BN and SyncBN are the same here, so that a job of many ranks equals one process; `{type: BN, sync:
+            false}` normalises by each rank's own pictures.
         channels: C.
         channel_first: for LN, whether the input is (N, C, H, W).
     Returns:

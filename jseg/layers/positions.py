@@ -1,7 +1,7 @@
 """Learned positions of a grid of tokens, resized to another grid.
 
-Facts: bicubic as PyTorch's `F.interpolate(mode="bicubic", align_corners=False, antialias=False)` (Keys, 1981, with a = -0.75), bilinear
-as `ops.bilinear_resize`. Both are two small matrix products, with a gradient.
+Facts: bicubic as PyTorch's `F.interpolate(mode="bicubic", align_corners=False, antialias=False)` (Keys, 1981, with a =
+-0.75), bilinear as `ops.bilinear_resize`. Both are two small matrix products, with a gradient.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What is particular to one transformer: tables beyond their grid, masks of filled windows, rescaling necks, published sizes."""
+"""What is particular to one transformer: tables beyond their grid, masks of filled windows, rescaling necks, published
+sizes."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def test_transposed_convolution(rng):
     layer, x = ConvTranspose2d(3, 2, 2), rng.standard_normal((1, 3, 2, 3))
     layer.bias.assign(rng.standard_normal(2).astype(np.float32))
     exact = np.einsum("nchw,coij->nohiwj", x, layer.weight.numpy().astype(np.float64)).reshape(1, 2, 4, 6)
-    np.testing.assert_allclose(layer(jt.array(x.astype(np.float32))).numpy(), exact + layer.bias.numpy()[:, None, None], atol=1e-5)
+    np.testing.assert_allclose(
+        layer(jt.array(x.astype(np.float32))).numpy(), exact + layer.bias.numpy()[:, None, None], atol=1e-5)
 
 
 @pytest.mark.parametrize(("scale", "line", "expected"), [
@@ -71,7 +73,8 @@ def test_rescaling_goes_by_the_factor(scale, line, expected):
 
 
 def test_class_tokens_and_original_tokens(rng):
-    vit = built(VisionTransformer.TINY, out_origin=True, output_cls_token=True, pre_norm=True, patch_norm=True, drop_rate=0.1)
+    vit = built(VisionTransformer.TINY, out_origin=True, output_cls_token=True, pre_norm=True, patch_norm=True,
+                drop_rate=0.1)
     found = vit(pictures(rng, 32, 48))
     assert [(tuple(m.shape), tuple(t.shape)) for m, t in found] == [((2, 16, 2, 3), (2, 16))] * 3
     alone = built(VisionTransformer.TINY, with_cls_token=False)
@@ -93,7 +96,8 @@ def test_frozen_stages_of_swin(frozen_stages, rng):
     swin.train()
     free = {key for key, value in named_parameters(swin).items() if not value.is_stop_grad()}
     frozen = {key for key in named_parameters(swin) if key not in free}
-    expected = ("patch_embed.", "absolute_pos_embed", *(name for i in range(frozen_stages) for name in (f"stages.{i}.", f"norm{i}.")))
+    expected = ("patch_embed.", "absolute_pos_embed", *(name for i in range(frozen_stages)
+                                                        for name in (f"stages.{i}.", f"norm{i}.")))
     assert frozen == {key for key in named_parameters(swin) if key.startswith(expected)}
     x = pictures(rng, 24, 32)
     first, second = (swin(x)[0].numpy() for _ in range(2))
@@ -102,7 +106,7 @@ def test_frozen_stages_of_swin(frozen_stages, rng):
 
 @pytest.mark.parametrize(("name", "published"), [
     ("swin/swin-tiny-patch4-window7_upernet_ade20k-512x512_160k", 945),  # Swin, ICCV 2021, table 3
-    ("convnext/convnext-tiny_upernet_ade20k-512x512_160k", 940)])  # ConvNeXt, CVPR 2022, table 4: 939, with norms and resizes left out
+    ("convnext/convnext-tiny_upernet_ade20k-512x512_160k", 940)])  # ConvNeXt, CVPR 2022, table 4: 939, without norms
 def test_operation_counts(name, published):
     config = load_config(CONFIGS / f"{name}.yaml")
     counts, logits = count_operations(build_model(config), (512, 2048))

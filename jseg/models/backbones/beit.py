@@ -4,8 +4,8 @@ Paper: Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022.
 Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/beit.py (Apache-2.0), whose words, keys and arithmetic these are.
 
 Deviations:
-- pictures of other sizes than `img_size` are taken: tokens farther apart than the table reaches have the bias of its edge. Upstream
-  takes `img_size` alone;
+- pictures of other sizes than `img_size` are taken: tokens farther apart than the table reaches have the bias of its
+  edge. Upstream takes `img_size` alone;
 - `attn_drop_rate` is 0 (see layers.attention).
 """
 
@@ -21,7 +21,8 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import FFN, Dropout, DropPath, Linear, PatchEmbed, build_norm, check_attn_drop, check_heads, pair, to_map
+from jseg.layers import (FFN, Dropout, DropPath, Linear, PatchEmbed, build_norm, check_attn_drop, check_heads, pair,
+                         to_map)
 from jseg.layers.init import constant, trunc_normal, zeros
 from jseg.layers.windows import relative_bias
 from jseg.models.backbones.vision_transformer import chosen_blocks
@@ -34,7 +35,8 @@ __all__ = ["BEiT", "BEiTLayer", "token_index"]
 def token_index(size: tuple[int, int], window: tuple[int, int]) -> np.ndarray:
     """Row in the table of relative positions for each pair of tokens, the class token first.
 
-    The table has a row for each offset within a grid of `window`, then one each for class to token, token to class, class to itself.
+    The table has a row for each offset within a grid of `window`, then one each for class to token, token to class,
+    class to itself.
 
     Args:
         size: (h, w) of the grid of tokens.
@@ -78,11 +80,13 @@ class BEiTAttention(nn.Module):
         self.proj = Linear(channels, channels)
         self.proj_drop = Dropout(0.0)
 
-    def execute(self, x: jt.Var, index: jt.Var | None, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None) -> jt.Var:
+    def execute(self, x: jt.Var, index: jt.Var | None, *, scale: jt.Var, shortcut: jt.Var,
+                factor: jt.Var | None) -> jt.Var:
         n, length, c = x.shape
         bias = jt.concat([self.q_bias, jt.zeros_like(self.q_bias), self.v_bias]) if self.has_qv_bias else self.qkv.bias
         qkv = ops.linear(x, self.qkv.weight, bias).reshape(n, length, 3, self.heads, c // self.heads)
-        positions = relative_bias(self.relative_position_bias_table, self.relative_position_index if index is None else index)
+        index = self.relative_position_index if index is None else index
+        positions = relative_bias(self.relative_position_bias_table, index)
         mixed = ops.attention(qkv, bias=positions).reshape(n, length, c)
         return self.proj.close_branch(mixed, self.proj_drop, scale=scale, factor=factor, shortcut=shortcut)
 
@@ -99,8 +103,8 @@ class BEiTLayer(nn.Module):
         x: (N, L, C) -> same
     """
 
-    def __init__(self, channels: int, heads: int, hidden_channels: int, *, window: tuple[int, int], bias: bool | str, init_values: float,
-                 drop_path_prob: float, num_fcs: int, act_cfg: dict, norm_cfg: dict):
+    def __init__(self, channels: int, heads: int, hidden_channels: int, *, window: tuple[int, int], bias: bool | str,
+                 init_values: float, drop_path_prob: float, num_fcs: int, act_cfg: dict, norm_cfg: dict):
         super().__init__()
         self.ln1 = build_norm(norm_cfg, channels, channel_first=False)[1]
         self.attn = BEiTAttention(channels, heads, window, bias=bias)
@@ -119,7 +123,8 @@ class BEiT(nn.Module):
     """BEiT's vision transformer.
 
     Args:
-        img_size: side of the pictures that the tables of relative positions are for, in pixels, or (vertical, horizontal).
+        img_size: side of the pictures that the tables of relative positions are for, in pixels, or (vertical,
+            horizontal).
         patch_size: side of the patches in pixels.
         in_channels, embed_dims: channels of the picture, width of the tokens.
         num_layers, num_heads, mlp_ratio: blocks, heads, width of the feed-forward blocks over `embed_dims`.
@@ -138,24 +143,28 @@ class BEiT(nn.Module):
     """
 
     QKV_BIAS: bool | str = "qv_bias"  # what `qv_bias` true means
-    TINY = MappingProxyType({"type": "BEiT", "img_size": 48, "patch_size": 16, "embed_dims": 16, "num_layers": 3, "num_heads": 2,
-                             "mlp_ratio": 2, "out_indices": [0, 2], "final_norm": True})
+    TINY = MappingProxyType({
+        "type": "BEiT", "img_size": 48, "patch_size": 16, "embed_dims": 16, "num_layers": 3, "num_heads": 2,
+        "mlp_ratio": 2, "out_indices": [0, 2], "final_norm": True})
 
-    def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int = 16, in_channels: int = 3, embed_dims: int = 768,
-                 num_layers: int = 12, num_heads: int = 12, mlp_ratio: int = 4, out_indices: int | Sequence[int] = -1,
-                 qv_bias: bool = True, attn_drop_rate: float = 0.0, drop_path_rate: float = 0.0,
-                 norm_cfg: dict = MappingProxyType({"type": "LN"}), act_cfg: dict = MappingProxyType({"type": "GELU"}),
-                 patch_norm: bool = False, final_norm: bool = False, num_fcs: int = 2, init_values: float = 0.1):
+    def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int = 16, in_channels: int = 3,
+                 embed_dims: int = 768, num_layers: int = 12, num_heads: int = 12, mlp_ratio: int = 4,
+                 out_indices: int | Sequence[int] = -1, qv_bias: bool = True, attn_drop_rate: float = 0.0,
+                 drop_path_rate: float = 0.0, norm_cfg: dict = MappingProxyType({"type": "LN"}),
+                 act_cfg: dict = MappingProxyType({"type": "GELU"}), patch_norm: bool = False, final_norm: bool = False,
+                 num_fcs: int = 2, init_values: float = 0.1):
         super().__init__()
         check_attn_drop(attn_drop_rate)
         self.out_indices, self.final_norm = chosen_blocks(out_indices, num_layers), final_norm
         self.window = tuple(side // patch_size for side in pair(img_size))
         self.cls_token = trunc_normal((1, 1, embed_dims))
-        self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, padding=0, norm_cfg=norm_cfg if patch_norm else None,
+        self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, padding=0,
+                                      norm_cfg=norm_cfg if patch_norm else None,
                                       init_std=(2 / (in_channels * patch_size**2)) ** 0.5)
         self.layers = nn.Sequential(*[
-            BEiTLayer(embed_dims, num_heads, mlp_ratio * embed_dims, window=self.window, bias=self.QKV_BIAS if qv_bias else False,
-                      init_values=init_values, drop_path_prob=rate, num_fcs=num_fcs, act_cfg=act_cfg, norm_cfg=norm_cfg)
+            BEiTLayer(embed_dims, num_heads, mlp_ratio * embed_dims, window=self.window,
+                      bias=self.QKV_BIAS if qv_bias else False, init_values=init_values, drop_path_prob=rate,
+                      num_fcs=num_fcs, act_cfg=act_cfg, norm_cfg=norm_cfg)
             for rate in np.linspace(0.0, drop_path_rate, num_layers).tolist()])
         if final_norm:
             self.ln1 = build_norm(norm_cfg, embed_dims, channel_first=False)[1]
@@ -179,7 +188,8 @@ class BEiT(nn.Module):
 
     @staticmethod
     def depth_of(key: str, num_layers: int, decay_type: str) -> int | None:
-        """Depth of a parameter for layer-wise decay: 0 for tokens, positions and patches, i + 1 for block i, None for the last norm.
+        """Depth of a parameter for layer-wise decay: 0 for tokens, positions and patches, i + 1 for block i, None for
+        the last norm.
 
         Raises:
             ConfigError: stage-wise decay; there are no stages.
@@ -187,4 +197,6 @@ class BEiT(nn.Module):
         if decay_type != "layer_wise":
             raise ConfigError(f"paramwise_cfg.decay_type: {decay_type}; a network without stages takes layer_wise")
         first, _, rest = key.partition(".")
-        return 0 if first in ("cls_token", "pos_embed", "patch_embed") else int(rest.partition(".")[0]) + 1 if first == "layers" else None
+        if first == "layers":
+            return int(rest.partition(".")[0]) + 1
+        return 0 if first in ("cls_token", "pos_embed", "patch_embed") else None

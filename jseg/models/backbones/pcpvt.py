@@ -1,9 +1,9 @@
 """PCPVT (Twins-PCPVT): a pyramid of transformers with attention over fewer keys and positions from a convolution.
 
-Papers: Chu et al., "Twins: Revisiting the Design of Spatial Attention in Vision Transformers", NeurIPS 2021, sec. 3.1; Chu et al.,
-"Conditional Positional Encodings for Vision Transformers", ICLR 2023.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/twins.py (Apache-2.0), whose words, keys and arithmetic these are, down to its two
-draws of stochastic depth a branch.
+Papers: Chu et al., "Twins: Revisiting the Design of Spatial Attention in Vision Transformers", NeurIPS 2021, sec. 3.1;
+Chu et al., "Conditional Positional Encodings for Vision Transformers", ICLR 2023.
+Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/twins.py (Apache-2.0), whose words, keys and arithmetic these are,
+down to its two draws of stochastic depth a branch.
 
 Deviation: `attn_drop_rate` is 0 (see layers.attention).
 """
@@ -18,7 +18,8 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import ConfigError
-from jseg.layers import FFN, Conv2d, Dropout, DropPath, PatchEmbed, ReducedAttention, build_norm, check_attn_drop, to_map, to_tokens
+from jseg.layers import (FFN, Conv2d, Dropout, DropPath, PatchEmbed, ReducedAttention, build_norm, check_attn_drop,
+                         to_map, to_tokens)
 from jseg.registry import MODELS
 
 __all__ = ["PCPVT", "TwinsLayer"]
@@ -30,14 +31,15 @@ class TwinsLayer(nn.Module):
     Args:
         attention: module that takes tokens, their map's size, `shortcut` and `factor`.
         channels, hidden_channels: C, width inside the feed-forward block.
-        drop_prob, drop_path_prob: dropout in the feed-forward block; probability of each draw that drops a branch in training.
+        drop_prob, drop_path_prob: dropout in the feed-forward block; probability of each draw that drops a branch in
+            training.
         attention_draws: draws for the attention's branch; the other has two.
     Shape:
         x: (N, H * W, C) and (H, W) -> (N, H * W, C)
     """
 
-    def __init__(self, attention: nn.Module, channels: int, hidden_channels: int, *, drop_prob: float, drop_path_prob: float,
-                 attention_draws: int):
+    def __init__(self, attention: nn.Module, channels: int, hidden_channels: int, *, drop_prob: float,
+                 drop_path_prob: float, attention_draws: int):
         super().__init__()
         norm_cfg = {"type": "LN"}  # whatever the backbone's norm is
         self.norm1 = build_norm(norm_cfg, channels, channel_first=False)[1]
@@ -57,7 +59,8 @@ class TwinsLayer(nn.Module):
 
 
 class PositionEncoding(nn.Module):
-    """A 3x3 depthwise convolution of the tokens' map, added to them. Shape: (N, H * W, C) and (H, W) -> (N, H * W, C)."""
+    """A 3x3 depthwise convolution of the tokens' map, added to them.
+    Shape: (N, H * W, C) and (H, W) -> (N, H * W, C)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -74,8 +77,8 @@ class PCPVT(nn.Module):
 
     Args:
         in_channels: channels of the picture.
-        embed_dims, num_heads, mlp_ratios, depths, sr_ratios: width, heads, width of the feed-forward blocks over it, blocks, and reduction
-            of the keys, one value a stage.
+        embed_dims, num_heads, mlp_ratios, depths, sr_ratios: width, heads, width of the feed-forward blocks over it,
+            blocks, and reduction of the keys, one value a stage.
         patch_sizes, strides: side of each stage's patches, twice the same.
         out_indices: stages whose maps are given.
         qkv_bias: biases in the attention's projections.
@@ -85,46 +88,57 @@ class PCPVT(nn.Module):
         norm_cfg: norm of patches and stages.
         norm_after_stage: a norm after each stage.
     Shape:
-        x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
+        x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per
+            index
     Raises:
         ConfigError: too few values for the stages, patches that are not their stride, or dropout of attention weights.
     """
 
-    TINY = MappingProxyType({"type": "PCPVT", "embed_dims": [8, 16, 16, 32], "num_heads": [1, 2, 2, 4], "mlp_ratios": [2, 2, 2, 2],
-                             "depths": [2, 1, 1, 1], "sr_ratios": [4, 2, 2, 1]})
+    TINY = MappingProxyType({
+        "type": "PCPVT", "embed_dims": [8, 16, 16, 32], "num_heads": [1, 2, 2, 4], "mlp_ratios": [2, 2, 2, 2],
+        "depths": [2, 1, 1, 1], "sr_ratios": [4, 2, 2, 1]})
 
-    def __init__(self, in_channels: int = 3, embed_dims: Sequence[int] = (64, 128, 256, 512), patch_sizes: Sequence[int] = (4, 2, 2, 2),
-                 strides: Sequence[int] = (4, 2, 2, 2), num_heads: Sequence[int] = (1, 2, 4, 8), mlp_ratios: Sequence[int] = (4, 4, 4, 4),
-                 out_indices: Sequence[int] = (0, 1, 2, 3), qkv_bias: bool = False, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
-                 drop_path_rate: float = 0.0, norm_cfg: dict = MappingProxyType({"type": "LN"}), depths: Sequence[int] = (3, 4, 6, 3),
+    def __init__(self, in_channels: int = 3, embed_dims: Sequence[int] = (64, 128, 256, 512),
+                 patch_sizes: Sequence[int] = (4, 2, 2, 2), strides: Sequence[int] = (4, 2, 2, 2),
+                 num_heads: Sequence[int] = (1, 2, 4, 8), mlp_ratios: Sequence[int] = (4, 4, 4, 4),
+                 out_indices: Sequence[int] = (0, 1, 2, 3), qkv_bias: bool = False, drop_rate: float = 0.0,
+                 attn_drop_rate: float = 0.0, drop_path_rate: float = 0.0,
+                 norm_cfg: dict = MappingProxyType({"type": "LN"}), depths: Sequence[int] = (3, 4, 6, 3),
                  sr_ratios: Sequence[int] = (8, 4, 2, 1), norm_after_stage: bool = False):
         super().__init__()
         count, lists = len(depths), (embed_dims, patch_sizes, strides, num_heads, mlp_ratios, sr_ratios)
         if min(map(len, lists)) < count or list(patch_sizes[:count]) != list(strides[:count]):
-            raise ConfigError(f"{count} stages (depths {list(depths)}): embed_dims, num_heads, mlp_ratios, sr_ratios, patch_sizes and strides "
-                              "need a value for each, and patch_sizes and strides are the same")
+            raise ConfigError(f"{count} stages (depths {list(depths)}): embed_dims, num_heads, mlp_ratios, sr_ratios, "
+                              "patch_sizes and strides need a value for each, and patch_sizes and strides are the same")
         check_attn_drop(attn_drop_rate)
         self.out_indices = tuple(i for i in out_indices if i < count)
         widths, rates, stages = [in_channels, *embed_dims], np.linspace(0.0, drop_path_rate, sum(depths)).tolist(), []
         for k in range(count):
-            words = {"mlp_ratio": mlp_ratios[k], "qkv_bias": qkv_bias, "drop_prob": drop_rate, "reduction": sr_ratios[k]}
-            stages.append(nn.Sequential(*[self._block(k, i, embed_dims[k], num_heads[k], drop_path_prob=rates[sum(depths[:k]) + i], **words)
-                                          for i in range(depths[k])]))
-        self.patch_embeds = nn.Sequential(*[PatchEmbed(widths[k], widths[k + 1], strides[k], norm_cfg=norm_cfg) for k in range(count)])
+            words = {"mlp_ratio": mlp_ratios[k], "qkv_bias": qkv_bias, "drop_prob": drop_rate,
+                     "reduction": sr_ratios[k]}
+            stages.append(nn.Sequential(*[
+                self._block(k, i, embed_dims[k], num_heads[k], drop_path_prob=rates[sum(depths[:k]) + i], **words)
+                for i in range(depths[k])]))
+        self.patch_embeds = nn.Sequential(
+            *[PatchEmbed(widths[k], widths[k + 1], strides[k], norm_cfg=norm_cfg) for k in range(count)])
         self.position_encoding_drops = nn.Sequential(*[Dropout(drop_rate) for _ in range(count)])
         self.layers = nn.Sequential(*stages)
         self.position_encodings = nn.Sequential(*[PositionEncoding(width) for width in embed_dims])
         self.norm_list = None
         if norm_after_stage:
-            self.norm_list = nn.Sequential(*[build_norm(norm_cfg, width, channel_first=False)[1] for width in embed_dims])
+            self.norm_list = nn.Sequential(
+                *[build_norm(norm_cfg, width, channel_first=False)[1] for width in embed_dims])
         reductions = np.cumprod(strides).tolist()
-        self.out_channels, self.strides = [embed_dims[i] for i in self.out_indices], [reductions[i] for i in self.out_indices]
+        self.out_channels = [embed_dims[i] for i in self.out_indices]
+        self.strides = [reductions[i] for i in self.out_indices]
 
-    def _block(self, stage: int, index: int, channels: int, heads: int, *, mlp_ratio: int, qkv_bias: bool, reduction: int, drop_prob: float,
-               drop_path_prob: float) -> nn.Module:
+    def _block(self, stage: int, index: int, channels: int, heads: int, *, mlp_ratio: int, qkv_bias: bool,
+               reduction: int, drop_prob: float, drop_path_prob: float) -> nn.Module:
         """Block `index` of a stage."""
-        attention = ReducedAttention(channels, heads, reduction=reduction, bias=qkv_bias, norm_cfg={"type": "LN"}, drop_prob=drop_prob)
-        return TwinsLayer(attention, channels, mlp_ratio * channels, drop_prob=drop_prob, drop_path_prob=drop_path_prob, attention_draws=2)
+        attention = ReducedAttention(channels, heads, reduction=reduction, bias=qkv_bias, norm_cfg={"type": "LN"},
+                                     drop_prob=drop_prob)
+        return TwinsLayer(attention, channels, mlp_ratio * channels, drop_prob=drop_prob, drop_path_prob=drop_path_prob,
+                          attention_draws=2)
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
         features, x = [], x.transpose(0, 2, 3, 1)  # (N, H, W, C)

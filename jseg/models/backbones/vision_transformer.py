@@ -1,9 +1,9 @@
 """VisionTransformer: tokens of one size, a class token, learned positions; also DeiT's network.
 
-Papers: Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021; Touvron et al.,
-"Training data-efficient image transformers", ICML 2021.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/vit.py (Apache-2.0), whose words, keys and arithmetic these are; stochastic depth
-drops the feed-forward branches only, as there.
+Papers: Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021;
+Touvron et al., "Training data-efficient image transformers", ICML 2021.
+Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/vit.py (Apache-2.0), whose words, keys and arithmetic these are;
+stochastic depth drops the feed-forward branches only, as there.
 
 Deviations:
 - positions are resized whenever the grid is another, upstream where the number of tokens is;
@@ -47,8 +47,8 @@ class VisionTransformer(nn.Module):
     """Vision transformer.
 
     Args:
-        img_size: side of the pictures that the positions belong to, in pixels, or (vertical, horizontal); other pictures get the
-            positions resized.
+        img_size: side of the pictures that the positions belong to, in pixels, or (vertical, horizontal); other
+            pictures get the positions resized.
         patch_size: side of the patches in pixels.
         patch_pad: "corner", "same" or 0, see `PatchEmbed`.
         in_channels, embed_dims: channels of the picture, width of the tokens.
@@ -68,17 +68,20 @@ class VisionTransformer(nn.Module):
         num_fcs: linear layers of a feed-forward block.
         frozen_exclude: parts of names of the parameters that are trained; "all" for every parameter.
     Shape:
-        x: (N, in_channels, H, W) -> list of (N, embed_dims, ceil(H / patch_size), ceil(W / patch_size)), a map per index
+        x: (N, in_channels, H, W) -> list of (N, embed_dims, ceil(H / patch_size), ceil(W / patch_size)), a map per
+            index
     Raises:
         ConfigError: an index that is no block, a class token asked for and not there, or dropout of attention weights.
     """
 
-    TINY = MappingProxyType({"type": "VisionTransformer", "img_size": 64, "patch_size": 16, "embed_dims": 16, "num_layers": 3,
-                             "num_heads": 2, "mlp_ratio": 2, "out_indices": [0, 2], "final_norm": True})
+    TINY = MappingProxyType({
+        "type": "VisionTransformer", "img_size": 64, "patch_size": 16, "embed_dims": 16, "num_layers": 3,
+        "num_heads": 2, "mlp_ratio": 2, "out_indices": [0, 2], "final_norm": True})
 
-    def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int = 16, patch_pad: str | int = "corner", in_channels: int = 3,
-                 embed_dims: int = 768, num_layers: int = 12, num_heads: int = 12, mlp_ratio: int = 4, out_origin: bool = False,
-                 out_indices: int | Sequence[int] = -1, qkv_bias: bool = True, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
+    def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int = 16, patch_pad: str | int = "corner",
+                 in_channels: int = 3, embed_dims: int = 768, num_layers: int = 12, num_heads: int = 12,
+                 mlp_ratio: int = 4, out_origin: bool = False, out_indices: int | Sequence[int] = -1,
+                 qkv_bias: bool = True, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
                  drop_path_rate: float = 0.0, with_cls_token: bool = True, output_cls_token: bool = False,
                  norm_cfg: dict = MappingProxyType({"type": "LN"}), act_cfg: dict = MappingProxyType({"type": "GELU"}),
                  patch_norm: bool = False, patch_bias: bool = False, pre_norm: bool = False, final_norm: bool = False,
@@ -88,9 +91,11 @@ class VisionTransformer(nn.Module):
             raise ConfigError("output_cls_token needs with_cls_token: true")
         check_attn_drop(attn_drop_rate)
         self.out_indices, self.out_origin = chosen_blocks(out_indices, num_layers), out_origin
-        self.with_cls_token, self.output_cls_token, self.interpolate_mode = with_cls_token, output_cls_token, interpolate_mode
+        self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
+        self.interpolate_mode = interpolate_mode
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, padding=patch_pad, bias=patch_bias,
-                                      norm_cfg=norm_cfg if patch_norm else None, init_std=(2 / (in_channels * patch_size**2)) ** 0.5)
+                                      norm_cfg=norm_cfg if patch_norm else None,
+                                      init_std=(2 / (in_channels * patch_size**2)) ** 0.5)
         self.grid = tuple(side // patch_size for side in pair(img_size))
         self.cls_token = trunc_normal((1, 1, embed_dims))
         self.pos_embed = trunc_normal((1, self.grid[0] * self.grid[1] + 1, embed_dims))
@@ -98,8 +103,9 @@ class VisionTransformer(nn.Module):
         if pre_norm:
             self.ln_pre = build_norm(norm_cfg, embed_dims, channel_first=False)[1]
         self.layers = nn.Sequential(*[
-            TransformerEncoderLayer(embed_dims, num_heads, mlp_ratio * embed_dims, drop_prob=drop_rate, drop_path_prob=rate,
-                                    num_fcs=num_fcs, qkv_bias=qkv_bias, act_cfg=act_cfg, norm_cfg=norm_cfg)
+            TransformerEncoderLayer(embed_dims, num_heads, mlp_ratio * embed_dims, drop_prob=drop_rate,
+                                    drop_path_prob=rate, num_fcs=num_fcs, qkv_bias=qkv_bias, act_cfg=act_cfg,
+                                    norm_cfg=norm_cfg)
             for rate in np.linspace(0.0, drop_path_rate, num_layers).tolist()])
         if final_norm:
             self.ln1 = build_norm(norm_cfg, embed_dims, channel_first=False)[1]

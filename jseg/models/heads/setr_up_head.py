@@ -1,7 +1,9 @@
 """SETRUPHead: SETR's naive and progressive upsampling heads.
 
-Paper: Zheng et al., "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers", CVPR 2021, sec. 3.3.
-Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/setr_up_head.py (Apache-2.0), whose words, keys and arithmetic these are.
+Paper: Zheng et al., "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers", CVPR
+2021, sec. 3.3.
+Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/setr_up_head.py (Apache-2.0), whose words, keys and arithmetic
+these are.
 """
 
 from __future__ import annotations
@@ -49,9 +51,11 @@ class SETRUPHead(SegmentationHead):
         ConfigError: another kernel size.
     """
 
-    TINY = MappingProxyType({"type": "SETRUPHead", "channels": 8, "num_convs": 2, "up_scale": 2, "norm_cfg": {"type": "BN"}})
+    TINY = MappingProxyType({
+        "type": "SETRUPHead", "channels": 8, "num_convs": 2, "up_scale": 2, "norm_cfg": {"type": "BN"}})
 
-    def __init__(self, options: HeadOptions, *, norm_layer: dict = MappingProxyType({"type": "LN", "eps": 1e-6, "requires_grad": True}),
+    def __init__(self, options: HeadOptions, *,
+                 norm_layer: dict = MappingProxyType({"type": "LN", "eps": 1e-6, "requires_grad": True}),
                  num_convs: int = 1, up_scale: int = 4, kernel_size: int = 3):
         super().__init__(options)
         if kernel_size not in (1, 3):

@@ -1,6 +1,7 @@
 """MultiLevelNeck: maps of one size become a pyramid; between ViT and UPerHead.
 
-Upstream: mmsegmentation 1.2.2 mmseg/models/necks/multilevel_neck.py (Apache-2.0), whose words, keys and arithmetic these are.
+Upstream: mmsegmentation 1.2.2 mmseg/models/necks/multilevel_neck.py (Apache-2.0), whose words, keys and arithmetic
+these are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ __all__ = ["MultiLevelNeck", "rescale"]
 def rescale(x: jt.Var, scale: float) -> jt.Var:
     """Resize bilinearly by a factor: PyTorch's `F.interpolate(scale_factor=scale, mode="bilinear")`.
 
-    Sides are rounded down, to at least 1, and positions go by the factor, not by the sides: what is left over at the end is cut first.
+    Sides are rounded down, to at least 1, and positions go by the factor, not by the sides: what is left over at the
+    end is cut first.
 
     Shape:
         x: (N, C, H, W) -> (N, C, floor(scale * H), floor(scale * W))
@@ -55,7 +57,9 @@ class MultiLevelNeck(nn.Module):
                  norm_cfg: dict | None = None, act_cfg: dict | None = None):
         super().__init__()
         if len(in_channels) not in (1, len(scales)):
-            raise ValueError(f"in_channels lists {len(in_channels)} maps, scales {len(scales)} levels; give one map or one for each level")
+            raise ValueError(
+                f"in_channels lists {len(in_channels)} maps, scales {len(scales)} levels; give one map or one "
+                "for each level")
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.scales = tuple(scales)
         self.lateral_convs = nn.Sequential(*[ConvNormAct(width, out_channels, 1, **blocks) for width in in_channels])
