@@ -52,9 +52,9 @@ def test_rates_by_depth(backbone, rules, depths):
 def test_words_that_do_not_go_together():
     model = model_of(BEiT.TINY)
     with pytest.raises(ConfigError, match="takes num_layers, decay_rate and decay_type"):
-        layer_decay(model, {"decay_rate": 0.9})
+        param_groups(model, lr=1.0, paramwise_cfg={"decay_rate": 0.9})
     with pytest.raises(ConfigError, match="and nothing else"):
-        layer_decay(model, {"num_layers": 3, "decay_rate": 0.9, "norm_decay_mult": 0})
+        param_groups(model, lr=1.0, paramwise_cfg={"num_layers": 3, "decay_rate": 0.9, "norm_decay_mult": 0})
     with pytest.raises(ConfigError, match="without stages takes layer_wise"):
         param_groups(model, lr=1.0, paramwise_cfg={"num_layers": 3, "decay_rate": 0.9, "decay_type": "stage_wise"})
     with pytest.raises(ConfigError, match="MSCAN does not say how deep its layers are"):
