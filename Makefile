@@ -3,11 +3,12 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test parity parity-zoo fuzz matrix wheel clean
+.PHONY: help setup demo test test-zoo parity parity-zoo fuzz matrix wheel clean
 
 help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
 	@echo "make test    set up, then run every test that needs no GPU, network or PyTorch"
+	@echo "make test-zoo  set up, then run the contract test of every model of the zoo"
 	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
 	@echo "make parity-zoo  compare every config of MMSegmentation 1.2.2, after make parity made its environment (hours)"
 	@echo "make fuzz    set up, then give every reader 2,000 damaged files, at most 5 minutes each (tests/fuzz/run.py)"
@@ -28,6 +29,9 @@ demo: setup
 
 test: setup
 	$(PY) tests/run.py
+
+test-zoo: setup
+	$(PY) -m pytest -q --zoo tests/models/test_contract.py
 
 parity: setup
 	$(PY) tests/parity/run.py

@@ -69,9 +69,9 @@ def _models(rows: list[dict]) -> list[str]:
         return []
     lines = ["## Whole models", "",
              "Inference: pictures in memory to label maps in memory, resize to the picture's size and argmax included. "
-             "Training step: loss, gradients, optimizer. \"PyTorch\" is the model as it comes; \"tuned\" is the same "
-             "with glibc keeping freed memory (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`) and channels-last "
-             "tensors; \"plain Jittor\" is jseg's own layer-by-layer path.", ""]
+             "Training step: loss, gradients, optimizer. \"PyTorch\" is the model with default settings; \"tuned\" is "
+             "the same with glibc keeping freed memory (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`) and "
+             "channels-last tensors; \"plain Jittor\" is jseg's own layer-by-layer path.", ""]
     names = list(dict.fromkeys(name for row in rows for name in row["others"]))
     head = ["what", "jseg ms", "jseg MiB"]
     for name in names:

@@ -1,4 +1,4 @@
-"""The talk between the benchmark and a side: one JSON object a line, request in, answer out.
+"""The talk between the benchmark and a side: one JSON object per line, request in, answer out.
 
     {"do": "open", "task": "main", ...}     build something that can run   -> {"ok": true, ...}
     {"do": "run", "task": "main", "count": 5}                               -> {"ok": true, "seconds": [0.08, ...]}

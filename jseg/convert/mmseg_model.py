@@ -18,7 +18,6 @@ PREPROCESSOR_KEYS = ("mean", "std", "bgr_to_rgb", "rgb_to_bgr", "size", "size_di
                      "seg_pad_val", "test_cfg")
 _PADDING_KEYS = ("size", "size_divisor", "resize_divisor")
 # all three families
-_MSCAN_UPSTREAM = {"embed_dims": [64, 128, 256, 512], "mlp_ratios": [4, 4, 4, 4], "depths": [3, 4, 6, 3]}
 _HAM_SPELLINGS = {"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t", "RAND_INIT": "rand_init"}
 _HAM_UPSTREAM = {"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "rand_init": True}  # all three families
 # words of a head that stay unsaid where usual
@@ -110,6 +109,8 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
     for key in ("norm_cfg", "act_cfg"):
         if isinstance(kept.get(key), dict):
             kept[key] = _plain_cfg(kept[key])
+    if isinstance(kept.get("backbone_cfg"), dict):
+        kept["backbone_cfg"] = _known(MODELS, kept["backbone_cfg"], f"{where}.backbone_cfg", notes)
     return kept
 
 
@@ -132,14 +133,14 @@ def _backbone(block: dict, notes: Notes) -> Any:
     where = "model.backbone"
     if block.get("type") != "MSCAN":
         return _known(MODELS, block, where, notes)
-    from jseg.models.backbones.mscan import VARIANTS
+    from jseg.models.backbones.mscan import SIZES, VARIANTS
 
-    block = {**_MSCAN_UPSTREAM, **block}
+    block = {**SIZES, **block}
     if "in_chans" in block:  # the authors' and original JSeg's word
         block["in_channels"] = block.pop("in_chans")
     if "norm_cfg" not in block and notes.style != "original JSeg":
         block["norm_cfg"] = {"type": "SyncBN"}  # upstream's default
-    sizes = {"embed_dims": block["embed_dims"], "depths": block["depths"]}
+    sizes = {name: block[name] for name in SIZES}
     variant = next((name for name, known in VARIANTS.items() if known == sizes), None)
     if variant is not None:
         block = {key: value for key, value in block.items() if key not in sizes}

@@ -73,7 +73,7 @@ class SegDataPreProcessor:
             raise ValueError("mean and std belong together: give both or none")
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != 3:
-                raise ValueError(f"{name} needs 3 values, one a channel, got {list(values)}")
+                raise ValueError(f"{name} needs 3 values, one per channel, got {list(values)}")
         if std is not None and min(std) <= 0:
             raise ValueError(f"std must be positive, got {list(std)}")
         if bgr_to_rgb and rgb_to_bgr:

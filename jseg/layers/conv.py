@@ -218,7 +218,7 @@ class ConvNormAct(nn.Module):
             x = conv_norm(x, self.conv, self.norm) if together else steps[name](x)
         return x
 
-    def finish(self, x: jt.Var) -> jt.Var:
+    def norm_and_activate(self, x: jt.Var) -> jt.Var:
         """Norm and activation of a map that the convolution made, in one operation where the norm can."""
         if self.fused is not False:
             return self.norm(x, activation=self.fused)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import jittor as jt
 import numpy as np
@@ -18,11 +18,11 @@ from jseg import ops
 from jseg.errors import ConfigError
 from jseg.losses.base import total
 from jseg.models.readout import Frame, Window, direct_maps, label_map, overlaps, window_maps, windows
-from jseg.registry import nearest
+from jseg.rules import SIZE, Rule, fields, is_pair
 
 __all__ = ["Segmentor"]
 
-# input pixels of one pass on the CPU at inference: more at once is 0 to 10 % slower and takes as much more memory
+# Input pixels per pass at inference on the CPU. Twice as many take twice the memory and are up to 10 % slower.
 GROUP_PIXELS = 1 << 20
 
 
@@ -45,7 +45,7 @@ class Segmentor(nn.Module):
 
     def __init__(self, *, test_cfg: dict | None = None, impl: str = "auto"):
         super().__init__()
-        self.test_cfg, self.impl = _checked_test_cfg(test_cfg), impl
+        self.test_cfg, self.impl = _read_test_cfg(test_cfg), impl
 
     def class_scores(self, images: jt.Var) -> jt.Var:
         """(N, K, h, w), to be resized bilinearly to the size of `images`; the class with the largest wins."""
@@ -181,24 +181,27 @@ class Segmentor(nn.Module):
         return result
 
 
-def _checked_test_cfg(cfg: dict | None) -> dict:
-    """Validate a `test_cfg` block and fill in the default mode."""
-    cfg = dict(cfg or {})
-    cfg.setdefault("mode", "whole")
-    if cfg["mode"] not in ("whole", "slide"):
-        raise ConfigError(f"model.test_cfg: mode must be 'whole' or 'slide', got {cfg['mode']!r}")
-    known = ("mode", "crop_size", "stride")
-    for key in cfg:
-        if key not in known:
-            raise ConfigError(f"model.test_cfg: unknown key {key!r}{nearest(key, known)} (known: {', '.join(known)})")
-    if cfg["mode"] == "slide":
-        for key in known[1:]:
-            value = cfg.get(key)
-            if not isinstance(value, (list, tuple)) or len(value) != 2 or min(value) < 1:
-                raise ConfigError(f"model.test_cfg: slide inference needs {key}: [height, width] in pixels, got "
-                                  f"{value!r}")
-            cfg[key] = (int(value[0]), int(value[1]))
-        if any(s > c for s, c in zip(cfg["stride"], cfg["crop_size"])):
-            raise ConfigError(f"model.test_cfg: stride {list(cfg['stride'])} is larger than crop_size "
-                              f"{list(cfg['crop_size'])}; parts of the picture would stay without a label")
-    return cfg
+_TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": SIZE,
+             "stride": SIZE}
+
+
+def faults_of_test_cfg(cfg: Mapping) -> list[str]:
+    """List what is wrong with a `model.test_cfg`; empty when nothing is."""
+    where = "model.test_cfg"
+    faults = fields(cfg, _TEST_CFG, where, "test_cfg")
+    crop, stride = cfg.get("crop_size"), cfg.get("stride")
+    if cfg.get("mode") == "slide":
+        faults += [f"{where}: mode slide needs {key!r}" for key in ("crop_size", "stride") if cfg.get(key) is None]
+        if is_pair(crop) and is_pair(stride) and any(s > c for s, c in zip(stride, crop)):
+            faults.append(f"{where}: stride {stride} is larger than crop_size {crop}: parts of the picture would get "
+                          "no label")
+    return faults
+
+
+def _read_test_cfg(cfg: Mapping | None) -> dict:
+    """A `test_cfg` with its default mode, sizes as pairs."""
+    cfg = {"mode": "whole", **(cfg or {})}
+    faults = faults_of_test_cfg(cfg)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}

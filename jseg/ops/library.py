@@ -103,7 +103,7 @@ def run_compiler(command: list, target: pathlib.Path) -> str:
     """Run a compiler command that writes `target`, atomically. Returns "" or the compiler's errors."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
     os.close(handle)
-    with runtime_signals.part(temporary):
+    with runtime_signals.temporary_file(temporary):
         done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
         if done.returncode:
             return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"

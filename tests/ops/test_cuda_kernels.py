@@ -31,7 +31,7 @@ def _cases(kernel):
 
 
 def _work(case) -> int:
-    """Elements of the largest tensor, roughly; the emulator runs about a million threads a second."""
+    """Elements of the largest tensor, roughly; the emulator runs about a million threads per second."""
     inputs = _inputs(case.kernel, case)
     area = np.prod(case.options.get("out", (1, 1))) if isinstance(case.options.get("out"), tuple) else 1
     hidden = case.options.get("hidden", 1) * np.prod(case.options.get("size", (1, 1))) * case.options.get("n", 1)

@@ -177,8 +177,8 @@ def page(configs: dict) -> str:
                "puts one value on the other side of a threshold, two runs part, PyTorch's own from its float64 too. "
                f"The losses of the first {EARLY} steps must agree within {EARLY_LIMIT:g}, or {STRAY:g} times what "
                "MMSegmentation's own float32 strays there.",
-               "- Batches hold two pictures. With one, PyTorch 2.13 on the CPU adds up wrong gradients as the model "
-               "comes: `BatchNorm2d` misreads a single picture whose input and gradient lie differently in memory "
+               "- Batches hold two pictures. With one, PyTorch 2.13 on the CPU adds up wrong gradients with default "
+               "settings: `BatchNorm2d` misreads a single picture whose input and gradient lie differently in memory "
                "(channels first and last). jseg gives one picture the gradients of the same picture twice, as PyTorch "
                "does with channels-last tensors.",
                "- The factorisation starts from the same bases on both sides; MMSegmentation's own are random in every "

@@ -40,6 +40,8 @@ SIZE = [128, 160]  # of the pictures, in pixels
 SIZES = {"psanet": [640, 640], "mobilenet_v3": [520, 560], "sem_fpn": [64, 96], "point_rend": [64, 96],
          "poolformer": [64, 96]}
 SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
+# they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
+ONE_SIZE = ("beit", "mae")
 LIST = """
 import json, pathlib, sys
 from mmengine.config import Config
@@ -164,6 +166,16 @@ def page(kept: dict) -> str:
         "## What fails, and at which step", "", "| config | cause |", "|---|---|", *rows, ""]))
 
 
+def job_of(name: str, train: bool) -> dict:
+    """What both sides are told of a config."""
+    family = name.partition("/")[0]
+    job = {"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": train,
+           "size": SIZES.get(family, SIZE)}
+    if family in SLIDES:
+        job["slide"] = SLIDES[family]
+    return {**job, "img_size": True, "slide": False} if family in ONE_SIZE else job
+
+
 def main() -> int:
     """Run what is asked for; 0 when all of it agrees."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -195,11 +207,7 @@ def main() -> int:
     todo = [name for name in todo if args.again or name not in done]
     print(f"parity-zoo: {len(wanted)} configs, {len(todo)} models to run", flush=True)
     for start in range(0, len(todo), args.batch):
-        batch = [{
-            "name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": args.train,
-            "size": SIZES.get(name.partition("/")[0], SIZE),
-            **({"slide": SLIDES[family]} if (family := name.partition("/")[0]) in SLIDES else {})
-        } for name in todo[start:start + args.batch]]
+        batch = [job_of(name, args.train) for name in todo[start:start + args.batch]]
         for name, result in run_batch(batch, args.python).items():
             kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
             print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)

@@ -37,7 +37,7 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
 
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.engine.checkpoint import load_into, load_weights
-    from jseg.layers import count_parameters
+    from jseg.layers import named_parameters
     from jseg.layers.init import without_values
     from jseg.models import build_model
     reference = np.load(folder / "reference.npz")
@@ -47,10 +47,11 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     with without_values():
         model = build_model(meta["config"]["model"])
     load_into(model, state)
+    trainable = sum(value.numel() for value in named_parameters(model).values() if not value.is_stop_grad())
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"]
-              and count_parameters(model) == facts["parameters"], "notes": conversion.notes}
+    result = {"parameters": trainable, "keys equal": ours == facts["keys"] and trainable == facts["parameters"],
+              "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])
     with jt.no_grad():

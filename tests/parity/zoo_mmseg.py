@@ -120,7 +120,7 @@ def sample_points(x, points, align_corners=False, **options):
 
 
 def run_once(head) -> None:
-    """Let a head of a cascade keep its first result: MMSegmentation runs it twice a step,
+    """Let a head of a cascade keep its first result: MMSegmentation runs it twice per step,
     and its running statistics move twice.
     """
     forward, kept = head.forward, []
@@ -153,6 +153,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     from mmengine.config import Config
     from mmseg.registry import DATASETS, MODELS
     config = Config.fromfile(configs / job["config"])
+    if job.get("img_size"):
+        config.model.backbone.img_size = tuple(job["size"])
     kind = config.get("test_dataloader", {}).get("dataset", {}).get("type")
     info = dict(DATASETS.get(kind).METAINFO) if kind and DATASETS.get(kind) else {}
     block = without_start(copy.deepcopy(config.model))
@@ -172,20 +174,23 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     of_heads = dict(network.test_cfg or {})  # words of single heads stay
     network.test_cfg = Config({**of_heads, "mode": "whole"})
     with torch.no_grad():
-        out["logits"] = network.encode_decode(torch.from_numpy(pictures), metas).numpy()
-        out["whole"] = label_maps(network, pictures, metas)
-        if (slide := job.get("slide", SLIDE)):
+        logits = network.encode_decode(torch.from_numpy(pictures), metas)
+        out["logits"] = logits.numpy().copy()
+        out["whole"] = label_maps(network.postprocess_result(logits, samples([dict(m) for m in metas])))
+        if slide := job.get("slide", SLIDE):
             network.test_cfg = Config({**of_heads, **slide})
-            out["slide"] = label_maps(network, pictures, metas)
+            out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
     if job.get("train"):
-        out.update(training_step(network.double(), pictures, labels, metas))
+        data_samples = labelled_samples(metas, labels, edge_step(config))
+        out.update(training_step(network.double(), pictures, data_samples))
         with smooth_relu():
-            smooth = training_step(network, pictures, labels, metas)
+            smooth = training_step(network, pictures, data_samples)
         out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
                       if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters()), "slide": slide, "metas": metas}
+             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": slide,
+             "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
@@ -202,7 +207,8 @@ def smooth_relu():
     before = functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward
 
     def gelu(x, *_, inplace: bool = False, **__):
-        return x.copy_(functional.gelu(x.clone())) if inplace else functional.gelu(x)
+        y = functional.gelu(x.clone())  # it saves its input, which sums in place may change behind a ReLU
+        return x.copy_(y) if inplace else y
 
     functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
     functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
@@ -212,7 +218,25 @@ def smooth_relu():
         functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward = before
 
 
-def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
+def edge_step(config):
+    """The transform of the training pipeline that draws edges, or None."""
+    from mmseg.registry import TRANSFORMS
+    steps = config.get("train_dataloader", {}).get("dataset", {}).get("pipeline") or []
+    return next((TRANSFORMS.build(step) for step in steps if step["type"] == "GenerateEdge"), None)
+
+
+def labelled_samples(metas: list[dict], labels: np.ndarray, edges) -> list:
+    """Data samples with label maps, and edge maps where the pipeline draws them."""
+    import torch
+    from mmengine.structures import PixelData
+    found = samples([dict(m) for m in metas], labels)
+    for sample, label in zip(found, labels if edges is not None else ()):
+        drawn = edges({"img_shape": label.shape, "gt_seg_map": label})["gt_edge_map"]
+        sample.gt_edge_map = PixelData(data=torch.from_numpy(drawn.astype(np.int64))[None])
+    return found
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list) -> dict[str, np.ndarray]:
     """Losses, gradients and running statistics of one step from the random weights, in float64."""
     import torch
     load(network)
@@ -224,7 +248,7 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
         run_once(stage)
     rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
     try:
-        losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
+        losses = network.loss(torch.from_numpy(pictures).double(), data_samples)
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value)
             for key, value in losses.items() if "loss" in key).backward()
@@ -240,10 +264,8 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     return found
 
 
-def label_maps(network, pictures: np.ndarray, metas: list[dict]) -> np.ndarray:
-    """Label maps (N, H, W) of MMSegmentation's own post-processing."""
-    import torch
-    found = network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas]))
+def label_maps(found: list) -> np.ndarray:
+    """(N, H, W) from what MMSegmentation's own post-processing gives."""
     return np.stack([sample.pred_sem_seg.data.numpy()[0].astype(np.uint8) for sample in found])
 
 

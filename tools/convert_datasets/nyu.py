@@ -1,4 +1,4 @@
-"""NYU Depth v2 (for depth estimation): pictures and 16-bit depth maps of the published lists in one folder a split.
+"""NYU Depth v2 (for depth estimation): pictures and 16-bit depth maps of the published lists in one folder per split.
 
 Source: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html; the prepared nyu.zip of the BTS authors (Silberman et al.,
 ECCV 2012). Licence: see the publisher's page.

@@ -93,10 +93,10 @@ class PoolFormerBlock(nn.Module):
         self.layer_scale_1, self.layer_scale_2 = constant(channels, layer_scale), constant(channels, layer_scale)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        y, again, x = self.norm1.fork(x)
+        y, again, x = self.norm1.fork_output(x)
         around = avg_pool(y, self.pool_size, stride=1, padding=self.pool_size // 2, count_include_pad=False)
         x = x + self.drop_path((around - again) * self.layer_scale_1.reshape(1, -1, 1, 1))
-        y, _, x = self.norm2.fork(x)
+        y, _, x = self.norm2.fork_output(x)
         return self.mlp(y, scale=self.layer_scale_2, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
 
 
@@ -195,6 +195,6 @@ def _sizes(arch: str | Mapping) -> tuple[list, list, list, float]:
     layers, widths = list(arch["layers"]), list(arch["embed_dims"])
     ratios = list(arch.get("mlp_ratios", [4] * len(layers)))
     if not len(layers) == len(widths) == len(ratios) >= 1 or any(a == b for a, b in zip(widths, widths[1:])):
-        raise ConfigError(f"arch: layers {layers}, embed_dims {widths} and mlp_ratios {ratios} have one number a stage, "
-                          "and no stage has the width of the one before")
+        raise ConfigError(f"arch: layers {layers}, embed_dims {widths} and mlp_ratios {ratios} have one number a "
+                          "stage, and no stage has the width of the one before")
     return layers, widths, ratios, arch.get("layer_scale_init_value", 1e-5)

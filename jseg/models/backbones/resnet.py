@@ -250,8 +250,9 @@ class ResNet(nn.Module):
             width, total = channels * block.expansion, total * strides[i]
             widths.append(width)
             reductions.append(total)
-        self.out_channels, self.strides = [widths[i]
-                                           for i in self.out_indices], [reductions[i] for i in self.out_indices]
+        self.stage_channels = widths
+        self.out_channels = [widths[i] for i in self.out_indices]
+        self.strides = [reductions[i] for i in self.out_indices]
         if zero_init_residual:
             zero_last_norms(self)
         if frozen_stages >= 0:
@@ -260,16 +261,20 @@ class ResNet(nn.Module):
                 freeze(getattr(self, name))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
-        x = max_pool(self._stem_map(x), 3, stride=2, padding=1)
+        x = max_pool(self.stem_map(x), 3, stride=2, padding=1)
         features = []
         for i in range(max(self.out_indices) + 1):
-            layer = getattr(self, f"layer{i + 1}")
-            x = run_frozen(layer, x) if i < self.frozen_stages else layer(x)
+            x = self.run_stage(i, x)
             if i in self.out_indices:
                 features.append(x)
         return features
 
-    def _stem_map(self, x: jt.Var) -> jt.Var:
+    def run_stage(self, index: int, x: jt.Var) -> jt.Var:
+        """What the stage at `index` (from 0) makes of the map before it."""
+        layer = getattr(self, f"layer{index + 1}")
+        return run_frozen(layer, x) if index < self.frozen_stages else layer(x)
+
+    def stem_map(self, x: jt.Var) -> jt.Var:
         """What the stem gives at stride 2."""
         if self.frozen_stages < 0:
             return self.stem(x) if self.deep_stem else conv_norm(x, self.conv1, self.bn1, activation="relu")

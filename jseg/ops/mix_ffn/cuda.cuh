@@ -41,7 +41,7 @@ template <class X> void expand(const MixShape& s, const Call& call, const X* x, 
              Store<float>{matrix(u, s.e * s.p, s.p, 1), call.in<float>(2), false, false});
 }
 
-// M -> dW2 and ds, S -> db2; one block a row d.
+// M -> dW2 and ds, S -> db2; one block per row d.
 static __global__ void __launch_bounds__(256) finish_scale(const float* w2, const float* b2, const float* scale,
                                                            int64_t e, float* dw2, float* db2, float* dscale) {
     JSEG_SHARED(double, room, 256 / WARP);

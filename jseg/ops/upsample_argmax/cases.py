@@ -1,7 +1,7 @@
 """Shapes of upsample_argmax for tests and benchmarks."""
 
 from jseg.ops.bilinear import Resampling, resize_matrix
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.upsample_argmax.op import upsample_argmax
 
 CASES = [

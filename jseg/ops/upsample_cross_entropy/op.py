@@ -97,7 +97,8 @@ def _check(logits, labels, class_weight, pixel_weight, reduction) -> np.ndarray 
         return None
     weight = np.asarray(class_weight.numpy() if isinstance(class_weight, jt.Var) else class_weight, np.float32)
     check(name, weight.shape == (logits.shape[1],),
-          f"class_weight has shape {weight.shape}, the logits have {logits.shape[1]} classes; give one weight a class")
+          f"class_weight has shape {weight.shape}, the logits have {logits.shape[1]} classes; give one weight "
+          "per class")
     return weight
 
 
