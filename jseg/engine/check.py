@@ -69,8 +69,9 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
 def summary(cfg: Mapping) -> str:
     """Say in one line what a valid config trains."""
     model, train, loader = cfg["model"], TrainCfg.read(cfg["train_cfg"]), cfg["train_dataloader"]
+    heads = model["decode_head"] if isinstance(model["decode_head"], (list, tuple)) else [model["decode_head"]]
     parts = [f"{b['type']} {b['variant']}" if "variant" in b else b["type"]
-             for b in (model.get(key) for key in ("backbone", "neck", "decode_head")) if isinstance(b, Mapping)]
+             for b in (model["backbone"], model.get("neck"), *heads) if isinstance(b, Mapping)]
     length = f"{train.max_iters} iterations" if train.max_iters else f"{train.max_epochs} epochs"
     names = class_names(loader["dataset"])
     known = f" ({len(names)} classes)" if names else ""
@@ -235,8 +236,16 @@ def _check_classes(model: Mapping, dataset: Mapping, where: str) -> list[str]:
     names = class_names(_without_pipeline(dataset))
     return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} "
             "classes"
-            for place, head in heads_of(model) if names and isinstance(head, Mapping)
+            for place, head in heads_of(model) if names and isinstance(head, Mapping) and not _makes_targets(head)
             and head.get("num_classes") is not None and head["num_classes"] != len(names)]
+
+
+def _makes_targets(head: Mapping) -> bool:
+    """Whether a head's classes are not the dataset's."""
+    from jseg.models.heads.base import Head
+
+    entry = MODELS.get(head["type"]) if head.get("type") in MODELS else None
+    return isinstance(entry, type) and issubclass(entry, Head) and entry.own_targets
 
 
 def _check_optimizer(block: Mapping) -> list[str]:

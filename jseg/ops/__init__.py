@@ -16,11 +16,13 @@ from jseg.ops.mix_ffn.op import mix_ffn
 from jseg.ops.msca.op import msca
 from jseg.ops.nmf.op import nmf
 from jseg.ops.norm.op import norm
+from jseg.ops.point_sample.op import point_sample
 from jseg.ops.pointwise.op import pointwise
 from jseg.ops.upsample_argmax.op import upsample_argmax
 from jseg.ops.upsample_cross_entropy.op import upsample_cross_entropy
 
 KERNELS = ("adamw", "attention", "bilinear_resize", "depthwise", "layer_norm", "linear", "mix_ffn", "msca", "nmf",
-           "norm", "pointwise", "upsample_argmax", "upsample_cross_entropy")
+           "norm", "point_sample", "pointwise", "upsample_argmax", "upsample_cross_entropy")
 __all__ = ["adamw", "attention", "bilinear_resize", "depthwise", "layer_norm", "linear", "mix_ffn", "msca", "nmf",
-           "norm", "pointwise", "upsample_argmax", "upsample_cross_entropy", "KERNELS", "use", "uses_plain"]
+           "norm", "point_sample", "pointwise", "upsample_argmax", "upsample_cross_entropy", "KERNELS", "use",
+           "uses_plain"]

@@ -124,6 +124,10 @@ def _nmf(x, bases, *, steps, inv_t=1.0, eps=1e-6, grad="full"):
     return bases @ coef.transpose(1, 2)
 
 
+def _point_sample(x, points, *, mode="bilinear", align_corners=False):
+    return F.grid_sample(x, 2 * points[:, :, None] - 1, mode=mode, align_corners=align_corners)[..., 0]
+
+
 def _upsample_argmax(logits, *, size, through=None, align_corners=False, with_prob=False):
     if through is not None:
         logits = F.interpolate(logits, size=tuple(through), mode="bilinear", align_corners=align_corners)
@@ -150,7 +154,7 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
 
 OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise,
               "layer_norm": _layer_norm, "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn,
-              "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
+              "nmf": _nmf, "norm": _norm, "point_sample": _point_sample, "upsample_argmax": _upsample_argmax,
               "upsample_cross_entropy": _upsample_cross_entropy}
 
 

@@ -13,10 +13,11 @@ import json
 import pathlib
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 from compare_jseg import error_of
-from gradients import gradient_errors
+from gradients import gradient_errors, uniform
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -36,7 +37,7 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
 
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.engine.checkpoint import load_into, load_weights
-    from jseg.layers import count_parameters
+    from jseg.layers import named_parameters
     from jseg.layers.init import without_values
     from jseg.models import build_model
     reference = np.load(folder / "reference.npz")
@@ -46,10 +47,11 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     with without_values():
         model = build_model(meta["config"]["model"])
     load_into(model, state)
+    trainable = sum(value.numel() for value in named_parameters(model).values() if not value.is_stop_grad())
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"]
-              and count_parameters(model) == facts["parameters"], "notes": conversion.notes}
+    result = {"parameters": trainable, "keys equal": ours == facts["keys"] and trainable == facts["parameters"],
+              "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])
     with jt.no_grad():
@@ -107,7 +109,9 @@ def training_step(model, reference) -> tuple[dict, dict[str, np.ndarray]]:
     import jittor as jt
 
     from jseg.layers import named_parameters
-    found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
+    from jseg.ops import ranks
+    with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))):
+        found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
     parameters = named_parameters(model)
     return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
 
@@ -128,10 +132,12 @@ def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too (why: zoo_mmseg.smooth_relu)."""
+    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too, HSwish Swish and HSigmoid a sigmoid
+    (why: zoo_mmseg.smooth_relu).
+    """
     from jseg import ops
     from jseg.layers import activation
-    norm, relu, plain = ops.norm, activation.relu, dict(activation._PLAIN)
+    norm, relu, plain, hard_sigmoid = ops.norm, activation.relu, dict(activation._PLAIN), activation.hard_sigmoid
     holders = [module for name, module in list(sys.modules.items())
                if name.startswith("jseg.") and getattr(module, "relu", None) is relu]
 
@@ -139,7 +145,9 @@ def smooth_relu():
         return norm(*args,
                     **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
 
-    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu)
+    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu, HSwish=activation.swish,
+                             Hardswish=activation.swish)
+    activation.hard_sigmoid = lambda x, **_: activation.jt.sigmoid(x)
     ops.norm = smooth_norm
     for module in holders:
         module.relu = activation.gelu
@@ -147,6 +155,7 @@ def smooth_relu():
         yield
     finally:
         activation._PLAIN.update(plain)
+        activation.hard_sigmoid = hard_sigmoid
         ops.norm = norm
         for module in holders:
             module.relu = relu

@@ -22,6 +22,7 @@ import traceback
 import zlib
 
 import numpy as np
+from gradients import uniform
 from make_segnext import import_mmseg, samples
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
@@ -96,6 +97,28 @@ def still(network) -> None:
             module.dropout = 0.0
 
 
+def add_missing_operators() -> None:
+    """Give MMSegmentation the operators that it takes from mmcv's compiled ones, where these are stand-ins that do
+    nothing.
+    """
+    from mmseg.models.decode_heads import point_head
+    if isinstance(point_head.point_sample, type) or point_head.point_sample is None:
+        point_head.point_sample = sample_points
+
+
+def sample_points(x, points, align_corners=False, **options):
+    """What `mmcv.ops.point_sample` does, where mmcv has no compiled operators: points (N, P, 2) or (N, P, Q, 2), 0 to 1
+    from edge to edge.
+    """
+    from torch.nn import functional as F
+    flat, points = points.dim() == 3, points.to(x.dtype)
+    found = F.grid_sample(x,
+                          2.0 * (points.unsqueeze(2) if flat else points) - 1.0,
+                          align_corners=align_corners,
+                          **options)
+    return found.squeeze(3) if flat else found
+
+
 def run_once(head) -> None:
     """Let a head of a cascade keep its first result: MMSegmentation runs it twice per step,
     and its running statistics move twice.
@@ -148,48 +171,72 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width),
               "padding_size": [0, 0, 0, 0]}] * 2
     out = {"pictures": pictures, "labels": labels}
-    network.test_cfg = Config({"mode": "whole"})
+    of_heads = dict(network.test_cfg or {})  # words of single heads stay
+    network.test_cfg = Config({**of_heads, "mode": "whole"})
     with torch.no_grad():
         logits = network.encode_decode(torch.from_numpy(pictures), metas)
         out["logits"] = logits.numpy().copy()
         out["whole"] = label_maps(network.postprocess_result(logits, samples([dict(m) for m in metas])))
-        if job.get("slide", True):
-            network.test_cfg = Config(SLIDE)
+        if slide := job.get("slide", SLIDE):
+            network.test_cfg = Config({**of_heads, **slide})
             out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
     if job.get("train"):
-        out.update(training_step(network.double(), pictures, labels, metas))
+        data_samples = labelled_samples(metas, labels, edge_step(config))
+        out.update(training_step(network.double(), pictures, data_samples))
         with smooth_relu():
-            smooth = training_step(network, pictures, labels, metas)
+            smooth = training_step(network, pictures, data_samples)
         out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
                       if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
+             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": slide,
+             "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU, in place where they were.
+    """ReLU and ReLU6 become GELU, in place where they were; HSwish becomes Swish and HSigmoid a sigmoid.
 
     Rounding moves values across a ReLU's edge and flips their whole gradient, so in a deep network float32 gradients
     stray by percents from exact ones, whoever computes them. Without edges, what differs is a fault.
     """
     import torch
+    from mmcv.cnn.bricks.hsigmoid import HSigmoid
     from torch.nn import functional
-    before = functional.relu, functional.hardtanh, torch.relu
+    before = functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward
 
     def gelu(x, *_, inplace: bool = False, **__):
-        return x.copy_(functional.gelu(x.clone())) if inplace else functional.gelu(x)
+        y = functional.gelu(x.clone())  # it saves its input, which sums in place may change behind a ReLU
+        return x.copy_(y) if inplace else y
 
     functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
+    functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
     try:
         yield
     finally:
-        functional.relu, functional.hardtanh, torch.relu = before
+        functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward = before
 
 
-def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
+def edge_step(config):
+    """The transform of the training pipeline that draws edges, or None."""
+    from mmseg.registry import TRANSFORMS
+    steps = config.get("train_dataloader", {}).get("dataset", {}).get("pipeline") or []
+    return next((TRANSFORMS.build(step) for step in steps if step["type"] == "GenerateEdge"), None)
+
+
+def labelled_samples(metas: list[dict], labels: np.ndarray, edges) -> list:
+    """Data samples with label maps, and edge maps where the pipeline draws them."""
+    import torch
+    from mmengine.structures import PixelData
+    found = samples([dict(m) for m in metas], labels)
+    for sample, label in zip(found, labels if edges is not None else ()):
+        drawn = edges({"img_shape": label.shape, "gt_seg_map": label})["gt_edge_map"]
+        sample.gt_edge_map = PixelData(data=torch.from_numpy(drawn.astype(np.int64))[None])
+    return found
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list) -> dict[str, np.ndarray]:
     """Losses, gradients and running statistics of one step from the random weights, in float64."""
     import torch
     load(network)
@@ -199,13 +246,15 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
+    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
     try:
-        losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
+        losses = network.loss(torch.from_numpy(pictures).double(), data_samples)
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value)
             for key, value in losses.items() if "loss" in key).backward()
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.rand = rand
         for stage in stages:
             del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
@@ -224,6 +273,7 @@ def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
     import torch
     mmseg = import_mmseg()
+    add_missing_operators()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]

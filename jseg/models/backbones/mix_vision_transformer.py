@@ -86,9 +86,9 @@ class TransformerEncoderLayer(nn.Module):
         self.drop_path = DropPath(drop_path_prob)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        y, _, x = self.norm1.fork(x)
+        y, _, x = self.norm1.fork_output(x)
         x = self.attn.on_map(y, shortcut=x, factor=self.drop_path.factor(x.shape[0]))
-        y, _, x = self.norm2.fork(x)
+        y, _, x = self.norm2.fork_output(x)
         return self.ffn(y, shortcut=x, factor=self.drop_path.factor(x.shape[0]))
 
 

@@ -59,4 +59,4 @@ class SegformerHead(SegmentationHead):
             part = weight[:, i * self.channels:(i + 1) * self.channels]
             x = ops.pointwise(block(x), part, self.fusion_conv.conv.bias if i == 0 else None)
             joined = x if i == 0 else ops.bilinear_resize(x, size, align_corners=self.align_corners, add=joined)
-        return self.fusion_conv.finish(joined)
+        return self.fusion_conv.norm_and_activate(joined)
