@@ -103,7 +103,7 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     _check_sizes(contents, source.stat().st_size, where)
     settings, config_from, found, notes = _settings(contents, config, where)
     renames, dropped = _renames(contents, settings, found.backbone_only)
-    shapes = {new: tuple(contents.state[old].shape) for new, old in renames.items()}
+    shapes = {new: tuple(contents.state[old].shape) or (1,) for new, old in renames.items()}  # Jittor: no scalars
     _refuse_absurd(settings, shapes, config_from, where)
     _account(shapes, _model_shapes(settings, found.backbone_only, where), where)
     if not allow_nonfinite:
@@ -163,10 +163,20 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
         else:
             kept[f"backbone.{key}" if backbone_only and not key.startswith("backbone.") else key] = key
     renamed = remap_keys(kept, settings)
-    if len(renamed) != len(kept):
-        raise ConvertError("two keys become one when renamed: "
-                           f"{sorted(set(kept.values()) - set(renamed.values()))[:4]}; the file mixes two releases")
+    names, lost = {key: name for name, key in kept.items()}, sorted(set(kept.values()) - set(renamed.values()))
+    twins = {key: renamed.get(next(iter(remap_keys({names[key]: key}, settings)), None)) for key in lost}
+    state = contents.state
+    differ = [key for key, twin in twins.items() if twin is None or not _same(state[key], state[twin])]
+    if differ:
+        raise ConvertError(f"two keys become one when renamed: {differ[:4]}; the file mixes two releases")
+    sources = contents.source_keys
+    dropped.update({sources[key]: f"a copy of {sources[twin]}" for key, twin in twins.items()})
     return renamed, dropped
+
+
+def _same(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> bool:
+    """Whether two weights hold the same numbers."""
+    return np.array_equal(*(value.numpy() if isinstance(value, Tensor) else value for value in (a, b)))
 
 
 def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: str, where: str) -> None:
@@ -227,12 +237,12 @@ def _refuse_nonfinite(contents: Contents, renames: Mapping[str, str], where: str
 
 
 def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:
-    """A weight as contiguous float32."""
+    """A weight as contiguous float32, a scalar as one value."""
     array = value.numpy() if isinstance(value, Tensor) else value
     if array.dtype.kind not in "biuf":
         raise ConvertError(f"{where}: values of type {array.dtype}; weights are numbers")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `_refuse_nonfinite` tells
-        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+        return np.ascontiguousarray(array, np.float32).reshape(array.shape or (1,))
 
 
 # -- config ------------------------------------------------------------------------------------------------------------

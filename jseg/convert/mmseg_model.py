@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from jseg.config import stating_block
 from jseg.convert.mmseg_notes import Notes, as_pair, brief
 from jseg.registry import LOSSES, MODELS, SAMPLERS, Registry, accepted, nearest
 
@@ -169,6 +170,9 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
         return kept
     words = accepted(MODELS.get(kept["type"]))
     kept = {key: value for key, value in kept.items() if key not in _SELDOM or not _is_default(words[key], value)}
+    below, inner = stating_block(kept)
+    if below:
+        kept[below[1:]] = _heads(inner, f"{where}{below}", notes)
     if kept.get("type") == "LightHamHead":
         kept["ham_kwargs"] = _ham_kwargs(notes.block(kept.get("ham_kwargs"), f"{where}.ham_kwargs"),
                                          f"{where}.ham_kwargs", notes)

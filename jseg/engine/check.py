@@ -14,6 +14,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from jseg.config import stating_block
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
 from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PREPROCESSOR, TOP_LEVEL, TTA
 from jseg.engine.dry_step import dry_step
@@ -121,6 +122,9 @@ def _check_model(model: Mapping) -> list[str]:
         faults += _check_head(head, where)
         if isinstance(head, Mapping) and backbone is not None and model.get("neck") is None:
             faults += _check_inputs(backbone, head, where)
+    outer = model.get("decode_head")
+    if isinstance(outer, Mapping) and stating_block(outer)[0] and not faults:
+        faults += _build(MODELS, outer, "model.decode_head")[1]
     if isinstance(model.get("test_cfg"), Mapping):
         faults += faults_of_test_cfg(model["test_cfg"])
     return faults

@@ -1,18 +1,19 @@
 """Targets that are functions of the label map, for heads that learn something else than its classes.
 
-Labels are those of the batch, so batches keep their form and every transform is already in them. Everything here runs
-on the device, in whole numbers or in sums of a few values, and has no gradient.
+Labels are those of the batch, so batches keep their form and every transform is already in them. Nothing here has a
+gradient.
 """
 
 from __future__ import annotations
 
 import jittor as jt
+import numpy as np
 from jittor import nn
 
 from jseg import ops
 from jseg.layers import nearest_resize
 
-__all__ = ["detail_map", "edge_map"]
+__all__ = ["class_presence", "detail_map", "edge_map"]
 
 # above, right, below right, below left: each pair of touching pixels marks one
 _NEIGHBOURS = ((-1, 0), (0, 1), (1, 1), (1, -1))
@@ -92,3 +93,20 @@ def _largest(parts: list[jt.Var]) -> jt.Var:
     for part in parts[1:]:
         result = jt.maximum(result, part)
     return result
+
+
+def class_presence(labels: np.ndarray, num_classes: int, ignore_index: int = 255) -> np.ndarray:
+    """Which classes a picture shows (Zhang et al., "Context Encoding for Semantic Segmentation", CVPR 2018, sec. 3.1).
+
+    Args:
+        labels: (N, H, W) int; values outside [0, num_classes) and `ignore_index` count as no class.
+        num_classes: K.
+        ignore_index: label value without a class.
+    Returns:
+        (N, K) float32, 1 where at least one pixel has the class, else 0.
+    """
+    found = np.zeros((len(labels), num_classes), np.float32)
+    for present, picture in zip(found, labels):
+        values = np.unique(picture)
+        present[values[(values >= 0) & (values < num_classes) & (values != ignore_index)]] = 1.0
+    return found

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from typing import Iterator, Mapping
 
+from jseg.config import stating_block
 from jseg.models import encoder_decoder  # noqa: F401  (registers itself)
 from jseg.models.segmentor import Segmentor
 from jseg.registry import MODELS
@@ -64,5 +65,8 @@ def _parts(model: Mapping) -> Iterator[tuple[str, Mapping]]:
         block = model.get(name)
         if isinstance(block, Mapping):
             yield f"{name}.", block
+            below, inner = stating_block(block)
+            if below:
+                yield f"{name}{below}.", inner
         elif isinstance(block, (list, tuple)):
             yield from ((f"{name}.{i}.", part) for i, part in enumerate(block))

@@ -1,5 +1,7 @@
 """GenerateEdge is a transform in MMSegmentation and a word of the head here."""
 
+from __future__ import annotations
+
 from jseg.convert.mmseg_config import translate_config
 from jseg.registry import MODELS
 

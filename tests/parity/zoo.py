@@ -35,8 +35,7 @@ LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
 SIZE = [128, 160]  # of the pictures, in pixels
-# PSANet's masks have a size of their own; LRASPP pools over windows of 392 pixels
-SIZES = {"psanet": [640, 640], "mobilenet_v3": [520, 560]}
+SIZES = {"mobilenet_v3": [520, 560]}  # LRASPP pools over windows of 392 pixels
 SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
 # they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
 ONE_SIZE = ("beit", "mae")

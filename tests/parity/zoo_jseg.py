@@ -39,7 +39,7 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     from jseg.engine.checkpoint import load_into, load_weights
     from jseg.layers import named_parameters
     from jseg.layers.init import without_values
-    from jseg.models import build_model
+    from jseg.models import build_model, remap_keys
     reference = np.load(folder / "reference.npz")
     facts = json.loads(str(reference["facts"]))
     conversion = convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors")
@@ -50,7 +50,9 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     trainable = sum(value.numel() for value in named_parameters(model).values() if not value.is_stop_grad())
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": trainable, "keys equal": ours == facts["keys"] and trainable == facts["parameters"],
+    # Jittor has no scalars; a class may name its weights otherwise than MMSegmentation
+    theirs = remap_keys({key: shape or [1] for key, shape in facts["keys"].items()}, meta["config"])
+    result = {"parameters": trainable, "keys equal": ours == theirs and trainable == facts["parameters"],
               "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])

@@ -24,6 +24,7 @@ import zlib
 import numpy as np
 from gradients import uniform
 from make_segnext import import_mmseg, samples
+from zoo_operators import add_context_operators
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -42,7 +43,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = 1.0 + 0.5 * np.tanh(values)
     elif leaf in ("running_mean", "bias") or leaf.endswith("_bias"):
         values = 0.1 * values
-    elif leaf.startswith(("layer_scale", "gamma")) and len(shape) <= 1:
+    elif (leaf.startswith(("layer_scale", "gamma")) or ".gamma." in key) and len(shape) <= 1:
         values = 0.05 + 0.02 * values
     elif len(shape) <= 1:
         values = 1.0 + 0.2 * values
@@ -52,7 +53,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = values / np.sqrt(np.prod(shape[1:]))
         if "conv_seg" in key or "cls_seg" in key:
             values = values * CLASS_SPREAD
-    return values.astype(np.float32)
+    return np.asarray(values, np.float32)  # an array for a scalar too
 
 
 def load(network) -> None:
@@ -204,18 +205,20 @@ def smooth_relu():
     import torch
     from mmcv.cnn.bricks.hsigmoid import HSigmoid
     from torch.nn import functional
-    before = functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward
+    before = (functional.relu, functional.hardtanh, torch.relu, functional.relu_, functional.hardswish,
+              HSigmoid.forward)
 
     def gelu(x, *_, inplace: bool = False, **__):
         y = functional.gelu(x.clone())  # it saves its input, which sums in place may change behind a ReLU
         return x.copy_(y) if inplace else y
 
-    functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
+    functional.relu, functional.hardtanh, torch.relu, functional.relu_ = gelu, gelu, gelu, gelu
     functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
     try:
         yield
     finally:
-        functional.relu, functional.hardtanh, torch.relu, functional.hardswish, HSigmoid.forward = before
+        (functional.relu, functional.hardtanh, torch.relu, functional.relu_, functional.hardswish,
+         HSigmoid.forward) = before
 
 
 def edge_step(config):
@@ -274,6 +277,7 @@ def main(folder: pathlib.Path) -> None:
     import torch
     mmseg = import_mmseg()
     add_missing_operators()
+    add_context_operators()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]
