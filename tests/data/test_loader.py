@@ -256,7 +256,7 @@ def test_preprocessor_is_the_formula(rng):
     np.testing.assert_array_equal(test.images[0], ((resized - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1))
     assert (test.labels.shape == (1, 5, 7) and test.metas[0]["img_shape"] == (8, 8)
             and test.metas[0]["padding_size"] == (0, 0, 0, 0))
-    with pytest.raises(ValueError, match="unknown key 'size_divisior'; did you mean 'size_divisor'"):
+    with pytest.raises(ValueError, match="unknown key 'size_divisior' in test_cfg; did you mean 'size_divisor'"):
         SegDataPreProcessor(test_cfg={"size_divisior": 32})
 
 
