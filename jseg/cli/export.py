@@ -24,7 +24,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--full", action="store_true", help="keep float32 (default: half precision, running statistics excepted)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="change a value of the config inside, such as a path of this machine; may be given many times")
-    parser.add_argument("--config", dest="given_config", metavar="FILE", help="put this config (.yaml) into the file, "
+    parser.add_argument("--config", dest="given_config", metavar="FILE", help="put this config (.yaml, or a shipped config's name) into the file, "
                         "with the class names and colours of its data set, instead of those inside it")
     parser.add_argument("--allow-nonfinite", action="store_true", help="write weights that hold NaN or inf")
     parser.add_argument("--origin", metavar="TEXT", help="where the weights come from: data, command, licence; kept inside the file")
