@@ -163,13 +163,17 @@ def _load(path: str, ancestors: tuple[str, ...], allowance: Allowance) -> dict:
 def _read(path: str, child: str, allowance: Allowance) -> dict:
     """Read one file as a mapping; `child` is the file whose `_base_` named it, for the message."""
     if not path.endswith((".yaml", ".yml")):
-        hint = "" if os.path.lexists(path) else _similar_configs(path)
-        raise ConfigError(f"{path}: expected a config in YAML, a file that ends in .yaml or .yml{hint}")
+        if child or os.path.lexists(path):
+            raise ConfigError(f"{path}: expected a config in YAML, a file that ends in .yaml or .yml")
+        raise ConfigError(f"{path}: no config has this name; expected a file that ends in .yaml or .yml, or one of those "
+                          f"that come with jseg{_similar_configs(path)}")
     allowance.charge(_FILE_COST, child or path)
     try:
         text = read_text(path, what="config", error=ConfigError, most_bytes=MOST_BYTES)
     except ConfigError as error:
-        hint = "" if os.path.lexists(path) else _similar_file(path) or ("" if child else _similar_configs(path))
+        hint = "" if os.path.lexists(path) else _similar_file(path)
+        if not hint and not child and not os.path.lexists(path):
+            hint = f", and none of the configs that come with jseg has this name{_similar_configs(path)}"
         raise ConfigError(f"{f'{child}: _base_: ' if child else ''}{error}{hint}") from error
     content = parse_yaml(text, path, allowance)
     if not isinstance(content, dict):
@@ -189,7 +193,7 @@ def _similar_configs(path: str) -> str:
     wanted, shipped = _shipped_name(path), shipped_configs()
     inside = [name for name in shipped if name.startswith(f"{wanted}/")]
     if inside:
-        return f"; jseg comes with {', '.join(f'{name}.yaml' for name in inside)}"
+        return f": {', '.join(f'{name}.yaml' for name in inside)}"
     if len(wanted) > 200:
         return ""
 
@@ -198,7 +202,7 @@ def _similar_configs(path: str) -> str:
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
     found = [name for name in sorted(shipped, key=likeness, reverse=True)[:3] if likeness(name) > 0.6]
-    return f"; nearest of those that come with jseg: {', '.join(f'{name}.yaml' for name in found)}" if found else ""
+    return f"; the nearest of them: {', '.join(f'{name}.yaml' for name in found)}" if found else ""
 
 
 def _descend(block: Any, keys: Sequence[str], where: str) -> Any:

@@ -158,7 +158,7 @@ def test_shipped_configs_have_names_in_any_folder(tmp_path, monkeypatch, capsys)
                   ["browse", "segnxt.yaml"], ["warmup", "segnxt.yaml"], ["check", "segnxt.yaml"], ["bench", "--model", "segnxt.yaml"]):
         monkeypatch.setattr("jseg.config.shipped_configs", lambda: {"segnext/segnext": "x"})
         assert cli.main(words) == 2, words
-        assert "nearest of those that come with jseg: segnext/segnext.yaml" in capsys.readouterr().err, words
+        assert "the nearest of them: segnext/segnext.yaml" in capsys.readouterr().err, words
     assert not any(tmp_path.iterdir())
 
 

@@ -105,11 +105,12 @@ def test_a_file_comes_before_the_shipped_config_of_its_name(write, tmp_path, mon
 
 
 @pytest.mark.parametrize("name, words", [
-    ("segnext/segnext_tny_ade20k-512x512_160k.yaml", "cannot read the config (No such file or directory); nearest of those that come with jseg: "
-     "segnext/segnext_tiny_ade20k-512x512_160k.yaml, "),
-    ("segnext_tiny_ade-512x512_160k", "ends in .yaml or .yml; nearest of those that come with jseg: segnext/segnext_"),
-    ("other/segnext_tiny_ade20k-512x512_160k.yaml", "nearest of those that come with jseg: segnext/segnext_tiny_ade20k-512x512_160k.yaml, "),
-    ("segnext", "; jseg comes with segnext/segnext_base_ade20k-512x512_160k.yaml, segnext/"),
+    ("segnext/segnext_tny_ade20k-512x512_160k.yaml", "cannot read the config (No such file or directory), and none of the configs that come with jseg has this name; "
+     "the nearest of them: segnext/segnext_tiny_ade20k-512x512_160k.yaml, "),
+    ("segnext_tiny_ade-512x512_160k", "no config has this name; expected a file that ends in .yaml or .yml, or one of those "
+     "that come with jseg; the nearest of them: segnext/segnext_"),
+    ("other/segnext_tiny_ade20k-512x512_160k.yaml", "has this name; the nearest of them: segnext/segnext_tiny_ade20k-512x512_160k.yaml, "),
+    ("segnext", "those that come with jseg: segnext/segnext_base_ade20k-512x512_160k.yaml, segnext/"),
     ("/segnext/segnext_tiny_ade20k-512x512_160k.yaml", "cannot read the config"), (f"../{SHIPPED}", "cannot read the config"),
     ("_base_/schedules/none.yaml", "cannot read the config"), ("y" * 5000 + ".yaml", "cannot read the config (File name too long)")])
 def test_a_name_that_no_config_has_gets_the_nearest(name, words, tmp_path, monkeypatch):
