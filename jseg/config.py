@@ -2,7 +2,8 @@
 
 A file may name parents with `_base_` (one path or a list, relative to the file, two levels deep at most). A child's
 blocks merge into its parents' blocks key by key, lists and scalars replace, and `_delete_: true` inside a block
-replaces the whole block. Where there is no file of the name given, a config that comes with jseg is meant. Unlike PyYAML, this loader reads `6e-5` and `1E5` as numbers and refuses a key given twice.
+replaces the whole block. Where there is no file of the name given, a config that comes with jseg is meant. Unlike
+PyYAML, this loader reads `6e-5` and `1E5` as numbers and refuses a key given twice.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import pathlib
 from typing import Any, Iterable, Mapping, Sequence
 
 import yaml
@@ -19,7 +21,8 @@ from jseg.registry import nearest
 from jseg.text import read_text
 from jseg.yaml_reader import MOST_BYTES, Allowance, add_exponents, parse_yaml
 
-__all__ = ["load_config", "find_config", "shipped_configs", "dump_config", "merge", "apply_overrides", "MAX_DEPTH", "last_head"]
+__all__ = ["load_config", "find_config", "configs_folder", "shipped_configs", "dump_config", "merge",
+           "apply_overrides", "MAX_DEPTH", "last_head"]
 
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
 _FILE_COST = 100  # values that reading one more file counts for: thousands of empty files take time, too
@@ -48,18 +51,18 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
     Returns:
         Plain nested dicts, lists and scalars; `_base_` and `_delete_` are resolved.
     Raises:
-        ConfigError: a file is missing (the text names the nearest), is not YAML, repeats a key, inherits from itself or too deeply, or an override
-            does not fit. The text starts with the file and, where one is known, the line.
+        ConfigError: a file is missing (the text names the nearest), is not YAML, repeats a key, inherits from itself or
+            too deeply, or an override does not fit. The text starts with the file and, where one is known, the line.
     """
     return apply_overrides(_load(find_config(path), (), Allowance()), overrides)
 
 
 def find_config(path: str | os.PathLike) -> str:
-    """The file that `path` means: itself, or, where nothing has that path, the config of that name that comes with jseg.
+    """The file that `path` means: itself, or, where nothing has that path, jseg's own config of that name.
 
     Args:
-        path: a path, or a name as in `segnext/segnext_tiny_ade20k-512x512_160k.yaml`; `configs/` before it, the folder and `.yaml`
-            may be left out or not.
+        path: a path, or a name as in `segnext/segnext_tiny_ade20k-512x512_160k.yaml`, also with `configs/` before it,
+            without the folder or without `.yaml`.
     Returns:
         the path of a file; `path` itself where neither a file nor a shipped config has that name.
     Raises:
@@ -71,13 +74,20 @@ def find_config(path: str | os.PathLike) -> str:
     wanted = _shipped_name(given)
     found = {name: file for name, file in shipped_configs().items() if name == wanted or name.endswith(f"/{wanted}")}
     if len(found) > 1:
-        raise ConfigError(f"{given}: several configs that come with jseg have this name: {', '.join(sorted(found))}; name one with its folder")
+        raise ConfigError(f"{given}: several configs that come with jseg have this name: {', '.join(sorted(found))}; "
+                          "name one with its folder")
     return next(iter(found.values()), given)
 
 
+def configs_folder() -> pathlib.Path:
+    """The folder of the configs that come with jseg: the checkout's `configs/`, or its copy in an installed wheel."""
+    package = pathlib.Path(__file__).resolve().parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
 def shipped_configs() -> dict[str, str]:
-    """The configs that come with jseg, without those in `_base_`: name -> file, the name as in `segnext/segnext_tiny_ade20k-512x512_160k`."""
-    from jseg import configs_folder
+    """The configs that come with jseg, without those in `_base_`: name, as `segnext/segnext_tiny_ade20k-512x512_160k`,
+    -> file."""
     folder = configs_folder()
     files = sorted(file for file in folder.rglob("*.yaml") if "_base_" not in file.parts)
     return {file.relative_to(folder).with_suffix("").as_posix(): str(file) for file in files}
@@ -165,8 +175,8 @@ def _read(path: str, child: str, allowance: Allowance) -> dict:
     if not path.endswith((".yaml", ".yml")):
         if child or os.path.lexists(path):
             raise ConfigError(f"{path}: expected a config in YAML, a file that ends in .yaml or .yml")
-        raise ConfigError(f"{path}: no config has this name; expected a file that ends in .yaml or .yml, or one of those "
-                          f"that come with jseg{_similar_configs(path)}")
+        raise ConfigError(f"{path}: no config has this name; expected a file that ends in .yaml or .yml, or one of "
+                          f"those that come with jseg{_similar_configs(path)}")
     allowance.charge(_FILE_COST, child or path)
     try:
         text = read_text(path, what="config", error=ConfigError, most_bytes=MOST_BYTES)

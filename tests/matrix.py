@@ -1,8 +1,10 @@
 """Try jseg with many Pythons, NumPys and OpenCVs: `make matrix`, or `python3 tests/matrix.py --python 3.13 --deps newest`.
 
-Each Python has one virtual environment and one Jittor cache, whose core serves every NumPy and takes minutes to build. For each cell the script installs
-the cell's packages there, runs the tests, and writes what came of it, with the date, into docs/matrix.md; rows of other systems, compilers and cells stay.
-Interpreters are found on the path (python3.9 to python3.14) and among pyenv's. --fresh makes environments and caches anew. Needs nothing but Python itself.
+Each Python has one virtual environment and one Jittor cache, with a core for each major version of NumPy, which takes
+minutes to build. For each cell the script installs the cell's packages there, runs the tests, and writes what came of
+it, with the date, into docs/matrix.md; rows of other systems, compilers and cells stay. Interpreters are found on the
+path (python3.9 to python3.14) and among pyenv's. --fresh makes environments and caches anew. Needs nothing but Python
+itself.
 """
 
 from __future__ import annotations
