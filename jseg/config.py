@@ -101,7 +101,8 @@ def _shipped_name(path: str) -> str:
 def merge(base: Mapping, child: Mapping) -> dict:
     """Lay `child` over `base` and return a new dict; neither argument changes.
 
-    Two blocks under one key merge; anything else replaces. A block that holds `_delete_: true` replaces its counterpart.
+    Two blocks under one key merge; anything else replaces. A block that holds `_delete_: true` replaces its
+    counterpart.
     """
     merged = copy.deepcopy(dict(base))
     for key, value in child.items():
