@@ -111,7 +111,8 @@ def _hand_edges_over(model: dict, notes: Notes) -> None:
         return
     head["edge_width"] = notes.edges.get("edge_width", 3)
     if notes.edges.get("ignore_index", 255) != head.get("ignore_index", 255):
-        notes.add("GenerateEdge.ignore_index", f"{brief(notes.edges['ignore_index'])} was left out: edges leave the head's ignore_index out")
+        notes.add("GenerateEdge.ignore_index", f"{brief(notes.edges['ignore_index'])} was left out: edges leave the "
+                                               "head's ignore_index out")
 
 
 def _evaluate_what_is_best(config: dict) -> None:

@@ -22,7 +22,8 @@ class Notes:
     Args:
         source: the config's file or description.
         style: "mmseg 1.x", "mmseg 0.x" or "original JSeg".
-        edges: the words of the source's GenerateEdge, which is no transform here but a head's affair; None where it has none.
+        edges: the words of the source's GenerateEdge, which is no transform here but a head's affair; None where it has
+            none.
     """
 
     source: str

@@ -304,8 +304,8 @@ class Adam(AdamW):
     Args, raises: as `AdamW`, but without weight decay unless one is named.
     """
 
-    def __init__(self, groups: Sequence[ParamGroup], *, lr: float = 1e-3, betas: Sequence[float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0):
+    def __init__(self, groups: Sequence[ParamGroup], *, lr: float = 1e-3, betas: Sequence[float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0):
         super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def _update(self, i: int, grads: list[jt.Var], lr: float, weight_decay: float) -> jt.Var:

@@ -15,9 +15,9 @@ from jseg.layers.self_attention import SelfAttentionBlock
 from jseg.layers.tokens import Linear, PatchEmbed, PatchMerging, pad_corner, project_patches, to_map, to_tokens
 
 __all__ = ["AttentionRefinement", "BatchNorm2d", "ChannelGate", "Conv2d", "ConvNormAct", "DepthwiseSeparableConv",
-           "DropPath", "Dropout", "Dropout2d", "FFN", "GatedFusion", "GroupNorm", "InvertedResidual", "LayerNorm", "Linear",
-           "MultiheadAttention", "PReLU", "PatchEmbed", "PatchMerging", "ReducedAttention", "SelfAttentionBlock",
-           "adaptive_avg_pool", "avg_pool", "buffer_names", "build_activation", "build_norm", "check_attn_drop",
-           "check_heads", "conv_norm", "count_parameters", "gelu", "hard_sigmoid", "hard_swish", "make_divisible",
-           "max_pool", "mix_ffn", "named_parameters", "nearest_resize", "pad_corner", "pair", "project_patches", "relu",
-           "to_map", "to_tokens"]
+           "DropPath", "Dropout", "Dropout2d", "FFN", "GatedFusion", "GroupNorm", "InvertedResidual", "LayerNorm",
+           "Linear", "MultiheadAttention", "PReLU", "PatchEmbed", "PatchMerging", "ReducedAttention",
+           "SelfAttentionBlock", "adaptive_avg_pool", "avg_pool", "buffer_names", "build_activation", "build_norm",
+           "check_attn_drop", "check_heads", "conv_norm", "count_parameters", "gelu", "hard_sigmoid", "hard_swish",
+           "make_divisible", "max_pool", "mix_ffn", "named_parameters", "nearest_resize", "pad_corner", "pair",
+           "project_patches", "relu", "to_map", "to_tokens"]

@@ -16,7 +16,8 @@ class ChannelGate(nn.Module):
 
     Args:
         blocks: modules from (N, C, 1, 1) to (N, D, 1, 1), one after the other.
-        first_key: state key of the first, counted on from there; upstream's count depends on whether pooling was a part of its list.
+        first_key: state key of the first, counted on from there; upstream's count depends on whether pooling was a part
+            of its list.
     Shape:
         x: (N, C, H, W) -> (N, D, 1, 1), in 0 to 1
     """
@@ -55,7 +56,8 @@ class AttentionRefinement(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """Two maps of one size, joined, through a 1x1 block whose channels are gated and added to themselves (BiSeNet, sec. 3.3).
+    """Two maps of one size, joined, through a 1x1 block whose channels are gated and added to themselves (BiSeNet, sec.
+    3.3).
 
     Args:
         in_channels, out_channels: widths of both maps together and of the result.
@@ -66,7 +68,8 @@ class GatedFusion(nn.Module):
         fine, coarse: (N, C_i, H, W) -> (N, out_channels, H, W)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, gate: ChannelGate, *, keys: tuple[str, str], norm_cfg: dict, act_cfg: dict):
+    def __init__(self, in_channels: int, out_channels: int, gate: ChannelGate, *, keys: tuple[str, str],
+                 norm_cfg: dict, act_cfg: dict):
         super().__init__()
         self.keys = keys
         setattr(self, keys[0], ConvNormAct(in_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg))

@@ -1,7 +1,7 @@
 """What networks with a fine and a coarse branch are made of: residual blocks, their stem, aggregating pyramid pooling.
 
-Papers: Hong et al., "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes", T-ITS 2022 (DAPPM,
-sec. III-C); Xu et al., "PIDNet", CVPR 2023 (PAPPM, sec. 4.2).
+Papers: Hong et al., "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes",
+T-ITS 2022 (DAPPM, sec. III-C); Xu et al., "PIDNet", CVPR 2023 (PAPPM, sec. 4.2).
 Keys and arithmetic: mmsegmentation 1.2.2, mmseg/models/utils/{basic_block,ppm}.py (Apache-2.0).
 """
 
@@ -18,8 +18,10 @@ from jseg.layers.conv import ConvNormAct
 from jseg.layers.norms import build_norm
 from jseg.layers.pool import adaptive_avg_pool, avg_pool
 
-__all__ = ["AggregatingPooling", "BasicResidual", "BottleneckResidual", "DualResolutionStem", "ParallelPooling", "PreactivatedBlock",
-           "residual_layer"]
+__all__ = [
+    "AggregatingPooling", "BasicResidual", "BottleneckResidual", "DualResolutionStem", "ParallelPooling",
+    "PreactivatedBlock", "residual_layer"
+]
 
 
 class BasicResidual(nn.Module):
@@ -38,10 +40,11 @@ class BasicResidual(nn.Module):
     expansion = 1
     activates_first = True  # whether the sum of a layer's first block is activated
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int, downsample: nn.Module | None, norm_cfg: dict, act_cfg: dict,
-                 out_act_cfg: dict | None):
+    def __init__(self, in_channels: int, channels: int, *, stride: int, downsample: nn.Module | None, norm_cfg: dict,
+                 act_cfg: dict, out_act_cfg: dict | None):
         super().__init__()
-        self.conv1 = ConvNormAct(in_channels, channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.conv1 = ConvNormAct(in_channels, channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg,
+                                 act_cfg=act_cfg)
         self.conv2 = ConvNormAct(channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=out_act_cfg)
         self.downsample = downsample
 
@@ -64,8 +67,8 @@ class BottleneckResidual(nn.Module):
     expansion = 2
     activates_first = False
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int, downsample: nn.Module | None, norm_cfg: dict, act_cfg: dict,
-                 out_act_cfg: dict | None):
+    def __init__(self, in_channels: int, channels: int, *, stride: int, downsample: nn.Module | None, norm_cfg: dict,
+                 act_cfg: dict, out_act_cfg: dict | None):
         super().__init__()
         self.conv1 = ConvNormAct(in_channels, channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.conv2 = ConvNormAct(channels, channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
@@ -90,14 +93,20 @@ def residual_layer(block: type, in_channels: int, channels: int, count: int, *, 
     """
     width, words = channels * block.expansion, {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
     shortcut = project(in_channels, width, stride) if stride != 1 or in_channels != width else None
-    made = [block(in_channels, channels, stride=stride, downsample=shortcut, out_act_cfg=act_cfg if block.activates_first else None, **words)]
+    made = [
+        block(in_channels, channels, stride=stride, downsample=shortcut,
+              out_act_cfg=act_cfg if block.activates_first else None, **words)
+    ]
     for i in range(1, count):
-        made.append(block(width, channels, stride=1, downsample=None, out_act_cfg=act_cfg if i < count - 1 else None, **words))
+        made.append(
+            block(width, channels, stride=1, downsample=None, out_act_cfg=act_cfg if i < count - 1 else None,
+                  **words))
     return nn.Sequential(*made)
 
 
 class DualResolutionStem(nn.Module):
-    """Two strided blocks and two residual layers, the second strided, each followed by ReLU; keys "0", "1", "2" and "4".
+    """Two strided blocks and two residual layers, the second strided, each followed by ReLU; keys "0", "1", "2" and
+    "4".
 
     Args:
         in_channels, channels: channels of the picture and of all but the last layer, which has twice as many.
@@ -107,13 +116,16 @@ class DualResolutionStem(nn.Module):
         x: (N, in_channels, H, W) -> (N, 2 * channels, ceil(H / 8), ceil(W / 8))
     """
 
-    def __init__(self, in_channels: int, channels: int, count: int, *, project: Callable, norm_cfg: dict, act_cfg: dict):
+    def __init__(self, in_channels: int, channels: int, count: int, *, project: Callable, norm_cfg: dict,
+                 act_cfg: dict):
         super().__init__()
         words = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        parts = {"0": ConvNormAct(in_channels, channels, 3, stride=2, padding=1, **words),
-                 "1": ConvNormAct(channels, channels, 3, stride=2, padding=1, **words),
-                 "2": residual_layer(BasicResidual, channels, channels, count, project=project, **words),
-                 "4": residual_layer(BasicResidual, channels, 2 * channels, count, stride=2, project=project, **words)}
+        parts = {
+            "0": ConvNormAct(in_channels, channels, 3, stride=2, padding=1,
+                             **words), "1": ConvNormAct(channels, channels, 3, stride=2, padding=1, **words),
+            "2": residual_layer(BasicResidual, channels, channels, count, project=project, **words),
+            "4": residual_layer(BasicResidual, channels, 2 * channels, count, stride=2, project=project, **words)
+        }
         for key, part in parts.items():
             setattr(self, key, part)
 
@@ -143,7 +155,8 @@ class PooledBranch(nn.Module):
 
 
 class AggregatingPooling(nn.Module):
-    """DAPPM: pool to scales, resize each back, add it to the one before and convolve; join all and project, plus a projected shortcut.
+    """DAPPM: pool to scales, resize each back, add it to the one before and convolve; join all and project, plus a
+    projected shortcut.
 
     Blocks are norm, activation and convolution in that order.
 
@@ -156,10 +169,13 @@ class AggregatingPooling(nn.Module):
     """
 
     def __init__(self, in_channels: int, branch_channels: int, out_channels: int, *,
-                 windows: tuple[tuple[int, int, int], ...] = ((5, 2, 2), (9, 4, 4), (17, 8, 8)), norm_cfg: dict, act_cfg: dict):
+                 windows: tuple[tuple[int, int, int],
+                                ...] = ((5, 2, 2), (9, 4, 4), (17, 8, 8)), norm_cfg: dict, act_cfg: dict):
         super().__init__()
         words = {"norm_cfg": norm_cfg, "act_cfg": act_cfg, "order": ("norm", "act", "conv"), "bias": False}
-        pooled = [PooledBranch(window, ConvNormAct(in_channels, branch_channels, 1, **words)) for window in (*windows, None)]
+        pooled = [
+            PooledBranch(window, ConvNormAct(in_channels, branch_channels, 1, **words)) for window in (*windows, None)
+        ]
         self.scales = nn.Sequential(ConvNormAct(in_channels, branch_channels, 1, **words), *pooled)
         self.processes = self._processes(branch_channels, len(pooled), words)
         self.compression = ConvNormAct(branch_channels * (len(pooled) + 1), out_channels, 1, **words)
@@ -167,7 +183,8 @@ class AggregatingPooling(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         first, *pooled = self.scales
-        return self.compression(jt.concat(self._joined(first(x), [branch(x) for branch in pooled]), 1)) + self.shortcut(x)
+        return self.compression(jt.concat(self._joined(first(x), [branch(x)
+                                                                  for branch in pooled]), 1)) + self.shortcut(x)
 
     @staticmethod
     def _processes(channels: int, count: int, words: dict) -> nn.Module:
@@ -183,7 +200,9 @@ class AggregatingPooling(nn.Module):
 
 
 class ParallelPooling(AggregatingPooling):
-    """PAPPM: as DAPPM, but every scale is added to the finest one, and one grouped 3x3 block convolves all of them at once."""
+    """PAPPM: as DAPPM, but every scale is added to the finest one, and one grouped 3x3 block convolves all of them at
+    once.
+    """
 
     @staticmethod
     def _processes(channels: int, count: int, words: dict) -> nn.Module:
@@ -208,7 +227,10 @@ class PreactivatedBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, *, keys: tuple[str, str], norm_cfg: dict, act_cfg: dict):
         super().__init__()
         self.keys = keys
-        setattr(self, keys[0], ConvNormAct(in_channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg, order=("norm", "act", "conv")))
+        setattr(
+            self, keys[0],
+            ConvNormAct(in_channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg,
+                        order=("norm", "act", "conv")))
         setattr(self, keys[1], build_norm(norm_cfg, channels)[1])
         self.activate = build_activation(act_cfg)
 

@@ -16,5 +16,5 @@ from jseg.losses.ohem import OHEMPixelSampler
 from jseg.losses.ohem_cross_entropy import OhemCrossEntropy
 from jseg.losses.tversky import TverskyLoss
 
-__all__ = ["BoundaryLoss", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "LovaszLoss", "OHEMPixelSampler", "OhemCrossEntropy",
-           "TverskyLoss"]
+__all__ = ["BoundaryLoss", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "LovaszLoss", "OHEMPixelSampler",
+           "OhemCrossEntropy", "TverskyLoss"]

@@ -1,7 +1,7 @@
 """Targets that are functions of the label map, for heads that learn something else than its classes.
 
-Labels are those of the batch, so batches keep their form and every transform is already in them. Everything here runs on the
-device, in whole numbers or in sums of a few values, and has no gradient.
+Labels are those of the batch, so batches keep their form and every transform is already in them. Everything here runs
+on the device, in whole numbers or in sums of a few values, and has no gradient.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from jseg.layers import nearest_resize
 
 __all__ = ["detail_map", "edge_map"]
 
-_NEIGHBOURS = ((-1, 0), (0, 1), (1, 1), (1, -1))  # above, right, below right, below left: each pair of touching pixels marks one
+_NEIGHBOURS = (
+    (-1, 0), (0, 1), (1, 1), (1, -1))  # above, right, below right, below left: each pair of touching pixels marks one
 
 
 def edge_map(labels: jt.Var, *, width: int = 3, ignore_index: int = 255) -> jt.Var:
     """Where two classes touch, thickened (CE2P, AAAI 2019; mmsegmentation 1.2.2's transform GenerateEdge, Apache-2.0).
 
-    A pixel is an edge if it differs from its neighbour above, right, below right or below left and neither of the two is ignored;
-    then each edge grows to a square of `width` pixels, which for an even width reaches one pixel further down and right.
+    A pixel is an edge if it differs from its neighbour above, right, below right or below left and neither of the two
+    is ignored; then each edge grows to a square of `width` pixels, which for an even width reaches one pixel further
+    down and right.
 
-    Deviation: GenerateEdge sees a picture before it is padded to the batch's size, and its padded pixels weigh nothing; here they are
-    ignored pixels like others, which are no edges.
+    Deviation: GenerateEdge sees a picture before it is padded to the batch's size, and its padded pixels weigh nothing;
+    here they are ignored pixels like others, which are no edges.
 
     Args:
         width: side of the square in pixels, >= 1.
@@ -51,11 +53,12 @@ def edge_map(labels: jt.Var, *, width: int = 3, ignore_index: int = 255) -> jt.V
 
 
 def detail_map(labels: jt.Var, laplacian: jt.Var, fusion: jt.Var, *, threshold: float = 0.1) -> jt.Var:
-    """Where label values change, seen at three scales (STDC, CVPR 2021, sec. 3.3; mmsegmentation 1.2.2's STDCHead, Apache-2.0).
+    """Where label values change, seen at three scales (STDC, CVPR 2021, sec. 3.3; mmsegmentation 1.2.2's STDCHead,
+    Apache-2.0).
 
-    The labels are filtered at stride 1, 2 and 4, and each response resized to the label size (nearest) and cut at `threshold`. A
-    pixel is a detail where the weighted sum of the three is above `threshold`: with the usual weights 0.6, 0.3 and 0.1 the coarsest
-    scale alone is not enough.
+    The labels are filtered at stride 1, 2 and 4, and each response resized to the label size (nearest) and cut at
+    `threshold`. A pixel is a detail where the weighted sum of the three is above `threshold`: with the usual weights
+    0.6, 0.3 and 0.1 the coarsest scale alone is not enough.
 
     Kept from upstream: labels are filtered as numbers, the ignore label among them, and beyond the border they are 0.
 
@@ -71,7 +74,8 @@ def detail_map(labels: jt.Var, laplacian: jt.Var, fusion: jt.Var, *, threshold: 
         size, weights = tuple(labels.shape[1:]), fusion.reshape(-1)
         total = None
         for i, stride in enumerate((1, 2, 4)):
-            found = (response[:, :, ::stride, ::stride] > threshold).float32()  # (N, 1, ceil(H / stride), ceil(W / stride))
+            found = (response[:, :, ::stride, ::stride]
+                     > threshold).float32()  # (N, 1, ceil(H / stride), ceil(W / stride))
             found = nearest_resize(found, size) * weights[i]  # (N, 1, H, W)
             total = found if total is None else total + found
         return (total[:, 0] > threshold).int32().stop_grad()

@@ -32,8 +32,8 @@ FLAT = {"DPTHead", "Feature2Pyramid", "MLANeck", "SETRMLAHead"}  # they read map
 
 
 def whole_model(name: str) -> dict:
-    """A small model around the `TINY` block of one class: backbones and necks under SegNeXt's head, heads and necks over
-    SegNeXt's backbone, or over the one whose block they name in `TINY_BACKBONE`.
+    """A small model around the `TINY` block of one class: backbones and necks under SegNeXt's head, heads and necks
+    over SegNeXt's backbone, or over the one whose block they name in `TINY_BACKBONE`.
     """
     entry = MODELS.get(name)
     block = dict(entry.TINY)
@@ -99,8 +99,9 @@ def test_a_backbone_makes_what_it_declares(name, rng):
         assert [m.shape[1] for m in maps] == list(model.backbone.out_channels)
         assert len(maps) == len(model.backbone.strides)
         if name not in ROUGH:
-            assert [tuple(m.shape[2:]) for m in maps] == [(65 // s, 97 // s) if name in CUT else (-(-65 // s), -(-97 // s))
-                                                          for s in model.backbone.strides]
+            expected = [(65 // s, 97 // s) if name in CUT else (-(-65 // s), -(-97 // s))
+                        for s in model.backbone.strides]
+            assert [tuple(m.shape[2:]) for m in maps] == expected
         if model.neck is not None:
             assert [m.shape[1] for m in model.neck(maps)] == list(model.neck.out_channels)
 

@@ -27,13 +27,16 @@ def _activation(act_cfg: dict, channels: int) -> dict:
 
 
 class GlobalContext(nn.Module):
-    """Channels times a gate made from their means by two dense layers, `reduction` times narrower inside. Shape: (N, C, H, W) -> same."""
+    """Channels times a gate made from their means by two dense layers, `reduction` times narrower inside. Shape: (N, C,
+    H, W) -> same.
+    """
 
     def __init__(self, channels: int, reduction: int):
         super().__init__()
         if not 1 <= reduction <= channels:
             raise ConfigError(f"reductions holds {reduction}; accepted: 1 to the stage's width, {channels}")
-        self.fc = nn.Sequential(Linear(channels, channels // reduction), nn.ReLU(), Linear(channels // reduction, channels))
+        self.fc = nn.Sequential(Linear(channels, channels // reduction), nn.ReLU(),
+                                Linear(channels // reduction, channels))
 
     def execute(self, x: jt.Var) -> jt.Var:
         first, _, second = self.fc
@@ -49,7 +52,8 @@ class NormPReLU(nn.Sequential):
 
 
 class ContextGuidedBlock(nn.Module):
-    """A narrowing (or strided) block, a plain and a dilated depthwise convolution of it, joined; norm, PReLU, the global gate, the shortcut.
+    """A narrowing (or strided) block, a plain and a dilated depthwise convolution of it, joined; norm, PReLU, the
+    global gate, the shortcut.
 
     Args:
         in_channels, out_channels: widths of input and output; equal without `downsample`.
@@ -61,7 +65,8 @@ class ContextGuidedBlock(nn.Module):
         x: (N, in_channels, H, W) -> (N, out_channels, H, W), or half of that rounded up
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, dilation: int, reduction: int, downsample: bool, norm_cfg: dict, act_cfg: dict):
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int, reduction: int, downsample: bool,
+                 norm_cfg: dict, act_cfg: dict):
         super().__init__()
         width = out_channels if downsample else out_channels // 2
         side, stride = (3, 2) if downsample else (1, 1)
@@ -87,36 +92,47 @@ class CGNet(nn.Module):
     Args:
         in_channels: channels of the picture.
         num_channels: widths of stem and stages.
-        num_blocks, dilations, reductions: blocks of each stage, the dilation of their surroundings, the reduction of their gates.
+        num_blocks, dilations, reductions: blocks of each stage, the dilation of their surroundings, the reduction of
+            their gates.
         norm_cfg: of everything.
         act_cfg: of the convolution blocks.
     Shape:
-        x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])) at strides 2, 4 and 8, whose widths
-        are num_channels[0] + in_channels, 2 num_channels[1] + in_channels, 2 num_channels[2]
+        x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])) at strides
+        2, 4 and 8, whose widths are num_channels[0] + in_channels, 2 num_channels[1] + in_channels, 2 num_channels[2]
     Raises:
         ConfigError: lists of another length, or a reduction beyond the width.
     """
 
     TINY = MappingProxyType({"type": "CGNet", "num_channels": [8, 8, 16], "num_blocks": [2, 2], "reductions": [2, 4]})
 
-    def __init__(self, in_channels: int = 3, num_channels: Sequence[int] = (32, 64, 128), num_blocks: Sequence[int] = (3, 21),
-                 dilations: Sequence[int] = (2, 4), reductions: Sequence[int] = (8, 16),
-                 norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}), act_cfg: dict = MappingProxyType({"type": "PReLU"})):
+    def __init__(self, in_channels: int = 3, num_channels: Sequence[int] = (32, 64, 128),
+                 num_blocks: Sequence[int] = (3, 21), dilations: Sequence[int] = (2, 4),
+                 reductions: Sequence[int] = (8, 16),
+                 norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
+                 act_cfg: dict = MappingProxyType({"type": "PReLU"})):
         super().__init__()
-        if [len(num_channels), len(num_blocks), len(dilations), len(reductions)] != [3, 2, 2, 2] or min(num_blocks) < 1:
-            raise ConfigError(f"num_channels {list(num_channels)} needs 3 values; num_blocks {list(num_blocks)} (at least 1 each), dilations "
-                              f"{list(dilations)} and reductions {list(reductions)} need 2")
+        if [len(num_channels), len(num_blocks), len(dilations),
+                len(reductions)] != [3, 2, 2, 2] or min(num_blocks) < 1:
+            raise ConfigError(
+                f"num_channels {list(num_channels)} needs 3 values; num_blocks {list(num_blocks)} (at least 1 "
+                "each), dilations "
+                f"{list(dilations)} and reductions {list(reductions)} need 2")
         stem, first, second = num_channels
         self.stem = nn.Sequential(*[
-            ConvNormAct(stem if i else in_channels, stem, 3, stride=1 if i else 2, padding=1, norm_cfg=norm_cfg, act_cfg=_activation(act_cfg, stem))
-            for i in range(3)])
+            ConvNormAct(stem if i else in_channels, stem, 3, stride=1 if i else 2, padding=1, norm_cfg=norm_cfg,
+                        act_cfg=_activation(act_cfg, stem)) for i in range(3)
+        ])
         self.out_channels, self.strides = [stem + in_channels, 2 * first + in_channels, 2 * second], [2, 4, 8]
         for i, width in enumerate(self.out_channels):
             setattr(self, f"norm_prelu_{i}", NormPReLU(width, norm_cfg))
         for i, width in enumerate((first, second)):
             words = {"dilation": dilations[i], "reduction": reductions[i], "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-            setattr(self, f"level{i + 1}", nn.Sequential(*[ContextGuidedBlock(width if j else self.out_channels[i], width, downsample=j == 0, **words)
-                                                          for j in range(num_blocks[i])]))
+            setattr(
+                self, f"level{i + 1}",
+                nn.Sequential(*[
+                    ContextGuidedBlock(width if j else self.out_channels[i], width, downsample=j == 0, **words)
+                    for j in range(num_blocks[i])
+                ]))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
         half = avg_pool(x, 3, stride=2, padding=1)

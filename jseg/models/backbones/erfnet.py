@@ -1,10 +1,12 @@
-"""ERFNet: residual blocks of one-dimensional convolutions, downsampled by convolution beside pooling and upsampled again to stride 2.
+"""ERFNet: residual blocks of one-dimensional convolutions, downsampled by convolution beside pooling and upsampled
+again to stride 2.
 
 Paper: Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-Time Semantic Segmentation", T-ITS 2018.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/erfnet.py (Apache-2.0), whose words, keys and arithmetic these are.
+Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/erfnet.py (Apache-2.0), whose words, keys and arithmetic these
+are.
 
-Deviation: `conv_cfg`, `norm_cfg` and `act_cfg`, which upstream takes and forgets, are no words of this class: norms are BatchNorm with eps
-1e-3, activations ReLU.
+Deviation: `conv_cfg`, `norm_cfg` and `act_cfg`, which upstream takes and forgets, are no words of this class: norms are
+BatchNorm with eps 1e-3, activations ReLU.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ EPS = 1e-3
 
 
 class Downsampler(nn.Module):
-    """A 3x3 convolution of stride 2 beside 2x2 pooling, joined; norm and ReLU. Shape: (N, C, H, W) -> (N, out_channels, ceil(H/2), ceil(W/2))."""
+    """A 3x3 convolution of stride 2 beside 2x2 pooling, joined; norm and ReLU. Shape: (N, C, H, W) -> (N, out_channels,
+    ceil(H/2), ceil(W/2)).
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -36,7 +40,8 @@ class Downsampler(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         y = self.conv(x)
-        pooled = ops.bilinear_resize(max_pool(x, 2, stride=2), tuple(y.shape[2:]))  # differs from y where a side is odd
+        pooled = ops.bilinear_resize(max_pool(x, 2, stride=2),
+                                     tuple(y.shape[2:]))  # differs from y where a side is odd
         return self.bn(jt.concat([y, pooled], 1), activation="relu")
 
 
@@ -71,7 +76,9 @@ class NonBottleneck(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """A transposed 3x3 convolution of stride 2, norm and ReLU. Shape: (N, in_channels, H, W) -> (N, out_channels, 2H, 2W)."""
+    """A transposed 3x3 convolution of stride 2, norm and ReLU. Shape: (N, in_channels, H, W) -> (N, out_channels, 2H,
+    2W).
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -97,33 +104,44 @@ class ERFNet(nn.Module):
         dec_non_bottleneck_channels: width after each upsampler.
         dropout_ratio: of single values in the encoder's blocks.
     Shape:
-        x: (N, in_channels, H, W), sides >= 2 ** downsamplers -> [(N, dec_non_bottleneck_channels[-1], about H / 2, about W / 2)] by
-        default: three times halved, rounded up, and twice doubled
+        x: (N, in_channels, H, W), sides >= 2 ** downsamplers -> [(N, dec_non_bottleneck_channels[-1], about H / 2,
+        about W / 2)] by default: three times halved, rounded up, and twice doubled
     Raises:
         ConfigError: lists whose lengths do not fit.
     """
 
-    TINY = MappingProxyType({"type": "ERFNet", "enc_downsample_channels": [4, 8, 16], "enc_stage_non_bottlenecks": [1, 2],
-                             "enc_non_bottleneck_dilations": [1, 2], "enc_non_bottleneck_channels": [8, 16], "dec_upsample_channels": [8, 4],
-                             "dec_stages_non_bottleneck": [1, 1], "dec_non_bottleneck_channels": [8, 4], "dropout_ratio": 0.0})
+    TINY = MappingProxyType({
+        "type": "ERFNet", "enc_downsample_channels": [4, 8, 16], "enc_stage_non_bottlenecks": [1, 2],
+        "enc_non_bottleneck_dilations": [1, 2], "enc_non_bottleneck_channels": [8, 16],
+        "dec_upsample_channels": [8, 4],
+        "dec_stages_non_bottleneck": [1, 1], "dec_non_bottleneck_channels": [8, 4], "dropout_ratio": 0.0
+    })
 
     def __init__(self, in_channels: int = 3, enc_downsample_channels: Sequence[int] = (16, 64, 128),
-                 enc_stage_non_bottlenecks: Sequence[int] = (5, 8), enc_non_bottleneck_dilations: Sequence[int] = (2, 4, 8, 16),
-                 enc_non_bottleneck_channels: Sequence[int] = (64, 128), dec_upsample_channels: Sequence[int] = (64, 16),
-                 dec_stages_non_bottleneck: Sequence[int] = (2, 2), dec_non_bottleneck_channels: Sequence[int] = (64, 16),
-                 dropout_ratio: float = 0.1):
+                 enc_stage_non_bottlenecks: Sequence[int] = (5, 8),
+                 enc_non_bottleneck_dilations: Sequence[int] = (2, 4, 8, 16),
+                 enc_non_bottleneck_channels: Sequence[int] = (64, 128),
+                 dec_upsample_channels: Sequence[int] = (64, 16), dec_stages_non_bottleneck: Sequence[int] = (2, 2),
+                 dec_non_bottleneck_channels: Sequence[int] = (64, 16), dropout_ratio: float = 0.1):
         super().__init__()
-        widths, counts, dilations = list(enc_downsample_channels), list(enc_stage_non_bottlenecks), list(enc_non_bottleneck_dilations)
-        lengths = {len(widths) - 1, len(counts), len(enc_non_bottleneck_channels), len(dec_upsample_channels), len(dec_stages_non_bottleneck),
-                   len(dec_non_bottleneck_channels)}
+        widths, counts = list(enc_downsample_channels), list(enc_stage_non_bottlenecks)
+        dilations, others = list(enc_non_bottleneck_dilations), (enc_non_bottleneck_channels, dec_upsample_channels,
+                                                                 dec_stages_non_bottleneck, dec_non_bottleneck_channels)
+        lengths = {len(widths) - 1, len(counts), *map(len, others)}
         if len(lengths) != 1 or not counts or counts[-1] % len(dilations):
-            raise ConfigError(f"enc_downsample_channels {widths} needs one value more than the lists of stages and of dec_ words, and the last of "
-                              f"enc_stage_non_bottlenecks {counts} is a multiple of the {len(dilations)} dilations")
+            raise ConfigError(
+                f"enc_downsample_channels {widths} needs one value more than the lists of stages and of dec_ words, "
+                "and the last of "
+                f"enc_stage_non_bottlenecks {counts} is a multiple of the {len(dilations)} dilations")
         encoder = [Downsampler(in_channels, widths[0])]
         for i, (before, width) in enumerate(zip(widths, widths[1:])):
             last = i == len(counts) - 1
-            encoder += [Downsampler(before, width), *[NonBottleneck(width, dropout_ratio, dilations[j % len(dilations)] if last else 1)
-                                                      for j in range(counts[i])]]
+            encoder += [
+                Downsampler(before, width), *[
+                    NonBottleneck(width, dropout_ratio, dilations[j % len(dilations)] if last else 1)
+                    for j in range(counts[i])
+                ]
+            ]
         decoder, before = [], widths[-1]
         for width, count in zip(dec_non_bottleneck_channels, dec_stages_non_bottleneck):
             decoder += [Upsampler(before, width), *[NonBottleneck(width) for _ in range(count)]]

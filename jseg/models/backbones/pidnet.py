@@ -1,11 +1,12 @@
 """PIDNet: three branches, of detail (P), of context (I) and of boundaries (D), which decide where the other two count.
 
 Paper: Xu et al., "PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers", CVPR 2023, sec. 4.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/pidnet.py (Apache-2.0, after XuJiacong/PIDNet, MIT), whose words, keys and arithmetic
-these are.
+Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/pidnet.py (Apache-2.0, after XuJiacong/PIDNet, MIT), whose words,
+keys and arithmetic these are.
 
-Deviations: maps are resized to the fine branch's size, so that pictures of any size run (upstream: sides must be multiples of 8);
-`norm_cfg` and `act_cfg` reach the residual blocks, the fusions and the pooling too (upstream: BatchNorm and ReLU there).
+Deviations: maps are resized to the fine branch's size, so that pictures of any size run (upstream: sides must be
+multiples of 8); `norm_cfg` and `act_cfg` reach the residual blocks, the fusions and the pooling too (upstream:
+BatchNorm and ReLU there).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import ConvNormAct, relu
-from jseg.layers.dual_resolution import (AggregatingPooling, BasicResidual, BottleneckResidual, DualResolutionStem, ParallelPooling,
-                                         residual_layer)
+from jseg.layers.dual_resolution import (AggregatingPooling, BasicResidual, BottleneckResidual, DualResolutionStem,
+                                         ParallelPooling, residual_layer)
 from jseg.registry import MODELS
 
 __all__ = ["PIDNet"]
@@ -42,7 +43,8 @@ class PixelAttentionFusion(nn.Module):
 
     def execute(self, fine: jt.Var, coarse: jt.Var) -> jt.Var:
         size = tuple(fine.shape[2:])
-        share = jt.sigmoid((self.f_p(fine) * ops.bilinear_resize(self.f_i(coarse), size)).sum(1, keepdims=True))  # (N, 1, H, W)
+        share = jt.sigmoid(
+            (self.f_p(fine) * ops.bilinear_resize(self.f_i(coarse), size)).sum(1, keepdims=True))  # (N, 1, H, W)
         return share * ops.bilinear_resize(coarse, size) + (1 - share) * fine
 
 
@@ -55,7 +57,8 @@ class BoundaryFusion(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, norm_cfg: dict, act_cfg: dict):
         super().__init__()
-        self.conv = ConvNormAct(in_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg, order=("norm", "act", "conv"))
+        self.conv = ConvNormAct(in_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg,
+                                order=("norm", "act", "conv"))
 
     def execute(self, detail: jt.Var, context: jt.Var, boundary: jt.Var) -> jt.Var:
         share = jt.sigmoid(boundary)
@@ -87,26 +90,31 @@ class PIDNet(nn.Module):
         in_channels: channels of the picture.
         channels: width C of the stem.
         ppm_channels: width of each scale of the pooling.
-        num_stem_blocks: residual blocks of the stem's and the P branch's layers. 2 makes the light network (PIDNet-S and -M): narrow D
-            branch, parallel pooling, light fusion.
+        num_stem_blocks: residual blocks of the stem's and the P branch's layers. 2 makes the light network (PIDNet-S
+            and -M): narrow D branch, parallel pooling, light fusion.
         num_branch_blocks: residual blocks of the I branch's first two layers.
         align_corners: how context is resized to the fine branches.
         norm_cfg, act_cfg: of the convolution blocks.
     Shape:
-        x: (N, in_channels, H, W) -> [P after its first fusion, fused map, D after its second sum], whose widths are 2C, 4C and 2C, all of
-        size (ceil(H / 8), ceil(W / 8)). A head that is not training needs the second only.
+        x: (N, in_channels, H, W) -> [P after its first fusion, fused map, D after its second sum], whose widths are 2C,
+        4C and 2C, all of size (ceil(H / 8), ceil(W / 8)). A head that is not training needs the second only.
     """
 
-    TINY = MappingProxyType({"type": "PIDNet", "channels": 8, "ppm_channels": 8, "num_stem_blocks": 2, "num_branch_blocks": 2,
-                             "norm_cfg": {"type": "GN", "num_groups": 2}})
+    TINY = MappingProxyType({
+        "type": "PIDNet", "channels": 8, "ppm_channels": 8, "num_stem_blocks": 2, "num_branch_blocks": 2,
+        "norm_cfg": {"type": "GN", "num_groups": 2}
+    })
 
-    def __init__(self, in_channels: int = 3, channels: int = 64, ppm_channels: int = 96, num_stem_blocks: int = 2, num_branch_blocks: int = 3,
-                 align_corners: bool = False, norm_cfg: dict = MappingProxyType({"type": "BN"}),
+    def __init__(self, in_channels: int = 3, channels: int = 64, ppm_channels: int = 96, num_stem_blocks: int = 2,
+                 num_branch_blocks: int = 3, align_corners: bool = False,
+                 norm_cfg: dict = MappingProxyType({"type": "BN"}),
                  act_cfg: dict = MappingProxyType({"type": "ReLU", "inplace": True})):
         super().__init__()
         if min(num_stem_blocks, num_branch_blocks) < 1:
-            raise ConfigError(f"num_stem_blocks {num_stem_blocks} and num_branch_blocks {num_branch_blocks} must be at least 1")
-        c, light, blocks, norm = channels, num_stem_blocks == 2, {"norm_cfg": norm_cfg, "act_cfg": act_cfg}, {"norm_cfg": norm_cfg}
+            raise ConfigError(
+                f"num_stem_blocks {num_stem_blocks} and num_branch_blocks {num_branch_blocks} must be at least 1")
+        c, light, blocks, norm = channels, num_stem_blocks == 2, {"norm_cfg": norm_cfg,
+                                                                  "act_cfg": act_cfg}, {"norm_cfg": norm_cfg}
         layer = _layer_maker(blocks)
         self.align_corners = align_corners
         self.stem = DualResolutionStem(in_channels, c, num_stem_blocks, project=_projection(norm_cfg), **blocks)
@@ -116,15 +124,18 @@ class PIDNet(nn.Module):
         self.p_branch_layers = nn.Sequential(layer(BasicResidual, 2 * c, 2 * c, num_stem_blocks),
                                              layer(BasicResidual, 2 * c, 2 * c, num_stem_blocks),
                                              layer(BottleneckResidual, 2 * c, 2 * c, 1))
-        self.compression_1, self.compression_2 = ConvNormAct(4 * c, 2 * c, 1, **norm), ConvNormAct(8 * c, 2 * c, 1, **norm)
+        self.compression_1, self.compression_2 = ConvNormAct(4 * c, 2 * c, 1,
+                                                             **norm), ConvNormAct(8 * c, 2 * c, 1, **norm)
         self.pag_1, self.pag_2 = PixelAttentionFusion(2 * c, c, norm_cfg), PixelAttentionFusion(2 * c, c, norm_cfg)
         width = c if light else 2 * c
         first = _single_block(2 * c, width, blocks)
         second = layer(BottleneckResidual, c, c, 1) if light else _single_block(2 * c, 2 * c, blocks)
         self.d_branch_layers = nn.Sequential(first, second, layer(BottleneckResidual, 2 * c, 2 * c, 1))
-        self.diff_1, self.diff_2 = ConvNormAct(4 * c, width, 3, padding=1, **norm), ConvNormAct(8 * c, 2 * c, 3, padding=1, **norm)
+        self.diff_1, self.diff_2 = ConvNormAct(4 * c, width, 3, padding=1,
+                                               **norm), ConvNormAct(8 * c, 2 * c, 3, padding=1, **norm)
         self.spp = (ParallelPooling if light else AggregatingPooling)(16 * c, ppm_channels, 4 * c, **blocks)
-        self.dfm = LightBoundaryFusion(4 * c, 4 * c, norm_cfg=norm_cfg) if light else BoundaryFusion(4 * c, 4 * c, **blocks)
+        self.dfm = LightBoundaryFusion(4 * c, 4 *
+                                       c, norm_cfg=norm_cfg) if light else BoundaryFusion(4 * c, 4 * c, **blocks)
         self.out_channels, self.strides = [2 * c, 4 * c, 2 * c], [8, 8, 8]
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
@@ -149,8 +160,10 @@ def _projection(norm_cfg: dict):
 
 def _layer_maker(blocks: dict):
     """`residual_layer` with these norms, activations and projections."""
+
     def make(*args, stride: int = 1) -> nn.Sequential:
         return residual_layer(*args, stride=stride, project=_projection(blocks["norm_cfg"]), **blocks)
+
     return make
 
 

@@ -1,9 +1,11 @@
 """ICNeck: fuses ICNet's maps from coarse to fine.
 
-Paper: Zhao et al., "ICNet for Real-Time Semantic Segmentation on High-Resolution Images", ECCV 2018, sec. 3.3 (cascade feature fusion).
+Paper: Zhao et al., "ICNet for Real-Time Semantic Segmentation on High-Resolution Images", ECCV 2018, sec. 3.3 (cascade
+feature fusion).
 Upstream: mmsegmentation 1.2.2 mmseg/models/necks/ic_neck.py (Apache-2.0), whose words, keys and arithmetic these are.
 
-Kept from upstream: auxiliary heads read the coarse map after its dilated convolution (the paper: after a classifier of its own).
+Kept from upstream: auxiliary heads read the coarse map after its dilated convolution (the paper: after a classifier of
+its own).
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class CascadeFusion(nn.Module):
         blocks: norm_cfg and act_cfg.
         align_corners: how the coarse map is resized.
     Shape:
-        coarse: (N, coarse_channels, h, w), fine: (N, fine_channels, H, W) -> sum and coarse part, (N, channels, H, W) each
+        coarse: (N, coarse_channels, h, w), fine: (N, fine_channels, H, W) -> sum and coarse part, (N, channels, H, W)
+        each
     """
 
     def __init__(self, coarse_channels: int, fine_channels: int, channels: int, *, blocks: dict, align_corners: bool):
@@ -55,8 +58,8 @@ class ICNeck(nn.Module):
         norm_cfg, act_cfg: of the convolution blocks.
         align_corners: how maps are resized.
     Shape:
-        maps: three (N, in_channels[i], H_i, W_i) -> [coarse part of the first fusion, at the second map's size; coarse part of the second
-        fusion and its sum, at the first map's size], all `out_channels` wide
+        maps: three (N, in_channels[i], H_i, W_i) -> [coarse part of the first fusion, at the second map's size; coarse
+        part of the second fusion and its sum, at the first map's size], all `out_channels` wide
     Raises:
         ConfigError: another number of widths.
     """
@@ -64,7 +67,8 @@ class ICNeck(nn.Module):
     TINY = MappingProxyType({"type": "ICNeck", "out_channels": 8, "norm_cfg": {"type": "BN"}})
     TINY_BACKBONE = ICNet.TINY
 
-    def __init__(self, in_channels: Sequence[int] = (64, 256, 256), out_channels: int = 128, norm_cfg: dict = MappingProxyType({"type": "BN"}),
+    def __init__(self, in_channels: Sequence[int] = (64, 256, 256), out_channels: int = 128,
+                 norm_cfg: dict = MappingProxyType({"type": "BN"}),
                  act_cfg: dict = MappingProxyType({"type": "ReLU"}), align_corners: bool = False):
         super().__init__()
         if len(in_channels) != 3:
