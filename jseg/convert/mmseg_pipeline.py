@@ -55,7 +55,8 @@ def _known_step(step: Any, where: str, notes: Notes) -> dict:
 
 
 def new_pipeline(steps: Any, where: str, notes: Notes) -> list[dict]:
-    """A pipeline in 1.x words. GenerateEdge leaves it for `notes.edges`: heads draw edges on the labels of the batch.
+    """A pipeline in 1.x words. GenerateEdge leaves it for `notes.edges`:
+    heads draw edges on the labels of the batch.
     """
     kept = []
     for step in as_list(steps):

@@ -14,6 +14,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from jseg.config import stating_block
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
 from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PADDING, PREPROCESSOR, TOP_LEVEL, TTA
 from jseg.engine.dry_step import dry_step
@@ -69,8 +70,9 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
 def summary(cfg: Mapping) -> str:
     """Say in one line what a valid config trains."""
     model, train, loader = cfg["model"], TrainCfg.read(cfg["train_cfg"]), cfg["train_dataloader"]
+    heads = model["decode_head"] if isinstance(model["decode_head"], (list, tuple)) else [model["decode_head"]]
     parts = [f"{b['type']} {b['variant']}" if "variant" in b else b["type"]
-             for b in (model.get(key) for key in ("backbone", "neck", "decode_head")) if isinstance(b, Mapping)]
+             for b in (model["backbone"], model.get("neck"), *heads) if isinstance(b, Mapping)]
     length = f"{train.max_iters} iterations" if train.max_iters else f"{train.max_epochs} epochs"
     names = class_names(loader["dataset"])
     known = f" ({len(names)} classes)" if names else ""
@@ -120,6 +122,9 @@ def _check_model(model: Mapping) -> list[str]:
         faults += _check_head(head, where)
         if isinstance(head, Mapping) and backbone is not None and model.get("neck") is None:
             faults += _check_inputs(backbone, head, where)
+    outer = model.get("decode_head")
+    if isinstance(outer, Mapping) and stating_block(outer)[0] and not faults:
+        faults += _build(MODELS, outer, "model.decode_head")[1]
     if isinstance(model.get("test_cfg"), Mapping):
         faults += faults_of_test_cfg(model["test_cfg"])
     return faults

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Mapping
 
+from jseg.config import stating_block
 from jseg.rules import is_integer
 
 __all__ = ["heads_of", "ignore_faults", "channel_faults"]
@@ -20,7 +21,7 @@ _BANDS = 3     # channels of what LoadImageFromFile gives
 
 
 def heads_of(model: Mapping) -> list[tuple[str, Any]]:
-    """Every head block with its place: decode_head, then auxiliary_head; each may be a list."""
+    """Every head block with its place: decode_head, then auxiliary_head; each a list, or a head around another, too."""
     heads = []
     for name in ("decode_head", "auxiliary_head"):
         block = model.get(name)
@@ -28,7 +29,11 @@ def heads_of(model: Mapping) -> list[tuple[str, Any]]:
             heads += [(f"model.{name}.{i}", head) for i, head in enumerate(block)]
         elif block is not None:
             heads.append((f"model.{name}", block))
-    return heads
+    blocks = []
+    for place, head in heads:
+        below, head = stating_block(head) if isinstance(head, Mapping) else ("", head)
+        blocks.append((f"{place}{below}", head))
+    return blocks
 
 
 def ignore_faults(cfg: Mapping) -> list[str]:

@@ -260,7 +260,7 @@ def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
     numbers, culprit = dict(losses), None
     if distributed.world_size() > 1:
         numbers, culprit = distributed.share_numbers(run.optimizer, losses, batch.labels,
-                                                     run.model.decode_head.ignore_index, closes=closes)
+                                                     run.model.ignore_index, closes=closes)
     if closes:
         numbers["grad_norm"] = run.optimizer.step(run.rates.at(run.done)[:-1], max_norm=run.plan.max_norm)
     if run.ema is not None:

@@ -68,8 +68,8 @@ class GatedFusion(nn.Module):
         fine, coarse: (N, C_i, H, W) -> (N, out_channels, H, W)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, gate: ChannelGate, *, keys: tuple[str, str],
-                 norm_cfg: dict, act_cfg: dict):
+    def __init__(self, in_channels: int, out_channels: int, gate: ChannelGate, *, keys: tuple[str, str], norm_cfg: dict,
+                 act_cfg: dict):
         super().__init__()
         self.keys = keys
         setattr(self, keys[0], ConvNormAct(in_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg))

@@ -28,7 +28,7 @@ class ConvTranspose2d(nn.Module):
         bias: whether a bias is added.
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H - 1) stride - 2 padding + kernel_size +
-        output_padding
+            output_padding
     Raises:
         ValueError: a size out of range.
     """
@@ -37,10 +37,8 @@ class ConvTranspose2d(nn.Module):
                  output_padding: int = 0, bias: bool = True):
         super().__init__()
         if min(kernel_size, stride) < 1 or padding < 0 or not 0 <= output_padding < stride:
-            raise ValueError(
-                f"ConvTranspose2d: kernel_size {kernel_size} and stride {stride} must be at least 1, padding "
-                f"{padding} at least 0, "
-                f"output_padding {output_padding} below stride")
+            raise ValueError(f"ConvTranspose2d: kernel_size {kernel_size} and stride {stride} must be at least 1, "
+                             f"padding {padding} at least 0, output_padding {output_padding} below stride")
         self.kernel_size, self.stride, self.padding, self.output_padding = kernel_size, stride, padding, output_padding
         fan_out = kernel_size * kernel_size * out_channels
         self.weight = normal((in_channels, out_channels, kernel_size, kernel_size), math.sqrt(2.0 / fan_out))
@@ -48,8 +46,8 @@ class ConvTranspose2d(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         n, _, h, w = x.shape
-        stride, more = self.stride, self.kernel_size - 2 * self.padding + self.output_padding
-        size = [(side - 1) * stride + more for side in (h, w)]
+        size, stride = [(side - 1) * self.stride - 2 * self.padding + self.kernel_size + self.output_padding
+                        for side in (h, w)], self.stride
         choice, first = _phases(self.kernel_size, stride, self.padding)
         width = choice.shape[0] // stride  # pixels of the small map that one output pixel sees, along one axis
         counts = [-(-side // stride) for side in size]  # output pixels of each remainder
@@ -62,11 +60,12 @@ class ConvTranspose2d(nn.Module):
 
     def _filters(self, choice: np.ndarray, width: int) -> jt.Var:
         """One filter for each output channel and pair of remainders: (D * stride^2, C, width, width)."""
-        (c, d, k, _), stride = self.weight.shape, self.stride
-        choices = jt.array(choice.T.copy()).stop_grad()  # (k, stride * width)
-        chosen = nn.matmul(self.weight.reshape(c * d * k, k), choices).reshape(c * d, k, -1)  # (C * D, k, columns)
-        chosen = nn.matmul(chosen.transpose(0, 2, 1).reshape(-1, k), choices)  # (C * D * columns, rows)
-        chosen = chosen.reshape(c, d, stride, width, stride, width)
+        (c, d, k, _), stride, choices = (self.weight.shape, self.stride,
+                                         jt.array(choice.T.copy()).stop_grad())  # (k, stride * width)
+        chosen = nn.matmul(self.weight.reshape(c * d * k, k), choices).reshape(c * d, k, -1).transpose(
+            0, 2, 1)  # (C * D, columns, k)
+        # columns, then rows
+        chosen = nn.matmul(chosen.reshape(-1, k), choices).reshape(c, d, stride, width, stride, width)
         return chosen.transpose(1, 4, 2, 0, 5, 3).reshape(d * stride * stride, c, width, width)
 
 

@@ -18,10 +18,8 @@ from jseg.layers.conv import ConvNormAct
 from jseg.layers.norms import build_norm
 from jseg.layers.pool import adaptive_avg_pool, avg_pool
 
-__all__ = [
-    "AggregatingPooling", "BasicResidual", "BottleneckResidual", "DualResolutionStem", "ParallelPooling",
-    "PreactivatedBlock", "residual_layer"
-]
+__all__ = ["AggregatingPooling", "BasicResidual", "BottleneckResidual", "DualResolutionStem", "ParallelPooling",
+           "PreactivatedBlock", "residual_layer"]
 
 
 class BasicResidual(nn.Module):
@@ -43,8 +41,7 @@ class BasicResidual(nn.Module):
     def __init__(self, in_channels: int, channels: int, *, stride: int, downsample: nn.Module | None, norm_cfg: dict,
                  act_cfg: dict, out_act_cfg: dict | None):
         super().__init__()
-        self.conv1 = ConvNormAct(in_channels, channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg,
-                                 act_cfg=act_cfg)
+        self.conv1 = ConvNormAct(in_channels, channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.conv2 = ConvNormAct(channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=out_act_cfg)
         self.downsample = downsample
 
@@ -93,20 +90,17 @@ def residual_layer(block: type, in_channels: int, channels: int, count: int, *, 
     """
     width, words = channels * block.expansion, {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
     shortcut = project(in_channels, width, stride) if stride != 1 or in_channels != width else None
-    made = [
-        block(in_channels, channels, stride=stride, downsample=shortcut,
-              out_act_cfg=act_cfg if block.activates_first else None, **words)
-    ]
+    made = [block(in_channels, channels, stride=stride, downsample=shortcut,
+                  out_act_cfg=act_cfg if block.activates_first else None, **words)]
     for i in range(1, count):
-        made.append(
-            block(width, channels, stride=1, downsample=None, out_act_cfg=act_cfg if i < count - 1 else None,
-                  **words))
+        made.append(block(width, channels, stride=1, downsample=None, out_act_cfg=act_cfg if i < count - 1 else None,
+                          **words))
     return nn.Sequential(*made)
 
 
 class DualResolutionStem(nn.Module):
-    """Two strided blocks and two residual layers, the second strided, each followed by ReLU; keys "0", "1", "2" and
-    "4".
+    """Two strided blocks and two residual layers, the second strided, each followed by ReLU;
+    keys "0", "1", "2" and "4".
 
     Args:
         in_channels, channels: channels of the picture and of all but the last layer, which has twice as many.
@@ -120,12 +114,10 @@ class DualResolutionStem(nn.Module):
                  act_cfg: dict):
         super().__init__()
         words = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        parts = {
-            "0": ConvNormAct(in_channels, channels, 3, stride=2, padding=1,
-                             **words), "1": ConvNormAct(channels, channels, 3, stride=2, padding=1, **words),
-            "2": residual_layer(BasicResidual, channels, channels, count, project=project, **words),
-            "4": residual_layer(BasicResidual, channels, 2 * channels, count, stride=2, project=project, **words)
-        }
+        parts = {"0": ConvNormAct(in_channels, channels, 3, stride=2, padding=1, **words),
+                 "1": ConvNormAct(channels, channels, 3, stride=2, padding=1, **words),
+                 "2": residual_layer(BasicResidual, channels, channels, count, project=project, **words),
+                 "4": residual_layer(BasicResidual, channels, 2 * channels, count, stride=2, project=project, **words)}
         for key, part in parts.items():
             setattr(self, key, part)
 
@@ -155,8 +147,8 @@ class PooledBranch(nn.Module):
 
 
 class AggregatingPooling(nn.Module):
-    """DAPPM: pool to scales, resize each back, add it to the one before and convolve; join all and project, plus a
-    projected shortcut.
+    """DAPPM: pool to scales, resize each back, add it to the one before and convolve;
+    join all and project, plus a projected shortcut.
 
     Blocks are norm, activation and convolution in that order.
 
@@ -169,13 +161,12 @@ class AggregatingPooling(nn.Module):
     """
 
     def __init__(self, in_channels: int, branch_channels: int, out_channels: int, *,
-                 windows: tuple[tuple[int, int, int],
-                                ...] = ((5, 2, 2), (9, 4, 4), (17, 8, 8)), norm_cfg: dict, act_cfg: dict):
+                 windows: tuple[tuple[int, int, int], ...] = ((5, 2, 2), (9, 4, 4), (17, 8, 8)), norm_cfg: dict,
+                 act_cfg: dict):
         super().__init__()
         words = {"norm_cfg": norm_cfg, "act_cfg": act_cfg, "order": ("norm", "act", "conv"), "bias": False}
-        pooled = [
-            PooledBranch(window, ConvNormAct(in_channels, branch_channels, 1, **words)) for window in (*windows, None)
-        ]
+        pooled = [PooledBranch(window, ConvNormAct(in_channels, branch_channels, 1, **words))
+                  for window in (*windows, None)]
         self.scales = nn.Sequential(ConvNormAct(in_channels, branch_channels, 1, **words), *pooled)
         self.processes = self._processes(branch_channels, len(pooled), words)
         self.compression = ConvNormAct(branch_channels * (len(pooled) + 1), out_channels, 1, **words)
@@ -183,8 +174,8 @@ class AggregatingPooling(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         first, *pooled = self.scales
-        return self.compression(jt.concat(self._joined(first(x), [branch(x)
-                                                                  for branch in pooled]), 1)) + self.shortcut(x)
+        return self.compression(jt.concat(self._joined(first(x), [branch(x) for branch in pooled]),
+                                          1)) + self.shortcut(x)
 
     @staticmethod
     def _processes(channels: int, count: int, words: dict) -> nn.Module:
@@ -200,8 +191,8 @@ class AggregatingPooling(nn.Module):
 
 
 class ParallelPooling(AggregatingPooling):
-    """PAPPM: as DAPPM, but every scale is added to the finest one, and one grouped 3x3 block convolves all of them at
-    once.
+    """PAPPM: as DAPPM, but every scale is added to the finest one,
+    and one grouped 3x3 block convolves all of them at once.
     """
 
     @staticmethod
@@ -227,10 +218,8 @@ class PreactivatedBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, *, keys: tuple[str, str], norm_cfg: dict, act_cfg: dict):
         super().__init__()
         self.keys = keys
-        setattr(
-            self, keys[0],
-            ConvNormAct(in_channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg,
-                        order=("norm", "act", "conv")))
+        setattr(self, keys[0], ConvNormAct(in_channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg,
+                                           order=("norm", "act", "conv")))
         setattr(self, keys[1], build_norm(norm_cfg, channels)[1])
         self.activate = build_activation(act_cfg)
 

@@ -13,7 +13,7 @@ from typing import Iterator
 import jittor as jt
 import numpy as np
 
-__all__ = ["normal", "trunc_normal", "xavier_uniform", "constant", "zeros", "ones", "without_values"]
+__all__ = ["normal", "trunc_normal", "uniform", "xavier_uniform", "constant", "zeros", "ones", "without_values"]
 
 _without_values: contextvars.ContextVar[bool] = contextvars.ContextVar("jseg_without_values", default=False)
 
@@ -47,6 +47,13 @@ def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
     while (far := np.abs(values) > limit).any():
         values[far] = np.random.standard_normal(int(far.sum())) * std
     return jt.array(values.astype(np.float32))
+
+
+def uniform(shape, low: float, high: float) -> jt.Var:
+    """A float32 Var of `shape` with values spread evenly over [low, high)."""
+    if _without_values.get():
+        return _shaped(shape)
+    return jt.array(np.random.uniform(low, high, shape).astype(np.float32))
 
 
 def xavier_uniform(shape) -> jt.Var:

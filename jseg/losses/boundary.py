@@ -34,14 +34,13 @@ class BoundaryLoss(Loss):
         self.loss_weight, self.loss_name = float(loss_weight), loss_name
 
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
-        """Return the weighted loss (a scalar Var); `ignore_index` marks pixels like any value that is neither 0 nor 1.
+        """Return the weighted loss (a scalar Var); `ignore_index` marks
+        pixels like any value that is neither 0 nor 1.
         """
         check_shapes("BoundaryLoss", logits, labels)
         if logits.shape[1] != 1 or pixel_weight is not None:
-            raise ValueError(
-                f"BoundaryLoss: logits have {logits.shape[1]} channels; it takes one, and no pixel_weight: it "
-                "weighs edges itself"
-            )
+            raise ValueError(f"BoundaryLoss: logits have {logits.shape[1]} channels; it takes one, and no "
+                             "pixel_weight: it weighs edges itself")
         logits = upsample(logits, labels, align_corners)  # (N, 1, H, W)
         edge, other = (labels == 1).float32().unsqueeze(1), (labels == 0).float32().unsqueeze(1)  # (N, 1, H, W)
         edges, others = sum_of_map(edge), sum_of_map(other)

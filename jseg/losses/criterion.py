@@ -64,6 +64,16 @@ class Criterion:
         value = loss(logits, labels, ignore_index=self.ignore_index, align_corners=self.align_corners)
         return self.rank_share(loss, value, labels)
 
+    def elements(self, logits: jt.Var, targets: np.ndarray) -> jt.Var:
+        """The sum of all losses of values that lie on no label map.
+
+        Args:
+            logits: (N, ...).
+            targets: the same shape, float32 from 0 to 1.
+        """
+        goal = jt.array(targets).stop_grad()
+        return sum(self.rank_share(loss, loss.elements(logits, goal), goal) for loss in self.losses)
+
     def rank_share(self, loss: Loss, value: jt.Var, labels: jt.Var) -> jt.Var:
         """This rank's contribution to the loss of a batch that is split over ranks; the contributions add up to it.
 

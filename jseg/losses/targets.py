@@ -1,21 +1,22 @@
 """Targets that are functions of the label map, for heads that learn something else than its classes.
 
-Labels are those of the batch, so batches keep their form and every transform is already in them. Everything here runs
-on the device, in whole numbers or in sums of a few values, and has no gradient.
+Labels are those of the batch, so batches keep their form and every transform is already in them. Nothing here has a
+gradient.
 """
 
 from __future__ import annotations
 
 import jittor as jt
+import numpy as np
 from jittor import nn
 
 from jseg import ops
 from jseg.layers import nearest_resize
 
-__all__ = ["detail_map", "edge_map"]
+__all__ = ["class_presence", "detail_map", "edge_map"]
 
-_NEIGHBOURS = (
-    (-1, 0), (0, 1), (1, 1), (1, -1))  # above, right, below right, below left: each pair of touching pixels marks one
+# above, right, below right, below left: each pair of touching pixels marks one
+_NEIGHBOURS = ((-1, 0), (0, 1), (1, 1), (1, -1))
 
 
 def edge_map(labels: jt.Var, *, width: int = 3, ignore_index: int = 255) -> jt.Var:
@@ -53,8 +54,8 @@ def edge_map(labels: jt.Var, *, width: int = 3, ignore_index: int = 255) -> jt.V
 
 
 def detail_map(labels: jt.Var, laplacian: jt.Var, fusion: jt.Var, *, threshold: float = 0.1) -> jt.Var:
-    """Where label values change, seen at three scales (STDC, CVPR 2021, sec. 3.3; mmsegmentation 1.2.2's STDCHead,
-    Apache-2.0).
+    """Where label values change, seen at three scales (STDC, CVPR 2021, sec. 3.3;
+    mmsegmentation 1.2.2's STDCHead, Apache-2.0).
 
     The labels are filtered at stride 1, 2 and 4, and each response resized to the label size (nearest) and cut at
     `threshold`. A pixel is a detail where the weighted sum of the three is above `threshold`: with the usual weights
@@ -74,8 +75,8 @@ def detail_map(labels: jt.Var, laplacian: jt.Var, fusion: jt.Var, *, threshold: 
         size, weights = tuple(labels.shape[1:]), fusion.reshape(-1)
         total = None
         for i, stride in enumerate((1, 2, 4)):
-            found = (response[:, :, ::stride, ::stride]
-                     > threshold).float32()  # (N, 1, ceil(H / stride), ceil(W / stride))
+            # (N, 1, ceil(H / stride), ceil(W / stride))
+            found = (response[:, :, ::stride, ::stride] > threshold).float32()
             found = nearest_resize(found, size) * weights[i]  # (N, 1, H, W)
             total = found if total is None else total + found
         return (total[:, 0] > threshold).int32().stop_grad()
@@ -92,3 +93,20 @@ def _largest(parts: list[jt.Var]) -> jt.Var:
     for part in parts[1:]:
         result = jt.maximum(result, part)
     return result
+
+
+def class_presence(labels: np.ndarray, num_classes: int, ignore_index: int = 255) -> np.ndarray:
+    """Which classes a picture shows (Zhang et al., "Context Encoding for Semantic Segmentation", CVPR 2018, sec. 3.1).
+
+    Args:
+        labels: (N, H, W) int; values outside [0, num_classes) and `ignore_index` count as no class.
+        num_classes: K.
+        ignore_index: label value without a class.
+    Returns:
+        (N, K) float32, 1 where at least one pixel has the class, else 0.
+    """
+    found = np.zeros((len(labels), num_classes), np.float32)
+    for present, picture in zip(found, labels):
+        values = np.unique(picture)
+        present[values[(values >= 0) & (values < num_classes) & (values != ignore_index)]] = 1.0
+    return found

@@ -1,5 +1,7 @@
 """GenerateEdge is a transform in MMSegmentation and a word of the head here."""
 
+from __future__ import annotations
+
 from jseg.convert.mmseg_config import translate_config
 from jseg.registry import MODELS
 
@@ -10,14 +12,11 @@ LOSSES = [{"type": "CrossEntropyLoss"}, {"type": "OhemCrossEntropy", "thres": 0.
 def source(head: dict, step: dict | None) -> dict:
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, *([step] if step else []),
                 {"type": "PackSegInputs"}]
-    return {
-        "model": {
-            "type": "EncoderDecoder", "backbone": {"type": "PIDNet", "channels": 32, "norm_cfg": {"type": "SyncBN"}},
-            "decode_head": {"num_classes": 19, "channels": 8, "norm_cfg": {"type": "SyncBN"}, **head}
-        }, "train_dataloader": {
-            "batch_size": 2, "dataset": {"type": "CityscapesDataset", "data_root": "data", "pipeline": pipeline}
-        }
-    }
+    return {"model": {"type": "EncoderDecoder",
+                      "backbone": {"type": "PIDNet", "channels": 32, "norm_cfg": {"type": "SyncBN"}},
+                      "decode_head": {"num_classes": 19, "channels": 8, "norm_cfg": {"type": "SyncBN"}, **head}},
+            "train_dataloader": {"batch_size": 2,
+                                 "dataset": {"type": "CityscapesDataset", "data_root": "data", "pipeline": pipeline}}}
 
 
 def pid_head(**words) -> dict:
@@ -35,8 +34,7 @@ def test_its_width_goes_to_the_head():
 
 
 def test_without_it_nothing_is_said():
-    assert "edge_width" not in translate_config(source(pid_head(), None),
-                                                source="a.py").config["model"]["decode_head"]
+    assert "edge_width" not in translate_config(source(pid_head(), None), source="a.py").config["model"]["decode_head"]
 
 
 def test_what_cannot_be_handed_over_is_said():

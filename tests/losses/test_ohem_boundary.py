@@ -66,8 +66,8 @@ def test_nothing_to_learn_from(rng):
 def test_two_labels_may_be_ignored(rng):
     logits, labels = batch(rng)
     both = np.where(labels == 1, 255, labels).astype(np.int32)
-    assert run(OhemCrossEntropy(ignore_label=1), logits,
-               labels)[0] == pytest.approx(run(OhemCrossEntropy(), logits, both)[0], rel=1e-6)
+    assert run(OhemCrossEntropy(ignore_label=1), logits, labels)[0] == pytest.approx(
+        run(OhemCrossEntropy(), logits, both)[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
@@ -85,16 +85,16 @@ def test_edges_weigh_as_much_as_the_rest(share, rng):
 
 
 def test_small_logits_are_upsampled(rng):
-    logits, edge = rng.standard_normal((1, 1, 3, 3)).astype(np.float32), (rng.random((1, 6, 6))
-                                                                          < 0.4).astype(np.int32)
+    logits, edge = rng.standard_normal((1, 1, 3, 3)).astype(np.float32), (rng.random((1, 6, 6)) < 0.4).astype(np.int32)
     from jseg import ops
     full = ops.bilinear_resize(jt.array(logits), (6, 6), align_corners=True).numpy()
-    assert run(BoundaryLoss(), logits, edge,
-               align_corners=True)[0] == pytest.approx(run(BoundaryLoss(), full, edge)[0], rel=1e-5)
+    assert run(BoundaryLoss(), logits, edge, align_corners=True)[0] == pytest.approx(
+        run(BoundaryLoss(), full, edge)[0], rel=1e-5)
 
 
-@pytest.mark.parametrize(("block", "text"), [({"type": "OhemCrossEntropy", "thres": 1.5}, "accepted: a probability"),
-                                             ({"type": "OhemCrossEntropy", "thresh": 0.5}, "did you mean 'thres'")])
+@pytest.mark.parametrize(("block", "text"), [
+    ({"type": "OhemCrossEntropy", "thres": 1.5}, "accepted: a probability"),
+    ({"type": "OhemCrossEntropy", "thresh": 0.5}, "did you mean 'thres'")])
 def test_mistakes(block, text):
     with pytest.raises(ConfigError, match=text):
         LOSSES.build(block)

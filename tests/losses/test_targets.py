@@ -23,8 +23,8 @@ def edges_by_loops(labels: np.ndarray, width: int) -> np.ndarray:
     for b, y, x in np.ndindex(n, h, w):
         for down, right in ((-1, 0), (0, 1), (1, 1), (1, -1)):
             i, j = y + down, x + right
-            if 0 <= i < h and 0 <= j < w and 255 not in (labels[b, y, x],
-                                                         labels[b, i, j]) and labels[b, y, x] != labels[b, i, j]:
+            if (0 <= i < h and 0 <= j < w and 255 not in (labels[b, y, x], labels[b, i, j])
+                and labels[b, y, x] != labels[b, i, j]):
                 thin[b, y, x] = 1
     thick = np.zeros_like(thin)
     for b, y, x in np.argwhere(thin):
@@ -41,8 +41,8 @@ def details_by_loops(labels: np.ndarray, laplacian, fusion, threshold: float = 0
         rows, columns = -(-h // stride), -(-w // stride)
         response = np.zeros((n, rows, columns))
         for b, y, x in np.ndindex(n, rows, columns):
-            response[b, y, x] = (padded[b, y * stride:y * stride + 3, x * stride:x * stride + 3] *
-                                 laplacian[0, 0]).sum() > threshold
+            response[b, y, x] = (padded[b, y * stride:y * stride + 3,
+                                        x * stride:x * stride + 3] * laplacian[0, 0]).sum() > threshold
         for b, y, x in np.ndindex(n, h, w):
             total[b, y, x] += float(fusion[0, i, 0, 0]) * response[b, int(y * rows / h), int(x * columns / w)]
     return (total > np.float32(threshold)).astype(np.int32)
@@ -85,8 +85,8 @@ def test_details(h, w, rng):
 
 
 def test_details_with_other_filters(rng):
-    laplacian, fusion = rng.standard_normal((1, 1, 3, 3)).astype(np.float32), rng.standard_normal(
-        (1, 3, 1, 1)).astype(np.float32)
+    laplacian, fusion = (rng.standard_normal((1, 1, 3, 3)).astype(np.float32),
+                         rng.standard_normal((1, 3, 1, 1)).astype(np.float32))
     labels = blocks(rng, 16, 16)
     found = detail_map(jt.array(labels), jt.array(laplacian), jt.array(fusion), threshold=0.3).numpy()
     np.testing.assert_array_equal(found, details_by_loops(labels, laplacian, fusion, 0.3))
@@ -96,5 +96,5 @@ def test_the_coarsest_scale_alone_is_no_detail():
     labels = np.zeros((1, 8, 8), np.int32)
     labels[0, 4, 4] = 1
     found = detail_map(jt.array(labels), jt.array(LAPLACIAN), jt.array(FUSION)).numpy()[0]
-    assert found.sum() == 4 and found[
-        4:6, 4:6].all()  # the pixel of scale 1 and the two by two of scale 2, not the four by four of scale 4
+    # the pixel of scale 1 and the two by two of scale 2, not the four by four of scale 4
+    assert found.sum() == 4 and found[4:6, 4:6].all()

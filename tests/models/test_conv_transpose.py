@@ -7,17 +7,17 @@ import pytest
 from jseg.layers.conv_transpose import ConvTranspose2d
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "more"), [(3, 2, 1, 1), (4, 2, 1, 0), (2, 2, 0, 0),
-                                                                   (3, 1, 1, 0), (5, 3, 0, 2), (3, 2, 2, 0),
-                                                                   (1, 2, 0, 1)])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "more"),
+                         [(3, 2, 1, 1), (4, 2, 1, 0), (2, 2, 0, 0), (3, 1, 1, 0), (5, 3, 0, 2), (3, 2, 2, 0),
+                          (1, 2, 0, 1)])
 def test_values_and_gradients(kernel, stride, padding, more, rng):
     layer = ConvTranspose2d(3, 2, kernel, stride=stride, padding=padding, output_padding=more)
     layer.bias.assign(jt.array(rng.standard_normal(2).astype(np.float32)))
     x, weight = rng.standard_normal((2, 3, 4, 5)).astype(np.float32), layer.weight.numpy().astype(np.float64)
     full = np.zeros((2, 2, 3 * stride + kernel + more + stride, 4 * stride + kernel + more + stride))
     for i, j in np.ndindex(4, 5):
-        full[:, :, i * stride:i * stride + kernel,
-             j * stride:j * stride + kernel] += np.einsum("nc,cdhw->ndhw", x[:, :, i, j], weight)
+        full[:, :, i * stride:i * stride + kernel, j * stride:j * stride + kernel] += np.einsum(
+            "nc,cdhw->ndhw", x[:, :, i, j], weight)
     height, width = (3 * stride - 2 * padding + kernel + more, 4 * stride - 2 * padding + kernel + more)
     expected = full[:, :, padding:padding + height, padding:padding + width] + layer.bias.numpy()[None, :, None, None]
     given = jt.array(x)

@@ -36,7 +36,9 @@ LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
 STRAY = 3.0
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
-SIZE, SIZES = [128, 160], {"psanet": [640, 640]}  # pictures in pixels; PSANet's masks have a size of their own
+SIZE = [128, 160]  # of the pictures, in pixels
+SIZES = {"mobilenet_v3": [520, 560]}  # LRASPP pools over windows of 392 pixels
+SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
 # they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
 ONE_SIZE = ("beit", "mae")
 LIST = """
@@ -171,6 +173,8 @@ def job_of(name: str, train: bool) -> dict:
     family = name.partition("/")[0]
     job = {"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": train,
            "size": SIZES.get(family, SIZE)}
+    if family in SLIDES:
+        job["slide"] = SLIDES[family]
     return {**job, "img_size": True, "slide": False} if family in ONE_SIZE else job
 
 

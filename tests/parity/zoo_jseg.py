@@ -13,10 +13,11 @@ import json
 import pathlib
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 from compare_jseg import error_of
-from gradients import gradient_errors
+from gradients import gradient_errors, uniform
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -38,7 +39,7 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     from jseg.engine.checkpoint import load_into, load_weights
     from jseg.layers import named_parameters
     from jseg.layers.init import without_values
-    from jseg.models import build_model
+    from jseg.models import build_model, remap_keys
     reference = np.load(folder / "reference.npz")
     facts = json.loads(str(reference["facts"]))
     conversion = convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors")
@@ -49,7 +50,9 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     trainable = sum(value.numel() for value in named_parameters(model).values() if not value.is_stop_grad())
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": trainable, "keys equal": ours == facts["keys"] and trainable == facts["parameters"],
+    # Jittor has no scalars; a class may name its weights otherwise than MMSegmentation
+    theirs = remap_keys({key: shape or [1] for key, shape in facts["keys"].items()}, meta["config"])
+    result = {"parameters": trainable, "keys equal": ours == theirs and trainable == facts["parameters"],
               "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])
@@ -109,7 +112,9 @@ def training_step(model, reference) -> tuple[dict, dict[str, np.ndarray]]:
     import jittor as jt
 
     from jseg.layers import named_parameters
-    found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
+    from jseg.ops import ranks
+    with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))):
+        found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
     parameters = named_parameters(model)
     return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
 
@@ -130,10 +135,12 @@ def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too (why: zoo_mmseg.smooth_relu)."""
+    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too, HSwish Swish and HSigmoid a sigmoid
+    (why: zoo_mmseg.smooth_relu).
+    """
     from jseg import ops
     from jseg.layers import activation
-    norm, relu, plain = ops.norm, activation.relu, dict(activation._PLAIN)
+    norm, relu, plain, hard_sigmoid = ops.norm, activation.relu, dict(activation._PLAIN), activation.hard_sigmoid
     holders = [module for name, module in list(sys.modules.items())
                if name.startswith("jseg.") and getattr(module, "relu", None) is relu]
 
@@ -141,7 +148,9 @@ def smooth_relu():
         return norm(*args,
                     **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
 
-    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu)
+    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu, HSwish=activation.swish,
+                             Hardswish=activation.swish)
+    activation.hard_sigmoid = lambda x, **_: activation.jt.sigmoid(x)
     ops.norm = smooth_norm
     for module in holders:
         module.relu = activation.gelu
@@ -149,6 +158,7 @@ def smooth_relu():
         yield
     finally:
         activation._PLAIN.update(plain)
+        activation.hard_sigmoid = hard_sigmoid
         ops.norm = norm
         for module in holders:
             module.relu = relu

@@ -23,8 +23,9 @@ import traceback
 import zlib
 
 import numpy as np
-from gradients import gradient_errors
+from gradients import gradient_errors, uniform
 from make_segnext import import_mmseg, samples
+from zoo_operators import add_context_operators
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -43,7 +44,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = 1.0 + 0.5 * np.tanh(values)
     elif leaf in ("running_mean", "bias") or leaf.endswith("_bias"):
         values = 0.1 * values
-    elif leaf.startswith(("layer_scale", "gamma")) and len(shape) <= 1:
+    elif (leaf.startswith(("layer_scale", "gamma")) or ".gamma." in key) and len(shape) <= 1:
         values = 0.05 + 0.02 * values
     elif len(shape) <= 1:
         values = 1.0 + 0.2 * values
@@ -53,7 +54,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = values / np.sqrt(np.prod(shape[1:]))
         if "conv_seg" in key or "cls_seg" in key:
             values = values * CLASS_SPREAD
-    return values.astype(np.float32)
+    return np.asarray(values, np.float32)  # an array for a scalar too
 
 
 def load(network) -> None:
@@ -96,6 +97,28 @@ def still(network) -> None:
             module.drop_prob = 0.0
         elif isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
+
+
+def add_missing_operators() -> None:
+    """Give MMSegmentation the operators that it takes from mmcv's compiled ones, where these are stand-ins that do
+    nothing.
+    """
+    from mmseg.models.decode_heads import point_head
+    if isinstance(point_head.point_sample, type) or point_head.point_sample is None:
+        point_head.point_sample = sample_points
+
+
+def sample_points(x, points, align_corners=False, **options):
+    """What `mmcv.ops.point_sample` does, where mmcv has no compiled operators: points (N, P, 2) or (N, P, Q, 2), 0 to 1
+    from edge to edge.
+    """
+    from torch.nn import functional as F
+    flat, points = points.dim() == 3, points.to(x.dtype)
+    found = F.grid_sample(x,
+                          2.0 * (points.unsqueeze(2) if flat else points) - 1.0,
+                          align_corners=align_corners,
+                          **options)
+    return found.squeeze(3) if flat else found
 
 
 def run_once(head) -> None:
@@ -152,13 +175,14 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width),
               "padding_size": [0, 0, 0, 0]}] * 2
     out = {"pictures": pictures, "labels": labels}
-    network.test_cfg = Config({"mode": "whole"})
+    of_heads = dict(network.test_cfg or {})  # words of single heads stay
+    network.test_cfg = Config({**of_heads, "mode": "whole"})
     with torch.no_grad():
         logits = network.encode_decode(torch.from_numpy(pictures), metas)
         out["logits"] = logits.numpy().copy()
         out["whole"] = label_maps(network.postprocess_result(logits, samples([dict(m) for m in metas])))
-        if job.get("slide", True):
-            network.test_cfg = Config(SLIDE)
+        if slide := job.get("slide", SLIDE):
+            network.test_cfg = Config({**of_heads, **slide})
             out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
     if job.get("train"):
         data_samples = labelled_samples(metas, labels, edge_step(config))
@@ -171,31 +195,35 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
                       if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": SLIDE,
+             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": slide,
              "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU, in place where they were.
+    """ReLU and ReLU6 become GELU, in place where they were; HSwish becomes Swish and HSigmoid a sigmoid.
 
     Rounding moves values across a ReLU's edge and flips their whole gradient, so in a deep network float32 gradients
     stray by percents from exact ones, whoever computes them. Without edges, what differs is a fault.
     """
     import torch
+    from mmcv.cnn.bricks.hsigmoid import HSigmoid
     from torch.nn import functional
-    before = functional.relu, functional.hardtanh, torch.relu
+    before = (functional.relu, functional.hardtanh, torch.relu, functional.relu_, functional.hardswish,
+              HSigmoid.forward)
 
     def gelu(x, *_, inplace: bool = False, **__):
         y = functional.gelu(x.clone())  # it saves its input, which sums in place may change behind a ReLU
         return x.copy_(y) if inplace else y
 
-    functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
+    functional.relu, functional.hardtanh, torch.relu, functional.relu_ = gelu, gelu, gelu, gelu
+    functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
     try:
         yield
     finally:
-        functional.relu, functional.hardtanh, torch.relu = before
+        (functional.relu, functional.hardtanh, torch.relu, functional.relu_, functional.hardswish,
+         HSigmoid.forward) = before
 
 
 def edge_step(config):
@@ -239,6 +267,7 @@ def training_step(network, pictures: np.ndarray, data_samples: list, *, single: 
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
+    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).to(torch.get_default_dtype())
     try:
         losses = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), data_samples)
         network.zero_grad()
@@ -246,6 +275,7 @@ def training_step(network, pictures: np.ndarray, data_samples: list, *, single: 
             for key, value in losses.items() if "loss" in key).backward()
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.rand = rand
         for stage in stages:
             del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
@@ -264,6 +294,8 @@ def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
     import torch
     mmseg = import_mmseg()
+    add_missing_operators()
+    add_context_operators()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]

@@ -26,8 +26,8 @@ __all__ = ["BiSeNetV1"]
 
 
 class SpatialPath(nn.Module):
-    """A 7x7 and two 3x3 blocks of stride 2, and a 1x1 block. Shape: (N, in_channels, H, W) -> (N, widths[3], ceil(H /
-    8), ceil(W / 8)).
+    """A 7x7 and two 3x3 blocks of stride 2, and a 1x1 block. Shape:
+    (N, in_channels, H, W) -> (N, widths[3], ceil(H / 8), ceil(W / 8)).
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], *, blocks: dict):
@@ -56,10 +56,8 @@ class ContextPath(nn.Module):
         super().__init__()
         self.backbone = MODELS.build(backbone_cfg, "backbone_cfg")
         if len(self.backbone.out_channels) != 4 or list(self.backbone.out_channels[2:]) != list(widths[1:]):
-            raise ConfigError(
-                f"context_channels is {list(widths)}; its last two are the widths of the third and fourth of four "
-                "maps, the backbone "
-                f"has {list(self.backbone.out_channels)}")
+            raise ConfigError(f"context_channels is {list(widths)}; its last two are the widths of the third and "
+                              f"fourth of four maps, the backbone has {list(self.backbone.out_channels)}")
         width = widths[0]
         self.arm16 = AttentionRefinement(widths[1], width, **blocks)
         self.arm32 = AttentionRefinement(widths[2], width, **blocks)
@@ -91,15 +89,14 @@ class BiSeNetV1(nn.Module):
         norm_cfg, act_cfg: of the convolution blocks.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), at
-        strides 8, 8 and 16
+            strides 8, 8 and 16
     Raises:
         ConfigError: lists of another length, or widths that do not fit each other.
     """
 
     TINY = MappingProxyType({
         "type": "BiSeNetV1", "backbone_cfg": dict(ResNet.TINY), "spatial_channels": [8, 8, 8, 24],
-        "context_channels": [8, 32, 64], "out_channels": 16, "norm_cfg": {"type": "GN", "num_groups": 2}
-    })
+        "context_channels": [8, 32, 64], "out_channels": 16, "norm_cfg": {"type": "GN", "num_groups": 2}})
 
     def __init__(self, backbone_cfg: dict, in_channels: int = 3, spatial_channels: Sequence[int] = (64, 64, 64, 128),
                  context_channels: Sequence[int] = (128, 256, 512), out_indices: Sequence[int] = (0, 1, 2),
@@ -108,16 +105,13 @@ class BiSeNetV1(nn.Module):
                  act_cfg: dict = MappingProxyType({"type": "ReLU"})):
         super().__init__()
         if (len(spatial_channels) != 4 or len(context_channels) != 3
-                or spatial_channels[3] + context_channels[0] != context_channels[1]):
-            raise ConfigError(
-                f"spatial_channels {list(spatial_channels)} needs four widths, context_channels "
-                f"{list(context_channels)} three; the "
-                "last of the former and the first of the latter add up to the second of the latter")
+            or spatial_channels[3] + context_channels[0] != context_channels[1]):
+            raise ConfigError(f"spatial_channels {list(spatial_channels)} needs four widths, context_channels "
+                              f"{list(context_channels)} three; the last of the former and the first of the latter add "
+                              "up to the second of the latter")
         if not out_indices or not set(out_indices) <= {0, 1, 2}:
-            raise ConfigError(
-                f"out_indices is {list(out_indices)}; accepted: of 0 (fused map), 1 (context at stride 8), 2 (at "
-                "stride 16)"
-            )
+            raise ConfigError(f"out_indices is {list(out_indices)}; accepted: of 0 (fused map), 1 (context at stride "
+                              "8), 2 (at stride 16)")
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.context_path = ContextPath(backbone_cfg, context_channels, blocks=blocks)
         self.spatial_path = SpatialPath(in_channels, spatial_channels, blocks=blocks)

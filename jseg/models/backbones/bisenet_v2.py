@@ -1,9 +1,8 @@
 """BiSeNetV2: a detail branch, a light semantic branch, and an aggregation in which each guides the other.
 
 Paper: Yu et al., "BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation", IJCV
-2021, sec. 3 and 4.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/bisenetv2.py (Apache-2.0), whose words, keys and arithmetic these
-are.
+2021, sec. 3 and 4. Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/bisenetv2.py (Apache-2.0), whose words, keys
+and arithmetic these are.
 
 Deviation: `norm_cfg` and `act_cfg` reach all blocks (upstream keeps both and builds BatchNorm and ReLU).
 """
@@ -48,8 +47,8 @@ class DetailBranch(nn.Module):
 
 
 class StemBlock(nn.Module):
-    """A strided block, then a narrow strided one beside pooling. Shape: (N, C, H, W) -> (N, channels, ceil(H / 4),
-    ceil(W / 4)).
+    """A strided block, then a narrow strided one beside pooling. Shape:
+    (N, C, H, W) -> (N, channels, ceil(H / 4), ceil(W / 4)).
     """
 
     def __init__(self, in_channels: int, channels: int, *, blocks: dict):
@@ -66,8 +65,8 @@ class StemBlock(nn.Module):
 
 
 class GatherExpansion(nn.Module):
-    """A 3x3 block, depthwise convolutions of `exp_ratio` times the width, a 1x1 projection, plus the input (projected
-    at stride 2).
+    """A 3x3 block, depthwise convolutions of `exp_ratio` times the width, a 1x1 projection,
+    plus the input (projected at stride 2).
 
     Args:
         in_channels, out_channels: widths of input and output; equal at stride 1.
@@ -87,12 +86,11 @@ class GatherExpansion(nn.Module):
             depthwise = [ConvNormAct(in_channels, wide, 3, padding=1, groups=in_channels, **blocks)]
             self.shortcut = None
         else:
-            depthwise = [
-                ConvNormAct(in_channels, wide, 3, stride=stride, padding=1, groups=in_channels, norm_cfg=norm_cfg),
-                ConvNormAct(wide, wide, 3, padding=1, groups=wide, **blocks)
-            ]
-            self.shortcut = nn.Sequential(
-                DepthwiseSeparableConv(in_channels, out_channels, 3, stride=stride, padding=1, norm_cfg=norm_cfg))
+            depthwise = [ConvNormAct(in_channels, wide, 3, stride=stride, padding=1, groups=in_channels,
+                                     norm_cfg=norm_cfg),
+                         ConvNormAct(wide, wide, 3, padding=1, groups=wide, **blocks)]
+            self.shortcut = nn.Sequential(DepthwiseSeparableConv(in_channels, out_channels, 3, stride=stride, padding=1,
+                                                                 norm_cfg=norm_cfg))
         self.dwconv = nn.Sequential(*depthwise)
         self.conv2 = nn.Sequential(ConvNormAct(wide, out_channels, 1, norm_cfg=norm_cfg))
         self.act = build_activation(act_cfg)
@@ -135,7 +133,7 @@ class SemanticBranch(nn.Module):
         blocks: norm_cfg and act_cfg.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, widths[i], h, w), one per stage from stride 4 on, and the last one
-        embedded
+            embedded
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], exp_ratio: int, *, blocks: dict):
@@ -144,10 +142,8 @@ class SemanticBranch(nn.Module):
         self.names = ["stage1"]
         for i, (before, width) in enumerate(zip(widths, widths[1:])):
             count = 4 if i == len(widths) - 2 else 2
-            stage = nn.Sequential(*[
-                GatherExpansion(width if j else before, width, exp_ratio, 1 if j else 2, **blocks)
-                for j in range(count)
-            ])
+            stage = nn.Sequential(*[GatherExpansion(width if j else before, width, exp_ratio, 1 if j else 2, **blocks)
+                                    for j in range(count)])
             self._enter(f"stage{i + 2}", stage)
         self._enter(f"stage{len(widths)}_CEBlock", ContextEmbedding(widths[-1], blocks=blocks))
 
@@ -164,8 +160,8 @@ class SemanticBranch(nn.Module):
 
 
 class GuidedAggregation(nn.Module):
-    """Detail gated by semantics at the fine size, semantics gated by detail at the coarse one, and a 3x3 block of their
-    sum.
+    """Detail gated by semantics at the fine size, semantics gated by detail at the coarse one,
+    and a 3x3 block of their sum.
 
     Args:
         channels: width of both maps and of the result.
@@ -179,22 +175,20 @@ class GuidedAggregation(nn.Module):
         super().__init__()
         self.align_corners = align_corners
         norm = {"norm_cfg": blocks["norm_cfg"]}
-        self.detail_dwconv = nn.Sequential(
-            DepthwiseSeparableConv(channels, channels, 3, padding=1, **norm, pw_norm_cfg=None))
+        self.detail_dwconv = nn.Sequential(DepthwiseSeparableConv(channels, channels, 3, padding=1, **norm,
+                                                                  pw_norm_cfg=None))
         self.detail_down = nn.Sequential(ConvNormAct(channels, channels, 3, stride=2, padding=1, **norm))
         self.semantic_conv = nn.Sequential(ConvNormAct(channels, channels, 3, padding=1, **norm))
-        self.semantic_dwconv = nn.Sequential(
-            DepthwiseSeparableConv(channels, channels, 3, padding=1, **norm, pw_norm_cfg=None))
+        self.semantic_dwconv = nn.Sequential(DepthwiseSeparableConv(channels, channels, 3, padding=1, **norm,
+                                                                    pw_norm_cfg=None))
         self.conv = ConvNormAct(channels, channels, 3, padding=1, **blocks)
 
     def execute(self, detail: jt.Var, semantic: jt.Var) -> jt.Var:
         size = tuple(detail.shape[2:])
         gate = jt.sigmoid(ops.bilinear_resize(self.semantic_conv(semantic), size, align_corners=self.align_corners))
-        coarse = avg_pool(self.detail_down(detail), 3, stride=2, padding=1) * jt.sigmoid(
-            self.semantic_dwconv(semantic))
-        return self.conv(
-            ops.bilinear_resize(coarse, size, align_corners=self.align_corners,
-                                add=self.detail_dwconv(detail) * gate))
+        coarse = avg_pool(self.detail_down(detail), 3, stride=2, padding=1) * jt.sigmoid(self.semantic_dwconv(semantic))
+        return self.conv(ops.bilinear_resize(coarse, size, align_corners=self.align_corners,
+                                             add=self.detail_dwconv(detail) * gate))
 
 
 @MODELS.register()
@@ -212,33 +206,28 @@ class BiSeNetV2(nn.Module):
         norm_cfg, act_cfg: of the convolution blocks.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), at
-        strides 8, 4, 8, 16 and 32
+            strides 8, 4, 8, 16 and 32
     Raises:
         ConfigError: another number of stages, widths that must be equal and are not, or an index out of range.
     """
 
     TINY = MappingProxyType({
         "type": "BiSeNetV2", "detail_channels": [8, 8, 16], "semantic_channels": [4, 8, 8, 16],
-        "semantic_expansion_ratio": 2, "bga_channels": 16, "norm_cfg": {"type": "GN", "num_groups": 2}
-    })
+        "semantic_expansion_ratio": 2, "bga_channels": 16, "norm_cfg": {"type": "GN", "num_groups": 2}})
 
     def __init__(self, in_channels: int = 3, detail_channels: Sequence[int] = (64, 64, 128),
                  semantic_channels: Sequence[int] = (16, 32, 64, 128), semantic_expansion_ratio: int = 6,
                  bga_channels: int = 128, out_indices: Sequence[int] = (0, 1, 2, 3, 4), align_corners: bool = False,
-                 norm_cfg: dict = MappingProxyType({"type": "BN"}),
-                 act_cfg: dict = MappingProxyType({"type": "ReLU"})):
+                 norm_cfg: dict = MappingProxyType({"type": "BN"}), act_cfg: dict = MappingProxyType({"type": "ReLU"})):
         super().__init__()
-        if len(detail_channels) != 3 or len(
-                semantic_channels) != 4 or not detail_channels[2] == semantic_channels[3] == bga_channels:
-            raise ConfigError(
-                f"detail_channels {list(detail_channels)} needs three widths, semantic_channels "
-                f"{list(semantic_channels)} four; the "
-                f"last of both and bga_channels ({bga_channels}) are equal")
+        if (len(detail_channels) != 3 or len(semantic_channels) != 4
+            or not detail_channels[2] == semantic_channels[3] == bga_channels):
+            raise ConfigError(f"detail_channels {list(detail_channels)} needs three widths, semantic_channels "
+                              f"{list(semantic_channels)} four; the last of both and bga_channels ({bga_channels}) are "
+                              "equal")
         if not out_indices or not set(out_indices) <= set(range(5)):
-            raise ConfigError(
-                f"out_indices is {list(out_indices)}; accepted: of 0 (aggregated map), 1 to 4 (stages of the "
-                "semantic branch)"
-            )
+            raise ConfigError(f"out_indices is {list(out_indices)}; accepted: of 0 (aggregated map), 1 to 4 (stages of "
+                              "the semantic branch)")
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.detail = DetailBranch(in_channels, detail_channels, blocks=blocks)
         self.semantic = SemanticBranch(in_channels, semantic_channels, semantic_expansion_ratio, blocks=blocks)

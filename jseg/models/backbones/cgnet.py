@@ -27,8 +27,8 @@ def _activation(act_cfg: dict, channels: int) -> dict:
 
 
 class GlobalContext(nn.Module):
-    """Channels times a gate made from their means by two dense layers, `reduction` times narrower inside. Shape: (N, C,
-    H, W) -> same.
+    """Channels times a gate made from their means by two dense layers, `reduction` times narrower inside.
+    Shape: (N, C, H, W) -> same.
     """
 
     def __init__(self, channels: int, reduction: int):
@@ -52,8 +52,8 @@ class NormPReLU(nn.Sequential):
 
 
 class ContextGuidedBlock(nn.Module):
-    """A narrowing (or strided) block, a plain and a dilated depthwise convolution of it, joined; norm, PReLU, the
-    global gate, the shortcut.
+    """A narrowing (or strided) block, a plain and a dilated depthwise convolution of it, joined;
+    norm, PReLU, the global gate, the shortcut.
 
     Args:
         in_channels, out_channels: widths of input and output; equal without `downsample`.
@@ -111,28 +111,22 @@ class CGNet(nn.Module):
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  act_cfg: dict = MappingProxyType({"type": "PReLU"})):
         super().__init__()
-        if [len(num_channels), len(num_blocks), len(dilations),
-                len(reductions)] != [3, 2, 2, 2] or min(num_blocks) < 1:
-            raise ConfigError(
-                f"num_channels {list(num_channels)} needs 3 values; num_blocks {list(num_blocks)} (at least 1 "
-                "each), dilations "
-                f"{list(dilations)} and reductions {list(reductions)} need 2")
+        if [len(num_channels), len(num_blocks), len(dilations), len(reductions)] != [3, 2, 2, 2] or min(num_blocks) < 1:
+            raise ConfigError(f"num_channels {list(num_channels)} needs 3 values; num_blocks {list(num_blocks)} (at "
+                              f"least 1 each), dilations {list(dilations)} and reductions {list(reductions)} need 2")
         stem, first, second = num_channels
         self.stem = nn.Sequential(*[
             ConvNormAct(stem if i else in_channels, stem, 3, stride=1 if i else 2, padding=1, norm_cfg=norm_cfg,
-                        act_cfg=_activation(act_cfg, stem)) for i in range(3)
-        ])
+                        act_cfg=_activation(act_cfg, stem))
+            for i in range(3)])
         self.out_channels, self.strides = [stem + in_channels, 2 * first + in_channels, 2 * second], [2, 4, 8]
         for i, width in enumerate(self.out_channels):
             setattr(self, f"norm_prelu_{i}", NormPReLU(width, norm_cfg))
         for i, width in enumerate((first, second)):
             words = {"dilation": dilations[i], "reduction": reductions[i], "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-            setattr(
-                self, f"level{i + 1}",
-                nn.Sequential(*[
-                    ContextGuidedBlock(width if j else self.out_channels[i], width, downsample=j == 0, **words)
-                    for j in range(num_blocks[i])
-                ]))
+            setattr(self, f"level{i + 1}", nn.Sequential(
+                *[ContextGuidedBlock(width if j else self.out_channels[i], width, downsample=j == 0, **words)
+                  for j in range(num_blocks[i])]))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
         half = avg_pool(x, 3, stride=2, padding=1)

@@ -1,9 +1,8 @@
 """DDRNet: a branch at stride 8 and one down to stride 64, which exchange their maps twice.
 
 Paper: Hong et al., "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes",
-T-ITS 2022, sec. III.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/ddrnet.py (Apache-2.0), whose words, keys and arithmetic these
-are.
+T-ITS 2022, sec. III. Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/ddrnet.py (Apache-2.0), whose words, keys
+and arithmetic these are.
 
 Deviations: maps are resized to the fine branch's size, so that pictures of any size run (upstream: sides must be
 multiples of 8); `norm_cfg` and `act_cfg` reach the first residual block of each layer and the pooling too (upstream:
@@ -42,26 +41,24 @@ class DDRNet(nn.Module):
         4C, both of size (ceil(H / 8), ceil(W / 8)). A head that is not training needs the second only.
     """
 
-    TINY = MappingProxyType(
-        {"type": "DDRNet", "channels": 8, "ppm_channels": 8, "norm_cfg": {"type": "GN", "num_groups": 2}})
+    TINY = MappingProxyType({"type": "DDRNet", "channels": 8, "ppm_channels": 8,
+                             "norm_cfg": {"type": "GN", "num_groups": 2}})
 
     def __init__(self, in_channels: int = 3, channels: int = 32, ppm_channels: int = 128, align_corners: bool = False,
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  act_cfg: dict = MappingProxyType({"type": "ReLU", "inplace": True})):
         super().__init__()
         c, blocks, norm = channels, {"norm_cfg": norm_cfg, "act_cfg": act_cfg}, {"norm_cfg": norm_cfg}
-        words = {
-            "project": lambda before, after, stride: Shortcut(before, after, stride, avg_down=False, norm_cfg=norm_cfg
-                                                              ), **blocks
-        }
+        words = {"project": lambda before, after, stride: Shortcut(before, after, stride, avg_down=False,
+                                                                   norm_cfg=norm_cfg), **blocks}
         self.align_corners = align_corners
         self.stem = DualResolutionStem(in_channels, c, 2, **words)
-        self.context_branch_layers = nn.Sequential(
-            residual_layer(BasicResidual, 2 * c, 4 * c, 2, stride=2, **words),
-            residual_layer(BasicResidual, 4 * c, 8 * c, 2, stride=2, **words),
-            residual_layer(BottleneckResidual, 8 * c, 8 * c, 1, stride=2, **words))
-        self.compression_1, self.compression_2 = ConvNormAct(4 * c, 2 * c, 1,
-                                                             **norm), ConvNormAct(8 * c, 2 * c, 1, **norm)
+        self.context_branch_layers = nn.Sequential(residual_layer(BasicResidual, 2 * c, 4 * c, 2, stride=2, **words),
+                                                   residual_layer(BasicResidual, 4 * c, 8 * c, 2, stride=2, **words),
+                                                   residual_layer(BottleneckResidual, 8 * c, 8 * c, 1,
+                                                                  stride=2, **words))
+        self.compression_1, self.compression_2 = (ConvNormAct(4 * c, 2 * c, 1, **norm),
+                                                  ConvNormAct(8 * c, 2 * c, 1, **norm))
         self.down_1 = ConvNormAct(2 * c, 4 * c, 3, stride=2, padding=1, **norm)
         self.down_2 = nn.Sequential(ConvNormAct(2 * c, 4 * c, 3, stride=2, padding=1, **blocks),
                                     ConvNormAct(4 * c, 8 * c, 3, stride=2, padding=1, **norm))

@@ -1,5 +1,5 @@
-"""ERFNet: residual blocks of one-dimensional convolutions, downsampled by convolution beside pooling and upsampled
-again to stride 2.
+"""ERFNet: residual blocks of one-dimensional convolutions,
+downsampled by convolution beside pooling and upsampled again to stride 2.
 
 Paper: Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-Time Semantic Segmentation", T-ITS 2018.
 Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/erfnet.py (Apache-2.0), whose words, keys and arithmetic these
@@ -29,8 +29,8 @@ EPS = 1e-3
 
 
 class Downsampler(nn.Module):
-    """A 3x3 convolution of stride 2 beside 2x2 pooling, joined; norm and ReLU. Shape: (N, C, H, W) -> (N, out_channels,
-    ceil(H/2), ceil(W/2)).
+    """A 3x3 convolution of stride 2 beside 2x2 pooling, joined; norm and ReLU. Shape:
+    (N, C, H, W) -> (N, out_channels, ceil(H/2), ceil(W/2)).
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -40,8 +40,7 @@ class Downsampler(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         y = self.conv(x)
-        pooled = ops.bilinear_resize(max_pool(x, 2, stride=2),
-                                     tuple(y.shape[2:]))  # differs from y where a side is odd
+        pooled = ops.bilinear_resize(max_pool(x, 2, stride=2), tuple(y.shape[2:]))  # differs from y where a side is odd
         return self.bn(jt.concat([y, pooled], 1), activation="relu")
 
 
@@ -76,8 +75,8 @@ class NonBottleneck(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """A transposed 3x3 convolution of stride 2, norm and ReLU. Shape: (N, in_channels, H, W) -> (N, out_channels, 2H,
-    2W).
+    """A transposed 3x3 convolution of stride 2, norm and ReLU. Shape:
+    (N, in_channels, H, W) -> (N, out_channels, 2H, 2W).
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -105,17 +104,17 @@ class ERFNet(nn.Module):
         dropout_ratio: of single values in the encoder's blocks.
     Shape:
         x: (N, in_channels, H, W), sides >= 2 ** downsamplers -> [(N, dec_non_bottleneck_channels[-1], about H / 2,
-        about W / 2)] by default: three times halved, rounded up, and twice doubled
+            about W / 2)] by
+        default: three times halved, rounded up, and twice doubled
     Raises:
         ConfigError: lists whose lengths do not fit.
     """
 
-    TINY = MappingProxyType({
-        "type": "ERFNet", "enc_downsample_channels": [4, 8, 16], "enc_stage_non_bottlenecks": [1, 2],
-        "enc_non_bottleneck_dilations": [1, 2], "enc_non_bottleneck_channels": [8, 16],
-        "dec_upsample_channels": [8, 4],
-        "dec_stages_non_bottleneck": [1, 1], "dec_non_bottleneck_channels": [8, 4], "dropout_ratio": 0.0
-    })
+    TINY = MappingProxyType({"type": "ERFNet", "enc_downsample_channels": [4, 8, 16],
+                             "enc_stage_non_bottlenecks": [1, 2], "enc_non_bottleneck_dilations": [1, 2],
+                             "enc_non_bottleneck_channels": [8, 16], "dec_upsample_channels": [8, 4],
+                             "dec_stages_non_bottleneck": [1, 1], "dec_non_bottleneck_channels": [8, 4],
+                             "dropout_ratio": 0.0})
 
     def __init__(self, in_channels: int = 3, enc_downsample_channels: Sequence[int] = (16, 64, 128),
                  enc_stage_non_bottlenecks: Sequence[int] = (5, 8),
@@ -124,24 +123,20 @@ class ERFNet(nn.Module):
                  dec_upsample_channels: Sequence[int] = (64, 16), dec_stages_non_bottleneck: Sequence[int] = (2, 2),
                  dec_non_bottleneck_channels: Sequence[int] = (64, 16), dropout_ratio: float = 0.1):
         super().__init__()
-        widths, counts = list(enc_downsample_channels), list(enc_stage_non_bottlenecks)
-        dilations, others = list(enc_non_bottleneck_dilations), (enc_non_bottleneck_channels, dec_upsample_channels,
-                                                                 dec_stages_non_bottleneck, dec_non_bottleneck_channels)
-        lengths = {len(widths) - 1, len(counts), *map(len, others)}
+        widths, counts, dilations = (list(enc_downsample_channels), list(enc_stage_non_bottlenecks),
+                                     list(enc_non_bottleneck_dilations))
+        lengths = {len(widths) - 1, len(counts), len(enc_non_bottleneck_channels), len(dec_upsample_channels),
+                   len(dec_stages_non_bottleneck), len(dec_non_bottleneck_channels)}
         if len(lengths) != 1 or not counts or counts[-1] % len(dilations):
-            raise ConfigError(
-                f"enc_downsample_channels {widths} needs one value more than the lists of stages and of dec_ words, "
-                "and the last of "
-                f"enc_stage_non_bottlenecks {counts} is a multiple of the {len(dilations)} dilations")
+            raise ConfigError(f"enc_downsample_channels {widths} needs one value more than the lists of stages and of "
+                              f"dec_ words, and the last of enc_stage_non_bottlenecks {counts} is a multiple of the "
+                              f"{len(dilations)} dilations")
         encoder = [Downsampler(in_channels, widths[0])]
         for i, (before, width) in enumerate(zip(widths, widths[1:])):
             last = i == len(counts) - 1
-            encoder += [
-                Downsampler(before, width), *[
-                    NonBottleneck(width, dropout_ratio, dilations[j % len(dilations)] if last else 1)
-                    for j in range(counts[i])
-                ]
-            ]
+            encoder += [Downsampler(before, width),
+                        *[NonBottleneck(width, dropout_ratio, dilations[j % len(dilations)] if last else 1)
+                          for j in range(counts[i])]]
         decoder, before = [], widths[-1]
         for width, count in zip(dec_non_bottleneck_channels, dec_stages_non_bottleneck):
             decoder += [Upsampler(before, width), *[NonBottleneck(width) for _ in range(count)]]

@@ -29,8 +29,8 @@ _RELU = MappingProxyType({"type": "ReLU"})
 
 @MODELS.register()
 class ICNet(nn.Module):
-    """Three strided convolutions on the picture; a ResNet's first half on the picture halved, and its second half on
-    that map halved.
+    """Three strided convolutions on the picture; a ResNet's first half on the picture halved,
+    and its second half on that map halved.
 
     Args:
         backbone_cfg: block of a ResNet with four stages.
@@ -45,7 +45,7 @@ class ICNet(nn.Module):
         align_corners: how maps are resized.
     Shape:
         x: (N, in_channels, H, W), sides >= 16 -> [(N, out_channels[i], about H / strides[i], about W / strides[i])], at
-        strides 8, 16 and 32
+            strides 8, 16 and 32
     Raises:
         ConfigError: a backbone that is no ResNet of four stages, or widths that are not its.
     """
@@ -53,8 +53,7 @@ class ICNet(nn.Module):
     TINY = MappingProxyType({
         "type": "ICNet", "backbone_cfg": {**ResNetV1c.TINY, "depth": 18, "multi_grid": None},
         "layer_channels": [16, 64], "light_branch_middle_channels": 4, "psp_out_channels": 8,
-        "out_channels": [8, 16, 16], "pool_scales": [1, 2], "norm_cfg": {"type": "GN", "num_groups": 2}
-    })
+        "out_channels": [8, 16, 16], "pool_scales": [1, 2], "norm_cfg": {"type": "GN", "num_groups": 2}})
 
     def __init__(self, backbone_cfg: dict, in_channels: int = 3, layer_channels: Sequence[int] = (512, 2048),
                  light_branch_middle_channels: int = 32, psp_out_channels: int = 512,
@@ -64,26 +63,21 @@ class ICNet(nn.Module):
         super().__init__()
         self.backbone = MODELS.build(backbone_cfg, "backbone_cfg")
         if not isinstance(self.backbone, ResNet) or len(self.backbone.stage_channels) != 4 or len(out_channels) != 3:
-            raise ConfigError(
-                f"backbone_cfg {backbone_cfg.get('type')!r}, out_channels {list(out_channels)}; ICNet needs a "
-                "ResNet of four stages "
-                "and three widths")
+            raise ConfigError(f"backbone_cfg {backbone_cfg.get('type')!r}, out_channels {list(out_channels)}; ICNet "
+                              "needs a ResNet of four stages and three widths")
         found = [self.backbone.stage_channels[1], self.backbone.stage_channels[3]]
         if list(layer_channels) != found:
-            raise ConfigError(
-                f"layer_channels is {list(layer_channels)}; the backbone's second and fourth stage have {found} "
-                "channels"
-            )
+            raise ConfigError(f"layer_channels is {list(layer_channels)}; the backbone's second and fourth stage have "
+                              f"{found} channels")
         self.align_corners, middle, last = align_corners, light_branch_middle_channels, layer_channels[1]
         blocks, words = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}, {"norm_cfg": norm_cfg, "act_cfg": _RELU}
         self.psp_modules = PyramidPooling(pool_scales, last, psp_out_channels, blocks=blocks,
                                           align_corners=align_corners)
-        self.psp_bottleneck = ConvNormAct(last + len(pool_scales) * psp_out_channels, psp_out_channels, 3, padding=1,
-                                          **blocks)
-        self.conv_sub1 = nn.Sequential(*[
-            ConvNormAct(before, after, 3, stride=2, padding=1, **words)
-            for before, after in ((in_channels, middle), (middle, middle), (middle, out_channels[0]))
-        ])
+        self.psp_bottleneck = ConvNormAct(last + len(pool_scales) * psp_out_channels, psp_out_channels, 3,
+                                          padding=1, **blocks)
+        self.conv_sub1 = nn.Sequential(*[ConvNormAct(before, after, 3, stride=2, padding=1, **words)
+                                         for before, after in ((in_channels, middle), (middle, middle),
+                                                               (middle, out_channels[0]))])
         self.conv_sub2 = ConvNormAct(layer_channels[0], out_channels[1], 1, **words)
         self.conv_sub4 = ConvNormAct(psp_out_channels, out_channels[2], 1, **words)
         self.out_channels, self.strides = list(out_channels), [8, 16, 32]

@@ -43,8 +43,8 @@ class PixelAttentionFusion(nn.Module):
 
     def execute(self, fine: jt.Var, coarse: jt.Var) -> jt.Var:
         size = tuple(fine.shape[2:])
-        share = jt.sigmoid(
-            (self.f_p(fine) * ops.bilinear_resize(self.f_i(coarse), size)).sum(1, keepdims=True))  # (N, 1, H, W)
+        share = jt.sigmoid((self.f_p(fine) * ops.bilinear_resize(self.f_i(coarse), size)).sum(
+            1, keepdims=True))  # (N, 1, H, W)
         return share * ops.bilinear_resize(coarse, size) + (1 - share) * fine
 
 
@@ -100,10 +100,8 @@ class PIDNet(nn.Module):
         4C and 2C, all of size (ceil(H / 8), ceil(W / 8)). A head that is not training needs the second only.
     """
 
-    TINY = MappingProxyType({
-        "type": "PIDNet", "channels": 8, "ppm_channels": 8, "num_stem_blocks": 2, "num_branch_blocks": 2,
-        "norm_cfg": {"type": "GN", "num_groups": 2}
-    })
+    TINY = MappingProxyType({"type": "PIDNet", "channels": 8, "ppm_channels": 8, "num_stem_blocks": 2,
+                             "num_branch_blocks": 2, "norm_cfg": {"type": "GN", "num_groups": 2}})
 
     def __init__(self, in_channels: int = 3, channels: int = 64, ppm_channels: int = 96, num_stem_blocks: int = 2,
                  num_branch_blocks: int = 3, align_corners: bool = False,
@@ -111,10 +109,10 @@ class PIDNet(nn.Module):
                  act_cfg: dict = MappingProxyType({"type": "ReLU", "inplace": True})):
         super().__init__()
         if min(num_stem_blocks, num_branch_blocks) < 1:
-            raise ConfigError(
-                f"num_stem_blocks {num_stem_blocks} and num_branch_blocks {num_branch_blocks} must be at least 1")
-        c, light, blocks, norm = channels, num_stem_blocks == 2, {"norm_cfg": norm_cfg,
-                                                                  "act_cfg": act_cfg}, {"norm_cfg": norm_cfg}
+            raise ConfigError(f"num_stem_blocks {num_stem_blocks} and num_branch_blocks {num_branch_blocks} must be at "
+                              "least 1")
+        c, light, blocks, norm = (channels, num_stem_blocks == 2, {"norm_cfg": norm_cfg, "act_cfg": act_cfg},
+                                  {"norm_cfg": norm_cfg})
         layer = _layer_maker(blocks)
         self.align_corners = align_corners
         self.stem = DualResolutionStem(in_channels, c, num_stem_blocks, project=_projection(norm_cfg), **blocks)
@@ -124,8 +122,8 @@ class PIDNet(nn.Module):
         self.p_branch_layers = nn.Sequential(layer(BasicResidual, 2 * c, 2 * c, num_stem_blocks),
                                              layer(BasicResidual, 2 * c, 2 * c, num_stem_blocks),
                                              layer(BottleneckResidual, 2 * c, 2 * c, 1))
-        self.compression_1, self.compression_2 = ConvNormAct(4 * c, 2 * c, 1,
-                                                             **norm), ConvNormAct(8 * c, 2 * c, 1, **norm)
+        self.compression_1, self.compression_2 = (ConvNormAct(4 * c, 2 * c, 1, **norm),
+                                                  ConvNormAct(8 * c, 2 * c, 1, **norm))
         self.pag_1, self.pag_2 = PixelAttentionFusion(2 * c, c, norm_cfg), PixelAttentionFusion(2 * c, c, norm_cfg)
         width = c if light else 2 * c
         first = _single_block(2 * c, width, blocks)
@@ -134,8 +132,8 @@ class PIDNet(nn.Module):
         self.diff_1, self.diff_2 = ConvNormAct(4 * c, width, 3, padding=1,
                                                **norm), ConvNormAct(8 * c, 2 * c, 3, padding=1, **norm)
         self.spp = (ParallelPooling if light else AggregatingPooling)(16 * c, ppm_channels, 4 * c, **blocks)
-        self.dfm = LightBoundaryFusion(4 * c, 4 *
-                                       c, norm_cfg=norm_cfg) if light else BoundaryFusion(4 * c, 4 * c, **blocks)
+        self.dfm = LightBoundaryFusion(4 * c, 4 * c, norm_cfg=norm_cfg) if light else BoundaryFusion(
+            4 * c, 4 * c, **blocks)
         self.out_channels, self.strides = [2 * c, 4 * c, 2 * c], [8, 8, 8]
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
@@ -160,10 +158,8 @@ def _projection(norm_cfg: dict):
 
 def _layer_maker(blocks: dict):
     """`residual_layer` with these norms, activations and projections."""
-
     def make(*args, stride: int = 1) -> nn.Sequential:
         return residual_layer(*args, stride=stride, project=_projection(blocks["norm_cfg"]), **blocks)
-
     return make
 
 

@@ -34,18 +34,17 @@ class AvgPool(nn.Module):
         self.stride = stride
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return avg_pool(x, self.stride, ceil_mode=True, count_include_pad=False)
+        return x if self.stride == 1 else avg_pool(x, self.stride, ceil_mode=True, count_include_pad=False)
 
 
 class Shortcut(nn.Sequential):
     """A projection to a block's width and stride: 1x1 convolution and norm, after averaging in ResNet-D.
-    Keys "0", "1" ("2").
+    Keys "0" and "1", in ResNet-D "1" and "2".
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, avg_down: bool, norm_cfg: dict):
-        averages = avg_down and stride != 1
         conv = Conv2d(in_channels, out_channels, 1, stride=1 if avg_down else stride, bias=False)
-        super().__init__(*([AvgPool(stride)] if averages else []), conv, build_norm(norm_cfg, out_channels)[1])
+        super().__init__(*([AvgPool(stride)] if avg_down else []), conv, build_norm(norm_cfg, out_channels)[1])
 
     def execute(self, x: jt.Var) -> jt.Var:
         *pool, conv, norm = self
@@ -116,9 +115,12 @@ class Bottleneck(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = conv_norm(x, self.conv1, self.bn1, activation="relu")
-        x = conv_norm(x, self.conv2, self.bn2, activation="relu")
+        x = self.middle(conv_norm(x, self.conv1, self.bn1, activation="relu"))
         return conv_norm(x, self.conv3, self.bn3, activation="relu", residual=shortcut)
+
+    def middle(self, x: jt.Var) -> jt.Var:
+        """The part between the 1x1 convolutions."""
+        return conv_norm(x, self.conv2, self.bn2, activation="relu")
 
 
 class DeepStem(nn.Sequential):
@@ -155,7 +157,7 @@ def make_stage(block: type, in_channels: int, channels: int, blocks: int, *, str
         block: `BasicBlock` or `Bottleneck`, or a class with their constructor.
         multi_grid: dilation of each block instead of `dilation`.
         contract_dilation: halve the first block's dilation.
-        words: `norm_cfg`, `style`, `groups`, `base_width` for the blocks.
+        words: `norm_cfg`, `style`, `groups`, `base_width`, and what else such a block takes.
     """
     out_channels = channels * block.expansion
     dilations = list(multi_grid) if multi_grid else [dilation] * blocks
@@ -206,6 +208,8 @@ class ResNet(nn.Module):
         ConfigError: an unknown depth or style, or lists of other lengths than `num_stages`.
     """
 
+    DEPTHS = _DEPTHS  # depth -> block, and how many of them each stage has
+    block_words = MappingProxyType({})  # what blocks of a subclass also take; it is set before this constructor runs
     TINY = MappingProxyType({"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8,
                              "zero_init_residual": False})
 
@@ -216,9 +220,9 @@ class ResNet(nn.Module):
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
                  zero_init_residual: bool = True, groups: int = 1, base_width: int = 4, frozen_stages: int = -1):
         super().__init__()
-        if depth not in _DEPTHS or style not in ("pytorch", "caffe"):
-            raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, _DEPTHS))}, style "
-                              "'pytorch' or 'caffe'")
+        if depth not in self.DEPTHS or style not in ("pytorch", "caffe"):
+            raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, self.DEPTHS))}, "
+                              "style 'pytorch' or 'caffe'")
         if (not 1 <= num_stages <= 4 or len(strides) != num_stages or len(dilations) != num_stages
             or max(out_indices) >= num_stages):
             raise ConfigError(f"num_stages {num_stages} (1 to 4): strides {list(strides)} and dilations "
@@ -227,7 +231,7 @@ class ResNet(nn.Module):
         if not -1 <= frozen_stages <= num_stages:
             raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} "
                               "stages")
-        block, counts = _DEPTHS[depth]
+        block, counts = self.DEPTHS[depth]
         self.frozen_stages = frozen_stages
         self.out_indices, self.deep_stem = tuple(out_indices), deep_stem
         if deep_stem:
@@ -241,7 +245,7 @@ class ResNet(nn.Module):
             stage = make_stage(block, width, channels, counts[i], stride=strides[i], dilation=dilations[i],
                                avg_down=avg_down, multi_grid=multi_grid if i == num_stages - 1 else None,
                                contract_dilation=contract_dilation, style=style, norm_cfg=norm_cfg, groups=groups,
-                               base_width=base_width)
+                               base_width=base_width, **self.block_words)
             setattr(self, f"layer{i + 1}", stage)
             width, total = channels * block.expansion, total * strides[i]
             widths.append(width)

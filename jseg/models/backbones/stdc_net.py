@@ -1,4 +1,5 @@
-"""STDCNet, whose blocks join convolutions of shrinking width, and the context path of STDC-Seg around it.
+"""STDCNet, whose blocks join convolutions of shrinking width,
+and the context path that makes STDC-Seg's backbone of it.
 
 Paper: Fan et al., "Rethinking BiSeNet For Real-time Semantic Segmentation", CVPR 2021, sec. 3.
 Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/stdc.py (Apache-2.0), whose words, keys and arithmetic these are.
@@ -24,8 +25,9 @@ from jseg.registry import MODELS
 __all__ = ["STDCContextPathNet", "STDCNet"]
 
 _RELU = MappingProxyType({"type": "ReLU"})
-VARIANTS = MappingProxyType(
-    {"STDCNet1": ((2, 1), (2, 1), (2, 1)), "STDCNet2": ((2, 1, 1, 1), (2, 1, 1, 1, 1), (2, 1, 1))})  # strides
+# strides
+VARIANTS = MappingProxyType({"STDCNet1": ((2, 1), (2, 1), (2, 1)),
+                             "STDCNet2": ((2, 1, 1, 1), (2, 1, 1, 1, 1), (2, 1, 1))})
 
 
 class STDCModule(nn.Module):
@@ -41,8 +43,8 @@ class STDCModule(nn.Module):
         x: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, num_convs: int, fusion: str,
-                 norm_cfg: dict, act_cfg: dict):
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, num_convs: int, fusion: str, norm_cfg: dict,
+                 act_cfg: dict):
         super().__init__()
         self.strided, self.adds = stride == 2, fusion == "add"
         half = out_channels // 2
@@ -55,11 +57,9 @@ class STDCModule(nn.Module):
         elif self.strided:
             self.downsample = halve
         widths = [out_channels // 2**i for i in range(1, num_convs)]
-        self.layers = nn.Sequential(
-            first, *[
-                ConvNormAct(before, after, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
-                for before, after in zip(widths, [*widths[1:], widths[-1]])
-            ])
+        self.layers = nn.Sequential(first,
+                                    *[ConvNormAct(before, after, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+                                      for before, after in zip(widths, [*widths[1:], widths[-1]])])
 
     def execute(self, x: jt.Var) -> jt.Var:
         first, *others = self.layers
@@ -92,37 +92,31 @@ class STDCNet(nn.Module):
         with_final_conv: a 1x1 block on the last map, at least 1024 wide.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), at
-        strides 8, 16 and 32
+            strides 8, 16 and 32
     Raises:
         ConfigError: an unknown type, another number of widths, or fewer than two convolutions.
     """
 
-    TINY = MappingProxyType({
-        "type": "STDCNet", "stdc_type": "STDCNet1", "in_channels": 3, "channels": [4, 8, 16, 16, 32],
-        "bottleneck_type": "add", "norm_cfg": {"type": "BN"}, "act_cfg": {"type": "ReLU"}, "num_convs": 3
-    })
+    TINY = MappingProxyType({"type": "STDCNet", "stdc_type": "STDCNet1", "in_channels": 3,
+                             "channels": [4, 8, 16, 16, 32], "bottleneck_type": "add", "norm_cfg": {"type": "BN"},
+                             "act_cfg": {"type": "ReLU"}, "num_convs": 3})
 
-    def __init__(self, stdc_type: str, in_channels: int, channels: Sequence[int], bottleneck_type: str,
-                 norm_cfg: dict, act_cfg: dict, num_convs: int = 4, with_final_conv: bool = False):
+    def __init__(self, stdc_type: str, in_channels: int, channels: Sequence[int], bottleneck_type: str, norm_cfg: dict,
+                 act_cfg: dict, num_convs: int = 4, with_final_conv: bool = False):
         super().__init__()
         if stdc_type not in VARIANTS or bottleneck_type not in ("add", "cat"):
-            raise ConfigError(
-                f"stdc_type {stdc_type!r}, bottleneck_type {bottleneck_type!r}; accepted: {', '.join(VARIANTS)}; "
-                "'add', 'cat'"
-            )
+            raise ConfigError(f"stdc_type {stdc_type!r}, bottleneck_type {bottleneck_type!r}; accepted: "
+                              f"{', '.join(VARIANTS)}; 'add', 'cat'")
         if len(channels) != 5 or num_convs < 2:
             raise ConfigError(f"channels needs 5 widths, got {list(channels)}; num_convs at least 2, got {num_convs}")
         words = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        stages = [
-            ConvNormAct(before, after, 3, stride=2, padding=1, **words)
-            for before, after in zip((in_channels, channels[0]), channels)
-        ]
+        stages = [ConvNormAct(before, after, 3, stride=2, padding=1, **words)
+                  for before, after in zip((in_channels, channels[0]), channels)]
         for before, after, strides in zip(channels[1:], channels[2:], VARIANTS[stdc_type]):
-            stages.append(
-                nn.Sequential(*[
-                    STDCModule(after if i else before, after, stride=stride, num_convs=num_convs,
-                               fusion=bottleneck_type, **words) for i, stride in enumerate(strides)
-                ]))
+            stages.append(nn.Sequential(*[
+                STDCModule(after if i else before, after, stride=stride, num_convs=num_convs,
+                           fusion=bottleneck_type, **words)
+                for i, stride in enumerate(strides)]))
         self.stages = nn.Sequential(*stages)
         self.out_channels, self.strides, self.final_conv = list(channels[2:]), [8, 16, 32], None
         if with_final_conv:
@@ -141,23 +135,19 @@ class STDCNet(nn.Module):
     @staticmethod
     def remap_keys(state: Mapping) -> dict:
         """Upstream's strided modules of type "add" hold one convolution twice, as `downsample` and as `layers.0.1`."""
-        return {
-            key: value
-            for key, value in state.items()
-            if ".downsample." not in key or key.replace(".downsample.", ".layers.0.1.") not in state
-        }
+        return {key: value for key, value in state.items()
+                if ".downsample." not in key or key.replace(".downsample.", ".layers.0.1.") not in state}
 
 
 def make_fusion(in_channels: int, out_channels: int, scale_factor: int = 4,
                 norm_cfg: dict = MappingProxyType({"type": "BN"}), act_cfg: dict = _RELU) -> GatedFusion:
-    """A fusion whose gate is two 1x1 convolutions without norm, `scale_factor` times narrower inside; the words are
-    `ffm_cfg`'s.
+    """A fusion whose gate is two 1x1 convolutions without norm, `scale_factor` times narrower inside;
+    the words are `ffm_cfg`'s.
     """
     inside = out_channels // scale_factor
     gate = ChannelGate(ConvNormAct(out_channels, inside, 1, bias=False, act_cfg=act_cfg),
                        ConvNormAct(inside, out_channels, 1, bias=False))
-    return GatedFusion(in_channels, out_channels, gate, keys=("conv0", "attention"), norm_cfg=norm_cfg,
-                       act_cfg=act_cfg)
+    return GatedFusion(in_channels, out_channels, gate, keys=("conv0", "attention"), norm_cfg=norm_cfg, act_cfg=act_cfg)
 
 
 @MODELS.register()
@@ -175,36 +165,34 @@ class STDCContextPathNet(nn.Module):
         norm_cfg: of the convolution blocks, which end in ReLU.
     Shape:
         x: (N, C, H, W) -> list of the backbone's first map, the refined maps brought to the sizes of its second and its
-        first map, and
-        the fused map: (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])) at strides 8, 16, 8 and 8
+        first map, and the fused map: (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])) at strides 8, 16,
+        8 and 8
     Raises:
         ConfigError: another mode, or widths that are not the backbone's.
     """
 
     TINY = MappingProxyType({
-        "type": "STDCContextPathNet", "backbone_cfg": {**STDCNet.TINY, "bottleneck_type": "cat",
-                                                       "num_convs": 4}, "last_in_channels": [32, 16],
-        "out_channels": 8, "ffm_cfg": {"in_channels": 24, "out_channels": 16,
-                                       "scale_factor": 2}, "norm_cfg": {"type": "GN", "num_groups": 2}
-    })
+        "type": "STDCContextPathNet", "backbone_cfg": {**STDCNet.TINY, "bottleneck_type": "cat", "num_convs": 4},
+        "last_in_channels": [32, 16], "out_channels": 8,
+        "ffm_cfg": {"in_channels": 24, "out_channels": 16, "scale_factor": 2},
+        "norm_cfg": {"type": "GN", "num_groups": 2}})
 
     def __init__(self, backbone_cfg: dict, last_in_channels: Sequence[int] = (1024, 512), out_channels: int = 128,
-                 ffm_cfg: dict = MappingProxyType({"in_channels": 512, "out_channels": 256,
-                                                   "scale_factor": 4}), upsample_mode: str = "nearest",
-                 align_corners: bool | None = None, norm_cfg: dict = MappingProxyType({"type": "BN"})):
+                 ffm_cfg: dict = MappingProxyType({"in_channels": 512, "out_channels": 256, "scale_factor": 4}),
+                 upsample_mode: str = "nearest", align_corners: bool | None = None,
+                 norm_cfg: dict = MappingProxyType({"type": "BN"})):
         super().__init__()
         if upsample_mode not in ("nearest", "bilinear"):
             raise ConfigError(f"upsample_mode is {upsample_mode!r}; accepted: 'nearest', 'bilinear'")
         self.backbone = MODELS.build(backbone_cfg, "backbone_cfg")
         first, *others = self.backbone.out_channels
         if list(last_in_channels) != others[::-1] or len(others) != 2:
-            raise ConfigError(
-                f"last_in_channels is {list(last_in_channels)}; the backbone's last two maps, coarse to fine, have "
-                f"{others[::-1]} channels")
+            raise ConfigError(f"last_in_channels is {list(last_in_channels)}; the backbone's last two maps, coarse to "
+                              f"fine, have {others[::-1]} channels")
         words = {"norm_cfg": norm_cfg, "act_cfg": _RELU}
         self.arms = nn.Sequential(*[AttentionRefinement(width, out_channels, **words) for width in last_in_channels])
-        self.convs = nn.Sequential(
-            *[ConvNormAct(out_channels, out_channels, 3, padding=1, **words) for _ in last_in_channels])
+        self.convs = nn.Sequential(*[ConvNormAct(out_channels, out_channels, 3, padding=1, **words)
+                                     for _ in last_in_channels])
         self.conv_avg = ConvNormAct(last_in_channels[0], out_channels, 1, **words)
         self.ffm = make_fusion(**{"norm_cfg": norm_cfg, **ffm_cfg})
         self.upsample_mode, self.align_corners = upsample_mode, bool(align_corners)
@@ -229,12 +217,7 @@ class STDCContextPathNet(nn.Module):
     def remap_keys(state: Mapping) -> dict:
         """What the keys of the backbone inside need."""
         prefix = "backbone."
-        inside = STDCNet.remap_keys(
-            {key[len(prefix):]: value
-             for key, value in state.items() if key.startswith(prefix)})
-        return {
-            **{prefix + key: value
-               for key, value in inside.items()},
-            **{key: value
-               for key, value in state.items() if not key.startswith(prefix)}
-        }
+        inside = STDCNet.remap_keys({key[len(prefix):]: value
+                                     for key, value in state.items() if key.startswith(prefix)})
+        return {**{prefix + key: value for key, value in inside.items()},
+                **{key: value for key, value in state.items() if not key.startswith(prefix)}}

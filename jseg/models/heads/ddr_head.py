@@ -1,8 +1,8 @@
 """DDRHead: classifies DDRNet's sum; in training its fine branch too.
 
 Paper: Hong et al., "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes",
-T-ITS 2022, sec. III-D.
-Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/ddr_head.py (Apache-2.0), whose keys and arithmetic these are.
+T-ITS 2022, sec. III-D. Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/ddr_head.py (Apache-2.0), whose keys
+and arithmetic these are.
 
 Deviation: `in_index` has no effect: the head reads both maps.
 """
@@ -50,16 +50,13 @@ class DDRHead(SegmentationHead):
     TINY = MappingProxyType({
         "type": "DDRHead", "in_channels": 32, "channels": 8, "norm_cfg": {"type": "BN"},
         "loss_decode": [{"type": "OhemCrossEntropy", "thres": 0.9},
-                        {"type": "OhemCrossEntropy", "thres": 0.9, "loss_weight": 0.4}]
-    })
+                        {"type": "OhemCrossEntropy", "thres": 0.9, "loss_weight": 0.4}]})
 
     def __init__(self, options: HeadOptions):
         super().__init__(options)
         if len(self.criterion.losses) != 2:
-            raise ConfigError(
-                f"loss_decode lists {len(self.criterion.losses)} losses; DDRHead needs two: of the sum, of the fine "
-                "branch"
-            )
+            raise ConfigError(f"loss_decode lists {len(self.criterion.losses)} losses; DDRHead needs two: of the sum, "
+                              "of the fine branch")
         words = {"keys": ("0", "1"), "norm_cfg": options.norm_cfg, "act_cfg": options.act_cfg}
         self.head = PreactivatedBlock(options.in_channels, options.channels, **words)
         self.aux_head = PreactivatedBlock(options.in_channels // 2, options.channels, **words)
@@ -73,11 +70,9 @@ class DDRHead(SegmentationHead):
         return Branches(scores, self.aux_cls_seg(self.aux_head(fine)) if self.is_training() else None)
 
     def loss(self, outputs: Branches, labels: jt.Var) -> dict[str, jt.Var]:
-        return {
-            "loss_context": self.criterion.term(0, outputs.context,
-                                                labels), "loss_spatial": self.criterion.term(1, outputs.fine, labels),
-            "acc_seg": self.criterion.accuracy(outputs.context, labels)
-        }
+        return {"loss_context": self.criterion.term(0, outputs.context, labels),
+                "loss_spatial": self.criterion.term(1, outputs.fine, labels),
+                "acc_seg": self.criterion.accuracy(outputs.context, labels)}
 
     def scores(self, outputs: Branches, size: tuple[int, int]) -> jt.Var:
         return super().scores(outputs.context, size)

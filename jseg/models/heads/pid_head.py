@@ -58,18 +58,15 @@ class PIDHead(SegmentationHead):
     TINY = MappingProxyType({
         "type": "PIDHead", "in_channels": 32, "channels": 8, "norm_cfg": {"type": "BN"}, "edge_width": 1,
         "loss_decode": [{"type": "CrossEntropyLoss", "loss_weight": 0.4}, {"type": "OhemCrossEntropy", "thres": 0.9},
-                        {"type": "BoundaryLoss", "loss_weight": 20.0}, {"type": "OhemCrossEntropy", "thres": 0.9}]
-    })
+                        {"type": "BoundaryLoss", "loss_weight": 20.0}, {"type": "OhemCrossEntropy", "thres": 0.9}]})
 
     def __init__(self, options: HeadOptions, *, edge_width: int = 4):
         super().__init__(options)
         if edge_width < 1:
             raise ConfigError(f"edge_width is {edge_width}; accepted: 1 or more pixels")
         if len(self.criterion.losses) != 4:
-            raise ConfigError(
-                f"loss_decode lists {len(self.criterion.losses)} losses; PIDHead needs four: of the P branch, of "
-                "the I branch, of "
-                "boundaries (BoundaryLoss), of the I branch at boundaries")
+            raise ConfigError(f"loss_decode lists {len(self.criterion.losses)} losses; PIDHead needs four: of the P "
+                              "branch, of the I branch, of boundaries (BoundaryLoss), of the I branch at boundaries")
         width, words = options.in_channels, {"keys": ("conv", "norm"), "norm_cfg": options.norm_cfg}
         self.edge_width = edge_width
         self.i_head = PreactivatedBlock(width, options.channels, act_cfg=options.act_cfg, **words)
@@ -90,15 +87,12 @@ class PIDHead(SegmentationHead):
     def loss(self, outputs: Branches, labels: jt.Var) -> dict[str, jt.Var]:
         criterion, edges = self.criterion, edge_map(labels, width=self.edge_width, ignore_index=self.ignore_index)
         with jt.no_grad():
-            boundary = jt.sigmoid(
-                ops.bilinear_resize(outputs.d, tuple(labels.shape[1:]),
-                                    align_corners=self.align_corners))[:, 0] > BOUNDARY
+            boundary = jt.sigmoid(ops.bilinear_resize(outputs.d, tuple(labels.shape[1:]),
+                                                      align_corners=self.align_corners))[:, 0] > BOUNDARY
             near = jt.ternary(boundary, labels, jt.full_like(labels, self.ignore_index))
-        return {
-            "loss_sem_p": criterion.term(0, outputs.p, labels), "loss_sem_i": criterion.term(1, outputs.i, labels),
-            "loss_bd": criterion.term(2, outputs.d, edges), "loss_sem_bd": criterion.term(3, outputs.i, near),
-            "acc_seg": criterion.accuracy(outputs.i, labels)
-        }
+        return {"loss_sem_p": criterion.term(0, outputs.p, labels), "loss_sem_i": criterion.term(1, outputs.i, labels),
+                "loss_bd": criterion.term(2, outputs.d, edges), "loss_sem_bd": criterion.term(3, outputs.i, near),
+                "acc_seg": criterion.accuracy(outputs.i, labels)}
 
     def scores(self, outputs: Branches, size: tuple[int, int]) -> jt.Var:
         return super().scores(outputs.i, size)

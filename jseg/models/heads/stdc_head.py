@@ -34,10 +34,9 @@ class STDCHead(FCNHead):
     """
 
     BUFFERS = ("laplacian_kernel", "fusion_kernel")
-    TINY = MappingProxyType({
-        **FCNHead.TINY, "type": "STDCHead", "num_classes": 2, "num_convs": 1, "concat_input": False,
-        "loss_decode": [{"type": "CrossEntropyLoss", "use_sigmoid": True}, {"type": "DiceLoss"}]
-    })
+    TINY = MappingProxyType({**FCNHead.TINY, "type": "STDCHead", "num_classes": 2, "num_convs": 1,
+                             "concat_input": False,
+                             "loss_decode": [{"type": "CrossEntropyLoss", "use_sigmoid": True}, {"type": "DiceLoss"}]})
     own_targets = True
 
     def __init__(self, options: HeadOptions, *, boundary_threshold: float = 0.1, num_convs: int = 2,
@@ -51,5 +50,5 @@ class STDCHead(FCNHead):
         self.fusion_kernel = jt.array(np.array([0.6, 0.3, 0.1], np.float32).reshape(1, 3, 1, 1)).stop_grad()
 
     def loss(self, outputs: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
-        return self.criterion(
-            outputs, detail_map(labels, self.laplacian_kernel, self.fusion_kernel, threshold=self.boundary_threshold))
+        return self.criterion(outputs, detail_map(labels, self.laplacian_kernel, self.fusion_kernel,
+                                                  threshold=self.boundary_threshold))

@@ -1,8 +1,8 @@
 """ICNeck: fuses ICNet's maps from coarse to fine.
 
 Paper: Zhao et al., "ICNet for Real-Time Semantic Segmentation on High-Resolution Images", ECCV 2018, sec. 3.3 (cascade
-feature fusion).
-Upstream: mmsegmentation 1.2.2 mmseg/models/necks/ic_neck.py (Apache-2.0), whose words, keys and arithmetic these are.
+feature fusion). Upstream: mmsegmentation 1.2.2 mmseg/models/necks/ic_neck.py (Apache-2.0), whose words, keys and
+arithmetic these are.
 
 Kept from upstream: auxiliary heads read the coarse map after its dilated convolution (the paper: after a classifier of
 its own).
@@ -34,7 +34,7 @@ class CascadeFusion(nn.Module):
         align_corners: how the coarse map is resized.
     Shape:
         coarse: (N, coarse_channels, h, w), fine: (N, fine_channels, H, W) -> sum and coarse part, (N, channels, H, W)
-        each
+            each
     """
 
     def __init__(self, coarse_channels: int, fine_channels: int, channels: int, *, blocks: dict, align_corners: bool):
