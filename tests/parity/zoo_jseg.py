@@ -92,6 +92,7 @@ def training(config: dict, state: dict, reference) -> dict:
     with smooth_relu():
         _, gradients = training_step(build_still(config, state), reference)
     result.update(gradient_facts("smooth gradients", gradients, reference_group(reference, "smooth/gradient/")))
+    result["smooth gradients of torch"] = float(reference["smooth_stray"])
     return result
 
 

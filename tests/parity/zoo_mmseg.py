@@ -7,8 +7,9 @@ FOLDER/jobs.json: [{"name", "config", "size": [H, W], "train": true}, ...]. For 
 from its own config, every parameter and buffer gets values that depend on its key alone, and FOLDER/<name>/ receives
 checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and slide
 inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64,
-dropout and drop path off; and the gradients of the same step with smooth activations (see `smooth_relu`). A job that
-fails leaves error.txt.
+dropout and drop path off; and the gradients of the same step with smooth activations (see `smooth_relu`), and
+how far PyTorch's own float32 strays from these. A job that fails leaves error.txt. Where a cross entropy has class
+weights no pixel is ignored: MMSegmentation's own fails on ignored ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import traceback
 import zlib
 
 import numpy as np
-from gradients import uniform
+from gradients import gradient_errors, uniform
 from make_segnext import import_mmseg, samples
 from zoo_operators import add_context_operators
 
@@ -168,6 +169,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     torch.save({"meta": meta, "state_dict": network.state_dict()}, folder / "checkpoint.pth")
     head = network.decode_head[-1] if hasattr(network.decode_head, "__len__") else network.decode_head
     pictures, labels = inputs(job["size"], head.num_classes)
+    if weighs_classes(config.model.to_dict()):
+        labels = np.where(labels == 255, 0, labels).astype(np.int32)
     height, width = job["size"]
     metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width),
               "padding_size": [0, 0, 0, 0]}] * 2
@@ -185,8 +188,10 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
         data_samples = labelled_samples(metas, labels, edge_step(config))
         out.update(training_step(network.double(), pictures, data_samples))
         with smooth_relu():
-            smooth = training_step(network, pictures, data_samples)
-        out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
+            smooth = gradients_of(training_step(network, pictures, data_samples))
+            single = gradients_of(training_step(network.float(), pictures, data_samples, single=True))
+        out.update({f"smooth/{key}": value for key, value in smooth.items()})
+        out["smooth_stray"] = np.array(max(gradient_errors(single, smooth).values()))
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
                       if not key.endswith("num_batches_tracked")},
@@ -239,19 +244,32 @@ def labelled_samples(metas: list[dict], labels: np.ndarray, edges) -> list:
     return found
 
 
-def training_step(network, pictures: np.ndarray, data_samples: list) -> dict[str, np.ndarray]:
-    """Losses, gradients and running statistics of one step from the random weights, in float64."""
+def gradients_of(step: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The gradients alone."""
+    return {key: value for key, value in step.items() if key.startswith("gradient/")}
+
+
+def weighs_classes(block) -> bool:
+    """Whether a cross entropy in a config block has class weights: MMSegmentation's then fails on ignored pixels."""
+    if isinstance(block, dict):
+        weighted = block.get("type") == "CrossEntropyLoss" and block.get("class_weight") is not None
+        return weighted or any(weighs_classes(value) for value in block.values())
+    return isinstance(block, (list, tuple)) and any(weighs_classes(item) for item in block)
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list, *, single: bool = False) -> dict[str, np.ndarray]:
+    """Losses, gradients and running statistics of one step from the random weights, in float64 unless `single`."""
     import torch
     load(network)
     still(network)
     network.train()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(torch.float32 if single else torch.float64)
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
-    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
+    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).to(torch.get_default_dtype())
     try:
-        losses = network.loss(torch.from_numpy(pictures).double(), data_samples)
+        losses = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), data_samples)
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value)
             for key, value in losses.items() if "loss" in key).backward()

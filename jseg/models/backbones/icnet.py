@@ -17,7 +17,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import ConvNormAct, max_pool
+from jseg.layers import ConvNormAct, avg_pool, max_pool
 from jseg.models.backbones.resnet import ResNet, ResNetV1c
 from jseg.models.heads.psp_head import PyramidPooling
 from jseg.registry import MODELS
@@ -91,4 +91,7 @@ class ICNet(nn.Module):
         return [fine, self.conv_sub2(middle), self.conv_sub4(x)]
 
     def _halved(self, x: jt.Var) -> jt.Var:
-        return ops.bilinear_resize(x, (x.shape[2] // 2, x.shape[3] // 2), align_corners=self.align_corners)
+        """Upstream resizes by the factor 0.5, not to a size: without corners that is the mean of 2x2 pixels."""
+        if not self.align_corners:
+            return avg_pool(x, 2, stride=2)
+        return ops.bilinear_resize(x, (x.shape[2] // 2, x.shape[3] // 2), align_corners=True)
