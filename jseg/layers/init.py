@@ -13,7 +13,7 @@ from typing import Iterator
 import jittor as jt
 import numpy as np
 
-__all__ = ["normal", "trunc_normal", "constant", "zeros", "ones", "without_values"]
+__all__ = ["normal", "trunc_normal", "xavier_uniform", "constant", "zeros", "ones", "without_values"]
 
 _without_values: contextvars.ContextVar[bool] = contextvars.ContextVar("jseg_without_values", default=False)
 
@@ -43,6 +43,15 @@ def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
     while (far := np.abs(values) > limit).any():
         values[far] = np.random.standard_normal(int(far.sum())) * std
     return jt.array(values.astype(np.float32))
+
+
+def xavier_uniform(shape) -> jt.Var:
+    """A float32 Var for a weight (out, in, ...), uniform within sqrt(6 / (fan_in + fan_out)) of 0 (Glorot & Bengio, AISTATS 2010)."""
+    if _without_values.get():
+        return _shaped(shape)
+    cells = int(np.prod(shape[2:]))
+    limit = np.sqrt(6.0 / (cells * (shape[0] + shape[1])))
+    return jt.array(np.random.uniform(-limit, limit, tuple(shape)).astype(np.float32))
 
 
 def constant(shape, value: float) -> jt.Var:

@@ -31,7 +31,7 @@ class EncoderDecoder(Segmentor):
         auxiliary_head: a block, a list of blocks, or None; used by `loss` only.
         test_cfg, impl: see `Segmentor`.
     Raises:
-        ConfigError: a block that does not fit its constructor.
+        ConfigError: a block that does not fit its constructor, or a cascade whose first head needs one before it.
     """
 
     def __init__(self, backbone: dict, decode_head, *, neck: dict | None = None, auxiliary_head=None,
@@ -40,6 +40,9 @@ class EncoderDecoder(Segmentor):
         self.backbone = MODELS.build(backbone, "model.backbone")
         self.neck = MODELS.build(neck, "model.neck") if neck else None
         self.decode_head = _built(decode_head, "model.decode_head")
+        if self.stages[0].needs_previous:
+            raise ConfigError(f"model.decode_head: {type(self.stages[0]).__name__} refines the scores of a head before it; give a list of heads "
+                              "(CascadeEncoderDecoder), with this one behind another")
         self.auxiliary_head = _built(auxiliary_head, "model.auxiliary_head") if auxiliary_head else None
 
     @property

@@ -15,26 +15,36 @@ from jseg.bench.jseg_side import no_randomness
 from jseg.cli.flops import count_operations
 from jseg.errors import ConfigError
 from jseg.layers import named_parameters
+from jseg.losses.base import is_loss
 from jseg.models import build_model, remap_keys, segmentor
 from jseg.models.backbones.mscan import MSCAN
-from jseg.models.heads.base import SegmentationHead
+from jseg.models.heads.fcn_head import FCNHead
 from jseg.models.heads.ham_head import LightHamHead, evaluation_bases, ham_options
 from jseg.registry import MODELS, accepted
 
 
 
 def whole_model(name: str) -> dict:
-    """A small model around the `TINY` block of one class: a backbone under SegNeXt's head, a head over SegNeXt's backbone."""
+    """A small model around the `TINY` block of one class: backbones and necks under SegNeXt's head, heads over SegNeXt's backbone."""
     entry = MODELS.get(name)
     block = dict(entry.TINY)
-    if issubclass(entry, SegmentationHead):
-        backbone, head = dict(MSCAN.TINY), block
-    else:
-        backbone, head = block, dict(LightHamHead.TINY)
-    widths = MODELS.build(copy.deepcopy(backbone)).out_channels
-    several = accepted(MODELS.get(head["type"]))["input_transform"].default is not None
-    given = {"in_channels": widths[1:], "in_index": list(range(1, len(widths)))} if several else {"in_channels": widths[-1]}
-    return {"type": "EncoderDecoder", "backbone": backbone, "decode_head": {**given, "num_classes": 5, "dropout_ratio": 0.0, **head}}
+    kind = entry.__module__.split(".")[2]
+    backbone = block if kind == "backbones" else dict(MSCAN.TINY)
+    widths, neck = MODELS.build(copy.deepcopy(backbone)).out_channels, None
+    if kind == "necks":
+        neck = {"in_channels": widths, **block}
+        widths = MODELS.build(copy.deepcopy(neck)).out_channels
+    first = 1 if name in ("MSCAN", "LightHamHead") else 0
+
+    def whole_head(head):
+        several = accepted(MODELS.get(head["type"]))["input_transform"].default is not None
+        given = {"in_channels": widths[first:], "in_index": list(range(first, len(widths)))} if several else {"in_channels": widths[-1]}
+        return {**given, "num_classes": 5, "dropout_ratio": 0.0, **head}
+
+    head = whole_head(block if kind == "heads" else dict(LightHamHead.TINY))
+    if kind == "heads" and entry.needs_previous:
+        head = [whole_head({**FCNHead.TINY, "in_index": -1}), head]
+    return {"type": "EncoderDecoder", "backbone": backbone, "neck": neck, "decode_head": head}
 
 
 NOT_NETWORKS = {"SegDataPreProcessor", "EncoderDecoder", "CascadeEncoderDecoder"}
@@ -66,6 +76,8 @@ def test_a_backbone_makes_what_it_declares(name, rng):
         maps = model.backbone(jt.array(pictures(rng, 2, 65, 97)))
         assert [m.shape[1] for m in maps] == list(model.backbone.out_channels)
         assert [tuple(m.shape[2:]) for m in maps] == [(-(-65 // s), -(-97 // s)) for s in model.backbone.strides]
+        if model.neck is not None:
+            assert [m.shape[1] for m in model.neck(maps)] == list(model.neck.out_channels)
 
 
 @pytest.mark.parametrize(("h", "w"), [(64, 64), (65, 97), (33, 40)])
@@ -85,7 +97,7 @@ def test_a_gradient_reaches_every_parameter(specimen, rng):
     _, model = specimen
     labels = rng.integers(0, model.num_classes, (2, 65, 97)).astype(np.int32)
     losses = model.loss(jt.array(pictures(rng, 2, 65, 97)), jt.array(labels))
-    assert losses["loss"].item() == pytest.approx(sum(v.item() for k, v in losses.items() if ".loss" in k))
+    assert losses["loss"].item() == pytest.approx(sum(v.item() for k, v in losses.items() if k != "loss" and is_loss(k)))
     parameters = named_parameters(model)
     for (key, value), gradient in zip(parameters.items(), jt.grad(losses["loss"], list(parameters.values()))):
         gradient = gradient.numpy()

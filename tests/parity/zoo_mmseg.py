@@ -91,6 +91,18 @@ def still(network) -> None:
             module.dropout = 0.0
 
 
+def run_once(head) -> None:
+    """Let a head of a cascade keep its first result: MMSegmentation runs it twice a step, and its running statistics move twice."""
+    forward, kept = head.forward, []
+
+    def kept_forward(*given):
+        if not kept:
+            kept.append(forward(*given))
+        return kept[0]
+
+    head.forward = kept_forward
+
+
 def inputs(size, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """(two normalised pictures, their labels with a tenth ignored)."""
     height, width = size
@@ -169,12 +181,17 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     still(network)
     network.train()
     torch.set_default_dtype(torch.float64)
+    stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
+    for stage in stages:
+        run_once(stage)
     try:
         losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
     finally:
         torch.set_default_dtype(torch.float32)
+        for stage in stages:
+            del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
     found.update({f"gradient/{key}": p.grad.numpy().copy() for key, p in network.named_parameters() if p.grad is not None})
     found.update({f"running/{key}": v.numpy().copy() for key, v in network.state_dict().items() if ".running_" in key})

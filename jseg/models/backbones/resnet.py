@@ -163,6 +163,14 @@ def make_stage(block: type, in_channels: int, channels: int, blocks: int, *, str
     return nn.Sequential(*made)
 
 
+def zero_last_norms(model: nn.Module) -> None:
+    """Set the weight of each residual branch's last norm to 0, so that every block starts as its shortcut."""
+    for module in model.modules():
+        if isinstance(module, (BasicBlock, Bottleneck)):
+            last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+            last.weight.assign(last.weight * 0)
+
+
 @MODELS.register()
 class ResNet(nn.Module):
     """Residual network.
@@ -227,10 +235,7 @@ class ResNet(nn.Module):
             reductions.append(total)
         self.out_channels, self.strides = [widths[i] for i in self.out_indices], [reductions[i] for i in self.out_indices]
         if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, (BasicBlock, Bottleneck)):
-                    last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
-                    last.weight.assign(last.weight * 0)
+            zero_last_norms(self)
         if frozen_stages >= 0:
             stem = ("stem",) if deep_stem else ("conv1", "bn1")
             for name in (*stem, *(f"layer{i + 1}" for i in range(frozen_stages))):

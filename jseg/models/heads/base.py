@@ -25,13 +25,15 @@ __all__ = ["Head", "SegmentationHead"]
 class Head(nn.Module):
     """The three methods that a segmentor asks of a head.
 
-    Facts: `num_classes` K, `align_corners`, `ignore_index`; `own_targets`: True where its classes are not the dataset's.
+    Facts: `num_classes` K, `align_corners`, `ignore_index`; `own_targets`: True where its classes are not the dataset's;
+    `needs_previous`: True where it can only follow another head in a cascade.
     """
 
     num_classes: int
     align_corners: bool = False
     ignore_index: int = 255
     own_targets: bool = False
+    needs_previous: bool = False
 
     def execute(self, features: list, previous: jt.Var | None = None) -> Any:
         """Outputs of a batch.
