@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.machinery
+import importlib.util
 import json
 import pathlib
 import sys
 import traceback
+import types
 import zlib
 
 import numpy as np
+from gradients import uniform
 from make_segnext import import_mmseg, samples
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
@@ -89,6 +93,28 @@ def still(network) -> None:
             module.drop_prob = 0.0
         elif isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
+
+
+def add_missing_operators() -> None:
+    """Let mmcv.ops be imported where mmcv has no compiled operators: those that it also writes with PyTorch work, the others stop.
+
+    Among the first are point_sample and multi-scale deformable attention, which mmdetection's heads need.
+    """
+    if importlib.util.find_spec("mmcv._ext") is not None:
+        return
+    stand_in = types.ModuleType("mmcv._ext")
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
+
+    def missing(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def stop(*_, **__):
+            raise RuntimeError(f"mmcv has no compiled operator {name} here")
+        return stop
+
+    stand_in.__getattr__ = missing
+    sys.modules["mmcv._ext"] = stand_in
 
 
 def run_once(head) -> None:
@@ -184,12 +210,15 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
+    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
+    to_float, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double  # some losses write .float(), which is float32 whatever else is
     try:
         losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.rand, torch.Tensor.float = rand, to_float
         for stage in stages:
             del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
@@ -209,6 +238,7 @@ def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
     import torch
     torch.set_num_threads(2)
+    add_missing_operators()
     mmseg = import_mmseg()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
