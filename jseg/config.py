@@ -56,7 +56,8 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
 def merge(base: Mapping, child: Mapping) -> dict:
     """Lay `child` over `base` and return a new dict; neither argument changes.
 
-    Two blocks under one key merge; anything else replaces. A block that holds `_delete_: true` replaces its counterpart.
+    Two blocks under one key merge; anything else replaces. A block that holds `_delete_: true` replaces its
+    counterpart.
     """
     merged = copy.deepcopy(dict(base))
     for key, value in child.items():

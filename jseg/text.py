@@ -1,5 +1,5 @@
-"""Text files read as UTF-8, with or without a byte-order mark, from regular files only; and foreign text made fit to print, because a
-terminal obeys escape sequences, also those in a class name."""
+"""Text files read as UTF-8, with or without a byte-order mark, from regular files only; and foreign text made fit to
+print, because a terminal obeys escape sequences, also those in a class name."""
 
 from __future__ import annotations
 

@@ -43,5 +43,6 @@ def rng() -> np.random.Generator:
 def shared_data() -> pathlib.Path:
     """The folder of real photographs with labels; tests that need it skip where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip(f"no real photographs: {SHARED} is absent (set JSEG_TEST_DATA to a folder that holds camvid/ and raw/)")
+        pytest.skip(f"no real photographs: {SHARED} is absent (set JSEG_TEST_DATA to a folder that holds camvid/ and "
+                    "raw/)")
     return SHARED

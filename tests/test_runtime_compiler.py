@@ -1,4 +1,6 @@
-"""Operations are compiled in one call with precompiled headers; where that is impossible, as right as before and with a finding."""
+"""Operations are compiled in one call with precompiled headers;
+where that is impossible, as right as before and with a finding.
+"""
 
 import os
 import pathlib
@@ -11,7 +13,8 @@ import pytest
 
 from jseg import runtime_compiler
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("g++"), reason="needs g++ on Linux")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("g++"),
+                                reason="needs g++ on Linux")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 _OPERATION = f"""
@@ -30,7 +33,8 @@ print(len(mine), [os.stat(f.with_suffix(".so")).st_mtime_ns for f in mine], [(f.
 
 
 def _run(code: str, *arguments: str, **env: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env={**os.environ, **env},
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -57,7 +61,9 @@ exec g++ "$@"
 
 @pytest.fixture
 def fake(tmp_path):
-    """A stand-in for Jittor with a small header, and a compiler that logs: fake(header="shell command on a header's compile")."""
+    """A stand-in for Jittor with a small header, and a compiler that logs:
+    fake(header="shell command on a header's compile").
+    """
     source = tmp_path / "jittor" / "src"
     source.mkdir(parents=True)
     (source / "var.h").write_text("static int of_var_h = JIT;\n")
@@ -69,8 +75,10 @@ def fake(tmp_path):
         python = tmp_path / "python"
         python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/python.log\n')
         python.chmod(0o755)
-        flags = types.SimpleNamespace(cc_type="g++", cc_path=str(compiler), cc_flags=f' -std=c++14 -fPIC -shared -lstdc++ -I"{source}" -O1 ',
-                                      jittor_path=str(source.parent), cache_path=str(tmp_path / "cache"), python_path=str(python))
+        flags = types.SimpleNamespace(cc_type="g++", cc_path=str(compiler),
+                                      cc_flags=f' -std=c++14 -fPIC -shared -lstdc++ -I"{source}" -O1 ',
+                                      jittor_path=str(source.parent), cache_path=str(tmp_path / "cache"),
+                                      python_path=str(python))
         return types.SimpleNamespace(flags=flags)
 
     return make
@@ -90,7 +98,8 @@ def _compile(jt, folder: pathlib.Path, text: str) -> pathlib.Path:
     source, library = folder / "one_op.cc", folder / "one_op.so"
     source.write_text(text)
     library.unlink(missing_ok=True)
-    subprocess.run(f'{jt.flags.python_path} x/utils/asm_tuner.py --cc_path="{jt.flags.cc_path}" "{source}" {jt.flags.cc_flags} -o "{library}"',
+    subprocess.run(f'{jt.flags.python_path} x/utils/asm_tuner.py --cc_path="{jt.flags.cc_path}" "{source}" '
+                   f'{jt.flags.cc_flags} -o "{library}"',
                    shell=True, check=True, cwd=folder)
     return library
 

@@ -1,8 +1,10 @@
-"""Compile the operations of whole models for a GPU in several processes at once, while other parts of the benchmark run.
+"""Compile the operations of whole models for a GPU in several processes at once,
+while other parts of the benchmark run.
 
-Jittor compiles the operations of a graph one after the other, 2 to 5 s each with nvcc, and holds a lock of its cache meanwhile. A side
-that is greeted with `GPU` does not take that lock once Jittor is imported; the nvcc that jseg puts before CUDA's own (`runtime_cuda.NVCC`)
-lets the second process that wants an operation have the first one's. A process that loses a race all the same is started once more:
+Jittor compiles the operations of a graph one after the other, 2 to 5 s each with nvcc, and holds a lock of its cache
+meanwhile. A side that is greeted with `GPU` does not take that lock once Jittor is imported; the nvcc that jseg puts
+before CUDA's own (`runtime_cuda.NVCC`) lets the second process that wants an operation have the first one's. A process
+that loses a race all the same is started once more:
 what it compiled stays.
 """
 

@@ -1,4 +1,6 @@
-"""The operations of jseg.ops written with PyTorch's operators, as a PyTorch user would. Never imports jseg or Jittor."""
+"""The operations of jseg.ops written with PyTorch's operators, as a PyTorch user would.
+Never imports jseg or Jittor.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ def _adamw(weights, exp_avg, exp_avg_sq, *, lr, weight_decay, betas, eps, step, 
         start += -(-grad.numel() // 16) * 16
     parts = [[v[at:at + g.numel()] for at, g in zip(starts, grads)] for v in vectors]
     steps = [torch.tensor(float(step - 1), device=weights.device) for _ in grads]  # counted up before it is used
-    adamw(parts[0], grads, parts[1], parts[2], [], steps, fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr, weight_decay=weight_decay,
-          eps=eps, maximize=False)
+    adamw(parts[0], grads, parts[1], parts[2], [], steps, fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1],
+          lr=lr, weight_decay=weight_decay, eps=eps, maximize=False)
     return (*vectors, sum((g * g).sum() for g in grads))
 
 
@@ -82,8 +84,8 @@ def _branch(y, scale, factor, shortcut):
     return y if shortcut is None else y + shortcut
 
 
-def _pointwise(x, weight, bias=None, gate=None, residual=None, residual_scale=None, scale=None, factor=None, shortcut=None,
-               input_scale=None, input_shift=None, *, activation=None):
+def _pointwise(x, weight, bias=None, gate=None, residual=None, residual_scale=None, scale=None, factor=None,
+               shortcut=None, input_scale=None, input_shift=None, *, activation=None):
     y = F.conv2d(_affine(x, input_scale, input_shift), weight, bias)
     y = F.gelu(y) if activation == "gelu" else y
     y = y if gate is None else y * gate
@@ -92,7 +94,8 @@ def _pointwise(x, weight, bias=None, gate=None, residual=None, residual_scale=No
     return _branch(y, scale, factor, shortcut)
 
 
-def _mix_ffn(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, scale=None, factor=None, shortcut=None, input_scale=None, input_shift=None):
+def _mix_ffn(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, scale=None, factor=None, shortcut=None, input_scale=None,
+             input_shift=None):
     y = F.conv2d(_affine(x, input_scale, input_shift), fc1_w, fc1_b)
     y = F.conv2d(y, dw_w, dw_b, padding=1, groups=dw_w.shape[0])
     return _branch(F.conv2d(F.gelu(y), fc2_w, fc2_b), scale, factor, shortcut)
@@ -129,8 +132,8 @@ def _upsample_argmax(logits, *, size, align_corners=False, with_prob=False):
     return labels, prob
 
 
-def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None, *, align_corners=False, ignore_index=255,
-                            avg_non_ignore=False, reduction="mean"):
+def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None, *, align_corners=False,
+                            ignore_index=255, avg_non_ignore=False, reduction="mean"):
     if class_weight is not None or pixel_weight is not None:
         raise NotImplementedError("weighted losses are not written here")
     full = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=align_corners)
@@ -174,7 +177,8 @@ class OperatorTask:
         with torch.set_grad_enabled(bool(self.names)):
             outs = self.operation(**self.tensors, **self.options)
         outs = list(outs) if isinstance(outs, tuple) else [outs]
-        grads = torch.autograd.grad(outs[0], [self.tensors[n] for n in self.names], self.dout.reshape(outs[0].shape)) if self.names else []
+        grads = (torch.autograd.grad(outs[0], [self.tensors[n] for n in self.names], self.dout.reshape(outs[0].shape))
+                 if self.names else [])
         if self.device == "cuda":
             torch.cuda.synchronize()
         return outs + list(grads)
@@ -186,4 +190,5 @@ class OperatorTask:
         """out0, out1... and d<input> for each gradient."""
         values = [value.detach().cpu().numpy() for value in self._run()]
         count = len(values) - len(self.names)
-        return {**{f"out{i}": v for i, v in enumerate(values[:count])}, **{f"d{n}": v for n, v in zip(self.names, values[count:])}}
+        return {**{f"out{i}": v for i, v in enumerate(values[:count])},
+                **{f"d{n}": v for n, v in zip(self.names, values[count:])}}

@@ -2,9 +2,10 @@
 
     PYTHON jseg/bench/torch_side.py        speaks `protocol` on standard input and output
 
-That Python has PyTorch and, if possible, mmsegmentation 1.2.2, whose shipped configs (mmseg/.mim/configs/segnext) give the model;
-without it `torch_segnext` stands in. This file never imports jseg or Jittor. Timed is what jseg's side does too: for inference from
-pictures in memory to label maps in memory (logits resized once to the picture's size, argmax), for training loss, gradients, AdamW.
+That Python has PyTorch and, if possible, mmsegmentation 1.2.2, whose shipped configs (mmseg/.mim/configs/segnext) give
+the model; without it `torch_segnext` stands in. This file never imports jseg or Jittor. Timed is what jseg's side does
+too: for inference from pictures in memory to label maps in memory (logits resized once to the picture's size, argmax),
+for training loss, gradients, AdamW.
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ def build(config: dict):
     model = config["model"]
     backbone, head = model["backbone"], model["decode_head"]
     if (backbone["type"], head["type"]) != ("MSCAN", "LightHamHead") or "variant" not in backbone:
-        raise ValueError(f"this side knows MSCAN variants with LightHamHead, got {backbone['type']} with {head['type']}")
+        raise ValueError(
+            f"this side knows MSCAN variants with LightHamHead, got {backbone['type']} with {head['type']}")
     mmseg = import_mmseg()
     if mmseg is None:
         return torch_segnext.SegNeXt(model), f"plain PyTorch {torch.__version__} (no mmsegmentation)"
     from mmengine.config import Config
     from mmseg.registry import MODELS
-    pattern = os.path.join(os.path.dirname(mmseg.__file__), ".mim", "configs", "segnext", f"segnext_mscan-{backbone['variant'][0]}_*.py")
+    pattern = os.path.join(os.path.dirname(mmseg.__file__), ".mim", "configs", "segnext",
+                           f"segnext_mscan-{backbone['variant'][0]}_*.py")
     cfg = Config.fromfile(sorted(glob.glob(pattern))[0]).model
     cfg.data_preprocessor, cfg.backbone.init_cfg = None, None
     cfg.backbone.drop_path_rate = backbone.get("drop_path_rate", 0.0)
@@ -88,7 +91,8 @@ class NetworkTask:
             self.network.decode_head.forward = torch.compile(self.network.decode_head.forward)
         if self.mode == "train":
             words = self.config["optimizer"]
-            self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=words.get("lr", 6e-5), betas=tuple(words.get("betas", (0.9, 0.999))),
+            self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=words.get("lr", 6e-5),
+                                               betas=tuple(words.get("betas", (0.9, 0.999))),
                                                weight_decay=words.get("weight_decay", 0.01))
 
     def _pictures(self):
@@ -99,8 +103,9 @@ class NetworkTask:
             return self.network(self._pictures())
 
     def _full(self, logits):
-        return F.interpolate(logits, size=self.labels.shape[1:], mode="bilinear", align_corners=self.config["model"]["decode_head"].get(
-            "align_corners", False))
+        return F.interpolate(logits, size=self.labels.shape[1:], mode="bilinear",
+                             align_corners=self.config["model"]["decode_head"].get(
+                                 "align_corners", False))
 
     def _label_maps(self, logits) -> np.ndarray:
         return self._full(logits).argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32).cpu().numpy()
@@ -129,7 +134,9 @@ class NetworkTask:
             torch.cuda.synchronize()
 
     def results(self) -> dict[str, np.ndarray]:
-        """What other sides must agree with: logits and label maps, or loss and gradient norms of a step without randomness."""
+        """What other sides must agree with: logits and label maps,
+        or loss and gradient norms of a step without randomness.
+        """
         with no_randomness(self.network, self.bases):
             if self.mode == "infer":
                 with torch.inference_mode():
@@ -138,14 +145,16 @@ class NetworkTask:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._loss()
             loss.backward()
-            norms = {f"gradient/{name}": np.float64(p.grad.double().norm().item()) for name, p in self.network.named_parameters()}
+            norms = {f"gradient/{name}": np.float64(p.grad.double().norm().item())
+                     for name, p in self.network.named_parameters()}
             return {"loss": np.float32(loss.item()), **norms}
 
 
 def load(network, weights: dict) -> None:
     """Load weights strictly; the norms' step counters, which jseg does not keep, stay."""
     state = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
-    state.update({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in weights.items() if not key.endswith("bases")})
+    state.update({key: torch.from_numpy(np.ascontiguousarray(value))
+                  for key, value in weights.items() if not key.endswith("bases")})
     network.load_state_dict(state)
 
 
@@ -175,7 +184,8 @@ def main() -> None:
 
     def hello(request: dict) -> dict:
         return {"torch": torch.__version__, "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(),
-                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "mmseg": import_mmseg() is not None}
+                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+                "mmseg": import_mmseg() is not None}
 
     def open_model(request: dict) -> dict:
         task = tasks[request.get("task", "main")] = NetworkTask(request)
@@ -192,7 +202,8 @@ def main() -> None:
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:
         torch.set_num_threads(int(threads))
-    protocol.serve({"hello": hello, "open": open_model, "open_kernel": open_kernel, "results": results}, tasks, {"side": "torch"})
+    protocol.serve({"hello": hello, "open": open_model, "open_kernel": open_kernel, "results": results}, tasks,
+                   {"side": "torch"})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Is a prepared dataset fit for training? Every picture and mask is read as training reads it, and every fault gets a name.
+"""Is a prepared dataset fit for training? Every picture and mask is read as training reads it,
+and every fault gets a name.
 
-`check_dataset` reads all files: missing, unreadable, of different sizes, labels out of range, a wrong `reduce_zero_label`, and counts
-classes. `shared_pictures` finds pictures that two splits have in common. `quick_check` is the part that costs about a second; a
-training run makes it first.
+`check_dataset` reads all files: missing, unreadable, of different sizes, labels out of range, a wrong
+`reduce_zero_label`, and counts classes. `shared_pictures` finds pictures that two splits have in common. `quick_check`
+is the part that costs about a second; a training run makes it first.
 """
 
 from __future__ import annotations
@@ -71,13 +72,14 @@ class DatasetReport:
     def summary(self) -> dict[str, Any]:
         """Everything but the hashes, as JSON takes it."""
         sizes = {f"{w}x{h}": count for (h, w), count in self.sizes.most_common()}
-        return {"split": self.name, "pictures": self.pictures, "faults": [fault._asdict() for fault in self.faults], "notes": self.notes,
-                "sizes": sizes, "ignored_pixels": self.ignored, "seconds": round(self.seconds, 2),
+        return {"split": self.name, "pictures": self.pictures, "faults": [fault._asdict() for fault in self.faults],
+                "notes": self.notes, "sizes": sizes, "ignored_pixels": self.ignored, "seconds": round(self.seconds, 2),
                 "classes": [{"name": name, "pixels": int(n), "pictures": int(k)}
                             for name, n, k in zip(self.classes, self.pixels, self.pictures_with)]}
 
 
-def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress: bool = False, need_masks: bool = True) -> DatasetReport:
+def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress: bool = False,
+                  need_masks: bool = True) -> DatasetReport:
     """Read every picture and mask of a dataset.
 
     Args:
@@ -130,9 +132,11 @@ def shared_pictures(reports: Sequence[DatasetReport]) -> list[Fault]:
     faults = []
     for first in (report for report in reports if report.name == "train"):
         for second in (report for report in reports if report is not first):
-            both = [f"{first.hashes[digest]} = {second.hashes[digest]}" for digest in first.hashes if digest in second.hashes]
+            both = [f"{first.hashes[digest]} = {second.hashes[digest]}"
+                    for digest in first.hashes if digest in second.hashes]
             if both:
-                faults.append(Fault("duplicate", f"{len(both)} pictures are in {first.name} and in {second.name}: {_some(both)}; "
+                faults.append(Fault("duplicate",
+                                    f"{len(both)} pictures are in {first.name} and in {second.name}: {_some(both)}; "
                                     f"results on {second.name} would be too good: take them out of one (ignore_file)"))
     return faults
 
@@ -164,7 +168,8 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
         dataset = datasets[split] if datasets and split in datasets else build_dataset(cfg, split)
         report = DatasetReport(split, tuple(dataset.classes))
         parts = _plain_parts(dataset, report)
-        pairs = [(part, number, pair) for number, part in enumerate(parts) for pair in _pairs_of(part, report, split != "test")]
+        pairs = [(part, number, pair) for number, part in enumerate(parts)
+                 for pair in _pairs_of(part, report, split != "test")]
         order = np.random.default_rng([cfg.get("seed") or 0, samples]).permutation(len(pairs))
         _look(report, parts, [Sample.of(*pairs[i]) for i in order], samples, limit_s)
         reports.append(report)
@@ -174,8 +179,9 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
         trained |= {pair[0] for _, _, pair in pairs} if split == "train" else set()
     for report in reports[1:]:
         if report.classes != reports[0].classes:
-            reports[0].faults.append(Fault("classes", f"{reports[0].name} has the classes {_some(reports[0].classes)}, {report.name} has "
-                                           f"{_some(report.classes)}; give both the same metainfo.classes"))
+            reports[0].faults.append(
+                Fault("classes", f"{reports[0].name} has the classes {_some(reports[0].classes)}, {report.name} has "
+                      f"{_some(report.classes)}; give both the same metainfo.classes"))
     faults = [f"{report.name}: {fault.text}" for report in reports for fault in report.faults]
     if faults:
         more = [f"and {len(faults) - 10} more faults; `jseg data check` lists all"] if len(faults) > 10 else []
@@ -183,13 +189,14 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
     return [f"{report.name}: {note}" for report in reports for note in report.notes]
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------------
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 def _plain_parts(dataset, report: DatasetReport) -> list[SegDataset]:
     """The plain datasets in a dataset; what is no SegDataset cannot be looked into."""
     parts = leaves(dataset)
-    report.notes += [f"{type(part).__name__} is no SegDataset and was not checked" for part in parts if not isinstance(part, SegDataset)]
+    report.notes += [f"{type(part).__name__} is no SegDataset and was not checked"
+                     for part in parts if not isinstance(part, SegDataset)]
     return [part for part in parts if isinstance(part, SegDataset)]
 
 
@@ -200,14 +207,15 @@ def _pairs_of(part: SegDataset, report: DatasetReport, need_masks: bool) -> list
     if pairs and pairs[0][1] is None and not need_masks and "depth_map_path" in part.data_prefix:
         report.notes.append(f"{type(part).__name__} has depth maps and no labels: nothing here can be trained on it")
     elif pairs and pairs[0][1] is None and need_masks:
-        report.faults.append(Fault("missing", f"{type(part).__name__} has no masks to learn from or compare with: data_prefix.seg_map_path "
-                                   "is not set"))
+        report.faults.append(Fault("missing", f"{type(part).__name__} has no masks to learn from or compare with: "
+                                   "data_prefix.seg_map_path is not set"))
     return pairs
 
 
 def _note_lone_masks(part: SegDataset, pairs: Sequence[tuple[str, str | None]], report: DatasetReport) -> None:
     """Note masks without a picture where all pictures of a folder are meant, not those of a list."""
-    if not pairs or pairs[0][1] is None or part.ann_file or part.ignore_file or part.indices is not None or getattr(part, "split", None):
+    if (not pairs or pairs[0][1] is None or part.ann_file or part.ignore_file or part.indices is not None
+        or getattr(part, "split", None)):
         return
     folder = os.path.join(part.data_root, part.data_prefix["seg_map_path"])
     used = {mask for _, mask in pairs}
@@ -216,7 +224,7 @@ def _note_lone_masks(part: SegDataset, pairs: Sequence[tuple[str, str | None]], 
         report.notes.append(f"{folder}: {len(lone)} masks have no picture: {_some(lone)}")
 
 
-# ---- the whole ------------------------------------------------------------------------------------------------------------
+# ---- the whole -------------------------------------------------------------------------------------------------------
 
 
 def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sample], count: int,
@@ -314,16 +322,17 @@ def _judge_zero_label(report: DatasetReport, part: SegDataset, values: Mapping[i
             strangers = [fault for fault in report.faults if fault.values == (count,)]
             report.faults = [fault for fault in report.faults if fault.values != (count,)]
             example = f" ({len(strangers)} hold {count}, such as {strangers[0].path})" if strangers else ""
-            report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the masks run {start} to {count} for "
-                                       f"{count} classes{example}; {cure}"))
+            report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the masks run {start} "
+                                       f"to {count} for {count} classes{example}; {cure}"))
         elif part.REDUCE_ZERO_LABEL and not void:
-            report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the published masks have 0 for unlabelled "
-                                       f"and 1 for {known[0]!r} ({share:.1f} % of the pixels are 0); set reduce_zero_label: true"))
+            report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the published masks "
+                                       f"have 0 for unlabelled and 1 for {known[0]!r} ({share:.1f} % of the pixels are "
+                                       "0); set reduce_zero_label: true"))
         return
     if 0 not in values or max(real) >= count:
         return
-    text = (f"{name}: reduce_zero_label is true, but no mask holds {count}, which would be {known[-1]!r}, and 0 ({share:.1f} % of the "
-            f"pixels) is ignored")
+    text = (f"{name}: reduce_zero_label is true, but no mask holds {count}, which would be {known[-1]!r}, and 0 "
+            f"({share:.1f} % of the pixels) is ignored")
     if part.REDUCE_ZERO_LABEL and not void:  # as published; the last class is only rare
         return
     if whole:

@@ -1,7 +1,8 @@
 """Views of one picture for inference: the plain test view, or the scaled and flipped views of test-time augmentation.
 
-Follows mmsegmentation 1.2.2's `TestTimeAug` recipe: every view is resized from the original picture by a factor that keeps
-its ratio, then flipped; the model averages the softmax of all views at the picture's own size (`EncoderDecoder.predict_augmented`).
+Follows mmsegmentation 1.2.2's `TestTimeAug` recipe: every view is resized from the original picture by a factor that
+keeps its ratio, then flipped; the model averages the softmax of all views at the picture's own size
+(`EncoderDecoder.predict_augmented`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _NOT_FOR_PICTURES = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
 
 
 def test_transforms(config: dict) -> Compose:
-    """The resizing of the config's test (else val) pipeline, without reading files: what a bare picture goes through."""
+    """The resizing of the config's test (else val) pipeline, without reading files:
+    what a bare picture goes through.
+    """
     return Compose([step for step in _pipeline(config) if step.get("type") not in _NOT_FOR_PICTURES])
 
 
@@ -36,12 +39,14 @@ def _pipeline(config: dict) -> list[dict]:
 
 
 def _sample(image: np.ndarray, name: str) -> dict:
-    return {"img": image, "img_path": name, "ori_shape": image.shape[:2], "img_shape": image.shape[:2], "scale_factor": (1.0, 1.0),
-            "flip": False, "flip_direction": None}
+    return {"img": image, "img_path": name, "ori_shape": image.shape[:2], "img_shape": image.shape[:2],
+            "scale_factor": (1.0, 1.0), "flip": False, "flip_direction": None}
 
 
 def plain_view(image: np.ndarray, transforms: Compose, *, name: str = "picture") -> dict:
-    """The one view of ordinary inference: image (H, W, 3) uint8 BGR through the test transforms; `name` is for messages."""
+    """The one view of ordinary inference: image (H, W, 3) uint8 BGR through the test transforms;
+    `name` is for messages.
+    """
     return transforms(_sample(image, name), np.random.default_rng(0))
 
 

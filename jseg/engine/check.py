@@ -1,4 +1,5 @@
-"""Find every mistake in a config before anything is built: names, arguments, values, and blocks that do not fit together.
+"""Find every mistake in a config before anything is built:
+names, arguments, values, and blocks that do not fit together.
 
 Each `type:` block is bound to the signature of the class it names and then built (all but the optimizer), so that the
 class's own value checks speak. Numbers that nobody can mean are told first and alone; last, where the model's blocks
@@ -26,7 +27,8 @@ from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS, SCHEDU
 
 __all__ = ["check_config", "summary", "class_names"]
 
-_FILL = ("jseg.models", "jseg.losses", "jseg.data.datasets", "jseg.data.transforms", "jseg.engine.optim", "jseg.engine.schedules")
+_FILL = ("jseg.models", "jseg.losses", "jseg.data.datasets", "jseg.data.transforms", "jseg.engine.optim",
+         "jseg.engine.schedules")
 
 
 _NEEDED = ("model", "data_preprocessor", "train_dataloader", "optimizer", "train_cfg")
@@ -69,7 +71,8 @@ def summary(cfg: Mapping) -> str:
     length = f"{train['max_iters']} iterations" if train.get("max_iters") else f"{train['max_epochs']} epochs"
     names = class_names(loader["dataset"])
     known = f" ({len(names)} classes)" if names else ""
-    return f"{' + '.join(parts)} on {loader['dataset']['type']}{known}, {length} of {loader.get('batch_size', 1)} pictures"
+    return (f"{' + '.join(parts)} on {loader['dataset']['type']}{known}, {length} of {loader.get('batch_size', 1)} "
+            "pictures")
 
 
 def class_names(dataset: Mapping) -> list[str] | None:
@@ -154,7 +157,8 @@ def _check_inputs(backbone: Any, head: Mapping, where: str) -> list[str]:
     fitting = [widths[i] for i in index]
     if channels == fitting:
         return []
-    return [f"{where}.in_channels: got {channels}, but maps {index} of this {type(backbone).__name__} have {fitting} channels"]
+    return [f"{where}.in_channels: got {channels}, but maps {index} of this {type(backbone).__name__} have {fitting} "
+            "channels"]
 
 
 def _check_test_cfg(test_cfg: Mapping) -> list[str]:
@@ -164,7 +168,8 @@ def _check_test_cfg(test_cfg: Mapping) -> list[str]:
     if test_cfg.get("mode") == "slide":
         faults += [f"{where}: mode slide needs {key!r}" for key in ("crop_size", "stride") if test_cfg.get(key) is None]
         if is_pair(crop) and is_pair(stride) and any(s > c for s, c in zip(stride, crop)):
-            faults.append(f"{where}: stride {stride} is larger than crop_size {crop}: parts of the picture would get no label")
+            faults.append(f"{where}: stride {stride} is larger than crop_size {crop}: parts of the picture would get "
+                          "no label")
     return faults
 
 
@@ -216,7 +221,8 @@ def _without_pipeline(dataset: Mapping) -> dict:
 def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -> list[str]:
     if not isinstance(pipeline, list):
         return [f"{where}: got {pipeline!r}, expected a list of transforms"]
-    faults = [fault for i, transform in enumerate(pipeline) for fault in _build(TRANSFORMS, transform, f"{where}.{i}")[1]]
+    faults = [fault for i, transform in enumerate(pipeline)
+              for fault in _build(TRANSFORMS, transform, f"{where}.{i}")[1]]
     steps = [t for t in pipeline if isinstance(t, Mapping)]
     names = [t.get("type") for t in steps]
     if "LoadImageFromFile" not in names:
@@ -225,7 +231,8 @@ def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -
         faults.append(f"{where}: no LoadAnnotations: there would be nothing to learn from")
     preprocessor = block.get("data_preprocessor", {})
     if "Normalize" in names and preprocessor.get("mean") is not None:
-        faults.append(f"{where}: Normalize comes on top of data_preprocessor.mean: pictures would be normalised twice; remove one")
+        faults.append(f"{where}: Normalize comes on top of data_preprocessor.mean: pictures would be normalised twice; "
+                      "remove one")
     size = preprocessor.get("size")
     for step in steps if training and is_pair(size) else []:
         crop = step.get("crop_size") if step.get("type") == "RandomCrop" else None
@@ -236,7 +243,8 @@ def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -
 
 def _check_classes(model: Mapping, dataset: Mapping, where: str) -> list[str]:
     names = class_names(_without_pipeline(dataset))
-    return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} classes"
+    return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} "
+            "classes"
             for place, head in heads_of(model) if names and isinstance(head, Mapping)
             and head.get("num_classes") is not None and head["num_classes"] != len(names)]
 
@@ -268,8 +276,8 @@ def _check_train_cfg(block: Mapping) -> list[str]:
     faults = fields(train_cfg, TRAIN_CFG, where, "train_cfg")
     lengths = [key for key in ("max_iters", "max_epochs") if train_cfg.get(key) is not None]
     if len(lengths) != 1:
-        faults.append(f"{where}: got {' and '.join(lengths) or 'neither max_iters nor max_epochs'}, expected exactly one of "
-                      f"max_iters and max_epochs")
+        faults.append(f"{where}: got {' and '.join(lengths) or 'neither max_iters nor max_epochs'}, expected exactly "
+                      "one of max_iters and max_epochs")
     if isinstance(train_cfg.get("clip_grad"), Mapping):
         faults += fields(train_cfg["clip_grad"], CLIP, f"{where}.clip_grad", "clip_grad")
     if isinstance(train_cfg.get("early_stop"), Mapping):
@@ -281,7 +289,8 @@ def _check_train_cfg(block: Mapping) -> list[str]:
     if isinstance(train_cfg.get("ema"), Mapping):
         faults += fields(train_cfg["ema"], EMA, f"{where}.ema", "ema")
     if train_cfg.get("val_interval") is not None and "val_dataloader" not in block:
-        faults.append(f"{where}.val_interval is set, but there is no val_dataloader; add one or set val_interval to null")
+        faults.append(f"{where}.val_interval is set, but there is no val_dataloader; add one or set val_interval to "
+                      "null")
     return faults
 
 

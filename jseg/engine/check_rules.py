@@ -9,9 +9,9 @@ from typing import Any, Callable, Mapping, NamedTuple
 from jseg.metrics import METRICS
 from jseg.registry import accepted, nearest
 
-__all__ = ["Rule", "fields", "known_fields", "wrong_types", "is_integer", "is_number", "is_pair", "SCORES", "TOP_LEVEL", "TRAIN_CFG",
-           "CLIP", "EARLY_STOP", "EMA", "TEST_CFG", "PADDING", "PREPROCESSOR", "LOADER", "DATA_PREFIX", "OPTIMIZER",
-           "PARAMWISE", "MULTIPLIERS",
+__all__ = ["Rule", "fields", "known_fields", "wrong_types", "is_integer", "is_number", "is_pair", "SCORES",
+           "TOP_LEVEL", "TRAIN_CFG", "CLIP", "EARLY_STOP", "EMA", "TEST_CFG", "PADDING", "PREPROCESSOR", "LOADER",
+           "DATA_PREFIX", "OPTIMIZER", "PARAMWISE", "MULTIPLIERS",
            "EVALUATOR", "BOUNDARY", "TTA"]
 
 
@@ -62,19 +62,21 @@ TOP_LEVEL = {
 }
 TRAIN_CFG = {
     "max_iters": _COUNT, "max_epochs": _COUNT, "val_interval": _COUNT, "ckpt_interval": _COUNT, "log_interval": _COUNT,
-    "keep": _COUNT, "save_best": Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}"), "accumulative_counts": _NEEDED_COUNT,
-    "clip_grad": _MAPPING, "ema": _MAPPING, "amp": _FLAG, "tensorboard": _FLAG,
+    "keep": _COUNT, "save_best": Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}"),
+    "accumulative_counts": _NEEDED_COUNT, "clip_grad": _MAPPING, "ema": _MAPPING, "amp": _FLAG, "tensorboard": _FLAG,
     "stall_seconds": _POSITIVE, "early_stop": _MAPPING,
 }
 EARLY_STOP = {"patience": _NEEDED_COUNT, "min_delta": _FACTOR,
               "monitor": Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}")}
-TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": _SIZE, "stride": _SIZE}
+TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": _SIZE,
+            "stride": _SIZE}
 LOADER = {"batch_size": _NEEDED_COUNT, "num_workers": _COUNT_OR_0, "dataset": _MAPPING._replace(optional=False)}
 EVALUATOR = {
     "metrics": Rule(_list_of(lambda v: v in list(METRICS)), f"a list out of {', '.join(METRICS)}", optional=False),
     "beta": _POSITIVE, "boundary": _MAPPING,
 }
-TTA = {"scales": Rule(_list_of(lambda v: is_number(v) and v > 0), "a list of numbers above 0", optional=False), "flip": _FLAG}
+TTA = {"scales": Rule(_list_of(lambda v: is_number(v) and v > 0), "a list of numbers above 0", optional=False),
+       "flip": _FLAG}
 MULTIPLIERS = {"lr_mult": _FACTOR, "decay_mult": _FACTOR}
 PARAMWISE = {"custom_keys": _MAPPING, "bias_lr_mult": _FACTOR, "bias_decay_mult": _FACTOR, "norm_decay_mult": _FACTOR,
              "dwconv_decay_mult": _FACTOR, "flat_decay_mult": _FACTOR}
@@ -83,11 +85,13 @@ EMA = {"decay": _FRACTION}
 BOUNDARY = {"dilation_ratio": _FRACTION}
 PADDING = {"size": _SIZE, "size_divisor": _COUNT, "resize_divisor": _COUNT}
 _CHANNELS = Rule(lambda v: _list_of(is_number)(v) and len(v) == 3, "three numbers, one a channel")
-PREPROCESSOR = {"mean": _CHANNELS, "std": _CHANNELS, "size": _SIZE, "size_divisor": _COUNT}  # the rest is its constructor's business
+# the rest is its constructor's business
+PREPROCESSOR = {"mean": _CHANNELS, "std": _CHANNELS, "size": _SIZE, "size_divisor": _COUNT}
 DATA_PREFIX = {"img_path": _TEXT, "seg_map_path": _TEXT}
 OPTIMIZER = {
     "lr": _POSITIVE, "weight_decay": _FACTOR, "momentum": _FACTOR, "eps": _POSITIVE,
-    "betas": Rule(lambda v: _list_of(is_number)(v) and len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers from 0 to below 1", False),
+    "betas": Rule(lambda v: _list_of(is_number)(v) and len(v) == 2 and all(0 <= b < 1 for b in v),
+                  "two numbers from 0 to below 1", False),
 }
 _PLAIN = {  # annotations of constructors that are simple enough to compare a value with
     "bool": _FLAG, "int": Rule(is_integer, "a whole number"), "float": Rule(is_number, "a number"), "str": _TEXT,

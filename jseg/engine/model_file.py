@@ -1,8 +1,8 @@
 """A weights file as a model: its config, classes and palette checked before anything is built from them.
 
 Whoever opens a checkpoint (predict, val, verify, `InferenceSegmentor`) reads it here. The file may be of another tool,
-or made to harm: what it says is compared with what may be (`engine.limits`) and with the weights it holds, no path in its
-config is opened, and its texts are made fit to print. Each fault is one CheckpointError that names the file.
+or made to harm: what it says is compared with what may be (`engine.limits`) and with the weights it holds, no path in
+its config is opened, and its texts are made fit to print. Each fault is one CheckpointError that names the file.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *,
     """
     config = meta.get("config")
     if not isinstance(config, dict) or not config:
-        found = "no config," if config is None or config == {} else f"a config that is {type(config).__name__}, not blocks of settings,"
+        found = ("no config," if config is None
+                 or config == {} else f"a config that is {type(config).__name__}, not blocks of settings,")
         if Path(path).name == "state.safetensors":
             raise CheckpointError(f"{path}: holds what the optimizer of a run remembers, not weights; give the "
                                   f"weights.safetensors beside it")
@@ -210,7 +211,9 @@ def config_told(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _compare_maps(model: Any, block: Mapping[str, Any]) -> None:
-    """The maps that the head takes are made by the backbone: an index beyond them would be met with the first picture only."""
+    """The maps that the head takes are made by the backbone:
+    an index beyond them would be met with the first picture only.
+    """
     widths = getattr(model.backbone, "out_channels", None) or getattr(model.backbone, "embed_dims", None)
     index, channels = (last_head(block).get(key) for key in ("in_index", "in_channels"))
     if not isinstance(widths, (list, tuple)) or not isinstance(index, list) or block.get("neck"):

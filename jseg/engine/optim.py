@@ -1,13 +1,13 @@
 """AdamW, SGD, gradient clipping, accumulation and the moving average of weights, on flat vectors.
 
 Up to 48 parameters of one rate and decay share a vector: a step is then a handful of kernels whatever the number of
-parameters (per-tensor updates would compile and launch hundreds), and across ranks one all-reduce. After a step each parameter
-becomes a view into its group's vector, aligned to 64 bytes for the vector units. Gradients stay where the backward pass left
-them until something needs them in one vector: a second micro-batch, clipping, other ranks.
+parameters (per-tensor updates would compile and launch hundreds), and across ranks one all-reduce. After a step each
+parameter becomes a view into its group's vector, aligned to 64 bytes for the vector units. Gradients stay where the
+backward pass left them until something needs them in one vector: a second micro-batch, clipping, other ranks.
 
 Numbers follow PyTorch (`torch/optim/adamw.py`, `sgd.py`, `nn/utils/clip_grad.py`), group building follows MMEngine's
-`DefaultOptimWrapperConstructor`, the moving average its `ExponentialMovingAverage`. Deviation: a parameter that the loss
-does not reach has gradient zero here (it still decays); PyTorch skips it.
+`DefaultOptimWrapperConstructor`, the moving average its `ExponentialMovingAverage`. Deviation: a parameter that the
+loss does not reach has gradient zero here (it still decays); PyTorch skips it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ from jseg.registry import OPTIMIZERS, accepted, nearest
 
 __all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer"]
 
-_PARAMWISE_KEYS = ("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
+_PARAMWISE_KEYS = ("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult",
+                   "flat_decay_mult")
 
 
 @dataclass
 class ParamGroup:
     """At most 48 parameters that share a rate, a decay and a vector.
 
-    `lr` and `weight_decay` are the values at the start of the run; `offsets[i]` is where parameter i begins in the vector.
+    `lr` and `weight_decay` are the values at the start of the run; `offsets[i]` is where parameter i begins in the
+    vector.
     """
 
     lr: float
@@ -72,9 +74,9 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
     Args:
         model: a jt.nn.Module.
         lr, weight_decay: base values that the multipliers act on.
-        paramwise_cfg: MMEngine's block. `custom_keys: {part_of_name: {lr_mult, decay_mult}}`: the longest key found in a
-            parameter's name decides alone; otherwise bias_lr_mult, bias_decay_mult, norm_decay_mult, dwconv_decay_mult
-            and flat_decay_mult (one-dimensional parameters) apply.
+        paramwise_cfg: MMEngine's block. `custom_keys: {part_of_name: {lr_mult, decay_mult}}`: the longest key found in
+            a parameter's name decides alone; otherwise bias_lr_mult, bias_decay_mult, norm_decay_mult,
+            dwconv_decay_mult and flat_decay_mult (one-dimensional parameters) apply.
     Raises:
         ConfigError: an unknown key, or a model without trainable parameters.
     """
@@ -123,8 +125,8 @@ def _multipliers(name: str, param: jt.Var, module, rules: dict) -> tuple[float, 
     is_bias, is_norm = name.rpartition(".")[2] == "bias", isinstance(module, NORMS)
     is_depthwise = isinstance(module, Conv2d) and module.in_channels == module.groups
     lr_mult = rules.get("bias_lr_mult") if is_bias and not is_norm else None
-    for applies, key in ((is_norm, "norm_decay_mult"), (is_bias, "bias_decay_mult"), (is_depthwise, "dwconv_decay_mult"),
-                         (len(param.shape) == 1, "flat_decay_mult")):
+    for applies, key in ((is_norm, "norm_decay_mult"), (is_bias, "bias_decay_mult"),
+                         (is_depthwise, "dwconv_decay_mult"), (len(param.shape) == 1, "flat_decay_mult")):
         if applies and rules.get(key) is not None:
             return 1.0 if lr_mult is None else lr_mult, rules[key]
     return 1.0 if lr_mult is None else lr_mult, 1.0
@@ -168,7 +170,8 @@ class Optimizer:
         if self._grads is None:
             self._grads = fresh
         else:
-            self._grads = [[total + pack(more, group.size)] for total, more, group in zip(self._packed(), fresh, self.groups)]
+            self._grads = [[total + pack(more, group.size)]
+                           for total, more, group in zip(self._packed(), fresh, self.groups)]
 
     def _packed(self) -> list[jt.Var]:
         """The accumulated gradient of each group as one vector, and so from here on."""
@@ -213,7 +216,8 @@ class Optimizer:
             norm = jt.sqrt(self.squares())
             shrink = jt.minimum(max_norm / (norm + 1e-6), 1.0)
             self._grads = [[grad * shrink] for grad in self._packed()]
-        squares = [self._update(i, grads, lr, group.weight_decay) for i, (grads, lr, group) in enumerate(zip(self._grads, lrs, self.groups))]
+        squares = [self._update(i, grads, lr, group.weight_decay)
+                   for i, (grads, lr, group) in enumerate(zip(self._grads, lrs, self.groups))]
         self._grads = None
         self.put(self.weights)
         return jt.sqrt(sum(squares)) if norm is None else norm
@@ -275,7 +279,8 @@ class AdamW(Optimizer):
 
     def _update(self, i: int, grads: list[jt.Var], lr: float, weight_decay: float) -> jt.Var:
         vectors = self.weights[i], self.state["exp_avg"][i], self.state["exp_avg_sq"][i]
-        *results, squares = adamw(*vectors, grads, lr=lr, weight_decay=weight_decay, betas=self.betas, eps=self.eps, step=self.steps)
+        *results, squares = adamw(*vectors, grads, lr=lr, weight_decay=weight_decay, betas=self.betas, eps=self.eps,
+                                  step=self.steps)
         for vector, result in zip(vectors, results):
             vector.update(result)
         return squares

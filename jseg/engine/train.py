@@ -2,13 +2,16 @@
 
     next batch -> seed the step -> loss -> gradients -> new weights -> checks -> log -> evaluate -> save
 
-A run lives in its work_dir: `config.yaml`, `run.json` (command, device, seconds), `log.jsonl`, the training state `last/` (older
-ones `iter_<n>/`), `best/`, the deliverable `best.safetensors`, and at the end `metrics.json`. It can be killed at any moment:
-with `resume` it goes on from its last saved state and ends with the same weights, bit for bit on one process, as a run never killed. That holds because
-every random number of a step comes from (seed, iteration), the data from (seed, position), the rates from the iteration, and
-every step starts from plain arrays (`jt.sync_all`), so that the same kernels run in the same order.
+A run lives in its work_dir: `config.yaml`, `run.json` (command, device, seconds), `log.jsonl`, the training state
+`last/` (older ones `iter_<n>/`), `best/`, the deliverable `best.safetensors`, and at the end `metrics.json`. It can be
+killed at any moment:
+with `resume` it goes on from its last saved state and ends with the same weights, bit for bit on one process, as a run
+never killed. That holds because every random number of a step comes from (seed, iteration), the data from (seed,
+position), the rates from the iteration, and every step starts from plain arrays (`jt.sync_all`), so that the same
+kernels run in the same order.
 
-Under `mpirun` each rank runs this loop on its part of every batch; what the ranks tell each other is in `engine.distributed`.
+Under `mpirun` each rank runs this loop on its part of every batch; what the ranks tell each other is in
+`engine.distributed`.
 """
 
 from __future__ import annotations
@@ -83,7 +86,8 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
         resume: go on from the newest whole state in work_dir; start from the beginning when there is none.
         work_dir: default: the config's own, else runs/train.
     Returns:
-        {"iter", "best" ({"iter", "score"} or None), "metrics", "work_dir", "signal" (None, or the signal that ended it)}.
+        {"iter", "best" ({"iter", "score"} or None), "metrics", "work_dir", "signal" (None, or the signal that ended
+        it)}.
     Raises:
         ConfigError: mistakes in the config, all of them. RunFolderError: work_dir is in use or holds a run and `resume`
         is off. NonFiniteError: the loss or gradient is inf or nan. DataError, CheckpointError: see their messages.
@@ -96,7 +100,8 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
     fix_heap()
     stall = config["train_cfg"].get("stall_seconds") or distributed.DEFAULT_STALL_SECONDS
     main = distributed.is_main()
-    with locked(folder) if main else contextlib.nullcontext(), distributed.JobStop() as stop, distributed.watched(stall):
+    with locked(folder) if main else contextlib.nullcontext(), distributed.JobStop() as stop, distributed.watched(
+        stall):
         stop.at_once = True
         if main and not resume:
             refuse_to_overwrite(folder)
@@ -109,14 +114,16 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
             _write_about(folder, seconds=round(time.perf_counter() - began, 1))
         if not finished:
             _tell(f"stopped after {run.done} of {run.plan.max_iters} iterations; " + (
-                f"saved in {folder}/last: go on with --resume" if run.saved_at == run.done else "nothing new to save: go on with --resume"))
+                f"saved in {folder}/last: go on with --resume" if run.saved_at == run.done
+                else "nothing new to save: go on with --resume"))
         return {"iter": run.done, "best": run.best, "metrics": run.metrics, "work_dir": str(folder),
                 "signal": None if finished else stop.signal}
 
 
 def _write_about(folder: Path, **facts) -> None:
     """Leave `run.json` for the report: what ran, on what."""
-    about = {"command": " ".join(map(shlex.quote, sys.argv)), "device": runtime.describe(), "ranks": distributed.world_size(), **facts}
+    about = {"command": " ".join(map(shlex.quote, sys.argv)), "device": runtime.describe(),
+             "ranks": distributed.world_size(), **facts}
     if distributed.is_main():
         write_atomically(folder / "run.json", json.dumps(about, indent=1).encode())
 
@@ -178,8 +185,8 @@ def _set_precision(config: dict) -> None:
     """Switch mixed precision on or off for the whole process."""
     wanted = bool(config["train_cfg"].get("amp"))
     if wanted and not jt.flags.use_cuda:
-        raise ConfigError("train_cfg.amp: true needs a CUDA device and this process computes on the CPU, where half precision "
-                          "gains nothing; set train_cfg.amp=false")
+        raise ConfigError("train_cfg.amp: true needs a CUDA device and this process computes on the CPU, where half "
+                          "precision gains nothing; set train_cfg.amp=false")
     jt.flags.auto_mixed_precision_level = 3 if wanted else 0  # 3: float16 where it is safe, float32 elsewhere
 
 
@@ -222,7 +229,9 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 # --- the loop --------------------------------------------------------------------------------------------------------
 def _run_to_the_end(run: Run, stop: distributed.JobStop) -> bool:
-    """Train and score; False when a signal ended it. A terminal's Ctrl-C also ends a compiler that a step waits for: that step is lost."""
+    """Train and score; False when a signal ended it. A terminal's Ctrl-C also ends a compiler that a step waits for:
+    that step is lost.
+    """
     alone = distributed.world_size() == 1
     try:
         _loop(run, stop)
@@ -279,7 +288,9 @@ def _loop(run: Run, stop: distributed.JobStop) -> None:
 
 
 def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple[Any, float]:
-    """This rank's part of the next batch and the seconds it waited for it; all ranks go on to the step, or all stop, or all raise."""
+    """This rank's part of the next batch and the seconds it waited for it;
+    all ranks go on to the step, or all stop, or all raise.
+    """
     distributed.beat("waits for data", run.done)
     asked, batch, failure = time.perf_counter(), None, None
     try:
@@ -293,8 +304,8 @@ def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple
 
 
 def _seed_step(seed: int, iteration: int) -> None:
-    """Make every random number of a step a function of (seed, iteration), the same on all ranks (see `ops.ranks.rand`); -1 is the
-    model's initialisation."""
+    """Make every random number of a step a function of (seed, iteration), the same on all ranks (see `ops.ranks.rand`);
+    -1 is the model's initialisation."""
     number = int(np.random.SeedSequence([seed, iteration + 1, 0]).generate_state(1)[0]) & 0x7FFFFFFF
     random.seed(number)
     np.random.seed(number)
@@ -305,7 +316,8 @@ def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
     """Forward, backward and, at the end of an accumulation, the new weights.
 
     Returns:
-        the numbers of the step, and the rank whose loss or gradient is not finite (None: no rank's, or there is only one).
+        the numbers of the step, and the rank whose loss or gradient is not finite (None: no rank's, or there is only
+        one).
     """
     micro_batches, closes = run.plan.accumulation(run.done)
     with distributed.step(run.loader.batch_size):
@@ -313,13 +325,16 @@ def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
     run.optimizer.accumulate(losses["loss"] / micro_batches if micro_batches > 1 else losses["loss"])
     numbers, culprit = dict(losses), None
     if distributed.world_size() > 1:
-        numbers, culprit = distributed.share_numbers(run.optimizer, losses, batch.labels, run.model.decode_head.ignore_index, closes=closes)
+        numbers, culprit = distributed.share_numbers(run.optimizer, losses, batch.labels,
+                                                     run.model.decode_head.ignore_index, closes=closes)
     if closes:
         numbers["grad_norm"] = run.optimizer.step(run.rates.at(run.done)[:-1], max_norm=run.plan.max_norm)
     if run.ema is not None:
         run.ema.update()
-    jt.sync_all(True)  # nothing of this step's graph outlives it: flat memory, and the next step starts from plain arrays
-    return {name: value if isinstance(value, float) else float(value.item()) for name, value in numbers.items()}, culprit
+    # nothing of this step's graph outlives it: flat memory, and the next step starts from plain arrays
+    jt.sync_all(True)
+    return {name: value if isinstance(value, float) else float(value.item())
+            for name, value in numbers.items()}, culprit
 
 
 def _check_finite(run: Run, scalars: dict[str, float], batch, culprit: int | None) -> None:
@@ -327,10 +342,11 @@ def _check_finite(run: Run, scalars: dict[str, float], batch, culprit: int | Non
     if math.isfinite(scalars["loss"]) and math.isfinite(scalars.get("grad_norm", 0.0)):
         return
     path = run.work_dir / f"nonfinite_iter_{run.done + 1}.json"
-    parts = distributed.gather_objects([{k: str(meta[k]) for k in ("img_path", "seg_map_path") if k in meta} for meta in batch.metas])
+    parts = distributed.gather_objects([{k: str(meta[k]) for k in ("img_path", "seg_map_path") if k in meta}
+                                        for meta in batch.metas])
     files = parts[culprit] if culprit is not None else [file for part in parts for file in part]
-    report = {"iter": run.done + 1, "scalars": {k: str(v) for k, v in scalars.items()}, "lr": run.rates.at(run.done)[-1],
-              "rank": culprit, "files": files}
+    report = {"iter": run.done + 1, "scalars": {k: str(v) for k, v in scalars.items()},
+              "lr": run.rates.at(run.done)[-1], "rank": culprit, "files": files}
     if distributed.is_main():
         write_atomically(path, json.dumps(report, indent=1).encode())
     what = "loss" if not math.isfinite(scalars["loss"]) else "gradient"
@@ -347,7 +363,8 @@ def _evaluate(run: Run, stop: distributed.JobStop) -> None:
     distributed.same_statistics(run.model)
     try:
         with _deliverable_weights(run):
-            run.metrics = evaluate(run.model, run.val_loader, run.config.get("evaluator"), stop=lambda: stop.wish)["metrics"]
+            run.metrics = evaluate(run.model, run.val_loader, run.config.get("evaluator"),
+                                   stop=lambda: stop.wish)["metrics"]
             score = _score(run)
             better = run.best is None or score > run.best["score"]
             if better:
@@ -411,12 +428,12 @@ def _save(run: Run, *, best: bool = False) -> Path:
     run.log.sync()
     if run.ema is not None:
         state.update(run.ema.state_dict())
-    record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics, "config": run.config,
-              "early_stop": run.patience.record, "optimizer_steps": run.optimizer.steps,
+    record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics,
+              "config": run.config, "early_stop": run.patience.record, "optimizer_steps": run.optimizer.steps,
               "ema_updates": run.ema.updates if run.ema else 0,
               "log": run.log.state(), "machine": runtime.describe()}
-    path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run), keep=run.plan.keep,
-                                 best=best)
+    path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run),
+                                 keep=run.plan.keep, best=best)
     run.saved_at = run.done
     give_back()
     return path
@@ -433,12 +450,14 @@ def _keep_progress(run: Run, error: DataError) -> None:
         _tell(str(failure))
         return
     if run.done > 0:
-        _tell(f"{run.done} of {run.plan.max_iters} iterations are saved in {run.work_dir}/last; when the following is mended, go on with "
-              "--resume")
+        _tell(f"{run.done} of {run.plan.max_iters} iterations are saved in {run.work_dir}/last; when the following is "
+              "mended, go on with --resume")
 
 
 def _finish(run: Run, stop: distributed.JobStop) -> bool:
-    """Score the deliverable once more with pictures kept for the report, and write metrics.json; False when cut short."""
+    """Score the deliverable once more with pictures kept for the report, and write metrics.json;
+    False when cut short.
+    """
     deliverable = run.work_dir / "best.safetensors"
     if run.best is None:  # no evaluation: the last weights are what there is
         with _deliverable_weights(run):
@@ -449,7 +468,8 @@ def _finish(run: Run, stop: distributed.JobStop) -> bool:
     weights = distributed.from_main(lambda: checkpoint.load_weights(deliverable)[0])
     checkpoint.load_into(run.model, weights, source=str(deliverable))
     try:
-        result = evaluate(run.model, run.val_loader, run.config.get("evaluator"), keep=run.work_dir / "eval", stop=lambda: stop.wish)
+        result = evaluate(run.model, run.val_loader, run.config.get("evaluator"), keep=run.work_dir / "eval",
+                          stop=lambda: stop.wish)
     except EvaluationStopped:
         distributed.agree(stop)
         return False

@@ -11,6 +11,7 @@ from jseg.layers.resize import nearest_resize
 from jseg.layers.self_attention import SelfAttentionBlock
 
 __all__ = ["BatchNorm2d", "Conv2d", "ConvNormAct", "DepthwiseSeparableConv", "DropPath", "Dropout", "Dropout2d",
-           "GroupNorm", "InvertedResidual", "LayerNorm", "PReLU", "SelfAttentionBlock", "adaptive_avg_pool", "avg_pool", "buffer_names",
-           "build_activation", "build_norm", "conv_norm", "count_parameters", "gelu", "hard_sigmoid", "hard_swish",
-           "make_divisible", "max_pool", "named_parameters", "nearest_resize", "pair", "relu"]
+           "GroupNorm", "InvertedResidual", "LayerNorm", "PReLU", "SelfAttentionBlock", "adaptive_avg_pool", "avg_pool",
+           "buffer_names", "build_activation", "build_norm", "conv_norm", "count_parameters", "gelu",
+           "hard_sigmoid", "hard_swish", "make_divisible", "max_pool", "named_parameters", "nearest_resize",
+           "pair", "relu"]

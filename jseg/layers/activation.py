@@ -57,10 +57,10 @@ class PReLU(nn.Module):
 
 
 _PLAIN: dict[str, Callable[[jt.Var], jt.Var]] = {
-    "GELU": gelu, "ReLU": relu, "ReLU6": nn.relu6, "SiLU": swish, "Swish": swish, "Sigmoid": jt.sigmoid, "Tanh": jt.tanh,
-    "HSwish": hard_swish, "Hardswish": hard_swish}
-_KEYS = {"HSigmoid": ("bias", "divisor", "min_value", "max_value"), "LeakyReLU": ("negative_slope",), "PReLU": ("num_parameters", "init"),
-         "ELU": ("alpha",)}
+    "GELU": gelu, "ReLU": relu, "ReLU6": nn.relu6, "SiLU": swish, "Swish": swish, "Sigmoid": jt.sigmoid,
+    "Tanh": jt.tanh, "HSwish": hard_swish, "Hardswish": hard_swish}
+_KEYS = {"HSigmoid": ("bias", "divisor", "min_value", "max_value"), "LeakyReLU": ("negative_slope",),
+         "PReLU": ("num_parameters", "init"), "ELU": ("alpha",)}
 
 
 def build_activation(cfg: dict | None) -> Callable[[jt.Var], jt.Var]:

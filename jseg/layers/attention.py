@@ -1,11 +1,12 @@
 """Multi-head attention of tokens, over all of them or over a map made smaller first.
 
-Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Wang et al., "Pyramid Vision Transformer", ICCV 2021, sec. 3.3
-(spatial reduction). State keys are those of PyTorch's MultiheadAttention (`in_proj_weight`, `in_proj_bias`, `out_proj`) and of
-mmsegmentation 1.2.2's EfficientMultiheadAttention (mmseg/models/backbones/mit.py, Apache-2.0): `attn`, `sr`, `norm`.
+Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Wang et al., "Pyramid Vision Transformer", ICCV 2021,
+sec. 3.3 (spatial reduction). State keys are those of PyTorch's MultiheadAttention (`in_proj_weight`, `in_proj_bias`,
+`out_proj`) and of mmsegmentation 1.2.2's EfficientMultiheadAttention (mmseg/models/backbones/mit.py, Apache-2.0):
+`attn`, `sr`, `norm`.
 
-Deviations: `ops.attention` keeps no weights, so that they cannot be dropped (`check_attn_drop`); a map smaller than a window of the
-reduction is filled up with zeros, where upstream stops.
+Deviations: `ops.attention` keeps no weights, so that they cannot be dropped (`check_attn_drop`); a map smaller than a
+window of the reduction is filled up with zeros, where upstream stops.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ __all__ = ["MultiheadAttention", "ReducedAttention", "check_attn_drop", "check_h
 def check_attn_drop(rate: float) -> None:
     """ConfigError unless the dropout of attention weights is 0: the operator never has them in memory."""
     if rate:
-        raise ConfigError(f"attn_drop_rate is {rate}; accepted: 0, since attention weights are never in memory here; use drop_rate or "
-                          "drop_path_rate")
+        raise ConfigError(f"attn_drop_rate is {rate}; accepted: 0, since attention weights are never in memory here; "
+                          "use drop_rate or drop_path_rate")
 
 
 def check_heads(channels: int, heads: int) -> None:
@@ -77,7 +78,8 @@ class MultiheadAttention(nn.Module):
 
 
 class ReducedAttention(nn.Module):
-    """Attention whose keys and values come from a map `reduction` times smaller in each direction; from the tokens themselves at 1.
+    """Attention whose keys and values come from a map `reduction` times smaller in each direction;
+    from the tokens themselves at 1.
 
     Args:
         channels, heads, bias: see `MultiheadAttention`.
@@ -88,8 +90,8 @@ class ReducedAttention(nn.Module):
         x, shortcut: (N, H * W, C) with size (H, W); factor: (N,) -> shortcut + factor * attention(x)
     """
 
-    def __init__(self, channels: int, heads: int, *, reduction: int = 1, bias: bool = True, norm_cfg: dict | None = None,
-                 drop_prob: float = 0.0):
+    def __init__(self, channels: int, heads: int, *, reduction: int = 1, bias: bool = True,
+                 norm_cfg: dict | None = None, drop_prob: float = 0.0):
         super().__init__()
         self.attn = MultiheadAttention(channels, heads, bias=bias)
         self.proj_drop = Dropout(drop_prob)

@@ -37,8 +37,8 @@ def pair(value) -> tuple[int, int]:
 class Conv2d(nn.Module):
     """Two-dimensional convolution.
 
-    1x1 convolutions run as a matrix product (`ops.pointwise`), convolutions with one channel a group as `ops.depthwise`;
-    all others go to Jittor's own operator.
+    1x1 convolutions run as a matrix product (`ops.pointwise`), convolutions with one channel a group as
+    `ops.depthwise`; all others go to Jittor's own operator.
 
     Args:
         in_channels, out_channels: channel counts; both divisible by `groups`.
@@ -46,17 +46,19 @@ class Conv2d(nn.Module):
         bias: whether a bias is added.
         init_std: standard deviation of the initial weights; None for sqrt(2 / fan_out).
     Shape:
-        x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H + 2*padding - dilation*(kernel-1) - 1) // stride + 1
+        x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H + 2*padding - dilation*(kernel-1) - 1) //
+            stride + 1
     Raises:
         ValueError: channel counts that `groups` does not divide; later: x has other channels (the operators:
             KernelError).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                 bias: bool = True, init_std: float | None = None):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1,
+                 groups: int = 1, bias: bool = True, init_std: float | None = None):
         super().__init__()
         if in_channels % groups or out_channels % groups:
-            raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+            raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and "
+                             f"out_channels={out_channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.padding, self.dilation = pair(padding), pair(dilation)
@@ -82,7 +84,8 @@ class Conv2d(nn.Module):
         """This convolution with other weights, plus `shortcut`."""
         if self.is_product:
             (down, right) = self.stride
-            return ops.pointwise(x if self.stride == (1, 1) else x[:, :, ::down, ::right], weight, bias, shortcut=shortcut)
+            return ops.pointwise(x if self.stride == (1, 1) else x[:, :, ::down, ::right], weight, bias,
+                                 shortcut=shortcut)
         if self.is_depthwise:
             y = ops.depthwise(x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation)
         else:
@@ -94,11 +97,12 @@ class Conv2d(nn.Module):
         return y if shortcut is None else y + shortcut
 
 
-def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
+def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | None = None,
+              residual: jt.Var | None = None) -> jt.Var:
     """activation(norm(conv(x)) + residual) in as few operations as possible.
 
-    Without gradients, a BatchNorm by running statistics behind a matrix product or a depthwise convolution goes into its weights; behind
-    other convolutions its scale and shift join the elementwise steps that follow.
+    Without gradients, a BatchNorm by running statistics behind a matrix product or a depthwise convolution goes into
+    its weights; behind other convolutions its scale and shift join the elementwise steps that follow.
 
     Args:
         activation: None, "relu" or "gelu".
@@ -117,8 +121,8 @@ def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | Non
 class _WholeGradient(jt.Function):
     """The identity, whose gradient is computed before a convolution's own takes it.
 
-    Without lazy execution Jittor would otherwise join it with that one, not find its convolution any more, and write every single
-    product to memory.
+    Without lazy execution Jittor would otherwise join it with that one, not find its convolution any more, and write
+    every single product to memory.
     """
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -142,9 +146,9 @@ class ConvNormAct(nn.Module):
         x: (N, in_channels, H, W) -> (N, out_channels, H', W')
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                 bias: bool | str = "auto", conv_cfg: dict | None = None, norm_cfg: dict | None = None, act_cfg: dict | None = None,
-                 order: tuple[str, str, str] = ("conv", "norm", "act")):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1,
+                 groups: int = 1, bias: bool | str = "auto", conv_cfg: dict | None = None, norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None, order: tuple[str, str, str] = ("conv", "norm", "act")):
         super().__init__()
         if conv_cfg is not None and conv_cfg.get("type", "Conv2d") not in ("Conv", "Conv2d"):
             raise ConfigError(f"conv_cfg: unknown convolution {conv_cfg.get('type')!r} (known: Conv2d)")
@@ -154,7 +158,8 @@ class ConvNormAct(nn.Module):
                            groups=groups, bias=norm_cfg is None if bias == "auto" else bias)
         self.order, self.norm_name = tuple(order), None
         if norm_cfg is not None:
-            self.norm_name, norm = build_norm(norm_cfg, out_channels if order.index("norm") > order.index("conv") else in_channels)
+            self.norm_name, norm = build_norm(norm_cfg, out_channels if order.index("norm") > order.index("conv")
+                                              else in_channels)
             setattr(self, self.norm_name, norm)
         self.activate = build_activation(act_cfg)
         kind = (act_cfg or {}).get("type")
@@ -197,15 +202,17 @@ class DepthwiseSeparableConv(nn.Module):
         x: (N, in_channels, H, W) -> (N, out_channels, H', W')
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, norm_cfg: dict | None = None,
-                 act_cfg: dict | None = None, dw_norm_cfg="default", dw_act_cfg="default", pw_norm_cfg="default", pw_act_cfg="default"):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1,
+                 norm_cfg: dict | None = None, act_cfg: dict | None = None, dw_norm_cfg="default", dw_act_cfg="default",
+                 pw_norm_cfg="default", pw_act_cfg="default"):
         super().__init__()
 
         def chosen(value, usual):
             return usual if value == "default" else value
 
-        self.depthwise_conv = ConvNormAct(in_channels, in_channels, kernel_size, stride=stride, padding=padding, dilation=dilation,
-                                          groups=in_channels, norm_cfg=chosen(dw_norm_cfg, norm_cfg), act_cfg=chosen(dw_act_cfg, act_cfg))
+        self.depthwise_conv = ConvNormAct(in_channels, in_channels, kernel_size, stride=stride, padding=padding,
+                                          dilation=dilation, groups=in_channels, norm_cfg=chosen(dw_norm_cfg, norm_cfg),
+                                          act_cfg=chosen(dw_act_cfg, act_cfg))
         self.pointwise_conv = ConvNormAct(in_channels, out_channels, 1, norm_cfg=chosen(pw_norm_cfg, norm_cfg),
                                           act_cfg=chosen(pw_act_cfg, act_cfg))
 

@@ -1,7 +1,7 @@
 """Feed-forward blocks of transformers: on tokens, and with a depthwise convolution on maps.
 
-Papers: Vaswani et al., NeurIPS 2017, sec. 3.3; Xie et al., "SegFormer", NeurIPS 2021, sec. 3.1 (Mix-FFN). State keys of `FFN` follow
-MMCV 2.x (mmcv/cnn/bricks/transformer.py, Apache-2.0): `layers.<i>.0` and `layers.<n - 1>`.
+Papers: Vaswani et al., NeurIPS 2017, sec. 3.3; Xie et al., "SegFormer", NeurIPS 2021, sec. 3.1 (Mix-FFN). State keys of
+`FFN` follow MMCV 2.x (mmcv/cnn/bricks/transformer.py, Apache-2.0): `layers.<i>.0` and `layers.<n - 1>`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class FFN(nn.Module):
         self.fused = "gelu" if act_cfg["type"] == "GELU" else None
         self.drop = Dropout(drop_prob)
 
-    def execute(self, x: jt.Var, *, scale: jt.Var | None = None, factor: jt.Var | None = None, shortcut: jt.Var | None = None) -> jt.Var:
+    def execute(self, x: jt.Var, *, scale: jt.Var | None = None, factor: jt.Var | None = None,
+                shortcut: jt.Var | None = None) -> jt.Var:
         *hidden, last = self.layers
         for layer in hidden:
             x = layer[0](x, activation=self.fused)
@@ -53,9 +54,11 @@ class FFN(nn.Module):
         return last.close_branch(x, self.drop, scale=scale, factor=factor, shortcut=shortcut)
 
 
-def mix_ffn(x: jt.Var, fc1: Conv2d, depthwise: Conv2d, fc2: Conv2d, activate: Callable, drop: Dropout, *, is_gelu: bool, shortcut: jt.Var,
-            scale: jt.Var | None = None, factor: jt.Var | None = None, affine: tuple = (None, None)) -> jt.Var:
-    """shortcut + factor * scale * drop(fc2(drop(activate(depthwise(fc1(affine(x))))))), one operation for GELU without dropout.
+def mix_ffn(x: jt.Var, fc1: Conv2d, depthwise: Conv2d, fc2: Conv2d, activate: Callable, drop: Dropout, *, is_gelu: bool,
+            shortcut: jt.Var, scale: jt.Var | None = None, factor: jt.Var | None = None,
+            affine: tuple = (None, None)) -> jt.Var:
+    """shortcut + factor * scale * drop(fc2(drop(activate(depthwise(fc1(affine(x))))))),
+    one operation for GELU without dropout.
 
     Args:
         is_gelu: whether `activate` is GELU.
@@ -64,8 +67,8 @@ def mix_ffn(x: jt.Var, fc1: Conv2d, depthwise: Conv2d, fc2: Conv2d, activate: Ca
         x: (N, C, H, W); shortcut: (N, D, H, W); scale: (D,); factor: (N,) -> (N, D, H, W)
     """
     if is_gelu and drop.drop_prob == 0.0:
-        return ops.mix_ffn(x, fc1.weight, fc1.bias, depthwise.weight, depthwise.bias, fc2.weight, fc2.bias, scale=scale, factor=factor,
-                           shortcut=shortcut, input_scale=affine[0], input_shift=affine[1])
+        return ops.mix_ffn(x, fc1.weight, fc1.bias, depthwise.weight, depthwise.bias, fc2.weight, fc2.bias, scale=scale,
+                           factor=factor, shortcut=shortcut, input_scale=affine[0], input_shift=affine[1])
     hidden = ops.pointwise(x, fc1.weight, fc1.bias, input_scale=affine[0], input_shift=affine[1])
     y = drop(fc2(drop(activate(depthwise(hidden)))))
     y = y if scale is None else y * scale.reshape(1, -1, 1, 1)

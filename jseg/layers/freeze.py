@@ -28,7 +28,9 @@ def run_frozen(module: nn.Module, x: jt.Var) -> jt.Var:
 
 
 def hold_norms(module: nn.Module) -> None:
-    """Let batch norms take their running statistics, which stand still; their weights learn on. The next `train()` undoes it."""
+    """Let batch norms take their running statistics, which stand still;
+    their weights learn on. The next `train()` undoes it.
+    """
     for part in module.modules():
         if isinstance(part, BatchNorm2d):
             part.is_train = False

@@ -1,7 +1,7 @@
 """Initial values of parameters.
 
-They are drawn from NumPy's global generator, which `jt.set_global_seed(seed)` seeds: the same seed gives the same weights
-whatever the device, and building a large model compiles no kernel.
+They are drawn from NumPy's global generator, which `jt.set_global_seed(seed)` seeds: the same seed gives the same
+weights whatever the device, and building a large model compiles no kernel.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-__all__ = ["normal", "trunc_normal", "xavier_uniform", "start_with_xavier", "constant", "zeros", "ones", "without_values"]
+__all__ = ["normal", "trunc_normal", "xavier_uniform", "start_with_xavier", "constant", "zeros", "ones",
+           "without_values"]
 
 _without_values: contextvars.ContextVar[bool] = contextvars.ContextVar("jseg_without_values", default=False)
 
 
 @contextlib.contextmanager
 def without_values() -> Iterator[None]:
-    """Within it parameters have a shape and no memory (zeros that nobody computes): for models that are only looked at."""
+    """Within it parameters have a shape and no memory (zeros that nobody computes):
+    for models that are only looked at.
+    """
     token = _without_values.set(True)
     try:
         yield
@@ -37,7 +40,9 @@ def normal(shape, std: float) -> jt.Var:
 
 
 def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
-    """A float32 Var of `shape` from N(0, std^2), values beyond +-`limit` (absolute, as in timm and MMEngine) redrawn."""
+    """A float32 Var of `shape` from N(0, std^2), values beyond +-`limit` (absolute,
+    as in timm and MMEngine) redrawn.
+    """
     if _without_values.get():
         return _shaped(shape)
     values = np.random.standard_normal(shape) * std
@@ -47,7 +52,9 @@ def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
 
 
 def xavier_uniform(shape) -> jt.Var:
-    """A float32 Var for a weight (out, in, ...), uniform within sqrt(6 / (fan_in + fan_out)) of 0 (Glorot & Bengio, AISTATS 2010)."""
+    """A float32 Var for a weight (out, in, ...), uniform within sqrt(6 / (fan_in + fan_out))
+    of 0 (Glorot & Bengio, AISTATS 2010).
+    """
     if _without_values.get():
         return _shaped(shape)
     cells = int(np.prod(shape[2:]))
@@ -56,7 +63,9 @@ def xavier_uniform(shape) -> jt.Var:
 
 
 def start_with_xavier(module: nn.Module, *, uniform: bool = True) -> None:
-    """Give every weight of two or more axes in a module new values of variance 2 / (fan_in + fan_out), as DETR's transformers start."""
+    """Give every weight of two or more axes in a module new values of variance 2 / (fan_in + fan_out),
+    as DETR's transformers start.
+    """
     for value in module.state_dict().values():
         if value.ndim > 1:
             std = float(np.sqrt(2.0 / (np.prod(value.shape[2:]) * (value.shape[0] + value.shape[1]))))

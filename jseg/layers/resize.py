@@ -14,8 +14,8 @@ __all__ = ["nearest_resize"]
 def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
     """Each output pixel takes the input pixel at floor(index * in / out): PyTorch's `F.interpolate(mode="nearest")`.
 
-    Whole multiples of the input's size are a broadcast, other sizes two products with matrices of one 1 a row; Jittor's own
-    operator gathers, and scatters on the way back.
+    Whole multiples of the input's size are a broadcast, other sizes two products with matrices of one 1 a row; Jittor's
+    own operator gathers, and scatters on the way back.
 
     Args:
         size: (H, W) of the result in pixels, each >= 1.

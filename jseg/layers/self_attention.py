@@ -29,8 +29,8 @@ class SelfAttentionBlock(nn.Module):
         query: (N, in_channels, H, W); key: (N, in_channels, h, w) -> (N, out_channels, H, W)
     """
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int, *, key_query_num_convs: int = 1, value_out_num_convs: int = 1,
-                 blocks: dict):
+    def __init__(self, in_channels: int, channels: int, out_channels: int, *, key_query_num_convs: int = 1,
+                 value_out_num_convs: int = 1, blocks: dict):
         super().__init__()
         self.key_project = _projection(in_channels, channels, key_query_num_convs, blocks)
         self.query_project = _projection(in_channels, channels, key_query_num_convs, blocks)
@@ -39,7 +39,8 @@ class SelfAttentionBlock(nn.Module):
 
     def execute(self, query: jt.Var, key: jt.Var) -> jt.Var:
         n, _, h, w = query.shape
-        found = ops.attention(_tokens(self.query_project(query)), _tokens(self.key_project(key)), _tokens(self.value_project(key)))
+        found = ops.attention(_tokens(self.query_project(query)), _tokens(self.key_project(key)),
+                              _tokens(self.value_project(key)))
         return self.out_project(found.reshape(n, h * w, -1).transpose(0, 2, 1).reshape(n, -1, h, w))
 
 

@@ -1,9 +1,11 @@
-"""Tokens (N, L, C) and channel-last maps (N, H, W, C): the linear layer, the ways to and from (N, C, H, W), and patch embedding.
+"""Tokens (N, L, C) and channel-last maps (N, H, W, C):
+the linear layer, the ways to and from (N, C, H, W), and patch embedding.
 
-Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021,
-sec. 3.1 (patches). State keys follow mmsegmentation 1.2.2 (mmseg/models/utils/embed.py, Apache-2.0).
+Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Dosovitskiy et al., "An Image is Worth 16x16 Words",
+ICLR 2021, sec. 3.1 (patches). State keys follow mmsegmentation 1.2.2 (mmseg/models/utils/embed.py, Apache-2.0).
 
-Deviation: a convolution whose windows touch without overlapping runs as a product of tokens with a matrix (same values).
+Deviation: a convolution whose windows touch without overlapping runs as a product of tokens with a matrix (same
+values).
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class Linear(nn.Module):
 
     def close_branch(self, x: jt.Var, drop: Dropout, *, scale: jt.Var | None = None, factor: jt.Var | None = None,
                      shortcut: jt.Var | None = None) -> jt.Var:
-        """shortcut + factor * scale * drop(this layer of x): the end of a residual branch, in one operation where nothing is dropped.
+        """shortcut + factor * scale * drop(this layer of x): the end of a residual branch,
+        in one operation where nothing is dropped.
 
         Shape:
             scale: (out_channels,); factor: (N,), see `DropPath.factor`; shortcut: (N, ..., out_channels)
@@ -69,7 +72,8 @@ def to_map(x: jt.Var, size: tuple[int, int]) -> jt.Var:
 
 
 def pad_corner(x: jt.Var, multiple: tuple[int, int], *, split: bool = False) -> jt.Var:
-    """Zeros below and to the right, up to multiples of `multiple` (vertical, horizontal); with `split` half of them above and left.
+    """Zeros below and to the right, up to multiples of `multiple` (vertical, horizontal);
+    with `split` half of them above and left.
 
     Shape:
         x: (N, H, W, C) -> (N, H', W', C)
@@ -108,8 +112,8 @@ class PatchEmbed(nn.Module):
     Args:
         in_channels, embed_dims: widths of the map and of the tokens.
         kernel_size: side of the windows, which is their stride too.
-        padding: "corner" (zeros below and right, so that every pixel is in a window), "same" (on all sides) or 0 (none; what is left
-            over is cut).
+        padding: "corner" (zeros below and right, so that every pixel is in a window), "same" (on all sides) or 0 (none;
+            what is left over is cut).
         bias: of the convolution.
         norm_cfg: norm of the tokens, or None.
         init_std: standard deviation of the initial weights; None for sqrt(2 / fan_out).
@@ -119,13 +123,14 @@ class PatchEmbed(nn.Module):
         ValueError: another padding.
     """
 
-    def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, *, padding: str | int = "corner", bias: bool = True,
-                 norm_cfg: dict | None = None, init_std: float | None = None):
+    def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, *, padding: str | int = "corner",
+                 bias: bool = True, norm_cfg: dict | None = None, init_std: float | None = None):
         super().__init__()
         if padding not in ("corner", "same", 0):
             raise ValueError(f"patch embedding: padding is {padding!r}; accepted: 'corner', 'same', 0")
         self.padding = padding
-        self.projection = Conv2d(in_channels, embed_dims, pair(kernel_size), stride=pair(kernel_size), bias=bias, init_std=init_std)
+        self.projection = Conv2d(in_channels, embed_dims, pair(kernel_size), stride=pair(kernel_size), bias=bias,
+                                 init_std=init_std)
         self.norm = None if norm_cfg is None else build_norm(norm_cfg, embed_dims, channel_first=False)[1]
 
     def execute(self, x: jt.Var) -> tuple[jt.Var, tuple[int, int]]:

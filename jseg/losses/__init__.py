@@ -1,6 +1,7 @@
 """Training losses. Every one is called as
 
-    loss(logits (N, K, h, w), labels (N, H, W) int32, *, pixel_weight=None (N, H, W), ignore_index=255, align_corners=False)
+    loss(logits (N, K, h, w), labels (N, H, W) int32, *, pixel_weight=None (N, H, W), ignore_index=255,
+    align_corners=False)
 
 and returns a scalar; logits smaller than the labels are upsampled bilinearly inside. Names, arguments, defaults and
 numbers are mmsegmentation 1.2.2's; each file lists where it differs.

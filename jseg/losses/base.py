@@ -31,17 +31,20 @@ class Loss:
         """
         raise NotImplementedError
 
-    def with_accuracy(self, logits: jt.Var, labels: jt.Var, *, pixel_weight: jt.Var | None = None, ignore_index: int = 255,
-                      align_corners: bool = False) -> tuple[jt.Var, jt.Var | None]:
+    def with_accuracy(self, logits: jt.Var, labels: jt.Var, *, pixel_weight: jt.Var | None = None,
+                      ignore_index: int = 255, align_corners: bool = False) -> tuple[jt.Var, jt.Var | None]:
         """(the loss, pixel accuracy in percent where it comes at no cost, else None)."""
-        return self(logits, labels, pixel_weight=pixel_weight, ignore_index=ignore_index, align_corners=align_corners), None
+        return self(logits, labels, pixel_weight=pixel_weight, ignore_index=ignore_index,
+                    align_corners=align_corners), None
 
     def pixels(self, logits: jt.Var, labels: jt.Var, *, ignore_index: int = 255, align_corners: bool = False) -> jt.Var:
         """The unreduced loss (N, H, W), where `ranks_pixels`."""
         raise NotImplementedError
 
     def divisor(self, labels: np.ndarray, ignore_index: int) -> float | None:
-        """What the mean over these labels (N, H, W) divides by, up to a constant factor; None for a sum. Here: pictures."""
+        """What the mean over these labels (N, H, W) divides by, up to a constant factor;
+        None for a sum. Here: pictures.
+        """
         return len(labels)
 
 

@@ -67,8 +67,8 @@ class Criterion:
     def rank_share(self, loss: Loss, value: jt.Var, labels: jt.Var) -> jt.Var:
         """What the loss of this rank's pictures counts in the loss of a batch that is split over ranks.
 
-        A mean has a divisor, which `loss.divisor` tells. This rank's mean times its share of the common divisor, added over ranks, is
-        the mean that one process computes; a sum counts whole.
+        A mean has a divisor, which `loss.divisor` tells. This rank's mean times its share of the common divisor, added
+        over ranks, is the mean that one process computes; a sum counts whole.
         """
         if not ranks.in_step():
             return value
@@ -81,7 +81,8 @@ class Criterion:
         """Percent of counted pixels whose largest logit is right, for losses that do not know it; one map: above 0."""
         with jt.no_grad():
             if logits.shape[1] == 1:
-                right = (ops.bilinear_resize(logits, tuple(labels.shape[1:]), align_corners=self.align_corners)[:, 0] > 0).int32() == labels
+                right = (ops.bilinear_resize(logits, tuple(labels.shape[1:]),
+                                             align_corners=self.align_corners)[:, 0] > 0).int32() == labels
             else:
                 right = ops.upsample_argmax(logits, tuple(labels.shape[1:]), align_corners=self.align_corners) == labels
             counted = labels != self.ignore_index

@@ -1,4 +1,5 @@
-"""Online hard example mining (CVPR 2016; mmsegmentation 1.2.2, mmseg/structures/sampler/ohem_pixel_sampler.py, Apache-2.0).
+"""Online hard example mining (CVPR 2016; mmsegmentation 1.2.2,
+mmseg/structures/sampler/ohem_pixel_sampler.py, Apache-2.0).
 
 Deviations: takes logits at head resolution (probabilities and losses come from the fused operator, so logits at label
 size never exist); ranks on the host with a partial sort; without `thresh`, only losses with per-pixel values
@@ -24,8 +25,8 @@ class OHEMPixelSampler:
     """Choose the pixels worth learning from: weight 1 for hard pixels, 0 for easy and ignored ones.
 
     Args:
-        thresh: probability of the true class in 0-1 below which a pixel is hard; the bar rises until about `min_kept` * N
-            pixels pass. None: the `min_kept` * N pixels with the largest loss.
+        thresh: probability of the true class in 0-1 below which a pixel is hard; the bar rises until about `min_kept` *
+            N pixels pass. None: the `min_kept` * N pixels with the largest loss.
         min_kept: pixels to keep per picture, at least 2.
     Raises:
         ValueError: an argument outside its range.
@@ -58,8 +59,8 @@ class OHEMPixelSampler:
             return jt.array(np.zeros(valid.shape, np.float32)).stop_grad()
         with jt.no_grad():
             if self.thresh is not None:
-                nll, _ = ops.upsample_cross_entropy(logits, labels, align_corners=align_corners, ignore_index=ignore_index,
-                                                    reduction="none")
+                nll, _ = ops.upsample_cross_entropy(logits, labels, align_corners=align_corners,
+                                                    ignore_index=ignore_index, reduction="none")
                 chosen = _below(np.exp(-nll.numpy()[valid]), kept, self.thresh)
             else:
                 total = sum(loss.pixels(logits, labels, ignore_index=ignore_index, align_corners=align_corners).numpy()

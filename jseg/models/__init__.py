@@ -1,4 +1,5 @@
-"""Models: backbones, necks, heads and the segmentors that join them. One paper, one file; importing this registers all of them.
+"""Models: backbones, necks, heads and the segmentors that join them. One paper, one file;
+importing this registers all of them.
 
 Every file of this folder's folders is found by itself: adding a model is adding its file.
 """
@@ -35,8 +36,9 @@ def build_model(cfg: Mapping) -> Segmentor:
 def remap_keys(state: Mapping, cfg: Mapping) -> dict:
     """Rename a state dict of another release to the keys of the model that a config describes.
 
-    Strips `module.` (data-parallel wrappers), drops `num_batches_tracked` (which nothing reads), and lets each class that the config
-    names, if it has a `remap_keys`, rename the keys below its own prefix; a state dict that needs none of this comes back equal.
+    Strips `module.` (data-parallel wrappers), drops `num_batches_tracked` (which nothing reads), and lets each class
+    that the config names, if it has a `remap_keys`, rename the keys below its own prefix; a state dict that needs none
+    of this comes back equal.
 
     Args:
         state: keys to anything.

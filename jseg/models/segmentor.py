@@ -1,7 +1,7 @@
 """What any model answers: training loss, label maps of a batch, label maps from several augmented versions.
 
-Meaning of whole and slide inference and test-time augmentation: mmsegmentation 1.2.2, mmseg/models/segmentors (Apache-2.0);
-how inference avoids full-size logits is told in `jseg.models.readout`.
+Meaning of whole and slide inference and test-time augmentation: mmsegmentation 1.2.2, mmseg/models/segmentors
+(Apache-2.0); how inference avoids full-size logits is told in `jseg.models.readout`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from jseg.registry import nearest
 
 __all__ = ["Segmentor"]
 
-GROUP_PIXELS = 1 << 20  # input pixels of one pass on the CPU at inference: more at once is 0 to 10 % slower and takes as much more memory
+# input pixels of one pass on the CPU at inference: more at once is 0 to 10 % slower and takes as much more memory
+GROUP_PIXELS = 1 << 20
 
 
 class Segmentor(nn.Module):
-    """Base of whole models. A subclass gives `num_classes`, `align_corners`, `ignore_index`, `class_scores` and `batch_losses`.
+    """Base of whole models. A subclass gives `num_classes`, `align_corners`,
+    `ignore_index`, `class_scores` and `batch_losses`.
 
     Args:
         test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels.
@@ -74,10 +76,12 @@ class Segmentor(nn.Module):
 
         Args:
             images: (N, 3, H, W) float32, normalised and padded; a Var or a NumPy array.
-            metas: N dicts: `ori_shape` (h, w), `padding_size` (left, right, top, bottom) or `img_shape`, `flip`, `flip_direction`.
+            metas: N dicts: `ori_shape` (h, w), `padding_size` (left, right, top, bottom) or `img_shape`, `flip`,
+                `flip_direction`.
             with_prob: return the winning class's softmax probability too.
         Returns:
-            N arrays (h, w), uint8 (uint16 above 256 classes); with `with_prob` N pairs (labels, probability float32 in [0, 1]).
+            N arrays (h, w), uint8 (uint16 above 256 classes); with `with_prob` N pairs (labels, probability float32 in
+            [0, 1]).
         Raises:
             ValueError: as many metas as pictures are needed; a meta that contradicts the input.
         """
@@ -86,8 +90,9 @@ class Segmentor(nn.Module):
     def predict_augmented(self, inputs: Sequence[tuple], *, with_prob: bool = False) -> list:
         """Label maps from several augmented versions of the same pictures: the largest mean softmax wins.
 
-        The caller makes the versions from the pictures themselves, as mmsegmentation's TTA pipeline does: resize the uint8 picture
-        (ratio kept), flip it, normalise, pad; each version's metas say its padding and flip, and all say the same `ori_shape`.
+        The caller makes the versions from the pictures themselves, as mmsegmentation's TTA pipeline does: resize the
+        uint8 picture (ratio kept), flip it, normalise, pad; each version's metas say its padding and flip, and all say
+        the same `ori_shape`.
 
             inputs = [preprocess(resize(picture, scale), flip) for scale in scales for flip in (False, True)]
             labels = model.predict_augmented([(batch.images, batch.metas) for batch in inputs])
@@ -116,8 +121,8 @@ class Segmentor(nn.Module):
         for images, metas in inputs:
             images = jt.array(images) if isinstance(images, np.ndarray) else images
             if len(metas) != images.shape[0] or len(metas) != len(inputs[0][1]):
-                raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and {len(inputs[0][1])} in the first version; "
-                                 "they must agree")
+                raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and {len(inputs[0][1])} in "
+                                 "the first version; they must agree")
             frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
             if len(inputs) == 1 and self.test_cfg["mode"] == "whole" and all(frame.is_one_resize for frame in frames):
                 return self._one_resize(images, frames, dtype, with_prob)
@@ -132,7 +137,8 @@ class Segmentor(nn.Module):
         """The usual case of equal sizes: one fused resize and argmax for each group of pictures."""
         results = []
         for first, group in self._groups(images):
-            found = ops.upsample_argmax(self(group), tuple(images.shape[2:]), align_corners=self.align_corners, with_prob=with_prob)
+            found = ops.upsample_argmax(self(group), tuple(images.shape[2:]), align_corners=self.align_corners,
+                                        with_prob=with_prob)
             maps = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (found.numpy().astype(dtype),)
             for frame, picture in zip(frames[first:], zip(*maps)):
                 upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
@@ -150,7 +156,8 @@ class Segmentor(nn.Module):
         """Run the network on the whole input or on each window of a slide; for each picture its windows."""
         size = tuple(images.shape[2:])
         if self.test_cfg["mode"] == "slide":
-            spans = [windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis]) for axis in (0, 1)]
+            spans = [windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis])
+                     for axis in (0, 1)]
         else:
             spans = [[(0, size[0])], [(0, size[1])]]
         counts = overlaps(size[0], spans[0]), overlaps(size[1], spans[1])
@@ -181,9 +188,10 @@ def _checked_test_cfg(cfg: dict | None) -> dict:
         for key in known[1:]:
             value = cfg.get(key)
             if not isinstance(value, (list, tuple)) or len(value) != 2 or min(value) < 1:
-                raise ConfigError(f"model.test_cfg: slide inference needs {key}: [height, width] in pixels, got {value!r}")
+                raise ConfigError(f"model.test_cfg: slide inference needs {key}: [height, width] in pixels, got "
+                                  f"{value!r}")
             cfg[key] = (int(value[0]), int(value[1]))
         if any(s > c for s, c in zip(cfg["stride"], cfg["crop_size"])):
-            raise ConfigError(f"model.test_cfg: stride {list(cfg['stride'])} is larger than crop_size {list(cfg['crop_size'])}; "
-                              "parts of the picture would stay without a label")
+            raise ConfigError(f"model.test_cfg: stride {list(cfg['stride'])} is larger than crop_size "
+                              f"{list(cfg['crop_size'])}; parts of the picture would stay without a label")
     return cfg

@@ -1,7 +1,8 @@
 """jseg's own operations, each with a plain-Jittor path and compiled kernels behind one checked function.
 
 Every folder here with an `op.py` is one operation: `jseg.ops.msca` is the function `msca` of `jseg/ops/msca/op.py`.
-A new folder needs no edit here. What a folder holds: see `jseg.ops.common`. `use` chooses the implementation for a stretch of code.
+A new folder needs no edit here. What a folder holds: see `jseg.ops.common`. `use` chooses the implementation for a
+stretch of code.
 """
 
 import importlib

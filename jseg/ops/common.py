@@ -10,7 +10,8 @@ How a kernel uses it (`jseg/ops/<kernel>/op.py`):
             return cpu_op("jseg_scale_forward", [x, factor], [(x.shape, "float32")], [x.shape[0], x.shape[1]])[0]
         def grad(self, dy):
             x, factor = self.saved
-            return cpu_op("jseg_scale_backward", [x, factor, dy], [(x.shape, "float32"), (factor.shape, "float32")], [...])
+            return cpu_op("jseg_scale_backward", [x, factor, dy], [(x.shape, "float32"), (factor.shape, "float32")],
+            [...])
 
     def scale(x, factor, *, impl="auto"):
         check_shape("scale", "factor", factor, (x.shape[1],))
@@ -26,11 +27,12 @@ and in `jseg/ops/scale/cpu.cc` (headers in `jseg/ops/include`: call.h, vec.h):
         ...
     }
 
-`impl`: "auto" takes the CPU kernel where there is one, the device is the CPU and the tensors are float32; the CUDA kernel where
-there is one, the device is a GPU and the tensors are float32, float16 or bfloat16; else the plain path. What "auto" means can be
-said for a stretch of code, `with ops.use("jittor"): ...`, as the segmentor does for its model, and for a process by the
-environment variable JSEG_IMPL; the nearer word wins. A named implementation is never replaced by another. An operation with both
-kernels gives them the same symbols, tensors and scalars: `device_op(impl)` is `cpu_op` or its CUDA twin.
+`impl`: "auto" takes the CPU kernel where there is one, the device is the CPU and the tensors are float32; the CUDA
+kernel where there is one, the device is a GPU and the tensors are float32, float16 or bfloat16; else the plain path.
+What "auto" means can be said for a stretch of code, `with ops.use("jittor"): ...`, as the segmentor does for its model,
+and for a process by the environment variable JSEG_IMPL; the nearer word wins. A named implementation is never replaced
+by another. An operation with both kernels gives them the same symbols, tensors and scalars: `device_op(impl)` is
+`cpu_op` or its CUDA twin.
 """
 
 import contextlib
@@ -46,8 +48,8 @@ from jseg.errors import KernelError
 from jseg.ops import cuda_library
 from jseg.ops.cpu_library import cpu_op
 
-__all__ = ["Case", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like", "pick", "use",
-           "uses_plain"]
+__all__ = ["Case", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like",
+           "pick", "use", "uses_plain"]
 
 IMPLS = ("auto", "jittor", "cpu", "cuda")
 OPS = pathlib.Path(__file__).resolve().parent
@@ -56,7 +58,8 @@ _scope: contextvars.ContextVar[str] = contextvars.ContextVar("jseg_impl", defaul
 
 @contextlib.contextmanager
 def use(impl: str):
-    """Let every operator called inside take this implementation, unless its call names one; "auto" leaves the choice as it is.
+    """Let every operator called inside take this implementation, unless its call names one;
+    "auto" leaves the choice as it is.
 
     Args:
         impl: "auto", "jittor", "cpu" or "cuda".
@@ -73,7 +76,9 @@ def use(impl: str):
 
 
 def uses_plain() -> bool:
-    """Whether the plain operators are wanted here: layers then compute step by step too, without merging steps into operators."""
+    """Whether the plain operators are wanted here: layers then compute step by step too,
+    without merging steps into operators.
+    """
     return _scope.get() == "jittor"
 
 
@@ -83,8 +88,8 @@ def pick(impl: str, kernel: str, *tensors) -> str:
     Args:
         impl: what the caller asked for, one of `IMPLS`.
         kernel: name of the folder under jseg/ops.
-        tensors: the floating-point Vars the kernel reads; "auto" takes a CPU kernel only if all are float32, a CUDA kernel only
-            if each is float32, float16 or bfloat16.
+        tensors: the floating-point Vars the kernel reads; "auto" takes a CPU kernel only if all are float32, a CUDA
+            kernel only if each is float32, float16 or bfloat16.
     Raises:
         KernelError: unknown `impl`, or a named implementation that does not exist, is for another device or dtype.
     """
@@ -108,12 +113,14 @@ def pick(impl: str, kernel: str, *tensors) -> str:
             here = "" if not has_cuda else f" that could run here, jt.flags.use_cuda is {jt.flags.use_cuda}"
             raise KernelError(f"{kernel}: there is no CUDA kernel{here}; use impl='auto' or 'jittor'")
         if not cuda_types:
-            raise KernelError(f"{kernel}: impl='cuda' takes {', '.join(cuda_library.DTYPES)}, got {', '.join(dtypes)}; use impl='jittor'")
+            raise KernelError(f"{kernel}: impl='cuda' takes {', '.join(cuda_library.DTYPES)}, got {', '.join(dtypes)}; "
+                              "use impl='jittor'")
     if impl == "cpu":
         if not has_cpu:
             raise KernelError(f"{kernel}: there is no CPU kernel; use impl='auto' or 'jittor'")
         if on_gpu:
-            raise KernelError(f"{kernel}: impl='cpu' but jt.flags.use_cuda is {jt.flags.use_cuda}; set it to 0 or use impl='auto'")
+            raise KernelError(f"{kernel}: impl='cpu' but jt.flags.use_cuda is {jt.flags.use_cuda}; set it to 0 or use "
+                              "impl='auto'")
         if dtypes not in ([], ["float32"]):
             raise KernelError(f"{kernel}: impl='cpu' takes float32, got {', '.join(dtypes)}; use impl='jittor'")
     return impl
@@ -141,7 +148,9 @@ def like(gradient, tensor):
 
 
 def check(kernel: str, condition: bool, message: str) -> None:
-    """Raise KernelError("<kernel>: <message>") unless `condition` holds. Compose `message` cheaply: it is built each call."""
+    """Raise KernelError("<kernel>: <message>") unless `condition` holds.
+    Compose `message` cheaply: it is built each call.
+    """
     if not condition:
         raise KernelError(f"{kernel}: {message}")
 
@@ -161,7 +170,8 @@ def check_same(kernel: str, **tensors) -> None:
     (first, reference), *rest = tensors.items()
     for name, tensor in rest:
         if tuple(tensor.shape) != tuple(reference.shape):
-            raise KernelError(f"{kernel}: {name} is {tuple(tensor.shape)}, {first} is {tuple(reference.shape)}; they must be equal")
+            raise KernelError(f"{kernel}: {name} is {tuple(tensor.shape)}, {first} is {tuple(reference.shape)}; they "
+                              "must be equal")
 
 
 def check_dtype(kernel: str, accepted: tuple, **tensors) -> None:

@@ -1,8 +1,10 @@
-"""What the CPU and the CUDA library share: the one `jt.code` stub through which a kernel is called, and running a compiler.
+"""What the CPU and the CUDA library share: the one `jt.code` stub through which a kernel is called,
+and running a compiler.
 
-Jittor knows nothing of the kernels. The stub fills a `jseg::Call` (include/call.h) with the pointers of its tensors and the
-scalars and jumps to the address that travels in `data`; numbers in `data` are no part of Jittor's compile key. Tensors travel
-as flat 1-D views and their counts are padded to a few buckets, so a whole model needs a handful of stubs.
+Jittor knows nothing of the kernels. The stub fills a `jseg::Call` (include/call.h) with the pointers of its tensors and
+the scalars and jumps to the address that travels in `data`; numbers in `data` are no part of Jittor's compile key.
+Tensors travel as flat 1-D views and their counts are padded to a few buckets, so a whole model needs a handful of
+stubs.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ _JUMP = {
 def check_call(symbol: str, inputs: list, scalars: list) -> None:
     """Raise KernelError unless a call fits the stub."""
     if len(scalars) > SCALARS or not inputs or inputs[0] is None:
-        raise KernelError(f"{symbol}: needs a first input and at most {SCALARS} scalars, got {len(inputs)} inputs, {len(scalars)} scalars")
+        raise KernelError(f"{symbol}: needs a first input and at most {SCALARS} scalars, got {len(inputs)} inputs, "
+                          f"{len(scalars)} scalars")
 
 
 def bucket(count: int, buckets: tuple, symbol: str) -> int:
@@ -78,8 +81,8 @@ def call_stub(device: str, symbol: str, address: int, inputs: list, outputs: lis
         buckets: the counts of outputs, workspace included, that stubs are compiled for.
         workspace: bytes of temporary memory, passed behind the call; None for none.
     """
-    data = {"address": float(address), "inputs": float(len(inputs)), "outputs": float(len(outputs)), "scalars": float(len(scalars)),
-            "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
+    data = {"address": float(address), "inputs": float(len(inputs)), "outputs": float(len(outputs)),
+            "scalars": float(len(scalars)), "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
     data.update((f"s{i}", float(v)) for i, v in enumerate(scalars))
     flat = [v if v is None or len(v.shape) == 1 else _reshape(v, (-1,)) for v in inputs]
     flat = [flat[0] if v is None else v for v in flat]
@@ -89,7 +92,8 @@ def call_stub(device: str, symbol: str, address: int, inputs: list, outputs: lis
         shapes.append([max(64, -(-workspace // 4))])
     shapes += [[1]] * (bucket(len(shapes), buckets, symbol) - len(shapes))
     dtypes += ["float32"] * (len(shapes) - len(dtypes))
-    results = jt.code(shapes, dtypes, flat, data=data, **{f"{device}_header": _HEADER, f"{device}_src": _FILL + _JUMP[device]})
+    results = jt.code(shapes, dtypes, flat, data=data,
+                      **{f"{device}_header": _HEADER, f"{device}_src": _FILL + _JUMP[device]})
     return [r if len(shape) == 1 else _reshape(r, tuple(shape)) for r, (shape, _) in zip(results, outputs)]
 
 

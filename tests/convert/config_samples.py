@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-# ---- MMSegmentation 1.x ---------------------------------------------------------------------------------------------------------
+# ---- MMSegmentation 1.x ----------------------------------------------------------------------------------------------
 
 RUNTIME_1X = """
 default_scope = 'mmseg'
@@ -132,7 +132,7 @@ model.merge(dict(head=dict(dropout=same_rate)))
 """,
 }
 
-# ---- MMSegmentation 0.x, as the SegNeXt authors write it --------------------------------------------------------------------------
+# ---- MMSegmentation 0.x, as the SegNeXt authors write it -------------------------------------------------------------
 
 AUTHORS_BASE = """
 norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
@@ -184,7 +184,7 @@ runner = dict(type='IterBasedRunner', max_iters=160000)
 find_unused_parameters = True
 """
 
-# ---- original JSeg ----------------------------------------------------------------------------------------------------------------
+# ---- original JSeg ---------------------------------------------------------------------------------------------------
 
 JSEG = """
 norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)

@@ -1,4 +1,6 @@
-"""Original JSeg's checkpoints and configs: files as its runner saves them with `jt.save`, configs in the tree of its project/ folder."""
+"""Original JSeg's checkpoints and configs: files as its runner saves them with `jt.save`,
+configs in the tree of its project/ folder.
+"""
 
 import pathlib
 
@@ -49,9 +51,11 @@ scheduler = dict(type='PolyLR', warmup='linear', warmup_iters=15, warmup_ratio=1
 """
 
 
-def config_file(folder: pathlib.Path, *, norm: str = ", norm_cfg=dict(type='GN', num_groups=32)", multiple: str = "") -> pathlib.Path:
+def config_file(folder: pathlib.Path, *, norm: str = ", norm_cfg=dict(type='GN', num_groups=32)",
+                multiple: str = "") -> pathlib.Path:
     """A config with its bases, as they lie in project/segnext."""
-    for name, text in (("_base_/x.py", BASE.format(multiple=multiple)), ("_base_/default_runtime.py", 'logger = dict(type="RunLogger")\nlog_interval = 50'),
+    for name, text in (("_base_/x.py", BASE.format(multiple=multiple)),
+                       ("_base_/default_runtime.py", 'logger = dict(type="RunLogger")\nlog_interval = 50'),
                        ("segnext/mini.py", CONFIG.format(norm=norm))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -61,7 +65,8 @@ def config_file(folder: pathlib.Path, *, norm: str = ", norm_cfg=dict(type='GN',
 def state() -> dict[str, np.ndarray]:
     """The mini model with original JSeg's keys: no counters, `dwconv.dwconv`."""
     found = read_torch_file(MMSEG)["state_dict"]
-    return {key.replace(".mlp.dwconv.", ".mlp.dwconv.dwconv."): value.numpy() for key, value in found.items() if "tracked" not in key}
+    return {key.replace(".mlp.dwconv.", ".mlp.dwconv.dwconv."): value.numpy()
+            for key, value in found.items() if "tracked" not in key}
 
 
 def as_vars(values: dict) -> dict:
@@ -72,7 +77,8 @@ def saved_run(folder: pathlib.Path, config: pathlib.Path) -> pathlib.Path:
     """What its runner saves: Vars in model and optimizer, the config as plain dicts."""
     model = as_vars(state())
     settings = {**read_py_config(config), "name": "mini", "work_dir": "work_dirs/mini"}
-    content = {"meta": {"jseg_version": "0.1.0.0", "epoch": 3, "iter": 160, "max_iter": 160, "max_epoch": None, "save_time": "20220920", "config": settings},
+    content = {"meta": {"jseg_version": "0.1.0.0", "epoch": 3, "iter": 160, "max_iter": 160, "max_epoch": None,
+                        "save_time": "20220920", "config": settings},
                "model": model, "scheduler": {"base_lr": [6e-5], "max_steps": 160},
                "optimizer": {"param_groups": [{"lr": 6e-5, "m": list(model.values())[:3]}], "lr": 6e-5, "n_step": 160}}
     jt.save(content, str(folder / "ckpt_160.pkl"))
@@ -91,12 +97,15 @@ def check_weights(path: pathlib.Path) -> dict:
     return meta
 
 
-@pytest.mark.parametrize("multiple, size", [("", "kept as they are"), ("dict(type='ResizeToMultiple', size_divisor=32), ", "resized to a multiple of 32")])
+@pytest.mark.parametrize("multiple, size", [
+    ("", "kept as they are"), ("dict(type='ResizeToMultiple', size_divisor=32), ", "resized to a multiple of 32")])
 def test_a_saved_run(tmp_path, multiple, size):
     done = convert_checkpoint(saved_run(tmp_path, config_file(tmp_path, multiple=multiple)), tmp_path / "x.safetensors")
     origin = check_weights(done.out)["origin"]
-    assert origin["family"] == "SegNeXt, original JSeg" and origin["config_from"] == "inside the file" and origin["weights"] == "model"
-    assert (origin["md_r"], origin["test_size"], origin["gradient"]) == (64, size, "through the last step")  # MD_R: its class's default
+    assert (origin["family"] == "SegNeXt, original JSeg" and origin["config_from"] == "inside the file"
+            and origin["weights"] == "model")
+    # MD_R: its class's default
+    assert (origin["md_r"], origin["test_size"], origin["gradient"]) == (64, size, "through the last step")
     assert set(done.loaded) | set(done.renamed) == set(state()) and not done.dropped
     assert not any("not built" in note for note in done.notes)
 
@@ -109,9 +118,11 @@ def test_bare_vars_and_a_config_beside_them(tmp_path):
 
 def test_a_pretrained_backbone(tmp_path):
     backbone = {key.partition(".")[2]: value for key, value in state().items() if key.startswith("backbone.")}
-    jt.save(as_vars({**backbone, "head.weight": np.zeros((10, 8), np.float32), "head.bias": np.zeros(10, np.float32)}), str(tmp_path / "mscan.pkl"))
+    jt.save(as_vars({**backbone, "head.weight": np.zeros((10, 8), np.float32), "head.bias": np.zeros(10, np.float32)}),
+            str(tmp_path / "mscan.pkl"))
     done = convert_checkpoint(tmp_path / "mscan.pkl", tmp_path / "x.safetensors")
-    assert set(done.dropped) == {"head.weight", "head.bias"} and sorted(load_weights(done.out)[0]) == sorted(done.renamed.values())
+    assert set(done.dropped) == {"head.weight", "head.bias"} and sorted(load_weights(done.out)[0]) == sorted(
+        done.renamed.values())
 
 
 def test_a_norm_that_an_early_config_leaves_out_comes_from_the_weights(tmp_path):

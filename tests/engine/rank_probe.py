@@ -1,4 +1,6 @@
-"""One rank of a small job that checks the exchanges themselves: `mpirun -np 2 python tests/engine/rank_probe.py`. Silent when all is well."""
+"""One rank of a small job that checks the exchanges themselves: `mpirun -np 2 python tests/engine/rank_probe.py`.
+Silent when all is well.
+"""
 
 import sys
 
@@ -20,8 +22,10 @@ def exchanges():
     size, me = ranks.world_size(), ranks.rank()
     counts = distributed.sum_counts(np.array([[2**60 + me, me]]))
     assert counts.tolist() == [[size * 2**60 + sum(range(size)), sum(range(size))]], counts
-    assert distributed.gather_objects({"rank": me, "bytes": b"x" * (10 * me)}) == [{"rank": r, "bytes": b"x" * (10 * r)} for r in range(size)]
-    assert distributed.from_main(lambda: me) == 0 and distributed.any_rank(me == size - 1) and not distributed.any_rank(False)
+    assert distributed.gather_objects({"rank": me, "bytes": b"x" * (10 * me)}) == [{"rank": r, "bytes": b"x" * (10 * r)}
+                                                                                   for r in range(size)]
+    assert (distributed.from_main(lambda: me) == 0 and distributed.any_rank(me == size - 1)
+            and not distributed.any_rank(False))
     assert abs(sum(ranks.gather(np.array([ranks.part(me + 1.0)])))[0] - 1) < 1e-12 and ranks.part(0.0) == 0.0
     rows = len(range(me, TOTAL, size))
     with ranks.step(TOTAL):

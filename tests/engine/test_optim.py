@@ -44,7 +44,8 @@ def two_groups(case):
 
 
 def give(optimizer, params, step, share=1.0):
-    optimizer.accumulate(sum((p * jt.array(np.array(g, np.float32))).sum() for p, g in zip(params, gradients(step))) * share)
+    optimizer.accumulate(sum((p * jt.array(np.array(g, np.float32))).sum()
+                             for p, g in zip(params, gradients(step))) * share)
 
 
 @pytest.mark.parametrize("case", GOLDEN["optimizers"], ids=lambda c: f"{c['kind']}-{len(c['options'])}-{c['max_norm']}")

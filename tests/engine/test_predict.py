@@ -26,7 +26,8 @@ def checkpoint(tmp_path_factory):
     from jseg.models import build_model
     jt.set_global_seed(3)
     config = load_config("configs/segnext/segnext_tiny_demo-128x160_cpu.yaml")
-    config["model"]["backbone"] = {"type": "MSCAN", "embed_dims": [8, 16, 32, 32], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
+    config["model"]["backbone"] = {"type": "MSCAN", "embed_dims": [8, 16, 32, 32], "depths": [1, 1, 1, 1],
+                                   "mlp_ratios": [2, 2, 2, 2]}
     config["model"]["decode_head"].update(in_channels=[16, 32, 32], channels=32, ham_channels=32, num_classes=3,
                                           norm_cfg={"type": "GN", "num_groups": 4})
     config["val_dataloader"]["dataset"]["pipeline"].insert(1, {"type": "Resize", "scale": [96, 64], "keep_ratio": True})
@@ -72,7 +73,8 @@ def test_a_second_process_gives_the_same_mask(checkpoint, street):
     path, _ = street
     code = ("import sys, hashlib; from jseg import InferenceSegmentor; "
             f"print(hashlib.sha256(InferenceSegmentor({str(checkpoint)!r}).infer({str(path)!r}).tobytes()).hexdigest())")
-    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
+    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                              timeout=300).stdout
                for _ in range(2)}
     assert len(outputs) == 1
 
@@ -120,15 +122,18 @@ def test_exported_half_precision_weights_give_nearly_the_same_mask(checkpoint, s
     from jseg.cli import main
     path, _ = street
     small = tmp_path / "shared.safetensors"
-    assert main(["export", str(checkpoint), str(small), "--origin", "random weights", "--set", "val_dataloader.dataset.data_root=data/here"]) == 0
+    assert main(["export", str(checkpoint), str(small), "--origin", "random weights", "--set",
+                 "val_dataloader.dataset.data_root=data/here"]) == 0
     assert small.stat().st_size < 0.75 * checkpoint.stat().st_size
     segmentor = InferenceSegmentor(small)
-    assert segmentor.origin == "random weights" and segmentor.config["val_dataloader"]["dataset"]["data_root"] == "data/here"
+    assert (segmentor.origin == "random weights"
+            and segmentor.config["val_dataloader"]["dataset"]["data_root"] == "data/here")
     assert (segmentor.infer(path) == InferenceSegmentor(checkpoint).infer(path)).mean() > 0.99
     assert main(["export", str(checkpoint), str(checkpoint)]) == 2, "a checkpoint is never replaced by its own export"
 
 
-@pytest.mark.parametrize("bad, words", [(np.zeros((4, 4), np.uint8), r"\(H, W, 3\) uint8"), (np.zeros((4, 4, 3)), "float64")])
+@pytest.mark.parametrize("bad, words", [(np.zeros((4, 4), np.uint8), r"\(H, W, 3\) uint8"),
+                                        (np.zeros((4, 4, 3)), "float64")])
 def test_arrays_of_another_kind_are_refused(checkpoint, bad, words):
     with pytest.raises(DataError, match=words):
         InferenceSegmentor(checkpoint).infer(bad)

@@ -61,7 +61,8 @@ def test_a_run_killed_five_times_equals_one_never_killed(config, tmp_path, plain
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_leaves(config, tmp_path, number, status, plain_children):
-    config["train_cfg"].update(ckpt_interval=10000, val_interval=10000, max_iters=10000)  # never done before the signal arrives
+    # never done before the signal arrives
+    config["train_cfg"].update(ckpt_interval=10000, val_interval=10000, max_iters=10000)
     run = tmp_path / "run"
     process = start(config, run)
     wait_for(process, run, 4)

@@ -1,4 +1,5 @@
-"""What every registered model promises: it builds, its shapes, any picture size, a gradient for every parameter, save and load.
+"""What every registered model promises: it builds, its shapes, any picture size,
+a gradient for every parameter, save and load.
 
 A new model is found here through the registry, by the `TINY` block of its class.
 """
@@ -25,7 +26,9 @@ from jseg.registry import MODELS, accepted
 
 
 def whole_model(name: str) -> dict:
-    """A small model around the `TINY` block of one class: backbones and necks under SegNeXt's head, heads over SegNeXt's backbone."""
+    """A small model around the `TINY` block of one class:
+    backbones and necks under SegNeXt's head, heads over SegNeXt's backbone.
+    """
     entry = MODELS.get(name)
     block = dict(entry.TINY)
     kind = entry.__module__.split(".")[2]
@@ -41,7 +44,8 @@ def whole_model(name: str) -> dict:
         if "input_transform" not in words:  # no HeadOptions: it reads every map
             return {"in_channels": widths, "num_classes": 5, **head}
         several = words["input_transform"].default is not None
-        given = {"in_channels": widths[first:], "in_index": list(range(first, len(widths)))} if several else {"in_channels": widths[-1]}
+        given = {"in_channels": widths[first:], "in_index": list(range(first, len(widths)))} if several else {
+            "in_channels": widths[-1]}
         return {**given, "num_classes": 5, "dropout_ratio": 0.0, **head}
 
     head = whole_head(block if kind == "heads" else dict(LightHamHead.TINY))
@@ -103,7 +107,8 @@ def test_a_gradient_reaches_every_parameter(specimen, rng):
             value.assign(jt.array(0.1 * rng.standard_normal(tuple(value.shape)).astype(np.float32)))
     labels = rng.integers(0, model.num_classes, (2, 65, 97)).astype(np.int32)
     losses = model.loss(jt.array(pictures(rng, 2, 65, 97)), jt.array(labels))
-    assert losses["loss"].item() == pytest.approx(sum(v.item() for k, v in losses.items() if k != "loss" and is_loss(k)))
+    assert losses["loss"].item() == pytest.approx(sum(v.item() for k, v in losses.items() if k != "loss"
+                                                      and is_loss(k)))
     parameters = named_parameters(model)
     for (key, value), gradient in zip(parameters.items(), jt.grad(losses["loss"], list(parameters.values()))):
         gradient = gradient.numpy()
@@ -126,7 +131,8 @@ def test_a_picture_twice_has_the_gradients_of_once(specimen, rng):
 
 def test_saving_and_loading_gives_the_same_masks(specimen, rng):
     name, model = specimen
-    model.loss(jt.array(pictures(rng, 2, 64, 64)), jt.zeros((2, 64, 64), "int32"))["loss"].sync()  # moves running statistics
+    # moves running statistics
+    model.loss(jt.array(pictures(rng, 2, 64, 64)), jt.zeros((2, 64, 64), "int32"))["loss"].sync()
     state = {key: value.numpy() for key, value in model.state_dict().items()}
     assert remap_keys(state, SPECIMENS[name]).keys() == state.keys()
     jt.set_global_seed(1)
@@ -156,7 +162,8 @@ def test_slide_and_whole_agree_on_one_window(specimen, rng):
     assert all((a == b).all() for a, b in zip(whole, model.predict(x, metas)))
 
 
-@pytest.mark.parametrize("test_cfg", [{"mode": "whole"}, {"mode": "slide", "crop_size": (32, 32), "stride": (16, 16)}], ids=["whole", "slide"])
+@pytest.mark.parametrize("test_cfg", [{"mode": "whole"}, {"mode": "slide", "crop_size": (32, 32), "stride": (16, 16)}],
+                         ids=["whole", "slide"])
 @pytest.mark.parametrize("own_size", [(48, 40), (30, 50)])
 def test_a_batch_run_in_groups_gives_the_same(specimen, test_cfg, own_size, rng, monkeypatch):
     _, model = specimen
@@ -165,7 +172,8 @@ def test_a_batch_run_in_groups_gives_the_same(specimen, test_cfg, own_size, rng,
     x, metas = pictures(rng, 3, 48, 40), [{"ori_shape": own_size, "img_shape": (48, 40), **flip} for flip in flips]
     at_once = model.predict(x, metas, with_prob=True)
     sizes, run = [], type(model).class_scores
-    monkeypatch.setattr(type(model), "class_scores", lambda self, images: sizes.append(images.shape[0]) or run(self, images))
+    monkeypatch.setattr(type(model), "class_scores", lambda self, images: sizes.append(images.shape[0])
+                        or run(self, images))
     monkeypatch.setattr(segmentor, "GROUP_PIXELS", 2 * 48 * 40 if test_cfg["mode"] == "whole" else 2 * 32 * 32)
     grouped = model.predict(x, metas, with_prob=True)
     assert set(sizes) == {1, 2} and len(grouped) == 3
@@ -177,15 +185,18 @@ def test_a_batch_run_in_groups_gives_the_same(specimen, test_cfg, own_size, rng,
 def test_segnext_keys():
     """Spot checks; the parity test proves every key, because each value there depends on its key."""
     keys = build_model(SPECIMENS["LightHamHead"]).state_dict()
-    for key in ("backbone.patch_embed1.proj.4.running_var", "backbone.patch_embed2.norm.weight", "backbone.block3.1.mlp.dwconv.weight",
-                "backbone.block1.0.attn.spatial_gating_unit.conv2_2.bias", "backbone.block4.0.layer_scale_2", "backbone.norm4.bias",
-                "decode_head.squeeze.gn.weight", "decode_head.hamburger.ham_in.conv.bias", "decode_head.hamburger.ham_out.gn.bias",
+    for key in ("backbone.patch_embed1.proj.4.running_var", "backbone.patch_embed2.norm.weight",
+                "backbone.block3.1.mlp.dwconv.weight", "backbone.block1.0.attn.spatial_gating_unit.conv2_2.bias",
+                "backbone.block4.0.layer_scale_2", "backbone.norm4.bias", "decode_head.squeeze.gn.weight",
+                "decode_head.hamburger.ham_in.conv.bias", "decode_head.hamburger.ham_out.gn.bias",
                 "decode_head.align.conv.weight", "decode_head.conv_seg.bias"):
         assert key in keys
-    old = {"module.backbone.block1.0.mlp.dwconv.dwconv.weight": 1, "module.backbone.block1.0.norm1.num_batches_tracked": 2, "norm1.weight": 3}
+    old = {"module.backbone.block1.0.mlp.dwconv.dwconv.weight": 1,
+           "module.backbone.block1.0.norm1.num_batches_tracked": 2, "norm1.weight": 3}
     assert remap_keys(old, SPECIMENS["LightHamHead"]) == {"backbone.block1.0.mlp.dwconv.weight": 1, "norm1.weight": 3}
     other = {"backbone": {"type": "Another"}, "decode_head": {"type": "LightHamHead"}}
-    assert remap_keys({"backbone.block1.0.mlp.dwconv.dwconv.weight": 1}, other) == {"backbone.block1.0.mlp.dwconv.dwconv.weight": 1}
+    assert remap_keys({"backbone.block1.0.mlp.dwconv.dwconv.weight": 1}, other) == {
+        "backbone.block1.0.mlp.dwconv.dwconv.weight": 1}
 
 
 def test_fixed_bases_travel_with_the_weights():
@@ -198,7 +209,8 @@ def test_fixed_bases_travel_with_the_weights():
 
 
 def test_ham_kwargs_of_both_families():
-    authors = {"SPATIAL": True, "MD_S": 1, "MD_D": 512, "MD_R": 64, "TRAIN_STEPS": 5, "EVAL_STEPS": 6, "INV_T": 1, "RAND_INIT": True}
+    authors = {"SPATIAL": True, "MD_S": 1, "MD_D": 512, "MD_R": 64, "TRAIN_STEPS": 5, "EVAL_STEPS": 6, "INV_T": 1,
+               "RAND_INIT": True}
     mmseg = {"MD_S": 1, "MD_R": 64, "train_steps": 5, "eval_steps": 6, "inv_t": 1, "rand_init": True}
     assert ham_options(authors) == ham_options(mmseg)
     with pytest.raises(ConfigError, match="unknown key 'train_step'; did you mean 'train_steps'"):
@@ -216,7 +228,8 @@ def test_one_step_gradient_differs_and_is_finite(rng):
         block = copy.deepcopy(SPECIMENS["LightHamHead"])
         block["decode_head"]["ham_kwargs"] = {"MD_R": 4, "grad": grad, "rand_init": False}
         model = build_model(block)
-        loss = model.loss(jt.array(pictures(np.random.default_rng(0), 2, 64, 64)), jt.ones((2, 64, 64), "int32"))["loss"]
+        loss = model.loss(jt.array(pictures(np.random.default_rng(0), 2, 64, 64)),
+                          jt.ones((2, 64, 64), "int32"))["loss"]
         gradients[grad] = jt.grad(loss, model.decode_head.hamburger.ham_in.conv.weight).numpy()
     assert np.isfinite(gradients["one_step"]).all() and np.abs(gradients["full"] - gradients["one_step"]).max() > 0
 
@@ -231,7 +244,8 @@ def test_mscan_mistakes():
     with pytest.raises(ValueError, match="do not keep the size"):
         MSCAN(variant="tiny", attention_kernel_sizes=[5, [1, 7]], attention_kernel_paddings=[2, [0, 2]])
     with pytest.raises(ConfigError, match="stride .* is larger than crop_size"):
-        build_model({**SPECIMENS["LightHamHead"], "test_cfg": {"mode": "slide", "crop_size": [32, 32], "stride": [48, 32]}})
+        build_model({**SPECIMENS["LightHamHead"],
+                     "test_cfg": {"mode": "slide", "crop_size": [32, 32], "stride": [48, 32]}})
 
 
 def test_other_activations_and_dropout_take_the_long_way(rng):
@@ -244,12 +258,12 @@ def test_other_activations_and_dropout_take_the_long_way(rng):
 
 
 @pytest.mark.parametrize(("variant", "widths", "ham", "rank", "published"), [
-    ("tiny", [64, 160, 256], 256, 16, 6.6), ("small", [128, 320, 512], 256, 16, 15.9), ("base", [128, 320, 512], 512, 64, 34.9),
-    ("large", [128, 320, 512], 1024, 64, 70.0)])
+    ("tiny", [64, 160, 256], 256, 16, 6.6), ("small", [128, 320, 512], 256, 16, 15.9),
+    ("base", [128, 320, 512], 512, 64, 34.9), ("large", [128, 320, 512], 1024, 64, 70.0)])
 def test_operation_counts_are_the_published_ones(variant, widths, ham, rank, published):
     model = build_model({"type": "EncoderDecoder", "backbone": {"type": "MSCAN", "variant": variant}, "decode_head": {
-        **SPECIMENS["LightHamHead"]["decode_head"], "in_channels": widths, "channels": ham, "ham_channels": ham, "num_classes": 150,
-        "norm_cfg": {"type": "GN", "num_groups": 32}, "ham_kwargs": {"MD_R": rank}}})
+        **SPECIMENS["LightHamHead"]["decode_head"], "in_channels": widths, "channels": ham, "ham_channels": ham,
+        "num_classes": 150, "norm_cfg": {"type": "GN", "num_groups": 32}, "ham_kwargs": {"MD_R": rank}}})
     counts, logits = count_operations(model, (512, 512))
     assert logits == (1, 150, 64, 64)
     assert round(sum(counts.values()) / 1e9, 1) == published

@@ -28,7 +28,8 @@ def plain_scores(frame: Frame, pieces: dict, align_corners: bool) -> np.ndarray:
         count[top:bottom, left:right] += 1
     total = (total / count)[:, frame.content[0], frame.content[1]]
     total = total[:, :, ::-1] if frame.flip == "horizontal" else total[:, ::-1] if frame.flip == "vertical" else total
-    rows, columns = (resize_matrix(o, s, align_corners).astype(np.float64) for o, s in zip(frame.own_size, total.shape[1:]))
+    rows, columns = (resize_matrix(o, s, align_corners).astype(np.float64)
+                     for o, s in zip(frame.own_size, total.shape[1:]))
     return rows @ total @ columns.T
 
 
@@ -73,7 +74,8 @@ def test_views_average_their_softmax(rng):
 
 
 @pytest.mark.parametrize(("length", "crop", "stride", "expected"), [
-    (100, 48, 32, [(0, 48), (32, 80), (52, 100)]), (48, 48, 32, [(0, 48)]), (30, 48, 32, [(0, 30)]), (80, 48, 32, [(0, 48), (32, 80)])])
+    (100, 48, 32, [(0, 48), (32, 80), (52, 100)]), (48, 48, 32, [(0, 48)]), (30, 48, 32, [(0, 30)]),
+    (80, 48, 32, [(0, 48), (32, 80)])])
 def test_windows_lie_as_in_mmseg(length, crop, stride, expected):
     assert windows(length, crop, stride) == expected
 

@@ -5,9 +5,10 @@
     python tests/parity/zoo.py --python PYTHON --only fcn_r50-d8_4xb2-40k_cityscapes-512x1024
     python tests/parity/zoo.py --page                                      write docs/parity_zoo.md from the results alone
 
-PYTHON has torch and mmsegmentation 1.2.2 (`make parity` makes one in .venv-parity). Both sides run in processes of their own, a few models
-at a time. Configs whose models are alike (but for training settings) are run once. Results are kept in tests/parity/zoo.json, so an
-interrupted run goes on where it stopped; `--again` forgets those that are asked for. The last line says how many of all agree.
+PYTHON has torch and mmsegmentation 1.2.2 (`make parity` makes one in .venv-parity). Both sides run in processes of
+their own, a few models at a time. Configs whose models are alike (but for training settings) are run once. Results are
+kept in tests/parity/zoo.json, so an interrupted run goes on where it stopped; `--again` forgets those that are asked
+for. The last line says how many of all agree.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS, PAGE = HERE / "zoo.json", ROOT / "docs" / "parity_zoo.md"
 LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
-# By norm. With smooth activations nothing but a fault makes gradients differ; with ReLU, rounding moves values across its edge.
+# By norm. With smooth activations nothing but a fault makes gradients differ; with ReLU, rounding moves values across
+# its edge.
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
 SIZE, SIZES = [128, 160], {"psanet": [640, 640]}  # pictures in pixels; PSANet's masks have a size of their own
@@ -66,8 +68,10 @@ def failures(result: dict) -> list[str]:
     if "failed" in result:
         return [result["failed"]]
     found = [] if result["keys equal"] else ["keys, shapes or parameter counts differ"]
-    found += [f"{key} {result[key]:.2g} > {limit:g}" for key, limit in LIMITS.items() if key in result and not result[key] <= limit]
-    found += [f"{mode} {result[mode]:.3%} equal < {LABELS:.1%}" for mode in ("whole", "slide") if mode in result and not result[mode] >= LABELS]
+    found += [f"{key} {result[key]:.2g} > {limit:g}" for key, limit in LIMITS.items() if key in result
+              and not result[key] <= limit]
+    found += [f"{mode} {result[mode]:.3%} equal < {LABELS:.1%}" for mode in ("whole", "slide") if mode in result
+              and not result[mode] >= LABELS]
     for key, limit in GRADIENTS.items():
         if key in result and not result[key] <= limit:
             found.append(f"{key} {result[key]:.2g} > {limit:g} ({result[f'worst of {key}']})")
@@ -84,13 +88,15 @@ def run_batch(batch: list[dict], python: str) -> dict[str, dict]:
         (folder / "jobs.json").write_text(json.dumps(batch))
         log = open(folder / "log.txt", "w")
         for command in ([python, HERE / "zoo_mmseg.py"], [sys.executable, HERE / "zoo_jseg.py"]):
-            subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=1200 * len(batch))
+            subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+                           timeout=1200 * len(batch))
         log.close()
         found = {}
         for job in batch:
             path = folder / job["name"] / "result.json"
             lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
-            found[job["config"]] = json.loads(path.read_text()) if path.exists() else {"failed": f"a process ended: {' '.join(lines[-1:])[:200]}"}
+            found[job["config"]] = json.loads(path.read_text()) if path.exists() else {
+                "failed": f"a process ended: {' '.join(lines[-1:])[:200]}"}
         return found
     finally:
         shutil.rmtree(folder)
@@ -103,7 +109,8 @@ def load_results() -> dict[str, dict]:
 
 def save_results(kept: dict) -> None:
     """Write the results, a line for each, so that changes read well."""
-    lines = [f" {json.dumps(name)}: {json.dumps(result, sort_keys=True)}" for name, result in sorted(kept["results"].items())]
+    lines = [f" {json.dumps(name)}: {json.dumps(result, sort_keys=True)}"
+             for name, result in sorted(kept["results"].items())]
     alike = [f" {json.dumps(name)}: {json.dumps(same)}" for name, same in sorted(kept["configs"].items())]
     RESULTS.write_text('{"configs": {\n' + ",\n".join(alike) + '\n}, "results": {\n' + ",\n".join(lines) + "\n}}\n")
     PAGE.write_text(page(kept), encoding="utf-8")
@@ -124,8 +131,9 @@ def page(kept: dict) -> str:
         good += not faults
         if faults:
             rows.append(f"| {name} | {'; '.join(faults)} |")
-    train = [f"| {name.rpartition('/')[2].removesuffix('.py')} | {r['logits']:.1e} | {r['whole']:.3%} / {r.get('slide', float('nan')):.3%} | {r['losses']:.1e} | "
-             f"{r['smooth gradients']:.1e} / {r['gradients']:.1e} ({r['gradients compared']}) | {r['running statistics']:.1e} | {r['date']} |"
+    train = [f"| {name.rpartition('/')[2].removesuffix('.py')} | {r['logits']:.1e} | {r['whole']:.3%} / "
+             f"{r.get('slide', float('nan')):.3%} | {r['losses']:.1e} | {r['smooth gradients']:.1e} / "
+             f"{r['gradients']:.1e} ({r['gradients compared']}) | {r['running statistics']:.1e} | {r['date']} |"
              for name, r in sorted(kept["results"].items()) if "smooth gradients" in r and not failures(r)]
     total = len(kept["configs"])
     return "\n".join([
@@ -167,9 +175,11 @@ def main() -> int:
             first.setdefault(model, name)
         kept["configs"] = {name: first[model] for name, model in configs.items()}
     wanted = [name for name in kept["configs"] if (not args.family or name.partition("/")[0] in args.family)
-              and (not args.only or any(name.removesuffix(".py").endswith(only.removesuffix(".py")) for only in args.only))]
+              and (not args.only or any(name.removesuffix(".py").endswith(only.removesuffix(".py"))
+                                        for only in args.only))]
     todo = list(dict.fromkeys(kept["configs"][name] for name in wanted))
-    done = [name for name in todo if name in kept["results"] and ("smooth gradients" in kept["results"][name] or not args.train)]
+    done = [name for name in todo if name in kept["results"]
+            and ("smooth gradients" in kept["results"][name] or not args.train)]
     todo = [name for name in todo if args.again or name not in done]
     print(f"parity-zoo: {len(wanted)} configs, {len(todo)} models to run", flush=True)
     for start in range(0, len(todo), args.batch):
@@ -179,8 +189,10 @@ def main() -> int:
             kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
             print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)
         save_results(kept)
-    bad = [name for name in wanted if (result := kept["results"].get(kept["configs"][name])) is None or failures(result)]
-    good = sum(1 for same in kept["configs"].values() if same in kept["results"] and not failures(kept["results"][same]))
+    bad = [name for name in wanted if (result := kept["results"].get(kept["configs"][name])) is None
+           or failures(result)]
+    good = sum(1 for same in kept["configs"].values() if same in kept["results"]
+               and not failures(kept["results"][same]))
     print(f"{good} of {len(kept['configs'])}")
     return 1 if bad else 0
 

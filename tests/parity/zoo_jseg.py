@@ -2,7 +2,8 @@
 
     python tests/parity/zoo_jseg.py FOLDER       after zoo_mmseg.py; writes FOLDER/<name>/result.json
 
-The weights reach jseg through the converted file alone. A result says at which step a model failed: referee, translate and convert, run.
+The weights reach jseg through the converted file alone. A result says at which step a model failed: referee, translate
+and convert, run.
 """
 
 from __future__ import annotations
@@ -46,19 +47,22 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     load_into(model, state)
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"] and count_parameters(model) == facts["parameters"],
-              "notes": conversion.notes}
+    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"]
+              and count_parameters(model) == facts["parameters"], "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])
     with jt.no_grad():
         scores = model(jt.array(pictures))
-        scores = jt.nn.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners) if tuple(scores.shape[2:]) != size else scores
+        scores = (jt.nn.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners)
+                  if tuple(scores.shape[2:]) != size else scores)
         theirs = reference["logits"]
-        result["logits"] = error_of(scores.numpy() if theirs.shape[1] > 1 else scores.numpy()[:, 1:], theirs) if job.get("logits", True) else 0.0
+        result["logits"] = (error_of(scores.numpy() if theirs.shape[1] > 1 else scores.numpy()[:, 1:], theirs)
+                            if job.get("logits", True) else 0.0)
     model.test_cfg = {"mode": "whole"}
     result["whole"] = equal_share(model.predict(pictures, metas), reference["whole"])
     if "slide" in reference.files:
-        model.test_cfg = {**facts["slide"], "crop_size": tuple(facts["slide"]["crop_size"]), "stride": tuple(facts["slide"]["stride"])}
+        model.test_cfg = {**facts["slide"], "crop_size": tuple(facts["slide"]["crop_size"]),
+                          "stride": tuple(facts["slide"]["stride"])}
         result["slide"] = equal_share(model.predict(pictures, metas), reference["slide"])
     result["classes seen"] = len(np.unique(reference["whole"]))
     if job.get("train"):
@@ -74,9 +78,11 @@ def training(config: dict, state: dict, reference) -> dict:
     losses = {key: abs(found[key].item() - value) / max(abs(value), 1e-6)
               for key, value in terms.items() if "acc" not in key and key in found}
     state_after = model.state_dict()
-    running = {key: error_of(state_after[key].numpy(), value) for key, value in reference_group(reference, "running/").items()}
+    running = {key: error_of(state_after[key].numpy(), value)
+               for key, value in reference_group(reference, "running/").items()}
     result = {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"),
-              "losses": max(losses.values(), default=float("inf")), "running statistics": max(running.values(), default=0.0)}
+              "losses": max(losses.values(), default=float("inf")),
+              "running statistics": max(running.values(), default=0.0)}
     result.update(gradient_facts("gradients", gradients, reference_group(reference, "gradient/")))
     with smooth_relu():
         _, gradients = training_step(build_still(config, state), reference)
@@ -112,7 +118,8 @@ def gradient_facts(name: str, ours: dict[str, np.ndarray], theirs: dict[str, np.
     errors = gradient_errors(ours, theirs)
     worst = max(errors, key=errors.get)
     untouched = [key for key in ours if key not in theirs and np.abs(ours[key]).max() > 0]
-    return {name: errors[worst], f"worst of {name}": worst, f"{name} compared": len(errors), f"{name} without partner": untouched}
+    return {name: errors[worst], f"worst of {name}": worst, f"{name} compared": len(errors),
+            f"{name} without partner": untouched}
 
 
 def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
@@ -130,7 +137,8 @@ def smooth_relu():
                if name.startswith("jseg.") and getattr(module, "relu", None) is relu]
 
     def smooth_norm(*args, **words):
-        return norm(*args, **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
+        return norm(*args,
+                    **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
 
     activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu)
     ops.norm = smooth_norm
@@ -158,7 +166,8 @@ def main(folder: pathlib.Path) -> None:
     for job in json.loads((folder / "jobs.json").read_text()):
         own, began = folder / job["name"], time.time()
         if not (own / "reference.npz").exists():
-            text = (own / "error.txt").read_text().strip().splitlines() if (own / "error.txt").exists() else ["nothing written"]
+            text = (own / "error.txt").read_text().strip().splitlines() if (own / "error.txt").exists() else [
+                "nothing written"]
             result = {"failed": f"referee: {text[-1]}"}
         else:
             try:

@@ -1,11 +1,13 @@
-"""The reference side of `make parity-zoo`: models of MMSegmentation's own configs, under a Python with PyTorch and without jseg.
+"""The reference side of `make parity-zoo`: models of MMSegmentation's own configs,
+under a Python with PyTorch and without jseg.
 
     python tests/parity/zoo_mmseg.py FOLDER      FOLDER/jobs.json: [{"name", "config", "size": [H, W], "train": true}, ...]
 
-For each job MMSegmentation builds the model from its own config, every parameter and buffer gets values that depend on its key alone,
-and FOLDER/<name>/ receives checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and
-slide inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64, dropout and drop
-path off; and the gradients of the same step with smooth activations (see `smooth_relu`). A job that fails leaves error.txt.
+For each job MMSegmentation builds the model from its own config, every parameter and buffer gets values that depend on
+its key alone, and FOLDER/<name>/ receives checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation
+logits, label maps of whole and slide inference and, with "train", losses term by term, every gradient and the running
+statistics of one step in float64, dropout and drop path off; and the gradients of the same step with smooth activations
+(see `smooth_relu`). A job that fails leaves error.txt.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def value_of(key: str, shape) -> np.ndarray:
 def load(network) -> None:
     """Give every floating-point parameter and buffer its random value; index tables and counters stay."""
     import torch
-    state = {key: torch.from_numpy(value_of(key, value.shape)).reshape(value.shape).to(value.dtype) if value.is_floating_point() else value
+    state = {key: torch.from_numpy(value_of(key, value.shape)).reshape(value.shape).to(value.dtype)
+             if value.is_floating_point() else value
              for key, value in network.state_dict().items()}
     for name, module in network.named_modules():
         last = getattr(module, "norm3_name", None) or getattr(module, "norm2_name", None)
@@ -73,7 +76,8 @@ def without_start(block):
         if block.get("type") == "SyncBN":
             block["type"] = "BN"
         for key in list(block):
-            if key == "pretrained" or (key == "init_cfg" and isinstance(block[key], dict) and block[key].get("type") == "Pretrained"):
+            if key == "pretrained" or (key == "init_cfg" and isinstance(block[key], dict)
+                                       and block[key].get("type") == "Pretrained"):
                 block[key] = None
             else:
                 without_start(block[key])
@@ -96,7 +100,8 @@ def still(network) -> None:
 
 
 def add_missing_operators() -> None:
-    """Let mmcv.ops be imported where mmcv has no compiled operators: those that it also writes with PyTorch work, the others stop.
+    """Let mmcv.ops be imported where mmcv has no compiled operators:
+    those that it also writes with PyTorch work, the others stop.
 
     Among the first are point_sample and multi-scale deformable attention, which mmdetection's heads need.
     """
@@ -118,7 +123,9 @@ def add_missing_operators() -> None:
 
 
 def run_once(head) -> None:
-    """Let a head of a cascade keep its first result: MMSegmentation runs it twice a step, and its running statistics move twice."""
+    """Let a head of a cascade keep its first result: MMSegmentation runs it twice a step,
+    and its running statistics move twice.
+    """
     forward, kept = head.forward, []
 
     def kept_forward(*given):
@@ -134,10 +141,12 @@ def inputs(size, classes: int) -> tuple[np.ndarray, np.ndarray]:
     height, width = size
     rows, columns = np.meshgrid(np.linspace(0, 5, height), np.linspace(0, 7, width), indexing="ij")
     phase = numbers("phase", (2, 3))[..., None, None]
-    pictures = np.sin(2 * rows * (1 + phase)) + np.cos(columns * (1 - phase)) + 0.3 * numbers("noise", (2, 3, height, width))
+    pictures = np.sin(2 * rows * (1 + phase)) + np.cos(columns * (1 - phase)) + 0.3 * numbers(
+        "noise", (2, 3, height, width))
     blocks = np.abs(numbers("labels", (2, -(-height // 16), -(-width // 16))) * 1000).astype(np.int64) % classes
     labels = np.kron(blocks, np.ones((16, 16), np.int64))[:, :height, :width]
-    return pictures.astype(np.float32), np.where(numbers("ignored", (2, height, width)) > 1.3, 255, labels).astype(np.int32)
+    return pictures.astype(np.float32), np.where(numbers("ignored", (2, height, width)) > 1.3, 255,
+                                                 labels).astype(np.int32)
 
 
 def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
@@ -154,12 +163,14 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     network = MODELS.build(block)
     load(network)
     network.eval()
-    meta = {"mmengine_version": mmengine.__version__, "cfg": config.pretty_text, "dataset_meta": info, "iter": 7, "epoch": 0, "seed": 0}
+    meta = {"mmengine_version": mmengine.__version__, "cfg": config.pretty_text, "dataset_meta": info, "iter": 7,
+            "epoch": 0, "seed": 0}
     torch.save({"meta": meta, "state_dict": network.state_dict()}, folder / "checkpoint.pth")
     head = network.decode_head[-1] if hasattr(network.decode_head, "__len__") else network.decode_head
     pictures, labels = inputs(job["size"], head.num_classes)
     height, width = job["size"]
-    metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width), "padding_size": [0, 0, 0, 0]}] * 2
+    metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width),
+              "padding_size": [0, 0, 0, 0]}] * 2
     out = {"pictures": pictures, "labels": labels}
     network.test_cfg = Config({"mode": "whole"})
     with torch.no_grad():
@@ -174,7 +185,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
             smooth = training_step(network, pictures, labels, metas)
         out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
         network.float()
-    facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
+    facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
+                      if not key.endswith("num_batches_tracked")},
              "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
@@ -183,8 +195,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
 def smooth_relu():
     """ReLU and ReLU6 become GELU, in place where they were.
 
-    Rounding moves values across a ReLU's edge and flips their whole gradient, so in a deep network float32 gradients stray
-    by percents from exact ones, whoever computes them. Without edges, what differs is a fault.
+    Rounding moves values across a ReLU's edge and flips their whole gradient, so in a deep network float32 gradients
+    stray by percents from exact ones, whoever computes them. Without edges, what differs is a fault.
     """
     import torch
     from torch.nn import functional
@@ -211,18 +223,21 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     for stage in stages:
         run_once(stage)
     rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
-    to_float, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double  # some losses write .float(), which is float32 whatever else is
+    # some losses write .float(), which is float32 whatever else is
+    to_float, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
     try:
         losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
         network.zero_grad()
-        sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
+        sum(value if not isinstance(value, list) else sum(value)
+            for key, value in losses.items() if "loss" in key).backward()
     finally:
         torch.set_default_dtype(torch.float32)
         torch.rand, torch.Tensor.float = rand, to_float
         for stage in stages:
             del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
-    found.update({f"gradient/{key}": p.grad.numpy().copy() for key, p in network.named_parameters() if p.grad is not None})
+    found.update({f"gradient/{key}": p.grad.numpy().copy() for key, p in network.named_parameters()
+                  if p.grad is not None})
     found.update({f"running/{key}": v.numpy().copy() for key, v in network.state_dict().items() if ".running_" in key})
     return found
 

@@ -1,13 +1,14 @@
 """MSCAN, the encoder of SegNeXt: multi-scale convolutional attention.
 
-Paper: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022, sec. 3.1.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py (Apache-2.0), whose state keys and arithmetic these are.
+Paper: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022, sec.
+3.1. Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py (Apache-2.0), whose state keys and arithmetic these
+are.
 
 Deviations from upstream:
 - maps stay (N, C, H, W) throughout; upstream turns them into tokens and back between blocks (same values);
 - the strip branches may be any number; upstream builds what it is given and always runs three;
-- operators do a block's elementwise steps on the way (gate, shortcuts, layer scale, stochastic depth), and without gradients
-  BatchNorm too: `MSCABlock.execute`. No weight changes, so training and loading need nothing undone;
+- operators do a block's elementwise steps on the way (gate, shortcuts, layer scale, stochastic depth), and without
+  gradients BatchNorm too: `MSCABlock.execute`. No weight changes, so training and loading need nothing undone;
 - `in_channels` is honoured; upstream's stem always takes 3;
 - `num_batches_tracked` of the norms is not kept (see layers.norms).
 """
@@ -43,8 +44,8 @@ class Mlp(nn.Module):
         act_cfg: activation after the depthwise convolution.
         drop_prob: dropout after the activation and at the end, in [0, 1).
     Shape:
-        x, shortcut: (N, channels, H, W); scale: (channels,); factor: (N,); affine: (scale, shift) of the input, (channels,) each
-        -> shortcut + factor * scale * block(affine(x)), (N, channels, H, W)
+        x, shortcut: (N, channels, H, W); scale: (channels,); factor: (N,); affine: (scale, shift) of the input,
+        (channels,) each -> shortcut + factor * scale * block(affine(x)), (N, channels, H, W)
     """
 
     def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float = 0.0):
@@ -56,10 +57,12 @@ class Mlp(nn.Module):
         self.is_gelu = act_cfg["type"] == "GELU"
         self.drop = Dropout(drop_prob)
 
-    def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None, affine: tuple = (None, None)) -> jt.Var:
+    def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None,
+                affine: tuple = (None, None)) -> jt.Var:
         if self.is_gelu and self.drop.drop_prob == 0.0:
-            return ops.mix_ffn(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight, self.fc2.bias,
-                               scale=scale, factor=factor, shortcut=shortcut, input_scale=affine[0], input_shift=affine[1])
+            return ops.mix_ffn(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight,
+                               self.fc2.bias, scale=scale, factor=factor, shortcut=shortcut, input_scale=affine[0],
+                               input_shift=affine[1])
         hidden = ops.pointwise(x, self.fc1.weight, self.fc1.bias, input_scale=affine[0], input_shift=affine[1])
         y = self.drop(self.activate(self.dwconv(hidden)))
         y = self.drop(self.fc2(y)) * scale.reshape(1, -1, 1, 1)
@@ -86,8 +89,10 @@ class MSCAAttention(nn.Module):
         self.conv0 = Conv2d(channels, channels, side, padding=side // 2, groups=channels)
         self.branches = len(strips)
         for i, length in enumerate(strips):
-            setattr(self, f"conv{i}_1", Conv2d(channels, channels, (1, length), padding=(0, length // 2), groups=channels))
-            setattr(self, f"conv{i}_2", Conv2d(channels, channels, (length, 1), padding=(length // 2, 0), groups=channels))
+            setattr(self, f"conv{i}_1", Conv2d(channels, channels, (1, length), padding=(0, length // 2),
+                                               groups=channels))
+            setattr(self, f"conv{i}_2", Conv2d(channels, channels, (length, 1), padding=(length // 2, 0),
+                                               groups=channels))
         self.conv3 = Conv2d(channels, channels, 1)
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -103,8 +108,8 @@ class MSCASpatialAttention(nn.Module):
     """1x1, activation, gated multi-scale attention, 1x1, plus the input.
 
     Shape:
-        x, shortcut: (N, C, H, W); again: x, for its second use; scale: (C,); factor: (N,); affine: (scale, shift) of the input,
-        (C,) each -> shortcut + factor * scale * attention(affine(x)), (N, C, H, W)
+        x, shortcut: (N, C, H, W); again: x, for its second use; scale: (C,); factor: (N,); affine: (scale, shift) of
+        the input, (C,) each -> shortcut + factor * scale * attention(affine(x)), (N, C, H, W)
     """
 
     def __init__(self, channels: int, kernel_sizes, paddings, *, act_cfg: dict):
@@ -121,8 +126,8 @@ class MSCASpatialAttention(nn.Module):
                                input_scale=affine[0], input_shift=affine[1])
         hidden = hidden if self.is_gelu else self.activate(hidden)
         bias = self.proj_2.bias if affine[1] is None else self.proj_2.bias + affine[1]
-        return ops.pointwise(self.spatial_gating_unit(hidden), self.proj_2.weight, bias, residual=again, residual_scale=affine[0],
-                             scale=scale, factor=factor, shortcut=shortcut)
+        return ops.pointwise(self.spatial_gating_unit(hidden), self.proj_2.weight, bias, residual=again,
+                             residual_scale=affine[0], scale=scale, factor=factor, shortcut=shortcut)
 
 
 class MSCABlock(nn.Module):
@@ -138,8 +143,8 @@ class MSCABlock(nn.Module):
         x: (N, C, H, W) -> same
     """
 
-    def __init__(self, channels: int, *, kernel_sizes, paddings, mlp_ratio: float, drop_prob: float, drop_path_prob: float,
-                 act_cfg: dict, norm_cfg: dict):
+    def __init__(self, channels: int, *, kernel_sizes, paddings, mlp_ratio: float, drop_prob: float,
+                 drop_path_prob: float, act_cfg: dict, norm_cfg: dict):
         super().__init__()
         self.norm1 = build_norm(norm_cfg, channels)[1]
         self.attn = MSCASpatialAttention(channels, kernel_sizes, paddings, act_cfg=act_cfg)
@@ -159,7 +164,9 @@ class MSCABlock(nn.Module):
         return self.mlp(y, scale=self.layer_scale_2, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
 
     def _fixed_norms(self) -> bool:
-        """Whether both norms are BatchNorm by running statistics: one scale and shift a channel, which operators can take over."""
+        """Whether both norms are BatchNorm by running statistics:
+        one scale and shift a channel, which operators can take over.
+        """
         return all(isinstance(norm, BatchNorm2d) and not norm.is_train for norm in (self.norm1, self.norm2))
 
 
@@ -216,15 +223,17 @@ class MSCAN(nn.Module):
             dropout, norms by their running statistics, which stand still) and its parameters get no gradient, so that
             no optimizer moves them.
     Shape:
-        x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W / 2**(i+2)))
+        x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W /
+            2**(i+2)))
     Raises:
         ConfigError: unknown variant, missing sizes, or lists whose lengths differ from `num_stages`.
     """
 
-    TINY = MappingProxyType({"type": "MSCAN", "embed_dims": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "mlp_ratios": [2, 2, 2, 2]})
+    TINY = MappingProxyType({"type": "MSCAN", "embed_dims": [8, 16, 16, 32], "depths": [1, 1, 2, 1],
+                             "mlp_ratios": [2, 2, 2, 2]})
 
-    def __init__(self, *, variant: str | None = None, in_channels: int = 3, embed_dims=None, depths=None, mlp_ratios=(8, 8, 4, 4),
-                 drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
+    def __init__(self, *, variant: str | None = None, in_channels: int = 3, embed_dims=None, depths=None,
+                 mlp_ratios=(8, 8, 4, 4), drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
                  attention_kernel_sizes=KERNEL_SIZES, attention_kernel_paddings=PADDINGS,
                  act_cfg: dict | None = None, norm_cfg: dict | None = None, frozen_stages: int = -1):
         super().__init__()
@@ -270,8 +279,8 @@ class MSCAN(nn.Module):
     def remap_keys(state: dict) -> dict:
         """Rename the keys of another release to ours.
 
-        The authors' release and original JSeg wrap the feed-forward block's depthwise convolution (`mlp.dwconv.dwconv.weight`);
-        mmsegmentation 1.x does not. All other keys pass unchanged.
+        The authors' release and original JSeg wrap the feed-forward block's depthwise convolution
+        (`mlp.dwconv.dwconv.weight`); mmsegmentation 1.x does not. All other keys pass unchanged.
         """
         return {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): value for key, value in state.items()}
 
@@ -279,7 +288,8 @@ class MSCAN(nn.Module):
 def _sizes(variant: str | None, embed_dims, depths) -> tuple[list, list]:
     """Widths and depths from the variant's name, explicit ones first."""
     if variant is not None and variant not in VARIANTS:
-        raise ConfigError(f"MSCAN: unknown variant {variant!r}{nearest(variant, VARIANTS)} (known: {', '.join(VARIANTS)})")
+        raise ConfigError(f"MSCAN: unknown variant {variant!r}{nearest(variant, VARIANTS)} (known: "
+                          f"{', '.join(VARIANTS)})")
     known = VARIANTS.get(variant, {})
     embed_dims, depths = embed_dims or known.get("embed_dims"), depths or known.get("depths")
     if embed_dims is None or depths is None:

@@ -35,12 +35,13 @@ class FCNHead(SegmentationHead):
 
     TINY = MappingProxyType({"type": "FCNHead", "channels": 8, "norm_cfg": {"type": "BN"}})
 
-    def __init__(self, options: HeadOptions, *, num_convs: int = 2, kernel_size: int = 3, concat_input: bool = True, dilation: int = 1):
+    def __init__(self, options: HeadOptions, *, num_convs: int = 2, kernel_size: int = 3, concat_input: bool = True,
+                 dilation: int = 1):
         super().__init__(options)
         width, channels = options.input_width, options.channels
         if num_convs < 0 or dilation < 1 or (num_convs == 0 and width != channels):
-            raise ConfigError(f"num_convs {num_convs} (at least 0), dilation {dilation} (at least 1); without convolutions in_channels "
-                              f"{width} and channels {channels} must be equal")
+            raise ConfigError(f"num_convs {num_convs} (at least 0), dilation {dilation} (at least 1); without "
+                              f"convolutions in_channels {width} and channels {channels} must be equal")
         widths = [width, *[channels] * num_convs][:num_convs]
         self.convs = nn.Sequential(*[self._block(before, kernel_size, dilation) for before in widths])
         self.conv_cat = self._block(width + channels, kernel_size) if concat_input else None

@@ -1,9 +1,10 @@
 """Bilinear resizing of maps, with the sum of feature levels that often follows it.
 
-Meaning: PyTorch's `F.interpolate(x, size, mode="bilinear", align_corners=...)`, up or down, without antialiasing. The kernels
-compute sample positions in float64, the plain path in float32 as PyTorch's CPU code; weights differ by roundings of the position.
-The plain path is two products with matrices that have two values a row: Jittor's own `interpolate` gathers four neighbours for each
-output, two orders of magnitude slower on a CPU, and its gradient is a scatter.
+Meaning: PyTorch's `F.interpolate(x, size, mode="bilinear", align_corners=...)`, up or down, without antialiasing. The
+kernels compute sample positions in float64, the plain path in float32 as PyTorch's CPU code; weights differ by
+roundings of the position. The plain path is two products with matrices that have two values a row: Jittor's own
+`interpolate` gathers four neighbours for each output, two orders of magnitude slower on a CPU, and its gradient is a
+scatter.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class _Resize(jt.Function):
         return dx, dy if self.has_add else None, None, None, None
 
 
-def bilinear_resize(x: jt.Var, size: tuple[int, int], *, align_corners: bool = False, add: jt.Var | None = None, impl: str = "auto") -> jt.Var:
+def bilinear_resize(x: jt.Var, size: tuple[int, int], *, align_corners: bool = False, add: jt.Var | None = None,
+                    impl: str = "auto") -> jt.Var:
     """Resize maps bilinearly, and add other maps to the result.
 
     Args:

@@ -1,6 +1,7 @@
 """Which source pixels make an output pixel of a bilinear resize, and the resize as two small matrices.
 
-Positions are those of PyTorch's `F.interpolate(mode="bilinear", antialias=False)`, rounded to float32 as its CPU code does.
+Positions are those of PyTorch's `F.interpolate(mode="bilinear", antialias=False)`, rounded to float32 as its CPU code
+does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def resize_taps(out_size: int, in_size: int, align_corners: bool = False) -> tup
         out_size, in_size: lengths in pixels, each >= 1.
         align_corners: map corner centres to corner centres instead of corner edges to corner edges.
     Returns:
-        (out_size,) arrays: index of the lower neighbour, index of the upper one, and the upper one's weight (float32, 0..1).
+        (out_size,) arrays: index of the lower neighbour, index of the upper one, and the upper one's weight (float32,
+        0..1).
     Raises:
         ValueError: a length below 1.
     """

@@ -20,7 +20,8 @@ def make(case, rng):
     """Random maps and points."""
     low, high = case.options.get("low", 0.0), case.options.get("high", 1.0)
     more = {key: case.options[key] for key in ("mode", "align_corners") if key in case.options}
-    return {"x": rng.standard_normal((case.n, case.c, *case.size)), "points": rng.uniform(low, high, (case.n, case.points, 2)), **more}
+    return {"x": rng.standard_normal((case.n, case.c, *case.size)),
+            "points": rng.uniform(low, high, (case.n, case.points, 2)), **more}
 
 
 def call(inputs, impl):

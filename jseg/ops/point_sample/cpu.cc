@@ -1,5 +1,5 @@
-// Values of maps at points, see op.py. The pixels and weights of a picture's points are found once; then each plane is one
-// pass over them, which in the backward pass adds in the order of the points.
+// Values of maps at points, see op.py. The pixels and weights of a picture's points are found once; then each plane is
+// one pass over them, which in the backward pass adds in the order of the points.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -20,7 +20,8 @@ struct Points {
     std::vector<Tap> taps;
 
     Points(const Call& call, const float* points)
-        : n(call.integer(0)), c(call.integer(1)), h(call.integer(2)), w(call.integer(3)), count(call.integer(4)), taps(n * count) {
+        : n(call.integer(0)), c(call.integer(1)), h(call.integer(2)), w(call.integer(3)), count(call.integer(4)),
+          taps(n * count) {
         const bool nearest = call.integer(5) != 0, align = call.integer(6) != 0;
 #pragma omp parallel for
         for (int64_t i = 0; i < n * count; i++) {

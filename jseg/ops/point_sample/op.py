@@ -1,8 +1,9 @@
 """Values of maps at points between their pixels.
 
-Meaning: MMCV 2.x's `mmcv.ops.point_sample`, which is PyTorch's `F.grid_sample` with zeros outside the map, for points in [0, 1].
-The kernel finds the four pixels and weights of every point once and uses them for all channels; its gradient adds up plane by
-plane in the order of the points, so it is the same in every run. On a GPU the plain path runs: four gathers.
+Meaning: MMCV 2.x's `mmcv.ops.point_sample`, which is PyTorch's `F.grid_sample` with zeros outside the map, for points
+in [0, 1]. The kernel finds the four pixels and weights of every point once and uses them for all channels; its gradient
+adds up plane by plane in the order of the points, so it is the same in every run. On a GPU the plain path runs: four
+gathers.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ class _Sample(jt.Function):
     def execute(self, x, points, nearest, align_corners, run):
         self.points, self.shape, self.run = points, tuple(x.shape), run
         self.scalars = [*self.shape, points.shape[1], nearest, align_corners]
-        return run("jseg_point_sample_forward", [x, points], [((*self.shape[:2], points.shape[1]), "float32")], self.scalars)[0]
+        return run("jseg_point_sample_forward", [x, points], [((*self.shape[:2], points.shape[1]), "float32")],
+                   self.scalars)[0]
 
     def grad(self, dy):
         dx = self.run("jseg_point_sample_backward", [self.points, dy], [(self.shape, "float32")], self.scalars)[0]
         return dx, None, None, None, None
 
 
-def point_sample(x: jt.Var, points: jt.Var, *, mode: str = "bilinear", align_corners: bool = False, impl: str = "auto") -> jt.Var:
+def point_sample(x: jt.Var, points: jt.Var, *, mode: str = "bilinear", align_corners: bool = False,
+                 impl: str = "auto") -> jt.Var:
     """Sample every map of a picture at that picture's points. Pixels beyond the edge count as 0.
 
     Args:
@@ -41,7 +44,8 @@ def point_sample(x: jt.Var, points: jt.Var, *, mode: str = "bilinear", align_cor
     Raises:
         KernelError: shapes do not fit, or an unknown `mode`.
     """
-    check("point_sample", x.ndim == 4 and min(x.shape) >= 1, f"x is {tuple(x.shape)}; accepted: (N, C, H, W) with no empty side")
+    check("point_sample", x.ndim == 4 and min(x.shape) >= 1,
+          f"x is {tuple(x.shape)}; accepted: (N, C, H, W) with no empty side")
     check_shape("point_sample", "points", points, (x.shape[0], None, 2))
     check("point_sample", points.shape[1] >= 1, "points has none")
     check("point_sample", mode in _MODES, f"mode is {mode!r}; accepted: {', '.join(map(repr, _MODES))}")
@@ -62,8 +66,8 @@ def _composed(x, points, mode, align_corners):
         positions.append(jt.minimum(jt.maximum(position, -2.0), length + 1.0))  # beyond that all is 0
 
     def taken(rows, columns):
-        return x.reindex([n, c, points.shape[1]], ["i0", "i1", "@e0(i0,i2)", "@e1(i0,i2)"], extras=[rows.int32(), columns.int32()],
-                         overflow_value=0)
+        return x.reindex([n, c, points.shape[1]], ["i0", "i1", "@e0(i0,i2)", "@e1(i0,i2)"],
+                         extras=[rows.int32(), columns.int32()], overflow_value=0)
 
     if mode == "nearest":
         rows, columns = (_half_even(position) for position in positions)

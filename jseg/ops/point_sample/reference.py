@@ -13,7 +13,8 @@ def _taps(shape, points, mode, align_corners):
                 found = [(int(np.rint(y)), int(np.rint(x)), 1.0)]
             else:
                 top, left = int(np.floor(y)), int(np.floor(x))
-                found = [(top + i, left + j, (1 - abs(y - top - i)) * (1 - abs(x - left - j))) for i in (0, 1) for j in (0, 1)]
+                found = [(top + i, left + j, (1 - abs(y - top - i)) * (1 - abs(x - left - j))) for i in (0, 1)
+                         for j in (0, 1)]
             for row, column, weight in found:
                 if 0 <= row < h and 0 <= column < w:
                     yield n, row, column, p, weight

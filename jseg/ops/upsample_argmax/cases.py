@@ -23,7 +23,8 @@ def make(case, rng):
     """Random logits; `levels`: only so many different values, for ties."""
     shape = (case.n, case.k, *case.size)
     levels = case.options.get("levels")
-    inputs = {"logits": rng.standard_normal(shape) * 3 if levels is None else rng.integers(0, levels, shape).astype(float), "size": case.out}
+    inputs = {"logits": rng.standard_normal(shape) * 3 if levels is None
+              else rng.integers(0, levels, shape).astype(float), "size": case.out}
     inputs.update({name: case.options[name] for name in ("align_corners", "with_prob") if name in case.options})
     return inputs
 

@@ -1,8 +1,10 @@
-// Class of the largest bilinearly resized score on the CPU, and its softmax probability; positions as in include/bilinear.h.
+// Class of the largest bilinearly resized score on the CPU, and its softmax probability; positions as in
+// include/bilinear.h.
 //
-// The lanes of a vector are neighbouring output pixels of a row, so that no step crosses lanes. A band is the set of output rows that
-// lie between the same two source rows; its source rows are copied together class by class. For a vector of columns, each class is
-// interpolated along both source rows once, as T and B; then the rows of the band follow, several at a time: T + fraction (B - T).
+// The lanes of a vector are neighbouring output pixels of a row, so that no step crosses lanes. A band is the set of
+// output rows that lie between the same two source rows; its source rows are copied together class by class. For a
+// vector of columns, each class is interpolated along both source rows once, as T and B; then the rows of the band
+// follow, several at a time: T + fraction (B - T).
 #include <algorithm>
 #include <vector>
 
@@ -21,7 +23,8 @@ struct Columns {   // VL output columns, the last of them repeated where the pic
     Columns(const Taps& taps, int64_t x, int64_t width) : first(taps.lower[x]), near(true) {
         for (int i = 0; i < VL; i++) {
             const int64_t at = std::min(x + i, width - 1);
-            lower[i] = int32_t(taps.lower[at] - first), upper[i] = int32_t(taps.upper[at] - first), fraction[i] = taps.fraction[at];
+            lower[i] = int32_t(taps.lower[at] - first), upper[i] = int32_t(taps.upper[at] - first),
+            fraction[i] = taps.fraction[at];
             near = near && upper[i] < VL;
         }
     }
@@ -37,7 +40,8 @@ struct Columns {   // VL output columns, the last of them repeated where the pic
 };
 
 // T and B - T of every class, 2 * VL floats each.
-void interpolate_classes(const Columns& columns, int64_t classes, int64_t w, const float* row0, const float* row1, float* scores) {
+void interpolate_classes(const Columns& columns, int64_t classes, int64_t w, const float* row0, const float* row1,
+                         float* scores) {
     for (int64_t k = 0; k < classes; k++) {
         const V top = columns.interpolate(row0 + k * w);
         store(scores + 2 * k * VL, top);
@@ -51,7 +55,8 @@ void winners(int64_t classes, const float* scores, const float* fractions, VI* l
     V best[R], fraction[R];
     VI at[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) fraction[r] = splat(fractions[r]), best[r] = load(scores) + fraction[r] * load(scores + VL), at[r] = VI{};
+    for (int r = 0; r < R; r++)
+        fraction[r] = splat(fractions[r]), best[r] = load(scores) + fraction[r] * load(scores + VL), at[r] = VI{};
     for (int64_t k = 1; k < classes; k++) {
         const V top = load(scores + 2 * k * VL), step = load(scores + (2 * k + 1) * VL);
         const VI here = VI{} + int32_t(k);
@@ -67,7 +72,8 @@ void winners(int64_t classes, const float* scores, const float* fractions, VI* l
 
 V probability(int64_t classes, const float* scores, float fraction, V peak) {
     V total{};
-    for (int64_t k = 0; k < classes; k++) total += vexp(load(scores + 2 * k * VL) + fraction * load(scores + (2 * k + 1) * VL) - peak);
+    for (int64_t k = 0; k < classes; k++)
+        total += vexp(load(scores + 2 * k * VL) + fraction * load(scores + (2 * k + 1) * VL) - peak);
     return 1.0f / total;
 }
 
@@ -95,7 +101,8 @@ JSEG_KERNEL(jseg_upsample_argmax_run) {
         float *row0 = memory + omp_get_thread_num() * thread_size, *row1 = row0 + row_size, *scores = row1 + row_size;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t band = 0; band < n * h; band++) {
-            const int64_t image = band / h, lower = band % h, upper = std::min(lower + 1, h - 1), first = rows.first[lower], last = rows.first[lower + 1];
+            const int64_t image = band / h, lower = band % h, upper = std::min(lower + 1, h - 1),
+                          first = rows.first[lower], last = rows.first[lower + 1];
             if (first == last) continue;
             for (int64_t k = 0; k < classes; k++) {
                 const float* plane = call.in<float>(0) + (image * classes + k) * h * w;
@@ -111,9 +118,11 @@ JSEG_KERNEL(jseg_upsample_argmax_run) {
                     const auto run = count == ROWS ? winners<ROWS> : count == 4 ? winners<4> : winners<1>;
                     run(classes, scores, &rows.fraction[y], label, peak);
                     for (int r = 0; r < count; r++) {
-                        const int64_t at = (image * height + y + r) * width + x, here = std::min<int64_t>(VL, width - x);
+                        const int64_t at = (image * height + y + r) * width + x,
+                                      here = std::min<int64_t>(VL, width - x);
                         std::memcpy(labels + at, &label[r], here * sizeof(int32_t));
-                        if (with_prob) store_part(prob + at, probability(classes, scores, rows.fraction[y + r], peak[r]), here);
+                        if (with_prob)
+                            store_part(prob + at, probability(classes, scores, rows.fraction[y + r], peak[r]), here);
                     }
                 }
             }

@@ -1,4 +1,5 @@
-"""Bilinear resizing of logits to a label map: class of the largest resized logit, without the (N, K, H, W) tensor in the kernels.
+"""Bilinear resizing of logits to a label map: class of the largest resized logit,
+without the (N, K, H, W) tensor in the kernels.
 
 This is the last step of mmsegmentation's inference (`resize` to the picture's size, then `argmax`).
 """
@@ -33,7 +34,8 @@ def upsample_argmax(logits: jt.Var, size: tuple[int, int], *, align_corners: boo
         if impl == "jittor":
             return _composed(logits, size, align_corners, with_prob)
         outputs = [((logits.shape[0], *size), "int32"), ((logits.shape[0], *size) if with_prob else (1,), "float32")]
-        labels, prob = device_op(impl)("jseg_upsample_argmax_run", [logits], outputs, [*logits.shape, *size, align_corners, with_prob])
+        labels, prob = device_op(impl)("jseg_upsample_argmax_run", [logits], outputs,
+                                       [*logits.shape, *size, align_corners, with_prob])
         return (labels, prob) if with_prob else labels
 
 

@@ -1,8 +1,8 @@
 """Bilinear resampling as two taps an axis: the tap table (NumPy) and the plain Jittor path.
 
-The positions are PyTorch's `F.interpolate(mode="bilinear", antialias=False)`: with `align_corners` the outer pixel centres
-coincide, otherwise the outer pixel edges do. They are computed in float64, PyTorch's CPU code computes them in float32; the
-weights differ by a few float32 roundings of the position.
+The positions are PyTorch's `F.interpolate(mode="bilinear", antialias=False)`: with `align_corners` the outer pixel
+centres coincide, otherwise the outer pixel edges do. They are computed in float64, PyTorch's CPU code computes them in
+float32; the weights differ by a few float32 roundings of the position.
 """
 
 from __future__ import annotations
