@@ -88,7 +88,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | Iterable, *, dura
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_drafts(path.parent, path.name)
-        with runtime_signals.part(draft):
+        with runtime_signals.temporary_file(draft):
             with open(draft, "wb") as file:
                 for piece in [content] if isinstance(content, bytes) else content:
                     file.write(piece)

@@ -20,9 +20,10 @@ import numpy as np
 
 from jseg.errors import DataError
 
-__all__ = ["ConfusionMatrix", "BoundaryIoU", "mask_boundary", "METRICS"]
+__all__ = ["ConfusionMatrix", "BoundaryIoU", "mask_boundary", "METRICS", "SCORES"]
 
 METRICS = {"mIoU": ("IoU", "Acc"), "mDice": ("Dice", "Acc"), "mFscore": ("Fscore", "Precision", "Recall")}
+SCORES = ("aAcc", *dict.fromkeys(f"m{part}" for parts in METRICS.values() for part in parts), "mBoundaryIoU")
 
 
 class ConfusionMatrix:

@@ -29,7 +29,7 @@ __all__ = ["Finding", "prepare", "findings", "jittor_home", "core_is_built", "gp
 
 ONEDNN_PACKAGE = "onednn-devel-cpu-gomp==2021.2.0"
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # the folder name Jittor 1.3.11 looks for on Linux x86-64
-PYTHON_VERSIONS = ((3, 9), (3, 13))  # tried: the first and the last
+PYTHON_VERSIONS = ((3, 9), (3, 14))  # tried: the first and the last
 NUMPY_VERSIONS = ((1, 22), (3,))
 CORE = "jittor_core*.so"
 JITTOR_VERSIONS = ((1, 3, 11), (1, 3, 12))  # tried: at least the first, below the second
@@ -68,13 +68,13 @@ def prepare() -> None:
         return
     _prepared = True
     if "jittor" in sys.modules:
-        _note("jittor", "was imported before jseg, so jseg could not prepare the process", "warning",
+        _add_finding("jittor", "was imported before jseg, so jseg could not prepare the process", "warning",
               "import jseg first, then jittor")
         return
     _check_python()
     _check_numpy()
     _check_opencv()
-    runtime_toolchain.find_compiler(_note)
+    runtime_toolchain.find_compiler(_add_finding)
     _check_home()
     _choose("JITTOR_HOME", str(jittor_home()))  # Jittor stores the last value it saw for later runs; always name ours
     _choose("log_silent", "0" if os.environ.get("JSEG_VERBOSE") == "1" else "1")
@@ -193,14 +193,14 @@ def describe() -> str:
 # -- the steps of prepare() ------------------------------------------------------------------------------------------
 
 
-def _note(topic: str, text: str, level: str = "ok", cure: str = "") -> None:
+def _add_finding(topic: str, text: str, level: str = "ok", cure: str = "") -> None:
     _findings.append(Finding(topic, text, level, cure))
 
 
 def _choose(name: str, value: str) -> str:
     """Set an environment variable unless the user has; returns the value in force."""
     if name in os.environ and os.environ[name] != value:
-        _note("environment", f"{name}={os.environ[name]} is yours and stays (jseg would set {value!r})")
+        _add_finding("environment", f"{name}={os.environ[name]} is yours and stays (jseg would set {value!r})")
     return os.environ.setdefault(name, value)
 
 
@@ -227,29 +227,30 @@ def _check_python() -> None:
     here = f"{platform.python_version()} at {sys.executable}"
     if not PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1] or sysconfig.get_config_var(
         "Py_GIL_DISABLED"):
-        _note("python", f"{here}: Jittor works with Python 3.9 to 3.13, and not with a free-threaded one", "fatal",
-              "make a virtual environment with one of them: python3.11 -m venv .venv")
+        _add_finding("python", f"{here}: Jittor works with Python 3.9 to 3.14, and not with a free-threaded one",
+              "fatal", "make a virtual environment with one of them: python3.11 -m venv .venv")
     else:
-        _note("python", here)
+        _add_finding("python", here)
 
 
 def _check_numpy() -> None:
     numpy, jittor = _version("numpy"), _version("jittor")
     if numpy is None or not NUMPY_VERSIONS[0] <= _numbers(numpy) < NUMPY_VERSIONS[1]:
-        _note("numpy", f"{numpy or 'not installed'}: jseg makes Jittor work with NumPy 1.26 and 2", "fatal",
+        _add_finding("numpy", f"{numpy or 'not installed'}: jseg makes Jittor work with NumPy 1.26 and 2", "fatal",
               'pip install "numpy>=1.26.4,<3"')
     elif _numbers(numpy) >= (2,):
-        _note("numpy", f"{numpy}; Jittor knows NumPy 1 only, so it is imported with four of its files changed, from "
+        _add_finding("numpy",
+              f"{numpy}; Jittor knows NumPy 1 only, so it is imported with six of its files changed, from "
               "links in its cache (jseg_numpy2_*); the installed package stays as it is")
     else:
-        _note("numpy", numpy)
+        _add_finding("numpy", numpy)
     if jittor is None:
-        _note("jittor", "not installed", "fatal",
+        _add_finding("jittor", "not installed", "fatal",
               "pip install --no-deps jittor==1.3.11.0   (its dependencies came with jseg)")
     elif not JITTOR_VERSIONS[0] <= _numbers(jittor) < JITTOR_VERSIONS[1]:
-        _note("jittor", f"{jittor} has not been tried; 1.3.11 has", "warning", "pip install jittor==1.3.11.0")
+        _add_finding("jittor", f"{jittor} has not been tried; 1.3.11 has", "warning", "pip install jittor==1.3.11.0")
     else:
-        _note("jittor", jittor)
+        _add_finding("jittor", jittor)
 
 
 def _check_opencv() -> None:
@@ -257,11 +258,12 @@ def _check_opencv() -> None:
     found = next(filter(None, map(_version, ("opencv-python-headless", "opencv-python",
                                              "opencv-contrib-python-headless", "opencv-contrib-python"))), None)
     if found and _numbers(found) >= (5,):
-        _note("opencv", f"{found} rounds nearest neighbours otherwise than 4: masks that RandomRotate turns differ at "
+        _add_finding("opencv",
+                     f"{found} rounds nearest neighbours otherwise than 4: masks that RandomRotate turns differ at "
                         "their borders from MMSegmentation's",
               "warning", 'pip install "opencv-python-headless>=4.9,<5"')
     elif found:
-        _note("opencv", found)
+        _add_finding("opencv", found)
 
 
 def _check_home() -> None:
@@ -272,17 +274,17 @@ def _check_home() -> None:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"[Errno 13] Permission denied: {str(folder)!r}")
     except OSError as error:
-        _note("cache", f"Jittor compiles into {folder}, which cannot be written: {error}", "fatal",
+        _add_finding("cache", f"Jittor compiles into {folder}, which cannot be written: {error}", "fatal",
               "export JITTOR_HOME=FOLDER, a folder that you can write")
         return
-    _note("cache", str(folder))
+    _add_finding("cache", str(folder))
 
 
 def _prepare_onednn() -> None:
     """Link PyPI's oneDNN to where Jittor would download it to; without it, turn oneDNN off (3x3 convs ~75x slower)."""
     target = jittor_home() / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
     if os.environ.get("use_mkl") == "0":
-        _note("oneDNN", "off, because use_mkl=0 is set")
+        _add_finding("oneDNN", "off, because use_mkl=0 is set")
         return
     source = _onednn_prefix()
     if source is not None:
@@ -290,14 +292,15 @@ def _prepare_onednn() -> None:
             for name in ("include", "lib"):
                 _link(source / name, target / name)
         except OSError as error:
-            _note("oneDNN", f"cannot link it into {target}: {error}", "warning", f"make {target.parent} writable")
+            _add_finding("oneDNN", f"cannot link it into {target}: {error}", "warning",
+                         f"make {target.parent} writable")
     if (target / "lib" / "libmkldnn.so").exists():
-        _note("oneDNN", f"{(target / 'lib').resolve()}")
+        _add_finding("oneDNN", f"{(target / 'lib').resolve()}")
         return
     _choose("use_mkl", "0")
     cure = f"pip install {ONEDNN_PACKAGE}" if platform.machine() == "x86_64" else ""
-    _note("oneDNN", f"not found for {platform.system()} {platform.machine()}; turned off, so that Jittor does not try "
-          "to download it (convolutions outside jseg's kernels become much slower)", "warning", cure)
+    _add_finding("oneDNN", f"not found for {platform.system()} {platform.machine()}; turned off, so that Jittor does "
+          "not try to download it (convolutions outside jseg's kernels become much slower)", "warning", cure)
 
 
 def _onednn_prefix() -> pathlib.Path | None:
@@ -328,15 +331,15 @@ def _prepare_mpi() -> None:
     """MPI costs a compile and an import; it is on only under mpirun."""
     if not in_job():
         _choose("use_mpi", "0")
-        _note("mpi", "off (not under mpirun)")
+        _add_finding("mpi", "off (not under mpirun)")
         return
     # inherited from a parent that was no rank, 0 would end Jittor's import with an AttributeError
     os.environ["use_mpi"] = "1"
     if not shutil.which("mpicc"):
-        _note("mpi", "mpirun started this process but there is no mpicc for Jittor to build with", "fatal",
+        _add_finding("mpi", "mpirun started this process but there is no mpicc for Jittor to build with", "fatal",
               "apt-get install -y openmpi-bin libopenmpi-dev")
     else:
-        _note("mpi", f"on, rank {job_rank()} of {os.environ['OMPI_COMM_WORLD_SIZE']}")
+        _add_finding("mpi", f"on, rank {job_rank()} of {os.environ['OMPI_COMM_WORLD_SIZE']}")
 
 
 def _local(kind: str, default: int) -> int:
@@ -356,7 +359,7 @@ def _prepare_share() -> None:
     bound = os.environ.get("OMPI_MCA_orte_bound_at_launch") == "1"  # mpirun has given each rank cores of its own
     _choose("OMP_NUM_THREADS", str(cores if bound else max(1, cores // local_size)))
     alone = bound and cores * local_size < (os.cpu_count() or 1)
-    _note("cores", f"{os.environ['OMP_NUM_THREADS']} threads for local rank {local_rank} of {local_size}"
+    _add_finding("cores", f"{os.environ['OMP_NUM_THREADS']} threads for local rank {local_rank} of {local_size}"
           + (f", bound by mpirun to {cores} of {os.cpu_count()} cores" if alone else ""), "warning" if alone else "ok",
           "start with mpirun --bind-to none, or with jseg launch" if alone else "")
     # a rank that waits spins: let data workers and other ranks have its core
@@ -366,9 +369,9 @@ def _prepare_share() -> None:
         return
     from jseg import runtime_cuda
     if local_size > len(visible):
-        _note("cuda", f"{local_size} ranks on this host and {len(visible)} GPUs: ranks share GPUs, and MPI carries the "
-                      "gradients", "warning",
-              f"start {len(visible)} ranks a host, or compute on the CPU with jseg launch --cpu")
+        _add_finding("cuda", f"{local_size} ranks on this host and {len(visible)} GPUs: ranks share GPUs, and MPI "
+                      "carries the gradients", "warning",
+              f"start {len(visible)} ranks per host, or compute on the CPU with jseg launch --cpu")
     elif os.environ.get("use_nccl") != "0" and runtime_cuda.has_nccl():
         return  # Jittor's NCCL code takes the GPU of the local rank, and needs to see all
     os.environ["CUDA_VISIBLE_DEVICES"] = visible[local_rank % len(visible)]  # before anything asks the driver
@@ -385,16 +388,16 @@ def _visible_gpus() -> list[str]:
 
 def _prepare_cuda() -> None:
     if "nvcc_path" in os.environ:
-        _note("cuda", f"nvcc_path={os.environ['nvcc_path']!r} is yours and stays")
+        _add_finding("cuda", f"nvcc_path={os.environ['nvcc_path']!r} is yours and stays")
         return
     found = gpus()
     if not found:
         os.environ["nvcc_path"] = ""  # with nvcc but no GPU, Jittor aborts at import
-        _note("cuda", "no usable NVIDIA GPU (no driver or no device): computing on the CPU"
+        _add_finding("cuda", "no usable NVIDIA GPU (no driver or no device): computing on the CPU"
               + ("; nvcc is ignored" if shutil.which("nvcc") else ""))
         return
     from jseg import runtime_cuda  # only machines with a GPU pay for the search
-    for name, value in runtime_cuda.choose(found, jittor_home(), _note).items():
+    for name, value in runtime_cuda.choose(found, jittor_home(), _add_finding).items():
         _choose(name, value)
 
 
@@ -423,7 +426,7 @@ class _JittorGate(importlib.abc.MetaPathFinder):
         if spec is None or spec.loader is None:
             return spec
         from jseg import runtime_compiler, runtime_import, runtime_numpy  # only processes that compute pay for them
-        if _numbers(_version("numpy")) >= (2,):
+        if _numbers(_version("numpy")) >= (2,) or runtime_toolchain.has_new_headers():
             spec = runtime_numpy.overlay_spec(spec, jittor_home() / ".cache" / "jittor")
         execute = spec.loader.exec_module
 
@@ -432,7 +435,7 @@ class _JittorGate(importlib.abc.MetaPathFinder):
                 runtime_import.execute_jittor(execute, module, quiet=job_rank() != 0)
             runtime_import.survive_forks(module)
             runtime_import.await_threads_at_exit()
-            runtime_compiler.prepare(module, _note, quiet=job_rank() != 0)
+            runtime_compiler.prepare(module, _add_finding, quiet=job_rank() != 0)
             runtime_numpy.take_foreign_arrays(module)
             runtime_numpy.check_arrays(module)
 

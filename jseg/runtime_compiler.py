@@ -3,11 +3,11 @@ one call of g++, with the headers of all operations compiled beforehand.
 
 Jittor 1.3.11 starts Python (`utils/asm_tuner.py`) for every operation, which runs g++ twice, with debug information;
 nearly all of that time goes into the same headers. `asm_tuner` only does something where a source says `@begin`, which
-needs an option that is off.
-jseg puts a shell script in the place of Python (`jt.flags.python_path`): it hands such sources to Jittor's own tool and compiles
-the others at once, with a precompiled header that lies in Jittor's cache, one for each compiler and set of flags. g++
-takes that header only where everything fits and otherwise reads a file without a line of code; where the call fails, it
-is repeated without the header. So neither results nor flags of the user change, and the only trace is speed.
+needs an option that is off. In the place of Python (`jt.flags.python_path`) jseg puts a shell script: it hands such
+sources to Jittor's own tool and compiles the others at once, with a precompiled header that lies in Jittor's cache, one
+for each compiler and set of flags. g++ takes that header only where everything fits and otherwise reads a file without
+a line of code; where the call fails, it is repeated without the header. So neither results nor flags of the user
+change, and the only trace is speed.
 
 `JSEG_PRECOMPILED=0` in the environment leaves Jittor's own way.
 """
@@ -42,7 +42,9 @@ case "$1" in */asm_tuner.py) ;; *) exec "$python" "$@" ;; esac
 if grep -q '@begin' "$3"; then exec "$python" "$@"; fi
 compiler="${{2#--cc_path=}}"
 shift 2
-if [ -f "$header.gch" ] && grep -q '^#define JIT 1' "$1" && "$compiler" -include "$header" "$@" 2>/dev/null; then exit 0; fi
+if [ -f "$header.gch" ] && grep -q '^#define JIT 1' "$1"; then
+    "$compiler" -include "$header" "$@" 2>/dev/null && exit 0
+fi
 exec "$compiler" "$@"
 """
 

@@ -69,7 +69,9 @@ for x in "$@"; do
     before=$x
     SWAPwords+=("$x")
 done
-if [ -z "$shared" ] || [ -z "$result" ] || [ ! -f "$1" ] || ! command -v flock > /dev/null; then exec "REAL_NVCC" "${words[@]}"; fi
+if [ -z "$shared" ] || [ -z "$result" ] || [ ! -f "$1" ] || ! command -v flock > /dev/null; then
+    exec "REAL_NVCC" "${words[@]}"
+fi
 draft=$result.$$
 touch "$draft"
 exec 9> "$result.lock"

@@ -10,9 +10,9 @@ script of tools/) it installs one handler for all these signals, and what that d
 
 Whoever is raised at may hang, or be in a C++ call that no Python handler interrupts: after GRACE seconds a thread, and
 a little later a handler in C (signals.cc, there as soon as Jittor is), end the process whatever it does. Either way
-files named by `part` are removed and processes that were started in this process group are ended. Other processes that
-import jseg (a user's script, a data worker) keep their handlers; they get `guarded_import` alone, which keeps Jittor's
-handlers and compile pool away from them.
+files named by `temporary_file` are removed and processes that were started in this process group are ended. Other
+processes that import jseg (a user's script, a data worker) keep their handlers; they get `guarded_import` alone, which
+keeps Jittor's handlers and compile pool away from them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ import time  # noqa: E402
 from typing import Any, Callable, Iterator, NoReturn  # noqa: E402
 
 __all__ = ["Stopped", "take_over", "is_command", "raising", "answering", "asked", "limit", "stop", "end", "leave",
-           "part", "mute_broken_output", "unheard", "runs", "state_of",
+           "temporary_file", "mute_broken_output", "unheard", "runs", "state_of",
            "guarded_import"]
 
 GRACE = 1.8  # seconds for Python's own way out: `finally` blocks, workers
@@ -198,7 +198,7 @@ def leave(status: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def part(path: str | os.PathLike) -> Iterator[None]:
+def temporary_file(path: str | os.PathLike) -> Iterator[None]:
     """A file that must not stay if the body does not rename it:
     it is removed when the body ends, also when a signal ends the process.
     """
@@ -290,7 +290,7 @@ def _leave_later(status: int) -> None:
 
 
 def _tidy() -> None:
-    """End the processes that this one started in its group, and remove the files of `part`."""
+    """End the processes that this one started in its group, and remove the files of `temporary_file`."""
     pool = getattr(sys.modules.get("jittor_utils"), "p", None)
     if pool is not None:
         pool._worker_handler._state = "TERMINATE"  # it would replace the processes that end

@@ -118,7 +118,8 @@ def read_weights_file(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], d
                      for name, entry in header.entries.items()}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: truncated, damaged or not a .safetensors file ({printable(error)}); its size "
-                              f"is {path.stat().st_size} bytes: copy or download it again, or use an older checkpoint") from error
+                              f"is {path.stat().st_size} bytes: copy or download it again, or use an older "
+                              "checkpoint") from error
     metadata = header.metadata
     what = _damage(state, metadata)
     if what:

@@ -1,4 +1,4 @@
-"""Stands in for jseg/bench/torch_side.py in tests of the benchmark: answers the protocol without PyTorch.
+"""Stands in for tests/parity/torch_side.py in tests of the benchmark: answers the protocol without PyTorch.
 
 FAKE_SIDE says how it behaves: "agree" copies jseg's results (they lie beside its own), "differ" changes them, "die"
 ends at the first run.

@@ -387,3 +387,11 @@ def test_kernels_and_plain_path_agree_in_processes_of_their_own(mode):
     job = models.Measurement(load_config(CONFIG), "demo", mode, (64, 64), 2, 1)
     row = models.measure_model(job, models.rivals(torch=None, jittor=True), repeat=1, say=lambda line: None)
     assert "failed" not in row["others"]["plain Jittor"], row["others"]["plain Jittor"]
+
+
+def test_a_wheel_says_that_the_side_of_pytorch_is_missing(monkeypatch, capsys):
+    from jseg.bench import side
+    assert side.torch_command("python3")[1].endswith("tests/parity/torch_side.py")
+    monkeypatch.setattr(side, "TORCH_SIDE", side.HERE.parents[1] / "tests" / "parity" / "none.py")
+    assert cli.main(["bench", "--kernels", "--against-torch", "python3"]) == 2
+    assert "an installed wheel does not have; clone the repository" in capsys.readouterr().err

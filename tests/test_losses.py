@@ -10,6 +10,7 @@ import pytest
 from jseg import losses
 from jseg.errors import ConfigError
 from jseg.losses.lovasz import _growth
+from jseg.losses.targets import class_presence
 from jseg.registry import LOSSES, SAMPLERS
 
 _spec = importlib.util.spec_from_file_location("losses_mmseg",
@@ -201,3 +202,31 @@ def test_a_sum_over_millions_of_values_keeps_its_digits(block, rng):
     signed = logits.astype(np.float64) * np.where(labels[:, None] == np.arange(8).reshape(1, 8, 1, 1), -1, 1)
     expected = np.log1p(np.exp(signed)).mean() * block.get("alpha", 1.0)
     assert LOSSES.build(block)(jt.array(logits), jt.array(labels)).item() == pytest.approx(expected, rel=2e-6)
+
+
+def test_presence_of_classes(rng):
+    labels = rng.choice([0, 2, 3, 7, 255], (3, 5, 6)).astype(np.int32)
+    labels[1] = 255
+    expected = [[float((picture == k).any()) for k in range(5)] for picture in labels]
+    np.testing.assert_array_equal(class_presence(labels, 5), np.array(expected, np.float32))
+    np.testing.assert_array_equal(class_presence(labels, 5, ignore_index=2)[:, 2], 0.0)
+
+
+@pytest.mark.parametrize(
+    "words", [{}, {"reduction": "sum", "loss_weight": 0.2}, {"class_weight": [1.0, 2.0, 0.5]}], ids=str)
+def test_cross_entropy_of_elements_in_float64(words, rng):
+    logits, targets = rng.standard_normal((4, 3)).astype(np.float32), (rng.random((4, 3)) < 0.5).astype(np.float32)
+    share = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    weight = np.array(words.get("class_weight", [1.0] * 3))
+    terms = -weight * targets * np.log(share) - (1 - targets) * np.log(1 - share)
+    expected = words.get("loss_weight", 1.0) * (terms.sum() if words.get("reduction") == "sum" else terms.mean())
+    value = losses.CrossEntropyLoss(use_sigmoid=True, **words).elements(jt.array(logits), jt.array(targets))
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_losses_without_a_form_for_elements_say_so():
+    for loss in (losses.DiceLoss(), losses.CrossEntropyLoss()):
+        with pytest.raises(ValueError, match="use_sigmoid: true"):
+            loss.elements(jt.zeros((2, 3)), jt.zeros((2, 3)))
+    with pytest.raises(ValueError, match="must be equal"):
+        losses.CrossEntropyLoss(use_sigmoid=True).elements(jt.zeros((2, 3)), jt.zeros((2, 4)))

@@ -277,7 +277,7 @@ def test_frames_of_another_size_are_scaled_and_none_is_lost(tmp_path):
     with VideoFile(tmp_path / "mixed.mp4", 10) as video:
         for side in (64, 32, 96):
             video.write(np.full((side, side, 3), 200, np.uint8))
-        video.finish()
+        video.finish_file()
     with VideoSource(tmp_path / "mixed.mp4") as source:
         assert [frame.shape for frame in source.frames()] == [(64, 64, 3)] * 3
         assert source.lost() == "" and source.expected == 3

@@ -7,14 +7,17 @@ import pathlib
 import re
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MAX_LINES, MAX_FUNCTION = 500, 80  # aim at 300 and 60
+MAX_LINES, MAX_FUNCTION, MAX_WIDTH = 500, 80, 120  # aim at 300 and 60
 FOLDERS = ("jseg", "tools", "tests", "configs")
 SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*")
                  if p.suffix in (".py", ".cc", ".cuh", ".h", ".yaml"))
+TEXTS = SOURCES + sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "tools").glob("*.sh"),
+                          ROOT / "Makefile", ROOT / "setup.py"])
 PYTHON = [p for p in SOURCES if p.suffix == ".py"] + [ROOT / "setup.py"] * (ROOT / "setup.py").exists()
 LIBRARY = [p for p in PYTHON if ROOT / "jseg" in p.parents]
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "_base_" not in p.parts)
@@ -23,15 +26,15 @@ KERNELS = sorted(p.parent for p in (ROOT / "jseg" / "ops").glob("*/__init__.py")
 # A room may import rooms on a lower floor, and itself.
 FLOORS = {"errors": 0, "files": 1, "text": 2, "yaml_reader": 2, "weights_header": 3, "weights_file": 4,
           "runtime_cuda": 0, "runtime_compiler": 0, "runtime_signals": 0, "runtime_toolchain": 0.3,
-          "runtime_numpy": 0.3, "runtime_import": 0.6, "runtime": 1, "registry": 2, "config": 3, "ops": 4, "layers": 5,
-          "losses": 6, "metrics": 6, "models": 7, "data": 8, "engine": 9, "report": 10, "bench": 11, "cli": 12,
-          "__main__": 13}
+          "runtime_numpy": 0.3, "runtime_import": 0.6, "runtime": 1, "registry": 2, "rules": 3, "config": 3,
+          "ops": 4, "layers": 5, "losses": 6, "metrics": 6, "models": 7, "data": 8, "engine": 9, "report": 10,
+          "bench": 11, "cli": 12, "__main__": 13}
 CONVERT = {"errors", "text", "files", "weights_header", "weights_file", "runtime", "runtime_signals", "registry",
            "config", "layers", "models", "data", "engine"}  # what convert/ may import; only cli imports convert/
 # loader workers must stay light
-DATA = {"errors", "files", "text", "runtime", "runtime_signals", "registry", "config", "metrics"}
+DATA = {"errors", "files", "text", "runtime", "runtime_signals", "registry", "rules", "config", "metrics"}
 NUMPY_ONLY = ("config.py", "metrics.py", "errors.py", "files.py", "text.py", "yaml_reader.py", "weights_header.py",
-              "weights_file.py", "registry.py", "runtime.py", "data", "report", "convert/torch_file.py")
+              "weights_file.py", "registry.py", "rules.py", "runtime.py", "data", "report", "convert/torch_file.py")
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -74,6 +77,29 @@ def room(dotted: str) -> str | None:
 def test_files_are_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{name_of(path)} has {lines} lines; split it by idea (at most {MAX_LINES}, aim at 300)"
+
+
+def columns(line: str) -> int:
+    """How wide a line is shown: Chinese characters take two columns."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line)
+
+
+def may_be_wide(path: pathlib.Path, line: str) -> bool:
+    """Addresses cannot be broken; in Markdown also rows of tables and indented commands."""
+    if re.search(r"https?://\S{60}", line):
+        return True
+    return path.suffix == ".md" and line.startswith(("|", "    "))
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_lines_are_short(path):
+    wide, fenced = [], False
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        fenced ^= path.suffix == ".md" and line.startswith("```")
+        width = columns(line) if path.suffix == ".md" else len(line)
+        if width > MAX_WIDTH and not fenced and not may_be_wide(path, line):
+            wide.append(f"{name_of(path)}:{number}: {width} columns")
+    assert not wide, f"at most {MAX_WIDTH}:\n" + "\n".join(wide)
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
@@ -159,11 +185,22 @@ def test_kernel_folders_are_complete(folder):
     assert not missing, f"{name_of(folder)} lacks {', '.join(missing)}"
 
 
+def test_every_kernel_is_exported_by_name():
+    """jseg/ops/__init__.py names its functions for editors; a folder with an op.py belongs there."""
+    folders = sorted(path.parent.name for path in (ROOT / "jseg" / "ops").glob("*/op.py"))
+    names = {alias.asname or alias.name for node in parsed(ROOT / "jseg" / "ops" / "__init__.py").body
+             if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assigned = {node.targets[0].id: ast.literal_eval(node.value) for node in
+                parsed(ROOT / "jseg" / "ops" / "__init__.py").body if isinstance(node, ast.Assign)}
+    assert list(assigned["KERNELS"]) == folders, "name the folder in KERNELS"
+    assert set(folders) <= names & set(assigned["__all__"]), "import the function and name it in __all__"
+
+
 def test_imports_go_one_way():
     wrong = []
     for path in LIBRARY:
         here = room(module_name(path))
-        if here is None:  # jseg/__init__.py names the doors lazily
+        if here is None:  # jseg/__init__.py names the entry points lazily
             continue
         for line, name in imported(path):
             there = room(name)
@@ -200,7 +237,7 @@ def test_numpy_rooms_do_not_name_jittor(path):
 
 
 def test_numpy_rooms_do_not_load_jittor():
-    """Import them all in a fresh process: nothing may bring Jittor (or PyTorch) in by a side door."""
+    """Import them all in a fresh process: nothing may bring Jittor (or PyTorch) in on the side."""
     names = sorted({module_name(p) for p in numpy_only()} | {"jseg", "jseg.cli"})
     program = (f"import importlib, sys\nfor name in {names!r}:\n    importlib.import_module(name)\n"
                "    assert not {'jittor', 'torch'} & set(sys.modules), name\n")
@@ -224,8 +261,8 @@ def test_shipped_configs_open_with_their_command(path):
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "jseg" / "cli").glob("[!_]*.py")))
-def test_tools_are_doors(name):
-    """Every command has a door tools/<command>.py (convert: convert_mmseg.py),
+def test_tools_hand_over_to_commands(name):
+    """Every command has a script tools/<command>.py (convert: convert_mmseg.py),
     which hands over to it and does nothing else.
     """
     text = (ROOT / "tools" / f"{'convert_mmseg' if name == 'convert' else name}.py").read_text()

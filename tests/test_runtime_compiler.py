@@ -28,7 +28,8 @@ x = jt.code((2,), "float32", [jt.array([1.0, 2.5])], cpu_src='''
 print(x.numpy().tolist(), jt.flags.python_path.startswith("/bin/sh"))
 built = pathlib.Path(jt.flags.cache_path) / "jit"
 mine = [f for f in built.glob("code*_op.cc") if "mine_{os.getpid()}_" + sys.argv[1] in f.read_text()]
-print(len(mine), [os.stat(f.with_suffix(".so")).st_mtime_ns for f in mine], [(f.with_name(f.stem + ".post.s")).exists() for f in mine])
+print(len(mine), [os.stat(f.with_suffix(".so")).st_mtime_ns for f in mine],
+      [(f.with_name(f.stem + ".post.s")).exists() for f in mine])
 """
 
 
@@ -54,7 +55,9 @@ def test_jittors_own_way_stays_one_variable_away():
 COMPILER = """#!/bin/sh
 echo "$@" >> {log}
 case "$*" in *c++-header*) {header} ;; esac
-case "$*" in *-include*) g++ -H "$@" 2> {log}.err; status=$?; cat {log}.err >> {log}; cat {log}.err >&2; exit $status ;; esac
+case "$*" in *-include*)
+    g++ -H "$@" 2> {log}.err; status=$?; cat {log}.err >> {log}; cat {log}.err >&2; exit $status ;;
+esac
 exec g++ "$@"
 """
 

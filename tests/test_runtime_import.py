@@ -46,7 +46,8 @@ jittor_utils.try_import_jit_utils_core()
 old = jittor_utils.cc
 old.cache_compile = lambda *command: True
 import jittor as jt, numpy as np
-print(jittor_utils.cc is old, jt.array(np.arange(6.)[::2]).numpy().tolist(), (jt.array([1.0, 2.5]) * 2).numpy().tolist())
+print(jittor_utils.cc is old, jt.array(np.arange(6.)[::2]).numpy().tolist(),
+      (jt.array([1.0, 2.5]) * 2).numpy().tolist())
 """)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False [0.0, 2.0, 4.0] [2.0, 5.0]", "the process ended before it did its work"
@@ -66,6 +67,21 @@ def test_a_command_on_a_moved_cache_does_its_work(copied_cache, tmp_path):
                           capture_output=True, text=True, env=env, timeout=1800)
     assert done.returncode == 0, done.stderr
     assert any((tmp_path / "out").iterdir()) and "2 to 4 minutes" in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks elsewhere are of no use to Jittor")
+def test_the_compile_pool_forks_where_python_does_not(tmp_path):
+    """As Python 3.14: what the pool is given would not go to a new interpreter, and the main module would run again."""
+    (tmp_path / "program.py").write_text("""
+import multiprocessing
+multiprocessing.set_start_method("forkserver")
+import jseg, jittor, jittor_utils
+with jittor_utils.Pool(1, initializer=lambda: None) as pool:
+    print("main", pool.apply(len, ("abc",)))
+""")
+    done = subprocess.run([sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.stdout.strip() == "main 3", done.stdout + done.stderr
 
 
 def test_doctor_names_a_moved_cache(tmp_path, monkeypatch):

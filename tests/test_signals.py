@@ -179,7 +179,7 @@ def command(tmp_path, body):
 @pytest.mark.parametrize("how, status", [("key", 130), ("sigterm", 143)])
 def test_a_long_call_of_c_plus_plus_is_not_waited_for(tmp_path, how, status):
     """No Python handler runs within it; what it was writing goes."""
-    body = ("a = jt.random((6000, 6000)).sync()\nwith runtime_signals.part('film.part.mp4'):\n    "
+    body = ("a = jt.random((6000, 6000)).sync()\nwith runtime_signals.temporary_file('film.part.mp4'):\n    "
             "pathlib.Path('film.part.mp4').touch()\n    print('computes', flush=True)\n    for _ in range(30): a = a @ "
             "a\n    a.sync()")
     with Terminal(*command(tmp_path, body), cwd=tmp_path) as terminal:

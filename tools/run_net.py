@@ -1,11 +1,14 @@
 """Original JSeg's command line on jseg's commands.
 
-    python tools/run_net.py --config-file CONFIG --task train                    -> jseg train CONFIG
-    python tools/run_net.py --config-file CONFIG --task train --resume RUN       -> jseg train CONFIG --resume --work-dir RUN
-    python tools/run_net.py --config-file CONFIG --task val --resume WEIGHTS     -> jseg val CONFIG --checkpoint WEIGHTS
+    python tools/run_net.py --config-file CONFIG --task train
+        -> jseg train CONFIG
+    python tools/run_net.py --config-file CONFIG --task train --resume RUN
+        -> jseg train CONFIG --resume --work-dir RUN
+    python tools/run_net.py --config-file CONFIG --task val --resume WEIGHTS
+        -> jseg val CONFIG --checkpoint WEIGHTS
     python tools/run_net.py --config-file CONFIG --task test --resume WEIGHTS --save-dir DIR
-                                                                                 -> jseg predict WEIGHTS PICTURES --out
-                                                                                 DIR
+        -> jseg predict WEIGHTS PICTURES --out DIR
+
 Without --resume, val and test take the best weights of the config's run folder. Configs are jseg's YAML files. The
 command that runs is printed first.
 """

@@ -3,7 +3,8 @@
     doctor     what was found and chosen; Jittor's core, built if need be
     kernels    every kernel's CUDA implementation against the float64 reference, float32, float16, bfloat16
     model      the whole model on CUDA against the CPU: logits and label maps; loss and gradients
-    times      SegNeXt-T and B in turn with the plain path and with PyTorch (eager, channels last, torch.compile), float32 and mixed
+    times      SegNeXt-T and B in turn with the plain path and with PyTorch (eager, channels last, torch.compile),
+               float32 and mixed
     bandwidth  each kernel's rates and its share of what the device was measured to do
 
 A part that fails or runs out of time says so in the results; the next one runs all the same. Results are kept after

@@ -113,8 +113,8 @@ def starting_bases(model) -> np.ndarray:
 
 @contextlib.contextmanager
 def no_randomness(model):
-    """No dropout, no dropped paths, the evaluation's bases;
-    what else is drawn is the same for every picture and every time.
+    """No dropout, no dropped paths, the evaluation's bases; what else is drawn is the same for every picture and every
+    time.
     """
     before, rand = [], ranks.rand
     ranks.rand = lambda shape: jt.array(

@@ -17,6 +17,7 @@ import numpy as np
 
 from jseg.bench.pairing import interleave, ratio, summary
 from jseg.bench.side import TUNED, Side, SideError, jseg_command, torch_command
+from jseg.config import last_head
 
 __all__ = ["Measurement", "Rival", "rivals", "measure_model", "write_inputs", "compare", "LIMITS"]
 
@@ -76,7 +77,7 @@ def rivals(*, torch: str | None, jittor: bool) -> list[Rival]:
 def write_inputs(folder: pathlib.Path, config: dict, size: tuple[int, int], batch: int) -> dict[str, str]:
     """Write the config and a random batch for all sides; the words of an `open` request that name them."""
     rng = np.random.default_rng(0)
-    classes = config["model"]["decode_head"]["num_classes"]
+    classes = last_head(config["model"])["num_classes"]
     labels = np.repeat(np.repeat(rng.integers(0, classes, (batch, -(-size[0] // 16), -(-size[1] // 16))), 16, 1), 16, 2)
     labels = labels[:, :size[0], :size[1]].astype(np.int32)
     labels[rng.random(labels.shape) < 0.05] = 255
@@ -129,7 +130,7 @@ def measure_model(job: Measurement, others: list[Rival], *, repeat: int, say: Ca
     """
     say(job.title)
     row = {"title": job.title, "model": job.name, "mode": job.mode, "size": list(job.size), "batch": job.batch,
-           "threads": job.threads, "classes": job.config["model"]["decode_head"]["num_classes"], "others": {}}
+           "threads": job.threads, "classes": last_head(job.config["model"])["num_classes"], "others": {}}
     with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name:
         folder = pathlib.Path(name)
         words = {**write_inputs(folder, job.config, job.size, job.batch), "mode": job.mode, "warm": 0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jseg.text import fill_prose
+
 __all__ = ["page", "table", "add_results"]
 
 MIB = 2**20
@@ -45,7 +47,7 @@ def page(results: dict) -> str:
     lines += _cold(results.get("cold") or [])
     lines += _gpu(results.get("gpu") or {})
     lines += _kernels(results.get("kernels") or [])
-    return "\n".join(lines).rstrip() + "\n"
+    return fill_prose("\n".join(lines).rstrip() + "\n")
 
 
 def _ms(found: dict) -> str:
@@ -67,9 +69,9 @@ def _models(rows: list[dict]) -> list[str]:
         return []
     lines = ["## Whole models", "",
              "Inference: pictures in memory to label maps in memory, resize to the picture's size and argmax included. "
-             "Training step: loss, gradients, optimizer. \"PyTorch\" is the model as it comes; \"tuned\" is the same "
-             "with glibc keeping freed memory (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`) and channels-last "
-             "tensors; \"plain Jittor\" is jseg's own layer-by-layer path.", ""]
+             "Training step: loss, gradients, optimizer. \"PyTorch\" is the model with default settings; \"tuned\" is "
+             "the same with glibc keeping freed memory (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`) and "
+             "channels-last tensors; \"plain Jittor\" is jseg's own layer-by-layer path.", ""]
     names = list(dict.fromkeys(name for row in rows for name in row["others"]))
     head = ["what", "jseg ms", "jseg MiB"]
     for name in names:

@@ -1,8 +1,8 @@
-"""The talk between the benchmark and a side: one JSON object a line, request in, answer out.
+"""The talk between the benchmark and a side: one JSON object per line, request in, answer out.
 
-    {"do": "open", "task": "main", ...}     build something that can run            -> {"ok": true, ...}
-    {"do": "run", "task": "main", "count": 5}                                        -> {"ok": true, "seconds": [0.08, ...]}
-    {"do": "peak"}                          largest resident memory so far           -> {"ok": true, "bytes": 123}
+    {"do": "open", "task": "main", ...}     build something that can run   -> {"ok": true, ...}
+    {"do": "run", "task": "main", "count": 5}                               -> {"ok": true, "seconds": [0.08, ...]}
+    {"do": "peak"}                          largest resident memory so far  -> {"ok": true, "bytes": 123}
 
 The first line a side writes is {"ok": true, "ready": ...}. This file needs Python's standard library only and never
 imports jseg: the PyTorch side loads it as a plain file.

@@ -17,6 +17,7 @@ from jseg.errors import JsegError
 __all__ = ["Side", "SideError", "jseg_command", "torch_command", "TUNED"]
 
 HERE = pathlib.Path(__file__).resolve().parent
+TORCH_SIDE = HERE.parents[1] / "tests" / "parity" / "torch_side.py"
 # glibc returns large blocks to the system at once and pays for fresh pages on every use; this makes it keep them.
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
@@ -31,8 +32,16 @@ def jseg_command() -> list[str]:
 
 
 def torch_command(python: str) -> list[str]:
-    """How PyTorch's side starts under another Python."""
-    return [python, str(HERE / "torch_side.py")]
+    """How PyTorch's side starts under another Python.
+
+    Raises:
+        SideError: this jseg was installed without the repository, which holds that side.
+    """
+    if not TORCH_SIDE.is_file():
+        raise SideError(f"--against-torch {python}: PyTorch's side is a script of jseg's repository, "
+                        f"{TORCH_SIDE.relative_to(HERE.parents[1])}, which an installed wheel does not have; clone the "
+                        "repository, `pip install -e .` there and run jseg bench again")
+    return [python, str(TORCH_SIDE)]
 
 
 def _environment(command: list[str], extra: dict) -> dict:

@@ -48,8 +48,13 @@ def _attention(shapes: dict, outputs: list, options: dict) -> float:
     return 2.0 * n * heads * rows * keys * (shapes["q"][-1] + out)
 
 
-_RULES = {"attention": _attention, "depthwise": _depthwise, "linear": _linear, "msca": _msca, "pointwise": _pointwise,
-          "mix_ffn": _mix_ffn, "nmf": _nmf}
+def _criss_cross(shapes: dict, outputs: list, options: dict) -> float:
+    n, d, h, w = outputs[0]
+    return 2.0 * n * h * w * (h + w) * (shapes["query"][1] + d)
+
+
+_RULES = {"attention": _attention, "criss_cross": _criss_cross, "depthwise": _depthwise, "linear": _linear,
+          "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf}
 
 
 def operations(kernel: str, shapes: dict, outputs: list, options: dict) -> float | None:

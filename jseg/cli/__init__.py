@@ -50,17 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         number = runtime_signals.asked(error)
         if number is None:
-            return _told(error)
+            return _report_error(error)
     return runtime_signals.end(number)
 
 
-def _told(error: BaseException) -> int:
+def _report_error(error: BaseException) -> int:
     """Say what went wrong; returns the exit status. What is no fault of the user's is raised again."""
     if isinstance(error, SystemExit):  # argparse: 0 after --help, 2 after a usage message
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if isinstance(error, JsegError):
         if "OMPI_COMM_WORLD_RANK" in os.environ and os.environ["OMPI_COMM_WORLD_RANK"] != "0":
-            # the ranks of a job mostly fail alike: rank 0's end ends the others before they say it again
+            # Ranks mostly fail with the same error. Rank 0 prints it and ends the job before the others print it too.
             time.sleep(3.5)
         print(printable(error, keep="\n\t"), file=sys.stderr)  # it may quote a file
         return 2
@@ -83,7 +83,8 @@ def build_parser(command: str) -> argparse.ArgumentParser:
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
     """Add the positional `config` and the repeatable `--set key.sub.key=value` (`args.overrides`)."""
-    parser.add_argument("config", nargs=nargs, metavar="CONFIG", help="a config file (.yaml)")
+    parser.add_argument("config", nargs=nargs, metavar="CONFIG",
+                        help="a config file (.yaml), or the name of a config that comes with jseg")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="override one value, for example --set optimizer.lr=6e-5; may be given many times")
 

@@ -3,9 +3,9 @@
 Every result is compared before anything is timed. Sides run in turn (A B A B), each in a process of its own, so its
 peak memory is its own too; figures are medians with quartiles. Whole models are measured for inference (pictures in
 memory to label maps in memory) and for a training step with the config's optimizer. `--against-torch PYTHON` names a
-Python that has PyTorch and mmsegmentation; it runs as it comes and tuned (glibc keeps freed memory, channels-last
-tensors). `--gpu` is one command for a machine with a GPU: under 8 minutes for everything it can tell; it exits with 2
-where there is none.
+Python that has PyTorch and mmsegmentation; it runs with default settings and tuned (glibc keeps freed memory,
+channels-last tensors). `--gpu` is one command for a machine with a GPU: under 8 minutes for everything it can tell; it
+exits with 2 where there is none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def add_arguments(parser) -> None:
     """Options of `jseg bench`."""
     parser.add_argument("--kernels", nargs="?", const="", metavar="NAME",
                         help="the kernel table; with NAME only kernels whose name contains it")
-    parser.add_argument("--model", nargs="+", default=[], metavar="CONFIG", help="whole models of these config files")
+    parser.add_argument("--model", nargs="+", default=[], metavar="CONFIG",
+                        help="whole models of these config files or shipped configs")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="override one value of every config")
     parser.add_argument("--size", nargs=2, type=int, action="append", metavar=("H", "W"),
@@ -126,7 +127,8 @@ def _say(line: str) -> None:
 
 
 def _check(args) -> None:
-    """Refuse numbers that mean nothing before minutes are spent."""
+    """Refuse numbers that mean nothing, and a side that is not here, before minutes are spent."""
+    from jseg.bench.side import torch_command
     from jseg.errors import ConfigError
 
     wrong = [f"--size {h} {w}: height and width must be at least 1" for h, w in args.size or [] if min(h, w) < 1]
@@ -139,6 +141,8 @@ def _check(args) -> None:
         wrong.append("--gpu: decides itself what to measure; leave out --model, --kernels and --cold")
     if wrong:
         raise ConfigError("\n".join(wrong))
+    if args.against_torch:
+        torch_command(args.against_torch)
 
 
 def _read(path: str) -> dict:

@@ -32,7 +32,7 @@ def add_arguments(parser) -> None:
     add_config_arguments(check)
     check.add_argument("--split", dest="splits", action="append", choices=SPLITS,
                        help="check only this one; may be given many times (default: those in the config)")
-    check.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one a core)")
+    check.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one per core)")
     check.add_argument("--quick", action="store_true", help="only what a training run checks first: a second or two")
     check.add_argument("--sheet", metavar="FILE", help="draw pictures beside their masks into this file")
     check.add_argument("--count", type=int, default=8, metavar="N",
@@ -89,7 +89,7 @@ def has_depth(dataset) -> bool:
 
 
 def overview(reports) -> list[str]:
-    """A line a split: pictures, sizes, ignored share, faults, time."""
+    """A line per split: pictures, sizes, ignored share, faults, time."""
     lines = [f"{'split':<6} {'pictures':>9} {'sizes (width x height)':<42} {'ignored':>8} {'faults':>7} {'seconds':>8}"]
     for report in reports:
         sizes = [f"{w}x{h}" for (h, w), _ in report.sizes.most_common(3)]
@@ -102,7 +102,7 @@ def overview(reports) -> list[str]:
 
 
 def class_table(reports, most: int | None = None) -> list[str]:
-    """A line a class: its share of the pixels and the number of pictures that hold it, in each split.
+    """A line per class: its share of the pixels and the number of pictures that hold it, in each split.
 
     Args:
         reports: of the splits; classes are those of the first.

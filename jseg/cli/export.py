@@ -26,7 +26,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="change a value of the config inside, such as a path of this machine; may be given many "
                              "times")
-    parser.add_argument("--config", dest="given_config", metavar="FILE", help="put this config (.yaml) into the file, "
+    parser.add_argument("--config", dest="given_config", metavar="FILE",
+                        help="put this config (.yaml, or a shipped config's name) into the file, "
                         "with the class names and colours of its data set, instead of those inside it")
     parser.add_argument("--allow-nonfinite", action="store_true", help="write weights that hold NaN or inf")
     parser.add_argument("--origin", metavar="TEXT",
@@ -63,10 +64,13 @@ def _facts(config_file: str, state: dict, source: pathlib.Path) -> dict:
     from jseg.config import load_config
     from jseg.engine.checkpoint import load_into
     from jseg.errors import ConfigError
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     from jseg.registry import DATASETS
     config = load_config(config_file)
-    load_into(build_model(config), state, source=str(source), allow_nonfinite=True)
+    with without_values():
+        model = build_model(config)
+    load_into(model, state, source=str(source), allow_nonfinite=True)
     block = next((config[name]["dataset"] for name in ("test_dataloader", "val_dataloader", "train_dataloader")
                   if isinstance(config.get(name), dict) and isinstance(config[name].get("dataset"), dict)), None)
     if block is None:

@@ -96,18 +96,22 @@ def _watched(model, counts: Counter):
         counts[running[-1]] += result.numel() * weight.numel() // weight.shape[0]
         return result
 
-    def multiply(a, b):
-        result = originals[jt, "matmul"](a, b)
-        counts[running[-1]] += result.numel() * a.shape[-1]
-        return result
+    def multiplies(place):
+        def multiply(a, b):
+            result = originals[place](a, b)
+            counts[running[-1]] += result.numel() * a.shape[-1]
+            return result
+
+        return multiply
 
     def enlarge(x, size, **options):
         result = originals[ops, "bilinear_resize"](x, size, **options)
         counts[running[-1]] += RESIZE_COST * result.numel() * (tuple(size) != tuple(x.shape[2:]))
         return result
 
-    watchers = {(jt.Module, "__call__"): call, (nn, "conv2d"): convolve, (jt, "matmul"): multiply,
-                (jt, "bmm"): multiply, (ops, "bilinear_resize"): enlarge}
+    watchers = {(jt.Module, "__call__"): call, (nn, "conv2d"): convolve, (ops, "bilinear_resize"): enlarge}
+    products = ((jt, "matmul"), (jt, "bmm"), (jt, "bmm_transpose"), (nn, "matmul_transpose"))
+    watchers.update({place: multiplies(place) for place in products})
     originals = {place: getattr(*place) for place in watchers}
     try:
         for (owner, name), watcher in watchers.items():

@@ -35,7 +35,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("-n", "--ranks", type=int, required=True, metavar="N",
                         help="number of processes over all hosts: one for each GPU")
     parser.add_argument("--hostfile", metavar="FILE",
-                        help="hosts for mpirun, one a line: `node1 slots=4`; jseg must be installed at the "
+                        help="hosts for mpirun, one per line: `node1 slots=4`; jseg must be installed at the "
                                                             "same place on each")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU even where there are GPUs")
     parser.add_argument("--grace", type=float, default=6.0, metavar="S",

@@ -6,6 +6,7 @@ import pathlib
 
 from jseg.errors import DataError
 from jseg.files import write_atomically
+from jseg.text import fill_prose
 
 EXAMPLE = "jseg names"
 KINDS = (("models", "MODELS"), ("losses", "LOSSES"), ("samplers", "SAMPLERS"), ("datasets", "DATASETS"),
@@ -39,11 +40,12 @@ def run(args) -> int:
 
 
 def supported() -> str:
-    """One Markdown line for each kind, names in alphabetical order."""
+    """One Markdown list item for each kind, names in alphabetical order."""
     import jseg.data  # noqa: F401  (importing a room enters its classes)
     import jseg.engine.optim  # noqa: F401
     import jseg.engine.schedules  # noqa: F401
     import jseg.losses  # noqa: F401
     import jseg.models  # noqa: F401
     from jseg import registry
-    return "\n".join(f"- **{title}**: {', '.join(getattr(registry, name).names())}" for title, name in KINDS)
+    lists = ((title, ", ".join(getattr(registry, name).names())) for title, name in KINDS)
+    return fill_prose("\n".join(f"- **{title}**: {names}" for title, names in lists))

@@ -254,7 +254,7 @@ def _segment_video(segmentor, path: pathlib.Path, out: pathlib.Path, opacity: fl
         with contextlib.closing(source.frames()) as frames:
             for frame in tqdm(frames, total=source.expected, unit="frame", desc=printable(path.name)):
                 result.write(segmentor.overlay(frame, segmentor.infer(frame), opacity=opacity))
-        result.finish()
+        result.finish_file()
         lost = source.lost()
     print(f"{printable(path)} -> {printable(out)} ({result.count} frames)", flush=True)
     if lost:

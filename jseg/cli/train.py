@@ -15,7 +15,8 @@ def add_arguments(parser) -> None:
     """Options of `jseg train`."""
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true",
-                        help="go on from the newest saved state in the work dir (from the beginning when there is none)")
+                        help="go on from the newest saved state in the work dir (from the beginning "
+                             "when there is none)")
     parser.add_argument("--work-dir", metavar="DIR",
                         help="folder of the run (default: work_dir of the config, else runs/<config name>)")
 

@@ -45,12 +45,13 @@ def _evaluate(args) -> int:
     from jseg.engine.evaluate import evaluate, format_table, save_result
     from jseg.engine.limits import without_files
     from jseg.engine.model_file import config_told
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     path = weights_path(args.checkpoint)
     state, meta = load_weights(path, allow_nonfinite=args.allow_nonfinite)
     config = chosen_config(args.config, args.overrides, meta, path)
     own = contextlib.nullcontext() if args.config else config_told(path)
-    with own:
+    with own, without_values():
         model = build_model(config if args.config else without_files(config["model"]))
         loader = build_loader(config, args.split, rank=distributed.rank(), world_size=distributed.world_size())
     load_into(model, state, source=str(path), allow_nonfinite=True)  # they were looked at when read

@@ -131,12 +131,12 @@ def to_mmseg(settings: dict) -> dict:
     """jseg's settings in mmsegmentation 1.x's vocabulary:
     what its inference needs, for files that carry no config of its own.
     """
-    from jseg.models.backbones.mscan import VARIANTS
+    from jseg.models.backbones.mscan import SIZES, VARIANTS
     from jseg.models.heads.ham_head import ham_options
     model = settings["model"]
     backbone = {key: value for key, value in model["backbone"].items() if key not in ("variant", "impl")}
-    backbone = {"mlp_ratios": [8, 8, 4, 4], "norm_cfg": {"type": "BN", "requires_grad": True},
-                **VARIANTS.get(model["backbone"].get("variant"), {}),
+    backbone = {"norm_cfg": {"type": "BN", "requires_grad": True},
+                **VARIANTS.get(model["backbone"].get("variant"), SIZES),
                 **{key: value for key, value in backbone.items() if value is not None}}
     head = {key: value for key, value in model["decode_head"].items() if key not in ("loss_decode", "sampler", "impl")}
     head["ham_kwargs"] = {key: value for key, value in ham_options(head.get("ham_kwargs")).items() if key != "grad"}

@@ -90,6 +90,7 @@ def _train(config: dict, state: dict, pictures) -> None:
     import numpy as np
 
     from jseg.engine.optim import build_optimizer
+    from jseg.engine.train_cfg import TrainCfg
 
     model = state["model"]
     if "optimizer" not in state:
@@ -99,8 +100,8 @@ def _train(config: dict, state: dict, pictures) -> None:
                                                (len(pictures), *pictures.shape[2:])).astype(np.int32)
     losses = model.loss(jt.array(pictures), jt.array(labels))
     state["optimizer"].accumulate(losses["loss"])
-    clip = (config.get("train_cfg") or {}).get("clip_grad") or {}
-    state["optimizer"].step(state["optimizer"].lrs, max_norm=clip.get("max_norm"))
+    clip = TrainCfg.read(config.get("train_cfg")).clip_grad
+    state["optimizer"].step(state["optimizer"].lrs, max_norm=clip.max_norm)
     jt.sync_all(True)
     for value in losses.values():
         value.item()

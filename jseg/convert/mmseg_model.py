@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from jseg.config import stating_block
 from jseg.convert.mmseg_notes import Notes, as_pair, brief
 from jseg.registry import LOSSES, MODELS, SAMPLERS, Registry, accepted, nearest
 
@@ -18,10 +19,10 @@ PREPROCESSOR_KEYS = ("mean", "std", "bgr_to_rgb", "rgb_to_bgr", "size", "size_di
                      "seg_pad_val", "test_cfg")
 _PADDING_KEYS = ("size", "size_divisor", "resize_divisor")
 # all three families
-_MSCAN_UPSTREAM = {"embed_dims": [64, 128, 256, 512], "mlp_ratios": [4, 4, 4, 4], "depths": [3, 4, 6, 3]}
 _HAM_SPELLINGS = {"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t", "RAND_INIT": "rand_init"}
 _HAM_UPSTREAM = {"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "rand_init": True}  # all three families
 # words of a head that stay unsaid where usual
+_SCOPES = ("mmseg", "mmpretrain", "mmcls")  # before a dot: the library whose class is meant
 _SELDOM = ("input_transform", "out_channels", "threshold", "conv_cfg", "sampler")
 _NEUTRAL = {"conv_cfg": (None,), "threshold": (None,), "init_cfg": (None,), "pretrained": (None,),
             "decoder_params": (None,), "norm_eval": (False,), "with_cp": (False,), "out_channels": (None,)}
@@ -31,6 +32,7 @@ def translate_model(model: dict, notes: Notes) -> dict:
     """The whole `model` block."""
     import jseg.models  # noqa: F401  (fills the registries; needs Jittor)
 
+    model = _with_words_in_heads(model)
     kind = model.get("type", "EncoderDecoder")
     if kind not in MODELS:
         notes.add("model.type",
@@ -48,6 +50,30 @@ def translate_model(model: dict, notes: Notes) -> dict:
         return translated | rest
     own = [key for key in accepted(MODELS.get(kind)) if key not in translated]
     return translated | notes.take(rest, own, "model", {"train_cfg": (None, {})})
+
+
+def _with_words_in_heads(model: dict) -> dict:
+    """The model with what its `train_cfg` and `test_cfg` say of single heads said in these heads' own blocks: see
+    `MODEL_WORDS`.
+    """
+    model, taken = dict(model), {}
+
+    def head(block):
+        if isinstance(block, list):
+            return [head(part) for part in block]
+        kind = block.get("type") if isinstance(block, dict) else None
+        for part, words in (getattr(MODELS.get(kind), "MODEL_WORDS", {}) if kind in MODELS else {}).items():
+            given = model.get(part) if isinstance(model.get(part), dict) else {}
+            block = {**block, **{word: given[word] for word in words if word in given}}
+            taken.setdefault(part, set()).update(words)
+        return block
+
+    for name in ("decode_head", "auxiliary_head"):
+        model[name] = head(model.get(name))
+    for part, words in taken.items():
+        if isinstance(model.get(part), dict):
+            model[part] = {key: value for key, value in model[part].items() if key not in words}
+    return model
 
 
 def _weights_note(value: Any, where: str, notes: Notes) -> None:
@@ -68,13 +94,16 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
     """
     block = notes.block(block, where)
     kind = block.get("type")
+    scope, _, bare = kind.rpartition(".") if isinstance(kind, str) else ("", "", "")
+    if scope in _SCOPES and bare in registry:
+        block, kind = {**block, "type": bare}, bare
     if not isinstance(kind, str) or kind not in registry:
         notes.add(f"{where}.type", f"jseg has no {registry.kind} {kind!r}{nearest(str(kind), registry.names())}; the "
                                    "block was kept for you to change")
         return block
     _weights_note(block.get("pretrained") or block.get("init_cfg"), where, notes)
-    block = {key: value for key, value in block.items() if key not in ("pretrained", "init_cfg")
-             and (key, value) != ("norm_eval", False)}
+    block = {key: value for key, value in block.items()
+             if key not in ("pretrained", "init_cfg") and not (key == "norm_eval" and value is False)}
     parameters = accepted(registry.get(kind))
     kept = notes.take(block, parameters, where, _NEUTRAL)
     if terse:
@@ -82,6 +111,8 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
     for key in ("norm_cfg", "act_cfg"):
         if isinstance(kept.get(key), dict):
             kept[key] = _plain_cfg(kept[key])
+    if isinstance(kept.get("backbone_cfg"), dict):
+        kept["backbone_cfg"] = _known(MODELS, kept["backbone_cfg"], f"{where}.backbone_cfg", notes)
     return kept
 
 
@@ -104,14 +135,14 @@ def _backbone(block: dict, notes: Notes) -> Any:
     where = "model.backbone"
     if block.get("type") != "MSCAN":
         return _known(MODELS, block, where, notes)
-    from jseg.models.backbones.mscan import VARIANTS
+    from jseg.models.backbones.mscan import SIZES, VARIANTS
 
-    block = {**_MSCAN_UPSTREAM, **block}
+    block = {**SIZES, **block}
     if "in_chans" in block:  # the authors' and original JSeg's word
         block["in_channels"] = block.pop("in_chans")
     if "norm_cfg" not in block and notes.style != "original JSeg":
         block["norm_cfg"] = {"type": "SyncBN"}  # upstream's default
-    sizes = {"embed_dims": block["embed_dims"], "depths": block["depths"]}
+    sizes = {name: block[name] for name in SIZES}
     variant = next((name for name, known in VARIANTS.items() if known == sizes), None)
     if variant is not None:
         block = {key: value for key, value in block.items() if key not in sizes}
@@ -140,6 +171,9 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
         return kept
     words = accepted(MODELS.get(kept["type"]))
     kept = {key: value for key, value in kept.items() if key not in _SELDOM or not _is_default(words[key], value)}
+    below, inner = stating_block(kept)
+    if below:
+        kept[below[1:]] = _heads(inner, f"{where}{below}", notes)
     if kept.get("type") == "LightHamHead":
         kept["ham_kwargs"] = _ham_kwargs(notes.block(kept.get("ham_kwargs"), f"{where}.ham_kwargs"),
                                          f"{where}.ham_kwargs", notes)

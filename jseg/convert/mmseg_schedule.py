@@ -17,15 +17,17 @@ from jseg.registry import nearest
 __all__ = ["translate_new_schedule", "translate_old_schedule", "translate_jseg_schedule", "OPTIMIZER_KEYS",
            "SCHEDULE_KEYS"]
 
-OPTIMIZER_KEYS = {"AdamW": ("lr", "betas", "eps", "weight_decay"),
+OPTIMIZER_KEYS = {"Adam": ("lr", "betas", "eps", "weight_decay"), "AdamW": ("lr", "betas", "eps", "weight_decay"),
                   "SGD": ("lr", "momentum", "dampening", "weight_decay", "nesterov")}
 _RANGE = ("begin", "end", "by_epoch", "convert_to_iter_based")
 SCHEDULE_KEYS = {"LinearLR": ("start_factor", "end_factor", *_RANGE), "ConstantLR": ("factor", *_RANGE),
                  "PolyLR": ("power", "eta_min", *_RANGE),
                  "CosineAnnealingLR": ("T_max", "eta_min", "eta_min_ratio", *_RANGE),
                  "StepLR": ("step_size", "gamma", *_RANGE), "MultiStepLR": ("milestones", "gamma", *_RANGE)}
-PARAMWISE_KEYS = ("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult",
-                  "flat_decay_mult")
+PARAMWISE_KEYS = ("num_layers", "decay_rate", "decay_type", "custom_keys", "bias_lr_mult", "bias_decay_mult",
+                  "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
+_CONSTRUCTORS = ("DefaultOptimWrapperConstructor", "LearningRateDecayOptimizerConstructor",
+                 "LayerDecayOptimizerConstructor")
 METRICS = ("mIoU", "mDice", "mFscore")
 # hooks that jseg's loop needs no word for
 _IN_THE_LOOP = {"timer": (), "param_scheduler": (), "sampler_seed": (), "visualization": ()}
@@ -43,6 +45,11 @@ def _optimizer(block: dict, notes: Notes) -> dict:
 
 
 def _paramwise(block: dict, notes: Notes) -> dict:
+    if "layer_decay_rate" in block:  # the older name, which BEiT's and MAE's configs use
+        block = {**{key: value for key, value in block.items() if key != "layer_decay_rate"},
+                 "decay_rate": block["layer_decay_rate"]}
+    if isinstance(block.get("decay_type"), str) and block["decay_type"].startswith("layer_wise"):  # layer_wise_vit
+        block = {**block, "decay_type": "layer_wise"}
     kept = notes.take(block, PARAMWISE_KEYS, "paramwise_cfg", {"bypass_duplicate": (False,)})
     if "custom_keys" in kept:
         kept["custom_keys"] = {name: notes.take(notes.block(rule, f"paramwise_cfg.custom_keys.{name}"),
@@ -117,7 +124,7 @@ def translate_new_schedule(cfg: dict, notes: Notes) -> tuple[dict, set[str]]:
     notes.take({key: value
                 for key, value in wrapper.items() if key not in ("type", "optimizer", "paramwise_cfg", "clip_grad",
                                                                  "accumulative_counts")},
-               (), "optim_wrapper", {"loss_scale": ("dynamic",), "constructor": ("DefaultOptimWrapperConstructor",)})
+               (), "optim_wrapper", {"loss_scale": ("dynamic",), "constructor": _CONSTRUCTORS})
     schedules = [_schedule(notes.block(block, f"param_scheduler.{i}"), f"param_scheduler.{i}", notes)
                  for i, block in enumerate(as_list(cfg.get("param_scheduler")))]
     if schedules:

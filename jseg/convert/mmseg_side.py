@@ -1,7 +1,7 @@
 """The reference side of `jseg verify`. Runs under the user's own Python with PyTorch and mmsegmentation 1.x;
 never imports jseg.
 
-    python mmseg_side.py FOLDER        reads FOLDER/request.json, bases.npy and perhaps state.npz; writes FOLDER/answer.npz
+    python mmseg_side.py FOLDER    reads FOLDER/request.json, bases.npy and perhaps state.npz; writes FOLDER/answer.npz
 
 mmsegmentation does everything: its config (the one given, the one inside the checkpoint, or jseg's settings in its
 vocabulary), its `init_model` and `inference_model`, its TTA pipeline and merge. Two things are changed: the

@@ -101,7 +101,7 @@ class Interpreter:
                 raise self._fault(node,
                                   f"{_words(node)} cannot be read; only plain settings can, nothing of a config is run")
             self.budget.spend(1, self.source, node)
-            with self.budget.deeper(self.source, node), self._told(node):
+            with self.budget.deeper(self.source, node), self._errors_placed(node):
                 method(node)
 
     def value(self, node: ast.expr) -> Any:
@@ -111,7 +111,7 @@ class Interpreter:
             raise self._fault(node,
                               f"{_words(node)} cannot be read; only plain settings can, nothing of a config is run")
         self.budget.spend(1, self.source, node)
-        with self.budget.deeper(self.source, node), self._told(node):
+        with self.budget.deeper(self.source, node), self._errors_placed(node):
             return self._checked(method(node), node)
 
     # ---- statements --------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class Interpreter:
 
     def _value_FormattedValue(self, node: ast.FormattedValue) -> str:
         value = self.value(node.value)
-        self._weigh(value, node)
+        self._charge_value(value, node)
         value = {-1: lambda v: v, 115: str, 114: repr, 97: ascii}[node.conversion](value)
         spec = self.value(node.format_spec) if node.format_spec is not None else ""
         if re.search(r"\d{4}", spec):
@@ -281,8 +281,8 @@ class Interpreter:
         left = self.value(node.left)
         for op, part in zip(node.ops, node.comparators):
             right = self.value(part)
-            self._weigh(left, node)
-            self._weigh(right, node)
+            self._charge_value(left, node)
+            self._charge_value(right, node)
             if not _COMPARE[type(op)](left, right):
                 return False
             left = right
@@ -318,7 +318,7 @@ class Interpreter:
         for value in (*args, *kwargs.values()):
             if isinstance(value, (list, tuple, dict, set)):
                 self.budget.spend(len(value), self.source, node)
-        return function(self.budget, lambda v: self._weigh(v, node), *args, **kwargs)
+        return function(self.budget, lambda v: self._charge_value(v, node), *args, **kwargs)
 
     def _value_ListComp(self, node: ast.ListComp) -> list:
         return [self.value(node.elt) for _ in self._comprehend(node.generators)]
@@ -429,16 +429,16 @@ class Interpreter:
             raise self._fault(node, "cannot calculate with an imported name")
         self.budget.check_operands(type(op).__name__, left, right)
         if isinstance(op, ast.Mod) and isinstance(left, str):
-            self._weigh(right, node)
+            self._charge_value(right, node)
         return _BINARY[type(op)](left, right)
 
-    def _weigh(self, value: Any, node: ast.AST) -> None:
+    def _charge_value(self, value: Any, node: ast.AST) -> None:
         """Pay for every element of a value, counted as often as it is reached."""
         self.budget.spend(text_cost(value), self.source, node)
         if isinstance(value, (dict, list, tuple, set)):
             with self.budget.deeper(self.source, node):
                 for item in value.values() if isinstance(value, dict) else value:
-                    self._weigh(item, node)
+                    self._charge_value(item, node)
 
     def _checked(self, value: Any, node: ast.AST) -> Any:
         try:
@@ -451,7 +451,7 @@ class Interpreter:
         return value
 
     @contextlib.contextmanager
-    def _told(self, node: ast.AST) -> Iterator[None]:
+    def _errors_placed(self, node: ast.AST) -> Iterator[None]:
         """Turn what Python says about a wrong value into a ConvertError with the place."""
         try:
             yield

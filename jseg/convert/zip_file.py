@@ -20,7 +20,7 @@ from jseg.errors import ConvertError
 
 __all__ = ["StoredEntry", "zip_entries"]
 
-MAX_ENTRIES = 65_536  # a checkpoint has one entry a tensor
+MAX_ENTRIES = 65_536  # a checkpoint has one entry per tensor
 MAX_EXTRA = 512        # bytes of a directory entry's extra fields; torch writes 32 at most
 _END, _END64, _LOCATOR, _CENTRAL, _LOCAL = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x01\x02", b"PK\x03\x04"
 

@@ -105,7 +105,7 @@ def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress:
     empty = []
     for sample, found in map_items(inspect_sample, tuple(map(Reading.of, parts)), samples, workers=workers, title=name,
                                    progress=progress):
-        _add(report, sample, found)
+        _add_sample(report, sample, found)
         values[sample.part].update(found.values)
         if found.labels and set(found.labels) <= {parts[sample.part].ignore_index}:
             empty.append(sample.img_path)
@@ -113,10 +113,10 @@ def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress:
         _judge_zero_label(report, part, seen, whole=True)
     _judge_ignored_class(report, parts, values)
     if empty:
-        report.notes.append(f"{len(empty)} of {len(samples)} masks hold ignored pixels only: {_some(empty)}")
+        report.notes.append(f"{len(empty)} of {len(samples)} masks hold ignored pixels only: {_first_names(empty)}")
     never = [report.classes[k] for k in np.flatnonzero(report.pixels == 0)] if report.pixels.any() else []
     if never:
-        report.notes.append(f"{len(never)} of {len(report.classes)} classes never occur: {_some(never, 10)}")
+        report.notes.append(f"{len(never)} of {len(report.classes)} classes never occur: {_first_names(never, 10)}")
     _note_odd_samples(report, [sample.img_path for sample in samples[:8]])
     if report.ok and samples:
         _run_pipeline(report, parts[0])
@@ -136,14 +136,15 @@ def shared_pictures(reports: Sequence[DatasetReport]) -> list[Fault]:
                     for digest in first.hashes if digest in second.hashes]
             if both:
                 faults.append(Fault("duplicate",
-                                    f"{len(both)} pictures are in {first.name} and in {second.name}: {_some(both)}; "
-                                    f"results on {second.name} would be too good: take them out of one (ignore_file)"))
+                                    f"{len(both)} pictures are in {first.name} and in {second.name}: "
+                                    f"{_first_names(both)}; results on {second.name} would be too good: take them out "
+                                    "of one (ignore_file)"))
     return faults
 
 
 def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits: Sequence[str] = ("train", "val"),
                 datasets: Mapping[str, Any] | None = None) -> list[str]:
-    """Find what would spoil a training run, within about `limit_s` seconds a split plus the time to list the files.
+    """Find what would spoil a training run, within about `limit_s` seconds per split plus the time to list the files.
 
     Every picture must have its mask; of `samples` pictures, drawn by the config's seed, size and labels are checked.
     Where all of them hold nothing but class 0 and ignored pixels, more are read, for at most 5 s, before that is called
@@ -151,7 +152,7 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
 
     Args:
         cfg: a whole config.
-        samples: pictures a split.
+        samples: pictures per split.
         limit_s: stop reading masks after this time; at least two are read.
         splits: those without a block in the config are passed over.
         datasets: of splits that are built already; their files are then listed once.
@@ -175,13 +176,13 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
         reports.append(report)
         both = [pair[0] for _, _, pair in pairs if pair[0] in trained]
         if both:
-            report.notes.append(f"{len(both)} of {len(pairs)} pictures are training pictures: {_some(both)}")
+            report.notes.append(f"{len(both)} of {len(pairs)} pictures are training pictures: {_first_names(both)}")
         trained |= {pair[0] for _, _, pair in pairs} if split == "train" else set()
     for report in reports[1:]:
         if report.classes != reports[0].classes:
             reports[0].faults.append(
-                Fault("classes", f"{reports[0].name} has the classes {_some(reports[0].classes)}, {report.name} has "
-                      f"{_some(report.classes)}; give both the same metainfo.classes"))
+                Fault("classes", f"{reports[0].name} has the classes {_first_names(reports[0].classes)}, {report.name} "
+                      f"has {_first_names(report.classes)}; give both the same metainfo.classes"))
     faults = [f"{report.name}: {fault.text}" for report in reports for fault in report.faults]
     if faults:
         more = [f"and {len(faults) - 10} more faults; `jseg data check` lists all"] if len(faults) > 10 else []
@@ -221,7 +222,7 @@ def _note_lone_masks(part: SegDataset, pairs: Sequence[tuple[str, str | None]], 
     used = {mask for _, mask in pairs}
     lone = [name for name in list_files(folder, part.seg_map_suffix) if os.path.join(folder, name) not in used]
     if lone and folder != os.path.join(part.data_root, part.data_prefix["img_path"]):
-        report.notes.append(f"{folder}: {len(lone)} masks have no picture: {_some(lone)}")
+        report.notes.append(f"{folder}: {len(lone)} masks have no picture: {_first_names(lone)}")
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sa
         if sample.seg_map_path is None or over and (seconds > _SURE_S or not _holds_ignored_alone(report)):
             break
         found = look_at_sample(readings, sample)
-        _add(report, sample, found)
+        _add_sample(report, sample, found)
         values[sample.part].update(found.values)
     for part, seen in zip(parts, values):
         _judge_zero_label(report, part, seen, whole=False)
@@ -248,7 +249,7 @@ def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sa
     if never and report.name == "train":
         report.notes.append(f"{len(never)} of {len(report.classes)} classes are in none of the {report.pictures} masks "
                             f"looked at: "
-                            f"{_some(never)}")
+                            f"{_first_names(never)}")
     _note_odd_samples(report, [sample.img_path for sample in order[:4]])
 
 
@@ -282,7 +283,7 @@ def _note_odd_samples(report: DatasetReport, paths: Sequence[str]) -> None:
             report.notes += [note] if note else []
 
 
-def _add(report: DatasetReport, sample: Sample, found: Found) -> None:
+def _add_sample(report: DatasetReport, sample: Sample, found: Found) -> None:
     report.pictures += 1
     report.faults += found.faults
     if found.size is not None:
@@ -350,5 +351,5 @@ def _run_pipeline(report: DatasetReport, part: SegDataset) -> None:
         report.faults.append(Fault("pipeline", str(error)))
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def _first_names(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -41,7 +41,8 @@ class Loader:
     Args:
         dataset: has `len()`, `get(index, rng)` and `info(index)`.
         preprocessor: stacks samples.
-        batch_size: pictures a step over all ranks in training, at least one for each; pictures a batch in evaluation.
+        batch_size: pictures per step over all ranks in training, at least one for each; pictures per batch in
+            evaluation.
         num_workers: processes of this rank; 0 prepares batches in this one.
         seed: non-negative.
         training: see above.
@@ -62,7 +63,7 @@ class Loader:
         if not 0 <= rank < world_size:
             raise ValueError(f"Loader: rank {rank} is not in 0..{world_size - 1} (world_size {world_size})")
         if training and batch_size < world_size:
-            raise ValueError(f"Loader: batch_size is {batch_size} (pictures a step over all ranks) and the job has "
+            raise ValueError(f"Loader: batch_size is {batch_size} (pictures per step over all ranks) and the job has "
                              f"{world_size} ranks; each needs a picture: give a batch_size of at least {world_size}, "
                              f"or start at most {batch_size} ranks")
         self.dataset, self.preprocessor = dataset, preprocessor

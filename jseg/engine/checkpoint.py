@@ -138,27 +138,27 @@ def _refuse_bad_values(state: Mapping[str, np.ndarray], source: str, allowed: bo
 
 @dataclass
 class LoadReport:
-    """Account of every key of a load: `mis_shaped` maps a name to (shape in the file, shape in the model)."""
+    """Account of every key of a load: `mismatched` maps a name to (shape in the file, shape in the model)."""
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    mis_shaped: dict[str, tuple[tuple, tuple]] = field(default_factory=dict)
+    mismatched: dict[str, tuple[tuple, tuple]] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """True when every key of model and file found its partner."""
-        return not (self.missing or self.unexpected or self.mis_shaped)
+        return not (self.missing or self.unexpected or self.mismatched)
 
     def text(self) -> str:
         """The account in words; keys are grouped by the module that holds them."""
         lines = [f"{len(self.loaded)} loaded, {len(self.missing)} missing, {len(self.unexpected)} unexpected, "
-                 f"{len(self.mis_shaped)} mis-shaped"]
+                 f"{len(self.mismatched)} of another shape"]
         lines += _grouped("missing in the file", self.missing) + _grouped("unexpected in the file", self.unexpected)
-        if self.mis_shaped:
-            lines.append("  mis-shaped:")
-            lines += [f"    {name}: file {a}, model {b}" for name, (a, b) in self.mis_shaped.items()]
+        if self.mismatched:
+            lines.append("  of another shape:")
+            lines += [f"    {name}: file {a}, model {b}" for name, (a, b) in self.mismatched.items()]
         return printable("\n".join(lines), keep="\n")
 
 
@@ -200,7 +200,7 @@ def load_into(model, state: Mapping[str, np.ndarray], *, strict: bool = True, so
         if name not in own:
             (report.ignored if name.endswith(_HARMLESS) else report.unexpected).append(name)
         elif tuple(array.shape) != tuple(own[name].shape):
-            report.mis_shaped[name] = (tuple(array.shape), tuple(own[name].shape))
+            report.mismatched[name] = (tuple(array.shape), tuple(own[name].shape))
         else:
             report.loaded.append(name)
     if not report.loaded:

@@ -3,9 +3,10 @@
 `mpirun -np N` (or `jseg launch -n N`) starts N processes; each holds the whole model and a part of every batch. What a
 step sends:
 
-    agree        before the step, 16 bytes a rank: has every rank its pictures, does anybody want to stop
+    agree        before the step, 16 bytes per rank: has every rank its pictures, does anybody want to stop
     the forward  two small sums for each batch norm (and two backward), one number for each loss: see jseg.ops.ranks
-    exchange     after the backward pass ONE message: all gradients, the numbers of the log, and one slot a rank that shows NaN
+    exchange     after the backward pass ONE message: all gradients, the numbers of the log, and one slot for each rank
+                 that shows NaN
 
 Rank 0 alone reads states, logs and writes; `from_main` hands what it read to the others. A rank that fails prints why
 and leaves by `os._exit`: the interpreter's ordinary end would wait in MPI_Finalize for ranks that wait for this one.
@@ -40,8 +41,9 @@ from jseg.losses.base import is_loss
 from jseg.ops.ranks import barrier, broadcast, gather, rank, step, world_size
 
 __all__ = ["rank", "world_size", "step", "barrier", "is_main", "name", "hosts", "gather", "gather_objects", "from_main",
-           "sum_counts", "any_rank", "same_start", "same_statistics", "together", "JobStop", "agree", "exchange",
-           "share_numbers", "beat", "watched", "as_rank", "Silent", "WAITING", "DEFAULT_STALL_SECONDS"]
+           "sum_counts", "any_rank", "same_start", "same_statistics", "raised_everywhere", "JobStop",
+           "agree", "exchange", "share_numbers", "beat", "watched", "as_rank", "tell", "Silent", "WAITING",
+           "DEFAULT_STALL_SECONDS"]
 
 DEFAULT_STALL_SECONDS = 1800.0  # longer than any first compilation or slow disk that was seen
 # what `exchange` cost so far, its waiting for other ranks included
@@ -52,6 +54,13 @@ EXCHANGE = {"seconds": 0.0, "messages": 0, "bytes": 0}
 def is_main() -> bool:
     """Whether this process reads states, logs and writes: rank 0, or the only process."""
     return rank() == 0
+
+
+def tell(text: str) -> None:
+    """Print on standard error once for the whole job."""
+    if is_main():
+        with runtime_signals.unheard():
+            print(text, file=sys.stderr)
 
 
 def name(number: int | None = None) -> str:
@@ -149,12 +158,13 @@ class JobStop(StopRequest):
         if world_size() > 1 and "SLURM_JOB_ID" not in os.environ:
             with contextlib.suppress(ValueError):  # not the main thread
                 self._answers.callback(signal.signal, signal.SIGCONT,
-                                       signal.signal(signal.SIGCONT, lambda number, frame: self._note(signal.SIGTERM)))
+                                       signal.signal(signal.SIGCONT,
+                                                     lambda number, frame: self._take_signal(signal.SIGTERM)))
         return self
 
-    def _note(self, number: int) -> None:
+    def _take_signal(self, number: int) -> None:
         if world_size() == 1 or self.at_once:
-            return super()._note(number)
+            return super()._take_signal(number)
         runtime_signals.mute_broken_output()
         if self._wish is None and is_main():
             _say("asked to stop: finishing this step on all ranks, then saving")
@@ -177,12 +187,12 @@ def agree(stop: JobStop, error: DataError | None = None) -> None:
     if found[:, 0].any():
         first = int(found[:, 0].argmax())
         text = pickle.loads(_broadcast_bytes(pickle.dumps(f"{name()}: {error}") if rank() == first else None, first))
-        raise together(DataError(text)) from error
+        raise raised_everywhere(DataError(text)) from error
     if found[:, 1].any():
         stop.signal = int(found[:, 1].max())
 
 
-def together(error: JsegError) -> JsegError:
+def raised_everywhere(error: JsegError) -> JsegError:
     """Mark an error that every rank raises at the same point: rank 0 prints it for all."""
     error.on_every_rank = True
     return error
@@ -206,14 +216,13 @@ def exchange(message: jt.Var) -> jt.Var:
 
 def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, ignore_index: int, *,
                   closes: bool) -> tuple[dict, int | None]:
-    """After a backward pass: the step's numbers over all ranks, and the rank to blame when they are not finite.
+    """After a backward pass: the step's numbers over all ranks, and the rank that made them inf or NaN.
 
-    It is the first whose loss, or else whose gradient, is not finite while another's is; None when all are fine or all
-    are spoilt, as after a norm over all ranks.
+    That rank is the first whose loss is not finite, or else the first whose gradient is not. It is None when all ranks
+    are finite, and also when none is: a norm over all ranks spreads one rank's NaN to every other.
 
-    When the step `closes` a sum of gradients they travel with these, in one message, and `optimizer` holds the sum over
-    ranks after; otherwise only the numbers do. Losses are parts that add up; accuracies are weighted by the pixels that
-    count.
+    Losses are added up over ranks; accuracies are averaged, weighted by the pixels that count. When the step `closes` a
+    sum of gradients, the gradients travel in the same message, and `optimizer` then holds their sum over ranks.
     """
     names, counted = list(losses), float((labels != ignore_index).sum())
     weights = np.array([1.0 if is_loss(key) else counted for key in names] + [counted], np.float32)

@@ -28,11 +28,14 @@ from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
 from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, nan_mean
 from jseg.registry import nearest
+from jseg.rules import FRACTION, MAPPING, POSITIVE, Rule, fields, list_of
 from jseg.text import printable
 
 __all__ = ["evaluate", "format_table", "save_result", "evaluation_mode", "evaluator_faults", "EvaluationStopped"]
 
-_KEYS = {"metrics": ["mIoU", "mDice", "mFscore"], "beta": 1.0, "boundary": None}
+_DEFAULTS = {"metrics": list(METRICS), "beta": 1.0, "boundary": None}
+_RULES = {"metrics": Rule(list_of(lambda v: isinstance(v, str)), f"a list of {', '.join(METRICS)}", optional=False),
+          "beta": POSITIVE, "boundary": MAPPING}
 _CHECK_EVERY = 32  # batches
 
 
@@ -145,35 +148,21 @@ def evaluation_mode(model) -> Iterator[None]:
 
 def evaluator_faults(cfg: Mapping | None) -> list[str]:
     """List what is wrong with an `evaluator:` block; empty when nothing is."""
-    cfg = dict(cfg or {})
-    faults = [f"evaluator: unknown key {key!r}{nearest(key, _KEYS)} (known: {', '.join(_KEYS)})"
-              for key in cfg if key not in _KEYS]
-    names = cfg.get("metrics", _KEYS["metrics"])
-    if not isinstance(names, (list, tuple)) or not names:
-        faults.append(f"evaluator.metrics: expected a list of {', '.join(METRICS)}, got {names!r}")
-    else:
-        faults += [f"evaluator.metrics: unknown metric {m!r}{nearest(m, METRICS)} (known: {', '.join(METRICS)})"
-                   for m in names if m not in METRICS]
-    if not _positive(cfg.get("beta", 1.0)):
-        faults.append(f"evaluator.beta: expected a number above 0, got {cfg['beta']!r}")
-    boundary = cfg.get("boundary")
-    if boundary is not None:
-        if not isinstance(boundary, Mapping) or set(boundary) - {"dilation_ratio"} or not _positive(
-            boundary.get("dilation_ratio", 1)):
-            faults.append(f"evaluator.boundary: expected null or {{dilation_ratio: 0.02}} with a ratio above 0, got "
-                          f"{boundary!r}")
+    cfg = cfg or {}
+    faults = fields(cfg, _RULES, "evaluator", "an evaluator")
+    if _RULES["metrics"].accepts(cfg.get("metrics")):
+        faults += [f"evaluator.metrics: unknown metric {name!r:.200}{nearest(name, METRICS)} (known: "
+                   f"{', '.join(METRICS)})" for name in cfg["metrics"] if name not in METRICS]
+    if isinstance(cfg.get("boundary"), Mapping):
+        faults += fields(cfg["boundary"], {"dilation_ratio": FRACTION}, "evaluator.boundary", "boundary")
     return faults
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
 def _settings(cfg: Mapping | None) -> dict[str, Any]:
     faults = evaluator_faults(cfg)
     if faults:
         raise ConfigError("\n".join(faults))
-    return {**_KEYS, **(cfg or {})}
+    return {**_DEFAULTS, **(cfg or {})}
 
 
 def _join_ranks(loader, counts: list, shown: "_Extremes", images: int, stop: Callable[[], Any] | None) -> int:

@@ -20,12 +20,14 @@ from jseg.data.datasets.base import spread_colours
 from jseg.data.preprocess import SegDataPreProcessor
 from jseg.data.transforms import Compose
 from jseg.data.tta import test_transforms
-from jseg.engine.check_rules import TTA, fields, is_integer
 from jseg.config import last_head
+from jseg.engine.check_rules import TTA
 from jseg.engine.checkpoint import load_into, load_weights, weights_path
 from jseg.engine.limits import absurd, model_values, without_files
 from jseg.errors import CheckpointError, DataError, JsegError
+from jseg.layers.init import without_values
 from jseg.models import build_model
+from jseg.rules import fields, is_integer
 
 __all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette",
            "config_told"]
@@ -59,7 +61,8 @@ class ModelFile(NamedTuple):
             block = {**without_files(self.config["model"]), "impl": impl}
             if mode is not None:
                 block["test_cfg"] = {**(block.get("test_cfg") or {}), "mode": mode}
-            model = build_model(block)
+            with without_values():  # all of them come from the file
+                model = build_model(block)
             _compare_maps(model, block)
             preprocessor, transforms = build_preprocessor(self.config), test_transforms(self.config)
         load_into(model, self.state, source=str(self.path), allow_nonfinite=True)  # they were looked at when read

@@ -133,7 +133,7 @@ class StopRequest:
         self._answers = contextlib.ExitStack()
 
     def __enter__(self) -> "StopRequest":
-        self._answers.enter_context(runtime_signals.answering(self._note))
+        self._answers.enter_context(runtime_signals.answering(self._take_signal))
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return self
@@ -153,7 +153,7 @@ class StopRequest:
             self._at_once = value
             runtime_signals.limit(value)
 
-    def _note(self, number: int) -> None:
+    def _take_signal(self, number: int) -> None:
         if self.at_once:
             runtime_signals.stop(number)
         if self.signal is not None and number == signal.SIGINT:

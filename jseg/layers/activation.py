@@ -20,7 +20,9 @@ def gelu(x: jt.Var) -> jt.Var:
 
 
 def relu(x: jt.Var) -> jt.Var:
-    """max(x, 0). Ten times quicker backward than Jittor's own relu, which keeps a mask, and a NaN stays one."""
+    """max(x, 0); NaN stays NaN. Its backward pass is ten times as fast as that of Jittor's own relu,
+    which keeps a mask.
+    """
     return jt.maximum(x, 0.0)
 
 

@@ -5,8 +5,7 @@ sec. 3.3 (spatial reduction). State keys are those of PyTorch's MultiheadAttenti
 `out_proj`) and of mmsegmentation 1.2.2's EfficientMultiheadAttention (mmseg/models/backbones/mit.py, Apache-2.0):
 `attn`, `sr`, `norm`.
 
-Deviations: `ops.attention` keeps no weights, so that they cannot be dropped (`check_attn_drop`); a map smaller than a
-window of the reduction is filled up with zeros, where upstream stops.
+Deviation: `ops.attention` keeps no weights, so that they cannot be dropped (`check_attn_drop`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from jseg.layers.conv import Conv2d
 from jseg.layers.drop import Dropout
 from jseg.layers.init import xavier_uniform, zeros
 from jseg.layers.norms import build_norm
-from jseg.layers.tokens import Linear, pad_corner, project_patches, to_map, to_tokens
+from jseg.layers.tokens import Linear, project_patches, to_map, to_tokens
 
 __all__ = ["MultiheadAttention", "ReducedAttention", "check_attn_drop", "check_heads"]
 
@@ -78,8 +77,8 @@ class MultiheadAttention(nn.Module):
 
 
 class ReducedAttention(nn.Module):
-    """Attention whose keys and values come from a map `reduction` times smaller in each direction;
-    from the tokens themselves at 1.
+    """Attention whose keys and values come from a map `reduction` times smaller in each direction; from the tokens
+    themselves at 1.
 
     Args:
         channels, heads, bias: see `MultiheadAttention`.
@@ -118,7 +117,4 @@ class ReducedAttention(nn.Module):
         """Tokens of the smaller map, or None for the tokens themselves."""
         if self.sr is None:
             return None
-        side = self.sr.kernel_size[0]
-        x = x.reshape(x.shape[0], *size, x.shape[2])  # (N, H, W, C)
-        x = pad_corner(x, tuple(side if length < side else 1 for length in size))
-        return self.norm(project_patches(x, self.sr))
+        return self.norm(project_patches(x.reshape(x.shape[0], *size, x.shape[2]), self.sr))

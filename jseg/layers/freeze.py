@@ -16,7 +16,7 @@ def freeze(module: nn.Module) -> None:
         value.stop_grad()
 
 
-def run_frozen(module: nn.Module, x: jt.Var) -> jt.Var:
+def run_frozen(module: nn.Module, *inputs):
     """Run a frozen module as evaluation does, also inside a model in training, whose `train()` reaches every module.
 
     Norms take their running statistics, which stand still, and nothing is dropped; no gradient flows back.
@@ -24,12 +24,12 @@ def run_frozen(module: nn.Module, x: jt.Var) -> jt.Var:
     for part in module.modules():
         part.is_train = False
     with jt.no_grad():
-        return module(x)
+        return module(*inputs)
 
 
 def hold_norms(module: nn.Module) -> None:
-    """Let batch norms take their running statistics, which stand still;
-    their weights learn on. The next `train()` undoes it.
+    """Let batch norms take their running statistics, which stand still; their weights learn on. The next `train()`
+    undoes it.
     """
     for part in module.modules():
         if isinstance(part, BatchNorm2d):

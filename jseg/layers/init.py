@@ -14,7 +14,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-__all__ = ["normal", "trunc_normal", "xavier_uniform", "start_with_xavier", "constant", "zeros", "ones",
+__all__ = ["normal", "trunc_normal", "uniform", "xavier_uniform", "start_with_xavier", "constant", "zeros", "ones",
            "without_values"]
 
 _without_values: contextvars.ContextVar[bool] = contextvars.ContextVar("jseg_without_values", default=False)
@@ -51,6 +51,13 @@ def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
     return jt.array(values.astype(np.float32))
 
 
+def uniform(shape, low: float, high: float) -> jt.Var:
+    """A float32 Var of `shape` with values spread evenly over [low, high)."""
+    if _without_values.get():
+        return _shaped(shape)
+    return jt.array(np.random.uniform(low, high, shape).astype(np.float32))
+
+
 def xavier_uniform(shape) -> jt.Var:
     """A float32 Var for a weight (out, in, ...), uniform within sqrt(6 / (fan_in + fan_out))
     of 0 (Glorot & Bengio, AISTATS 2010).
@@ -63,8 +70,8 @@ def xavier_uniform(shape) -> jt.Var:
 
 
 def start_with_xavier(module: nn.Module, *, uniform: bool = True) -> None:
-    """Give every weight of two or more axes in a module new values of variance 2 / (fan_in + fan_out),
-    as DETR's transformers start.
+    """Give every weight of two or more axes in a module new values of variance 2 / (fan_in + fan_out), as DETR's
+    transformers start.
     """
     for value in module.state_dict().values():
         if value.ndim > 1:

@@ -60,7 +60,7 @@ class BatchNorm2d(nn.Module):
         y = x * _per_channel(scale) + _per_channel(shift)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if self.is_train:
             y, _, _, again, x = self._by_batch(x, fork=True)
@@ -114,7 +114,7 @@ class GroupNorm(nn.Module):
     def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
         return self._run(x, activation=activation, residual=residual)[0]
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if jt.flags.no_grad:
             y = self(x)
@@ -151,13 +151,16 @@ class LayerNorm(nn.Module):
             return self._by_position(x, activation=activation, residual=residual)[0]
         axis = self.axis % x.ndim
         _check_channels(self, x, axis)
-        shape = [1] * x.ndim
-        shape[axis] = self.channels
-        mean, variance, _ = moments(x, [axis])
-        y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
+        if axis == x.ndim - 1 and x.ndim > 1:
+            y = ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
+        else:
+            shape = [1] * x.ndim
+            shape[axis] = self.channels
+            mean, variance, _ = moments(x, [axis])
+            y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if self.axis == 1 and x.ndim == 4 and not jt.flags.no_grad:
             y, _, _, again, x = self._by_position(x, fork=True)
@@ -171,16 +174,16 @@ class LayerNorm(nn.Module):
 
 NORMS = (BatchNorm2d, GroupNorm, LayerNorm)  # what rules for norms apply to
 _NORM_KEYS = {"BN": ("bn", ("eps", "momentum", "sync")), "SyncBN": ("bn", ("eps", "momentum")),
-              "GN": ("gn", ("num_groups", "eps")), "LN": ("ln", ("eps",))}
+              "GN": ("gn", ("num_groups", "eps")), "LN": ("ln", ("eps",)), "LN2d": ("ln", ("eps",))}
 
 
 def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple[str, nn.Module]:
     """Build the layer that a `norm_cfg` block names.
 
     Args:
-        cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`. BN and SyncBN are the same
-            here, so that a job of many ranks equals one process; `{type: BN, sync: false}` normalises by each rank's
-            own pictures.
+        cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`. LN2d, mmpretrain's word,
+            is LN. BN and SyncBN are the same here, so that a job of many ranks equals one process;
+            `{type: BN, sync: false}` normalises by each rank's own pictures.
         channels: C.
         channel_first: for LN, whether the input is (N, C, H, W).
     Returns:
@@ -202,7 +205,7 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple
     options = {key: cfg[key] for key in accepted if key in cfg}
     if kind == "GN":
         layer = GroupNorm(options.pop("num_groups"), channels, **options)
-    elif kind == "LN":
+    elif kind in ("LN", "LN2d"):
         layer = LayerNorm(channels, axis=1 if channel_first else -1, **options)
     else:
         layer = BatchNorm2d(channels, **options)

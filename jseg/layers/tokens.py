@@ -1,11 +1,11 @@
-"""Tokens (N, L, C) and channel-last maps (N, H, W, C):
-the linear layer, the ways to and from (N, C, H, W), and patch embedding.
+"""Tokens (N, L, C) and channel-last maps (N, H, W, C): the linear layer, the ways to and from (N, C, H, W), and patch
+embedding.
 
 Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Dosovitskiy et al., "An Image is Worth 16x16 Words",
 ICLR 2021, sec. 3.1 (patches). State keys follow mmsegmentation 1.2.2 (mmseg/models/utils/embed.py, Apache-2.0).
 
-Deviation: a convolution whose windows touch without overlapping runs as a product of tokens with a matrix (same
-values).
+Deviations: a convolution whose windows touch without overlapping runs as a product of tokens with a matrix (same
+values); a map smaller than one window is filled up with zeros, where upstream stops.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Linear(nn.Module):
 
     def close_branch(self, x: jt.Var, drop: Dropout, *, scale: jt.Var | None = None, factor: jt.Var | None = None,
                      shortcut: jt.Var | None = None) -> jt.Var:
-        """shortcut + factor * scale * drop(this layer of x): the end of a residual branch,
-        in one operation where nothing is dropped.
+        """shortcut + factor * scale * drop(this layer of x): the end of a residual branch, in one operation where
+        nothing is dropped.
 
         Shape:
             scale: (out_channels,); factor: (N,), see `DropPath.factor`; shortcut: (N, ..., out_channels)
@@ -72,8 +72,8 @@ def to_map(x: jt.Var, size: tuple[int, int]) -> jt.Var:
 
 
 def pad_corner(x: jt.Var, multiple: tuple[int, int], *, split: bool = False) -> jt.Var:
-    """Zeros below and to the right, up to multiples of `multiple` (vertical, horizontal);
-    with `split` half of them above and left.
+    """Zeros below and to the right, up to multiples of `multiple` (vertical, horizontal); with `split` half of them
+    above and left.
 
     Shape:
         x: (N, H, W, C) -> (N, H', W', C)
@@ -94,11 +94,15 @@ def _zeros(x: jt.Var, axis: int, count: int) -> jt.Var | None:
 def project_patches(x: jt.Var, conv: Conv2d) -> jt.Var:
     """A convolution without padding whose stride is its kernel, as a product with the values of each window.
 
+    A side shorter than the kernel is filled up with zeros.
+
     Shape:
-        x: (N, H, W, C) with a side at least the kernel's -> tokens (N, (H // kernel) * (W // kernel), D)
+        x: (N, H, W, C) -> tokens (N, h * w, D), h = max(H // kernel, 1) and w alike
     """
-    n, h, w, c = x.shape
     (kh, kw), out = conv.kernel_size, conv.out_channels
+    if x.shape[1] < kh or x.shape[2] < kw:
+        x = pad_corner(x, (kh if x.shape[1] < kh else 1, kw if x.shape[2] < kw else 1))
+    n, h, w, c = x.shape
     rows, columns = h // kh, w // kw
     if (rows * kh, columns * kw) != (h, w):
         x = x[:, :rows * kh, :columns * kw]
@@ -137,7 +141,7 @@ class PatchEmbed(nn.Module):
         kernel = self.projection.kernel_size
         if self.padding:
             x = pad_corner(x, kernel, split=self.padding == "same")
-        size = x.shape[1] // kernel[0], x.shape[2] // kernel[1]
+        size = max(x.shape[1] // kernel[0], 1), max(x.shape[2] // kernel[1], 1)
         x = project_patches(x, self.projection)
         return x if self.norm is None else self.norm(x), size
 

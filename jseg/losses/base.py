@@ -41,6 +41,18 @@ class Loss:
         """The unreduced loss (N, H, W), where `ranks_pixels`."""
         raise NotImplementedError
 
+    def elements(self, logits: jt.Var, targets: jt.Var) -> jt.Var:
+        """The weighted, reduced loss of values that lie on no label map: classes of a picture, queries, points.
+
+        Args:
+            logits: any shape.
+            targets: the same shape, each value from 0 to 1.
+        Raises:
+            ValueError: a loss that has no such form.
+        """
+        raise ValueError(f"{type(self).__name__} takes label maps only; accepted here: CrossEntropyLoss with "
+                         "use_sigmoid: true")
+
     def divisor(self, labels: np.ndarray, ignore_index: int) -> float | None:
         """What the mean over these labels (N, H, W) divides by, up to a constant factor;
         None for a sum. Here: pictures.
@@ -49,10 +61,10 @@ class Loss:
 
 
 def total(terms: dict[str, jt.Var]) -> jt.Var:
-    """The sum to differentiate: every term but the accuracies ("acc_<...>", also after a head's prefix)."""
+    """The sum to differentiate: every term but the accuracies, which have a word "acc_<...>" in their name."""
     return sum(value for key, value in terms.items() if is_loss(key))
 
 
 def is_loss(key: str) -> bool:
     """Whether a logged name is a loss rather than an accuracy."""
-    return not key.rpartition(".")[2].startswith("acc_")
+    return not any(part.startswith("acc_") for part in key.split("."))

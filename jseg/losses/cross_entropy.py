@@ -88,6 +88,24 @@ class CrossEntropyLoss(Loss):
         loss, _ = self._softmax(logits, labels, None, ignore_index, align_corners, "none")
         return self.loss_weight * loss
 
+    def elements(self, logits, targets):
+        """The sigmoid form of logits and targets of one shape, the classes on axis 1.
+
+        Raises:
+            ValueError: the softmax form, or shapes that differ.
+        """
+        if not self.use_sigmoid:
+            raise ValueError("CrossEntropyLoss: targets of each class by itself need the sigmoid form; set "
+                             "use_sigmoid: true")
+        shape = tuple(logits.shape)
+        if shape != tuple(targets.shape) or (self.class_weight is not None and shape[1] != len(self.class_weight)):
+            raise ValueError(f"CrossEntropyLoss: logits are {shape}, targets {tuple(targets.shape)}; they must be "
+                             "equal, with a class_weight for each value of axis 1")
+        ones = [1] * (len(shape) - 2)
+        positive = 1.0 if self.class_weight is None else jt.array(self.class_weight).reshape(1, -1, *ones)
+        total = binary_cross_entropy(logits, targets, positive).sum()
+        return self.loss_weight * (total if self.reduction == "sum" else total / logits.numel())
+
     def divisor(self, labels: np.ndarray, ignore_index: int) -> float | None:
         """What the mean over these labels (N, H, W) divides by, up to a constant factor; None for a sum."""
         if self.reduction == "sum":

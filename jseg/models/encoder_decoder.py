@@ -39,10 +39,7 @@ class EncoderDecoder(Segmentor):
         super().__init__(test_cfg=test_cfg, impl=impl)
         self.backbone = MODELS.build(backbone, "model.backbone")
         self.neck = MODELS.build(neck, "model.neck") if neck else None
-        self.decode_head = _built(decode_head, "model.decode_head")
-        if self.stages[0].needs_previous:
-            raise ConfigError(f"model.decode_head: {type(self.stages[0]).__name__} refines the scores of a head before "
-                              "it; give a list of heads (CascadeEncoderDecoder), with this one behind another")
+        self.decode_head = _built(decode_head, "model.decode_head", cascade=True)
         self.auxiliary_head = _built(auxiliary_head, "model.auxiliary_head") if auxiliary_head else None
 
     @property
@@ -113,7 +110,15 @@ class CascadeEncoderDecoder(EncoderDecoder):
         super().__init__(backbone, decode_head, neck=neck, auxiliary_head=auxiliary_head, test_cfg=test_cfg, impl=impl)
 
 
-def _built(block: Mapping | Sequence[Mapping], where: str) -> nn.Module:
-    if isinstance(block, (list, tuple)):
-        return nn.Sequential(*[MODELS.build(part, f"{where}[{i}]") for i, part in enumerate(block)])
-    return MODELS.build(block, where)
+def _built(block: Mapping | Sequence[Mapping], where: str, *, cascade: bool = False) -> nn.Module:
+    """One head, or a Sequential of several, of which only those behind another in a cascade are given its scores."""
+    listed = isinstance(block, (list, tuple))
+    heads = [
+        MODELS.build(part, f"{where}[{i}]" if listed else where) for i, part in enumerate(block if listed else [block])
+    ]
+    for head in heads[:1] if cascade else heads:
+        if head.needs_previous:
+            raise ConfigError(
+                f"{where}: {type(head).__name__} refines the scores of a head before it; give decode_head as a list "
+                "(CascadeEncoderDecoder) with this one behind another")
+    return nn.Sequential(*heads) if listed else heads[0]

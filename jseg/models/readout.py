@@ -8,21 +8,25 @@ window all of them together are
     scores = rows @ logits @ columns^T        rows (H_own, h), columns (W_own, w)
 
 and a slide is the sum over its windows (their overlap counts are a product of a row count and a column count). The two
-matrices are made once; the scores are computed tile by tile, of which only the labels are kept. Test-time augmentation
-averages the softmax of several such sums, as mmsegmentation's SegTTAModel does.
+matrices are made once. There are two roads from here. The *direct* one is for one pass over the whole input: each row
+of the matrices has two or three values, and `ops.upsample_argmax` finds the classes from those (`direct_maps`). The
+*summed* one is for slides and for test-time augmentation, which averages the softmax of several such sums as
+mmsegmentation's SegTTAModel does: the scores are computed tile by tile, of which only the labels are kept
+(`window_maps`, `label_map`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import jittor as jt
 import numpy as np
 
-from jseg.ops.bilinear_resize.taps import resize_taps
+from jseg.ops.bilinear import Resampling, resize_matrix
 
-__all__ = ["Frame", "Window", "windows", "overlaps", "window_maps", "label_map"]
+__all__ = ["Frame", "Window", "direct_maps", "label_map", "overlaps", "window_maps", "windows"]
 
 TILE_VALUES = 16_000_000  # scores computed at once: K * rows * columns
 
@@ -71,15 +75,8 @@ class Frame:
         left, right, top, bottom = self.padding
         return slice(top, self.size[0] - bottom), slice(left, self.size[1] - right)
 
-    @property
-    def is_one_resize(self) -> bool:
-        """Whether the picture's own size is its size in the input, so that only one resize remains."""
-        rows, columns = self.content
-        return (rows.stop - rows.start, columns.stop - columns.start) == self.own_size
-
     def upright(self, labels: np.ndarray) -> np.ndarray:
-        """Cut the padding off a map (H, W) and undo the flip."""
-        labels = labels[self.content]
+        """Undo the flip of a map (h, w)."""
         if self.flip is None:
             return labels
         return labels[:, ::-1] if self.flip == "horizontal" else labels[::-1]
@@ -135,6 +132,19 @@ def window_maps(frame: Frame, spans: tuple[tuple[int, int], tuple[int, int]], co
         full = full[::-1] if flipped else full
         maps.append(_resize_rows(full, frame.own_size[axis], align_corners).astype(np.float32))
     return maps[0], maps[1]
+
+
+@functools.lru_cache(maxsize=16)
+def direct_maps(frame: Frame, low_size: tuple[int, int], align_corners: bool) -> tuple[Resampling, Resampling]:
+    """From rows (columns) of the logits of the whole input to those of the picture's own label map.
+
+    Args:
+        frame: without a flip, which the label map undoes (`Frame.upright`).
+        low_size: (h, w) of the logits.
+    """
+    ones = np.ones(frame.size[0]), np.ones(frame.size[1])
+    maps = window_maps(frame, ((0, frame.size[0]), (0, frame.size[1])), ones, low_size, align_corners)
+    return Resampling.from_matrix(maps[0]), Resampling.from_matrix(maps[1])
 
 
 def label_map(views: list[list[Window]], num_classes: int, *, with_prob: bool = False) -> tuple[
@@ -201,8 +211,4 @@ def _support(matrix: np.ndarray) -> slice | None:
 
 def _resize_rows(matrix: np.ndarray, size: int, align_corners: bool) -> np.ndarray:
     """Bilinear resize of a matrix along its rows: (a, b) -> (size, b)."""
-    if matrix.shape[0] == size:
-        return matrix
-    low, high, fraction = resize_taps(size, matrix.shape[0], align_corners)
-    weight = fraction[:, None].astype(np.float64)
-    return matrix[low] * (1 - weight) + matrix[high] * weight
+    return matrix if matrix.shape[0] == size else resize_matrix(matrix.shape[0], size, align_corners) @ matrix

@@ -7,7 +7,8 @@ Meaning of whole and slide inference and test-time augmentation: mmsegmentation 
 from __future__ import annotations
 
 import itertools
-from typing import Sequence
+from dataclasses import replace
+from typing import Mapping, Sequence
 
 import jittor as jt
 import numpy as np
@@ -16,12 +17,12 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.losses.base import total
-from jseg.models.readout import Frame, Window, label_map, overlaps, window_maps, windows
-from jseg.registry import nearest
+from jseg.models.readout import Frame, Window, direct_maps, label_map, overlaps, window_maps, windows
+from jseg.rules import SIZE, Rule, fields, is_pair
 
 __all__ = ["Segmentor"]
 
-# input pixels of one pass on the CPU at inference: more at once is 0 to 10 % slower and takes as much more memory
+# Input pixels per pass at inference on the CPU. Twice as many take twice the memory and are up to 10 % slower.
 GROUP_PIXELS = 1 << 20
 
 
@@ -44,7 +45,7 @@ class Segmentor(nn.Module):
 
     def __init__(self, *, test_cfg: dict | None = None, impl: str = "auto"):
         super().__init__()
-        self.test_cfg, self.impl = _checked_test_cfg(test_cfg), impl
+        self.test_cfg, self.impl = _read_test_cfg(test_cfg), impl
 
     def class_scores(self, images: jt.Var) -> jt.Var:
         """(N, K, h, w), to be resized bilinearly to the size of `images`; the class with the largest wins."""
@@ -124,8 +125,8 @@ class Segmentor(nn.Module):
                 raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and {len(inputs[0][1])} in "
                                  "the first version; they must agree")
             frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
-            if len(inputs) == 1 and self.test_cfg["mode"] == "whole" and all(frame.is_one_resize for frame in frames):
-                return self._one_resize(images, frames, dtype, with_prob)
+            if len(inputs) == 1 and self.test_cfg["mode"] == "whole":
+                return self._direct_maps(images, frames, dtype, with_prob)
             views.append(self._windows(images, frames))
         results = []
         for i in range(len(inputs[0][1])):
@@ -133,16 +134,22 @@ class Segmentor(nn.Module):
             results.append((labels.astype(dtype), prob) if with_prob else labels.astype(dtype))
         return results
 
-    def _one_resize(self, images: jt.Var, frames: list[Frame], dtype, with_prob: bool) -> list:
-        """The usual case of equal sizes: one fused resize and argmax for each group of pictures."""
+    def _direct_maps(self, images: jt.Var, frames: list[Frame], dtype, with_prob: bool) -> list:
+        """The direct road of `readout`: classes straight from the logits, pictures that lie alike in one call."""
         results = []
         for first, group in self._groups(images):
-            found = ops.upsample_argmax(self(group), tuple(images.shape[2:]), align_corners=self.align_corners,
-                                        with_prob=with_prob)
-            maps = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (found.numpy().astype(dtype),)
-            for frame, picture in zip(frames[first:], zip(*maps)):
-                upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
-                results.append(upright if with_prob else upright[0])
+            logits = self(group)
+            here = frames[first:first + group.shape[0]]
+            for _, alike in itertools.groupby(enumerate(here), lambda item: (item[1].padding, item[1].own_size)):
+                places, alike = zip(*alike)
+                maps = direct_maps(replace(alike[0], flip=None), tuple(logits.shape[2:]), self.align_corners)
+                part = logits if len(alike) == len(here) else logits[places[0]:places[-1] + 1]
+                found = ops.upsample_argmax(part, maps, with_prob=with_prob)
+                found = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (
+                    found.numpy().astype(dtype),)
+                for frame, picture in zip(alike, zip(*found)):
+                    upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
+                    results.append(upright if with_prob else upright[0])
         return results
 
     @staticmethod
@@ -174,24 +181,27 @@ class Segmentor(nn.Module):
         return result
 
 
-def _checked_test_cfg(cfg: dict | None) -> dict:
-    """Validate a `test_cfg` block and fill in the default mode."""
-    cfg = dict(cfg or {})
-    cfg.setdefault("mode", "whole")
-    if cfg["mode"] not in ("whole", "slide"):
-        raise ConfigError(f"model.test_cfg: mode must be 'whole' or 'slide', got {cfg['mode']!r}")
-    known = ("mode", "crop_size", "stride")
-    for key in cfg:
-        if key not in known:
-            raise ConfigError(f"model.test_cfg: unknown key {key!r}{nearest(key, known)} (known: {', '.join(known)})")
-    if cfg["mode"] == "slide":
-        for key in known[1:]:
-            value = cfg.get(key)
-            if not isinstance(value, (list, tuple)) or len(value) != 2 or min(value) < 1:
-                raise ConfigError(f"model.test_cfg: slide inference needs {key}: [height, width] in pixels, got "
-                                  f"{value!r}")
-            cfg[key] = (int(value[0]), int(value[1]))
-        if any(s > c for s, c in zip(cfg["stride"], cfg["crop_size"])):
-            raise ConfigError(f"model.test_cfg: stride {list(cfg['stride'])} is larger than crop_size "
-                              f"{list(cfg['crop_size'])}; parts of the picture would stay without a label")
-    return cfg
+_TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": SIZE,
+             "stride": SIZE}
+
+
+def faults_of_test_cfg(cfg: Mapping) -> list[str]:
+    """List what is wrong with a `model.test_cfg`; empty when nothing is."""
+    where = "model.test_cfg"
+    faults = fields(cfg, _TEST_CFG, where, "test_cfg")
+    crop, stride = cfg.get("crop_size"), cfg.get("stride")
+    if cfg.get("mode") == "slide":
+        faults += [f"{where}: mode slide needs {key!r}" for key in ("crop_size", "stride") if cfg.get(key) is None]
+        if is_pair(crop) and is_pair(stride) and any(s > c for s, c in zip(stride, crop)):
+            faults.append(f"{where}: stride {stride} is larger than crop_size {crop}: parts of the picture would get "
+                          "no label")
+    return faults
+
+
+def _read_test_cfg(cfg: Mapping | None) -> dict:
+    """A `test_cfg` with its default mode, sizes as pairs."""
+    cfg = {"mode": "whole", **(cfg or {})}
+    faults = faults_of_test_cfg(cfg)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}

@@ -1,4 +1,4 @@
-"""What every kernel folder shares: the choice of implementation, argument checks, test cases, and the CPU call.
+"""What every kernel folder shares: the choice of implementation, argument checks, and the CPU call.
 
 How a kernel uses it (`jseg/ops/<kernel>/op.py`):
 
@@ -37,7 +37,6 @@ by another. An operation with both kernels gives them the same symbols, tensors 
 
 import contextlib
 import contextvars
-import dataclasses
 import functools
 import os
 import pathlib
@@ -48,7 +47,7 @@ from jseg.errors import KernelError
 from jseg.ops import cuda_library
 from jseg.ops.cpu_library import cpu_op
 
-__all__ = ["Case", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like",
+__all__ = ["as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like",
            "pick", "use", "uses_plain"]
 
 IMPLS = ("auto", "jittor", "cpu", "cuda")
@@ -158,7 +157,7 @@ def check(kernel: str, condition: bool, message: str) -> None:
 def check_shape(kernel: str, name: str, tensor, expected: tuple) -> None:
     """Raise KernelError unless `tensor.shape` is `expected`; None in `expected` accepts any side."""
     shape = tuple(tensor.shape)
-    if shape == expected:  # a model asks some thousand times a second
+    if shape == expected:  # a model asks some thousand times per second
         return
     if len(shape) != len(expected) or any(e is not None and e != s for s, e in zip(shape, expected)):
         wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
@@ -179,33 +178,3 @@ def check_dtype(kernel: str, accepted: tuple, **tensors) -> None:
     for name, tensor in tensors.items():
         if str(tensor.dtype) not in accepted:
             raise KernelError(f"{kernel}: {name} is {tensor.dtype}, accepted are {', '.join(accepted)}")
-
-
-@dataclasses.dataclass(frozen=True, init=False, eq=False)
-class Case:
-    """One named set of sizes and options of a kernel, for tests and benchmarks.
-
-    Every `ops/<kernel>/cases.py` has
-        CASES: list[Case];
-        make(case, rng) -> dict: name -> float64/int array of every tensor argument, or a plain option;
-        call(inputs, impl) -> Var or tuple: runs the op on the dict `make` gave (arrays replaced by float32/int32 Vars);
-        GRADS: names of the inputs that have a gradient;
-        FLOOR: absolute error, relative to the largest reference value, that is always accepted;
-    and `reference.py` has `forward(**inputs)` and `backward(dout, **inputs) -> dict name -> gradient`, in float64.
-    A kernel with several outputs differentiates the first.
-    """
-
-    name: str
-    options: dict
-    bench: bool
-
-    def __init__(self, name: str, *, bench: bool = False, **options):
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "options", options)
-        object.__setattr__(self, "bench", bench)
-
-    def __getattr__(self, key: str):
-        try:
-            return object.__getattribute__(self, "options")[key]
-        except KeyError:
-            raise AttributeError(f"case {self.name!r} has no option {key!r}; it has {sorted(self.options)}") from None

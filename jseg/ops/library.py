@@ -31,8 +31,8 @@ _HEADER = """
 #include <stdexcept>
 #include <string>
 namespace jseg_stub {
-struct Call { void* const* in; const int64_t* in_size; int64_t n_in; void* const* out; const int64_t* out_size; int64_t n_out;
-              const double* scalar; int64_t n_scalar; };
+struct Call { void* const* in; const int64_t* in_size; int64_t n_in; void* const* out; const int64_t* out_size;
+              int64_t n_out; const double* scalar; int64_t n_scalar; };
 }
 """
 _FILL = """
@@ -52,8 +52,10 @@ _JUMP = {
     ((void (*)(const jseg_stub::Call&))(intptr_t)data["address"])(call);
 """,
     "cuda": """
-    int64_t status = ((int64_t (*)(const jseg_stub::Call&, void*))(intptr_t)data["address"])(call, (void*)_outputs[n_out]->mem_ptr);
-    if (status < 0) throw std::runtime_error("jseg: a CUDA kernel was not launched, CUDA error " + std::to_string(-status));
+    auto kernel = (int64_t (*)(const jseg_stub::Call&, void*))(intptr_t)data["address"];
+    int64_t status = kernel(call, (void*)_outputs[n_out]->mem_ptr);
+    if (status < 0)
+        throw std::runtime_error("jseg: a CUDA kernel was not launched, CUDA error " + std::to_string(-status));
 """}
 
 
@@ -101,7 +103,7 @@ def run_compiler(command: list, target: pathlib.Path) -> str:
     """Run a compiler command that writes `target`, atomically. Returns "" or the compiler's errors."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
     os.close(handle)
-    with runtime_signals.part(temporary):
+    with runtime_signals.temporary_file(temporary):
         done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
         if done.returncode:
             return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"

@@ -2,7 +2,7 @@
 
 Under `mpirun` a training step works on one batch that is split over the ranks: picture k lies on rank k % world_size().
 Inside `with step(total)` the parts add up to what one process computes from the whole batch: norms count the pictures
-of all ranks, masks and bases are rows of the draw that one process makes, and `part` says what a mean over local
+of all ranks, masks and bases are rows of the draw that one process makes, and `share_of` says what a mean over local
 pictures weighs. Without MPI, or outside of a step, everything here is the plain local operation.
 
 Exchanges of host arrays call Open MPI, the only MPI that Jittor 1.3.11 knows, through ctypes: they do not depend on the
@@ -19,7 +19,7 @@ from typing import Iterator, Sequence
 import jittor as jt
 import numpy as np
 
-__all__ = ["rank", "world_size", "step", "in_step", "pictures", "rand", "rand_each", "total", "part", "gather",
+__all__ = ["rank", "world_size", "step", "in_step", "pictures", "rand", "rand_each", "total", "share_of", "gather",
            "broadcast", "barrier"]
 
 _CHUNK = 1 << 30  # bytes of one message: counts are C ints
@@ -96,8 +96,8 @@ def rand_each(counts: Sequence[int], shape: Sequence[int]) -> jt.Var:
     padded[:len(counts)] = counts
     every = np.stack(gather(padded), 1).reshape(-1)  # of picture k, wherever it is
     ends, whole = np.cumsum(every), jt.rand((int(every.sum()), *shape))
-    rows = np.concatenate([np.arange(ends[k] - every[k], ends[k]) for k in range(rank(), _step_total, world_size())])
-    return whole[jt.array(rows.astype(np.int32))]
+    rows = [np.arange(ends[k] - every[k], ends[k]) for k in range(rank(), _step_total, world_size())]
+    return whole[jt.array(np.concatenate(rows).astype(np.int32))]
 
 
 def total(x: jt.Var) -> jt.Var:
@@ -105,8 +105,8 @@ def total(x: jt.Var) -> jt.Var:
     return x if world_size() == 1 else x.mpi_all_reduce("add")
 
 
-def part(divisor: float) -> float:
-    """This rank's share of a common divisor, 0 to 1: local mean x part, added over ranks, is the mean over all."""
+def share_of(divisor: float) -> float:
+    """This rank's share of a common divisor, 0 to 1: local mean x share, added over ranks, is the mean over all."""
     every = sum(float(value[0]) for value in gather(np.array([divisor], np.float64)))
     return divisor / every if every else 0.0
 
@@ -118,7 +118,7 @@ def gather(array: np.ndarray) -> list[np.ndarray]:
     array = np.ascontiguousarray(array)
     found = np.empty((world_size(), *array.shape), array.dtype)
     if array.nbytes * world_size() > _CHUNK:
-        raise ValueError(f"gather: {array.nbytes} bytes a rank are too many for one message")
+        raise ValueError(f"gather: {array.nbytes} bytes per rank are too many for one message")
     mpi, byte, world = _open_mpi()
     _checked(mpi.MPI_Allgather(array.ctypes.data_as(ctypes.c_void_p), array.nbytes, byte,
                                found.ctypes.data_as(ctypes.c_void_p), array.nbytes, byte, world))

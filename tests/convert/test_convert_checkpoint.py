@@ -172,6 +172,39 @@ def test_an_auxiliary_head_is_left_out_and_said(tmp_path):
         "model.auxiliary_head: 'ForeignHead' left out with its weights: used in training only, and jseg has none such"]
 
 
+def converted_head(folder: pathlib.Path, head: dict, change) -> tuple:
+    """(conversion of a small ResNet under `head` after `change` of its weights, its weights in the file, its own)."""
+    from jseg.models import build_model
+    model = {"type": "EncoderDecoder",
+             "backbone": {"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8},
+             "decode_head": {"channels": 8, "num_classes": 3, "norm_cfg": {"type": "BN"}, **head}}
+    state = {key: value.numpy() for key, value in build_model(model).state_dict().items()}
+    content = {"meta": {"mmengine_version": "0.10.7", "cfg": f"model = {model!r}"}, "state_dict": change(dict(state))}
+    done = convert_checkpoint(pickled(folder, content), folder / "x.safetensors")
+    return done, load_weights(done.out)[0], state
+
+
+def test_a_weight_that_is_there_twice_is_converted_once(tmp_path):
+    head = {"type": "ANNHead", "in_channels": [32, 64], "in_index": [2, 3], "project_channels": 4}
+    name, copy = (f"decode_head.context.stages.0.{part}_project.conv.weight" for part in ("key", "query"))
+
+    def doubled(state, factor=1.0):
+        shared = {key: value * factor for key, value in state.items() if ".context." in key and "key_project" in key}
+        return {**state, **{key.replace("key_project", "query_project"): value for key, value in shared.items()}}
+
+    done, found, state = converted_head(tmp_path, head, doubled)
+    assert found.keys() == state.keys() and done.dropped[copy] == f"a copy of {name}"
+    with pytest.raises(ConvertError, match="two keys become one when renamed"):
+        converted_head(tmp_path, head, lambda state: doubled(state, 2.0))
+
+
+def test_a_scalar_becomes_one_value(tmp_path):
+    name = "decode_head.pam.gamma.scale"
+    _, found, _ = converted_head(tmp_path, {"type": "DAHead", "in_channels": 64, "pam_channels": 4},
+                                 lambda state: {**state, name: np.array(0.25, np.float32)})
+    assert found[name].shape == (1,) and found[name][0] == 0.25
+
+
 def test_a_config_that_does_not_fit_is_named(tmp_path):
     from jseg.config import dump_config
     config = load_weights(convert_checkpoint(MMSEG, tmp_path / "x.safetensors").out)[1]["config"]

@@ -22,32 +22,38 @@ BASE = """
 dataset_type = 'ADE20KDataset'
 img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 train_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True),
-                  dict(type='Resize', img_scale=(64, 32), ratio_range=(0.5, 2.0)), dict(type='RandomCrop', crop_size=(32, 32)),
+                  dict(type='Resize', img_scale=(64, 32), ratio_range=(0.5, 2.0)),
+                  dict(type='RandomCrop', crop_size=(32, 32)),
                   dict(type='Normalize', **img_norm_cfg), dict(type='Pad', size=(32, 32), pad_val=0, seg_pad_val=255),
                   dict(type='DefaultFormatBundle'), dict(type='Collect', keys=['img', 'gt_semantic_seg'])]
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='MultiScaleFlipAug', img_scale=(64, 32), flip=False, transforms=[
+test_pipeline = [dict(type='LoadImageFromFile'), dict(
+    type='MultiScaleFlipAug', img_scale=(64, 32), flip=False, transforms=[
     dict(type='Resize', keep_ratio=True), {multiple}dict(type='RandomFlip'), dict(type='Normalize', **img_norm_cfg),
     dict(type='ImageToTensor', keys=['img']), dict(type='Collect', keys=['img'])])]
 dataset = dict(
-    train=dict(type=dataset_type, batch_size=4, num_workers=8, shuffle=True, drop_last=False, data_root='data/x', img_dir='images/training',
-               ann_dir='annotations/training', pipeline=train_pipeline),
-    val=dict(type=dataset_type, batch_size=1, num_workers=1, shuffle=False, drop_last=False, data_root='data/x', img_dir='images/validation',
-             ann_dir='annotations/validation', pipeline=test_pipeline))
+    train=dict(type=dataset_type, batch_size=4, num_workers=8, shuffle=True, drop_last=False,
+               data_root='data/x', img_dir='images/training', ann_dir='annotations/training', pipeline=train_pipeline),
+    val=dict(type=dataset_type, batch_size=1, num_workers=1, shuffle=False, drop_last=False,
+             data_root='data/x', img_dir='images/validation', ann_dir='annotations/validation', pipeline=test_pipeline))
 """
 CONFIG = """
 _base_ = ['../_base_/x.py', '../_base_/default_runtime.py']
 model = dict(
     type='EncoderDecoder', pretrained='jittorhub://mscan_t.pkl',
-    backbone=dict(type='MSCAN', embed_dims=[8], depths=[1], mlp_ratios=[2], num_stages=1, drop_rate=0.0, drop_path_rate=0.1),
-    decode_head=dict(type='LightHamHead', in_channels=[8], in_index=[0], channels=32, ham_channels=32, dropout_ratio=0.1, num_classes=3{norm},
-                     align_corners=False, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
+    backbone=dict(type='MSCAN', embed_dims=[8], depths=[1], mlp_ratios=[2], num_stages=1, drop_rate=0.0,
+                  drop_path_rate=0.1),
+    decode_head=dict(type='LightHamHead', in_channels=[8], in_index=[0], channels=32, ham_channels=32,
+                     dropout_ratio=0.1, num_classes=3{norm}, align_corners=False,
+                     loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
     train_cfg=dict(), test_cfg=dict(mode='whole'))
-parameter_groups_generator = dict(type="CustomPrameterGroupsGenerator", custom_keys={{'norm': dict(decay_mult=0.), 'head': dict(lr_mult=10.)}})
+parameter_groups_generator = dict(type="CustomPrameterGroupsGenerator", custom_keys={{
+    'norm': dict(decay_mult=0.), 'head': dict(lr_mult=10.)}})
 optimizer = dict(type='CustomAdamW', lr=0.00006, betas=(0.9, 0.999), weight_decay=0.01)
 max_iter = 160
 eval_interval = 80
 checkpoint_interval = 80
-scheduler = dict(type='PolyLR', warmup='linear', warmup_iters=15, warmup_ratio=1e-6, max_steps=max_iter, power=1.0, min_lr=0)
+scheduler = dict(type='PolyLR', warmup='linear', warmup_iters=15, warmup_ratio=1e-6, max_steps=max_iter, power=1.0,
+                 min_lr=0)
 """
 
 

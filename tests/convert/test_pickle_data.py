@@ -158,14 +158,20 @@ def payloads(mark: str) -> dict:
 
 def breaks() -> dict:
     """Broken files and bombs, by name; each value is made when its test runs."""
-    big, wide = 1 << 40, b"\xf0\x9f\x99\x82"
+    return {**broken_archives(), **pickle_bombs(), **forged_weights()}
+
+
+def broken_archives() -> dict:
+    """Files that are cut, of another kind, or whose directory or storages lie."""
+    big = 1 << 40
     good = (GOLDEN / "mini_authors.pth").read_bytes()
     return {
         "empty": lambda: b"", "one_byte": lambda: b"\x80", "html": lambda: b"<!DOCTYPE html><html>404</html>",
         "zeros": lambda: b"\0" * 5000, "git_lfs": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         "half_zip": lambda: mini()[:30_000], "half_legacy": lambda: good[:9000], "no_directory": lambda: mini()[:-22],
-        "tar": lambda: b"a" * 257 + b"ustar" + b"\0" * 300, "garbage_pickle": lambda: b"\x80\x02"
-        + bytes(range(256)) * 20, "wrong_magic": lambda: pickle.dumps(7, 2) + good[10:],
+        "tar": lambda: b"a" * 257 + b"ustar" + b"\0" * 300,
+        "garbage_pickle": lambda: b"\x80\x02" + bytes(range(256)) * 20,
+        "wrong_magic": lambda: pickle.dumps(7, 2) + good[10:],
         "zip_no_pickle": lambda: zip_with(lambda c, s: c.__setitem__(slice(0, len(c)),
                                                                      c.replace(b"data.pkl", b"dota.pkl"))),
         "two_pickles": lambda: archive(b"\x80\x02}.", extra=[("b/data.pkl", b"\x80\x02}.")]),
@@ -198,6 +204,13 @@ def breaks() -> dict:
         "float_shape": lambda: archive(program(tensor()).replace(integer(2) + b"t(", b"G" + b"\0" * 8 + b"t(")),
         "hundred_dimensions": lambda: archive(program(tensor((1,) * 100, (1,) * 100))),
         "unknown_storage": lambda: archive(program(tensor(storage="EvilStorage"))),
+    }
+
+
+def pickle_bombs() -> dict:
+    """Pickles that nest, repeat, lie or ask for more memory than there is."""
+    wide = b"\xf0\x9f\x99\x82"
+    return {
         "deep_lists": lambda: nested(200_000, b"a"), "deep_tuples": lambda: b"\x80\x02)" + b"\x85" * 190_000 + b".",
         "deep_state": lambda: archive(program(b"}" + text("a") + b"}" + text("b") + b"}" + text("c") + b"}" + text("d")
                                               + b"}" + text("e") + b"}" + text("f") + tensor() + b"ssssss")),
@@ -206,15 +219,16 @@ def breaks() -> dict:
         + b"".join(b"](" + b"j" + struct.pack("<I", k) + b"j" + struct.pack("<I", k) + b"er" + struct.pack("<I", k + 1)
                    for k in range(60)) + b".",
         "many_dicts": lambda: b"\x80\x02(" + b"}" * 1_600_000 + b"l.",
-        "many_marks": lambda: b"\x80\x02" + b"(" * 1_600_000 + b".", "many_gets": lambda: b"\x80\x02]q\x00("
-        + b"h\x00" * 1_600_000 + b"l.", "many_memos": lambda: b"\x80\x04N" + b"\x94" * 1_600_000 + b".",
+        "many_marks": lambda: b"\x80\x02" + b"(" * 1_600_000 + b".",
+        "many_gets": lambda: b"\x80\x02]q\x00(" + b"h\x00" * 1_600_000 + b"l.",
+        "many_memos": lambda: b"\x80\x04N" + b"\x94" * 1_600_000 + b".",
         "huge_memo": lambda: b"\x80\x02Nr\xff\xff\xff\xff.", "huge_memo_line": lambda: b"Np" + b"9" * 4000 + b"\n.",
         "copied_list": lambda: b"\x80\x02](" + b"K\x01" * 100_000 + b"eq\x00("
         + b"ctorch\nSize\n(h\x00tR" * 50_000 + b"l.",
         "copied_text": lambda: b"\x80\x02" + text("x" * 1_000_000) + b"q\x00("
         + (b"c_codecs\nencode\n(h\x00" + text("latin1") + b"tR") * 3000 + b"l.",
-        "colliding_keys": collide, "tuple_keys": lambda: b"\x80\x02(" + b"K\x01" * 50_000 + b"tq\x00}("
-        + b"h\x00N" * 50_000 + b"u.",
+        "colliding_keys": collide,
+        "tuple_keys": lambda: b"\x80\x02(" + b"K\x01" * 50_000 + b"tq\x00}(" + b"h\x00N" * 50_000 + b"u.",
         "wide_text": lambda: b"\x80\x02" + b"X" + struct.pack("<I", 40_000_004) + b"x" * 40_000_000 + wide + b".",
         "lying_text": lambda: b"\x80\x02X\xff\xff\xff\xffabc.",
         "lying_bytes": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"abc.",
@@ -228,6 +242,13 @@ def breaks() -> dict:
         "dtype_bomb": lambda: pickle.dumps({"w": np.zeros(1, np.float32)}, 4).replace(b"f4", b"V9"),
         "not_weights": lambda: pickle.dumps([1, 2, 3], 2),
         "no_tensors": lambda: pickle.dumps({"state_dict": {"a": 1}}, 2),
+    }
+
+
+def forged_weights() -> dict:
+    """Weights of another family, and SegNeXt's with keys, shapes or a config that lie."""
+    big = 1 << 40
+    return {
         "other_family": lambda: pickle.dumps({"backbone.layer1.0.conv1.weight": np.zeros((4, 4, 1, 1), np.float32)}, 4),
         "missing_key": lambda: weights(lambda w: w["model"].pop("backbone.norm1.bias")),
         "extra_key": lambda: weights(lambda w: w["model"].update({"decode_head.extra": np.zeros(3)})),
@@ -238,10 +259,10 @@ def breaks() -> dict:
                                                                      for k in range(2, 4000)})),
         "huge_config": lambda: weights(lambda w: w["meta"].update(config={"model": {
             "type": "EncoderDecoder", "backbone": {"type": "MSCAN", "embed_dims": [big] * 4, "depths": [9] * 4},
-                                                                                    "decode_head":
-            {"type": "LightHamHead", "in_channels": [8], "in_index": [0], "channels": big, "num_classes": 3}}})),
-        "code_in_config": lambda: weights(lambda w: w["meta"].update(config="import os\nos.system('touch MARK')\nmodel "
-                                                                            "= dict(type='EncoderDecoder')\n")),
+            "decode_head": {"type": "LightHamHead", "in_channels": [8], "in_index": [0], "channels": big,
+                            "num_classes": 3}}})),
+        "code_in_config": lambda: weights(lambda w: w["meta"].update(
+            config="import os\nos.system('touch MARK')\nmodel = dict(type='EncoderDecoder')\n")),
         "config_text_loop": lambda: weights(
             lambda w: w["meta"].update(config="a = [1] * 10 ** 9\nmodel = dict(type='EncoderDecoder')\n")),
     }

@@ -162,7 +162,7 @@ def test_every_class_has_a_base_config():
 
 
 def test_every_converter_has_a_documented_reader():
-    """One script, one fake, one class and one base config a dataset, and a line of each in docs/datasets.md."""
+    """One script, one fake, one class and one base config per dataset, and a line of each in docs/datasets.md."""
     scripts = {path.stem for path in (ROOT / "tools" / "convert_datasets").glob("*.py")}
     assert [name for name, bases in READS.items() if not bases] == []
     text = (ROOT / "docs" / "datasets.md").read_text()

@@ -5,7 +5,7 @@
 
 Prints the resident set in ten windows of each part and exits with status 1 when the last three windows (their median)
 lie more than 2 % above the first one after a warm-up of two: a leak raises them all, a buffer that comes and goes does
-not. `--leak KB` plants a leak of so many KB a step and picture, to see that it is found.
+not. `--leak KB` plants a leak of so many KB per step and picture, to see that it is found.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jseg.models import build_model  # noqa: E402
 from jseg.registry import LOSSES  # noqa: E402
 
 WINDOWS, WARM_UP, LIMIT = 10, 2, 0.02
-samples: list[float] = []  # resident MiB, one a step or picture
+samples: list[float] = []  # resident MiB, one per step or picture
 planted: list[np.ndarray] = []
 leak_kb = 0
 

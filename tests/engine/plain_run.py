@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("picture", type=pathlib.Path)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=2,
-                        help="pictures a step; the plain path takes seconds for each (default 2)")
+                        help="pictures per step; the plain path takes seconds for each (default 2)")
     args = parser.parse_args()
     folders = {name: args.folder / name.replace(",", "").replace(" ", "_") for name in RUNS}
     found = {name: losses(args.config, folders[name], args.steps, args.batch, env) for name, env in RUNS.items()}

@@ -2,7 +2,7 @@
 
     python tests/engine/scaling.py --data DIR [--real-time]
 
-SegNeXt-T on CamVid (SegNet's layout) at 240x320, 8 pictures a step over all ranks, every rank and its data worker on
+SegNeXt-T on CamVid (SegNet's layout) at 240x320, 8 pictures per step over all ranks, every rank and its data worker on
 one core. The figures are means over the steps after the third. `--real-time` gives the ranks real-time priority (root
 only), so that other work on the machine does not disturb them; it disturbs that work instead. Run it once before
 without, so that all kernels are compiled.
@@ -90,7 +90,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         one, two = (run(ranks, args, pathlib.Path(scratch)) for ranks in (1, 2))
-    print("| ranks | steps | s a step | pictures/s | waits for data | exchange with its waiting | bare exchange "
+    print("| ranks | steps | s per step | pictures/s | waits for data | exchange with its waiting | bare exchange "
           "|\n|---|---|---|---|---|---|---|")
     for ranks, found in ((1, one), (2, two)):
         share = {key: f"{found[key] * 1000:.1f} ms ({found[key] / found['step_s']:.1%})"

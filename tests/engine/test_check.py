@@ -94,7 +94,7 @@ PIPE = "train_dataloader.dataset.pipeline"
                                        "512]"),
     (f"{PIPE}=[{{type: LoadImageFromFile}}]", f"{PIPE}: no LoadAnnotations"),
     ("val_dataloader.dataset.pipeline=[]", "val_dataloader.dataset.pipeline: no LoadImageFromFile"),
-    ("data_preprocessor.mean=[1, 2]", "data_preprocessor.mean: got [1, 2], expected three numbers, one a channel"),
+    ("data_preprocessor.mean=[1, 2]", "data_preprocessor.mean: got [1, 2], expected three numbers, one per channel"),
     ("data_preprocessor.bgr_to_rgb='no'", "data_preprocessor.bgr_to_rgb: got 'no', expected true or false"),
     ("data_preprocessor.test_cfg.size_divisor=0", "data_preprocessor.test_cfg.size_divisor: got 0, expected a whole "
                                                   "number above 0"),
@@ -125,7 +125,7 @@ PIPE = "train_dataloader.dataset.pipeline"
     ("evaluator.metrics=[mDice]", "train_cfg.save_best: got 'mIoU', but the evaluator computes aAcc, mAcc, mDice"),
     ("train_cfg.clip_grad={max_nrom: 1}", "train_cfg.clip_grad.max_nrom: unknown key"),
     ("train_cfg.ema={decay: 2}", "train_cfg.ema.decay: got 2, expected a number between 0 and 1"),
-    ("evaluator.metrics=[mIou]", "evaluator.metrics: got ['mIou'], expected a list out of"),
+    ("evaluator.metrics=[mIou]", "evaluator.metrics: unknown metric 'mIou'; did you mean 'mIoU'?"),
     ("evaluator.boundary={dilation: 0.02}", "evaluator.boundary.dilation: unknown key"),
     ("tta.scales=[]", "tta.scales: got [], expected a list of numbers above 0"),
     ("tta.flip=1", "tta.flip: got 1, expected true or false"),

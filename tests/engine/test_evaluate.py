@@ -176,7 +176,8 @@ def test_faults(maps):
     model.num_classes = 4
     with pytest.raises(ConfigError, match="num_classes is 4, the dataset has 3 classes"):
         evaluate(model, FakeLoader(labels), progress=False)
-    assert evaluator_faults({"metric": ["mIoU"]}) == ["evaluator: unknown key 'metric'; did you mean 'metrics'? "
-                                                     "(known: metrics, beta, boundary)"]
+    assert evaluator_faults({"metric": ["mIoU"]}) == [
+        "evaluator.metric: unknown key 'metric' in an evaluator; did you mean 'metrics'? (known: metrics, beta, "
+        "boundary)"]
     assert len(evaluator_faults({"beta": 0, "boundary": {"ratio": 1}, "metrics": []})) == 3
     assert evaluator_faults(None) == evaluator_faults({"boundary": {}}) == []

@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from jseg import InferenceSegmentor
 from jseg.config import load_config
+from jseg.data import tta
 from jseg.data.io import read_mask
 from jseg.engine.checkpoint import model_state, save_weights
 from jseg.errors import CheckpointError, ConfigError, DataError
@@ -72,7 +74,8 @@ def test_every_form_of_a_picture_gives_one_mask_at_its_own_size(checkpoint, stre
 def test_a_second_process_gives_the_same_mask(checkpoint, street):
     path, _ = street
     code = ("import sys, hashlib; from jseg import InferenceSegmentor; "
-            f"print(hashlib.sha256(InferenceSegmentor({str(checkpoint)!r}).infer({str(path)!r}).tobytes()).hexdigest())")
+            f"labels = InferenceSegmentor({str(checkpoint)!r}).infer({str(path)!r}); "
+            "print(hashlib.sha256(labels.tobytes()).hexdigest())")
     outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                               timeout=300).stdout
                for _ in range(2)}
@@ -145,3 +148,29 @@ def test_missing_and_foreign_files_are_named(checkpoint, tmp_path, capsys):
     assert "none.jpg: no such file" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="nothing.safetensors"):
         InferenceSegmentor(tmp_path / "nothing.safetensors")
+
+
+def test_a_file_of_another_tool_is_named(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"encoder.weight": np.zeros((3, 3), np.float32)}, str(path), metadata={"format": "pt"})
+    with pytest.raises(CheckpointError,
+                       match=r"other.safetensors: carries no config, so its model is unknown; give it"):
+        InferenceSegmentor(path)
+
+
+def test_transforms_say_themselves_whether_a_bare_picture_needs_them(monkeypatch):
+    from jseg.data.transforms import LoadImageFromFile, Transform
+    from jseg.registry import TRANSFORMS
+
+    class ReadElsewhere(LoadImageFromFile):
+        pass
+
+    class Half(Transform):
+        def apply(self, sample, params):
+            return {**sample, "img": sample["img"][::2]}
+
+    pipeline = [{"type": "ReadElsewhere", "scale": "max"}, {"type": "Half"}, {"type": "PackSegInputs"}]
+    config = {"test_dataloader": {"dataset": {"pipeline": pipeline}}}
+    monkeypatch.setattr(TRANSFORMS, "_entries", {**TRANSFORMS._entries, "ReadElsewhere": ReadElsewhere, "Half": Half})
+    assert [type(step) for step in tta.test_transforms(config).transforms] == [Half]
+    assert tta.picture_scale(config) == "max"

@@ -6,7 +6,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.ops.bilinear_resize.taps import resize_matrix
+from jseg.ops.bilinear import resize_matrix
 from jseg.models import readout
 from jseg.models.readout import Frame, Window, label_map, overlaps, window_maps, windows
 
@@ -22,14 +22,13 @@ def plain_scores(frame: Frame, pieces: dict, align_corners: bool) -> np.ndarray:
     classes = next(iter(pieces.values())).shape[0]
     total, count = np.zeros((classes, *frame.size)), np.zeros(frame.size)
     for (top, bottom, left, right), logits in pieces.items():
-        rows, columns = (resize_matrix(b - a, s, align_corners).astype(np.float64) for a, b, s in
+        rows, columns = (resize_matrix(s, b - a, align_corners) for a, b, s in
                          ((top, bottom, logits.shape[1]), (left, right, logits.shape[2])))
         total[:, top:bottom, left:right] += rows @ logits @ columns.T
         count[top:bottom, left:right] += 1
     total = (total / count)[:, frame.content[0], frame.content[1]]
     total = total[:, :, ::-1] if frame.flip == "horizontal" else total[:, ::-1] if frame.flip == "vertical" else total
-    rows, columns = (resize_matrix(o, s, align_corners).astype(np.float64)
-                     for o, s in zip(frame.own_size, total.shape[1:]))
+    rows, columns = (resize_matrix(s, o, align_corners) for o, s in zip(frame.own_size, total.shape[1:]))
     return rows @ total @ columns.T
 
 

@@ -2,11 +2,12 @@
 //
 // A thread runs until it reaches a barrier or a warp operation; then the next one runs, in an order chosen by the
 // schedule (0 ascending, 1 descending, above: shuffled anew at every round by that seed). What is found:
-//   - threads of a block at different barriers, or some at a barrier and others gone; warp operations whose lanes differ in
-//     place or mask, or have exited; a block that cannot go on;
+//   - threads of a block at different barriers, or some at a barrier and others gone; warp operations whose lanes
+//     differ in place or mask, or have exited; a block that cannot go on;
 //   - missing barriers: shared memory starts as NaN in every block, and some schedule reads it before it is written, or
 //     after it is overwritten: the result is wrong;
-//   - writes around a shared array (guard zones); reads there give NaN. The caller puts guard zones around global memory;
+//   - writes around a shared array (guard zones); reads there give NaN. The caller puts guard zones around global
+//     memory;
 //   - launches that a device would refuse (grid, block, shared memory).
 // It does not find: races inside one warp between two warp operations, misaligned vectors, what a real memory model
 // allows.

@@ -12,7 +12,8 @@ import pytest
 
 from jseg.errors import KernelError
 from jseg.ops import cpu_library, depthwise, msca, nmf
-from jseg.ops.common import Case, check_dtype, check_same, check_shape, pick
+from jseg.ops.case import Case
+from jseg.ops.common import check_dtype, check_same, check_shape, pick
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

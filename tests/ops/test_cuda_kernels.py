@@ -31,7 +31,7 @@ def _cases(kernel):
 
 
 def _work(case) -> int:
-    """Elements of the largest tensor, roughly; the emulator runs about a million threads a second."""
+    """Elements of the largest tensor, roughly; the emulator runs about a million threads per second."""
     inputs = _inputs(case.kernel, case)
     area = np.prod(case.options.get("out", (1, 1))) if isinstance(case.options.get("out"), tuple) else 1
     hidden = case.options.get("hidden", 1) * np.prod(case.options.get("size", (1, 1))) * case.options.get("n", 1)
@@ -259,7 +259,7 @@ FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source,
                    "constexpr int MAX_STRIPS = 8, REACH = 8,"),
     "msca_bias_outside": ("msca", ["odd"], "y >= 0 && y < p.h ? sums[e] : 0.0f;\n    }\n}\n\n// Adds",
                           "sums[e];\n    }\n}\n\n// Adds"),
-    "argmax_output_beyond": ("upsample_argmax", ["odd"], "if (at >= n * rows.size_out * width) return;", ""),
+    "argmax_output_beyond": ("upsample_argmax", ["odd"], "if (at >= n * p.height * p.width) return;", ""),
     "gemm_edge": ("pointwise", ["odd"], "e * at.ds < side_left && e * at.dd < depth_left ?", "e * at.ds < side_left ?"),
     "norm_pixels_beyond": ("norm", ["position_many"], "if (first + e * THREADS < from.s.p) body",
                            "if (first + e * THREADS < from.s.p + 1) body"),
@@ -336,7 +336,7 @@ def _calls(h, w):
             ("layer_norm", "forward", [2 * h * w, 96, 1e-5]), ("layer_norm", "backward", [2 * h * w, 96, 1e-5]),
             ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]),
             ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
-            ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 1]),
+            ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 1, 3]),
             ("upsample_cross_entropy", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 255, 0, 0, 1])]
 
 
@@ -352,7 +352,7 @@ def test_launches_are_what_a_device_accepts(h, w):
 
 def test_an_impossible_grid_is_refused():
     launches, error = emulation.Emulator(_library("upsample_argmax")).dry("jseg_upsample_argmax_run_float32",
-                                                                          [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 0])
+                                                                          [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 2])
     assert "a grid of" in error, launches
 
 

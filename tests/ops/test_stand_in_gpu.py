@@ -34,15 +34,18 @@ from jseg.bench.jseg_side import ModelTask
 from jseg.ops import cuda_library
 jt.flags.use_cuda = 1
 rng = np.random.default_rng(0)
-inputs = {"images": rng.standard_normal((2, 3, 64, 96)).astype(np.float32), "labels": rng.integers(0, 150, (2, 64, 96)).astype(np.int32)}
+inputs = {"images": rng.standard_normal((2, 3, 64, 96)).astype(np.float32),
+          "labels": rng.integers(0, 150, (2, 64, 96)).astype(np.int32)}
 for mode in ("infer", "train"):
     for mixed in (False, True):
         task = ModelTask(settings("tiny"), inputs, mode, None, mixed)
         task()
-        print(mode, mixed, {name: value.shape for name, value in task.results().items() if not name.startswith("gradient/")})
+        shapes = {name: value.shape for name, value in task.results().items() if not name.startswith("gradient/")}
+        print(mode, mixed, shapes)
 x, rows = jt.ones((2, 8, 9, 9)), jt.ones((3, 40))
-for result in (jt.nn.softmax(rows, dim=1), jt.nn.softmax(rows.float16(), dim=1), jt.argmax(rows, 1)[0], jt.argsort(rows, 1)[0],
-               jt.nn.Conv(8, 8, 3, padding=1, groups=8)(x), jt.nn.ConvTranspose(8, 8, 3, 2)(x), jt.nn.interpolate(x, size=(5, 5), mode="bilinear")):
+for result in (jt.nn.softmax(rows, dim=1), jt.nn.softmax(rows.float16(), dim=1), jt.argmax(rows, 1)[0],
+               jt.argsort(rows, 1)[0], jt.nn.Conv(8, 8, 3, padding=1, groups=8)(x), jt.nn.ConvTranspose(8, 8, 3, 2)(x),
+               jt.nn.interpolate(x, size=(5, 5), mode="bilinear")):
     result.sync(True)  # what other models take from Jittor
 try:
     jt.where(rows > 0)[0].sync(True)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from jseg.config import load_config  # noqa: E402
 from jseg.runtime import cpu_name  # noqa: E402
+from jseg.text import fill_prose  # noqa: E402
 
 RUNS, PAGE = ROOT / "runs" / "parity", ROOT / "docs" / "parity.md"
 DATA = pathlib.Path(os.environ.get("JSEG_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -144,9 +145,8 @@ def page(configs: dict) -> str:
     versions = sorted({result["versions"] for result in results.values()})
     lines = ["# Agreement with MMSegmentation", "",
              "Written by `make parity` (tests/parity/compare.py); do not edit. Each line of tests/parity/configs.yaml "
-             "is one row: MMSegmentation builds",
-             "the model from its own config, every parameter and buffer gets random values, the checkpoint goes "
-             "through `jseg convert`, is loaded strictly,",
+             "is one row: MMSegmentation builds the model from its own config, every parameter and buffer gets random "
+             "values, the checkpoint goes through `jseg convert`, is loaded strictly, "
              f"and both sides run the same. {', '.join(versions)} on the CPU; jseg on {cpu_name()}.", "",
              "| model | keys, parameters | logits | loss | gradients (all) | running statistics | whole | slide | TTA "
              "| SGD losses | SGD weights (PyTorch's float32) | day |",
@@ -162,27 +162,27 @@ def page(configs: dict) -> str:
                      f"{r['trajectory losses']:.1e} | {r['trajectory weights']:.1e} ({r['torch weights']:.1e}) | "
                      f"{r['date']} |")
     bad = [f"- **{name}**: {'; '.join(found)}" for name, r in results.items() if (found := failures(r))]
-    lines += ["", "Beyond a limit:" if bad else "Every row that ran is within its limits.", *bad, "",
-              "- Logits, running statistics: largest absolute error over the reference's range; limits "
-              f"{LIMITS['logits']:g}. Pictures of {JOB['size']} x {JOB['size']}.",
-              "- Gradients: the worst parameter's |difference| / |reference| after one step in training mode, dropout "
-              f"and drop path off; limit {LIMITS['gradients']:g}. A bias is measured by at least a hundredth of its "
-              "own layer's weight gradient, because before a norm its gradient is rounding alone.",
-              "- Whole, slide, TTA: share of equal pixels, with padding, flips and resizing to other sizes; at least "
-              f"{LABELS:.1%}.",
-              f"- SGD: {JOB['steps']} steps, rate {JOB['lr']:g}, momentum {JOB['momentum']:g}; largest relative "
-              f"difference of a loss (limit {LIMITS['trajectory losses']:g}), and |difference of the weights at the "
-              "end| / |way they went|, both against MMSegmentation in float64. In brackets the same for "
-              f"MMSegmentation in float32. Limit: {STRAY:g} times that, or {CHAOS:g} where it is less: once rounding "
-              "puts one value on the other side of a threshold, two runs part, PyTorch's own from its float64 too. "
-              f"The losses of the first {EARLY} steps must agree within {EARLY_LIMIT:g}, or {STRAY:g} times what "
-              "MMSegmentation's own float32 strays there.",
-              "- Batches hold two pictures. With one, PyTorch 2.13 on the CPU adds up wrong gradients as the model "
-              "comes: `BatchNorm2d` misreads a single picture whose input and gradient lie differently in memory "
-              "(channels first and last). jseg gives one picture the gradients of the same picture twice, as PyTorch "
-              "does with channels-last tensors.",
-              "- The factorisation starts from the same bases on both sides; MMSegmentation's own are random in every "
-              "pass.", ""]
+    lines += (["", "Beyond a limit:" if bad else "Every row that ran is within its limits.", *bad, "",
+               "- Logits, running statistics: largest absolute error over the reference's range; limits "
+               f"{LIMITS['logits']:g}. Pictures of {JOB['size']} x {JOB['size']}.",
+               "- Gradients: the worst parameter's |difference| / |reference| after one step in training mode, dropout "
+               f"and drop path off; limit {LIMITS['gradients']:g}. A bias is measured by at least a hundredth of its "
+               "own layer's weight gradient, because before a norm its gradient is rounding alone.",
+               "- Whole, slide, TTA: share of equal pixels, with padding, flips and resizing to other sizes; at least "
+               f"{LABELS:.1%}.",
+               f"- SGD: {JOB['steps']} steps, rate {JOB['lr']:g}, momentum {JOB['momentum']:g}; largest relative "
+               f"difference of a loss (limit {LIMITS['trajectory losses']:g}), and |difference of the weights at the "
+               "end| / |way they went|, both against MMSegmentation in float64. In brackets the same for "
+               f"MMSegmentation in float32. Limit: {STRAY:g} times that, or {CHAOS:g} where it is less: once rounding "
+               "puts one value on the other side of a threshold, two runs part, PyTorch's own from its float64 too. "
+               f"The losses of the first {EARLY} steps must agree within {EARLY_LIMIT:g}, or {STRAY:g} times what "
+               "MMSegmentation's own float32 strays there.",
+               "- Batches hold two pictures. With one, PyTorch 2.13 on the CPU adds up wrong gradients with default "
+               "settings: `BatchNorm2d` misreads a single picture whose input and gradient lie differently in memory "
+               "(channels first and last). jseg gives one picture the gradients of the same picture twice, as PyTorch "
+               "does with channels-last tensors.",
+               "- The factorisation starts from the same bases on both sides; MMSegmentation's own are random in every "
+               "pass.", ""])
     photo = folder_of(PHOTOGRAPHS) / "result.json"
     lines += ["## From picture file to label map", ""]
     if photo.exists():
@@ -193,7 +193,7 @@ def page(configs: dict) -> str:
                   "the authors' form, without a config inside, on two of them.", "", "```text", *found["lines"], "```"]
     else:
         lines.append("Not run: no photographs.")
-    return "\n".join(lines) + "\n"
+    return fill_prose("\n".join(lines) + "\n")
 
 
 def main() -> int:

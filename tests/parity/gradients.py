@@ -1,5 +1,5 @@
-"""What both sides of a comparison share: how far two sets of gradients are apart, and random numbers.
-It needs NumPy alone.
+"""What both sides of a comparison share: how far two sets of gradients are apart, and random numbers. It needs NumPy
+alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Write the reference results of the SegNeXt parity check.
 Runs under a Python with PyTorch and mmsegmentation 1.2.2, without jseg.
 
-    python tests/parity/make_segnext.py                                     # rewrites tests/parity/segnext.npz, a few kB
+    python tests/parity/make_segnext.py                                     # rewrites segnext.npz beside it, a few kB
     python tests/parity/make_segnext.py --full --cases large --out all.npz  # every element, for the live comparison
 
 mmsegmentation builds each model from its own config; weights, pictures and starting bases come from segnext_cases.py;

@@ -2,8 +2,8 @@
 with the parameters they drew.
 
 Runs under a Python that has mmsegmentation and mmcv (never jseg):
-    python tests/parity/transforms_mmseg.py                              writes transforms_mmseg.json beside this file
-    python tests/parity/transforms_mmseg.py --photos LIST --out FILE     the same on real photographs, for a live comparison
+    python tests/parity/transforms_mmseg.py                            writes transforms_mmseg.json beside this file
+    python tests/parity/transforms_mmseg.py --photos LIST --out FILE   the same on photographs, for a live comparison
 LIST is a JSON file: [[picture path, mask path], ...].
 """
 

@@ -1,11 +1,12 @@
 """Train the same recipe under mmsegmentation, and draw both runs in one picture.
 
-    python tests/parity/twin.py train CONFIG FOLDER --python PYTHON [--set train_cfg.max_iters=1000]      PYTHON has mmsegmentation 1.2.2
-    python tests/parity/twin.py draw RUN FOLDER PICTURE.svg                                              RUN: folder of `jseg train` with the same settings
+    python tests/parity/twin.py train CONFIG FOLDER --python PYTHON [--set train_cfg.max_iters=1000]
+    python tests/parity/twin.py draw RUN FOLDER PICTURE.svg
 
-The twin gets jseg's initial weights, jseg's batches (the same pictures and augmentations in the same order) and jseg's
-rates; network, losses, gradients and optimizer are mmsegmentation's and PyTorch's. What stays different: rounding, and
-the factorisation's random bases. Its weights are scored by `jseg.engine.evaluate` (equal to mmsegmentation's:
+PYTHON has mmsegmentation 1.2.2; RUN is the folder of `jseg train` with the same settings. The twin gets
+jseg's initial weights, jseg's batches (the same pictures and augmentations in the same order) and jseg's rates;
+network, losses, gradients and optimizer are mmsegmentation's and PyTorch's. What stays different: rounding, and the
+factorisation's random bases. Its weights are scored by `jseg.engine.evaluate` (equal to mmsegmentation's:
 docs/parity.md). For SegNeXt configs with AdamW, without drop path and dropout.
 """
 

@@ -37,18 +37,23 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
 
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.engine.checkpoint import load_into, load_weights
-    from jseg.layers import count_parameters
-    from jseg.models import build_model
+    from jseg.layers import named_parameters
+    from jseg.layers.init import without_values
+    from jseg.models import build_model, remap_keys
     reference = np.load(folder / "reference.npz")
     facts = json.loads(str(reference["facts"]))
     conversion = convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors")
     state, meta = load_weights(conversion.out)
-    model = build_model(meta["config"]["model"])
+    with without_values():
+        model = build_model(meta["config"]["model"])
     load_into(model, state)
+    trainable = sum(value.numel() for value in named_parameters(model).values() if not value.is_stop_grad())
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"]
-              and count_parameters(model) == facts["parameters"], "notes": conversion.notes}
+    # Jittor has no scalars; a class may name its weights otherwise than MMSegmentation
+    theirs = remap_keys({key: shape or [1] for key, shape in facts["keys"].items()}, meta["config"])
+    result = {"parameters": trainable, "keys equal": ours == theirs and trainable == facts["parameters"],
+              "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])
     with jt.no_grad():
@@ -87,6 +92,7 @@ def training(config: dict, state: dict, reference) -> dict:
     with smooth_relu():
         _, gradients = training_step(build_still(config, state), reference)
     result.update(gradient_facts("smooth gradients", gradients, reference_group(reference, "smooth/gradient/")))
+    result["smooth gradients of torch"] = float(reference["smooth_stray"])
     return result
 
 
@@ -129,10 +135,12 @@ def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too (why: zoo_mmseg.smooth_relu)."""
+    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too, HSwish Swish and HSigmoid a sigmoid
+    (why: zoo_mmseg.smooth_relu).
+    """
     from jseg import ops
     from jseg.layers import activation
-    norm, relu, plain = ops.norm, activation.relu, dict(activation._PLAIN)
+    norm, relu, plain, hard_sigmoid = ops.norm, activation.relu, dict(activation._PLAIN), activation.hard_sigmoid
     holders = [module for name, module in list(sys.modules.items())
                if name.startswith("jseg.") and getattr(module, "relu", None) is relu]
 
@@ -140,7 +148,9 @@ def smooth_relu():
         return norm(*args,
                     **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
 
-    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu)
+    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu, HSwish=activation.swish,
+                             Hardswish=activation.swish)
+    activation.hard_sigmoid = lambda x, **_: activation.jt.sigmoid(x)
     ops.norm = smooth_norm
     for module in holders:
         module.relu = activation.gelu
@@ -148,6 +158,7 @@ def smooth_relu():
         yield
     finally:
         activation._PLAIN.update(plain)
+        activation.hard_sigmoid = hard_sigmoid
         ops.norm = norm
         for module in holders:
             module.relu = relu

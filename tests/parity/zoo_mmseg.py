@@ -1,13 +1,15 @@
 """The reference side of `make parity-zoo`: models of MMSegmentation's own configs,
 under a Python with PyTorch and without jseg.
 
-    python tests/parity/zoo_mmseg.py FOLDER      FOLDER/jobs.json: [{"name", "config", "size": [H, W], "train": true}, ...]
+    python tests/parity/zoo_mmseg.py FOLDER
 
-For each job MMSegmentation builds the model from its own config, every parameter and buffer gets values that depend on
-its key alone, and FOLDER/<name>/ receives checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation
-logits, label maps of whole and slide inference and, with "train", losses term by term, every gradient and the running
-statistics of one step in float64, dropout and drop path off; and the gradients of the same step with smooth activations
-(see `smooth_relu`). A job that fails leaves error.txt.
+FOLDER/jobs.json: [{"name", "config", "size": [H, W], "train": true}, ...]. For each job MMSegmentation builds the model
+from its own config, every parameter and buffer gets values that depend on its key alone, and FOLDER/<name>/ receives
+checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and slide
+inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64,
+dropout and drop path off; and the gradients of the same step with smooth activations (see `smooth_relu`), and
+how far PyTorch's own float32 strays from these. A job that fails leaves error.txt. Where a cross entropy has class
+weights no pixel is ignored: MMSegmentation's own fails on ignored ones.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ import types
 import zlib
 
 import numpy as np
-from gradients import uniform
+from gradients import gradient_errors, uniform
 from make_segnext import import_mmseg, samples
+from zoo_operators import add_context_operators
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -44,7 +47,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = 1.0 + 0.5 * np.tanh(values)
     elif leaf in ("running_mean", "bias") or leaf.endswith("_bias"):
         values = 0.1 * values
-    elif leaf.startswith(("layer_scale", "gamma")) and len(shape) <= 1:
+    elif (leaf.startswith(("layer_scale", "gamma")) or ".gamma." in key) and len(shape) <= 1:
         values = 0.05 + 0.02 * values
     elif len(shape) <= 1:
         values = 1.0 + 0.2 * values
@@ -54,7 +57,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = values / np.sqrt(np.prod(shape[1:]))
         if "conv_seg" in key or "cls_seg" in key:
             values = values * CLASS_SPREAD
-    return values.astype(np.float32)
+    return np.asarray(values, np.float32)  # an array for a scalar too
 
 
 def load(network) -> None:
@@ -99,13 +102,11 @@ def still(network) -> None:
             module.dropout = 0.0
 
 
-def add_missing_operators() -> None:
-    """Let mmcv.ops be imported where mmcv has no compiled operators:
-    those that it also writes with PyTorch work, the others stop.
-
-    Among the first are point_sample and multi-scale deformable attention, which mmdetection's heads need.
+def stand_in_operators() -> None:
+    """Let mmcv.ops be imported where mmcv has no compiled operators: those that it also writes with PyTorch work,
+    multi-scale deformable attention among them, and the others stop. Only where mmdetection is, which needs it.
     """
-    if importlib.util.find_spec("mmcv._ext") is not None:
+    if importlib.util.find_spec("mmdet") is None or importlib.util.find_spec("mmcv._ext") is not None:
         return
     stand_in = types.ModuleType("mmcv._ext")
     stand_in.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
@@ -122,8 +123,30 @@ def add_missing_operators() -> None:
     sys.modules["mmcv._ext"] = stand_in
 
 
+def add_missing_operators() -> None:
+    """Give MMSegmentation the operators that it takes from mmcv's compiled ones, where these are stand-ins that do
+    nothing.
+    """
+    from mmseg.models.decode_heads import point_head
+    if isinstance(point_head.point_sample, type) or point_head.point_sample is None:
+        point_head.point_sample = sample_points
+
+
+def sample_points(x, points, align_corners=False, **options):
+    """What `mmcv.ops.point_sample` does, where mmcv has no compiled operators: points (N, P, 2) or (N, P, Q, 2), 0 to 1
+    from edge to edge.
+    """
+    from torch.nn import functional as F
+    flat, points = points.dim() == 3, points.to(x.dtype)
+    found = F.grid_sample(x,
+                          2.0 * (points.unsqueeze(2) if flat else points) - 1.0,
+                          align_corners=align_corners,
+                          **options)
+    return found.squeeze(3) if flat else found
+
+
 def run_once(head) -> None:
-    """Let a head of a cascade keep its first result: MMSegmentation runs it twice a step,
+    """Let a head of a cascade keep its first result: MMSegmentation runs it twice per step,
     and its running statistics move twice.
     """
     forward, kept = head.forward, []
@@ -156,6 +179,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     from mmengine.config import Config
     from mmseg.registry import DATASETS, MODELS
     config = Config.fromfile(configs / job["config"])
+    if job.get("img_size"):
+        config.model.backbone.img_size = tuple(job["size"])
     kind = config.get("test_dataloader", {}).get("dataset", {}).get("type")
     info = dict(DATASETS.get(kind).METAINFO) if kind and DATASETS.get(kind) else {}
     block = without_start(copy.deepcopy(config.model))
@@ -168,65 +193,110 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     torch.save({"meta": meta, "state_dict": network.state_dict()}, folder / "checkpoint.pth")
     head = network.decode_head[-1] if hasattr(network.decode_head, "__len__") else network.decode_head
     pictures, labels = inputs(job["size"], head.num_classes)
+    if weighs_classes(config.model.to_dict()):
+        labels = np.where(labels == 255, 0, labels).astype(np.int32)
     height, width = job["size"]
     metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width),
               "padding_size": [0, 0, 0, 0]}] * 2
     out = {"pictures": pictures, "labels": labels}
-    network.test_cfg = Config({"mode": "whole"})
+    of_heads = dict(network.test_cfg or {})  # words of single heads stay
+    network.test_cfg = Config({**of_heads, "mode": "whole"})
     with torch.no_grad():
-        out["logits"] = network.encode_decode(torch.from_numpy(pictures), metas).numpy()
-        out["whole"] = label_maps(network, pictures, metas)
-        if job.get("slide", True):
-            network.test_cfg = Config(SLIDE)
-            out["slide"] = label_maps(network, pictures, metas)
+        logits = network.encode_decode(torch.from_numpy(pictures), metas)
+        out["logits"] = logits.numpy().copy()
+        out["whole"] = label_maps(network.postprocess_result(logits, samples([dict(m) for m in metas])))
+        if slide := job.get("slide", SLIDE):
+            network.test_cfg = Config({**of_heads, **slide})
+            out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
     if job.get("train"):
-        out.update(training_step(network.double(), pictures, labels, metas))
+        data_samples = labelled_samples(metas, labels, edge_step(config))
+        out.update(training_step(network.double(), pictures, data_samples))
         with smooth_relu():
-            smooth = training_step(network, pictures, labels, metas)
-        out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
+            smooth = gradients_of(training_step(network, pictures, data_samples))
+            single = gradients_of(training_step(network.float(), pictures, data_samples, single=True))
+        out.update({f"smooth/{key}": value for key, value in smooth.items()})
+        out["smooth_stray"] = np.array(max(gradient_errors(single, smooth).values()))
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
                       if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
+             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": slide,
+             "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU, in place where they were.
+    """ReLU and ReLU6 become GELU, in place where they were; HSwish becomes Swish and HSigmoid a sigmoid.
 
     Rounding moves values across a ReLU's edge and flips their whole gradient, so in a deep network float32 gradients
     stray by percents from exact ones, whoever computes them. Without edges, what differs is a fault.
     """
     import torch
+    from mmcv.cnn.bricks.hsigmoid import HSigmoid
     from torch.nn import functional
-    before = functional.relu, functional.hardtanh, torch.relu
+    before = (functional.relu, functional.hardtanh, torch.relu, functional.relu_, functional.hardswish,
+              HSigmoid.forward)
 
     def gelu(x, *_, inplace: bool = False, **__):
-        return x.copy_(functional.gelu(x.clone())) if inplace else functional.gelu(x)
+        y = functional.gelu(x.clone())  # it saves its input, which sums in place may change behind a ReLU
+        return x.copy_(y) if inplace else y
 
-    functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
+    functional.relu, functional.hardtanh, torch.relu, functional.relu_ = gelu, gelu, gelu, gelu
+    functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
     try:
         yield
     finally:
-        functional.relu, functional.hardtanh, torch.relu = before
+        (functional.relu, functional.hardtanh, torch.relu, functional.relu_, functional.hardswish,
+         HSigmoid.forward) = before
 
 
-def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
-    """Losses, gradients and running statistics of one step from the random weights, in float64."""
+def edge_step(config):
+    """The transform of the training pipeline that draws edges, or None."""
+    from mmseg.registry import TRANSFORMS
+    steps = config.get("train_dataloader", {}).get("dataset", {}).get("pipeline") or []
+    return next((TRANSFORMS.build(step) for step in steps if step["type"] == "GenerateEdge"), None)
+
+
+def labelled_samples(metas: list[dict], labels: np.ndarray, edges) -> list:
+    """Data samples with label maps, and edge maps where the pipeline draws them."""
+    import torch
+    from mmengine.structures import PixelData
+    found = samples([dict(m) for m in metas], labels)
+    for sample, label in zip(found, labels if edges is not None else ()):
+        drawn = edges({"img_shape": label.shape, "gt_seg_map": label})["gt_edge_map"]
+        sample.gt_edge_map = PixelData(data=torch.from_numpy(drawn.astype(np.int64))[None])
+    return found
+
+
+def gradients_of(step: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The gradients alone."""
+    return {key: value for key, value in step.items() if key.startswith("gradient/")}
+
+
+def weighs_classes(block) -> bool:
+    """Whether a cross entropy in a config block has class weights: MMSegmentation's then fails on ignored pixels."""
+    if isinstance(block, dict):
+        weighted = block.get("type") == "CrossEntropyLoss" and block.get("class_weight") is not None
+        return weighted or any(weighs_classes(value) for value in block.values())
+    return isinstance(block, (list, tuple)) and any(weighs_classes(item) for item in block)
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list, *, single: bool = False) -> dict[str, np.ndarray]:
+    """Losses, gradients and running statistics of one step from the random weights, in float64 unless `single`."""
     import torch
     load(network)
     still(network)
     network.train()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(torch.float32 if single else torch.float64)
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
-    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
-    # some losses write .float(), which is float32 whatever else is
-    to_float, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
+    to_float = torch.Tensor.float
+    if not single:
+        torch.Tensor.float = torch.Tensor.double  # some losses write .float(), which is float32 whatever else is
+    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).to(torch.get_default_dtype())
     try:
-        losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
+        losses = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), data_samples)
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value)
             for key, value in losses.items() if "loss" in key).backward()
@@ -242,19 +312,18 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     return found
 
 
-def label_maps(network, pictures: np.ndarray, metas: list[dict]) -> np.ndarray:
-    """Label maps (N, H, W) of MMSegmentation's own post-processing."""
-    import torch
-    found = network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas]))
+def label_maps(found: list) -> np.ndarray:
+    """(N, H, W) from what MMSegmentation's own post-processing gives."""
     return np.stack([sample.pred_sem_seg.data.numpy()[0].astype(np.uint8) for sample in found])
 
 
 def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
     import torch
-    torch.set_num_threads(2)
-    add_missing_operators()
+    stand_in_operators()
     mmseg = import_mmseg()
+    add_missing_operators()
+    add_context_operators()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]

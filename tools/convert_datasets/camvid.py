@@ -2,7 +2,8 @@
 
 Source: mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid, 701_StillsRaw_full.zip and LabeledApproved_full.zip (Brostow
 et al., 2009). Licence: research; see the publisher's page.
-Expected raw tree (archives or folders): 701_StillsRaw_full/0001TP_006690.png     LabeledApproved_full/0001TP_006690_L.png
+Expected raw tree (archives or folders):
+    701_StillsRaw_full/0001TP_006690.png     LabeledApproved_full/0001TP_006690_L.png
 Command: python tools/convert_datasets/camvid.py CamVid --out data/camvid --size 480x360
 Expected counts: 367 train, 101 val and 233 test pictures (the split of SegNet's tutorial, which goes by sequence and
 frame number). `--classes 11` (default) writes the form that CamVidDataset reads: train/, trainannot/, ... with 0 to 10

@@ -3,8 +3,9 @@
 Source: captain-whu.github.io/iSAID, pictures from DOTA 1.0 (Waqas Zamir et al., "iSAID", CVPR workshops 2019).
 Licence: CC BY-NC-SA 4.0 for annotations; pictures for academic use only.
 Expected raw tree (the archives may stay closed):
-    train/images/{part1.zip,...} or train/images/P0000.png      train/Semantic_masks/{images.zip or *.png}: P0000_instance_color_RGB.png
-    val/...                                                     test/images/...
+    train/images/{part1.zip,...} or train/images/P0000.png
+    train/Semantic_masks/{images.zip or *.png}: P0000_instance_color_RGB.png
+    val/...      test/images/...
 Command: python tools/convert_datasets/isaid.py iSAID --out data/iSAID
 Expected counts: 1411 train, 458 val and 937 test pictures; 33978 train and 11644 val tiles of 896x896 with 384 pixels
 of overlap; test pictures are not cut. Original JSeg uses `--width 800 --height 800 --overlap 200`; its documented 28029

@@ -1,4 +1,4 @@
-"""LoveDA land cover: town and country pictures in one folder a split.
+"""LoveDA land cover: town and country pictures in one folder per split.
 
 Source: zenodo.org/record/5706578, Train.zip, Val.zip, Test.zip (Wang et al., "LoveDA", NeurIPS datasets track 2021).
 Licence: CC BY-NC-SA 4.0.

@@ -1,4 +1,4 @@
-"""NYU Depth v2 (for depth estimation): pictures and 16-bit depth maps of the published lists in one folder a split.
+"""NYU Depth v2 (for depth estimation): pictures and 16-bit depth maps of the published lists in one folder per split.
 
 Source: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html; the prepared nyu.zip of the BTS authors (Silberman et al.,
 ECCV 2012). Licence: see the publisher's page.
@@ -49,8 +49,9 @@ def convert(src, out, settings: Settings = Settings()) -> Report:
                 if folder + rgb not in job.source or folder + depth not in job.source:
                     raise ConvertError(f"{job.source.label(listing)}: {line!r}: no such files beside the list; the "
                                        "download is incomplete")
-                todo.append(((folder + rgb, folder + depth), (f"images/{split}/{rgb.replace('/rgb', '')}",
-                                                              f"annotations/{split}/{depth.replace('/sync_depth', '')}")))
+                outputs = (f"images/{split}/{rgb.replace('/rgb', '')}",
+                           f"annotations/{split}/{depth.replace('/sync_depth', '')}")
+                todo.append(((folder + rgb, folder + depth), outputs))
         return job.run(pair_items(todo, copy_pair))
 
 

@@ -3,7 +3,8 @@
 Source: host.robots.ox.ac.uk/pascal/VOC/voc2012, VOCtrainval_11-May-2012.tar (Everingham et al., IJCV 2015).
 Licence: pictures under the terms of Flickr.
 Expected raw tree (tar or folder):
-    VOCdevkit/VOC2012/{JPEGImages/2007_000032.jpg,SegmentationClass/2007_000032.png,ImageSets/Segmentation/{train,val}.txt}
+    VOCdevkit/VOC2012/{JPEGImages/2007_000032.jpg,SegmentationClass/2007_000032.png}
+    VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt
 Command: python tools/convert_datasets/voc2012.py VOCtrainval_11-May-2012.tar --out data/VOCdevkit/VOC2012
 Expected counts: 2913 masks, of which 1464 train and 1449 val.
 Masks hold 0 = background, 1 to 20 and 255 = border, with the published colours for viewers. MMSegmentation trains from

@@ -2,10 +2,10 @@
 
 SegNeXt exists in three releases with nearly equal keys whose masks differ when one is run by another's rules:
 
-    release                    mlp.dwconv keys    rank MD_R            test pictures are      gradient through the factorisation
-    mmsegmentation 1.x         .dwconv.           16                   padded to x32          all steps
-    authors' PyTorch           .dwconv.dwconv.    16 T, S; 64 B, L     resized to x32         all steps
-    original JSeg (.pkl)       .dwconv.dwconv.    16 T, S; 64 B, L     resized to x32         the last step
+    release                 mlp.dwconv keys   rank MD_R           test pictures are   gradient through the factorisation
+    mmsegmentation 1.x      .dwconv.          16                  padded to x32       all steps
+    authors' PyTorch        .dwconv.dwconv.   16 T, S; 64 B, L    resized to x32      all steps
+    original JSeg (.pkl)    .dwconv.dwconv.   16 T, S; 64 B, L    resized to x32      the last step
 
 Sources: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py and decode_heads/ham_head.py (Apache-2.0), the authors'
 repository (Visual-Attention-Network/SegNeXt, mmseg 0.x), original JSeg's configs. A config that states a rule wins over
@@ -110,11 +110,9 @@ def backbone_facts(shapes: Shapes, where: str, prefix: str = "backbone.") -> dic
                         raise ValueError(f"{prefix}block{i}.{j}.{key}.weight of shape {size}")
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise ConvertError(f"{where}: an incomplete MSCAN backbone: {error} is missing or has an odd shape") from error
-    variant = next((name for name, sizes in VARIANTS.items() if sizes == {"embed_dims": dims, "depths": depths}), None)
-    facts: dict[str, Any] = {"variant": variant} if variant else {"embed_dims": dims, "depths": depths,
-                                                                  "num_stages": stages}
-    if ratios != [8, 8, 4, 4]:
-        facts["mlp_ratios"] = [int(r) if r == int(r) else r for r in ratios]
+    sizes = {"embed_dims": dims, "depths": depths, "mlp_ratios": [int(r) if r == int(r) else r for r in ratios]}
+    variant = next((name for name, known in VARIANTS.items() if known == sizes), None)
+    facts: dict[str, Any] = {"variant": variant} if variant else {**sizes, "num_stages": stages}
     if kernels != [list(k) if isinstance(k, tuple) else k for k in KERNEL_SIZES]:
         facts["attention_kernel_sizes"] = kernels
         facts["attention_kernel_paddings"] = [kernels[0] // 2, *([0, k[1] // 2] for k in kernels[1:])]
@@ -183,8 +181,8 @@ def default_config(shapes: Shapes, family: Family, where: str) -> dict:
 
 def backbone_widths(block: Mapping[str, Any]) -> list[int]:
     """Widths of an MSCAN block's maps."""
-    from jseg.models.backbones.mscan import VARIANTS
-    return list(block.get("embed_dims") or VARIANTS.get(block.get("variant"), {}).get("embed_dims", []))
+    from jseg.models.backbones.mscan import SIZES, VARIANTS
+    return list(block.get("embed_dims") or VARIANTS.get(block.get("variant"), SIZES)["embed_dims"])
 
 
 def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
@@ -257,11 +255,9 @@ def _drop_unknown_auxiliary(model: dict, notes: list[str]) -> None:
 def _sizes(block: str, said: Mapping) -> dict[str, Any]:
     """The arguments of a block that decide shapes, defaults filled in, comparable."""
     if block == "backbone":
-        from jseg.models.backbones.mscan import KERNEL_SIZES, VARIANTS
-        variant = VARIANTS.get(said.get("variant") or "", {})
-        defaults = {"embed_dims": variant.get("embed_dims"), "depths": variant.get("depths"),
-                    "mlp_ratios": (8, 8, 4, 4), "num_stages": 4,
-                    "in_channels": 3, "attention_kernel_sizes": KERNEL_SIZES}
+        from jseg.models.backbones.mscan import KERNEL_SIZES, SIZES, VARIANTS
+        defaults = {**VARIANTS.get(said.get("variant") or "", SIZES), "num_stages": 4, "in_channels": 3,
+                    "attention_kernel_sizes": KERNEL_SIZES}
     else:
         defaults = {"in_channels": None, "in_index": None, "channels": None, "ham_channels": 512, "num_classes": None}
     return {key: _lists(default if said.get(key) is None else said[key]) for key, default in defaults.items()}

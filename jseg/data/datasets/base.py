@@ -50,9 +50,9 @@ class SegDataset:
         data_root: folder that `data_prefix` and `ann_file` are relative to (absolute ones stay as they are).
         data_prefix: `{img_path: ..., seg_map_path: ...}`; without `seg_map_path` the dataset has no masks.
         pipeline: transform blocks applied to each sample, in order.
-        ann_file: text file that selects pictures: one stem a line (a suffix may stay), or "picture mask" with two
+        ann_file: text file that selects pictures: one stem per line (a suffix may stay), or "picture mask" with two
             paths.
-        ignore_file: text file of pictures to leave out, one a line, written as in `ann_file`; they need no mask.
+        ignore_file: text file of pictures to leave out, one per line, written as in `ann_file`; they need no mask.
         img_suffix: end of picture names, ".jpg"; a tuple takes any of them.
         seg_map_suffix: end of mask names that replaces the picture's suffix.
         reduce_zero_label: True for masks in which 0 is unlabelled and classes start at 1 (ADE20K): 0 becomes 255, k
@@ -76,7 +76,7 @@ class SegDataset:
     REDUCE_ZERO_LABEL: ClassVar[bool] = False
     NEEDS_ANN_FILE: ClassVar[bool] = False
     VOID_LABELS: ClassVar[tuple[int, ...]] = ()          # values in the published masks that mean "nothing"
-    # more data_prefix keys: suffix of one more file a picture, "" for its own
+    # data_prefix key -> suffix of one more file per picture; "" stands for the picture's own suffix
     EXTRA_FILES: ClassVar[dict[str, str]] = {}
     LIST_ROOTS: ClassVar[tuple[str, ...]] = ()           # path beginnings in published lists that stand for data_root
 
@@ -194,7 +194,7 @@ class SegDataset:
         finally:
             self._missing = None
 
-    def _lack(self, text: str) -> None:
+    def _report_missing(self, text: str) -> None:
         if self._missing is None:
             raise DataError(text)
         self._missing.append(text)
@@ -253,8 +253,8 @@ class SegDataset:
             self._folder(key)
             absent = [path for path in (self._extra(key, pair[0]) for pair in pairs) if not os.path.isfile(path)]
             if absent:
-                self._lack(_some_missing(f"{type(self).__name__}: data_prefix.{key}: {len(absent)} of {len(pairs)} "
-                                         "files do not exist",
+                self._report_missing(_some_missing(f"{type(self).__name__}: data_prefix.{key}: {len(absent)} of "
+                                         f"{len(pairs)} files do not exist",
                                          absent, "each picture needs one"))
                 pairs = [pair for pair in pairs if os.path.isfile(self._extra(key, pair[0]))]
         return pairs
@@ -289,17 +289,18 @@ class SegDataset:
             by_stem = {self._without_suffix(file): file for file in self._pictures(pictures)}
             absent = [stem for stem in names if stem not in by_stem]
             if absent:
-                self._lack(_some_missing(f"{self.ann_file}: {len(absent)} of {len(names)} listed pictures are not in {pictures} "
-                                         f"with the end {_spelled(self.img_suffix)}", absent,
-                                         f"there: {', '.join(sorted(by_stem.values())[:3]) or 'nothing'}{listed_hint(absent, by_stem)}"))
+                there = ", ".join(sorted(by_stem.values())[:3]) or "nothing"
+                self._report_missing(_some_missing(f"{self.ann_file}: {len(absent)} of {len(names)} listed pictures "
+                                         f"are not in {pictures} with the end {_spelled(self.img_suffix)}", absent,
+                                         f"there: {there}{listed_hint(absent, by_stem)}"))
             names = [by_stem[stem] for stem in names if stem in by_stem]
         wanted = [None if masks is None else self._without_suffix(file) + self.seg_map_suffix for file in names]
         if masks is not None:
             there = set(list_files(masks, ""))
             absent = [name for name in wanted if name not in there]
             if absent:
-                self._lack(_some_missing(f"{masks}: {len(absent)} of {len(names)} pictures have no mask ending in "
-                                         f"{self.seg_map_suffix!r}", absent,
+                self._report_missing(_some_missing(f"{masks}: {len(absent)} of {len(names)} pictures have no mask "
+                                         f"ending in {self.seg_map_suffix!r}", absent,
                                          f"there: {', '.join(sorted(there)[:3]) or 'nothing'}; check seg_map_path and "
                                          "seg_map_suffix"))
             return [(os.path.join(pictures, file), os.path.join(masks, mask)) for file, mask in zip(names, wanted)
@@ -314,7 +315,8 @@ class SegDataset:
         if absent:
             gone = set(absent)
             hint = listed_hint([path for line in lines for path in line if self._listed_path(path) in gone])
-            self._lack(_some_missing(f"{self.ann_file}: {len(absent)} of {2 * len(pairs)} listed files do not exist",
+            self._report_missing(_some_missing(f"{self.ann_file}: {len(absent)} of {2 * len(pairs)} listed files do "
+                                               "not exist",
                                      absent, f"paths count from data_root {self.data_root or os.curdir!r}{hint}"))
         gone = set(absent)
         return [pair for pair in pairs if gone.isdisjoint(pair)]

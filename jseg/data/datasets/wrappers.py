@@ -117,7 +117,7 @@ class ClassBalancedDataset:
         oversample_thr: share of pictures, above 0 and at most 1, below which a class is rare.
         cache_file: where to keep the classes of each picture (JSON) for the next start; they are counted anew when
             files changed.
-        workers: processes that read masks; None takes one a core.
+        workers: processes that read masks; None takes one per core.
         test_mode: True for evaluation; handed on.
     Raises:
         ConfigError: `oversample_thr` is out of range.

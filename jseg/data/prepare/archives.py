@@ -73,7 +73,7 @@ class Source:
             elif os.path.exists(root):
                 regular_file(root, what="folder or archive", error=ConvertError)
                 if not root.lower().endswith(ARCHIVES):
-                    self._add(os.path.basename(root), _file_entry(root))
+                    self._add_entry(os.path.basename(root), _file_entry(root))
                 else:
                     self._add_archive(os.path.basename(root), root)
             else:
@@ -207,7 +207,7 @@ class Source:
 
     # ---- listing -----------------------------------------------------------------------------------------------------
 
-    def _add(self, name: str, entry: Entry) -> None:
+    def _add_entry(self, name: str, entry: Entry) -> None:
         if not _JUNK.search(name):
             if name in self._entries:
                 raise ConvertError(f"{entry.container}: holds {name} twice; {_AGAIN}, or give the roots separately")
@@ -228,7 +228,7 @@ class Source:
                 if file.lower().endswith(ARCHIVES) and not _JUNK.search(name):
                     self._add_archive(name, path)
                 else:
-                    self._add(name, _file_entry(path))
+                    self._add_entry(name, _file_entry(path))
 
     def _add_archive(self, name: str, path: str, depth: int = 1) -> None:
         if not self._wanted.search(os.path.basename(name)):
@@ -249,7 +249,7 @@ class Source:
                 if _JUNK.search(member):
                     continue
                 if not member.lower().endswith(ARCHIVES):
-                    self._add(full, Entry("zip", path, info.filename, 0, info.file_size, info.CRC))
+                    self._add_entry(full, Entry("zip", path, info.filename, 0, info.file_size, info.CRC))
                 elif self._wanted.search(os.path.basename(member)):
                     with archive.open(info) as stream:
                         self._add_archive(full, self._expand(stream, full), depth + 1)
@@ -265,7 +265,7 @@ class Source:
                 if _JUNK.search(member):
                     continue
                 if not member.lower().endswith(ARCHIVES):
-                    self._add(full, Entry("tar", path, info.name, info.offset_data, info.size, stamp))
+                    self._add_entry(full, Entry("tar", path, info.name, info.offset_data, info.size, stamp))
                 elif self._wanted.search(os.path.basename(member)):
                     self._add_archive(full, self._expand(stream, full), depth + 1)
 

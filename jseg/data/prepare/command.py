@@ -75,7 +75,7 @@ def _parser(convert: Callable, out: str, add_arguments: Callable | None) -> argp
     parser.add_argument("sources", nargs="+", metavar="SOURCE",
                         help="the download: a folder, or archives (.zip, .tar, .tgz); never changed")
     parser.add_argument("-o", "--out", default=out, metavar="FOLDER", help=f"where to write (default: {out})")
-    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--overwrite", action="store_true",
                         help="do everything again; default: skip what a former run finished")
     parser.add_argument("--partial", action="store_true", help="accept other numbers of files than the published "

@@ -37,7 +37,7 @@ class Settings:
     """How to run a conversion; the same for all datasets.
 
     Args:
-        workers: processes; 0 takes one a core.
+        workers: processes; 0 takes one per core.
         overwrite: do everything again, also what is finished.
         partial: accept counts that differ from the published ones.
         link: link pictures that need no change to the source instead of copying them (folders only).
@@ -254,7 +254,7 @@ class Job:
         todo = [item for item in items if item.name not in done]
         report.kept = len(items) - len(todo)
         for record in done.values():
-            _add(report, Remarks(record["notes"], record.get("left_out", {})))
+            _add_remarks(report, Remarks(record["notes"], record.get("left_out", {})))
         workers = self.settings.workers or default_workers()
         with open(self._book, "a", encoding="utf-8") as book:
             for item, (files, remarks) in map_items(_do, (self.source, self.out, self.settings.link), todo,
@@ -267,7 +267,7 @@ class Job:
                 book.write(json.dumps({"item": item.name, "digest": digests[item.name], "files": files,
                                        **remarks._asdict()}) + "\n")
                 book.flush()
-                _add(report, remarks)
+                _add_remarks(report, remarks)
                 report.written += 1
         writer = Writer(self.out)
         for name, lines in (texts or {}).items():
@@ -329,7 +329,7 @@ def _do(context: tuple[Source, str, bool], item: Item) -> tuple[dict[str, int], 
     return writer.files, remarks or Remarks()
 
 
-def _add(report: Report, remarks: Remarks) -> None:
+def _add_remarks(report: Report, remarks: Remarks) -> None:
     for note, count in remarks.notes.items():
         report.notes[note] = report.notes.get(note, 0) + count
     for kind, names in remarks.left_out.items():

@@ -75,7 +75,7 @@ class _Table:
         value -= 1
         if bad.any():
             if self.unknown is None:
-                _note(found, codes, bad, top)
+                _count_unknown(found, codes, bad, top)
             value[bad] = 0 if self.unknown is None else self.unknown
         return value
 
@@ -97,7 +97,7 @@ def _thin(strips: Iterable[np.ndarray], width: int) -> Iterable[np.ndarray]:
             yield strip[top:top + rows]
 
 
-def _note(found: dict[int, list[int]], codes: np.ndarray, bad: np.ndarray, top: int) -> None:
+def _count_unknown(found: dict[int, list[int]], codes: np.ndarray, bad: np.ndarray, top: int) -> None:
     places = np.flatnonzero(bad.ravel())
     values, first, counts = np.unique(codes.ravel()[places], return_index=True, return_counts=True)
     for value, at, count in zip(values.tolist(), places[first].tolist(), counts.tolist()):

@@ -28,7 +28,7 @@ _memory: "_Memory | None" = None  # what the worker processes share; None in a p
 
 
 def default_workers() -> int:
-    """One process a core this process may use."""
+    """One process per core this process may use."""
     try:
         return max(len(os.sched_getaffinity(0)), 1)
     except AttributeError:

@@ -33,7 +33,13 @@ class Transform:
 
     A transform without randomness leaves `draw` as it is. Parameters are plain numbers, lists and None, so that they
     can be written to JSON and replayed.
+
+    `on_bare_pictures` is False for steps that read, need or pack files: a picture given as an array goes without them.
+    `reads_pictures` is True for the step whose `scale` says how 16-bit pictures are read.
     """
+
+    on_bare_pictures = True
+    reads_pictures = False
 
     def draw(self, sample: dict, rng: np.random.Generator) -> dict[str, Any]:
         """Choose the parameters for one sample; the only place that may use `rng`."""

@@ -39,6 +39,8 @@ class LoadImageFromFile(Transform):
         DataError: see `jseg.data.io.read_image`.
     """
 
+    on_bare_pictures, reads_pictures = False, True
+
     def __init__(self, to_float32: bool = False, color_type: str = "color", imdecode_backend: str = "cv2", *,
                  backend_args: None = None, scale: str = "bits"):
         if scale not in SCALES:
@@ -70,6 +72,8 @@ class LoadAnnotations(Transform):
     Raises:
         DataError: see `jseg.data.io.read_mask`; or the two zero-label flags contradict each other.
     """
+
+    on_bare_pictures = False
 
     def __init__(self, reduce_zero_label: bool | None = None, backend_args: None = None,
                  imdecode_backend: str = "pillow"):
@@ -116,6 +120,8 @@ class PackSegInputs(Transform):
     Args:
         meta_keys: accepted and unused: every entry of the sample but its arrays reaches the batch's metas.
     """
+
+    on_bare_pictures = False
 
     def __init__(self, meta_keys: Sequence[str] = ()):
         self.meta_keys = tuple(meta_keys)

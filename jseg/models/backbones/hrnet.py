@@ -18,7 +18,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import Conv2d, build_norm, conv_norm, relu
+from jseg.layers import Conv2d, Numbered, build_norm, conv_norm, relu
 from jseg.layers.freeze import freeze, run_frozen
 from jseg.models.backbones.resnet import BasicBlock, Bottleneck, make_stage, zero_last_norms
 from jseg.registry import MODELS
@@ -45,25 +45,9 @@ class ConvNorm(nn.Sequential):
         return conv_norm(x, conv, norm, activation=activation, residual=residual)
 
 
-class Named(nn.Module):
-    """Modules under the keys "0", "1", ...; a place may be empty and then has no key.
-    `names[i]` is the module at i, or None.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module | None]):
-        super().__init__()
-        self.count = len(modules)
-        for i, module in enumerate(modules):
-            if module is not None:
-                setattr(self, str(i), module)
-
-    def __getitem__(self, place: int) -> nn.Module | None:
-        return getattr(self, str(place), None)
-
-
-class Fusion(Named):
-    """What one branch receives: its own map, the coarser ones projected and resized,
-    the finer ones by strided convolutions.
+class Fusion(Numbered):
+    """What one branch receives: its own map, the coarser ones projected and resized, the finer ones by strided
+    convolutions.
 
     Args:
         place: of the branch that receives, 0 the finest.
@@ -89,7 +73,7 @@ class Fusion(Named):
     def execute(self, maps: Sequence[jt.Var]) -> jt.Var:
         y = maps[self.place]
         size = tuple(y.shape[2:])
-        for other in range(self.place + 1, self.count):
+        for other in range(self.place + 1, len(self)):
             x, factor = self[other](maps[other], activation=None), 2**(other - self.place)
             # may be larger than `size` by a few rows
             x = ops.bilinear_resize(x, (x.shape[2] * factor, x.shape[3] * factor))
@@ -122,18 +106,18 @@ class HRModule(nn.Module):
                  multiscale_output: bool, norm_cfg: Mapping):
         super().__init__()
         widths = [width * block.expansion for width in channels]
-        self.branches = Named([_blocks(block, *sizes, norm_cfg) for sizes in zip(in_channels, channels, num_blocks)])
+        self.branches = Numbered([_blocks(block, *sizes, norm_cfg) for sizes in zip(in_channels, channels, num_blocks)])
         receivers = len(widths) if multiscale_output else 1
-        self.fuse_layers = Named([Fusion(i, widths, norm_cfg) for i in range(receivers)] if len(widths) > 1 else [])
+        self.fuse_layers = Numbered([Fusion(i, widths, norm_cfg) for i in range(receivers)] if len(widths) > 1 else [])
 
     def execute(self, maps: Sequence[jt.Var]) -> list[jt.Var]:
-        maps = [self.branches[i](x) for i, x in enumerate(maps)]
-        return [self.fuse_layers[i](maps) for i in range(self.fuse_layers.count)] if len(maps) > 1 else maps
+        maps = [branch(x) for branch, x in zip(self.branches, maps)]
+        return [fuse(maps) for fuse in self.fuse_layers] if len(maps) > 1 else maps
 
 
-class Transition(Named):
-    """Maps of the next stage: adapted in width where that changes,
-    and new ones by strided convolutions of the coarsest.
+class Transition(Numbered):
+    """Maps of the next stage: adapted in width where that changes, and new ones by strided convolutions of the
+    coarsest.
 
     Args:
         before, after: widths of the maps; `after` has as many or more.
@@ -153,8 +137,8 @@ class Transition(Named):
         super().__init__(parts)
 
     def execute(self, maps: Sequence[jt.Var]) -> list[jt.Var]:
-        given = [*maps, *[maps[-1]] * (self.count - len(maps))]
-        return [x if self[i] is None else self[i](x) for i, x in enumerate(given)]
+        given = [*maps, *[maps[-1]] * (len(self) - len(maps))]
+        return [x if part is None else part(x) for part, x in zip(self, given)]
 
 
 @MODELS.register()

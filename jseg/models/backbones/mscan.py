@@ -24,12 +24,12 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import BatchNorm2d, Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm
+from jseg.layers import BatchNorm2d, Conv2d, Dropout, DropPath, LayerNorm, build_activation, build_norm, mix_ffn
 from jseg.layers.freeze import freeze, run_frozen
 from jseg.layers.init import constant
 from jseg.registry import MODELS, nearest
 
-__all__ = ["MSCAN", "VARIANTS"]
+__all__ = ["MSCAN", "SIZES", "VARIANTS"]
 
 KERNEL_SIZES = (5, (1, 7), (1, 11), (1, 21))
 PADDINGS = (2, (0, 3), (0, 5), (0, 10))
@@ -59,14 +59,8 @@ class Mlp(nn.Module):
 
     def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None,
                 affine: tuple = (None, None)) -> jt.Var:
-        if self.is_gelu and self.drop.drop_prob == 0.0:
-            return ops.mix_ffn(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight,
-                               self.fc2.bias, scale=scale, factor=factor, shortcut=shortcut, input_scale=affine[0],
-                               input_shift=affine[1])
-        hidden = ops.pointwise(x, self.fc1.weight, self.fc1.bias, input_scale=affine[0], input_shift=affine[1])
-        y = self.drop(self.activate(self.dwconv(hidden)))
-        y = self.drop(self.fc2(y)) * scale.reshape(1, -1, 1, 1)
-        return shortcut + (y if factor is None else y * factor.reshape(-1, 1, 1, 1))
+        return mix_ffn(x, self.fc1, self.dwconv, self.fc2, self.activate, self.drop, is_gelu=self.is_gelu,
+                       shortcut=shortcut, scale=scale, factor=factor, affine=affine)
 
 
 class MSCAAttention(nn.Module):
@@ -158,14 +152,14 @@ class MSCABlock(nn.Module):
         if jt.flags.no_grad and not ops.uses_plain() and self._fixed_norms():
             x = self.attn(x, x, scale=self.layer_scale_1, shortcut=x, affine=self.norm1.affine())
             return self.mlp(x, scale=self.layer_scale_2, shortcut=x, affine=self.norm2.affine())
-        y, again, x = self.norm1.fork(x)
+        y, again, x = self.norm1.fork_output(x)
         x = self.attn(y, again, scale=self.layer_scale_1, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
-        y, _, x = self.norm2.fork(x)
+        y, _, x = self.norm2.fork_output(x)
         return self.mlp(y, scale=self.layer_scale_2, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
 
     def _fixed_norms(self) -> bool:
         """Whether both norms are BatchNorm by running statistics:
-        one scale and shift a channel, which operators can take over.
+        one scale and shift per channel, which operators can take over.
         """
         return all(isinstance(norm, BatchNorm2d) and not norm.is_train for norm in (self.norm1, self.norm2))
 
@@ -200,11 +194,12 @@ class OverlapPatchEmbed(nn.Module):
 
 
 VARIANTS = {
-    "tiny": {"embed_dims": [32, 64, 160, 256], "depths": [3, 3, 5, 2]},
-    "small": {"embed_dims": [64, 128, 320, 512], "depths": [2, 2, 4, 2]},
-    "base": {"embed_dims": [64, 128, 320, 512], "depths": [3, 3, 12, 3]},
-    "large": {"embed_dims": [64, 128, 320, 512], "depths": [3, 5, 27, 3]},
+    "tiny": {"embed_dims": [32, 64, 160, 256], "depths": [3, 3, 5, 2], "mlp_ratios": [8, 8, 4, 4]},
+    "small": {"embed_dims": [64, 128, 320, 512], "depths": [2, 2, 4, 2], "mlp_ratios": [8, 8, 4, 4]},
+    "base": {"embed_dims": [64, 128, 320, 512], "depths": [3, 3, 12, 3], "mlp_ratios": [8, 8, 4, 4]},
+    "large": {"embed_dims": [64, 128, 320, 512], "depths": [3, 5, 27, 3], "mlp_ratios": [8, 8, 4, 4]},
 }
+SIZES = MappingProxyType({"embed_dims": [64, 128, 256, 512], "depths": [3, 4, 6, 3], "mlp_ratios": [4, 4, 4, 4]})
 
 
 @MODELS.register()
@@ -212,9 +207,10 @@ class MSCAN(nn.Module):
     """Multi-scale convolutional attention network, four stages at strides 4, 8, 16 and 32.
 
     Args:
-        variant: "tiny", "small", "base" or "large" (`VARIANTS`); explicit `embed_dims` and `depths` win over it.
+        variant: "tiny", "small", "base" or "large" (`VARIANTS`), whose sizes are then the defaults.
         in_channels: channels of the picture.
-        embed_dims, depths, mlp_ratios: widths, blocks and feed-forward ratios, one for each of `num_stages` stages.
+        embed_dims, depths, mlp_ratios: widths, blocks and feed-forward ratios, one for each of `num_stages` stages;
+            None for the variant's, or without a variant MMSegmentation's (`SIZES`).
         drop_rate: dropout in the feed-forward blocks, in [0, 1).
         drop_path_rate: stochastic depth of the last block, in [0, 1); earlier blocks get less, linearly from 0.
         attention_kernel_sizes, attention_kernel_paddings: see `MSCAAttention`.
@@ -226,21 +222,22 @@ class MSCAN(nn.Module):
         x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W /
             2**(i+2)))
     Raises:
-        ConfigError: unknown variant, missing sizes, or lists whose lengths differ from `num_stages`.
+        ConfigError: unknown variant, or lists whose lengths differ from `num_stages`.
     """
 
     TINY = MappingProxyType({"type": "MSCAN", "embed_dims": [8, 16, 16, 32], "depths": [1, 1, 2, 1],
                              "mlp_ratios": [2, 2, 2, 2]})
 
     def __init__(self, *, variant: str | None = None, in_channels: int = 3, embed_dims=None, depths=None,
-                 mlp_ratios=(8, 8, 4, 4), drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
+                 mlp_ratios=None, drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
                  attention_kernel_sizes=KERNEL_SIZES, attention_kernel_paddings=PADDINGS,
                  act_cfg: dict | None = None, norm_cfg: dict | None = None, frozen_stages: int = -1):
         super().__init__()
-        embed_dims, depths = _sizes(variant, embed_dims, depths)
-        for name, values in (("embed_dims", embed_dims), ("depths", depths), ("mlp_ratios", mlp_ratios)):
+        sizes = _sizes(variant, embed_dims=embed_dims, depths=depths, mlp_ratios=mlp_ratios)
+        embed_dims, depths, mlp_ratios = sizes.values()
+        for name, values in sizes.items():
             if len(values) != num_stages:
-                raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one a stage), got {list(values)}")
+                raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one per stage), got {list(values)}")
         if not -1 <= frozen_stages <= num_stages:
             raise ConfigError(f"MSCAN: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to "
                               f"{num_stages} stages")
@@ -285,16 +282,12 @@ class MSCAN(nn.Module):
         return {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): value for key, value in state.items()}
 
 
-def _sizes(variant: str | None, embed_dims, depths) -> tuple[list, list]:
-    """Widths and depths from the variant's name, explicit ones first."""
+def _sizes(variant: str | None, **given) -> dict[str, list]:
+    """Widths, depths and ratios: explicit ones, else the variant's, else MMSegmentation's."""
     if variant is not None and variant not in VARIANTS:
         raise ConfigError(f"MSCAN: unknown variant {variant!r}{nearest(variant, VARIANTS)} (known: "
                           f"{', '.join(VARIANTS)})")
-    known = VARIANTS.get(variant, {})
-    embed_dims, depths = embed_dims or known.get("embed_dims"), depths or known.get("depths")
-    if embed_dims is None or depths is None:
-        raise ConfigError(f"MSCAN: give 'variant' ({', '.join(VARIANTS)}) or both 'embed_dims' and 'depths'")
-    return list(embed_dims), list(depths)
+    return {name: list(values or VARIANTS.get(variant, SIZES)[name]) for name, values in given.items()}
 
 
 def _checked_kernels(kernel_sizes, paddings) -> tuple[int, list[int]]:

@@ -33,18 +33,17 @@ class AvgPool(nn.Module):
         self.stride = stride
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return avg_pool(x, self.stride, ceil_mode=True, count_include_pad=False)
+        return x if self.stride == 1 else avg_pool(x, self.stride, ceil_mode=True, count_include_pad=False)
 
 
 class Shortcut(nn.Sequential):
     """A projection to a block's width and stride: 1x1 convolution and norm, after averaging in ResNet-D.
-    Keys "0", "1" ("2").
+    Keys "0" and "1", in ResNet-D "1" and "2".
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, avg_down: bool, norm_cfg: dict):
-        averages = avg_down and stride != 1
         conv = Conv2d(in_channels, out_channels, 1, stride=1 if avg_down else stride, bias=False)
-        super().__init__(*([AvgPool(stride)] if averages else []), conv, build_norm(norm_cfg, out_channels)[1])
+        super().__init__(*([AvgPool(stride)] if avg_down else []), conv, build_norm(norm_cfg, out_channels)[1])
 
     def execute(self, x: jt.Var) -> jt.Var:
         *pool, conv, norm = self
@@ -115,9 +114,12 @@ class Bottleneck(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = conv_norm(x, self.conv1, self.bn1, activation="relu")
-        x = conv_norm(x, self.conv2, self.bn2, activation="relu")
+        x = self.middle(conv_norm(x, self.conv1, self.bn1, activation="relu"))
         return conv_norm(x, self.conv3, self.bn3, activation="relu", residual=shortcut)
+
+    def middle(self, x: jt.Var) -> jt.Var:
+        """The part between the 1x1 convolutions."""
+        return conv_norm(x, self.conv2, self.bn2, activation="relu")
 
 
 class DeepStem(nn.Sequential):
@@ -154,7 +156,7 @@ def make_stage(block: type, in_channels: int, channels: int, blocks: int, *, str
         block: `BasicBlock` or `Bottleneck`, or a class with their constructor.
         multi_grid: dilation of each block instead of `dilation`.
         contract_dilation: halve the first block's dilation.
-        words: `norm_cfg`, `style`, `groups`, `base_width` for the blocks.
+        words: `norm_cfg`, `style`, `groups`, `base_width`, and what else such a block takes.
     """
     out_channels = channels * block.expansion
     dilations = list(multi_grid) if multi_grid else [dilation] * blocks
@@ -206,6 +208,8 @@ class ResNet(nn.Module):
         ConfigError: an unknown depth or style, or lists of other lengths than `num_stages`.
     """
 
+    DEPTHS = _DEPTHS  # depth -> block, and how many of them each stage has
+    block_words = MappingProxyType({})  # what blocks of a subclass also take; it is set before this constructor runs
     TINY = MappingProxyType({"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8,
                              "zero_init_residual": False})
 
@@ -214,12 +218,12 @@ class ResNet(nn.Module):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch", deep_stem: bool = False,
                  avg_down: bool = False, norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, groups: int = 1, base_width: int = 4,
-                 frozen_stages: int = -1, norm_eval: bool = False):
+                 zero_init_residual: bool = True, groups: int = 1, base_width: int = 4, frozen_stages: int = -1,
+                 norm_eval: bool = False):
         super().__init__()
-        if depth not in _DEPTHS or style not in ("pytorch", "caffe"):
-            raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, _DEPTHS))}, style "
-                              "'pytorch' or 'caffe'")
+        if depth not in self.DEPTHS or style not in ("pytorch", "caffe"):
+            raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, self.DEPTHS))}, "
+                              "style 'pytorch' or 'caffe'")
         if (not 1 <= num_stages <= 4 or len(strides) != num_stages or len(dilations) != num_stages
             or max(out_indices) >= num_stages):
             raise ConfigError(f"num_stages {num_stages} (1 to 4): strides {list(strides)} and dilations "
@@ -228,7 +232,7 @@ class ResNet(nn.Module):
         if not -1 <= frozen_stages <= num_stages:
             raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} "
                               "stages")
-        block, counts = _DEPTHS[depth]
+        block, counts = self.DEPTHS[depth]
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.out_indices, self.deep_stem = tuple(out_indices), deep_stem
         if deep_stem:
@@ -242,13 +246,14 @@ class ResNet(nn.Module):
             stage = make_stage(block, width, channels, counts[i], stride=strides[i], dilation=dilations[i],
                                avg_down=avg_down, multi_grid=multi_grid if i == num_stages - 1 else None,
                                contract_dilation=contract_dilation, style=style, norm_cfg=norm_cfg, groups=groups,
-                               base_width=base_width)
+                               base_width=base_width, **self.block_words)
             setattr(self, f"layer{i + 1}", stage)
             width, total = channels * block.expansion, total * strides[i]
             widths.append(width)
             reductions.append(total)
-        self.out_channels, self.strides = [widths[i]
-                                           for i in self.out_indices], [reductions[i] for i in self.out_indices]
+        self.stage_channels = widths
+        self.out_channels = [widths[i] for i in self.out_indices]
+        self.strides = [reductions[i] for i in self.out_indices]
         if zero_init_residual:
             zero_last_norms(self)
         if frozen_stages >= 0:
@@ -259,16 +264,20 @@ class ResNet(nn.Module):
     def execute(self, x: jt.Var) -> list[jt.Var]:
         if self.norm_eval:
             hold_norms(self)
-        x = max_pool(self._stem_map(x), 3, stride=2, padding=1)
+        x = max_pool(self.stem_map(x), 3, stride=2, padding=1)
         features = []
         for i in range(max(self.out_indices) + 1):
-            layer = getattr(self, f"layer{i + 1}")
-            x = run_frozen(layer, x) if i < self.frozen_stages else layer(x)
+            x = self.run_stage(i, x)
             if i in self.out_indices:
                 features.append(x)
         return features
 
-    def _stem_map(self, x: jt.Var) -> jt.Var:
+    def run_stage(self, index: int, x: jt.Var) -> jt.Var:
+        """What the stage at `index` (from 0) makes of the map before it."""
+        layer = getattr(self, f"layer{index + 1}")
+        return run_frozen(layer, x) if index < self.frozen_stages else layer(x)
+
+    def stem_map(self, x: jt.Var) -> jt.Var:
         """What the stem gives at stride 2."""
         if self.frozen_stages < 0:
             return self.stem(x) if self.deep_stem else conv_norm(x, self.conv1, self.bn1, activation="relu")
@@ -287,7 +296,8 @@ class ResNetV1c(ResNet):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
+                 zero_init_residual: bool = True, frozen_stages: int = -1,
+                 norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, True, False, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
                          frozen_stages=frozen_stages, norm_eval=norm_eval)
@@ -304,7 +314,8 @@ class ResNetV1d(ResNet):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
+                 zero_init_residual: bool = True, frozen_stages: int = -1,
+                 norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, True, True, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
                          frozen_stages=frozen_stages, norm_eval=norm_eval)
@@ -328,7 +339,8 @@ class ResNeXt(ResNet):
                  style: str = "pytorch", deep_stem: bool = False, avg_down: bool = False,
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
+                 zero_init_residual: bool = True, frozen_stages: int = -1,
+                 norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, deep_stem, avg_down, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
                          groups, base_width, frozen_stages, norm_eval)

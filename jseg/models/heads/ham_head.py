@@ -176,7 +176,7 @@ class LightHamHead(SegmentationHead):
 
     def decode(self, features: list[jt.Var]) -> jt.Var:
         """(N, channels, H_first, W_first) from the selected maps."""
-        return self.align(self.hamburger(self.squeeze.finish(self._squeezed(features))))
+        return self.align(self.hamburger(self.squeeze.norm_and_activate(self._squeezed(features))))
 
     def _squeezed(self, maps: list[jt.Var]) -> jt.Var:
         """The squeezing 1x1 convolution of the concatenated maps, (N, ham_channels, H_first, W_first).

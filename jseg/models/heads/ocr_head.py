@@ -3,8 +3,8 @@
 Paper: Yuan et al., "Object-Contextual Representations for Semantic Segmentation", ECCV 2020, sec. 3.
 Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/ocr_head.py (Apache-2.0), whose keys and arithmetic these are.
 
-Deviations: `scale` above 1 is refused (upstream's forward fails on it); a cascade runs the head before once a step (see
-`EncoderDecoder`).
+Deviations: `scale` above 1 is refused (upstream's forward fails on it); a cascade runs the head before once per step
+(see `EncoderDecoder`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["OCRHead", "gather_classes"]
 
 
 def gather_classes(features: jt.Var, scores: jt.Var, scale: float = 1.0) -> jt.Var:
-    """One vector a class: the mean of all pixels, weighted by the softmax over pixels of the class's scaled scores.
+    """One vector per class: the mean of all pixels, weighted by the softmax over pixels of the class's scaled scores.
 
     Shape:
         features: (N, C, H, W); scores: (N, K, H, W) -> (N, C, K, 1)

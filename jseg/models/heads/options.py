@@ -8,7 +8,7 @@ Upstream: mmsegmentation 1.2.2, mmseg/models/decode_heads/decode_head.py (Apache
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Sequence
+from typing import ClassVar, Sequence
 
 from jseg.errors import ConfigError
 
@@ -40,6 +40,8 @@ class HeadOptions:
         ConfigError: a value out of range, or `in_channels` and `in_index` that do not fit `input_transform`.
     """
 
+    CONVOLUTIONS: ClassVar[tuple] = ("Conv", "Conv2d")  # what conv_cfg may name
+
     in_channels: int | Sequence[int]
     channels: int
     num_classes: int
@@ -67,10 +69,11 @@ class HeadOptions:
         if self.threshold is not None and not (self.out_channels == 1 and 0 < self.threshold < 1):
             raise ConfigError(f"threshold is {self.threshold}; it goes with out_channels 1 and lies between 0 and 1")
         if self.input_transform not in INPUT_TRANSFORMS:
-            raise ConfigError(f"input_transform is {self.input_transform!r}; accepted: "
-                              f"{', '.join(map(repr, INPUT_TRANSFORMS))}")
-        if self.conv_cfg is not None and self.conv_cfg.get("type", "Conv2d") not in ("Conv", "Conv2d"):
-            raise ConfigError(f"conv_cfg names {self.conv_cfg.get('type')!r}; a head's convolutions are plain ones")
+            raise ConfigError(
+                f"input_transform is {self.input_transform!r}; accepted: {', '.join(map(repr, INPUT_TRANSFORMS))}")
+        if self.conv_cfg is not None and self.conv_cfg.get("type", "Conv2d") not in self.CONVOLUTIONS:
+            raise ConfigError(
+                f"conv_cfg names {self.conv_cfg.get('type')!r}; accepted for this head: {', '.join(self.CONVOLUTIONS)}")
         listed = [isinstance(value, (list, tuple)) for value in (self.in_channels, self.in_index)]
         if self.input_transform is None and any(listed):
             raise ConfigError(f"in_channels {self.in_channels} and in_index {self.in_index}: one map is read, give one "

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jseg.ops.adamw.op import ALIGN, adamw
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 
 CASES = [
     Case("one_value", sizes=[(1,)], step=1),

@@ -1,18 +1,18 @@
 """Bilinear resizing of maps, with the sum of feature levels that often follows it.
 
-Meaning: PyTorch's `F.interpolate(x, size, mode="bilinear", align_corners=...)`, up or down, without antialiasing. The
-kernels compute sample positions in float64, the plain path in float32 as PyTorch's CPU code; weights differ by
-roundings of the position. The plain path is two products with matrices that have two values a row: Jittor's own
-`interpolate` gathers four neighbours for each output, two orders of magnitude slower on a CPU, and its gradient is a
-scatter.
+Meaning: PyTorch's `F.interpolate(x, size, mode="bilinear", align_corners=...)`, up or down, without antialiasing.
+Sample positions are computed in float64 (`jseg.ops.bilinear`). The plain path is two products with matrices that have
+two values per row: Jittor's own `interpolate` gathers four neighbours for each output, two orders of magnitude slower
+on a CPU, and its gradient is a scatter.
 """
 
 from __future__ import annotations
 
 import jittor as jt
+import numpy as np
 from jittor import nn
 
-from jseg.ops.bilinear_resize.taps import resize_matrix
+from jseg.ops.bilinear import resize_matrix
 from jseg.ops.common import check, check_shape, device_op, like, pick
 
 __all__ = ["bilinear_resize"]
@@ -64,9 +64,10 @@ def _composed(x, size, align_corners, add):
     (n, c, h, w), (height, width) = x.shape, size
     # nn.matmul, not jt.matmul: `jseg flops` watches the latter and would take these sparse matrices for dense ones
     if width != w:
-        across = jt.array(resize_matrix(width, w, align_corners).T).cast(x.dtype).stop_grad()  # (w, W)
+        across = jt.array(resize_matrix(w, width, align_corners).T.astype(np.float32)).cast(
+            x.dtype).stop_grad()  # (w, W)
         x = nn.matmul(x.reshape(n * c * h, w), across).reshape(n, c, h, width)  # (N, C, h, W)
     if height != h:
-        down = jt.array(resize_matrix(height, h, align_corners)).cast(x.dtype).stop_grad()  # (H, h)
+        down = jt.array(resize_matrix(h, height, align_corners).astype(np.float32)).cast(x.dtype).stop_grad()  # (H, h)
         x = nn.matmul(down, x.reshape(n * c, h, width)).reshape(n, c, height, width)  # (N, C, H, W)
     return x if add is None else x + add

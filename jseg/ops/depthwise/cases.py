@@ -1,6 +1,6 @@
 """Shapes and options of `depthwise` that tests and benchmarks run."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.depthwise.op import depthwise
 
 CASES = [

@@ -4,8 +4,7 @@
 //   g = dy or dy * gelu'(z)       db = sum g       dw[i][j] = sum g[y][x] * xpad[...]       dx: the transpose
 //
 // A plane is copied once into a zero-padded buffer whose columns are split by phase (column modulo sx), so that every
-// tap
-// is a contiguous row at any stride:   buffer[(r * sx + phase) * ld + t] = xpad[r][t * sx + phase].
+// tap is a contiguous row at any stride:   buffer[(r * sx + phase) * ld + t] = xpad[r][t * sx + phase].
 // z is computed again in the backward pass. Each plane's weight gradient has its own sums, added over n in order:
 // results do not depend on the number of threads.
 #include <algorithm>

@@ -8,7 +8,7 @@
 // One block (3x3 and 5x5, stride 1, "same" padding): a tile of 32 x 32 pixels (16 x 16 on small planes) of one plane;
 // the tile and its halo go to shared memory once, a thread computes 4 pixels of a column from registers. Backward
 // computes z and g on the tile and its halo again, so x and dy are read once and g is never stored; every tile's weight
-// sums go to the workspace and are added in tile order. All other filters: a thread a pixel, a block a weight; with
+// sums go to the workspace and are added in tile order. All other filters: a thread per pixel, a block per weight; with
 // GELU, g is stored as float. Nothing is atomic: results repeat bit by bit.
 #include "cuda_depthwise.cuh"
 

@@ -156,7 +156,7 @@ static __global__ void sum_filter_parts(const float* parts, int64_t c, int64_t c
     *out = (add ? *out : 0.0f) + float(total);
 }
 
-// ---- direct: any size, stride and dilation; one thread a pixel ------------------------------------------------------
+// ---- direct: any size, stride and dilation; one thread per pixel ----------------------------------------------------
 template <class X>
 __device__ __forceinline__ float direct_sum(const DepthwiseShape& s, const X* plane, const float* weight, float sum,
                                             int y, int x) {
@@ -206,7 +206,7 @@ __global__ void depthwise_direct_dx(DepthwiseShape s, const G* g, const float* w
 
 constexpr int DIRECT_THREADS = 256;
 
-// One block a channel and tap; the last "tap" is the bias.
+// One block per channel and tap; the last "tap" is the bias.
 template <class X, class G>
 __global__ void __launch_bounds__(DIRECT_THREADS)
     depthwise_direct_dw(DepthwiseShape s, const X* x, const G* g, float* dw, float* db) {

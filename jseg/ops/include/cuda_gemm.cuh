@@ -229,7 +229,7 @@ __global__ void affine_rows(const T* x, int64_t batches, int64_t rows, int64_t c
               (factor ? factor[at / columns / rows] : 1.0f);
 }
 
-// out[i] = (add ? out[i] : 0) + sum over batches and columns of g (batches, rows, columns). One block a row.
+// out[i] = (add ? out[i] : 0) + sum over batches and columns of g (batches, rows, columns). One block per row.
 template <class T>
 __global__ void __launch_bounds__(256)
     row_sums(const T* g, int64_t batches, int64_t rows, int64_t columns, bool add, float* out) {

@@ -140,7 +140,7 @@ inline void pack_panels(int64_t k, int64_t count, const float* source, int64_t s
             pack_panel(k, std::min<int64_t>(PANEL, count - p), source + p, step, target + p * k);
 }
 
-// Y[n] (M, P) = finish(A X[n]) for N images, in parallel; `panels` holds panels_size(K) floats a thread.
+// Y[n] (M, P) = finish(A X[n]) for N images, in parallel; `panels` holds panels_size(K) floats per thread.
 // finish(image, row, pixel, count, sums): `count` <= VL pixels from `pixel` on.
 template <class Finish>
 inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, const float* packed_rows, const Rows& x,

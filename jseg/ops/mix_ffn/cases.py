@@ -1,6 +1,6 @@
 """Shapes of mix_ffn for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.mix_ffn.op import mix_ffn
 
 CASES = [

@@ -364,18 +364,8 @@ JSEG_KERNEL(jseg_mix_ffn_forward) {
         shifted_bias(s.e, s.c, call.in<float>(1), call.in<float>(11), fc1_b, shifted);
         fc1_b = shifted;
     }
-    const Forward f{s,
-                    t,
-                    call.in<float>(0),
-                    fc1_b,
-                    call.in<float>(3),
-                    call.in<float>(4),
-                    call.in<float>(6),
-                    call.in<float>(7),
-                    call.in<float>(8),
-                    call.in<float>(9),
-                    fc1_packed,
-                    fc2_packed,
+    const Forward f{s, t, call.in<float>(0), fc1_b, call.in<float>(3), call.in<float>(4), call.in<float>(6),
+                    call.in<float>(7), call.in<float>(8), call.in<float>(9), fc1_packed, fc2_packed,
                     call.out<float>(0)};
 #pragma omp parallel
     {

@@ -1,7 +1,7 @@
 // Y = shortcut + f s (W2 gelu(dw3x3(W1 (is X + ih) + b1) + bd) + b2) on CUDA, forward and backward; the hidden tensor
 // is never saved.
 //
-//   U = W1 X + b1,  A = dw(U) + bd,  G = gelu(A),  Y = W2 G + b2       (s per channel, f per picture, shortcut: optional)
+//   U = W1 X + b1,  A = dw(U) + bd,  G = gelu(A),  Y = W2 G + b2     (s per channel, f per picture, shortcut: optional)
 //   dY' = f dY,  M = sum_n dY' G^T,  S = sum dY':   dW2 = s M,  db2 = s S,  ds = sum_e W2 M + b2 S
 //   dG = (s W2)^T dY',  dA = dG gelu'(A),  ddw = sum dA U(+tap),  dbd = sum dA,
 //   dU = dw^T(dA),  dW1 = dU X^T,  db1 = sum dU,  dX = W1^T dU         (is, ih: inference only, no gradient)
@@ -41,7 +41,7 @@ template <class X> void expand(const MixShape& s, const Call& call, const X* x, 
              Store<float>{matrix(u, s.e * s.p, s.p, 1), call.in<float>(2), false, false});
 }
 
-// M -> dW2 and ds, S -> db2; one block a row d.
+// M -> dW2 and ds, S -> db2; one block per row d.
 static __global__ void __launch_bounds__(256) finish_scale(const float* w2, const float* b2, const float* scale,
                                                            int64_t e, float* dw2, float* db2, float* dscale) {
     JSEG_SHARED(double, room, 256 / WARP);

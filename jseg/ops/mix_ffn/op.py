@@ -46,8 +46,8 @@ def mix_ffn(x: jt.Var, fc1_w: jt.Var, fc1_b: jt.Var, dw_w: jt.Var, dw_b: jt.Var,
     Everything after `fc2_b` is optional.
 
     Args:
-        scale: one number a channel (layer scale).
-        factor: one number a picture (stochastic depth), taken as constant in the gradient.
+        scale: one number per channel (layer scale).
+        factor: one number per picture (stochastic depth), taken as constant in the gradient.
     Shape:
         x: (N, C, H, W) float32; fc1_w: (E, C, 1, 1); fc1_b: (E,); dw_w: (E, 1, 3, 3); dw_b: (E,); fc2_w: (D, E, 1, 1);
         fc2_b, scale: (D,); factor: (N,); input_scale, input_shift: (C,), both or none; shortcut: (N, D, H, W) -> (N, D,

@@ -1,6 +1,6 @@
 """Shapes of `msca` that tests and benchmarks run. `bands` cases are tall enough to be cut into bands."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.msca.op import msca
 
 CASES = [

@@ -2,7 +2,7 @@
 //
 //   a = conv0(x) + b0        t_s = row_s(a) + br_s        y = a + sum_s (col_s(t_s) + bc_s)
 //
-//   da = dy + sum_s row_s'(col_s'(dy))        dx = conv0'(da)        (' = transposed: correlation with the flipped filter)
+//   da = dy + sum_s row_s'(col_s'(dy))        dx = conv0'(da)     (' = transposed: correlation with the flipped filter)
 //   dcol_s[i] = sum dy * t_s shifted i        drow_s[j] = sum col_s'(dy) * a shifted j        dw0 = sum da * x shifted
 //
 // One task is a band of rows of one plane (n, c). Its rows and a halo are copied into zero-padded buffers, all of one
@@ -103,13 +103,7 @@ struct Band {
             std::memcpy(at(buffer, r), plane + r * plan.w, plan.w * sizeof(float));
     }
     Pass pass(const Filter& f, float* src, float* dst, int64_t first, int64_t last) const {
-        return {at(src, first - f.kh / 2) - f.kw / 2,
-                plan.ld,
-                at(dst, first),
-                plan.ld,
-                last - first,
-                plan.w,
-                f.taps,
+        return {at(src, first - f.kh / 2) - f.kw / 2, plan.ld, at(dst, first), plan.ld, last - first, plan.w, f.taps,
                 f.offsets.data()};
     }
     void forward(const Filter& f, float* src, float* dst, int64_t first, int64_t last, bool add) const {

@@ -11,8 +11,8 @@
 // neighbours along the filter.
 //
 // Backward, in two steps; with u_s = column_s^T(dy):
-//   1. tiles as above: a again, then  dcolumn_s[i] = sum dy t_s(+i),  drow_s[j] = sum u_s a(+j),  their biases sum dy and sum u_s,
-//      and da = dy + sum_s row_s^T(u_s), stored as float in the workspace;
+//   1. tiles as above: a again, then  dcolumn_s[i] = sum dy t_s(+i),  drow_s[j] = sum u_s a(+j),  their biases sum dy
+//      and sum u_s, and da = dy + sum_s row_s^T(u_s), stored as float in the workspace;
 //   2. the 5x5 backward pass of cuda_depthwise.cuh on (x, da): dx, dw0, db0.
 // Every tile's weight sums go to the workspace and are added in tile order: no atomics, results repeat bit by bit.
 //

@@ -1,12 +1,14 @@
 // Non-negative matrix factorisation by multiplicative updates, all steps in one call; float32. The maths of forward and
 // backward is in reference.py. Here, per image:
 //
-//   x is copied once into chunks of 64 pixels, [chunk][d][64], so that both products of a step read it in order. One pass
-//   over the chunks does the coefficients' update and adds up x c and c^T c for the bases' update that follows. Every
-//   thread owns a run of chunks and has sums of its own, added in thread order: results repeat at a given thread count.
+//   x is copied once into chunks of 64 pixels, [chunk][d][64], so that both products of a step read it in order. One
+//   pass over the chunks does the coefficients' update and adds up x c and c^T c for the bases' update that follows.
+//   Every thread owns a run of chunks and has sums of its own, added in thread order: results repeat at a given thread
+//   count.
 //
-//   The backward pass walks the steps from the last to the first, again one pass over x each, and keeps what it multiplies
-//   x's gradient from: dx = sum_t b_t z_t^T + sum_t m_t c_t^T, one product of depth (2 steps + 1) R at the end.
+//   The backward pass walks the steps from the last to the first, again one pass over x each, and keeps what it
+//   multiplies x's gradient from: dx = sum_t b_t z_t^T + sum_t m_t c_t^T, one product of depth (2 steps + 1) R at the
+//   end.
 //
 // The rank is padded to `r` = multiple of 16 with columns of zeros, which stay zero. Coefficients are (L, r), bases (D,
 // r). saved (made by the forward pass), per image:  c_0..c_S (L, r), b_0..b_S (D, r), x c_1..x c_S (D, r), c_1^T

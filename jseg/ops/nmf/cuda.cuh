@@ -6,10 +6,10 @@
 //   dx += dtop other^T,  dother = x^T dtop + other (dgram + dgram^T),  dold = q top + dbottom gram
 //
 // Layout: x, y (N, D, L) of type T; bases (N, D, R), coefficients (N, L, R) and everything else float.
-// The products are those of cuda_gemm.cuh (one block a tile; long sums are cut, the parts added in order), the rest are
-// kernels with a thread an element that reads one row of R values and the R x R gram matrix: small beside x, which
+// The products are those of cuda_gemm.cuh (one block per tile; long sums are cut, the parts added in order), the rest
+// are kernels with a thread per element that reads one row of R values and the R x R gram matrix: small beside x, which
 // every product reads once. State kept for the backward pass: c_0 .. c_S, then b_0 .. b_S ("full"), or the last of each
-// ("one_step"). No atomics: results repeat bit by bit. About 9 launches a step forward: for small x they, not the
+// ("one_step"). No atomics: results repeat bit by bit. About 9 launches per step forward: for small x they, not the
 // arithmetic, take the time.
 #include <utility>
 #include "cuda_gemm.cuh"
@@ -40,7 +40,7 @@ struct NmfShape {
     GemmSize gram(int64_t rows) const { return reduction_size(n, r, r, rows); }
 };
 
-// ---- kernels: one thread an element of a (N, rows, R) factor --------------------------------------------------------
+// ---- kernels: one thread per element of a (N, rows, R) factor -------------------------------------------------------
 __device__ __forceinline__ float row_times_gram(const float* row, const float* gram, int64_t r, int64_t j) {
     float sum = 0;
     for (int64_t s = 0; s < r; s++) sum += row[s] * gram[s * r + j];
@@ -81,7 +81,7 @@ static __global__ void add_times_gram(const float* factor, const float* gram, bo
     out[at] += sum;
 }
 
-// c_0 = softmax(inv_t x^T b) over R, a thread a row; in place is fine.
+// c_0 = softmax(inv_t x^T b) over R, a thread per row; in place is fine.
 static __global__ void softmax_rows(const float* z, int64_t rows, int64_t r, float inv_t, float* out) {
     const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= rows) return;

@@ -1,6 +1,6 @@
 """Shapes of norm for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.norm.op import norm
 
 CASES = [

@@ -1,9 +1,9 @@
 // Normalisation on the CPU: y = activation((x - mean) * rstd * weight[c] + bias[c] + residual), rstd = 1 /
 // sqrt(variance + eps).
 //
-// Statistics over "batch" (one set of values a channel) or "group" (one a picture and group of channels): a set is a
-// list of pixel rows, small enough to stay in the second-level cache, and one thread walks it: sum, centred squares,
-// result. Over "position" (one set a picture and pixel, all channels): blocks of pixels, vectors along the pixels.
+// Statistics over "batch" (one set of values per channel) or "group" (one per picture and group of channels): a set is
+// a list of pixel rows, small enough to stay in the second-level cache, and one thread walks it: sum, centred squares,
+// result. Over "position" (one set per picture and pixel, all channels): blocks of pixels, vectors along the pixels.
 // Backward, with dz = dy * activation'(z), g = weight[c] dz and xhat = (x - mean) rstd:
 //     dx = rstd (g - mean(g) - xhat mean(g xhat)),  dweight[c] = sum dz xhat,  dbias[c] = sum dz,  dresidual = dz.
 // Partial sums have a size that depends on the shape only, so no result depends on the number of threads.

@@ -9,7 +9,7 @@
 // gradients of w, b float. A row is the pixels of one picture's channel. Batch and group: a block holds 4096
 // neighbouring values in registers and reports their mean m, sum of distances x - m and sum of squared distances; a
 // set's parts are then put together in double, so a mean that is large against the spread costs no digits and x is read
-// once. Position: 32 pixels a block, 8 threads each. The backward pass computes z and dz again in both of its passes
+// once. Position: 32 pixels per block, 8 threads each. The backward pass computes z and dz again in both of its passes
 // over the maps instead of saving them.
 #include "cuda_base.cuh"
 
@@ -17,9 +17,10 @@ namespace {
 using namespace jseg;
 
 enum Activation { NONE, RELU, GELU };
-constexpr int THREADS = 256, HELD = 16, RUN = THREADS * HELD;   // values a thread holds for statistics; values a block
+// values a thread holds for statistics; values per block
+constexpr int THREADS = 256, HELD = 16, RUN = THREADS * HELD;
 constexpr int EACH = 4, CHUNK = THREADS * EACH;                 // pixels of a row that a thread and a block work on
-constexpr int LANES = 32, SLICES = THREADS / LANES;             // position: pixels of a block, threads a pixel
+constexpr int LANES = 32, SLICES = THREADS / LANES;             // position: pixels of a block, threads per pixel
 constexpr int FEW = 64;                                         // threads that put the parts of one set together
 
 struct NormShape {
@@ -83,7 +84,7 @@ template <class T> struct Slope {   // dz; a null gradient is zero
 
 // ---- statistics -----------------------------------------------------------------------------------------------------
 
-// One block a part of a run: parts[0..2] <- mean m, sum of x - m, sum of (x - m)^2.
+// One block per part of a run: parts[0..2] <- mean m, sum of x - m, sum of (x - m)^2.
 template <class T> __global__ void __launch_bounds__(THREADS) run_moments(NormShape s, const T* x, float* parts) {
     JSEG_SHARED(float, room, THREADS / WARP);
     JSEG_SHARED(float, more_room, THREADS / WARP);
@@ -113,7 +114,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) run_moments(NormSh
     to[0] = mean, to[1] = rest, to[2] = squares;
 }
 
-// One block a set: its parts -> mean and variance.
+// One block per set: its parts -> mean and variance.
 static __global__ void __launch_bounds__(FEW)
     finish_moments(NormShape s, const float* parts, float* means, float* variances) {
     JSEG_SHARED(double, room, FEW / WARP);
@@ -149,7 +150,7 @@ __device__ __forceinline__ float over_slices(float v, float* room) {
     return total;
 }
 
-// 32 pixels a block: mean and variance over the channels.
+// 32 pixels per block: mean and variance over the channels.
 template <class T> __global__ void __launch_bounds__(THREADS)
     position_moments(NormShape s, const T* x, float* means, float* variances) {
     JSEG_SHARED(float, room, THREADS);
@@ -202,7 +203,7 @@ template <class T> __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) parts[blockIdx.x] = {sum_z, sum_x};
 }
 
-// One block a channel: dw and db.
+// One block per channel: dw and db.
 static __global__ void __launch_bounds__(FEW)
     finish_channels(NormShape s, int64_t cuts, const float2* parts, float* dweight, float* dbias) {
     JSEG_SHARED(double, room, FEW / WARP);
@@ -217,7 +218,7 @@ static __global__ void __launch_bounds__(FEW)
     if (threadIdx.x == 0) dbias[c] = float(sum_z), dweight[c] = float(sum_x);
 }
 
-// One block a set: means of g and g xhat.
+// One block per set: means of g and g xhat.
 static __global__ void __launch_bounds__(FEW)
     finish_sets(NormShape s, int64_t cuts, const float2* parts, const float* weight, float2* means) {
     JSEG_SHARED(double, room, FEW / WARP);
@@ -233,8 +234,8 @@ static __global__ void __launch_bounds__(FEW)
     if (threadIdx.x == 0) means[blockIdx.x] = {float(sum_g / count), float(sum_gx / count)};
 }
 
-// 32 pixels a block: means of g and g xhat over the channels. Few channels close together make rstd large, and with it
-// the rounding of the saved mean: xhat then has a mean `off` of its own, which the means take out again.
+// 32 pixels per block: means of g and g xhat over the channels. Few channels close together make rstd large, and with
+// it the rounding of the saved mean: xhat then has a mean `off` of its own, which the means take out again.
 template <class T> __global__ void __launch_bounds__(THREADS)
     position_means(Source<T> from, Slope<T> slope, float2* means) {
     JSEG_SHARED(float, room, THREADS);

@@ -4,7 +4,7 @@
 // deviations.
 #pragma once
 
-// in: x (N, C, P); out: float64 (2 C): sum of x and of x^2 a channel; N C P 0
+// in: x (N, C, P); out: float64 (2 C): sum of x and of x^2 per channel; N C P 0
 JSEG_KERNEL(jseg_norm_moments) {
     const int64_t n = call.integer(0), c = call.integer(1), pixels = call.integer(2);
     const float* x = call.in<float>(0);
@@ -57,8 +57,8 @@ JSEG_KERNEL(jseg_norm_apply) {
 }
 
 // in: x, weight, bias, residual, mean, variance, dy, dy_again (each of the last two may be absent);
-// out: dz (N, C, P), dweight, dbias of this rank, float64 (2 C): sum of dz and of dz xhat a channel; N C P 0 activation
-// eps
+// out: dz (N, C, P), dweight, dbias of this rank, float64 (2 C): sum of dz and of dz xhat per channel; N C P 0
+// activation eps
 JSEG_KERNEL(jseg_norm_slopes) {
     const Shape s(call);
     const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2),

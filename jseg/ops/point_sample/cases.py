@@ -1,6 +1,6 @@
 """Shapes of point_sample for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.point_sample.op import point_sample
 
 CASES = [
@@ -20,8 +20,10 @@ def make(case, rng):
     """Random maps and points."""
     low, high = case.options.get("low", 0.0), case.options.get("high", 1.0)
     more = {key: case.options[key] for key in ("mode", "align_corners") if key in case.options}
-    return {"x": rng.standard_normal((case.n, case.c, *case.size)),
-            "points": rng.uniform(low, high, (case.n, case.points, 2)), **more}
+    return {
+        "x": rng.standard_normal((case.n, case.c, *case.size)),
+        "points": rng.uniform(low, high, (case.n, case.points, 2)), **more
+    }
 
 
 def call(inputs, impl):

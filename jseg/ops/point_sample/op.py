@@ -31,7 +31,11 @@ class _Sample(jt.Function):
         return dx, None, None, None, None
 
 
-def point_sample(x: jt.Var, points: jt.Var, *, mode: str = "bilinear", align_corners: bool = False,
+def point_sample(x: jt.Var,
+                 points: jt.Var,
+                 *,
+                 mode: str = "bilinear",
+                 align_corners: bool = False,
                  impl: str = "auto") -> jt.Var:
     """Sample every map of a picture at that picture's points. Pixels beyond the edge count as 0.
 
@@ -67,7 +71,8 @@ def _composed(x, points, mode, align_corners):
 
     def taken(rows, columns):
         return x.reindex([n, c, points.shape[1]], ["i0", "i1", "@e0(i0,i2)", "@e1(i0,i2)"],
-                         extras=[rows.int32(), columns.int32()], overflow_value=0)
+                         extras=[rows.int32(), columns.int32()],
+                         overflow_value=0)
 
     if mode == "nearest":
         rows, columns = (_half_even(position) for position in positions)

@@ -1,6 +1,6 @@
 """Shapes of pointwise for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.pointwise.op import pointwise
 
 CASES = [

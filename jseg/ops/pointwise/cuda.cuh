@@ -1,6 +1,6 @@
 // 1x1 convolution and what surrounds it on CUDA, forward and backward, as matrix products (cuda_gemm.cuh).
 //
-//   z = W (is x + ih) + b,   y = shortcut + f s (gate act(z) + rs residual)      all but W and x optional; act: none or GELU
+//   z = W (is x + ih) + b,   y = shortcut + f s (gate act(z) + rs residual)   all but W and x optional; act: none, GELU
 //   g = dy f s gate act'(z),   dx = W^T g,  dW = sum_n g x^T,  db = sum g,  dgate = dy act(z),  dresidual = dy f s,
 //   ds = sum dy f (z + residual)                       (is, ih and rs are for inference: they have no gradient)
 //

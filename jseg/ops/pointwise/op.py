@@ -58,7 +58,7 @@ def pointwise(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, activati
 
     Args:
         activation: None or "gelu" (exact, by erf).
-        factor: one number a picture, taken as constant in the gradient.
+        factor: one number per picture, taken as constant in the gradient.
     Shape:
         x: (N, C, H, W) float32; weight: (D, C, 1, 1) or (D, C); bias, scale, residual_scale: (D,); factor: (N,);
         input_scale, input_shift: (C,), both or none; gate, residual, shortcut: (N, D, H, W) -> (N, D, H, W)

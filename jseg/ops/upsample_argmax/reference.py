@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from jseg.ops.upsample_cross_entropy.reference import resize_matrix
+from jseg.ops.bilinear import resize_matrix
 
 
-def forward(logits, size, *, align_corners=False, with_prob=False):
-    """Labels [and probability], as `op.upsample_argmax`."""
-    rows = resize_matrix(logits.shape[2], size[0], align_corners)
-    columns = resize_matrix(logits.shape[3], size[1], align_corners)
+def forward(logits, size, *, through=None, align_corners=False, with_prob=False):
+    """Labels [and probability], as `op.upsample_argmax`; `through`: resized to that size first."""
+    rows, columns = (resize_matrix(middle, side, align_corners) @ resize_matrix(source, middle, align_corners)
+                     for source, middle, side in zip(logits.shape[2:], through or logits.shape[2:], size))
     full = np.einsum("Yy,nkyx,Xx->nkYX", rows, logits, columns)
     labels = full.argmax(1)
     return (labels, 1 / np.exp(full - full.max(1, keepdims=True)).sum(1)) if with_prob else labels
 
 
-def backward(dout, logits, size, *, align_corners=False, with_prob=False):
+def backward(dout, logits, size, *, through=None, align_corners=False, with_prob=False):
     """Labels have no gradient."""
     return {}

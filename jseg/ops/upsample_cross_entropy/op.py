@@ -11,9 +11,9 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
+from jseg.ops.bilinear_resize.op import bilinear_resize
 from jseg.ops.common import check, check_same, device_op, like, pick
 from jseg.ops.labels import check_label_range
-from jseg.ops.upsample_cross_entropy.bilinear import resize_bilinear
 
 __all__ = ["upsample_cross_entropy"]
 
@@ -97,13 +97,14 @@ def _check(logits, labels, class_weight, pixel_weight, reduction) -> np.ndarray 
         return None
     weight = np.asarray(class_weight.numpy() if isinstance(class_weight, jt.Var) else class_weight, np.float32)
     check(name, weight.shape == (logits.shape[1],),
-          f"class_weight has shape {weight.shape}, the logits have {logits.shape[1]} classes; give one weight a class")
+          f"class_weight has shape {weight.shape}, the logits have {logits.shape[1]} classes; give one weight "
+          "per class")
     return weight
 
 
 def _composed(logits, labels, align_corners, ignore_index, class_weight, avg_non_ignore, pixel_weight, reduction):
     """Plain framework operations; holds several (N, K, H, W) tensors."""
-    full = resize_bilinear(logits, labels.shape[1:], align_corners)  # (N, K, H, W)
+    full = bilinear_resize(logits, labels.shape[1:], align_corners=align_corners, impl="jittor")  # (N, K, H, W)
     valid = labels != ignore_index
     target = jt.ternary(valid, labels, jt.zeros_like(labels))
     peak = full.max(1, keepdims=True).stop_grad()

@@ -2,18 +2,9 @@
 
 import numpy as np
 
-from jseg.ops.upsample_cross_entropy.bilinear import bilinear_taps
+from jseg.ops.bilinear import resize_matrix
 
 EPS = float(np.finfo(np.float32).eps)
-
-
-def resize_matrix(size_in: int, size_out: int, align_corners: bool) -> np.ndarray:
-    """Bilinear resizing of one axis as a matrix (size_out, size_in)."""
-    lower, upper, fraction = bilinear_taps(size_in, size_out, align_corners)
-    matrix = np.zeros((size_out, size_in))
-    np.add.at(matrix, (np.arange(size_out), lower), 1 - fraction)
-    np.add.at(matrix, (np.arange(size_out), upper), fraction)
-    return matrix
 
 
 def _parts(logits, labels, align_corners, ignore_index, class_weight, avg_non_ignore, pixel_weight):

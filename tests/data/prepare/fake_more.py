@@ -45,7 +45,8 @@ def drive() -> Raw:
             raw.want[f"images/{out}/{number:02d}.png"] = decode(tif)
             for observer in observers:
                 mask = labels(number + int(observer), (0, 255))
-                raw.files[f"{split}.zip/{split}/{'1st' if observer == '1' else '2nd'}_manual/{number:02d}_manual{observer}.gif"] = encode(mask, "gif")
+                place = f"{split}.zip/{split}/{'1st' if observer == '1' else '2nd'}_manual"
+                raw.files[f"{place}/{number:02d}_manual{observer}.gif"] = encode(mask, "gif")
                 raw.want[f"annotations/{out}/{number:02d}_manual{observer}.png"] = binary(mask)
     raw.picture, raw.mask = ("training.zip/training/images/21_training.tif",
                              "training.zip/training/1st_manual/21_manual1.gif")

@@ -1,4 +1,4 @@
-"""Small fakes of every publisher's download: one function a dataset, which also says what conversion must give.
+"""Small fakes of every publisher's download: one function per dataset, which also says what conversion must give.
 
 A path component that ends like an archive becomes one. `FAKES[name]()` returns a `Raw`; nothing here imports the code
 under test.

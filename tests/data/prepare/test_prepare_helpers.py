@@ -200,7 +200,8 @@ cv2.imwrite({folder!r} + '/pic.png', img, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 del img
 open('/proc/self/clear_refs', 'w').write('5')  # forget the peak so far: making them took more than reading them may
 with Job('wide', {folder!r}, {folder!r} + '/out', {{}}, Settings(1, progress=False)) as job:
-    job.run(pair_items([(('pic.png', 'mask.png'), ('i_{{box.left}}_{{box.top}}.png', 'm_{{box.left}}_{{box.top}}.png'))], cut_pair,
+    tiles = ('i_{{box.left}}_{{box.top}}.png', 'm_{{box.left}}_{{box.top}}.png')
+    job.run(pair_items([(('pic.png', 'mask.png'), tiles)], cut_pair,
                        tiling=Tiling.published(2500), label=ColorTable({{(0, 0, 0): 0, (0, 0, 255): 1}})))
 print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])
 """

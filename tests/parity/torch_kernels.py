@@ -46,6 +46,18 @@ def _bilinear_resize(x, add=None, *, size, align_corners=False):
     return y if add is None else y + add
 
 
+def _deformable_attention(value, points, weights, *, sizes):
+    """MMCV's way without compiled operators: sample each map, then weigh and add up."""
+    n, _, heads, width = value.shape
+    found = []
+    for i, (part, (h, w)) in enumerate(zip(value.split([h * w for h, w in sizes], 1), sizes)):
+        maps = part.permute(0, 2, 3, 1).reshape(n * heads, width, h, w)
+        grid = 2 * points[:, :, :, i].transpose(1, 2).flatten(0, 1) - 1  # (N * G, Q, P, 2)
+        found.append(F.grid_sample(maps, grid, align_corners=False))  # (N * G, D, Q, P)
+    shares = weights.transpose(1, 2).flatten(3).flatten(0, 1).unsqueeze(1)  # (N * G, 1, Q, maps * P)
+    return (torch.cat(found, 3) * shares).sum(3).reshape(n, heads, width, -1).permute(0, 3, 1, 2)
+
+
 def _depthwise(x, weight, bias=None, *, stride, padding, dilation, activation):
     y = F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups=x.shape[1])
     return F.gelu(y) if activation == "gelu" else y
@@ -112,6 +124,26 @@ def _norm(x, weight, bias, residual=None, *, over, groups=1, activation=None):
     return {None: lambda v: v, "relu": F.relu, "gelu": F.gelu}[activation](y)
 
 
+def _criss_cross(query, key, value):
+    h = query.shape[2]
+    down = torch.einsum("nchw,nciw->nhwi", query, key)
+    down = down.masked_fill(torch.eye(h, dtype=torch.bool, device=query.device)[:, None], float("-inf"))
+    weights = torch.cat([down, torch.einsum("nchw,nchj->nhwj", query, key)], 3).softmax(3)
+    return (torch.einsum("nhwi,ndiw->ndhw", weights[..., :h], value)
+            + torch.einsum("nhwj,ndhj->ndhw", weights[..., h:], value))
+
+
+def _psa_mask(x, *, mask_size, kind):
+    n, _, h, w = x.shape
+    place = torch.arange(h * w, device=x.device)
+    down, right = ((side[:, None] - side + (size - 1) // 2)
+                   for side, size in zip((place // w, place % w), mask_size))  # [other position, position]
+    inside = (down >= 0) & (down < mask_size[0]) & (right >= 0) & (right < mask_size[1])
+    index = torch.where(inside, down * mask_size[1] + right, 0)
+    y = x.reshape(n, -1, h * w).gather(1, index.expand(n, -1, -1)) * inside
+    return (y if kind == "collect" else y.transpose(1, 2)).reshape(n, h * w, h, w)
+
+
 def _nmf(x, bases, *, steps, inv_t=1.0, eps=1e-6, grad="full"):
     if grad != "full":
         raise NotImplementedError("the one-step gradient is not written here")
@@ -124,7 +156,13 @@ def _nmf(x, bases, *, steps, inv_t=1.0, eps=1e-6, grad="full"):
     return bases @ coef.transpose(1, 2)
 
 
-def _upsample_argmax(logits, *, size, align_corners=False, with_prob=False):
+def _point_sample(x, points, *, mode="bilinear", align_corners=False):
+    return F.grid_sample(x, 2 * points[:, :, None] - 1, mode=mode, align_corners=align_corners)[..., 0]
+
+
+def _upsample_argmax(logits, *, size, through=None, align_corners=False, with_prob=False):
+    if through is not None:
+        logits = F.interpolate(logits, size=tuple(through), mode="bilinear", align_corners=align_corners)
     full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
     if not with_prob:
         return full.argmax(1)
@@ -146,9 +184,11 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
     return losses.sum() / (valid.sum() if avg_non_ignore else labels.numel()), accuracy
 
 
-OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise,
-              "layer_norm": _layer_norm, "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn,
-              "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
+OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize,
+              "criss_cross": _criss_cross, "deformable_attention": _deformable_attention, "depthwise": _depthwise,
+              "layer_norm": _layer_norm, "linear": _linear,
+              "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm,
+              "point_sample": _point_sample, "psa_mask": _psa_mask, "upsample_argmax": _upsample_argmax,
               "upsample_cross_entropy": _upsample_cross_entropy}
 
 

@@ -1,6 +1,6 @@
 """PyTorch's side of a comparison: mmsegmentation's SegNeXt and PyTorch's operators, run on request by another Python.
 
-    PYTHON jseg/bench/torch_side.py        speaks `protocol` on standard input and output
+    PYTHON tests/parity/torch_side.py        speaks `protocol` on standard input and output
 
 That Python has PyTorch and, if possible, mmsegmentation 1.2.2, whose shipped configs (mmseg/.mim/configs/segnext) give
 the model; without it `torch_segnext` stands in. This file never imports jseg or Jittor. Timed is what jseg's side does
@@ -17,16 +17,17 @@ import os
 import sys
 
 import numpy as np
-import protocol  # noqa: I001  (the file beside this one: the folder of a script is on its path)
 import torch
 from torch.nn import functional as F
 
-import torch_kernels
+import torch_kernels  # the folder of a script is on its path
 import torch_segnext
 
-sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]
-sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "convert"))
-import mmseg_side  # noqa: E402  (imports nothing of jseg)
+HERE = os.path.dirname(os.path.abspath(__file__))
+LIBRARY = os.path.join(os.path.dirname(os.path.dirname(HERE)), "jseg")
+sys.path[:] = [p for p in sys.path if p != HERE] + [os.path.join(LIBRARY, room) for room in ("bench", "convert")]
+import mmseg_side  # noqa: E402  (these two are plain files that import nothing of jseg)
+import protocol  # noqa: E402
 
 HEAD_WORDS = ("in_channels", "in_index", "channels", "ham_channels", "num_classes", "dropout_ratio", "align_corners")
 HAM_WORDS = ("MD_S", "MD_R", "train_steps", "eval_steps", "rand_init")
