@@ -70,8 +70,8 @@ def xavier_uniform(shape) -> jt.Var:
 
 
 def start_with_xavier(module: nn.Module, *, uniform: bool = True) -> None:
-    """Give every weight of two or more axes in a module new values of variance 2 / (fan_in + fan_out),
-    as DETR's transformers start.
+    """Give every weight of two or more axes in a module new values of variance 2 / (fan_in + fan_out), as DETR's
+    transformers start.
     """
     for value in module.state_dict().values():
         if value.ndim > 1:

@@ -96,8 +96,8 @@ def rand_each(counts: Sequence[int], shape: Sequence[int]) -> jt.Var:
     padded[:len(counts)] = counts
     every = np.stack(gather(padded), 1).reshape(-1)  # of picture k, wherever it is
     ends, whole = np.cumsum(every), jt.rand((int(every.sum()), *shape))
-    rows = np.concatenate([np.arange(ends[k] - every[k], ends[k]) for k in range(rank(), _step_total, world_size())])
-    return whole[jt.array(rows.astype(np.int32))]
+    rows = [np.arange(ends[k] - every[k], ends[k]) for k in range(rank(), _step_total, world_size())]
+    return whole[jt.array(np.concatenate(rows).astype(np.int32))]
 
 
 def total(x: jt.Var) -> jt.Var:
