@@ -17,7 +17,8 @@ COSTS = [{"type": "ClassificationCost", "weight": 2.0}, {"type": "FocalLossCost"
          {"type": "DiceCost", "weight": 1.0, "pred_act": True, "eps": 1.0}]
 TRAIN_CFG = {"assigner": {"type": "HungarianAssigner", "match_costs": COSTS}, "sampler": {"type": "MaskPseudoSampler"}}
 LOSSES = {"loss_cls": {"type": "CrossEntropyLoss", "loss_weight": 2.0, "class_weight": [1.0, 1.5, 0.5, 0.1]},
-          "loss_mask": {"type": "FocalLoss", "loss_weight": 20.0}, "loss_dice": {"type": "DiceLoss", "naive_dice": True, "eps": 1.0}}
+          "loss_mask": {"type": "FocalLoss", "loss_weight": 20.0},
+          "loss_dice": {"type": "DiceLoss", "naive_dice": True, "eps": 1.0}}
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,8 @@ def test_the_assignment_is_the_best_of_all(shape, rng):
         rows, columns = linear_sum_assignment(cost)
         assert len(rows) == min(shape) and (np.diff(rows) > 0).all() and len(set(columns)) == len(columns)
         wide = cost if shape[0] <= shape[1] else cost.T
-        best = min(sum(wide[i, c] for i, c in enumerate(chosen)) for chosen in itertools.permutations(range(wide.shape[1]), len(wide)))
+        best = min(sum(wide[i, c] for i, c in enumerate(chosen))
+                   for chosen in itertools.permutations(range(wide.shape[1]), len(wide)))
         assert cost[rows, columns].sum() == pytest.approx(best)
 
 
@@ -70,14 +72,17 @@ def test_an_assignment_of_nothing_and_of_ties():
         linear_sum_assignment(np.array([[np.nan, 1.0]]))
 
 
-@pytest.mark.parametrize("block", [{"type": "ClassificationCost", "weight": 2.0}, {"type": "FocalLossCost", "weight": 3.0},
-                                   {"type": "FocalLossCost", "binary_input": True}, {"type": "DiceCost", "pred_act": True},
-                                   {"type": "DiceCost", "pred_act": True, "naive_dice": False, "eps": 0.5}, {"type": "CrossEntropyLossCost"}],
+@pytest.mark.parametrize("block",
+                         [{"type": "ClassificationCost", "weight": 2.0}, {"type": "FocalLossCost", "weight": 3.0},
+                          {"type": "FocalLossCost", "binary_input": True}, {"type": "DiceCost", "pred_act": True},
+                          {"type": "DiceCost", "pred_act": True, "naive_dice": False, "eps": 0.5},
+                          {"type": "CrossEntropyLossCost"}],
                          ids=lambda block: "-".join(map(str, block.values())))
 def test_costs(block, rng):
     scores, masks = rng.standard_normal((2, 4, 6)), rng.standard_normal((2, 4, 9))
     classes, targets = np.array([4, 1, 0]), (rng.random((2, 3, 9)) > 0.5).astype(np.float64)
-    found = MATCH_COSTS.build(block)(*(jt.array(x.astype(np.float32)) for x in (scores, masks)), classes, jt.array(targets.astype(np.float32)))
+    found = MATCH_COSTS.build(block)(*(jt.array(x.astype(np.float32)) for x in (scores, masks)), classes,
+                                     jt.array(targets.astype(np.float32)))
     expected, weight = np.zeros((2, 4, 3)), block.get("weight", 1.0)
     for b, q, k in np.ndindex(2, 4, 3):
         x, t = masks[b, q][None], targets[b, k][None]
@@ -101,9 +106,11 @@ def test_costs(block, rng):
 def test_values_of_the_losses(rng):
     logits, targets = rng.standard_normal((3, 2, 5)), (rng.random((3, 2, 5)) > 0.5).astype(np.float64)
     x, t = (jt.array(a.astype(np.float32)) for a in (logits, targets))
-    np.testing.assert_allclose(set_losses.CrossEntropyLoss(use_sigmoid=True).values(x, t).numpy(), binary(logits, targets), rtol=1e-5)
+    np.testing.assert_allclose(set_losses.CrossEntropyLoss(use_sigmoid=True).values(x, t).numpy(),
+                               binary(logits, targets), rtol=1e-5)
     for gamma in (2.0, 1.5):
-        np.testing.assert_allclose(set_losses.FocalLoss(gamma=gamma).values(x, t).numpy(), focal(logits, targets, gamma), rtol=2e-5)
+        np.testing.assert_allclose(set_losses.FocalLoss(gamma=gamma).values(x, t).numpy(),
+                                   focal(logits, targets, gamma), rtol=2e-5)
     for naive, eps in ((True, 1.0), (False, 1e-3)):
         found = set_losses.DiceLoss(naive_dice=naive, eps=eps).values(x, t).numpy()
         np.testing.assert_allclose(found, dice(logits, targets, eps, naive), rtol=1e-5)
@@ -115,7 +122,8 @@ def test_values_of_the_losses(rng):
 
 def readings(rng, n=2, queries=5, classes=3, size=(4, 6), layers=2):
     """Random readings, and the label map (N, 8, 12) of pictures that show other classes each."""
-    made = [(rng.standard_normal((n, queries, classes + 1)), 3 * rng.standard_normal((n, queries, *size))) for _ in range(layers)]
+    made = [(rng.standard_normal((n, queries, classes + 1)), 3 * rng.standard_normal((n, queries, *size)))
+            for _ in range(layers)]
     labels = rng.integers(0, 2, (n, 8, 12)).astype(np.int32)
     labels[-1] = 2
     labels[:, :2] = 255
@@ -142,7 +150,8 @@ def best_by_trying(scores, masks, labels, classes):
     cost = np.zeros((len(masks), len(classes)))
     for q, k in np.ndindex(*cost.shape):
         t = (small == classes[k]).astype(np.float64)
-        cost[q, k] = (-2.0 * softmax(scores)[q, classes[k]] + 20.0 * focal(masks[q], t).mean() + dice(masks[q][None], t[None], 1.0, True)[0])
+        cost[q, k] = (-2.0 * softmax(scores)[q, classes[k]] + 20.0 * focal(masks[q], t).mean()
+                      + dice(masks[q][None], t[None], 1.0, True)[0])
     ways = itertools.permutations(range(len(masks)), len(classes))
     return min(ways, key=lambda way: sum(cost[q, k] for k, q in enumerate(way)))
 
@@ -162,7 +171,8 @@ def test_a_whole_step_against_numpy(rng):
                 targets.append((labels[i] == c).astype(np.float64))
         logits, targets = resized(np.stack(logits)[:, None], (8, 12))[:, 0], np.stack(targets)
         nll = -np.log(np.take_along_axis(softmax(scores), wanted[..., None], 2))[..., 0]
-        assert found[f"{prefix}loss_cls"].item() == pytest.approx(2.0 * (nll * weights[wanted]).sum() / weights[wanted].sum(), rel=1e-5)
+        assert found[f"{prefix}loss_cls"].item() == pytest.approx(
+            2.0 * (nll * weights[wanted]).sum() / weights[wanted].sum(), rel=1e-5)
         assert found[f"{prefix}loss_mask"].item() == pytest.approx(20.0 * focal(logits, targets).mean(), rel=1e-5)
         assert found[f"{prefix}loss_dice"].item() == pytest.approx(dice(logits, targets, 1.0, True).mean(), rel=1e-5)
 
@@ -185,7 +195,8 @@ def test_gradients_against_differences(rng):
 def test_points_stand_for_pixels(rng, monkeypatch):
     """With points on the pixels' centres, losses at points are those at pixels."""
     layers, labels = readings(rng, size=(8, 12), layers=1)
-    centres = np.stack(np.meshgrid((np.arange(12) + 0.5) / 12, (np.arange(8) + 0.5) / 8), 2).reshape(1, -1, 2).astype(np.float32)
+    centres = np.stack(np.meshgrid((np.arange(12) + 0.5) / 12, (np.arange(8) + 0.5) / 8),
+                       2).reshape(1, -1, 2).astype(np.float32)
     monkeypatch.setattr(ranks, "rand", lambda shape: jt.array(np.repeat(centres, shape[0], 0)))
     words = {**TRAIN_CFG, "num_points": 96, "oversample_ratio": 1.0, "importance_sample_ratio": 0.0}
     at_points = criterion(train_cfg=words, at_points=True)(as_vars(layers), jt.array(labels))
@@ -228,6 +239,7 @@ def test_mistakes():
         criterion()([], jt.full((1, 2, 2), 7).int32())
     with pytest.raises(ValueError, match="use_sigmoid is false"):
         match_costs.CrossEntropyLossCost(use_sigmoid=False)
-    for kind, words in (("CrossEntropyLoss", {"reduction": "sum"}), ("FocalLoss", {"activated": True}), ("DiceLoss", {"use_sigmoid": False})):
+    for kind, words in (("CrossEntropyLoss", {"reduction": "sum"}), ("FocalLoss", {"activated": True}),
+                        ("DiceLoss", {"use_sigmoid": False})):
         with pytest.raises(ValueError, match=kind):
             getattr(set_losses, kind)(**words)

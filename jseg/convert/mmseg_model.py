@@ -102,7 +102,8 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
                                    "block was kept for you to change")
         return block
     _weights_note(block.get("pretrained") or block.get("init_cfg"), where, notes)
-    block = {key: value for key, value in block.items() if key not in ("pretrained", "init_cfg") and (key, value) != ("norm_eval", False)}
+    block = {key: value for key, value in block.items() if key not in ("pretrained", "init_cfg")
+             and (key, value) != ("norm_eval", False)}
     parameters = accepted(registry.get(kind))
     kept = notes.take(block, parameters, where, _NEUTRAL)
     if terse:

@@ -1,10 +1,11 @@
-"""DETR's encoder and decoder, and the variants of Mask2Former: attention and feed-forward layers with a norm behind each.
+"""DETR's encoder and decoder, and the variants of Mask2Former:
+attention and feed-forward layers with a norm behind each.
 
-Papers: Carion et al., "End-to-End Object Detection with Transformers" (DETR), ECCV 2020; Zhu et al., "Deformable DETR", ICLR 2021
-(deformable encoder); Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation" (Mask2Former), CVPR 2022,
-sec. 3.2 (cross-attention comes first).
-Upstream: mmdetection 3.x mmdet/models/layers/transformer/{detr,deformable_detr,mask2former}_layers.py (Apache-2.0), whose words and
-keys these are.
+Papers: Carion et al., "End-to-End Object Detection with Transformers" (DETR), ECCV 2020; Zhu et al., "Deformable DETR",
+ICLR 2021 (deformable encoder); Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation"
+(Mask2Former), CVPR 2022, sec. 3.2 (cross-attention comes first).
+Upstream: mmdetection 3.x mmdet/models/layers/transformer/{detr,deformable_detr,mask2former}_layers.py (Apache-2.0),
+whose words and keys these are.
 
 Deviations: no mask of padded cells; `num_cp` (recomputing layers to save memory) has no effect.
 """
@@ -47,10 +48,12 @@ class Perceptron(FFN):
         ConfigError: `add_identity` is false, or both dropouts of the result are wanted.
     """
 
-    def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2, act_cfg: Mapping = _RELU,
-                 ffn_drop: float = 0.0, dropout_layer: Mapping | None = None, add_identity: bool = True):
+    def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2,
+                 act_cfg: Mapping = _RELU, ffn_drop: float = 0.0, dropout_layer: Mapping | None = None,
+                 add_identity: bool = True):
         if not add_identity or (dropout_layer is not None and residual_dropout(0.0, dropout_layer, "ffn_cfg") > 0.0):
-            raise ConfigError(f"ffn_cfg: add_identity is {add_identity}, dropout_layer {dropout_layer}; accepted: true, and null: use ffn_drop")
+            raise ConfigError(f"ffn_cfg: add_identity is {add_identity}, dropout_layer {dropout_layer}; accepted: "
+                              "true, and null: use ffn_drop")
         super().__init__(embed_dims, feedforward_channels, num_fcs=num_fcs, act_cfg=dict(act_cfg), drop_prob=ffn_drop)
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -64,7 +67,8 @@ class _Layer(nn.Module):
         super().__init__()
         self.self_attn, self.embed_dims = self_attn, self_attn.embed_dims
         self.ffn = construct(Perceptron, ffn_cfg, "ffn_cfg")
-        self.norms = nn.Sequential(*[build_norm(norm_cfg, self.embed_dims, channel_first=False)[1] for _ in range(count)])
+        self.norms = nn.Sequential(*[build_norm(norm_cfg, self.embed_dims, channel_first=False)[1]
+                                     for _ in range(count)])
 
 
 class EncoderLayer(_Layer):
@@ -97,17 +101,19 @@ class DecoderLayer(_Layer):
     """Self-attention of the queries, attention to the memory, feed-forward.
 
     Args:
-        self_attn_cfg, cross_attn_cfg, ffn_cfg, norm_cfg: words of `QueryAttention` (twice) and `Perceptron`, and a norm block.
+        self_attn_cfg, cross_attn_cfg, ffn_cfg, norm_cfg: words of `QueryAttention` (twice) and `Perceptron`, and a norm
+            block.
     Shape:
         queries: (N, Q, C); memory: (N, L, C); query_pos, memory_pos: (1, ., C); mask: (N, Q, L) or None -> (N, Q, C)
     """
 
-    def __init__(self, self_attn_cfg: Mapping = _ATTENTION, cross_attn_cfg: Mapping = _ATTENTION, ffn_cfg: Mapping | None = None,
-                 norm_cfg: Mapping = _LN):
+    def __init__(self, self_attn_cfg: Mapping = _ATTENTION, cross_attn_cfg: Mapping = _ATTENTION,
+                 ffn_cfg: Mapping | None = None, norm_cfg: Mapping = _LN):
         super().__init__(construct(QueryAttention, self_attn_cfg, "self_attn_cfg"), ffn_cfg, norm_cfg, 3)
         self.cross_attn = construct(QueryAttention, cross_attn_cfg, "cross_attn_cfg")
 
-    def execute(self, queries: jt.Var, memory: jt.Var, *, query_pos: jt.Var, memory_pos: jt.Var, mask: jt.Var | None = None) -> jt.Var:
+    def execute(self, queries: jt.Var, memory: jt.Var, *, query_pos: jt.Var, memory_pos: jt.Var,
+                mask: jt.Var | None = None) -> jt.Var:
         first, second, third = self.norms
         queries = first(self.self_attn(queries, query_pos=query_pos))
         queries = second(self.cross_attn(queries, memory, query_pos=query_pos, key_pos=memory_pos, mask=mask))
@@ -117,7 +123,8 @@ class DecoderLayer(_Layer):
 class Mask2FormerDecoderLayer(DecoderLayer):
     """`DecoderLayer` with the attention to the memory first."""
 
-    def execute(self, queries: jt.Var, memory: jt.Var, *, query_pos: jt.Var, memory_pos: jt.Var, mask: jt.Var | None = None) -> jt.Var:
+    def execute(self, queries: jt.Var, memory: jt.Var, *, query_pos: jt.Var, memory_pos: jt.Var,
+                mask: jt.Var | None = None) -> jt.Var:
         first, second, third = self.norms
         queries = first(self.cross_attn(queries, memory, query_pos=query_pos, key_pos=memory_pos, mask=mask))
         queries = second(self.self_attn(queries, query_pos=query_pos))
@@ -170,7 +177,8 @@ class DetrDecoder(nn.Module):
 
     LAYER = DecoderLayer
 
-    def __init__(self, num_layers: int, layer_cfg: Mapping | None = None, post_norm_cfg: Mapping = _LN, return_intermediate: bool = True):
+    def __init__(self, num_layers: int, layer_cfg: Mapping | None = None, post_norm_cfg: Mapping = _LN,
+                 return_intermediate: bool = True):
         super().__init__()
         if num_layers < 1:
             raise ConfigError(f"transformer_decoder: num_layers is {num_layers}; accepted: 1 and more")
@@ -188,6 +196,8 @@ class DetrDecoder(nn.Module):
 
 
 class Mask2FormerDecoder(DetrDecoder):
-    """`DetrDecoder` of `Mask2FormerDecoderLayer`s; the head runs the layers itself, because it makes a mask between any two."""
+    """`DetrDecoder` of `Mask2FormerDecoderLayer`s; the head runs the layers itself,
+    because it makes a mask between any two.
+    """
 
     LAYER = Mask2FormerDecoderLayer

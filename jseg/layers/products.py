@@ -29,4 +29,5 @@ def mix_maps(weights: jt.Var, maps: jt.Var) -> jt.Var:
     Shape:
         weights: (N, D, C); maps: (N, C, H, W) -> (N, D, H, W)
     """
-    return jt.concat([ops.pointwise(maps[i:i + 1], weights[i].reshape(*weights.shape[1:], 1, 1)) for i in range(maps.shape[0])], 0)
+    return jt.concat([ops.pointwise(maps[i:i + 1], weights[i].reshape(*weights.shape[1:], 1, 1))
+                      for i in range(maps.shape[0])], 0)

@@ -1,8 +1,9 @@
 """Attention of queries to keys, each with a position of its own, and its residual connection.
 
-Paper: Carion et al., "End-to-End Object Detection with Transformers" (DETR), ECCV 2020, sec. A.3: positions are added to queries and
-keys in every layer, not to values. Upstream: MMCV 2.x mmcv/cnn/bricks/transformer.py `MultiheadAttention` (Apache-2.0), whose words
-and keys (`attn.in_proj_weight`, `attn.in_proj_bias`, `attn.out_proj`) these are.
+Paper: Carion et al., "End-to-End Object Detection with Transformers" (DETR), ECCV 2020, sec. A.3: positions are added
+to queries and keys in every layer, not to values. Upstream: MMCV 2.x mmcv/cnn/bricks/transformer.py
+`MultiheadAttention` (Apache-2.0), whose words and keys (`attn.in_proj_weight`, `attn.in_proj_bias`, `attn.out_proj`)
+these are.
 
 Deviations: axes are always (N, L, C), `batch_first: true`; `dropout_layer` is Dropout or null.
 """
@@ -29,7 +30,8 @@ def residual_dropout(proj_drop: float, dropout_layer: Mapping | None, where: str
         ConfigError: `dropout_layer` is neither null nor Dropout.
     """
     if dropout_layer is not None and dropout_layer.get("type") != "Dropout":
-        raise ConfigError(f"{where}: dropout_layer is {dict(dropout_layer)}; accepted: null, or type Dropout with drop_prob")
+        raise ConfigError(f"{where}: dropout_layer is {dict(dropout_layer)}; accepted: null, or type Dropout with "
+                          "drop_prob")
     second = 0.0 if dropout_layer is None else float(dropout_layer.get("drop_prob", 0.5))
     return 1.0 - (1.0 - proj_drop) * (1.0 - second)
 
@@ -55,7 +57,8 @@ class QueryAttention(nn.Module):
                  dropout_layer: Mapping | None = None, dropout: float | None = None, batch_first: bool = True):
         super().__init__()
         if not batch_first:
-            raise ConfigError("attention: batch_first is false; accepted: true, axes are always (picture, token, channel)")
+            raise ConfigError("attention: batch_first is false; accepted: true, axes are always (picture, token, "
+                              "channel)")
         if dropout is not None:
             attn_drop, dropout_layer = dropout, {"type": "Dropout", "drop_prob": dropout}
         self.embed_dims, self.num_heads = embed_dims, num_heads
@@ -63,8 +66,8 @@ class QueryAttention(nn.Module):
         self.attn_drop = Dropout(attn_drop)
         self.proj_drop = Dropout(residual_dropout(proj_drop, dropout_layer, "attention"))
 
-    def execute(self, query: jt.Var, key: jt.Var | None = None, *, query_pos: jt.Var | None = None, key_pos: jt.Var | None = None,
-                mask: jt.Var | None = None) -> jt.Var:
+    def execute(self, query: jt.Var, key: jt.Var | None = None, *, query_pos: jt.Var | None = None,
+                key_pos: jt.Var | None = None, mask: jt.Var | None = None) -> jt.Var:
         """Keys and values are `key`, or the queries themselves; then `key_pos` is `query_pos` too."""
         value, key_pos = (query, query_pos) if key is None else (key, key_pos)
         sources = (_placed(query, query_pos), _placed(value, key_pos), value)

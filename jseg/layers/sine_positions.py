@@ -1,8 +1,8 @@
 """Positions of a map's cells as sines and cosines of many wavelengths.
 
-Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, sec. 3.5; Carion et al., "End-to-End Object Detection with
-Transformers" (DETR), ECCV 2020, sec. A.4. Upstream: mmdetection 3.x mmdet/models/layers/positional_encoding.py (Apache-2.0), whose
-words and arithmetic these are.
+Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, sec. 3.5; Carion et al., "End-to-End Object Detection
+with Transformers" (DETR), ECCV 2020, sec. A.4. Upstream: mmdetection 3.x mmdet/models/layers/positional_encoding.py
+(Apache-2.0), whose words and arithmetic these are.
 
 Deviation: every cell counts; there is no mask of padded cells, because pictures of one batch have one size here.
 """
@@ -34,10 +34,11 @@ class SinePositionalEncoding:
         ConfigError: an odd or empty `num_feats`.
     """
 
-    def __init__(self, num_feats: int, temperature: int = 10000, normalize: bool = False, scale: float = 2 * math.pi, eps: float = 1e-6,
-                 offset: float = 0.0):
+    def __init__(self, num_feats: int, temperature: int = 10000, normalize: bool = False, scale: float = 2 * math.pi,
+                 eps: float = 1e-6, offset: float = 0.0):
         if num_feats < 2 or num_feats % 2:
-            raise ConfigError(f"positional_encoding: num_feats is {num_feats}; accepted: an even number, half of the tokens' width")
+            raise ConfigError(f"positional_encoding: num_feats is {num_feats}; accepted: an even number, half of the "
+                              "tokens' width")
         self.words = num_feats, float(temperature), bool(normalize), float(scale), float(eps), float(offset)
 
     @property

@@ -1,9 +1,9 @@
 """Who answers for what: the cheapest one-to-one assignment of predictions to targets.
 
-Papers: Kuhn, "The Hungarian Method for the Assignment Problem", 1955; Crouse, "On Implementing 2D Rectangular Assignment Algorithms",
-IEEE Trans. AES 52(4), 2016 (shortest augmenting paths, as in SciPy's `linear_sum_assignment`).
-Written out here rather than taken from SciPy: neither Jittor nor jseg needs SciPy otherwise, a picture has a few dozen classes, and the
-loop below takes about a millisecond for them.
+Papers: Kuhn, "The Hungarian Method for the Assignment Problem", 1955; Crouse, "On Implementing 2D Rectangular
+Assignment Algorithms", IEEE Trans. AES 52(4), 2016 (shortest augmenting paths, as in SciPy's `linear_sum_assignment`).
+Written out here rather than taken from SciPy: neither Jittor nor jseg needs SciPy otherwise, a picture has a few dozen
+classes, and the loop below takes about a millisecond for them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def linear_sum_assignment(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if cost.ndim != 2:
         raise ValueError(f"linear_sum_assignment: cost is {cost.shape}; accepted: (rows, columns)")
     if not np.isfinite(cost).all():
-        raise ValueError("linear_sum_assignment: a cost is NaN or infinite; the predictions have diverged, lower the learning rate")
+        raise ValueError("linear_sum_assignment: a cost is NaN or infinite; the predictions have diverged, lower the "
+                         "learning rate")
     if cost.shape[0] > cost.shape[1]:
         columns, rows = linear_sum_assignment(cost.T)
         order = np.argsort(rows)
@@ -50,8 +51,11 @@ def linear_sum_assignment(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(count), column_of
 
 
-def _shortest_path(cost: np.ndarray, row: int, row_price: np.ndarray, column_price: np.ndarray, row_of: np.ndarray) -> tuple:
-    """Dijkstra's way from a row to the nearest free column: columns in the order they were reached, lengths, and the row before each."""
+def _shortest_path(cost: np.ndarray, row: int, row_price: np.ndarray, column_price: np.ndarray,
+                   row_of: np.ndarray) -> tuple:
+    """Dijkstra's way from a row to the nearest free column:
+    columns in the order they were reached, lengths, and the row before each.
+    """
     width = cost.shape[1]
     length, before, is_open = np.full(width, np.inf), np.full(width, -1), np.ones(width, bool)
     reached, low = [], 0.0

@@ -1,14 +1,16 @@
 """What it costs to give a target to a query; the assignment with the least sum is learned from.
 
-Papers: Carion et al. (DETR), ECCV 2020, sec. 3.1; Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic
-Segmentation" (MaskFormer), NeurIPS 2021, sec. 3.2; Cheng et al. (Mask2Former), CVPR 2022.
-Upstream: mmdetection 3.x mmdet/models/task_modules/assigners/match_cost.py (Apache-2.0), whose words and arithmetic these are.
+Papers: Carion et al. (DETR), ECCV 2020, sec. 3.1; Cheng et al., "Per-Pixel Classification is Not All You Need for
+Semantic Segmentation" (MaskFormer), NeurIPS 2021, sec. 3.2; Cheng et al. (Mask2Former), CVPR 2022.
+Upstream: mmdetection 3.x mmdet/models/task_modules/assigners/match_cost.py (Apache-2.0), whose words and arithmetic
+these are.
 
 Every cost is called as
 
     cost(scores (B, Q, C), masks (B, Q, P), classes (K,), targets (B, K, P)) -> (B, Q, K)
 
-with class logits, mask logits at P places (pixels or points), NumPy class numbers and masks of 0 and 1 at the same places, (1, K, P) where they are the same in all of B. Deviation:
+with class logits, mask logits at P places (pixels or points), NumPy class numbers and masks of 0 and 1 at the same
+places, (1, K, P) where they are the same in all of B. Deviation:
 `CrossEntropyLossCost` has the sigmoid form only (so has upstream, which fails later).
 """
 
@@ -52,8 +54,10 @@ class FocalLossCost:
         weight: factor on the cost.
     """
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 2, eps: float = 1e-12, binary_input: bool = False, weight: float = 1.0):
-        self.alpha, self.gamma, self.eps, self.binary_input, self.weight = float(alpha), float(gamma), float(eps), binary_input, float(weight)
+    def __init__(self, alpha: float = 0.25, gamma: float = 2, eps: float = 1e-12, binary_input: bool = False,
+                 weight: float = 1.0):
+        self.alpha, self.gamma, self.eps, self.binary_input, self.weight = float(alpha), float(gamma), float(
+            eps), binary_input, float(weight)
 
     def __call__(self, scores: jt.Var, masks: jt.Var, classes: np.ndarray, targets: jt.Var) -> jt.Var:
         prob = jt.sigmoid(masks if self.binary_input else scores)
@@ -98,7 +102,8 @@ class CrossEntropyLossCost:
 
     def __init__(self, use_sigmoid: bool = True, weight: float = 1.0):
         if not use_sigmoid:
-            raise ValueError("CrossEntropyLossCost: use_sigmoid is false; accepted: true, a mask is a yes or no for each place")
+            raise ValueError("CrossEntropyLossCost: use_sigmoid is false; accepted: true, a mask is a yes or no for "
+                             "each place")
         self.weight = float(weight)
 
     def __call__(self, scores: jt.Var, masks: jt.Var, classes: np.ndarray, targets: jt.Var) -> jt.Var:
@@ -107,7 +112,9 @@ class CrossEntropyLossCost:
 
 
 def _mean_cost(positive: jt.Var, negative: jt.Var, targets: jt.Var) -> jt.Var:
-    """The mean over places of `positive` where a target is 1 and `negative` where it is 0: (B, Q, P), (B, K, P) -> (B, Q, K)."""
+    """The mean over places of `positive` where a target is 1 and `negative` where it is 0:
+    (B, Q, P), (B, K, P) -> (B, Q, K).
+    """
     return (pair_products(positive - negative, targets) + negative.sum(2).unsqueeze(2)) / targets.shape[2]
 
 

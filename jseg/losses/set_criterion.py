@@ -1,13 +1,15 @@
 """Losses of a head that predicts a set of classes with a mask each: match, then compare what was matched.
 
-Papers: Carion et al. (DETR), ECCV 2020, sec. 3.1; Cheng et al. (MaskFormer), NeurIPS 2021, sec. 3.2; Cheng et al. (Mask2Former), CVPR
-2022, sec. 3.3 (points instead of pixels; Kirillov et al. (PointRend), CVPR 2020, chose them so first).
-Upstream: mmdetection 3.x mmdet/models/dense_heads/{maskformer,mask2former}_head.py and mmdet/models/utils/point_sample.py, and
-mmsegmentation 1.2.2 mmseg/models/decode_heads/{maskformer,mask2former}_head.py (Apache-2.0), whose words and arithmetic these are.
+Papers: Carion et al. (DETR), ECCV 2020, sec. 3.1; Cheng et al. (MaskFormer), NeurIPS 2021, sec. 3.2; Cheng et al.
+(Mask2Former), CVPR 2022, sec. 3.3 (points instead of pixels; Kirillov et al. (PointRend), CVPR 2020, chose them so
+first). Upstream: mmdetection 3.x mmdet/models/dense_heads/{maskformer,mask2former}_head.py and
+mmdet/models/utils/point_sample.py, and mmsegmentation 1.2.2 mmseg/models/decode_heads/{maskformer,mask2former}_head.py
+(Apache-2.0), whose words and arithmetic these are.
 
-A picture's targets are the classes its label map shows, each with the mask of its pixels; ignored pixels are in no mask. Deviations: in a
-step split over ranks, losses are averaged over the masks of all ranks (upstream: over the mean number of a rank's, twice as large for two
-ranks; its gradients are averaged afterwards, which gives the same); costs of all layers are computed at once.
+A picture's targets are the classes its label map shows, each with the mask of its pixels; ignored pixels are in no
+mask. Deviations: in a step split over ranks, losses are averaged over the masks of all ranks (upstream: over the mean
+number of a rank's, twice as large for two ranks; its gradients are averaged afterwards, which gives the same); costs of
+all layers are computed at once.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class HungarianAssigner:
         if not self.costs:
             raise ValueError("match_costs is empty; give at least one cost")
 
-    def __call__(self, scores: jt.Var, masks: jt.Var, classes: np.ndarray, targets: jt.Var) -> list[tuple[np.ndarray, np.ndarray]]:
+    def __call__(self, scores: jt.Var, masks: jt.Var, classes: np.ndarray, targets: jt.Var) -> list[
+        tuple[np.ndarray, np.ndarray]]:
         """For each of B layers (queries, targets), as numbers. Shapes: see `jseg.losses.match_costs`."""
         with jt.no_grad():
             total = sum(cost(scores, masks, classes, targets) for cost in self.costs).numpy()
@@ -61,8 +64,8 @@ class HungarianAssigner:
 class Points(NamedTuple):
     """How many points a mask is compared at, and how they are chosen.
 
-    num_points are kept: `importance_sample_ratio` of them, 0 to 1, are the most undecided of `oversample_ratio` times as many random
-    ones; the others are random.
+    num_points are kept: `importance_sample_ratio` of them, 0 to 1, are the most undecided of `oversample_ratio` times
+    as many random ones; the others are random.
     """
 
     num_points: int = 12544
@@ -75,17 +78,18 @@ class SetCriterion:
 
     Args:
         num_classes: K; class K is "nothing".
-        loss_cls, loss_mask, loss_dice: blocks of set losses, of the classes, and of the masks pixel by pixel and as a whole.
-        train_cfg: `{assigner: {type: HungarianAssigner, match_costs: [...]}, sampler: {type: MaskPseudoSampler}}` and, with points,
-            the words of `Points`; None: the head can only be evaluated.
+        loss_cls, loss_mask, loss_dice: blocks of set losses, of the classes, and of the masks pixel by pixel and as a
+            whole.
+        train_cfg: `{assigner: {type: HungarianAssigner, match_costs: [...]}, sampler: {type: MaskPseudoSampler}}` and,
+            with points, the words of `Points`; None: the head can only be evaluated.
         ignore_index: label value that is no class.
         at_points: compare masks at points instead of pixels.
     Raises:
         ConfigError: a block that does not fit, or class weights of another number than K + 1.
     """
 
-    def __init__(self, num_classes: int, *, loss_cls: Mapping, loss_mask: Mapping, loss_dice: Mapping, train_cfg: Mapping | None,
-                 ignore_index: int = 255, at_points: bool = False):
+    def __init__(self, num_classes: int, *, loss_cls: Mapping, loss_mask: Mapping, loss_dice: Mapping,
+                 train_cfg: Mapping | None, ignore_index: int = 255, at_points: bool = False):
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.loss_cls, self.loss_mask, self.loss_dice = (SET_LOSSES.build(block, name) for name, block in (
             ("loss_cls", loss_cls), ("loss_mask", loss_mask), ("loss_dice", loss_dice)))
@@ -93,23 +97,26 @@ class SetCriterion:
         if not isinstance(self.loss_cls, set_losses.CrossEntropyLoss) or self.loss_cls.use_sigmoid:
             raise ConfigError("loss_cls: accepted: CrossEntropyLoss with use_sigmoid false, classes exclude each other")
         if weights is not None and len(weights) != num_classes + 1:
-            raise ConfigError(f"loss_cls.class_weight has {len(weights)} values; accepted: num_classes + 1 = {num_classes + 1}, the last of "
-                              "queries without a class")
+            raise ConfigError(f"loss_cls.class_weight has {len(weights)} values; accepted: num_classes + 1 = "
+                              f"{num_classes + 1}, the last of queries without a class")
         words = {key: value for key, value in (train_cfg or {}).items() if key not in ("assigner", "sampler")}
         sampler = (train_cfg or {}).get("sampler") or {"type": "MaskPseudoSampler"}
         if sampler.get("type") != "MaskPseudoSampler" or (words and not at_points):
-            raise ConfigError(f"train_cfg: sampler is {dict(sampler)} (accepted: MaskPseudoSampler, which takes every query), and words of points "
-                              f"are {sorted(words)} (of Mask2FormerHead only)")
+            raise ConfigError(f"train_cfg: sampler is {dict(sampler)} (accepted: MaskPseudoSampler, which takes every "
+                              f"query), and words of points are {sorted(words)} (of Mask2FormerHead only)")
         self.points = construct(Points, words, "train_cfg") if at_points else None
-        if at_points and (self.points.num_points < 1 or self.points.oversample_ratio < 1 or not 0 <= self.points.importance_sample_ratio <= 1):
-            raise ConfigError(f"train_cfg: {self.points}; num_points and oversample_ratio are at least 1, importance_sample_ratio is 0 to 1")
+        if at_points and (self.points.num_points < 1 or self.points.oversample_ratio < 1
+                          or not 0 <= self.points.importance_sample_ratio <= 1):
+            raise ConfigError(f"train_cfg: {self.points}; num_points and oversample_ratio are at least 1, "
+                              "importance_sample_ratio is 0 to 1")
         assigner = dict((train_cfg or {}).get("assigner") or {})
         if assigner and assigner.pop("type", "HungarianAssigner") != "HungarianAssigner":
             raise ConfigError(f"train_cfg.assigner is {train_cfg['assigner']}; accepted: type HungarianAssigner")
         self.assigner = construct(HungarianAssigner, assigner, "train_cfg.assigner") if assigner else None
 
     def __call__(self, layers: Sequence[tuple[jt.Var, jt.Var]], labels: jt.Var) -> dict[str, jt.Var]:
-        """Losses of every layer: "loss_cls", "loss_mask" and "loss_dice" of the last, "d<i>.loss_..." of layer i before it.
+        """Losses of every layer: "loss_cls", "loss_mask" and "loss_dice" of the last,
+        "d<i>.loss_..." of layer i before it.
 
         Args:
             layers: (class logits (N, Q, K + 1), mask logits (N, Q, h, w)) of each reading, first to last.
@@ -119,7 +126,8 @@ class SetCriterion:
             KernelError: a label that is neither a class nor `ignore_index`.
         """
         if self.assigner is None:
-            raise ConfigError("decode_head.train_cfg has no assigner, so predictions cannot be matched to targets; give one to train")
+            raise ConfigError("decode_head.train_cfg has no assigner, so predictions cannot be matched to targets; "
+                              "give one to train")
         check_label_range("decode_head", labels, self.num_classes, self.ignore_index)
         host = labels.numpy()
         shown = [values[values != self.ignore_index] for values in map(np.unique, host)]
@@ -129,14 +137,16 @@ class SetCriterion:
         found = {}
         for i, ((scores, predicted), matched) in enumerate(zip(layers, matches)):
             prefix = "" if i + 1 == len(layers) else f"d{i}."
-            terms = {"loss_cls": self._class_loss(scores, matched), **self._mask_losses(predicted, labels, matched, masks)}
+            terms = {"loss_cls": self._class_loss(scores, matched),
+                     **self._mask_losses(predicted, labels, matched, masks)}
             found.update({prefix + name: value for name, value in terms.items()})
         return found
 
     def _match(self, layers: Sequence, host: np.ndarray, shown: list[np.ndarray]) -> list[Matches]:
         """What each layer's queries are matched to; every layer matches as many in every picture."""
         with jt.no_grad():
-            points = [ranks.rand((len(host), self.points.num_points, 2)) for _ in layers] if self.points else None  # of each layer (N, P, 2)
+            # of each layer (N, P, 2)
+            points = [ranks.rand((len(host), self.points.num_points, 2)) for _ in layers] if self.points else None
             pairs: list[list] = [[] for _ in layers]
             for i, classes in enumerate(shown):
                 if not len(classes):
@@ -155,13 +165,15 @@ class SetCriterion:
     def _places(masks: jt.Var, labels: np.ndarray, classes: np.ndarray, points: jt.Var | None) -> tuple[jt.Var, jt.Var]:
         """Masks (B, Q, P) and targets at the same places.
 
-        These are points (B, P, 2), with targets (B, K, P); or without points the masks' pixels, with targets (1, K, P), labels taken
-        by nearest neighbour.
+        These are points (B, P, 2), with targets (B, K, P); or without points the masks' pixels, with targets (1, K, P),
+        labels taken by nearest neighbour.
         """
         layers, _, h, w = masks.shape
         if points is None:
-            rows, columns = ((np.arange(out, dtype=np.float32) * np.float32(side / out)).astype(np.int64) for side, out in zip(labels.shape, (h, w)))
-            small = labels[np.minimum(rows, labels.shape[0] - 1)][:, np.minimum(columns, labels.shape[1] - 1)].reshape(-1)
+            rows, columns = ((np.arange(out, dtype=np.float32) * np.float32(side / out)).astype(np.int64)
+                             for side, out in zip(labels.shape, (h, w)))
+            small = labels[np.minimum(rows, labels.shape[0] - 1)][:, np.minimum(columns, labels.shape[1] - 1)].reshape(
+                -1)
             targets = jt.array((small == classes[:, None]).astype(np.float32))  # (K, h * w)
             return masks.reshape(layers, -1, h * w), targets.unsqueeze(0)
         whole = jt.array((labels == classes[:, None, None]).astype(np.float32))
@@ -187,20 +199,26 @@ class SetCriterion:
             logits = ops.bilinear_resize(logits, tuple(targets.shape[2:]))
         else:
             points = self._chosen_points(logits, np.bincount(matched.pictures, minlength=predicted.shape[0]))
-            logits, targets = ops.point_sample(logits, points), ops.point_sample(targets, points).stop_grad()  # (M, 1, P)
-        logits, targets = (x.reshape(x.shape[0], x.shape[2], -1) for x in (logits, targets))  # axes are summed one by one, in float32
+            logits, targets = ops.point_sample(logits,
+                                               points), ops.point_sample(targets, points).stop_grad()  # (M, 1, P)
+        # axes are summed one by one, in float32
+        logits, targets = (x.reshape(x.shape[0], x.shape[2], -1) for x in (logits, targets))
         whole = self.loss_dice.values(logits, targets).sum() / (masks + EPS)
-        each = self.loss_mask.values(logits, targets).sum(2).sum(1).sum() / (masks * logits.shape[1] * logits.shape[2] + EPS)
+        each = self.loss_mask.values(logits, targets).sum(2).sum(1).sum() / (
+            masks * logits.shape[1] * logits.shape[2] + EPS)
         return {"loss_mask": self.loss_mask.loss_weight * each, "loss_dice": self.loss_dice.loss_weight * whole}
 
     def _chosen_points(self, logits: jt.Var, counts: np.ndarray) -> jt.Var:
-        """Points (M, num_points, 2) where masks (M, 1, h, w) are compared; `counts`: masks of each picture, in order."""
+        """Points (M, num_points, 2) where masks (M, 1, h, w) are compared;
+        `counts`: masks of each picture, in order.
+        """
         kept, drawn = self.points.num_points, int(self.points.num_points * self.points.oversample_ratio)
         undecided = int(self.points.importance_sample_ratio * kept)
         with jt.no_grad():
             points = ranks.rand_each(counts, (drawn, 2))
             places = top_places(-jt.abs(ops.point_sample(logits, points))[:, 0], undecided) if undecided else None
-            parts = [] if places is None else [points.gather(1, places.unsqueeze(2).broadcast((points.shape[0], undecided, 2)))]
+            parts = [] if places is None else [
+                points.gather(1, places.unsqueeze(2).broadcast((points.shape[0], undecided, 2)))]
             if undecided < kept:
                 parts.append(ranks.rand_each(counts, (kept - undecided, 2)))
             return jt.concat(parts, 1).stop_grad()
@@ -208,4 +226,5 @@ class SetCriterion:
 
 def _over_ranks(value: float) -> float:
     """The sum over the ranks of a split step."""
-    return float(sum(part[0] for part in ranks.gather(np.array([value], np.float64)))) if ranks.in_step() else float(value)
+    return (float(sum(part[0] for part in ranks.gather(np.array([value], np.float64)))) if ranks.in_step()
+            else float(value))

@@ -1,11 +1,13 @@
 """Losses over a set of matched predictions: class logits of queries, masks at pixels or points.
 
 Papers: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017; Milletari et al., "V-Net", 3DV 2016.
-Upstream: mmdetection 3.x mmdet/models/losses/{cross_entropy_loss,focal_loss,dice_loss}.py (Apache-2.0), whose words, defaults and
-arithmetic these are. They stand beside the losses over label maps (`LOSSES`), which have other defaults under the same names.
+Upstream: mmdetection 3.x mmdet/models/losses/{cross_entropy_loss,focal_loss,dice_loss}.py (Apache-2.0), whose words,
+defaults and arithmetic these are. They stand beside the losses over label maps (`LOSSES`), which have other defaults
+under the same names.
 
-Every loss gives the unreduced values of its elements; `SetCriterion` sums them, divides by what the paper averages over, and
-multiplies by `loss_weight`. Deviations: `reduction` is "mean" only; labels have no ignored value here (`ignore_index` null).
+Every loss gives the unreduced values of its elements; `SetCriterion` sums them, divides by what the paper averages
+over, and multiplies by `loss_weight`. Deviations: `reduction` is "mean" only; labels have no ignored value here
+(`ignore_index` null).
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class CrossEntropyLoss:
 
     def __init__(self, use_sigmoid: bool = False, use_mask: bool = False, reduction: str = "mean", class_weight=None,
                  ignore_index: int | None = None, loss_weight: float = 1.0, avg_non_ignore: bool = False):
-        for name, value, accepted in (("use_mask", use_mask, (False,)), ("reduction", reduction, ("mean",)), ("ignore_index", ignore_index, (None,))):
+        for name, value, accepted in (("use_mask", use_mask, (False,)), ("reduction", reduction, ("mean",)),
+                                      ("ignore_index", ignore_index, (None,))):
             check_choice("CrossEntropyLoss", name, value, accepted)
         self.use_sigmoid, self.loss_weight = bool(use_sigmoid), float(loss_weight)
         self.class_weight = class_weights(class_weight, "CrossEntropyLoss")
@@ -47,9 +50,12 @@ class CrossEntropyLoss:
         return np.ones(labels.shape, np.float32) if self.class_weight is None else self.class_weight[labels]
 
     def values(self, logits: jt.Var, targets) -> jt.Var:
-        """Unreduced values, of the targets' shape. Targets: a NumPy array of classes, or a Var of zeros and ones (sigmoid)."""
+        """Unreduced values, of the targets' shape. Targets:
+        a NumPy array of classes, or a Var of zeros and ones (sigmoid).
+        """
         if self.use_sigmoid:
-            return binary_cross_entropy(logits, targets, 1.0 if self.class_weight is None else jt.array(self.class_weight))
+            return binary_cross_entropy(logits, targets,
+                                        1.0 if self.class_weight is None else jt.array(self.class_weight))
         top = logits.max(-1, keepdims=True).stop_grad()
         spread = jt.log(jt.exp(logits - top).sum(-1)) + top.squeeze(-1)
         chosen = jt.array(np.arange(logits.shape[-1]) == targets[..., None]).float32()
@@ -71,9 +77,10 @@ class FocalLoss:
         ValueError: a value that is not accepted.
     """
 
-    def __init__(self, use_sigmoid: bool = True, gamma: float = 2.0, alpha: float = 0.25, reduction: str = "mean", loss_weight: float = 1.0,
-                 activated: bool = False):
-        for name, value, accepted in (("use_sigmoid", use_sigmoid, (True,)), ("activated", activated, (False,)), ("reduction", reduction, ("mean",))):
+    def __init__(self, use_sigmoid: bool = True, gamma: float = 2.0, alpha: float = 0.25, reduction: str = "mean",
+                 loss_weight: float = 1.0, activated: bool = False):
+        for name, value, accepted in (("use_sigmoid", use_sigmoid, (True,)), ("activated", activated, (False,)),
+                                      ("reduction", reduction, ("mean",))):
             check_choice("FocalLoss", name, value, accepted)
         if gamma < 0 or not 0 <= alpha <= 1:
             raise ValueError(f"FocalLoss: gamma is {gamma!r} (at least 0), alpha {alpha!r} (0 to 1)")
@@ -102,12 +109,13 @@ class DiceLoss:
         ValueError: a value that is not accepted.
     """
 
-    def __init__(self, use_sigmoid: bool = True, activate: bool = True, reduction: str = "mean", naive_dice: bool = False,
-                 loss_weight: float = 1.0, eps: float = 1e-3):
+    def __init__(self, use_sigmoid: bool = True, activate: bool = True, reduction: str = "mean",
+                 naive_dice: bool = False, loss_weight: float = 1.0, eps: float = 1e-3):
         check_choice("DiceLoss", "reduction", reduction, ("mean",))
         if activate and not use_sigmoid:
             raise ValueError("DiceLoss: use_sigmoid is false; accepted: true, or activate false for probabilities")
-        self.activate, self.naive_dice, self.loss_weight, self.eps = activate, naive_dice, float(loss_weight), float(eps)
+        self.activate, self.naive_dice, self.loss_weight, self.eps = activate, naive_dice, float(loss_weight), float(
+            eps)
 
     def values(self, logits: jt.Var, targets: jt.Var) -> jt.Var:
         """A value a mask. Shape: logits, targets (0 or 1): (M, ...) -> (M,)."""

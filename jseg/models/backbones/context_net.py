@@ -94,7 +94,8 @@ class ContextNet(nn.Module):
                  reduction: int = 4, norm_cfg: dict = MappingProxyType({"type": "BN"}), act_cfg: dict = _RELU,
                  align_corners: bool = False):
         super().__init__()
-        for name, values, length in (("detail_channels", detail_channels, 4), ("context_channels", context_channels, 8)):
+        for name, values, length in (("detail_channels", detail_channels, 4),
+                                     ("context_channels", context_channels, 8)):
             if len(values) != length:
                 raise ConfigError(f"{name} needs {length} values, got {list(values)}")
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}

@@ -53,24 +53,29 @@ class Mask2FormerHead(MaskHead):
         enforce_decoder_input_project: project the memory also where it has the queries' width.
         transformer_decoder: words of `Mask2FormerDecoder`.
         positional_encoding: words of `SinePositionalEncoding`.
-        loss_cls, loss_mask, loss_dice, train_cfg: see `SetCriterion`; `loss_cls` null: class weights 1, and 0.1 of no class.
+        loss_cls, loss_mask, loss_dice, train_cfg: see `SetCriterion`; `loss_cls` null: class weights 1, and 0.1 of no
+            class.
         num_classes: K.
         align_corners, ignore_index, in_index: see `MaskHead`.
         strides: no effect here.
     Shape:
-        features: list of (N, C_i, H_i, W_i) -> num_layers + 1 readings, see `MaskHead`: of the queries as they start, and
-        behind every layer
+        features: list of (N, C_i, H_i, W_i) -> num_layers + 1 readings, see `MaskHead`: of the queries as they start,
+        and behind every layer
     Raises:
         ConfigError: widths that do not fit, or a block that does not.
     """
 
     TINY = MappingProxyType({
-        "type": "Mask2FormerHead", "feat_channels": 8, "out_channels": 8, "num_queries": 7, "num_transformer_feat_level": 2,
-        "pixel_decoder": {"type": "MSDeformAttnPixelDecoder", "num_outs": 2, "norm_cfg": {"type": "GN", "num_groups": 2},
+        "type": "Mask2FormerHead", "feat_channels": 8, "out_channels": 8, "num_queries": 7,
+        "num_transformer_feat_level": 2,
+        "pixel_decoder": {"type": "MSDeformAttnPixelDecoder", "num_outs": 2,
+                          "norm_cfg": {"type": "GN", "num_groups": 2},
                           "positional_encoding": {"num_feats": 4, "normalize": True},
                           "encoder": {"num_layers": 1, "layer_cfg": {
-                              "self_attn_cfg": {**_HEADS, "num_levels": 2, "num_points": 2, "dropout": 0.0}, "ffn_cfg": _FFN}}},
-        "transformer_decoder": {"num_layers": 3, "layer_cfg": {"self_attn_cfg": _HEADS, "cross_attn_cfg": _HEADS, "ffn_cfg": _FFN}},
+                              "self_attn_cfg": {**_HEADS, "num_levels": 2, "num_points": 2, "dropout": 0.0},
+                              "ffn_cfg": _FFN}}},
+        "transformer_decoder": {"num_layers": 3,
+                                "layer_cfg": {"self_attn_cfg": _HEADS, "cross_attn_cfg": _HEADS, "ffn_cfg": _FFN}},
         "positional_encoding": {"num_feats": 4, "normalize": True},
         "train_cfg": {"num_points": 50, "assigner": {"type": "HungarianAssigner", "match_costs": [
             {"type": "ClassificationCost", "weight": 2.0}, {"type": "CrossEntropyLossCost", "weight": 5.0},
@@ -88,20 +93,24 @@ class Mask2FormerHead(MaskHead):
         levels = self.num_transformer_feat_level = num_transformer_feat_level
         self.pixel_decoder = PIXEL_DECODERS.build(pixel_decoder, "pixel_decoder", in_channels=list(in_channels),
                                                   feat_channels=feat_channels, out_channels=out_channels)
-        if not isinstance(self.pixel_decoder, MSDeformAttnPixelDecoder) or not self.pixel_decoder.num_levels == levels <= self.pixel_decoder.num_outs:
-            raise ConfigError(f"pixel_decoder: accepted is MSDeformAttnPixelDecoder whose num_levels is num_transformer_feat_level, {levels}, and "
-                              "whose num_outs is not less")
+        if (not isinstance(self.pixel_decoder, MSDeformAttnPixelDecoder)
+            or not self.pixel_decoder.num_levels == levels <= self.pixel_decoder.num_outs):
+            raise ConfigError("pixel_decoder: accepted is MSDeformAttnPixelDecoder whose num_levels is "
+                              f"num_transformer_feat_level, {levels}, and whose num_outs is not less")
         self.transformer_decoder = construct(Mask2FormerDecoder, transformer_decoder, "transformer_decoder")
         self.decoder_positional_encoding = construct(SinePositionalEncoding, positional_encoding, "positional_encoding")
         width = self.transformer_decoder.embed_dims
         if not width == self.decoder_positional_encoding.channels == feat_channels:
-            raise ConfigError(f"feat_channels {feat_channels}, embed_dims of the transformer decoder {width} and twice num_feats "
-                              f"{self.decoder_positional_encoding.channels} must be equal: queries and places are added up")
-        self.decoder_input_projs = nn.Sequential(*[Conv2d(feat_channels, width, 1) for _ in range(levels * enforce_decoder_input_project)])
+            raise ConfigError(f"feat_channels {feat_channels}, embed_dims of the transformer decoder {width} and twice "
+                              f"num_feats {self.decoder_positional_encoding.channels} must be equal: queries and "
+                              "places are added up")
+        self.decoder_input_projs = nn.Sequential(*[Conv2d(feat_channels, width, 1)
+                                                   for _ in range(levels * enforce_decoder_input_project)])
         self.query_feat, self.level_embed = Table(num_queries, feat_channels), Table(levels, feat_channels)
         start_with_xavier(self.transformer_decoder, uniform=False)
-        self.criterion = SetCriterion(num_classes, loss_cls=loss_cls or default_class_loss(num_classes, 2.0), loss_mask=loss_mask,
-                                      loss_dice=loss_dice, train_cfg=train_cfg, ignore_index=ignore_index, at_points=True)
+        self.criterion = SetCriterion(num_classes, loss_cls=loss_cls or default_class_loss(num_classes, 2.0),
+                                      loss_mask=loss_mask, loss_dice=loss_dice, train_cfg=train_cfg,
+                                      ignore_index=ignore_index, at_points=True)
 
     def execute(self, features: list[jt.Var], previous: jt.Var | None = None) -> list[tuple[jt.Var, jt.Var]]:
         mask_map, maps = self.pixel_decoder(self.select(features))
@@ -123,7 +132,8 @@ class Mask2FormerHead(MaskHead):
 
 
 def hidden_cells(masks: jt.Var, size: tuple[int, int]) -> jt.Var:
-    """Where queries may look: 0 where their resized mask is at least one half, -inf elsewhere; a query without such a cell sees all.
+    """Where queries may look: 0 where their resized mask is at least one half, -inf elsewhere;
+    a query without such a cell sees all.
 
     Shape:
         masks: (N, Q, h, w) logits -> (N, Q, H * W) for size (H, W), without gradient

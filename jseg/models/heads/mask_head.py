@@ -1,7 +1,8 @@
-"""What heads that classify masks share: every query is read as a class and a mask, and pixels take the classes of their masks.
+"""What heads that classify masks share: every query is read as a class and a mask,
+and pixels take the classes of their masks.
 
-Paper: Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic Segmentation" (MaskFormer), NeurIPS 2021,
-sec. 3. Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/{maskformer,mask2former}_head.py (Apache-2.0).
+Paper: Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic Segmentation" (MaskFormer), NeurIPS
+2021, sec. 3. Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/{maskformer,mask2former}_head.py (Apache-2.0).
 State keys: `cls_embed`, `mask_embed.0`, `.2`, `.4`, `query_embed`.
 """
 
@@ -41,7 +42,9 @@ def default_class_loss(num_classes: int, weight: float) -> dict:
 
 
 class MaskEmbed(nn.Sequential):
-    """Three linear layers with ReLU between them. Shape: (N, Q, channels) -> (N, Q, out_channels). Keys "0", "2", "4"."""
+    """Three linear layers with ReLU between them. Shape:
+    (N, Q, channels) -> (N, Q, out_channels). Keys "0", "2", "4".
+    """
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__(Linear(channels, channels), nn.ReLU(), Linear(channels, channels), nn.ReLU(),
@@ -70,8 +73,8 @@ class MaskHead(Head):
 
     criterion: SetCriterion
 
-    def __init__(self, num_classes: int, *, in_index: Sequence[int] | None, channels: int, out_channels: int, num_queries: int,
-                 query_channels: int, align_corners: bool, ignore_index: int):
+    def __init__(self, num_classes: int, *, in_index: Sequence[int] | None, channels: int, out_channels: int,
+                 num_queries: int, query_channels: int, align_corners: bool, ignore_index: int):
         super().__init__()
         if num_classes < 2 or num_queries < 1:
             raise ConfigError(f"num_classes is {num_classes} (at least 2), num_queries {num_queries} (at least 1)")
@@ -86,7 +89,9 @@ class MaskHead(Head):
         return list(features) if self.in_index is None else [features[i] for i in self.in_index]
 
     def read(self, queries: jt.Var, features: jt.Var) -> tuple[jt.Var, jt.Var]:
-        """Logits (N, Q, K + 1) and (N, Q, h, w) of queries (N, Q, channels) and the map of masks (N, out_channels, h, w)."""
+        """Logits (N, Q, K + 1) and (N, Q, h, w) of queries (N, Q,
+        channels) and the map of masks (N, out_channels, h, w).
+        """
         return self.cls_embed(queries), mix_maps(self.mask_embed(queries), features)
 
     def loss(self, outputs: list[tuple[jt.Var, jt.Var]], labels: jt.Var) -> dict[str, jt.Var]:

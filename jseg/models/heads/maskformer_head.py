@@ -5,8 +5,8 @@ Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/maskformer_head.py over
 mmdet/models/dense_heads/maskformer_head.py (Apache-2.0), whose words, keys and arithmetic these are.
 
 Deviations: `loss_cls` has num_classes + 1 class weights by default (upstream: those of COCO's 133 classes);
-`num_things_classes` and `num_stuff_classes`, which upstream's segmentation head forgets, are not here; no mask of padded
-cells; in evaluation only the last layer is read.
+`num_things_classes` and `num_stuff_classes`, which upstream's segmentation head forgets, are not here; no mask of
+padded cells; in evaluation only the last layer is read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class MaskFormerHead(MaskHead):
         enforce_decoder_input_project: project the memory also where it has the queries' width.
         transformer_decoder: words of `DetrDecoder`.
         positional_encoding: words of `SinePositionalEncoding`.
-        loss_cls, loss_mask, loss_dice, train_cfg: see `SetCriterion`; `loss_cls` null: class weights 1, and 0.1 of no class.
+        loss_cls, loss_mask, loss_dice, train_cfg: see `SetCriterion`; `loss_cls` null: class weights 1, and 0.1 of no
+            class.
         num_classes: K.
         align_corners, ignore_index, in_index: see `MaskHead`.
     Shape:
@@ -67,7 +68,8 @@ class MaskFormerHead(MaskHead):
             "ffn_cfg": {"embed_dims": 8, "feedforward_channels": 16, "ffn_drop": 0.1}}},
         "positional_encoding": {"num_feats": 4, "normalize": True},
         "train_cfg": {"assigner": {"type": "HungarianAssigner", "match_costs": [
-            {"type": "ClassificationCost", "weight": 1.0}, {"type": "FocalLossCost", "weight": 20.0, "binary_input": True},
+            {"type": "ClassificationCost", "weight": 1.0},
+            {"type": "FocalLossCost", "weight": 20.0, "binary_input": True},
             {"type": "DiceCost", "weight": 1.0, "pred_act": True, "eps": 1.0}]}}})
 
     def __init__(self, in_channels: Sequence[int], feat_channels: int, out_channels: int, pixel_decoder: Mapping,
@@ -81,26 +83,30 @@ class MaskFormerHead(MaskHead):
         self.pixel_decoder = PIXEL_DECODERS.build(pixel_decoder, "pixel_decoder", in_channels=list(in_channels),
                                                   feat_channels=feat_channels, out_channels=out_channels)
         if not isinstance(self.pixel_decoder, PixelDecoder):
-            raise ConfigError(f"pixel_decoder: {pixel_decoder.get('type')} gives several maps of memory; accepted: PixelDecoder and "
-                              "TransformerEncoderPixelDecoder")
+            raise ConfigError(f"pixel_decoder: {pixel_decoder.get('type')} gives several maps of memory; accepted: "
+                              "PixelDecoder and TransformerEncoderPixelDecoder")
         self.transformer_decoder = construct(DetrDecoder, transformer_decoder, "transformer_decoder")
         self.decoder_pe = construct(SinePositionalEncoding, positional_encoding, "positional_encoding")
         width, memory = self.transformer_decoder.embed_dims, self.pixel_decoder.memory_channels
         if not width == self.decoder_pe.channels == feat_channels == out_channels:
-            raise ConfigError(f"feat_channels {feat_channels}, out_channels {out_channels}, embed_dims of the transformer decoder {width} "
-                              f"and twice num_feats {self.decoder_pe.channels} must be equal: queries and places are added up")
+            raise ConfigError(f"feat_channels {feat_channels}, out_channels {out_channels}, embed_dims of the "
+                              f"transformer decoder {width} and twice num_feats {self.decoder_pe.channels} must be "
+                              "equal: queries and places are added up")
         projects = type(self.pixel_decoder) is PixelDecoder and (memory != width or enforce_decoder_input_project)
         if not projects and memory != width:
-            raise ConfigError(f"pixel_decoder: its memory has {memory} channels, the transformer decoder {width}; make them equal")
+            raise ConfigError(f"pixel_decoder: its memory has {memory} channels, the transformer decoder {width}; make "
+                              "them equal")
         self.decoder_input_proj = Conv2d(memory, width, 1) if projects else None
         start_with_xavier(self.transformer_decoder)
-        self.criterion = SetCriterion(num_classes, loss_cls=loss_cls or default_class_loss(num_classes, 1.0), loss_mask=loss_mask,
-                                      loss_dice=loss_dice, train_cfg=train_cfg, ignore_index=ignore_index)
+        self.criterion = SetCriterion(num_classes, loss_cls=loss_cls or default_class_loss(num_classes, 1.0),
+                                      loss_mask=loss_mask, loss_dice=loss_dice, train_cfg=train_cfg,
+                                      ignore_index=ignore_index)
 
     def execute(self, features: list[jt.Var], previous: jt.Var | None = None) -> list[tuple[jt.Var, jt.Var]]:
         mask_map, memory = self.pixel_decoder(self.select(features))
         memory = memory if self.decoder_input_proj is None else self.decoder_input_proj(memory)
         places = self.query_embed.weight.unsqueeze(0)  # (1, Q, C)
         start = jt.zeros((memory.shape[0], *places.shape[1:]), memory.dtype)
-        read = self.transformer_decoder(start, to_tokens(memory), query_pos=places, memory_pos=self.decoder_pe(tuple(memory.shape[2:])))
+        read = self.transformer_decoder(start, to_tokens(memory), query_pos=places,
+                                        memory_pos=self.decoder_pe(tuple(memory.shape[2:])))
         return [self.read(queries, mask_map) for queries in read]

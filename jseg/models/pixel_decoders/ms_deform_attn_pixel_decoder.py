@@ -2,8 +2,8 @@
 
 Papers: Zhu et al., "Deformable DETR", ICLR 2021; Cheng et al., "Masked-attention Mask Transformer for Universal Image
 Segmentation" (Mask2Former), CVPR 2022, sec. 4.1.
-Upstream: mmdetection 3.x mmdet/models/layers/msdeformattn_pixel_decoder.py (Apache-2.0), whose words, keys (`postional_encoding` has
-none) and arithmetic these are.
+Upstream: mmdetection 3.x mmdet/models/layers/msdeformattn_pixel_decoder.py (Apache-2.0), whose words, keys
+(`postional_encoding` has none) and arithmetic these are.
 
 Deviation: `strides` has no effect, because places are shares of the map (upstream multiplies by it and divides again).
 """
@@ -55,16 +55,18 @@ class MSDeformAttnPixelDecoder(Pyramid):
         encoder = construct(DeformableEncoder, encoder, "pixel_decoder.encoder")
         levels = encoder.layers[0].self_attn.num_levels
         if not 1 <= levels <= len(in_channels) or not 1 <= num_outs <= len(in_channels):
-            raise ConfigError(f"pixel_decoder: num_levels of the attention is {levels}, num_outs {num_outs}; accepted: 1 to the "
-                              f"{len(in_channels)} maps that come in")
+            raise ConfigError(f"pixel_decoder: num_levels of the attention is {levels}, num_outs {num_outs}; accepted: "
+                              f"1 to the {len(in_channels)} maps that come in")
         super().__init__(in_channels[:len(in_channels) - levels][::-1], feat_channels, norm_cfg, act_cfg)
         self.num_levels, self.num_outs, self.encoder = levels, num_outs, encoder
         self.input_convs = nn.Sequential(*[ConvNormAct(width, feat_channels, 1, norm_cfg=norm_cfg, bias=True)
                                            for width in in_channels[:-levels - 1:-1]])
-        self.postional_encoding = construct(SinePositionalEncoding, positional_encoding, "pixel_decoder.positional_encoding")
+        self.postional_encoding = construct(SinePositionalEncoding, positional_encoding,
+                                            "pixel_decoder.positional_encoding")
         if not encoder.embed_dims == self.postional_encoding.channels == feat_channels:
-            raise ConfigError(f"pixel_decoder: feat_channels is {feat_channels}, embed_dims of the encoder {encoder.embed_dims}, twice "
-                              f"num_feats {self.postional_encoding.channels}; make them equal")
+            raise ConfigError(f"pixel_decoder: feat_channels is {feat_channels}, embed_dims of the encoder "
+                              f"{encoder.embed_dims}, twice num_feats {self.postional_encoding.channels}; make them "
+                              "equal")
         self.level_encoding = Table(levels, feat_channels)
         self.mask_feature = Conv2d(feat_channels, out_channels, 1)
         self.memory_channels = feat_channels
@@ -77,7 +79,8 @@ class MSDeformAttnPixelDecoder(Pyramid):
         coarse = features[:-self.num_levels - 1:-1]  # coarsest first
         sizes = [tuple(x.shape[2:]) for x in coarse]
         tokens = jt.concat([to_tokens(conv(x)) for conv, x in zip(self.input_convs, coarse)], 1)
-        positions = jt.concat([self.postional_encoding(size) + self.level_encoding.weight[i] for i, size in enumerate(sizes)], 1)
+        positions = jt.concat([self.postional_encoding(size) + self.level_encoding.weight[i]
+                               for i, size in enumerate(sizes)], 1)
         tokens = self.encoder(tokens, positions, sizes)  # (N, cells, C)
         maps, first = [], 0
         for h, w in sizes:

@@ -1,7 +1,8 @@
-"""PixelDecoder and TransformerEncoderPixelDecoder: a feature pyramid, with or without a transformer on the coarsest map.
+"""PixelDecoder and TransformerEncoderPixelDecoder:
+a feature pyramid, with or without a transformer on the coarsest map.
 
-Papers: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017; Cheng et al., "Per-Pixel Classification is
-Not All You Need for Semantic Segmentation" (MaskFormer), NeurIPS 2021, sec. 3.3.
+Papers: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017; Cheng et al., "Per-Pixel Classification
+is Not All You Need for Semantic Segmentation" (MaskFormer), NeurIPS 2021, sec. 3.3.
 Upstream: mmdetection 3.x mmdet/models/layers/pixel_decoder.py (Apache-2.0), whose words, keys and arithmetic these are.
 
 Deviation: no mask of padded cells (see `SinePositionalEncoding`).
@@ -41,8 +42,10 @@ class Pyramid(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], channels: int, norm_cfg: Mapping | None, act_cfg: Mapping | None):
         super().__init__()
-        self.lateral_convs = nn.Sequential(*[ConvNormAct(width, channels, 1, norm_cfg=norm_cfg) for width in in_channels])
-        self.output_convs = nn.Sequential(*[ConvNormAct(channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.lateral_convs = nn.Sequential(*[ConvNormAct(width, channels, 1, norm_cfg=norm_cfg)
+                                             for width in in_channels])
+        self.output_convs = nn.Sequential(*[ConvNormAct(channels, channels, 3, padding=1, norm_cfg=norm_cfg,
+                                                        act_cfg=act_cfg)
                                             for _ in in_channels])
 
 
@@ -66,7 +69,8 @@ class PixelDecoder(Pyramid):
         self.memory_channels = in_channels[-1]
 
     @staticmethod
-    def first_step(in_channels: int, channels: int, norm_cfg: Mapping | None, act_cfg: Mapping | None) -> nn.Module | None:
+    def first_step(in_channels: int, channels: int, norm_cfg: Mapping | None,
+                   act_cfg: Mapping | None) -> nn.Module | None:
         """The block on the coarsest map."""
         return ConvNormAct(in_channels, channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
 
@@ -75,7 +79,8 @@ class PixelDecoder(Pyramid):
 
     def climb(self, features: list[jt.Var], y: jt.Var) -> jt.Var:
         """The map that masks are read from, starting with the coarsest map of the pyramid."""
-        for x, lateral, output in zip(features[-2::-1], reversed(list(self.lateral_convs)), reversed(list(self.output_convs))):
+        for x, lateral, output in zip(features[-2::-1], reversed(list(self.lateral_convs)),
+                                      reversed(list(self.output_convs))):
             y = output(lateral(x) + nearest_resize(y, tuple(x.shape[2:])))
         return self.mask_feature(y)
 
@@ -98,12 +103,15 @@ class TransformerEncoderPixelDecoder(PixelDecoder):
                  act_cfg: Mapping | None = RELU, encoder: Mapping | None = None, positional_encoding: Mapping = SINE):
         super().__init__(in_channels, feat_channels, out_channels, norm_cfg, act_cfg)
         self.encoder = construct(DetrEncoder, encoder, "pixel_decoder.encoder")
-        self.positional_encoding = construct(SinePositionalEncoding, positional_encoding, "pixel_decoder.positional_encoding")
+        self.positional_encoding = construct(SinePositionalEncoding, positional_encoding,
+                                             "pixel_decoder.positional_encoding")
         if not self.encoder.embed_dims == self.positional_encoding.channels == feat_channels:
-            raise ConfigError(f"pixel_decoder: feat_channels is {feat_channels}, embed_dims of the encoder {self.encoder.embed_dims}, twice "
-                              f"num_feats {self.positional_encoding.channels}; make them equal")
+            raise ConfigError(f"pixel_decoder: feat_channels is {feat_channels}, embed_dims of the encoder "
+                              f"{self.encoder.embed_dims}, twice num_feats {self.positional_encoding.channels}; make "
+                              "them equal")
         self.encoder_in_proj = Conv2d(in_channels[-1], feat_channels, 1)
-        self.encoder_out_proj = ConvNormAct(feat_channels, feat_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.encoder_out_proj = ConvNormAct(feat_channels, feat_channels, 3, padding=1, norm_cfg=norm_cfg,
+                                            act_cfg=act_cfg)
         self.memory_channels = feat_channels
         start_with_xavier(self.encoder)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.deformable_attention.op import deformable_attention
 
 CASES = [
@@ -10,7 +10,8 @@ CASES = [
     Case("odd", n=2, heads=3, width=5, queries=7, count=2, sizes=[(2, 3), (5, 4)]),
     Case("outside", n=1, heads=2, width=4, queries=9, count=3, sizes=[(4, 3), (1, 6)], low=-0.6, high=1.6),
     Case("wide", n=1, heads=2, width=32, queries=6, count=4, sizes=[(2, 2), (4, 4), (8, 8)]),
-    Case("mask2former_512", n=1, heads=8, width=32, queries=5376, count=4, sizes=[(16, 16), (32, 32), (64, 64)], bench=True),
+    Case("mask2former_512", n=1, heads=8, width=32, queries=5376, count=4,
+         sizes=[(16, 16), (32, 32), (64, 64)], bench=True),
 ]
 GRADS = ["value", "points", "weights"]
 FLOOR = 2e-6
@@ -25,7 +26,8 @@ def make(case, rng):
     grid = points * sides - 0.5
     grid = np.floor(grid) + np.clip(grid - np.floor(grid), 0.01, 0.99)
     return {"value": rng.standard_normal((case.n, cells, case.heads, case.width)), "points": (grid + 0.5) / sides,
-            "weights": rng.standard_normal((case.n, case.queries, case.heads, len(case.sizes), case.count)), "sizes": case.sizes}
+            "weights": rng.standard_normal((case.n, case.queries, case.heads, len(case.sizes), case.count)),
+            "sizes": case.sizes}
 
 
 def call(inputs, impl):

@@ -1,5 +1,6 @@
-// Weighted sums of values at points of several maps, see op.py. A pixel of one head is `width` floats in a row; the four of a point
-// are read as rows. The gradient goes head by head: its sums run in the order of the queries, and no two threads write one pixel.
+// Weighted sums of values at points of several maps, see op.py. A pixel of one head is `width` floats in a row; the
+// four of a point are read as rows. The gradient goes head by head: its sums run in the order of the queries, and no
+// two threads write one pixel.
 #include <algorithm>
 #include <cmath>
 #include "call.h"
@@ -14,8 +15,8 @@ struct Sizes {
     int64_t h[16], w[16], first[16];
 
     explicit Sizes(const Call& call)
-        : n(call.integer(0)), cells(call.integer(1)), heads(call.integer(2)), width(call.integer(3)), queries(call.integer(4)),
-          maps(call.integer(5)), count(call.integer(6)) {
+        : n(call.integer(0)), cells(call.integer(1)), heads(call.integer(2)), width(call.integer(3)),
+          queries(call.integer(4)), maps(call.integer(5)), count(call.integer(6)) {
         int64_t at = 0;
         for (int64_t m = 0; m < maps; m++) {
             h[m] = call.integer(7 + 2 * m);
@@ -44,7 +45,8 @@ struct Taps {
             along_y[k] = (k / 2 ? 1.0f : -1.0f) * share_x * float(s.h[map]);
         }
     }
-    // In pixels; far outside, where all is 0, no farther than an integer can say. NaN becomes a place outside with a NaN factor.
+    // In pixels; far outside, where all is 0, no farther than an integer can say. NaN becomes a place outside with a
+    // NaN factor.
     static float position(float share, int64_t length) {
         const float at = share * float(length) - 0.5f;
         return at != at ? at : std::min(std::max(at, -2.0f), float(length) + 1.0f);
@@ -70,7 +72,8 @@ JSEG_INLINE float product(const float* a, const float* b, int64_t width) {
 
 }  // namespace
 
-// in: value (N, S, G, D), points (N, Q, G, M, P, 2), weights (N, Q, G, M, P); out: y (N, Q, G, D); integers: N S G D Q M P, then H W of each map
+// in: value (N, S, G, D), points (N, Q, G, M, P, 2), weights (N, Q, G, M, P); out: y (N, Q, G, D); integers: N S G D Q
+// M P, then H W of each map
 JSEG_KERNEL(jseg_deformable_attention_forward) {
     const Sizes s(call);
     const float *value = call.in<float>(0), *points = call.in<float>(1), *weights = call.in<float>(2);
@@ -96,13 +99,15 @@ JSEG_KERNEL(jseg_deformable_attention_forward) {
 // in: value, points, weights, dy (N, Q, G, D); out: gradients of the first three
 JSEG_KERNEL(jseg_deformable_attention_backward) {
     const Sizes s(call);
-    const float *value = call.in<float>(0), *points = call.in<float>(1), *weights = call.in<float>(2), *dy = call.in<float>(3);
+    const float *value = call.in<float>(0), *points = call.in<float>(1), *weights = call.in<float>(2),
+                *dy = call.in<float>(3);
     float *dvalue = call.out<float>(0), *dpoints = call.out<float>(1), *dweights = call.out<float>(2);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t job = 0; job < s.n * s.heads; job++) {
         const int64_t picture = job / s.heads, head = job % s.heads, step = s.heads * s.width;
         const int64_t start = picture * s.cells * step + head * s.width;
-        for (int64_t cell = 0; cell < s.cells; cell++) std::fill(dvalue + start + cell * step, dvalue + start + cell * step + s.width, 0.0f);
+        for (int64_t cell = 0; cell < s.cells; cell++)
+            std::fill(dvalue + start + cell * step, dvalue + start + cell * step + s.width, 0.0f);
         for (int64_t query = 0; query < s.queries; query++) {
             const int64_t row = (picture * s.queries + query) * s.heads + head;
             const float* slope = dy + row * s.width;

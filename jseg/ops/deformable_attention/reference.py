@@ -4,7 +4,9 @@ import numpy as np
 
 
 def _taps(points, sizes):
-    """For each point and each of its four pixels that exist: where it is in the arrays, the pixel, its factor and the factor's slopes."""
+    """For each point and each of its four pixels that exist: where it is in the arrays,
+    the pixel, its factor and the factor's slopes.
+    """
     first = np.cumsum([0, *(h * w for h, w in sizes)])
     for place in np.ndindex(points.shape[:5]):
         h, w = sizes[place[3]]
@@ -14,7 +16,8 @@ def _taps(points, sizes):
             for j in (0, 1):
                 if 0 <= top + i < h and 0 <= left + j < w:
                     down, right = 1 - abs(y - top - i), 1 - abs(x - left - j)
-                    yield place, first[place[3]] + (top + i) * w + left + j, down * right, (w * (2 * j - 1) * down, h * (2 * i - 1) * right)
+                    yield (place, first[place[3]] + (top + i) * w + left + j, down * right,
+                           (w * (2 * j - 1) * down, h * (2 * i - 1) * right))
 
 
 def forward(value, points, weights, *, sizes):
