@@ -32,9 +32,9 @@ FLOORS = {"errors": 0, "files": 1, "text": 2, "yaml_reader": 2, "weights_header"
 CONVERT = {"errors", "text", "files", "weights_header", "weights_file", "runtime", "runtime_signals", "registry",
            "config", "layers", "models", "data", "engine"}  # what convert/ may import; only cli imports convert/
 # loader workers must stay light
-DATA = {"errors", "files", "text", "runtime", "runtime_signals", "registry", "config", "metrics"}
+DATA = {"errors", "files", "text", "runtime", "runtime_signals", "registry", "rules", "config", "metrics"}
 NUMPY_ONLY = ("config.py", "metrics.py", "errors.py", "files.py", "text.py", "yaml_reader.py", "weights_header.py",
-              "weights_file.py", "registry.py", "runtime.py", "data", "report", "convert/torch_file.py")
+              "weights_file.py", "registry.py", "rules.py", "runtime.py", "data", "report", "convert/torch_file.py")
 
 
 def name_of(path: pathlib.Path) -> str:

@@ -48,8 +48,9 @@ import json, pathlib, sys
 from mmengine.config import Config
 sys.path.insert(0, %r)
 from make_segnext import import_mmseg
+from zoo_mmseg import add_missing_operators, without_start
+add_missing_operators()
 configs = pathlib.Path(import_mmseg().__file__).parent / ".mim" / "configs"
-from zoo_mmseg import without_start
 found = {}
 for path in sorted(configs.rglob("*.py")):
     if "_base_" in path.parts:

@@ -143,7 +143,7 @@ class MixVisionTransformer(nn.Module):
             "sr_ratios": sr_ratios}
         for name, values in lists.items():
             if len(values) != num_stages:
-                raise ConfigError(f"{name} needs {num_stages} values (one a stage), got {list(values)}")
+                raise ConfigError(f"{name} needs {num_stages} values (one per stage), got {list(values)}")
         if max(out_indices) >= num_stages:
             raise ConfigError(f"out_indices is {list(out_indices)}; accepted: 0 to {num_stages - 1}")
         check_attn_drop(attn_drop_rate)

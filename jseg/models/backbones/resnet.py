@@ -5,8 +5,7 @@ Classification with Convolutional Neural Networks", CVPR 2019 (C and D); Chen et
 2017 (dilation, multi-grid). Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/resnet.py and utils/res_layer.py
 (Apache-2.0), whose words, keys and arithmetic these are.
 
-Deviations: deformable convolutions and plugins are not here, nor is `norm_eval`: `frozen_stages` fixes the norms of the
-frozen stages.
+Deviations: deformable convolutions and plugins are not here.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from jittor import nn
 
 from jseg.errors import ConfigError
 from jseg.layers import Conv2d, build_norm, conv_norm, max_pool, relu
-from jseg.layers.freeze import freeze, run_frozen
+from jseg.layers.freeze import freeze, hold_norms, run_frozen
 from jseg.layers.pool import avg_pool
 from jseg.registry import MODELS
 
@@ -201,6 +200,7 @@ class ResNet(nn.Module):
         groups, base_width: of ResNeXt's 3x3 convolutions.
         frozen_stages: -1: none; 0: the stem; n: the stem and the first n stages. A frozen part computes as in
             evaluation (norms by their running statistics, which stand still) and its parameters get no gradient.
+        norm_eval: all batch norms take their running statistics in training too, which stand still.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per
             index
@@ -218,7 +218,8 @@ class ResNet(nn.Module):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch", deep_stem: bool = False,
                  avg_down: bool = False, norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, groups: int = 1, base_width: int = 4, frozen_stages: int = -1):
+                 zero_init_residual: bool = True, groups: int = 1, base_width: int = 4,
+                 frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__()
         if depth not in self.DEPTHS or style not in ("pytorch", "caffe"):
             raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, self.DEPTHS))}, "
@@ -232,7 +233,7 @@ class ResNet(nn.Module):
             raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} "
                               "stages")
         block, counts = self.DEPTHS[depth]
-        self.frozen_stages = frozen_stages
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.out_indices, self.deep_stem = tuple(out_indices), deep_stem
         if deep_stem:
             self.stem = DeepStem(in_channels, stem_channels, norm_cfg=norm_cfg)
@@ -261,6 +262,8 @@ class ResNet(nn.Module):
                 freeze(getattr(self, name))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
+        if self.norm_eval:
+            hold_norms(self)
         x = max_pool(self.stem_map(x), 3, stride=2, padding=1)
         features = []
         for i in range(max(self.out_indices) + 1):
@@ -293,10 +296,10 @@ class ResNetV1c(ResNet):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, True, False, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
-                         frozen_stages=frozen_stages)
+                         frozen_stages=frozen_stages, norm_eval=norm_eval)
 
 
 @MODELS.register()
@@ -310,10 +313,10 @@ class ResNetV1d(ResNet):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, True, True, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
-                         frozen_stages=frozen_stages)
+                         frozen_stages=frozen_stages, norm_eval=norm_eval)
 
 
 @MODELS.register()
@@ -334,7 +337,7 @@ class ResNeXt(ResNet):
                  style: str = "pytorch", deep_stem: bool = False, avg_down: bool = False,
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, deep_stem, avg_down, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
-                         groups, base_width, frozen_stages)
+                         groups, base_width, frozen_stages, norm_eval)
