@@ -11,10 +11,11 @@ from jseg.losses.boundary import BoundaryLoss
 from jseg.losses.cross_entropy import CrossEntropyLoss
 from jseg.losses.dice import DiceLoss
 from jseg.losses.focal import FocalLoss
+from jseg.losses.huasdorff import HuasdorffDisstanceLoss
 from jseg.losses.lovasz import LovaszLoss
 from jseg.losses.ohem import OHEMPixelSampler
 from jseg.losses.ohem_cross_entropy import OhemCrossEntropy
 from jseg.losses.tversky import TverskyLoss
 
-__all__ = ["BoundaryLoss", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "LovaszLoss", "OHEMPixelSampler",
-           "OhemCrossEntropy", "TverskyLoss"]
+__all__ = ["BoundaryLoss", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "HuasdorffDisstanceLoss", "LovaszLoss",
+           "OHEMPixelSampler", "OhemCrossEntropy", "TverskyLoss"]
