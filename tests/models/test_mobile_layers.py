@@ -62,18 +62,18 @@ def test_squeeze_excitation(rng):
 
 @pytest.mark.parametrize(("radix", "groups"), [(1, 2), (2, 1), (3, 2)])
 def test_split_attention(radix, groups, rng):
-    layer = SplitAttention(4, stride=1, dilation=1, groups=groups, radix=radix, reduction_factor=4,
+    layer = SplitAttention(12, stride=1, dilation=1, groups=groups, radix=radix, reduction_factor=4,
                            norm_cfg={"type": "BN"})
     layer.eval()
-    x = numbers(rng, 2, 4, 5, 6)
-    parts = np.maximum(layer.bn0(layer.conv(jt.array(x))).numpy().astype(np.float64), 0).reshape(2, radix, 4, 5, 6)
-    whole = jt.array(parts.mean((3, 4)).sum(1).reshape(2, 4, 1, 1).astype(np.float32))
+    x = numbers(rng, 2, 12, 5, 6)
+    parts = np.maximum(layer.bn0(layer.conv(jt.array(x))).numpy().astype(np.float64), 0).reshape(2, radix, 12, 5, 6)
+    whole = jt.array(parts.mean((3, 4)).sum(1).reshape(2, 12, 1, 1).astype(np.float32))
     scores = layer.fc2(jt.maximum(layer.bn1(layer.fc1(whole)), 0.0)).numpy().astype(np.float64)
     if radix == 1:
-        weights = 1 / (1 + np.exp(-scores.reshape(2, 1, 4)))
+        weights = 1 / (1 + np.exp(-scores.reshape(2, 1, 12)))
     else:
         scores = np.exp(scores.reshape(2, groups, radix, -1))
-        weights = (scores / scores.sum(2, keepdims=True)).transpose(0, 2, 1, 3).reshape(2, radix, 4)
+        weights = (scores / scores.sum(2, keepdims=True)).transpose(0, 2, 1, 3).reshape(2, radix, 12)
     np.testing.assert_allclose(layer(jt.array(x)).numpy(), (parts * weights[..., None, None]).sum(1), atol=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_poolformer_freezes_as_upstream_and_names_mistakes():
     model = PoolFormer(**{**words, "frozen_stages": 1, "out_indices": -1})
     frozen = {".".join(key.split(".")[:2]) for key, value in model.state_dict().items() if value.is_stop_grad()}
     assert frozen == {"patch_embed.proj", "network.0"} and model.out_channels == [24] and model.strides == [32]
-    for wrong, message in (({"arch": "s13"}, "did you mean 's12'"), ({"out_indices": [7]}, "lie in -7 to 6"),
+    for wrong, message in (({"arch": "l12"}, "did you mean 's12'"), ({"out_indices": [7]}, "lie in -7 to 6"),
                            ({"arch": {"layers": [1], "embed_dims": [8, 8]}}, "one number a stage"),
                            ({"pool_size": 4}, "an odd number")):
         with pytest.raises(ConfigError, match=message):
