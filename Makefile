@@ -1,16 +1,19 @@
-# Two commands do everything on a fresh Debian or Ubuntu: `make demo` and `make test`. `make setup` is their common first half.
+# Two commands do everything on a fresh Debian or Ubuntu: `make demo` and `make test`. `make setup` is their common
+# first half.
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test parity parity-zoo fuzz matrix wheel clean
+.PHONY: help setup demo test test-zoo parity parity-zoo fuzz matrix wheel clean
 
 help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
 	@echo "make test    set up, then run every test that needs no GPU, network or PyTorch"
+	@echo "make test-zoo  set up, then run the contract test of every model of the zoo"
 	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
-	@echo "make parity-zoo  compare every config of MMSegmentation 1.2.2, after make parity has made its environment (hours; resumable)"
+	@echo "make parity-zoo  compare every config of MMSegmentation 1.2.2, after make parity made its environment (hours)"
 	@echo "make fuzz    set up, then give every reader 2,000 damaged files, at most 5 minutes each (tests/fuzz/run.py)"
-	@echo "make matrix  try Python x NumPy x OpenCV in environments of their own; writes docs/matrix.md (hours; python3 tests/matrix.py --help)"
+	@echo "make matrix  try Python x NumPy x OpenCV in environments of their own; writes docs/matrix.md (hours;"
+	@echo "             python3 tests/matrix.py --help)"
 	@echo "make wheel   dist/jseg_jittor-*.whl, which holds configs and kernels"
 	@echo "make setup   compiler, Python headers, $(VENV) with jseg and its pinned dependencies"
 	@echo "make clean   remove generated runs and caches of this folder (not Jittor's cache)"
@@ -26,6 +29,9 @@ demo: setup
 
 test: setup
 	$(PY) tests/run.py
+
+test-zoo: setup
+	$(PY) -m pytest -q --zoo tests/models/test_contract.py
 
 parity: setup
 	$(PY) tests/parity/run.py

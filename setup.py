@@ -35,15 +35,19 @@ setup(
     packages=find_packages(include=["jseg", "jseg.*"]),
     package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"]},
     cmdclass={"build_py": BuildWithConfigs},
-    options={"editable_wheel": {"mode": "compat"}},  # a path, not a finder: in the folder that holds the clone, a finder comes too late
+    # A path, not a finder: in the folder that holds the clone, a finder comes too late.
+    options={"editable_wheel": {"mode": "compat"}},
     install_requires=[
-        # The framework; its traps were measured on exactly this release. Its own metadata forbid NumPy 2, which jseg makes it work with,
-        # and no NumPy 1 has wheels for Python 3.13: there, `pip install --no-deps jittor==1.3.11.0` comes second.
+        # The framework; its traps were measured on exactly this release. Its own metadata forbid NumPy 2, which jseg
+        # makes it work with, and no NumPy 1 has wheels for Python 3.13: there,
+        # `pip install --no-deps jittor==1.3.11.0` comes second.
         "jittor==1.3.11.0; python_version < '3.13'",
         "astunparse>=1.6.3,<2",          # what Jittor itself needs, where it is installed without its dependencies
         "numpy>=1.26.4,<3",
-        "onednn-devel-cpu-gomp==2021.2.0; sys_platform == 'linux' and platform_machine == 'x86_64'",  # oneDNN 2.2, the one Jittor wants
-        "opencv-python-headless>=4.9,<5",  # image files, resizing; 5.0 rounds nearest neighbours otherwise, so rotated masks are not MMSegmentation's
+        # oneDNN 2.2, the one Jittor wants
+        "onednn-devel-cpu-gomp==2021.2.0; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        # image files, resizing; 5.0 rounds nearest neighbours otherwise, so rotated masks are not MMSegmentation's
+        "opencv-python-headless>=4.9,<5",
         "Pillow>=10.4,<14",              # palette PNGs, EXIF, GIF, 16-bit TIFF
         "PyYAML>=6.0.1,<7",              # configs
         "safetensors>=0.4.3,<0.9",       # weights files

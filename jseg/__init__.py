@@ -20,7 +20,9 @@ _HOMES = {"InferenceSegmentor": "jseg.engine.predict", "load_config": "jseg.conf
 
 
 def configs_folder():
-    """The folder of the configs that come with jseg, a `pathlib.Path`: the checkout's `configs/`, or its copy in an installed wheel."""
+    """The folder of the configs that come with jseg, a `pathlib.Path`:
+    the checkout's `configs/`, or its copy in an installed wheel.
+    """
     import pathlib
     package = pathlib.Path(__file__).resolve().parent
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"

@@ -1,4 +1,4 @@
-"""`python -m jseg COMMAND ...` is the same door as `jseg COMMAND ...`."""
+"""`python -m jseg COMMAND ...` is the same as `jseg COMMAND ...`."""
 
 import sys
 

@@ -18,7 +18,7 @@ from jseg.registry import nearest
 from jseg.text import read_text
 from jseg.yaml_reader import MOST_BYTES, Allowance, add_exponents, parse_yaml
 
-__all__ = ["load_config", "dump_config", "merge", "apply_overrides", "MAX_DEPTH", "last_head"]
+__all__ = ["load_config", "dump_config", "merge", "apply_overrides", "MAX_DEPTH", "last_head", "stating_block"]
 
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
 _FILE_COST = 100  # values that reading one more file counts for: thousands of empty files take time, too
@@ -56,7 +56,8 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
 def merge(base: Mapping, child: Mapping) -> dict:
     """Lay `child` over `base` and return a new dict; neither argument changes.
 
-    Two blocks under one key merge; anything else replaces. A block that holds `_delete_: true` replaces its counterpart.
+    Two blocks under one key merge; anything else replaces. A block that holds `_delete_: true` replaces its
+    counterpart.
     """
     merged = copy.deepcopy(dict(base))
     for key, value in child.items():
@@ -93,10 +94,16 @@ def apply_overrides(cfg: Mapping, overrides: Iterable[str]) -> dict:
 
 
 def last_head(model: Mapping) -> Mapping:
-    """The block of the decode head that gives the labels: the last one of a cascade; empty where there is none."""
+    """The block that states the classes of the labels: the last one of a cascade; empty where there is none."""
     head = model.get("decode_head")
     head = head[-1] if isinstance(head, (list, tuple)) and head else head
-    return head if isinstance(head, Mapping) else {}
+    return stating_block(head)[1] if isinstance(head, Mapping) else {}
+
+
+def stating_block(head: Mapping) -> tuple[str, Mapping]:
+    """Where a head states inputs, classes and losses, and the block: its own ("") or that of a head inside (K-Net)."""
+    inner = head.get("kernel_generate_head")
+    return (".kernel_generate_head", inner) if isinstance(inner, Mapping) else ("", head)
 
 
 def dump_config(cfg: Mapping) -> str:

@@ -1,12 +1,12 @@
 """The exceptions jseg raises for its callers.
 
 Arguments of a function raise the built-in `ValueError` and `TypeError`. The classes here mark faults that come from
-outside the code: a config file, a dataset, a checkpoint, a kernel, the machine. A command line prints their text without a
-traceback and exits with status 2. Every message says where, what came, what is accepted and what to do.
+outside the code: a config file, a dataset, a checkpoint, a kernel, the machine. A command line prints their text
+without a traceback and exits with status 2. Every message says where, what came, what is accepted and what to do.
 """
 
-__all__ = ["JsegError", "ConfigError", "DataError", "ConvertError", "CheckpointError", "KernelError", "RuntimeSetupError",
-           "WriteError"]
+__all__ = ["JsegError", "ConfigError", "DataError", "ConvertError", "CheckpointError", "KernelError",
+           "RuntimeSetupError", "WriteError"]
 
 
 class JsegError(Exception):

@@ -39,11 +39,14 @@ def regular_file(path: str | os.PathLike, *, what: str = "file", error: type[Jse
 
 
 def open_regular(path: str | os.PathLike, *, what: str = "file", error: type[JsegError] = DataError) -> BinaryIO:
-    """Open a regular file (or a link to one) for reading bytes; errors as `regular_file`, and never waits for a writer."""
+    """Open a regular file (or a link to one) for reading bytes;
+    errors as `regular_file`, and never waits for a writer.
+    """
     regular_file(path, what=what, error=error)  # looked at before opening: opening alone moves some devices
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)), "rb")
     try:
-        _refuse_odd_file(os.fstat(file.fileno()).st_mode, path, what, error)  # the name may have got another file meanwhile
+        # the name may have got another file meanwhile
+        _refuse_odd_file(os.fstat(file.fileno()).st_mode, path, what, error)
     except BaseException:
         file.close()
         raise
@@ -85,7 +88,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | Iterable, *, dura
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_drafts(path.parent, path.name)
-        with runtime_signals.part(draft):
+        with runtime_signals.temporary_file(draft):
             with open(draft, "wb") as file:
                 for piece in [content] if isinstance(content, bytes) else content:
                     file.write(piece)

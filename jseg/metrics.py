@@ -20,9 +20,10 @@ import numpy as np
 
 from jseg.errors import DataError
 
-__all__ = ["ConfusionMatrix", "BoundaryIoU", "mask_boundary", "METRICS"]
+__all__ = ["ConfusionMatrix", "BoundaryIoU", "mask_boundary", "METRICS", "SCORES"]
 
 METRICS = {"mIoU": ("IoU", "Acc"), "mDice": ("Dice", "Acc"), "mFscore": ("Fscore", "Precision", "Recall")}
+SCORES = ("aAcc", *dict.fromkeys(f"m{part}" for parts in METRICS.values() for part in parts), "mBoundaryIoU")
 
 
 class ConfusionMatrix:
@@ -58,8 +59,8 @@ class ConfusionMatrix:
         k = self.num_classes
         kept = pred[valid].astype(np.int64)
         if kept.size and (kept.min() < 0 or kept.max() >= k):
-            raise DataError(f"{_at(name)}prediction has class {_first_bad(kept, k)}, accepted 0..{k - 1}; the model has more "
-                            "classes than the dataset: check num_classes in the config")
+            raise DataError(f"{_at(name)}prediction has class {_first_bad(kept, k)}, accepted 0..{k - 1}; the model "
+                            "has more classes than the dataset: check num_classes in the config")
         pairs = label[valid].astype(np.int64) * k + kept
         self.matrix += np.bincount(pairs, minlength=k * k).reshape(k, k)
 
@@ -122,13 +123,17 @@ class BoundaryIoU:
 
     def __init__(self, num_classes: int, ignore_index: int = 255, *, dilation_ratio: float = 0.02):
         if num_classes < 1 or not dilation_ratio > 0:
-            raise ValueError(f"BoundaryIoU: num_classes is {num_classes} (at least 1), dilation_ratio {dilation_ratio} (above 0)")
-        self.num_classes, self.ignore_index, self.dilation_ratio = int(num_classes), int(ignore_index), float(dilation_ratio)
+            raise ValueError(f"BoundaryIoU: num_classes is {num_classes} (at least 1), dilation_ratio {dilation_ratio} "
+                             "(above 0)")
+        self.num_classes, self.ignore_index, self.dilation_ratio = int(num_classes), int(ignore_index), float(
+            dilation_ratio)
         self.intersection = np.zeros(self.num_classes, np.int64)
         self.union = np.zeros(self.num_classes, np.int64)
 
     def update(self, pred: np.ndarray, label: np.ndarray, *, name: str = "") -> None:
-        """Add one picture: pred and label are (H, W) integer maps. Raises DataError as `ConfusionMatrix.update` does."""
+        """Add one picture: pred and label are (H, W) integer maps.
+        Raises DataError as `ConfusionMatrix.update` does.
+        """
         pred, label = _pair(pred, label, name)
         if label.ndim != 2:
             raise ValueError(f"BoundaryIoU.update takes one (H, W) map at a time, got shape {label.shape}")
@@ -157,7 +162,9 @@ class BoundaryIoU:
         self.intersection, self.union = total(self.intersection), total(self.union)
 
     def compute(self) -> dict:
-        """Return {"metrics": {"mBoundaryIoU": float}, "per_class": {"BoundaryIoU": (K,) float64}}, NaN for absent classes."""
+        """Return {"metrics": {"mBoundaryIoU": float}, "per_class": {"BoundaryIoU":
+        (K,) float64}}, NaN for absent classes.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             score = self.intersection / self.union
         return {"metrics": {"mBoundaryIoU": nan_mean(score)}, "per_class": {"BoundaryIoU": score}}
@@ -182,7 +189,8 @@ def nan_mean(values: np.ndarray) -> float:
 def _pair(pred: np.ndarray, label: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     pred, label = np.asarray(pred), np.asarray(label)
     if pred.shape != label.shape:
-        raise DataError(f"{_at(name)}prediction has shape {pred.shape}, label {label.shape}; both must cover the same pixels")
+        raise DataError(f"{_at(name)}prediction has shape {pred.shape}, label {label.shape}; both must cover the same "
+                        "pixels")
     if pred.dtype.kind not in "iub" or label.dtype.kind not in "iub":
         raise DataError(f"{_at(name)}prediction is {pred.dtype}, label {label.dtype}; integer class maps are accepted")
     return pred, label
@@ -195,8 +203,8 @@ def _checked(label: np.ndarray, num_classes: int, ignore_index: int, name: str) 
     if kept.size and (kept.min() < 0 or kept.max() >= num_classes):
         bad = _first_bad(kept, num_classes)
         place = tuple(int(i) for i in np.argwhere(label == bad)[0])
-        raise DataError(f"{_at(name)}label {bad} at {place}, accepted 0..{num_classes - 1} and {ignore_index} (ignored); check "
-                        "num_classes and reduce_zero_label in the config, or the mask file")
+        raise DataError(f"{_at(name)}label {bad} at {place}, accepted 0..{num_classes - 1} and {ignore_index} "
+                        "(ignored); check num_classes and reduce_zero_label in the config, or the mask file")
     return label, valid
 
 

@@ -9,7 +9,8 @@ from typing import Any, Callable, Mapping
 
 from jseg.errors import ConfigError
 
-__all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES", "accepted", "nearest"]
+__all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES",
+           "accepted", "nearest"]
 
 
 def nearest(word: str, known) -> str:
@@ -23,8 +24,8 @@ def nearest(word: str, known) -> str:
 def accepted(entry: Callable) -> dict[str, inspect.Parameter]:
     """The arguments that a config block may give, by name.
 
-    They are the constructor's own; for a class with `OPTIONS`, a dataclass that its first argument `options` takes, the fields of that
-    come first, with the defaults that the class's `DEFAULTS` change.
+    They are the constructor's own; for a class with `OPTIONS`, a dataclass that its first argument `options` takes, the
+    fields of that come first, with the defaults that the class's `DEFAULTS` change.
     """
     own = {key: p for key, p in inspect.signature(entry).parameters.items() if key != "self"}
     shared = getattr(entry, "OPTIONS", None)
@@ -34,7 +35,8 @@ def accepted(entry: Callable) -> dict[str, inspect.Parameter]:
     for field in dataclasses.fields(shared):
         made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         default = entry.DEFAULTS.get(field.name, inspect.Parameter.empty if made is dataclasses.MISSING else made)
-        found[field.name] = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type)
+        found[field.name] = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default,
+                                              annotation=field.type)
     return {**found, **{key: p for key, p in own.items() if key != "options"}}
 
 
@@ -87,7 +89,8 @@ class Registry:
         except ConfigError as error:
             return [str(error)]
         parameters = accepted(entry)
-        faults = [f"{_at(where)}unknown key {key!r:.200} for {cfg['type']}{_ELSEWHERE.get(key) or nearest(key, parameters)}"
+        faults = [f"{_at(where)}unknown key {key!r:.200} for "
+                  f"{cfg['type']}{_ELSEWHERE.get(key) or nearest(key, parameters)}"
                   for key in cfg if key != "type" and key not in parameters]
         faults += [f"{_at(where)}{cfg['type']} needs {key!r}" for key, p in parameters.items()
                    if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -113,7 +116,8 @@ class Registry:
             if getattr(entry, "OPTIONS", None) is not None:
                 names = {field.name for field in dataclasses.fields(entry.OPTIONS)}
                 shared = {**entry.DEFAULTS, **{k: v for k, v in arguments.items() if k in names}}
-                arguments = {"options": entry.OPTIONS(**shared), **{k: v for k, v in arguments.items() if k not in names}}
+                arguments = {"options": entry.OPTIONS(**shared),
+                             **{k: v for k, v in arguments.items() if k not in names}}
             return entry(**arguments)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{_at(where)}{cfg['type']}: {error}") from error
@@ -121,7 +125,8 @@ class Registry:
 
 _START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a "
           ".pth with 'jseg convert FILE.pth')")
-_ELSEWHERE = {"init_cfg": _START, "pretrained": _START, "checkpoint": _START, "load_from": _START,  # words that belong in another place
+# words that belong in another place
+_ELSEWHERE = {"init_cfg": _START, "pretrained": _START, "checkpoint": _START, "load_from": _START,
               "norm_eval": "; frozen_stages fixes the norms of the frozen stages"}
 
 

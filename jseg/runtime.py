@@ -1,8 +1,8 @@
 """The one place that prepares the process before `import jittor`, and answers "what am I on?".
 
 `prepare()` runs when jseg is imported. It only sets environment variables that Jittor reads, links libraries that are
-already on the machine to where Jittor looks for them, and installs a gate on `import jittor` that stops with a clear word
-where Jittor would corrupt data, abort or download. A variable the user has set is never changed.
+already on the machine to where Jittor looks for them, and installs a gate on `import jittor` that stops with a clear
+word where Jittor would corrupt data, abort or download. A variable the user has set is never changed.
 The facts behind each entry were measured on Jittor 1.3.11; `jseg doctor` prints what was found and decided.
 """
 
@@ -68,20 +68,21 @@ def prepare() -> None:
         return
     _prepared = True
     if "jittor" in sys.modules:
-        _note("jittor", "was imported before jseg, so jseg could not prepare the process", "warning",
+        _add_finding("jittor", "was imported before jseg, so jseg could not prepare the process", "warning",
               "import jseg first, then jittor")
         return
     _check_python()
     _check_numpy()
     _check_opencv()
-    runtime_toolchain.find_compiler(_note)
+    runtime_toolchain.find_compiler(_add_finding)
     _check_home()
     _choose("JITTOR_HOME", str(jittor_home()))  # Jittor stores the last value it saw for later runs; always name ours
     _choose("log_silent", "0" if os.environ.get("JSEG_VERBOSE") == "1" else "1")
     _choose("FIX_TORCH_ERROR", "0")  # otherwise Jittor imports torch where it is installed
     _choose("use_cutt", "0")         # both are downloads that jseg never uses
     _choose("use_cutlass", "0")
-    _choose("use_parallel_op_compiler", "1")  # its threads change one graph without a lock: a first step could end in a segmentation fault
+    # its threads change one graph without a lock: a first step could end in a segmentation fault
+    _choose("use_parallel_op_compiler", "1")
     _choose_waiting()
     _prepare_onednn()
     _prepare_mpi()
@@ -107,14 +108,16 @@ def core_finding() -> Finding:
     from jseg import runtime_import
     found = [pathlib.Path(path) for path in _in_cache(CORE)]
     if not found and _in_cache(CORE, host="*"):
-        return Finding("core", f"built for another host name or kernel than {platform.node()}, {platform.release()}, which are part of the cache's "
-                       "name: the next import of Jittor builds it for these, in 2 to 4 minutes", "warning",
+        return Finding("core", f"built for another host name or kernel than {platform.node()}, {platform.release()}, "
+                       "which are part of the cache's name: the next import of Jittor builds it for these, in 2 to 4 "
+                       "minutes", "warning",
                        "jseg warmup   (a container: give it one name, docker run --hostname)")
     if not found:
         return Finding("core", "not built yet: the first import of Jittor takes 2 to 4 minutes")
     if not any(map(runtime_import.was_built_here, found)):
-        return Finding("core", f"the cache {found[0].parent} was moved or copied here, and Jittor's files know where they were made: the next "
-                       "import of Jittor builds them again, in 2 to 4 minutes", "warning", "jseg warmup   (in an image: as its last step)")
+        return Finding("core", f"the cache {found[0].parent} was moved or copied here, and Jittor's files know where "
+                       "they were made: the next import of Jittor builds them again, in 2 to 4 minutes", "warning",
+                       "jseg warmup   (in an image: as its last step)")
     return Finding("core", "built")
 
 
@@ -127,7 +130,8 @@ def operations_finding() -> Finding:
 def _in_cache(name: str, host: str | None = None) -> list[str]:
     """The paths of this name (a pattern) in Jittor's cache folders for this Python, host and cache name."""
     from jseg import runtime_import
-    pattern = (jittor_home() / ".cache" / "jittor" / "jt*" / "*" / f"py{platform.python_version()}" / (host or runtime_import.host_folder()) / "*" / "*")
+    pattern = (jittor_home() / ".cache" / "jittor" / "jt*" / "*" / f"py{platform.python_version()}"
+               / (host or runtime_import.host_folder()) / "*" / "*")
     cache = os.environ.get("cache_name", "default")
     return glob.glob(str(pattern / cache / name)) + glob.glob(str(pattern / cache / "*" / name))
 
@@ -189,20 +193,21 @@ def describe() -> str:
 # -- the steps of prepare() ------------------------------------------------------------------------------------------
 
 
-def _note(topic: str, text: str, level: str = "ok", cure: str = "") -> None:
+def _add_finding(topic: str, text: str, level: str = "ok", cure: str = "") -> None:
     _findings.append(Finding(topic, text, level, cure))
 
 
 def _choose(name: str, value: str) -> str:
     """Set an environment variable unless the user has; returns the value in force."""
     if name in os.environ and os.environ[name] != value:
-        _note("environment", f"{name}={os.environ[name]} is yours and stays (jseg would set {value!r})")
+        _add_finding("environment", f"{name}={os.environ[name]} is yours and stays (jseg would set {value!r})")
     return os.environ.setdefault(name, value)
 
 
 def _choose_waiting() -> None:
-    """Let idle OpenMP threads sleep soon. By default they spin for milliseconds at every barrier, which on a machine shared
-    with data workers (or anybody) takes the core from the thread they wait for: steps measured 4 times slower."""
+    """Let idle OpenMP threads sleep soon. By default they spin for milliseconds at every barrier, which on a machine
+    shared with data workers (or anybody) takes the core from the thread they wait for: steps measured 4 times
+    slower."""
     if "OMP_WAIT_POLICY" not in os.environ:
         _choose("GOMP_SPINCOUNT", "2000")  # iterations, some 10 microseconds; no cost was measurable on an idle machine
 
@@ -220,38 +225,45 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _check_python() -> None:
     here = f"{platform.python_version()} at {sys.executable}"
-    if not PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1] or sysconfig.get_config_var("Py_GIL_DISABLED"):
-        _note("python", f"{here}: Jittor works with Python 3.9 to 3.13, and not with a free-threaded one", "fatal",
-              "make a virtual environment with one of them: python3.11 -m venv .venv")
+    if not PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1] or sysconfig.get_config_var(
+        "Py_GIL_DISABLED"):
+        _add_finding("python", f"{here}: Jittor works with Python 3.9 to 3.13, and not with a free-threaded one",
+              "fatal", "make a virtual environment with one of them: python3.11 -m venv .venv")
     else:
-        _note("python", here)
+        _add_finding("python", here)
 
 
 def _check_numpy() -> None:
     numpy, jittor = _version("numpy"), _version("jittor")
     if numpy is None or not NUMPY_VERSIONS[0] <= _numbers(numpy) < NUMPY_VERSIONS[1]:
-        _note("numpy", f"{numpy or 'not installed'}: jseg makes Jittor work with NumPy 1.26 and 2", "fatal", 'pip install "numpy>=1.26.4,<3"')
+        _add_finding("numpy", f"{numpy or 'not installed'}: jseg makes Jittor work with NumPy 1.26 and 2", "fatal",
+              'pip install "numpy>=1.26.4,<3"')
     elif _numbers(numpy) >= (2,):
-        _note("numpy", f"{numpy}; Jittor knows NumPy 1 only, so it is imported with four of its files changed, from links in its cache "
-              "(jseg_numpy2_*); the installed package stays as it is")
+        _add_finding("numpy",
+              f"{numpy}; Jittor knows NumPy 1 only, so it is imported with four of its files changed, from "
+              "links in its cache (jseg_numpy2_*); the installed package stays as it is")
     else:
-        _note("numpy", numpy)
+        _add_finding("numpy", numpy)
     if jittor is None:
-        _note("jittor", "not installed", "fatal", "pip install --no-deps jittor==1.3.11.0   (its dependencies came with jseg)")
+        _add_finding("jittor", "not installed", "fatal",
+              "pip install --no-deps jittor==1.3.11.0   (its dependencies came with jseg)")
     elif not JITTOR_VERSIONS[0] <= _numbers(jittor) < JITTOR_VERSIONS[1]:
-        _note("jittor", f"{jittor} has not been tried; 1.3.11 has", "warning", "pip install jittor==1.3.11.0")
+        _add_finding("jittor", f"{jittor} has not been tried; 1.3.11 has", "warning", "pip install jittor==1.3.11.0")
     else:
-        _note("jittor", jittor)
+        _add_finding("jittor", jittor)
 
 
 def _check_opencv() -> None:
     """OpenCV goes by several names on PyPI; what is wrong with a version does not stop Jittor."""
-    found = next(filter(None, map(_version, ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"))), None)
+    found = next(filter(None, map(_version, ("opencv-python-headless", "opencv-python",
+                                             "opencv-contrib-python-headless", "opencv-contrib-python"))), None)
     if found and _numbers(found) >= (5,):
-        _note("opencv", f"{found} rounds nearest neighbours otherwise than 4: masks that RandomRotate turns differ at their borders from MMSegmentation's",
+        _add_finding("opencv",
+                     f"{found} rounds nearest neighbours otherwise than 4: masks that RandomRotate turns differ at "
+                        "their borders from MMSegmentation's",
               "warning", 'pip install "opencv-python-headless>=4.9,<5"')
     elif found:
-        _note("opencv", found)
+        _add_finding("opencv", found)
 
 
 def _check_home() -> None:
@@ -262,17 +274,17 @@ def _check_home() -> None:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"[Errno 13] Permission denied: {str(folder)!r}")
     except OSError as error:
-        _note("cache", f"Jittor compiles into {folder}, which cannot be written: {error}", "fatal",
+        _add_finding("cache", f"Jittor compiles into {folder}, which cannot be written: {error}", "fatal",
               "export JITTOR_HOME=FOLDER, a folder that you can write")
         return
-    _note("cache", str(folder))
+    _add_finding("cache", str(folder))
 
 
 def _prepare_onednn() -> None:
     """Link PyPI's oneDNN to where Jittor would download it to; without it, turn oneDNN off (3x3 convs ~75x slower)."""
     target = jittor_home() / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
     if os.environ.get("use_mkl") == "0":
-        _note("oneDNN", "off, because use_mkl=0 is set")
+        _add_finding("oneDNN", "off, because use_mkl=0 is set")
         return
     source = _onednn_prefix()
     if source is not None:
@@ -280,14 +292,15 @@ def _prepare_onednn() -> None:
             for name in ("include", "lib"):
                 _link(source / name, target / name)
         except OSError as error:
-            _note("oneDNN", f"cannot link it into {target}: {error}", "warning", f"make {target.parent} writable")
+            _add_finding("oneDNN", f"cannot link it into {target}: {error}", "warning",
+                         f"make {target.parent} writable")
     if (target / "lib" / "libmkldnn.so").exists():
-        _note("oneDNN", f"{(target / 'lib').resolve()}")
+        _add_finding("oneDNN", f"{(target / 'lib').resolve()}")
         return
     _choose("use_mkl", "0")
     cure = f"pip install {ONEDNN_PACKAGE}" if platform.machine() == "x86_64" else ""
-    _note("oneDNN", f"not found for {platform.system()} {platform.machine()}; turned off, so that Jittor does not try to "
-          "download it (convolutions outside jseg's kernels become much slower)", "warning", cure)
+    _add_finding("oneDNN", f"not found for {platform.system()} {platform.machine()}; turned off, so that Jittor does "
+          "not try to download it (convolutions outside jseg's kernels become much slower)", "warning", cure)
 
 
 def _onednn_prefix() -> pathlib.Path | None:
@@ -302,7 +315,9 @@ def _onednn_prefix() -> pathlib.Path | None:
 
 
 def _link(source: pathlib.Path, link: pathlib.Path) -> None:
-    """Make `link` point to `source` unless something that exists is there; safe when several processes start at once."""
+    """Make `link` point to `source` unless something that exists is there;
+    safe when several processes start at once.
+    """
     if link.exists() or not source.is_dir():
         return
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -316,19 +331,23 @@ def _prepare_mpi() -> None:
     """MPI costs a compile and an import; it is on only under mpirun."""
     if not in_job():
         _choose("use_mpi", "0")
-        _note("mpi", "off (not under mpirun)")
+        _add_finding("mpi", "off (not under mpirun)")
         return
-    os.environ["use_mpi"] = "1"  # inherited from a parent that was no rank, 0 would end Jittor's import with an AttributeError
+    # inherited from a parent that was no rank, 0 would end Jittor's import with an AttributeError
+    os.environ["use_mpi"] = "1"
     if not shutil.which("mpicc"):
-        _note("mpi", "mpirun started this process but there is no mpicc for Jittor to build with", "fatal",
+        _add_finding("mpi", "mpirun started this process but there is no mpicc for Jittor to build with", "fatal",
               "apt-get install -y openmpi-bin libopenmpi-dev")
     else:
-        _note("mpi", f"on, rank {job_rank()} of {os.environ['OMPI_COMM_WORLD_SIZE']}")
+        _add_finding("mpi", f"on, rank {job_rank()} of {os.environ['OMPI_COMM_WORLD_SIZE']}")
 
 
 def _local(kind: str, default: int) -> int:
-    """This host's part of the job: "RANK" among, or "SIZE" of, its processes; other starters than mpirun have names of their own."""
-    others = {"RANK": ("MPI_LOCALRANKID", "SLURM_LOCALID", "PMI_LOCAL_RANK"), "SIZE": ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE")}[kind]
+    """This host's part of the job: "RANK" among, or "SIZE" of, its processes;
+    other starters than mpirun have names of their own.
+    """
+    others = {"RANK": ("MPI_LOCALRANKID", "SLURM_LOCALID", "PMI_LOCAL_RANK"),
+              "SIZE": ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE")}[kind]
     found = (os.environ.get(name, "") for name in (f"OMPI_COMM_WORLD_LOCAL_{kind}", *others))
     return next((int(value) for value in found if value.isdigit()), default)
 
@@ -340,24 +359,28 @@ def _prepare_share() -> None:
     bound = os.environ.get("OMPI_MCA_orte_bound_at_launch") == "1"  # mpirun has given each rank cores of its own
     _choose("OMP_NUM_THREADS", str(cores if bound else max(1, cores // local_size)))
     alone = bound and cores * local_size < (os.cpu_count() or 1)
-    _note("cores", f"{os.environ['OMP_NUM_THREADS']} threads for local rank {local_rank} of {local_size}"
+    _add_finding("cores", f"{os.environ['OMP_NUM_THREADS']} threads for local rank {local_rank} of {local_size}"
           + (f", bound by mpirun to {cores} of {os.cpu_count()} cores" if alone else ""), "warning" if alone else "ok",
           "start with mpirun --bind-to none, or with jseg launch" if alone else "")
-    _choose("OMPI_MCA_mpi_yield_when_idle", "1")  # a rank that waits spins: let data workers and other ranks have its core
+    # a rank that waits spins: let data workers and other ranks have its core
+    _choose("OMPI_MCA_mpi_yield_when_idle", "1")
     visible = _visible_gpus()
     if not visible or "nvcc_path" in os.environ and not os.environ["nvcc_path"]:
         return
     from jseg import runtime_cuda
     if local_size > len(visible):
-        _note("cuda", f"{local_size} ranks on this host and {len(visible)} GPUs: ranks share GPUs, and MPI carries the gradients", "warning",
-              f"start {len(visible)} ranks a host, or compute on the CPU with jseg launch --cpu")
+        _add_finding("cuda", f"{local_size} ranks on this host and {len(visible)} GPUs: ranks share GPUs, and MPI "
+                      "carries the gradients", "warning",
+              f"start {len(visible)} ranks per host, or compute on the CPU with jseg launch --cpu")
     elif os.environ.get("use_nccl") != "0" and runtime_cuda.has_nccl():
         return  # Jittor's NCCL code takes the GPU of the local rank, and needs to see all
     os.environ["CUDA_VISIBLE_DEVICES"] = visible[local_rank % len(visible)]  # before anything asks the driver
 
 
 def _visible_gpus() -> list[str]:
-    """Names of the GPUs as CUDA_VISIBLE_DEVICES takes them, without waking the driver: it reads that variable only once."""
+    """Names of the GPUs as CUDA_VISIBLE_DEVICES takes them, without waking the driver:
+    it reads that variable only once.
+    """
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
     return [str(i) for i in range(len(glob.glob("/proc/driver/nvidia/gpus/*")))]
@@ -365,22 +388,23 @@ def _visible_gpus() -> list[str]:
 
 def _prepare_cuda() -> None:
     if "nvcc_path" in os.environ:
-        _note("cuda", f"nvcc_path={os.environ['nvcc_path']!r} is yours and stays")
+        _add_finding("cuda", f"nvcc_path={os.environ['nvcc_path']!r} is yours and stays")
         return
     found = gpus()
     if not found:
         os.environ["nvcc_path"] = ""  # with nvcc but no GPU, Jittor aborts at import
-        _note("cuda", "no usable NVIDIA GPU (no driver or no device): computing on the CPU"
+        _add_finding("cuda", "no usable NVIDIA GPU (no driver or no device): computing on the CPU"
               + ("; nvcc is ignored" if shutil.which("nvcc") else ""))
         return
     from jseg import runtime_cuda  # only machines with a GPU pay for the search
-    for name, value in runtime_cuda.choose(found, jittor_home(), _note).items():
+    for name, value in runtime_cuda.choose(found, jittor_home(), _add_finding).items():
         _choose(name, value)
 
 
 def _cache_name() -> str:
     """One cache per set of flags: Jittor does not notice a change of flags in an old cache."""
-    parts = ["jseg", "gpu" if os.environ.get("nvcc_path") else "cpu"]  # MPI changes no flag of the core or of a kernel: no part
+    # MPI changes no flag of the core or of a kernel: no part
+    parts = ["jseg", "gpu" if os.environ.get("nvcc_path") else "cpu"]
     parts += ["numpy2"] if _numbers(_version("numpy") or "") >= (2,) else []
     parts += ["nomkl"] if os.environ.get("use_mkl") == "0" else []
     parts += ["noconv"] if os.environ.get("conv_opt") == "1" else []
@@ -411,7 +435,7 @@ class _JittorGate(importlib.abc.MetaPathFinder):
                 runtime_import.execute_jittor(execute, module, quiet=job_rank() != 0)
             runtime_import.survive_forks(module)
             runtime_import.await_threads_at_exit()
-            runtime_compiler.prepare(module, _note, quiet=job_rank() != 0)
+            runtime_compiler.prepare(module, _add_finding, quiet=job_rank() != 0)
             runtime_numpy.take_foreign_arrays(module)
             runtime_numpy.check_arrays(module)
 

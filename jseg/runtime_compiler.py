@@ -1,11 +1,13 @@
-"""Make Jittor compile an operation in a third of the time: one call of g++, with the headers of all operations compiled beforehand.
+"""Make Jittor compile an operation in a third of the time:
+one call of g++, with the headers of all operations compiled beforehand.
 
-Jittor 1.3.11 starts Python (`utils/asm_tuner.py`) for every operation, which runs g++ twice, with debug information; nearly all of
-that time goes into the same headers. `asm_tuner` only does something where a source says `@begin`, which needs an option that is off.
-jseg puts a shell script in the place of Python (`jt.flags.python_path`): it hands such sources to Jittor's own tool and compiles
-the others at once, with a precompiled header that lies in Jittor's cache, one for each compiler and set of flags. g++ takes that
-header only where everything fits and otherwise reads a file without a line of code; where the call fails, it is repeated without
-the header. So neither results nor flags of the user change, and the only trace is speed.
+Jittor 1.3.11 starts Python (`utils/asm_tuner.py`) for every operation, which runs g++ twice, with debug information;
+nearly all of that time goes into the same headers. `asm_tuner` only does something where a source says `@begin`, which
+needs an option that is off. In the place of Python (`jt.flags.python_path`) jseg puts a shell script: it hands such
+sources to Jittor's own tool and compiles the others at once, with a precompiled header that lies in Jittor's cache, one
+for each compiler and set of flags. g++ takes that header only where everything fits and otherwise reads a file without
+a line of code; where the call fails, it is repeated without the header. So neither results nor flags of the user
+change, and the only trace is speed.
 
 `JSEG_PRECOMPILED=0` in the environment leaves Jittor's own way.
 """
@@ -29,8 +31,9 @@ FOLDER = "jseg_headers"  # in Jittor's cache folder
 STANDARD = ("assert.h", "cmath", "algorithm", "cstdint", "limits", "random", "stdexcept", "string")
 # Headers that the sources of operations include, under jittor/src; those this version lacks are left out.
 JITTOR = ("var.h", "fused_op.h", "executor.h", "init.h", "misc/cuda_flags.h", "misc/cpu_math.h", "ops/op_register.h",
-          *(f"ops/{name}_op.h" for name in ("array", "binary", "broadcast_to", "code", "getitem", "random", "reduce", "reindex",
-                                            "reindex_reduce", "setitem", "ternary", "transpose", "unary")))
+          *(f"ops/{name}_op.h" for name in ("array", "binary", "broadcast_to", "code", "getitem", "random",
+                                            "reduce", "reindex", "reindex_reduce", "setitem", "ternary",
+                                            "transpose", "unary")))
 SCRIPT = """#!/bin/sh
 # Written by jseg: Jittor calls this as its Python. What compiles one operation becomes a single call of the compiler.
 python={python}
@@ -39,13 +42,16 @@ case "$1" in */asm_tuner.py) ;; *) exec "$python" "$@" ;; esac
 if grep -q '@begin' "$3"; then exec "$python" "$@"; fi
 compiler="${{2#--cc_path=}}"
 shift 2
-if [ -f "$header.gch" ] && grep -q '^#define JIT 1' "$1" && "$compiler" -include "$header" "$@" 2>/dev/null; then exit 0; fi
+if [ -f "$header.gch" ] && grep -q '^#define JIT 1' "$1"; then
+    "$compiler" -include "$header" "$@" 2>/dev/null && exit 0
+fi
 exec "$compiler" "$@"
 """
 
 
 def prepare(jt, note: Callable[..., None], *, quiet: bool = False) -> None:
-    """Change how Jittor compiles operations; after its import, before its first operation. Never raises for a header it cannot make.
+    """Change how Jittor compiles operations; after its import, before its first operation.
+    Never raises for a header it cannot make.
 
     Args:
         jt: the module jittor.
@@ -71,12 +77,16 @@ def prepare(jt, note: Callable[..., None], *, quiet: bool = False) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not _fresh(folder):
                     if not quiet:
-                        print("jseg: precompiling the headers of Jittor's operations, once per machine ...", file=sys.stderr, flush=True)
-                    _write(header, "// Stands for the precompiled header beside it where the compiler cannot take that.\n")
-                    _write(script, SCRIPT.format(python=shlex.quote(jt.flags.python_path), header=shlex.quote(str(header))))
+                        print("jseg: precompiling the headers of Jittor's operations, once per machine ...",
+                              file=sys.stderr, flush=True)
+                    _write(header,
+                           "// Stands for the precompiled header beside it where the compiler cannot take that.\n")
+                    _write(script, SCRIPT.format(python=shlex.quote(jt.flags.python_path),
+                                                 header=shlex.quote(str(header))))
                     _build(folder, command, text)
     except OSError as error:  # a cache that cannot be written; what is compiled already stays usable
-        note("operations", f"headers cannot be precompiled: {error}", "warning", f"make {folder.parent.parent} writable")
+        note("operations", f"headers cannot be precompiled: {error}", "warning",
+             f"make {folder.parent.parent} writable")
     if script.is_file():
         jt.flags.python_path = f'/bin/sh "{script}"'
     note(*describe([folder.parent]))
@@ -88,15 +98,17 @@ def describe(folders: list[pathlib.Path]) -> tuple[str, str, str, str]:
         return "operations", "compiled in Jittor's own way, because JSEG_PRECOMPILED=0 is set", "ok", ""
     for failed in (path for folder in folders for path in sorted(folder.glob("*/failed.txt"))):
         words = " ".join(failed.read_text(errors="replace").split())[:300]
-        return ("operations", f"headers cannot be precompiled, so each operation compiles some 3 times slower: {words}", "warning",
-                f"rm -r {failed.parent}   (the next import of Jittor tries again)")
+        return ("operations", f"headers cannot be precompiled, so each operation compiles some 3 times slower: {words}",
+                "warning", f"rm -r {failed.parent}   (the next import of Jittor tries again)")
     if any(path for folder in folders for path in folder.glob("*/stamp.json")):
         return "operations", "compiled with precompiled headers", "ok", ""
     return "operations", "headers not precompiled yet: the next import of Jittor does it, in seconds", "ok", ""
 
 
 def _header_text(source: pathlib.Path) -> str:
-    """The source of the precompiled header. Every generated source begins by defining JIT, which changes what op.h declares."""
+    """The source of the precompiled header. Every generated source begins by defining JIT,
+    which changes what op.h declares.
+    """
     lines = ["#define JIT 1"] + [f"#include <{name}>" for name in STANDARD]
     return "\n".join(lines + [f'#include "{name}"' for name in JITTOR if (source / name).is_file()]) + "\n"
 
@@ -123,7 +135,9 @@ def _stat(name: str) -> list[int]:
 
 
 def _build(folder: pathlib.Path, command: list[str], text: str) -> None:
-    """Make the header, see that the compiler really takes it, and only then put it in place, with what it was made from."""
+    """Make the header, see that the compiler really takes it,
+    and only then put it in place, with what it was made from.
+    """
     for name in ("operations.h.gch", "stamp.json"):
         (folder / name).unlink(missing_ok=True)
     for left in folder.glob("tmp*"):  # of a process that was killed: only the one that holds the lock is here
@@ -133,11 +147,12 @@ def _build(folder: pathlib.Path, command: list[str], text: str) -> None:
         (work / "all.h").write_text(text)
         (work / "operations.h").write_text("// empty\n")
         (work / "probe.cc").write_text("#define JIT 1\nint probe;\n")
-        done = subprocess.run([*command, "-x", "c++-header", str(work / "all.h"), "-o", str(work / "operations.h.gch"), "-MD", "-MF",
+        done = subprocess.run([*command, "-x", "c++-header", str(work / "all.h"), "-o",
+                               str(work / "operations.h.gch"), "-MD", "-MF",
                                str(work / "dependencies")], capture_output=True, text=True)
         if done.returncode == 0:
-            done = subprocess.run([*command, "-include", str(work / "operations.h"), "-H", "-Winvalid-pch", "-fsyntax-only",
-                                   str(work / "probe.cc")], capture_output=True, text=True)
+            done = subprocess.run([*command, "-include", str(work / "operations.h"), "-H", "-Winvalid-pch",
+                                   "-fsyntax-only", str(work / "probe.cc")], capture_output=True, text=True)
             if done.returncode == 0 and any(line.startswith("! ") for line in done.stderr.splitlines()):
                 used = (work / "dependencies").read_text().replace("\\\n", " ").split(":", 1)[1]
                 files = [file for file in shlex.split(used) if not file.startswith(str(work))]

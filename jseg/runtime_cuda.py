@@ -1,8 +1,10 @@
-"""Find a CUDA toolkit that fits the GPU and, where its layout is not the one Jittor expects, build a home of links for it.
+"""Find a CUDA toolkit that fits the GPU and, where its layout is not the one Jittor expects,
+build a home of links for it.
 
-Jittor 1.3.11 expects a classic toolkit: `bin/nvcc`, `include/*.h`, `lib64/lib<name>.so`, cuDNN 8's library names, C++14. CUDA 13
-needs C++17 and dropped two `cudaDeviceProp` fields; cuDNN 9 renamed its libraries and removed an RNN interface; pip's
-wheels have versioned library names only, spread over many folders. `choose()` decides which case this is.
+Jittor 1.3.11 expects a classic toolkit: `bin/nvcc`, `include/*.h`, `lib64/lib<name>.so`, cuDNN 8's library names,
+C++14. CUDA 13 needs C++17 and dropped two `cudaDeviceProp` fields; cuDNN 9 renamed its libraries and removed an RNN
+interface; pip's wheels have versioned library names only, spread over many folders. `choose()` decides which case this
+is.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ REMOVED_RNN = ("cudnnSetRNNDescriptor_v6", "cudnnGetRNNParamsSize", "cudnnGetRNN
                "cudnnGetRNNTrainingReserveSize", "cudnnGetRNNLinLayerMatrixParams", "cudnnGetRNNLinLayerBiasParams",
                "cudnnRNNForwardTraining", "cudnnRNNForwardInference", "cudnnRNNBackwardData", "cudnnRNNBackwardWeights")
 # Every CUDA operation of Jittor includes npp.h, for these; NPP itself, an image library, is in few installations.
-NPP_LIMITS = {"NPP_MIN_32U": "0U", "NPP_MAX_32U": "4294967295U", "NPP_MIN_32S": "(-2147483647 - 1)", "NPP_MAX_32S": "2147483647",
-              "NPP_MIN_64U": "0ULL", "NPP_MAX_64U": "18446744073709551615ULL", "NPP_MIN_64S": "(-9223372036854775807LL - 1)",
-              "NPP_MAX_64S": "9223372036854775807LL"}
+NPP_LIMITS = {"NPP_MIN_32U": "0U", "NPP_MAX_32U": "4294967295U", "NPP_MIN_32S": "(-2147483647 - 1)",
+              "NPP_MAX_32S": "2147483647", "NPP_MIN_64U": "0ULL", "NPP_MAX_64U": "18446744073709551615ULL",
+              "NPP_MIN_64S": "(-9223372036854775807LL - 1)", "NPP_MAX_64S": "9223372036854775807LL"}
 
 # What Jittor takes from CUB and CCCL 3 (CUDA 13) took out, put back around its header.
 CUB = """#pragma once
@@ -67,7 +69,9 @@ for x in "$@"; do
     before=$x
     SWAPwords+=("$x")
 done
-if [ -z "$shared" ] || [ -z "$result" ] || [ ! -f "$1" ] || ! command -v flock > /dev/null; then exec "REAL_NVCC" "${words[@]}"; fi
+if [ -z "$shared" ] || [ -z "$result" ] || [ ! -f "$1" ] || ! command -v flock > /dev/null; then
+    exec "REAL_NVCC" "${words[@]}"
+fi
 draft=$result.$$
 touch "$draft"
 exec 9> "$result.lock"
@@ -96,16 +100,20 @@ def choose(gpus: list[dict], jittor_home: pathlib.Path, note: Callable[..., None
     names = ", ".join(f"{g['name']} (sm_{g['capability'][0]}{g['capability'][1]}, {g['memory_mb']} MiB)" for g in gpus)
     nvcc = find_nvcc()
     if nvcc is None:
-        note("cuda", f"{names}, but no nvcc: computing on the CPU", "warning", "pip install nvidia-cuda-nvcc nvidia-cuda-runtime "
+        note("cuda", f"{names}, but no nvcc: computing on the CPU", "warning",
+             "pip install nvidia-cuda-nvcc nvidia-cuda-runtime "
              "nvidia-cublas nvidia-curand nvidia-cufft nvidia-cusparse nvidia-cudnn-cu13 nvidia-cuda-cccl")
         return {"nvcc_path": ""}
     release = nvcc_release(nvcc)
     includes, libraries = toolkit_folders(nvcc)
     missing = [name for name in LIBRARIES if name != "cudnn" and _library(libraries, name) is None]
     if missing or _header(includes, "cuda_runtime.h") is None:
-        note("cuda", f"{names}, nvcc {release} at {nvcc}, but {', '.join('lib' + m for m in missing) or 'cuda_runtime.h'} "
-             f"cannot be found in {', '.join(map(str, libraries))}: computing on the CPU, since Jittor's import would abort",
-             "warning", f"install the CUDA {release[0]} toolkit's libraries, or their pip packages (nvidia-cublas, ...)")
+        note("cuda",
+             f"{names}, nvcc {release} at {nvcc}, but {', '.join('lib' + m for m in missing) or 'cuda_runtime.h'} "
+             f"cannot be found in {', '.join(map(str, libraries))}: computing on the CPU, since Jittor's import would "
+             "abort",
+             "warning",
+             f"install the CUDA {release[0]} toolkit's libraries, or their pip packages (nvidia-cublas, ...)")
         return {"nvcc_path": ""}
     chosen: dict[str, str] = {}
     cudnn = cudnn_major(includes)
@@ -220,11 +228,12 @@ def build_home(cache: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int]
                libraries: list[pathlib.Path], cudnn: int | None) -> pathlib.Path:
     """Build (or find) the folder of links and return its `bin/nvcc`.
 
-    The folder's name carries a hash of what went in, this file included, so another toolkit gets another folder; it is filled under a
-    temporary name and renamed, so a killed process leaves nothing half-made in use.
+    The folder's name carries a hash of what went in, this file included, so another toolkit gets another folder; it is
+    filled under a temporary name and renamed, so a killed process leaves nothing half-made in use.
     """
     source = pathlib.Path(__file__).read_text(encoding="utf-8")
-    key = hashlib.sha256("\n".join(map(str, [source, nvcc, release, cudnn, *includes, *libraries])).encode()).hexdigest()[:10]
+    key = hashlib.sha256("\n".join(map(str, [source, nvcc, release, cudnn, *includes,
+                                             *libraries])).encode()).hexdigest()[:10]
     home = cache / f"jseg_cuda_{release[0]}.{release[1]}_{key}"
     if home.is_dir():
         return home / "bin" / "nvcc"
@@ -258,7 +267,8 @@ def build_home(cache: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int]
 
 def _link_tree(source: pathlib.Path, target: pathlib.Path, only: str = "*") -> None:
     for entry in sorted(source.glob(only)):
-        if entry.name in ("__init__.py", "__pycache__"):  # of pip's wheels; CUDA's own headers have names like __target_macros
+        # of pip's wheels; CUDA's own headers have names like __target_macros
+        if entry.name in ("__init__.py", "__pycache__"):
             continue
         place = target / entry.name
         if entry.is_dir():
@@ -285,7 +295,9 @@ def _link_libraries(source: pathlib.Path, target: pathlib.Path, cuda_only: bool)
 
 
 def _adapt_cudnn9(home: pathlib.Path) -> None:
-    """Give cuDNN 9 the library names of cuDNN 8, and its header stand-ins for the removed RNN functions (unused by jseg)."""
+    """Give cuDNN 9 the library names of cuDNN 8, and its header stand-ins for
+    the removed RNN functions (unused by jseg).
+    """
     for old, new in CUDNN9_NAMES.items():
         source, place = home / "lib64" / f"libcudnn_{new}.so", home / "lib64" / f"libcudnn_{old}.so"
         if source.exists() and not os.path.lexists(place):
@@ -293,14 +305,17 @@ def _adapt_cudnn9(home: pathlib.Path) -> None:
     header = home / "include" / "cudnn.h"
     real = header.resolve()
     header.unlink()
-    stubs = "\n".join(f"template <class... A> static inline cudnnStatus_t {name}(A...) {{ return CUDNN_STATUS_NOT_SUPPORTED; }}"
+    stubs = "\n".join(f"template <class... A> static inline cudnnStatus_t {name}(A...) {{ return "
+                      f"CUDNN_STATUS_NOT_SUPPORTED; }}"
                       for name in REMOVED_RNN)
-    header.write_text(f'#pragma once\n#include "{real}"\n#if defined(__cplusplus) && CUDNN_MAJOR >= 9\n{stubs}\n#endif\n')
+    header.write_text(f'#pragma once\n#include "{real}"\n#if defined(__cplusplus) && CUDNN_MAJOR >= '
+                      f'9\n{stubs}\n#endif\n')
 
 
 def _write_nvcc(place: pathlib.Path, nvcc: pathlib.Path, release: tuple[int, int]) -> None:
-    """An nvcc for Jittor: C++17 where it asks for C++14, which CUDA 13's CUB and Thrust refuse; and of several processes that want
-    the same operation at once (`-shared SOURCE ... -o RESULT`) one compiles it, at one stroke, and the others take what it made."""
+    """An nvcc for Jittor: C++17 where it asks for C++14, which CUDA 13's CUB and Thrust refuse; and of several
+    processes that want the same operation at once (`-shared SOURCE ... -o RESULT`) one compiles it, at one stroke, and
+    the others take what it made."""
     swap = '[ "$x" = -std=c++14 ] && x=-std=c++17; ' if release >= (13, 0) else ""
     place.write_text(NVCC.replace("SWAP", swap).replace("REAL_NVCC", str(nvcc)))
     place.chmod(0o755)

@@ -1,9 +1,11 @@
-"""Make Jittor 1.3.11 work with NumPy 2 and Python 3.13, and see after every import that arrays go in and out of Jittor unchanged.
+"""Make Jittor 1.3.11 work with NumPy 2 and Python 3.13,
+and see after every import that arrays go in and out of Jittor unchanged.
 
-Jittor reads NumPy's structures by hand, as NumPy 1 lays them out. NumPy 2 moved an array's element size and one entry of its table of
-functions (docs/jittor_numpy2.md), so Jittor would copy a wrong number of bytes, and call a null pointer. The cure is an overlay: a
-folder in Jittor's cache that holds links to the installed package's files, and changed copies of those named in `CHANGES`. Jittor is
-then imported from there; the installed package stays as it is. The changed sources ask NumPy for its version when they run.
+Jittor reads NumPy's structures by hand, as NumPy 1 lays them out. NumPy 2 moved an array's element size and one entry
+of its table of functions (docs/jittor_numpy2.md), so Jittor would copy a wrong number of bytes, and call a null
+pointer. The cure is an overlay: a folder in Jittor's cache that holds links to the installed package's files, and
+changed copies of those named in `CHANGES`. Jittor is then imported from there; the installed package stays as it is.
+The changed sources ask NumPy for its version when they run.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from jseg.errors import RuntimeSetupError
 
 __all__ = ["CHANGES", "make_overlay", "overlay_spec", "take_foreign_arrays", "check_arrays"]
 
-_DESCRIPTION = """// NumPy 2 lays a description of elements out in another way; what comes before has the same place in both.
+_DESCRIPTION = """// NumPy 2 lays a description of elements out in another way; what comes before is the same in both.
 struct PyArrayDescr2_Proxy {
     PyObject_HEAD
     PyObject* typeobj;
@@ -89,8 +91,9 @@ def make_overlay(package: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
             raise RuntimeSetupError(f"jittor: {package / name} cannot be read: {error}\n  cure: {_CURE}") from error
         for old, new in changes:
             if text.count(old) != 1:
-                raise RuntimeSetupError(f"jittor: {package / name} is not the file of Jittor 1.3.11: {old!r} occurs in it {text.count(old)} "
-                                        f"times, not once, so it cannot be made to work with NumPy 2\n  cure: {_CURE}")
+                raise RuntimeSetupError(f"jittor: {package / name} is not the file of Jittor 1.3.11: {old!r} occurs in "
+                                        f"it {text.count(old)} times, not once, so it cannot be made to work with "
+                                        f"NumPy 2\n  cure: {_CURE}")
             text = text.replace(old, new)
         changed[name] = text
     names = sorted(str(path.relative_to(package)) for path in package.iterdir())
@@ -104,12 +107,15 @@ def make_overlay(package: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
                 os.rename(pathlib.Path(draft) / "new", home)
         except OSError as error:
             if not home.is_dir():  # otherwise another process was first
-                raise RuntimeSetupError(f"jittor: {home} cannot be made: {error}\n  cure: make {cache} writable") from error
+                raise RuntimeSetupError(
+                    f"jittor: {home} cannot be made: {error}\n  cure: make {cache} writable") from error
     return home / "jittor"
 
 
 def _link_entries(source: pathlib.Path, target: pathlib.Path, changed: dict[str, str], below: str = "") -> None:
-    """Fill `target`: a folder with a changed file in it becomes a folder, everything else one link. Compiled Python files stay out."""
+    """Fill `target`: a folder with a changed file in it becomes a folder, everything else one link.
+    Compiled Python files stay out.
+    """
     target.mkdir(parents=True)
     for entry in source.iterdir():
         name, place = below + entry.name, target / entry.name
@@ -122,13 +128,17 @@ def _link_entries(source: pathlib.Path, target: pathlib.Path, changed: dict[str,
 
 
 def overlay_spec(installed: importlib.machinery.ModuleSpec, cache: pathlib.Path) -> importlib.machinery.ModuleSpec:
-    """The spec by which the overlay is imported as `jittor`, for the installed package's; raises as `make_overlay` does."""
+    """The spec by which the overlay is imported as `jittor`, for the installed package's;
+    raises as `make_overlay` does.
+    """
     folder = make_overlay(pathlib.Path(installed.origin).absolute().parent, cache)
     return importlib.machinery.PathFinder.find_spec("jittor", [str(folder.parent)])
 
 
 def take_foreign_arrays(jt: Any) -> None:
-    """Let `jt.array` take arrays whose bytes it would misread without a word: of the other byte order, or wider than float64."""
+    """Let `jt.array` take arrays whose bytes it would misread without a word:
+    of the other byte order, or wider than float64.
+    """
     import numpy as np
     array = jt.array
 
@@ -152,30 +162,36 @@ def check_arrays(jt: Any) -> None:
     """
     import numpy as np
     for kind in ("float16", "float32", "float64"):
-        np.finfo(kind).smallest_subnormal  # kept from now on: Jittor's operations switch denormals off, of which NumPy would warn
+        # kept from now on: Jittor's operations switch denormals off, of which NumPy would warn
+        np.finfo(kind).smallest_subnormal
     for name, array in _samples(np):
         found = jt.array(array).numpy()
         wanted = np.atleast_1d(array)
         if array.dtype.itemsize == 8 and array.flags.c_contiguous:
-            wanted = wanted.astype({"f": np.float32, "i": np.int32, "u": np.int32}[array.dtype.kind])  # as Jittor does by default
+            # as Jittor does by default
+            wanted = wanted.astype({"f": np.float32, "i": np.int32, "u": np.int32}[array.dtype.kind])
         if found.shape != wanted.shape or not np.array_equal(found, wanted):
-            raise RuntimeSetupError(f"jittor: {name} {wanted.tolist()} reads back as {found.tolist()}: NumPy {np.__version__} and "
+            raise RuntimeSetupError(
+                f"jittor: {name} {wanted.tolist()} reads back as {found.tolist()}: NumPy {np.__version__} and "
                                     f"Jittor {jt.__version__} do not fit together\n  cure: {_CURE}")
     try:
         jt.array(np.array([None, 1], dtype=object))
     except Exception:  # Jittor's own word
         return
-    raise RuntimeSetupError(f"jittor: takes an array of objects as numbers with NumPy {np.__version__}\n  cure: {_CURE}")
+    raise RuntimeSetupError(
+        f"jittor: takes an array of objects as numbers with NumPy {np.__version__}\n  cure: {_CURE}")
 
 
 def _samples(np: Any):
     """(name, array) for every type Jittor has, in every form an array can have."""
-    for kind in ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float16", "float32", "float64"):
+    for kind in ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float16",
+                 "float32", "float64"):
         whole = (np.arange(24) % 5).astype(kind).reshape(2, 3, 4)
         yield kind, whole
         yield f"{kind}, every second column from the right", whole[:, :, ::-2]
         yield f"{kind}, transposed", whole.T
-    yield "float32, 0-d", np.array(4.25, "float32")  # of one type only: one number alone is an operation, which takes a compiler
+    # of one type only: one number alone is an operation, which takes a compiler
+    yield "float32, 0-d", np.array(4.25, "float32")
     yield "float32, empty", np.zeros((0, 3), "float32")
     frozen = np.arange(6, dtype="float32")
     frozen.flags.writeable = False

@@ -1,27 +1,32 @@
-"""How a command ends by Ctrl-C, SIGTERM or SIGHUP: at any moment, within 3 seconds, with its status and nothing left behind.
+"""How a command ends by Ctrl-C, SIGTERM or SIGHUP: at any moment, within 3 seconds,
+with its status and nothing left behind.
 
-`take_over()` runs first of all when jseg is imported. In a process that is a command (`jseg`, `python -m jseg`, a script of tools/)
-it installs one handler for all these signals, and what that does depends on the moment:
+`take_over()` runs first of all when jseg is imported. In a process that is a command (`jseg`, `python -m jseg`, a
+script of tools/) it installs one handler for all these signals, and what that does depends on the moment:
 
     imports, start and end of the process   leave at once: nothing has begun
     a command that runs (`raising`)         `Stopped` is raised in the main thread, so that every `finally` runs
     a training run (`answering`)            the run's own answer: finish the step, save, leave
 
-Whoever is raised at may hang, or be in a C++ call that no Python handler interrupts: after GRACE seconds a thread, and a little later a
-handler in C (signals.cc, there as soon as Jittor is), end the process whatever it does. Either way files named by `part` are removed and
-processes that were started in this process group are ended. Other processes that import jseg (a user's script, a data worker) keep
-their handlers; they get `guarded_import` alone, which keeps Jittor's handlers and compile pool away from them.
+Whoever is raised at may hang, or be in a C++ call that no Python handler interrupts: after GRACE seconds a thread, and
+a little later a handler in C (signals.cc, there as soon as Jittor is), end the process whatever it does. Either way
+files named by `temporary_file` are removed and processes that were started in this process group are ended. Other
+processes that import jseg (a user's script, a data worker) keep their handlers; they get `guarded_import` alone, which
+keeps Jittor's handlers and compile pool away from them.
 """
 
 from __future__ import annotations
 
-import _signal  # without what `signal` imports: every millisecond before the first handler is one in which Ctrl-C ends in a traceback
+# without what `signal` imports: every millisecond before the first handler is one in which Ctrl-C ends in a traceback
+import _signal
 import os
 import sys
 
 
 def _is_command_line() -> bool:
-    """Whether the interpreter was started as `jseg`, as `python -m jseg...` or with a script of this checkout's tools/."""
+    """Whether the interpreter was started as `jseg`,
+    as `python -m jseg...` or with a script of this checkout's tools/.
+    """
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         return False
@@ -34,7 +39,8 @@ def _is_command_line() -> bool:
             words = list(getattr(sys, "orig_argv", ()))
         return any(a == "-m" and b.split(".")[0] == "jseg" for a, b in zip(words, words[1:]))
     here = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    return os.path.basename(script) in ("jseg", "jseg.exe") or os.path.realpath(script).startswith((f"{here}/tools/", f"{here}/jseg/"))
+    return os.path.basename(script) in ("jseg", "jseg.exe") or os.path.realpath(script).startswith(
+        (f"{here}/tools/", f"{here}/jseg/"))
 
 
 def _handle(number: int, answer) -> None:
@@ -44,7 +50,8 @@ def _handle(number: int, answer) -> None:
 
 
 NUMBERS = [getattr(_signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(_signal, name)]
-NUMBERS += [_signal.SIGUSR1] if "OMPI_COMM_WORLD_SIZE" in os.environ else []  # of mpirun, which passes it on; it counts as SIGTERM
+# of mpirun, which passes it on; it counts as SIGTERM
+NUMBERS += [_signal.SIGUSR1] if "OMPI_COMM_WORLD_SIZE" in os.environ else []
 _owner: int | None = None  # the process that is a command; a fork of it is none
 if _is_command_line():
     try:
@@ -62,8 +69,8 @@ import signal  # noqa: E402
 import time  # noqa: E402
 from typing import Any, Callable, Iterator, NoReturn  # noqa: E402
 
-__all__ = ["Stopped", "take_over", "is_command", "raising", "answering", "asked", "limit", "stop", "end", "leave", "part", "mute_broken_output", "unheard",
-           "runs", "state_of",
+__all__ = ["Stopped", "take_over", "is_command", "raising", "answering", "asked", "limit", "stop", "end", "leave",
+           "temporary_file", "mute_broken_output", "unheard", "runs", "state_of",
            "guarded_import"]
 
 GRACE = 1.8  # seconds for Python's own way out: `finally` blocks, workers
@@ -101,7 +108,9 @@ def is_command() -> bool:
 
 
 def asked(error: BaseException | None = None) -> int | None:
-    """The signal that ends this command, or None; `error` is what came up because of it: where a signal has come, any error is."""
+    """The signal that ends this command, or None; `error` is what came up because of it:
+    where a signal has come, any error is.
+    """
     if isinstance(error, Stopped):
         return error.number
     return signal.SIGINT if isinstance(error, KeyboardInterrupt) else _asked
@@ -109,14 +118,17 @@ def asked(error: BaseException | None = None) -> int | None:
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Within it signals raise `Stopped` in the main thread; outside a command KeyboardInterrupt is all there is, as ever."""
+    """Within it signals raise `Stopped` in the main thread;
+    outside a command KeyboardInterrupt is all there is, as ever.
+    """
     with _answered_by(stop):
         yield
 
 
 @contextlib.contextmanager
 def answering(answer: Callable[[int], None]) -> Iterator[None]:
-    """Within it SIGINT, SIGTERM and SIGHUP call `answer(number)` in the main thread, also in a process that is no command.
+    """Within it SIGINT, SIGTERM and SIGHUP call `answer(number)` in the main thread,
+    also in a process that is no command.
 
     A second SIGINT must end the process: in a command it does so within a moment, whatever `answer` does.
     """
@@ -138,23 +150,29 @@ def answering(answer: Callable[[int], None]) -> Iterator[None]:
 
 
 def limit(limited: bool) -> None:
-    """Within `answering`: whether the first signal gives a C++ call LAST_GRACE seconds, as for `stop`, or as long as it takes."""
+    """Within `answering`: whether the first signal gives a C++ call LAST_GRACE seconds,
+    as for `stop`, or as long as it takes.
+    """
     if _library is not None:
         _library.jseg_signals_grace(int(1000 * LAST_GRACE) if limited else 0)
 
 
 def stop(number: int) -> None:
-    """The answer of commands: end by raising `Stopped`, within GRACE seconds; the second signal ends the process at once."""
+    """The answer of commands: end by raising `Stopped`, within GRACE seconds;
+    the second signal ends the process at once.
+    """
     global _asked
     if not is_command():
         raise Stopped(number)
     if _asked is not None:
         leave(128 + _asked)
     _asked = number
-    sys.excepthook = sys.unraisablehook = lambda *_: None  # it may be raised in a __del__, or in what C code calls and prints the error of
+    # it may be raised in a __del__, or in what C code calls and prints the error of
+    sys.excepthook = sys.unraisablehook = lambda *_: None
     mute_broken_output()
     with contextlib.suppress(RuntimeError):
-        _thread.start_new_thread(_leave_later, (128 + number,))  # without threading's locks, which the main thread may hold
+        # without threading's locks, which the main thread may hold
+        _thread.start_new_thread(_leave_later, (128 + number,))
     raise Stopped(number)
 
 
@@ -180,8 +198,10 @@ def leave(status: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def part(path: str | os.PathLike) -> Iterator[None]:
-    """A file that must not stay if the body does not rename it: it is removed when the body ends, also when a signal ends the process."""
+def temporary_file(path: str | os.PathLike) -> Iterator[None]:
+    """A file that must not stay if the body does not rename it:
+    it is removed when the body ends, also when a signal ends the process.
+    """
     name = os.path.abspath(path)
     _parts[name] = _library.jseg_signals_part(os.fsencode(name)) if _library is not None else -1
     try:
@@ -195,7 +215,9 @@ def part(path: str | os.PathLike) -> Iterator[None]:
 
 
 def mute_broken_output() -> None:
-    """Lead standard output and error to nowhere where their terminal or reader is gone: words must not end a run that saves."""
+    """Lead standard output and error to nowhere where their terminal or reader is gone:
+    words must not end a run that saves.
+    """
     import select
     for number in (1, 2):
         poll = select.poll()
@@ -209,7 +231,9 @@ def mute_broken_output() -> None:
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-    """Around words on standard output or error that may find no reader any more: they are lost, and so are all that follow."""
+    """Around words on standard output or error that may find no reader any more:
+    they are lost, and so are all that follow.
+    """
     try:
         yield
     except OSError:
@@ -222,7 +246,9 @@ def _meant(number: int) -> int:
 
 
 def _ignore_all() -> None:
-    """The command is over and its status stands; the rest of the interpreter's end runs no handler, and would end by the signal."""
+    """The command is over and its status stands; the rest of the interpreter's end runs no handler,
+    and would end by the signal.
+    """
     if is_command():
         for number in NUMBERS:
             signal.signal(number, signal.SIG_IGN)
@@ -264,7 +290,7 @@ def _leave_later(status: int) -> None:
 
 
 def _tidy() -> None:
-    """End the processes that this one started in its group, and remove the files of `part`."""
+    """End the processes that this one started in its group, and remove the files of `temporary_file`."""
     pool = getattr(sys.modules.get("jittor_utils"), "p", None)
     if pool is not None:
         pool._worker_handler._state = "TERMINATE"  # it would replace the processes that end
@@ -305,7 +331,9 @@ def _stat(process: int) -> list[str] | None:
 
 
 def state_of(process: int) -> str:
-    """The kernel's letter for what a process or thread does: R, S, D, T, Z and others; empty where there is none such."""
+    """The kernel's letter for what a process or thread does: R, S, D, T, Z and others;
+    empty where there is none such.
+    """
     words = _stat(process)
     return words[0] if words else ""
 
@@ -323,12 +351,15 @@ def guarded_import(import_utilities: Callable[[], Any]) -> Iterator[None]:
     Args:
         import_utilities: imports and returns `jittor_utils`.
 
-    Jittor ends the process on the spot, with status 1, at SIGINT and when any child dies by a signal. Its pool stays until the interpreter's
-    end and waits there for a lock for ever when a terminal's Ctrl-C has reached its processes too.
+    Jittor ends the process on the spot, with status 1, at SIGINT and when any child dies by a signal. Its pool stays
+    until the interpreter's end and waits there for a lock for ever when a terminal's Ctrl-C has reached its processes
+    too.
     """
-    before = {number: signal.getsignal(number) for number in (*NUMBERS, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []))}
+    before = {number: signal.getsignal(number)
+              for number in (*NUMBERS, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []))}
     during = dict(before)
-    if is_command() and signal.SIGUSR1 in NUMBERS:  # a rank waits for the others in a C call, which no Python handler ends
+    # a rank waits for the others in a C call, which no Python handler ends
+    if is_command() and signal.SIGUSR1 in NUMBERS:
         during.update({signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL})
 
     def restore(wanted: dict = during) -> None:
@@ -359,7 +390,9 @@ def guarded_import(import_utilities: Callable[[], Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(utils, restore: Callable[[], None]) -> Iterator[None]:
-    """Undo what loading Jittor's libraries does to signals as soon as it has happened; give the pool's processes quiet handlers."""
+    """Undo what loading Jittor's libraries does to signals as soon as it has happened;
+    give the pool's processes quiet handlers.
+    """
     scope, initializer, parent = utils.import_scope, utils.pool_initializer, os.getpid()
 
     @contextlib.contextmanager
@@ -371,7 +404,8 @@ def _quiet(utils, restore: Callable[[], None]) -> Iterator[None]:
             restore()
 
     def pool_initializer():
-        initializer()  # has the kernel end this process with its parent, which may be gone by now: the pool replaces what `_tidy` ends
+        # has the kernel end this process with its parent, which may be gone by now: the pool replaces what `_tidy` ends
+        initializer()
         if os.getppid() != parent:
             os._exit(1)
         signal.signal(signal.SIGINT, lambda *_: None)  # not ignored: the compiler, which inherits that, has to end
@@ -426,8 +460,8 @@ def _load_library() -> None:
         if not target.is_file():
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
                 made = pathlib.Path(folder) / target.name
-                subprocess.run([jt.flags.cc_path, "-shared", "-fPIC", "-O1", str(SOURCE), "-o", str(made), "-lrt"], check=True,
-                               capture_output=True)
+                subprocess.run([jt.flags.cc_path, "-shared", "-fPIC", "-O1", str(SOURCE), "-o", str(made), "-lrt"],
+                               check=True, capture_output=True)
                 shutil.move(made, target)
         library = ctypes.PyDLL(str(target))  # with the GIL: its table has no lock
         numbers = [number for number in NUMBERS if signal.getsignal(number) is _on_signal]

@@ -1,8 +1,9 @@
 """Find a compiler that Jittor can use, and try it before Jittor spends minutes with it.
 
-Jittor 1.3.11 tells compilers apart by the name of their command, and compiles with C++14, OpenMP and Python's headers. On Linux only g++ can: a
-source of its core (utils/data.gz) casts pointers to member functions to pointers to functions, an extension of g++ that clang has not (tried: 14).
-`find_compiler` looks at each start, and costs nothing; `try_compiler` compiles one small library the way Jittor will compile hundreds, before a build.
+Jittor 1.3.11 tells compilers apart by the name of their command, and compiles with C++14, OpenMP and Python's headers.
+On Linux only g++ can: a source of its core (utils/data.gz) casts pointers to member functions to pointers to functions,
+an extension of g++ that clang has not (tried: 14). `find_compiler` looks at each start, and costs nothing;
+`try_compiler` compiles one small library the way Jittor will compile hundreds, before a build.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from jseg.errors import RuntimeSetupError
 
 __all__ = ["find_compiler", "try_compiler"]
 
-OLDEST, NEWEST = (9,), (14,)  # Jittor itself names none; g++ 15 has headers that no longer bring what Jittor leaves out to include
+# Jittor itself names none; g++ 15 has headers that no longer bring what Jittor leaves out to include
+OLDEST, NEWEST = (9,), (14,)
 INSTALL = "apt-get install -y g++, and export cc_path=/usr/bin/g++"
 SOURCE = """#include <vector>
 #include <list>
@@ -49,7 +51,8 @@ extern "C" int jseg_probe() {
 
 
 def find_compiler(note: Callable[..., None]) -> None:
-    """Say which compiler Jittor will take, or that there is none, it has a name Jittor does not know, or Python's headers are missing.
+    """Say which compiler Jittor will take, or that there is none, it has a name Jittor does not know,
+    or Python's headers are missing.
 
     Args:
         note: called with (topic, text, level, cure).
@@ -61,8 +64,8 @@ def find_compiler(note: Callable[..., None]) -> None:
     elif not shutil.which(compiler):
         note("compiler", f"cc_path={compiler!r} is no program", "fatal", "unset cc_path, or let it name g++")
     elif compiler_type(compiler) is None:
-        note("compiler", f"{compiler}: Jittor tells compilers apart by name, which must have g++ or clang in it", "fatal",
-             "unset cc_path, or let it name g++")
+        note("compiler", f"{compiler}: Jittor tells compilers apart by name, which must have g++ or clang in it",
+             "fatal", "unset cc_path, or let it name g++")
     elif compiler_type(compiler) == "clang" and sys.platform.startswith("linux"):
         note("compiler", f"{compiler}: a source of Jittor's core is C++ that only g++ compiles", "fatal", INSTALL)
     elif not header.is_file():
@@ -90,13 +93,15 @@ def try_compiler(include_flags: str) -> None:
     compiler = os.environ.get("cc_path") or "g++"
     version = _version(compiler)
     if version and version < OLDEST:
-        raise RuntimeSetupError(f"compiler: {compiler} is version {'.'.join(map(str, version))}; g++ from version {OLDEST[0]} on can compile Jittor\n"
-                                "  cure: install a newer one and export cc_path=/usr/bin/g++-12")
+        raise RuntimeSetupError(f"compiler: {compiler} is version {'.'.join(map(str, version))}; g++ from version "
+                                f"{OLDEST[0]} on can compile Jittor\n  cure: install a newer one and export "
+                                "cc_path=/usr/bin/g++-12")
     with tempfile.TemporaryDirectory(prefix="jseg-probe-") as name:
         source, library = pathlib.Path(name) / "probe.cc", pathlib.Path(name) / "probe.so"
         source.write_text(SOURCE)
-        command = [compiler, str(source), "-std=c++14", "-w", "-fPIC", "-march=native", "-fopenmp", "-shared", *shlex.split(include_flags), "-lstdc++", "-ldl",
-                   *shlex.split(os.environ.get("cc_flags", "")), "-o", str(library)]
+        command = [compiler, str(source), "-std=c++14", "-w", "-fPIC", "-march=native", "-fopenmp", "-shared",
+                   *shlex.split(include_flags), "-lstdc++", "-ldl", *shlex.split(os.environ.get("cc_flags", "")),
+                   "-o", str(library)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=name)
             words = done.stderr
@@ -104,11 +109,14 @@ def try_compiler(include_flags: str) -> None:
                 return
         except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
             words = str(error)
-    cure = f"apt-get install -y g++-{NEWEST[0]}, and export cc_path=/usr/bin/g++-{NEWEST[0]}" if version[:1] > NEWEST else INSTALL
+    cure = (f"apt-get install -y g++-{NEWEST[0]}, and export cc_path=/usr/bin/g++-{NEWEST[0]}"
+            if version[:1] > NEWEST else INSTALL)
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*[mK]", "", words).splitlines() if line.strip()]
-    telling = [line for line in lines if re.search("error|cannot|undefined|not found", line) and not line.startswith("collect2")] or lines
-    raise RuntimeSetupError(f"compiler: {compiler} cannot compile what Jittor needs: {telling[0] if telling else 'no word from it'}\n"
-                            f"  the command: {shlex.join(command)}\n  cure: {'apt-get install -y python3-dev' if 'Python.h:' in words else cure}")
+    telling = [line for line in lines if re.search("error|cannot|undefined|not found", line)
+               and not line.startswith("collect2")] or lines
+    raise RuntimeSetupError(f"compiler: {compiler} cannot compile what Jittor needs: "
+                            f"{telling[0] if telling else 'no word from it'}\n  the command: {shlex.join(command)}\n  "
+                            f"cure: {'apt-get install -y python3-dev' if 'Python.h:' in words else cure}")
 
 
 def _version(compiler: str) -> tuple[int, ...]:

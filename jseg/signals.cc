@@ -1,6 +1,6 @@
 // Ends a command by a signal even where a long C++ call keeps Python's handlers from running; see runtime_signals.py.
-// The handler starts a timer and calls the handler that was there, Python's. When the timer is up the process is over: everything
-// here is async-signal-safe.
+// The handler starts a timer and calls the handler that was there, Python's. When the timer is up the process is over:
+// everything here is async-signal-safe.
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -25,7 +25,8 @@ void start_timer(int ms) {
     struct itimerspec now, wanted;
     memset(&wanted, 0, sizeof wanted);
     wanted.it_value.tv_sec = ms / 1000, wanted.it_value.tv_nsec = ms % 1000 * 1000000L;
-    if (armed && timer_gettime(timer, &now) == 0 && now.it_value.tv_sec * 1000 + now.it_value.tv_nsec / 1000000 < ms) return;
+    if (armed && timer_gettime(timer, &now) == 0 && now.it_value.tv_sec * 1000 + now.it_value.tv_nsec / 1000000 < ms)
+        return;
     armed = 1;
     timer_settime(timer, 0, &wanted, nullptr);
 }

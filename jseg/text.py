@@ -1,15 +1,17 @@
-"""Text files read as UTF-8, with or without a byte-order mark, from regular files only; and foreign text made fit to print, because a
-terminal obeys escape sequences, also those in a class name."""
+"""Text files read as UTF-8, with or without a byte-order mark, from regular files only; and foreign text made fit to
+print, because a terminal obeys escape sequences, also those in a class name."""
 
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 from typing import Any
 
 from jseg.errors import DataError, JsegError
 from jseg.files import read_regular
 
-__all__ = ["cleaned_text", "decode_text", "printable", "read_text"]
+__all__ = ["cleaned_text", "decode_text", "fill_prose", "printable", "read_text"]
 
 # byte-order marks of other encodings
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\0\0\xfe\xff": "UTF-32"}
@@ -95,3 +97,20 @@ def cleaned_text(value: Any, *, keep: str = "", levels: int = 100) -> Any:
         return {cleaned_text(key, keep=keep): cleaned_text(item, keep=keep, levels=levels - 1) for key,
                 item in value.items()}
     return [cleaned_text(item, keep=keep, levels=levels - 1) for item in value] if isinstance(value, list) else value
+
+
+def fill_prose(page: str, width: int = 120) -> str:
+    """Break the prose of a Markdown page into lines of at most `width` columns.
+
+    Each line that is too long is a paragraph or list item of its own; tables, headings, fenced and indented lines
+    (commands) stay as they are.
+    """
+    lines, fenced = [], False
+    for line in page.split("\n"):
+        fenced ^= line.startswith("```")
+        if fenced or len(line) <= width or line.startswith(("|", "#", "    ", "```", "![")):
+            lines.append(line)
+            continue
+        hang = " " * len(re.match(r"\s*([-*] |\d+\. )?", line).group())
+        lines += textwrap.wrap(line, width, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)

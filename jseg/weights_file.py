@@ -1,9 +1,11 @@
 """Weights files: `.safetensors` whose bytes depend on their content alone, with a check over every bit.
 
-The safetensors package stores metadata in an order that changes from run to run. Here names are sorted, so the same tensors and
-metadata always give the same file, and a conversion can be compared by checksum. Any tool of that ecosystem opens it.
+The safetensors package stores metadata in an order that changes from run to run. Here names are sorted, so the same
+tensors and metadata always give the same file, and a conversion can be compared by checksum. Any tool of that ecosystem
+opens it.
 
-Format: 8 bytes length (little-endian), a JSON header padded with spaces to a multiple of 8, then the values in the header's order:
+Format: 8 bytes length (little-endian), a JSON header padded with spaces to a multiple of 8, then the values in the
+header's order:
 wide types first, so that every tensor lies at a multiple of its item size, then by name. Metadata hold JSON texts, and
 
     format         "jseg 2"; "jseg" in files of older versions, which lack metadata_sha256
@@ -36,8 +38,8 @@ from jseg.weights_header import Entry, read_header
 __all__ = ["FORMAT", "content_hash", "write_weights_file", "read_weights_file", "nonfinite_text"]
 
 FORMAT = "jseg 2"
-_TYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8", "u8": "U64", "u4": "U32", "u2": "U16",
-          "u1": "U8", "b1": "BOOL"}
+_TYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8", "u8": "U64",
+          "u4": "U32", "u2": "U16", "u1": "U8", "b1": "BOOL"}
 
 
 def content_hash(state: Mapping[str, np.ndarray]) -> str:
@@ -54,13 +56,15 @@ def _count(digest, name: str, array: np.ndarray) -> None:
     digest.update(array.data if array.size else b"")
 
 
-def write_weights_file(path: str | os.PathLike, names: Iterable[str], read: Callable[[str], np.ndarray], meta: Mapping[str, Any]) -> str:
+def write_weights_file(path: str | os.PathLike, names: Iterable[str], read: Callable[[str], np.ndarray],
+                       meta: Mapping[str, Any]) -> str:
     """Write tensors and metadata; the name `path` leads to the whole new file or to what was there before.
 
     Args:
         path: the file; its folder is made.
         names: of the tensors.
-        read: gives a tensor by name, the same at every call: it is called twice for each, so that one is in memory at a time.
+        read: gives a tensor by name, the same at every call: it is called twice for each, so that one is in memory at a
+            time.
         meta: JSON-able values by name, stored as JSON text.
     Returns:
         the content's sha256, which is stored too.
@@ -71,7 +75,8 @@ def write_weights_file(path: str | os.PathLike, names: Iterable[str], read: Call
     for name in sorted(names):
         array = np.asarray(read(name))
         if array.dtype.str[1:] not in _TYPES:
-            raise ValueError(f"{path}: tensor {name} is {array.dtype}; a weights file holds {', '.join(sorted(_TYPES))}")
+            raise ValueError(
+                f"{path}: tensor {name} is {array.dtype}; a weights file holds {', '.join(sorted(_TYPES))}")
         places.append((-array.dtype.itemsize, name, _TYPES[array.dtype.str[1:]], list(array.shape), array.nbytes))
         _count(content, name, array)
     at, digest = 0, content.hexdigest()
@@ -80,9 +85,11 @@ def write_weights_file(path: str | os.PathLike, names: Iterable[str], read: Call
         at += length
     texts = {**{key: json.dumps(value) for key, value in meta.items()}, "format": FORMAT, "sha256": digest}
     texts["metadata_sha256"] = _metadata_hash(texts)
-    head = json.dumps({"__metadata__": dict(sorted(texts.items())), **header}, separators=(",", ":"), ensure_ascii=False).encode()
+    head = json.dumps({"__metadata__": dict(sorted(texts.items())), **header}, separators=(",", ":"),
+                      ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)
-    write_atomically(path, itertools.chain([struct.pack("<Q", len(head)) + head], (_little(read(name)) for name in header)))
+    write_atomically(path, itertools.chain([struct.pack("<Q", len(head)) + head],
+                                           (_little(read(name)) for name in header)))
     return digest
 
 
@@ -111,12 +118,13 @@ def read_weights_file(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], d
                      for name, entry in header.entries.items()}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: truncated, damaged or not a .safetensors file ({printable(error)}); its size "
-                              f"is {path.stat().st_size} bytes: copy or download it again, or use an older checkpoint") from error
+                              f"is {path.stat().st_size} bytes: copy or download it again, or use an older "
+                              "checkpoint") from error
     metadata = header.metadata
     what = _damage(state, metadata)
     if what:
-        raise CheckpointError(f"{path}: {what}, so bits have changed since it was written; copy or download it again, or use an older "
-                              "checkpoint")
+        raise CheckpointError(f"{path}: {what}, so bits have changed since it was written; copy or download it again, "
+                              "or use an older checkpoint")
     return state, metadata
 
 

@@ -138,7 +138,8 @@ def _without_overlaps(entries: dict[str, Entry], start: int, size: int) -> None:
     at, before = start, ""
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].first, item[1].end)):
         if entry.first != at:
-            kind = f"overlaps {before[:100]!r}" if entry.first < at else f"leaves {entry.first - at} bytes before it unused"
+            kind = (f"overlaps {before[:100]!r}" if entry.first < at
+                    else f"leaves {entry.first - at} bytes before it unused")
             raise ValueError(f"tensor {name[:100]!r} {kind}")
         at, before = entry.end, name
     if at != size:

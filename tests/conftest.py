@@ -12,13 +12,15 @@ SHARED = pathlib.Path(os.environ.get("JSEG_TEST_DATA", pathlib.Path(__file__).re
 
 
 def pytest_addoption(parser):
-    """`--slow` also runs the tests marked slow."""
+    """`--slow` also runs the tests marked slow, `--zoo` those of all models."""
     parser.addoption("--slow", action="store_true", help="also run tests marked slow (minutes each)")
+    parser.addoption("--zoo", action="store_true", help="run the contract of every model, not of one of each kind")
 
 
 def pytest_configure(config):
     """Register the markers; a warning from jseg's own code is an error."""
     config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
+    config.addinivalue_line("markers", "zoo: a model beyond one of each kind; runs with --zoo (make test-zoo)")
     config.addinivalue_line("markers", "cuda: needs a GPU that Jittor can use")
     config.addinivalue_line("filterwarnings", "error:::jseg")
 
@@ -29,6 +31,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+        if "zoo" in item.keywords and not config.getoption("--zoo"):
+            item.add_marker(pytest.mark.skip(reason="a model beyond one of each kind; run with --zoo"))
         if "cuda" in item.keywords and not jseg.runtime.gpus():
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
 
@@ -43,5 +47,6 @@ def rng() -> np.random.Generator:
 def shared_data() -> pathlib.Path:
     """The folder of real photographs with labels; tests that need it skip where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip(f"no real photographs: {SHARED} is absent (set JSEG_TEST_DATA to a folder that holds camvid/ and raw/)")
+        pytest.skip(f"no real photographs: {SHARED} is absent (set JSEG_TEST_DATA to a folder that holds camvid/ and "
+                    "raw/)")
     return SHARED

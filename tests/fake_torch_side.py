@@ -1,6 +1,7 @@
-"""Stands in for jseg/bench/torch_side.py in tests of the benchmark: answers the protocol without PyTorch.
+"""Stands in for tests/parity/torch_side.py in tests of the benchmark: answers the protocol without PyTorch.
 
-FAKE_SIDE says how it behaves: "agree" copies jseg's results (they lie beside its own), "differ" changes them, "die" ends at the first run.
+FAKE_SIDE says how it behaves: "agree" copies jseg's results (they lie beside its own), "differ" changes them, "die"
+ends at the first run.
 """
 
 from __future__ import annotations
@@ -47,4 +48,5 @@ def results(request: dict) -> dict:
 
 
 if __name__ == "__main__":
-    protocol.serve({"open": open_task, "results": results, "echo": lambda r: {"heard": r.get("word")}}, tasks, {"side": "fake"})
+    protocol.serve({"open": open_task, "results": results, "echo": lambda r: {"heard": r.get("word")}}, tasks,
+                   {"side": "fake"})

@@ -1,6 +1,7 @@
 """Run the tests folder by folder, each in a process of its own: `make test`.
 
-From an empty cache one process would load hundreds of compiled operations; folders keep that, and what a failure can spoil, small.
+From an empty cache one process would load hundreds of compiled operations; folders keep that, and what a failure can
+spoil, small.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ TESTS = pathlib.Path(__file__).resolve().parent
 def parts() -> list[list[str]]:
     """Arguments of pytest for each part: the files of tests/ itself, then every folder below it that holds tests."""
     folders = sorted({p.parent for p in TESTS.rglob("test_*.py")} - {TESTS})
-    return [sorted(map(str, TESTS.glob("test_*.py")))] + [sorted(map(str, folder.glob("test_*.py"))) for folder in folders]
+    return [sorted(map(str, TESTS.glob("test_*.py")))] + [sorted(map(str, folder.glob("test_*.py")))
+                                                          for folder in folders]
 
 
 def main() -> int:

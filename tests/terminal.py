@@ -1,4 +1,6 @@
-"""A command on a pseudo-terminal of its own, to press Ctrl-C on: the terminal signals the whole foreground process group, as a real one."""
+"""A command on a pseudo-terminal of its own, to press Ctrl-C on:
+the terminal signals the whole foreground process group, as a real one.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ class Terminal:
         assert met(), f"status {self.status}, no {pattern!r} in: {self.text[-2000:]}"
 
     def wait_for_handlers(self):
-        """Wait until the command's first lines have run: what comes before, Python's own start, is not jseg's to answer for."""
+        """Wait until the command's first lines have run:
+        what comes before, Python's own start, is not jseg's to answer for.
+        """
         self.watch(60, lambda: self._catches(signal.SIGTERM))
 
     def press(self, limit_s=30.0):
@@ -121,5 +125,6 @@ def faults(terminal, seconds, *folders, status=130, limit_s=3.0):
     found += [f"{seconds:.1f} s from Ctrl-C to the end"] if seconds > limit_s else []
     found += ["a traceback"] if "Traceback" in terminal.text or "Exception ignored" in terminal.text else []
     found += ["processes left: " + ", ".join(map(str, left))] if (left := terminal.session()) else []
-    found += [f"left {path}" for folder in folders for path in folder.rglob("*") if ".tmp-" in path.name or ".part" in path.name]
+    found += [f"left {path}" for folder in folders for path in folder.rglob("*") if ".tmp-" in path.name
+              or ".part" in path.name]
     return [f"{words}: {terminal.text[-1500:]}" for words in found]

@@ -1,4 +1,6 @@
-"""The benchmark: pairing, protocol, comparison, counts of work, the page, limits of time; with a stand-in for PyTorch's side."""
+"""The benchmark: pairing, protocol, comparison, counts of work, the page, limits of time;
+with a stand-in for PyTorch's side.
+"""
 
 import json
 import pathlib
@@ -18,7 +20,8 @@ from jseg.errors import RuntimeSetupError
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_torch_side.py"))
 CONFIG = ROOT / "configs" / "segnext" / "segnext_tiny_demo-128x160_cpu.yaml"
-MACHINE = {"date": "2026-01-02T03:04:05+00:00", "device": "a device", "command": "jseg bench", "versions": {"jseg": "1", "Jittor": ""}}
+MACHINE = {"date": "2026-01-02T03:04:05+00:00", "device": "a device", "command": "jseg bench",
+           "versions": {"jseg": "1", "Jittor": ""}}
 TIMES = {"median_ms": 12.5, "q1_ms": 12.0, "q3_ms": 13.25, "min_ms": 11.0, "runs": 5, "rounds": 5}
 
 
@@ -80,7 +83,8 @@ def test_another_python_gets_the_first_environment(monkeypatch):
     """What jseg chose for itself must not make PyTorch faster or slower."""
     from jseg.bench.side import _environment, jseg_command
     monkeypatch.setenv("JSEG_TEST_MARK", "later")
-    assert "JSEG_TEST_MARK" not in _environment(list(FAKE), {"A": "1"}) and _environment(list(FAKE), {"A": "1"})["A"] == "1"
+    assert ("JSEG_TEST_MARK" not in _environment(list(FAKE), {"A": "1"})
+            and _environment(list(FAKE), {"A": "1"})["A"] == "1")
     assert _environment(jseg_command(), {})["JSEG_TEST_MARK"] == "later"
 
 
@@ -114,20 +118,23 @@ class FakeJseg:
         if do == "results":
             np.savez(words["out"], logits=np.ones((1, 2)), label_maps=np.ones((1, 2), np.uint8))
         if do == "open":
-            assert pathlib.Path(words["config"]).is_file() and np.load(words["inputs"])["images"].shape == (1, 3, 40, 36)
+            assert (pathlib.Path(words["config"]).is_file()
+                    and np.load(words["inputs"])["images"].shape == (1, 3, 40, 36))
         return {"bytes": 2**20}
 
     def run(self, count):
         return [0.001] * count
 
 
-@pytest.mark.parametrize("behaviour, outcome", [("agree", None), ("differ", "results differ from jseg's, not timed: logits differ by 5.0e-01"),
+@pytest.mark.parametrize("behaviour, outcome", [("agree", None), ("differ", "results differ from jseg's, not timed: "
+                                                                            "logits differ by 5.0e-01"),
                                                 ("die", "other: ended with status 3")])
 def test_a_model_is_compared_before_it_is_timed(monkeypatch, behaviour, outcome):
     real = Side
     monkeypatch.setattr(models, "Side", lambda name, *a, **k: FakeJseg() if name == "jseg" else real(name, *a, **k))
     job = models.Measurement(load_config(CONFIG), "demo", "infer", (40, 36), 1, 1)
-    row = models.measure_model(job, [models.Rival("other", FAKE, {"FAKE_SIDE": behaviour})], repeat=2, say=lambda line: None)
+    row = models.measure_model(job, [models.Rival("other", FAKE, {"FAKE_SIDE": behaviour})], repeat=2,
+                               say=lambda line: None)
     found = row["others"]["other"]
     assert row["jseg"]["median_ms"] == pytest.approx(1.0) and row["jseg"]["peak_bytes"] == 2**20
     assert row["title"] == "demo, inference, 1 x 40x36, 1 thread"
@@ -149,7 +156,8 @@ def test_work_of_kernels():
     assert work.operations("upsample_argmax", {}, [], {}) is None
     assert work.traffic([(2, 3), ()]) == 4 * 7
     found = work.share_of_limit(1e-3, 10**6, 10**9, {"copy_gb_s": 10.0, "sgemm_gflop_s": 2000.0})
-    assert (found["gb_s"], found["gflop_s"], found["share"]) == tuple(map(pytest.approx, (1.0, 1000.0, 0.5))) and found["bound"] == "arithmetic"
+    assert ((found["gb_s"], found["gflop_s"], found["share"]) == tuple(map(pytest.approx, (1.0, 1000.0, 0.5)))
+            and found["bound"] == "arithmetic")
 
 
 def test_limits_are_measured():
@@ -189,7 +197,8 @@ def test_a_cold_start_is_measured_in_an_emptied_cache(monkeypatch, tmp_path):
 
     monkeypatch.setenv("cache_name", "jseg_cpu")
     monkeypatch.setattr(cold, "Side", FakeCold)
-    row = cold.measure_cold(models.Measurement(load_config(CONFIG), "demo", "train", (32, 32), 1), say=lambda line: None)
+    row = cold.measure_cold(models.Measurement(load_config(CONFIG), "demo", "train", (32, 32), 1),
+                            say=lambda line: None)
     assert order == ["jseg, to build the core", (0, False, 1), "jseg, cold", (2, True, 0)]
     assert (row["total_s"], row["second_s"]) == (8.5, 0.1)
 
@@ -199,29 +208,34 @@ def test_a_failed_measurement_does_not_stop_the_others(monkeypatch, tmp_path, ca
         raise SideError(f"jseg: {job.size} is too large")
 
     monkeypatch.setattr(models, "measure_model", fail)
-    words = ["bench", "--model", str(CONFIG), "--mode", "infer", "--size", "64", "64", "--size", "99", "99", "--batch", "3"]
+    words = ["bench", "--model", str(CONFIG), "--mode", "infer", "--size", "64", "64", "--size", "99", "99",
+             "--batch", "3"]
     assert cli.main([*words, "--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]) == 1
-    assert [row["title"][-9:] for row in json.loads((tmp_path / "a.json").read_text())["models"]] == ["3 x 64x64", "3 x 99x99"]
+    assert [row["title"][-9:] for row in json.loads((tmp_path / "a.json").read_text())["models"]] == [
+        "3 x 64x64", "3 x 99x99"]
     assert "(99, 99) is too large" in (tmp_path / "a.md").read_text()
 
 
 def test_the_page_shows_every_row():
     ratio = {"median": 10.0, "q1": 9.5, "q3": 10.5}
     other = {**TIMES, "median_ms": 125.0, "ratio": ratio, "peak_bytes": 500 * 2**20, "built_by": "mmsegmentation 1.2.2"}
-    model = {"title": "tiny, inference", "jseg": {**TIMES, "peak_bytes": 100 * 2**20}, "others": {"PyTorch": other, "tuned": {"failed": "no memory"}}}
-    start = {"title": "tiny, inference", "import_s": 1.0, "built_s": 0.5, "first_s": 8.0, "total_s": 8.5, "second_s": 0.1}
+    model = {"title": "tiny, inference", "jseg": {**TIMES, "peak_bytes": 100 * 2**20},
+             "others": {"PyTorch": other, "tuned": {"failed": "no memory"}}}
+    start = {"title": "tiny, inference", "import_s": 1.0, "built_s": 0.5, "first_s": 8.0, "total_s": 8.5,
+             "second_s": 0.1}
     kernel = {"kernel": "msca", "case": "stage1", "grad": False, "jseg": TIMES, "others": {"plain Jittor": other},
               "limit": {"gb_s": 5.0, "gflop_s": None, "share": 0.4, "bound": "memory"}}
     part = {"device": "cpu", "threads": 2, "limits": {"copy_gb_s": 12.5, "sgemm_gflop_s": 300.0}, "rows": [kernel],
             "checks": {"msca": {"cases": 7, "error": 1e-6, "plain_error": 2e-6, "failures": []}}}
     text = page.page({"machine": MACHINE, "models": [model], "cold": [start], "kernels": [part]})
-    for words in ("| tiny, inference | 12.5 (12.0-13.2) | 100 | 125 (12-13) | **10.0** (9.5-10.5) | 500 | - | - | - |", "tuned: no memory",
-                  "mmsegmentation 1.2.2", "| tiny, inference | 1.0 | 0.5 | 8.0 | **8.5** | 0.10 |",
+    for words in ("| tiny, inference | 12.5 (12.0-13.2) | 100 | 125 (12-13) | **10.0** (9.5-10.5) | 500 | - | - | - |",
+                  "tuned: no memory", "mmsegmentation 1.2.2", "| tiny, inference | 1.0 | 0.5 | 8.0 | **8.5** | 0.10 |",
                   "| msca stage1 | 12.5 (12.0-13.2) | 5.0 | - | 40% memory |", "| msca | 7 | 1.0e-06"):
         assert words in text, f"{words!r} is not in\n{text}"
     later = {"machine": {**MACHINE, "date": "2027"}, "models": [dict(model, title="later")]}
     page.add_results(later, {"machine": MACHINE, "models": [model]})
-    assert [row["title"] for row in later["models"]] == ["tiny, inference", "later"] and "Rows of several runs" in page.page(later)
+    assert ([row["title"] for row in later["models"]] == ["tiny, inference", "later"]
+            and "Rows of several runs" in page.page(later))
 
 
 def test_the_clock_hands_unused_time_on():
@@ -266,7 +280,8 @@ class FakeGpu:
             raise SideError("msca: no half precision")
         return {"kernels": {"kernels": {"msca": ["stage1"]}}, "limits": {"copy_gb_s": 3000.0, "sgemm_gflop_s": 60000.0},
                 "check_kernel": {"ok": True, "cases": 1, "error": 1e-7, "plain_error": 1e-7, "failures": []},
-                "open_kernel": {"floor": 1e-6, "bytes": 10**6, "operations": None, "options": {}, "names": []}}.get(do, {"device": "a GPU"})
+                "open_kernel": {"floor": 1e-6, "bytes": 10**6, "operations": None, "options": {}, "names": []}}.get(
+                    do, {"device": "a GPU"})
 
     def run(self, count, *_, **__):
         return [0.25 if self.name == "PyTorch" else 0.1] * count
@@ -310,8 +325,10 @@ def test_every_part_of_a_gpu_run_reports(monkeypatch):
     assert list(parts) == list(gpu.PARTS) and [name for name, part in parts.items() if "failed" in part] == ["kernels"]
     assert parts["kernels"]["failed"] == "wrong or absent: msca float16"
     rows = results["gpu"]["times"]
-    assert len(rows) == 16 and rows[0]["others"]["PyTorch, compiled"]["ratio"]["median"] == 2.5 and "plain Jittor" in rows[0]["others"]
-    assert {tuple(row["size"]) for row in rows} == {(512, 512), (1024, 2048), (768, 1536)} and rows[-1]["dtype"] == "mixed"
+    assert (len(rows) == 16 and rows[0]["others"]["PyTorch, compiled"]["ratio"]["median"] == 2.5
+            and "plain Jittor" in rows[0]["others"])
+    assert ({tuple(row["size"]) for row in rows} == {(512, 512), (1024, 2048), (768, 1536)}
+            and rows[-1]["dtype"] == "mixed")
     assert results["kernels"][0]["rows"][0]["limit"]["share"] > 0 and len(kept) >= len(rows)
     assert "msca stage1" in page.page(results) and "PyTorch, compiled" in page.page(results)
 
@@ -326,8 +343,10 @@ def test_gpu_settings_need_no_file(variant, monkeypatch, tmp_path):
     assert own["model"]["decode_head"]["ham_kwargs"]["MD_R"] == shipped["model"]["decode_head"]["ham_kwargs"]["MD_R"]
 
 
-@pytest.mark.parametrize("words, said", [([], "nothing to measure"), (["--kernels", "--threads", "0"], "--threads 0: must be at least 1"),
-                                         (["--size", "0", "8", "--cold"], "--size 0 8"), (["--gpu", "--kernels"], "--gpu: decides itself"),
+@pytest.mark.parametrize("words, said", [([], "nothing to measure"),
+                                         (["--kernels", "--threads", "0"], "--threads 0: must be at least 1"),
+                                         (["--size", "0", "8", "--cold"], "--size 0 8"),
+                                         (["--gpu", "--kernels"], "--gpu: decides itself"),
                                          (["--add", "gone.json"], "gone.json: not a result of")])
 def test_wrong_words_are_refused_before_minutes_are_spent(words, said, capsys):
     assert cli.main(["bench", *words]) == 2
@@ -336,9 +355,11 @@ def test_wrong_words_are_refused_before_minutes_are_spent(words, said, capsys):
 
 def test_what_makes_the_exit_status():
     from jseg.cli.bench import _failures
-    good = {"checks": {"msca": {"failures": []}}, "rows": [{"others": {"PyTorch": {"failed": "PyTorch: not written here"}}}]}
+    good = {"checks": {"msca": {"failures": []}},
+            "rows": [{"others": {"PyTorch": {"failed": "PyTorch: not written here"}}}]}
     assert _failures({"models": [], "kernels": [good]}) == []
-    bad = {"checks": {"a": {"failures": ["x"]}, "b": {"failed": "y"}}, "rows": [{"others": {"PyTorch": {"failed": "results differ, not timed"}}}]}
+    bad = {"checks": {"a": {"failures": ["x"]}, "b": {"failed": "y"}},
+           "rows": [{"others": {"PyTorch": {"failed": "results differ, not timed"}}}]}
     assert _failures({"models": [], "kernels": [bad]}) == ["a: x", "b: y", "results differ, not timed"]
 
 
@@ -366,3 +387,11 @@ def test_kernels_and_plain_path_agree_in_processes_of_their_own(mode):
     job = models.Measurement(load_config(CONFIG), "demo", mode, (64, 64), 2, 1)
     row = models.measure_model(job, models.rivals(torch=None, jittor=True), repeat=1, say=lambda line: None)
     assert "failed" not in row["others"]["plain Jittor"], row["others"]["plain Jittor"]
+
+
+def test_a_wheel_says_that_the_side_of_pytorch_is_missing(monkeypatch, capsys):
+    from jseg.bench import side
+    assert side.torch_command("python3")[1].endswith("tests/parity/torch_side.py")
+    monkeypatch.setattr(side, "TORCH_SIDE", side.HERE.parents[1] / "tests" / "parity" / "none.py")
+    assert cli.main(["bench", "--kernels", "--against-torch", "python3"]) == 2
+    assert "an installed wheel does not have; clone the repository" in capsys.readouterr().err

@@ -46,7 +46,8 @@ def test_commands_are_found_by_file_name():
 @pytest.mark.parametrize("name", cli.commands())
 def test_every_command_keeps_the_contract(name, capsys):
     summary = cli.commands()[name]
-    assert summary.endswith(".") and len(summary) <= 100, f"{name}: the docstring's first line is its summary: {summary!r}"
+    assert summary.endswith(".") and len(summary) <= 100, (f"{name}: the docstring's first line is its summary: "
+                                                           f"{summary!r}")
     module = importlib.import_module(f"jseg.cli.{name.replace('-', '_')}")
     words = shlex.split(module.EXAMPLE.splitlines()[-1])
     assert words[:2] == ["jseg", name], f"{name}: EXAMPLE is a real command line, got {module.EXAMPLE!r}"
@@ -60,7 +61,8 @@ def test_every_command_keeps_the_contract(name, capsys):
         assert "--set" in text, f"{name} takes a config, so it takes --set too"
         assert parser.parse_args(words[2:] + ["--set", "a=1", "--set", "b=2"]).overrides[-2:] == ["a=1", "b=2"]
     configs = [word for word in words if word.startswith("configs/")]
-    assert all(list(ROOT.glob(word)) for word in configs), f"{name}: its example names a config that does not exist: {configs}"
+    assert all(list(ROOT.glob(word))
+               for word in configs), f"{name}: its example names a config that does not exist: {configs}"
 
 
 def test_help_lists_commands_and_loads_nothing_heavy():
@@ -139,29 +141,33 @@ def test_check_prints_a_summary(in_repo, capsys):
 
 
 def test_check_prints_every_fault_and_goes_on(in_repo, capsys):
-    status = cli.main(["check", "configs/gone.yaml", CONFIG, "--set", "model.decode_head.num_clases=3", "--set", "sead=1"])
+    status = cli.main(["check", "configs/gone.yaml", CONFIG, "--set", "model.decode_head.num_clases=3",
+                       "--set", "sead=1"])
     out, err = capsys.readouterr()
     assert status == 2 and out == ""
     lines = err.splitlines()
     assert len(lines) == 3 and lines[0].startswith("configs/gone.yaml: cannot read the config")
     assert f"{CONFIG}: sead: unknown key 'sead' in the top level of a config; did you mean 'seed'?" in lines[1]
-    assert lines[2] == f"{CONFIG}: model.decode_head: unknown key 'num_clases' for LightHamHead; did you mean 'num_classes'?"
+    assert (lines[2] == f"{CONFIG}: model.decode_head: unknown key 'num_clases' for LightHamHead; did you mean "
+                        "'num_classes'?")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)
 def test_doors_work_from_any_folder(path, tmp_path):
-    done = subprocess.run([sys.executable, str(path), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, str(path), "--help"], cwd=tmp_path, capture_output=True,
+                          text=True, timeout=120)
     assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
 
 
 def test_module_door(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "jseg", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "jseg", "--version"], cwd=ROOT, capture_output=True,
+                          text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.startswith("jseg ")
 
 
 def test_a_closed_pipe_is_no_traceback():
-    done = subprocess.run(f"{shlex.quote(sys.executable)} -u -m jseg --help | true", shell=True, cwd=ROOT, capture_output=True,
-                          text=True, timeout=120)
+    done = subprocess.run(f"{shlex.quote(sys.executable)} -u -m jseg --help | true", shell=True, cwd=ROOT,
+                          capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr
 
 
@@ -193,7 +199,8 @@ def test_run_net_translates(run_net, in_repo, tmp_path, monkeypatch):
         "predict", str(weights), "data/ade/ADEChallengeData2016/images/validation", "--out", "out"]
 
 
-@pytest.mark.parametrize("words", [["--resume"], ["--resume", "."], ["--task", "val", "--resume"], ["--task", "test", "--resume"]])
+@pytest.mark.parametrize("words", [["--resume"], ["--resume", "."], ["--task", "val", "--resume"],
+                                   ["--task", "test", "--resume"]])
 def test_run_net_makes_commands_that_jseg_takes(run_net, in_repo, tmp_path, words):
     if words[0] == "--task":
         (tmp_path / "w.safetensors").touch()

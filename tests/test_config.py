@@ -31,8 +31,9 @@ def complaint(call, *args) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("text, number", [("6e-5", 6e-5), ("1e-6", 1e-6), ("1E5", 1e5), ("-2.5e+3", -2500.0), ("+1e2", 100.0),
-                                          (".5e1", 5.0), ("1.e3", 1000.0), ("1_0e2", 1000.0), ("0.1", 0.1), ("6.0e-05", 6e-5)])
+@pytest.mark.parametrize("text, number", [("6e-5", 6e-5), ("1e-6", 1e-6), ("1E5", 1e5), ("-2.5e+3", -2500.0),
+                                          ("+1e2", 100.0), (".5e1", 5.0), ("1.e3", 1000.0), ("1_0e2", 1000.0),
+                                          ("0.1", 0.1), ("6.0e-05", 6e-5)])
 def test_exponents_are_numbers(write, text, number):
     value = load_config(write("a.yaml", f"lr: {text}\n"))["lr"]
     assert isinstance(value, float) and value == number
@@ -48,7 +49,8 @@ def test_words_that_look_like_numbers_stay_text(write, text):
     ("x: {a: 1, a: 1}\n", 1, 1), ("'a': 1\na: 2\n", 1, 2)])
 def test_a_key_given_twice_is_refused_with_both_lines(write, text, first, second):
     path = write("a.yaml", text)
-    assert complaint(load_config, path) == f"{path}:{second}: key 'a' is given twice, first on line {first}; keep one of them"
+    assert (complaint(load_config, path) == f"{path}:{second}: key 'a' is given twice, first on line {first}; keep one "
+                                            "of them")
 
 
 def test_equal_keys_in_different_blocks_and_anchors_are_fine(write):
@@ -79,7 +81,8 @@ def test_files_that_cannot_be_read(write, tmp_path):
     assert "trian.yaml: cannot read the config (No such file or directory); did you mean 'train.yaml'?" in message
     assert "expected a config in YAML" in complaint(load_config, write("a.py", "a = 1\n"))
     (tmp_path / "bytes.yaml").write_bytes(b"a: \xff\xfe\n")
-    assert "bytes.yaml:1: not UTF-8 (byte 0xff); save it as UTF-8" in complaint(load_config, str(tmp_path / "bytes.yaml"))
+    assert "bytes.yaml:1: not UTF-8 (byte 0xff); save it as UTF-8" in complaint(
+        load_config, str(tmp_path / "bytes.yaml"))
     (tmp_path / "closed.yaml").symlink_to(tmp_path / "closed.yaml")
     assert "did you mean" not in complaint(load_config, str(tmp_path / "closed.yaml"))
     child = write("child.yaml", "_base_: ../gone.yaml\n")
@@ -89,20 +92,24 @@ def test_files_that_cannot_be_read(write, tmp_path):
 def test_bases_merge_in_order_and_lists_replace(write):
     write("base/model.yaml", "model: {type: A, head: {channels: 8, classes: 2}}\nlist: [1, 2, 3]\n")
     write("base/data.yaml", "data: {root: x}\nmodel: {head: {classes: 3}}\n")
-    path = write("sub/a.yaml", "_base_: [../base/model.yaml, ../base/data.yaml]\nmodel: {head: {channels: 16}}\nlist: [9]\n")
-    assert load_config(path) == {"model": {"type": "A", "head": {"channels": 16, "classes": 3}}, "data": {"root": "x"}, "list": [9]}
+    path = write("sub/a.yaml",
+                 "_base_: [../base/model.yaml, ../base/data.yaml]\nmodel: {head: {channels: 16}}\nlist: [9]\n")
+    assert load_config(path) == {"model": {"type": "A", "head": {"channels": 16, "classes": 3}},
+                                 "data": {"root": "x"}, "list": [9]}
 
 
 def test_delete_replaces_a_block(write):
     write("base.yaml", "opt: {type: SGD, lr: 0.1, nested: {x: 1}}\nneck: null\n")
-    path = write("a.yaml", "_base_: base.yaml\nopt: {_delete_: true, type: AdamW, nested: {_delete_: false, y: 2}}\nneck: {type: FPN}\n")
+    path = write("a.yaml", "_base_: base.yaml\nopt: {_delete_: true, type: AdamW, nested: {_delete_: false, y: "
+                           "2}}\nneck: {type: FPN}\n")
     assert load_config(path) == {"opt": {"type": "AdamW", "nested": {"y": 2}}, "neck": {"type": "FPN"}}
     assert load_config(write("alone.yaml", "opt: {_delete_: true, a: 1}\n")) == {"opt": {"a": 1}}
 
 
 def test_null_and_false_override(write):
     write("base.yaml", "a: {b: 1}\nc: 5\nd: true\n")
-    assert load_config(write("x.yaml", "_base_: base.yaml\na: null\nc: 0\nd: false\n")) == {"a": None, "c": 0, "d": False}
+    assert load_config(write("x.yaml", "_base_: base.yaml\na: null\nc: 0\nd: false\n")) == {
+        "a": None, "c": 0, "d": False}
 
 
 def test_depth_two_is_read_and_three_refused(write):
@@ -129,7 +136,8 @@ def test_the_same_base_twice_is_no_circle(write):
 
 @pytest.mark.parametrize("base", ["{a: 1}", "3", "[a.yaml, 3]"])
 def test_a_base_that_is_no_file_name(write, base):
-    assert "_base_: expected a file name or a list of file names" in complaint(load_config, write("a.yaml", f"_base_: {base}\n"))
+    assert "_base_: expected a file name or a list of file names" in complaint(
+        load_config, write("a.yaml", f"_base_: {base}\n"))
 
 
 def test_merge_leaves_its_arguments_alone():
@@ -142,9 +150,11 @@ def test_merge_leaves_its_arguments_alone():
 
 def test_overrides_set_values_of_every_kind():
     cfg = {"optimizer": {"lr": 0.1}, "model": {"heads": [{"k": 1}, {"k": 2}], "neck": None}, "path": "x"}
-    new = apply_overrides(cfg, ["optimizer.lr=6e-5", "model.heads.1.k=19", "model.neck={type: FPN, ins: [1, 2]}", "path=a=b",
-                                "optimizer.betas=[0.9, 0.99]", "model.heads.0={k: 7}", "seed=3", "flag=true", "none="])
-    assert new == {"optimizer": {"lr": 6e-5, "betas": [0.9, 0.99]}, "path": "a=b", "seed": 3, "flag": True, "none": None,
+    new = apply_overrides(cfg,
+                          ["optimizer.lr=6e-5", "model.heads.1.k=19", "model.neck={type: FPN, ins: [1, 2]}", "path=a=b",
+                           "optimizer.betas=[0.9, 0.99]", "model.heads.0={k: 7}", "seed=3", "flag=true", "none="])
+    assert new == {"optimizer": {"lr": 6e-5, "betas": [0.9, 0.99]}, "path": "a=b", "seed": 3,
+                   "flag": True, "none": None,
                    "model": {"heads": [{"k": 7}, {"k": 19}], "neck": {"type": "FPN", "ins": [1, 2]}}}
     assert cfg == {"optimizer": {"lr": 0.1}, "model": {"heads": [{"k": 1}, {"k": 2}], "neck": None}, "path": "x"}
 
@@ -175,8 +185,8 @@ def test_load_config_takes_overrides(write):
 
 def test_dump_round_trips(write):
     cfg = {"lr": 6e-5, "text": "6e-5", "also": "1E5", "yes": "yes", "number": "12", "null": None, "s": "null",
-           "big": 1e22, "inf": float("inf"), "nested": {"list": [1, [2.5, {"a": []}], {}], "flag": False}, "unicode": "天空: sky",
-           "lines": "a\nb\n", 3: "three", "empty": ""}
+           "big": 1e22, "inf": float("inf"), "nested": {"list": [1, [2.5, {"a": []}], {}], "flag": False},
+           "unicode": "天空: sky", "lines": "a\nb\n", 3: "three", "empty": ""}
     assert load_config(write("a.yaml", dump_config(cfg))) == cfg
     shared = [1, 2]
     text = dump_config({"a": shared, "b": shared, "t": (1, 2)})

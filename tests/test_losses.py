@@ -10,9 +10,11 @@ import pytest
 from jseg import losses
 from jseg.errors import ConfigError
 from jseg.losses.lovasz import _growth
+from jseg.losses.targets import class_presence
 from jseg.registry import LOSSES, SAMPLERS
 
-_spec = importlib.util.spec_from_file_location("losses_mmseg", pathlib.Path(__file__).parent / "parity" / "losses_mmseg.py")
+_spec = importlib.util.spec_from_file_location("losses_mmseg",
+                                               pathlib.Path(__file__).parent / "parity" / "losses_mmseg.py")
 parity = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(parity)
 
@@ -50,17 +52,20 @@ def test_numbers_and_gradients_are_mmsegs(name, golden):
     if call.get("pixel_weight"):
         call["pixel_weight"] = jt.array(golden["input.weight"])
     if kind == "TverskyLoss" and arguments.get("ignore_index") == 1:
-        labels = np.where(labels == 255, parity.K - 1, labels).astype(np.int32)  # there mmseg clamps 255 to the last class
+        # there mmseg clamps 255 to the last class
+        labels = np.where(labels == 255, parity.K - 1, labels).astype(np.int32)
     value, grad = run(LOSSES.build({"type": kind, **arguments}), logits, labels, **call)
     print(name, "loss", value, golden[name][0], "max gradient error", np.abs(grad.ravel() - golden[name][1:]).max())
     np.testing.assert_allclose(value, golden[name][0], rtol=3e-6, atol=1e-7, err_msg=name)
-    np.testing.assert_allclose(grad.ravel(), golden[name][1:], rtol=1e-4, atol=2e-6 * np.abs(golden[name]).max(), err_msg=name)
+    np.testing.assert_allclose(grad.ravel(), golden[name][1:], rtol=1e-4,
+                               atol=2e-6 * np.abs(golden[name]).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("name", sorted(parity.SAMPLERS))
 def test_hard_examples_are_mmsegs(name, golden):
     sampler = SAMPLERS.build({"type": "OHEMPixelSampler", **parity.SAMPLERS[name]})
-    weight = sampler.sample(jt.array(golden["input.logits"]), jt.array(golden["input.void"]), losses=[losses.CrossEntropyLoss()])
+    weight = sampler.sample(jt.array(golden["input.logits"]), jt.array(golden["input.void"]),
+                            losses=[losses.CrossEntropyLoss()])
     np.testing.assert_array_equal(weight.numpy(), golden[f"{name}.weight"])
 
 
@@ -70,16 +75,17 @@ def test_sampler_with_nothing_to_sample():
         assert sampler.sample(jt.ones((1, 3, 2, 2)), labels, losses=[losses.CrossEntropyLoss()]).numpy().sum() == 0
 
 
-ALL = [losses.CrossEntropyLoss(), losses.CrossEntropyLoss(avg_non_ignore=True), losses.CrossEntropyLoss(use_sigmoid=True),
-       losses.DiceLoss(use_sigmoid=False), losses.FocalLoss(), losses.LovaszLoss(), losses.LovaszLoss(classes="all"),
-       losses.LovaszLoss(per_image=True), losses.TverskyLoss()]
+ALL = [losses.CrossEntropyLoss(), losses.CrossEntropyLoss(avg_non_ignore=True),
+       losses.CrossEntropyLoss(use_sigmoid=True), losses.DiceLoss(use_sigmoid=False), losses.FocalLoss(),
+       losses.LovaszLoss(), losses.LovaszLoss(classes="all"), losses.LovaszLoss(per_image=True), losses.TverskyLoss()]
 NAMES = [f"{type(loss).__name__}{i}" for i, loss in enumerate(ALL)]
 
 
 @pytest.mark.parametrize("loss", ALL, ids=NAMES)
 def test_a_batch_of_ignored_pixels_teaches_nothing(loss, rng):
     value, grad = run(loss, rng.standard_normal((2, 3, 2, 2)).astype(np.float32), np.full((2, 4, 4), 255, np.int32))
-    assert value == pytest.approx(1.0 if isinstance(loss, losses.DiceLoss) else 0.0, abs=1e-6)  # Dice: 1 - 0 / area, as in mmseg
+    # Dice: 1 - 0 / area, as in mmseg
+    assert value == pytest.approx(1.0 if isinstance(loss, losses.DiceLoss) else 0.0, abs=1e-6)
     assert np.isfinite(grad).all() and not grad.any()
 
 
@@ -117,7 +123,8 @@ def test_cross_entropy_in_float64(rng):
     log_prob = wide - np.log(np.exp(wide).sum(1, keepdims=True))
     terms = [-log_prob[n, labels[n, y, x], y, x] for n, y, x in np.argwhere(labels != 255)]
     assert run(losses.CrossEntropyLoss(), logits, labels)[0] == pytest.approx(sum(terms) / labels.size, rel=1e-6)
-    assert run(losses.CrossEntropyLoss(avg_non_ignore=True), logits, labels)[0] == pytest.approx(np.mean(terms), rel=1e-6)
+    assert run(losses.CrossEntropyLoss(avg_non_ignore=True), logits, labels)[0] == pytest.approx(
+        np.mean(terms), rel=1e-6)
 
 
 def test_sigmoid_form_survives_huge_logits():
@@ -186,7 +193,8 @@ def test_class_weights_from_files(tmp_path):
         losses.CrossEntropyLoss(class_weight="w.pkl")
 
 
-@pytest.mark.parametrize("block", [{"type": "CrossEntropyLoss", "use_sigmoid": True}, {"type": "FocalLoss", "gamma": 0.0, "alpha": 0.5}],
+@pytest.mark.parametrize("block", [{"type": "CrossEntropyLoss", "use_sigmoid": True},
+                                   {"type": "FocalLoss", "gamma": 0.0, "alpha": 0.5}],
                          ids=["sigmoid", "focal"])
 def test_a_sum_over_millions_of_values_keeps_its_digits(block, rng):
     logits = rng.standard_normal((4, 8, 256, 384)).astype(np.float32)
@@ -194,3 +202,31 @@ def test_a_sum_over_millions_of_values_keeps_its_digits(block, rng):
     signed = logits.astype(np.float64) * np.where(labels[:, None] == np.arange(8).reshape(1, 8, 1, 1), -1, 1)
     expected = np.log1p(np.exp(signed)).mean() * block.get("alpha", 1.0)
     assert LOSSES.build(block)(jt.array(logits), jt.array(labels)).item() == pytest.approx(expected, rel=2e-6)
+
+
+def test_presence_of_classes(rng):
+    labels = rng.choice([0, 2, 3, 7, 255], (3, 5, 6)).astype(np.int32)
+    labels[1] = 255
+    expected = [[float((picture == k).any()) for k in range(5)] for picture in labels]
+    np.testing.assert_array_equal(class_presence(labels, 5), np.array(expected, np.float32))
+    np.testing.assert_array_equal(class_presence(labels, 5, ignore_index=2)[:, 2], 0.0)
+
+
+@pytest.mark.parametrize(
+    "words", [{}, {"reduction": "sum", "loss_weight": 0.2}, {"class_weight": [1.0, 2.0, 0.5]}], ids=str)
+def test_cross_entropy_of_elements_in_float64(words, rng):
+    logits, targets = rng.standard_normal((4, 3)).astype(np.float32), (rng.random((4, 3)) < 0.5).astype(np.float32)
+    share = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    weight = np.array(words.get("class_weight", [1.0] * 3))
+    terms = -weight * targets * np.log(share) - (1 - targets) * np.log(1 - share)
+    expected = words.get("loss_weight", 1.0) * (terms.sum() if words.get("reduction") == "sum" else terms.mean())
+    value = losses.CrossEntropyLoss(use_sigmoid=True, **words).elements(jt.array(logits), jt.array(targets))
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_losses_without_a_form_for_elements_say_so():
+    for loss in (losses.DiceLoss(), losses.CrossEntropyLoss()):
+        with pytest.raises(ValueError, match="use_sigmoid: true"):
+            loss.elements(jt.zeros((2, 3)), jt.zeros((2, 3)))
+    with pytest.raises(ValueError, match="must be equal"):
+        losses.CrossEntropyLoss(use_sigmoid=True).elements(jt.zeros((2, 3)), jt.zeros((2, 4)))

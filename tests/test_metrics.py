@@ -11,7 +11,8 @@ import pytest
 from jseg.errors import DataError
 from jseg.metrics import BoundaryIoU, ConfusionMatrix, mask_boundary
 
-_spec = importlib.util.spec_from_file_location("losses_mmseg", pathlib.Path(__file__).parent / "parity" / "losses_mmseg.py")
+_spec = importlib.util.spec_from_file_location("losses_mmseg",
+                                               pathlib.Path(__file__).parent / "parity" / "losses_mmseg.py")
 parity = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(parity)
 
@@ -34,7 +35,8 @@ def maps(rng):
 def test_scores_are_mmsegs():
     with np.load(parity.GOLDEN) as file:
         golden = {key: file[key] for key in file.files if key.startswith("metric.") or key == "hash"}
-    assert str(golden["hash"]) == parity.script_hash(), "stale golden file: run python tests/parity/losses_mmseg.py again"
+    assert str(golden["hash"]) == parity.script_hash(), ("stale golden file: run python tests/parity/losses_mmseg.py "
+                                                         "again")
     result = fill(ConfusionMatrix(7), golden["metric.pred"], golden["metric.label"]).compute(beta=2)
     assert result["metrics"]["aAcc"] == pytest.approx(float(golden["metric.aAcc"]), rel=1e-6)
     for key, value in result["per_class"].items():
@@ -98,7 +100,8 @@ def test_impossible_maps_are_errors(pred, label, text):
 def test_prediction_under_ignored_pixels_does_not_matter(maps):
     pred, label = maps
     other = np.where(label == 255, 200, pred).astype(np.uint8)
-    np.testing.assert_array_equal(fill(ConfusionMatrix(4), pred, label).matrix, fill(ConfusionMatrix(4), other, label).matrix)
+    np.testing.assert_array_equal(fill(ConfusionMatrix(4), pred, label).matrix,
+                                  fill(ConfusionMatrix(4), other, label).matrix)
     np.testing.assert_array_equal(fill(BoundaryIoU(4), pred, label).union, fill(BoundaryIoU(4), other, label).union)
 
 

@@ -277,7 +277,7 @@ def test_frames_of_another_size_are_scaled_and_none_is_lost(tmp_path):
     with VideoFile(tmp_path / "mixed.mp4", 10) as video:
         for side in (64, 32, 96):
             video.write(np.full((side, side, 3), 200, np.uint8))
-        video.finish()
+        video.finish_file()
     with VideoSource(tmp_path / "mixed.mp4") as source:
         assert [frame.shape for frame in source.frames()] == [(64, 64, 3)] * 3
         assert source.lost() == "" and source.expected == 3
@@ -291,7 +291,8 @@ def test_files_for_a_benchmarks_server(checkpoint, folder, tmp_path, capsys, mon
     assert main(["predict", str(checkpoint), str(folder), "--out", str(tmp_path / "no"), "--format", "cityscapes"]) == 2
     assert "--format cityscapes: the checkpoint has 3 classes" in capsys.readouterr().err
     monkeypatch.setitem(SUBMISSIONS, "cityscapes", _Form(lambda: ["sky", "road", "car"], (23, 7, 26)))
-    assert main(["predict", str(checkpoint), str(folder), "--out", str(tmp_path / "out"), "--format", "cityscapes"]) == 0
+    assert main(["predict", str(checkpoint), str(folder), "--out", str(tmp_path / "out"), "--format",
+                 "cityscapes"]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p0.png", "p1.png", "p2.png"]
     labels = InferenceSegmentor(checkpoint).infer(folder / "p0.jpg")
     assert (np.array(Image.open(tmp_path / "out/p0.png")) == np.array([23, 7, 26])[labels]).all()

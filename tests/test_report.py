@@ -62,8 +62,9 @@ def test_fit_keeps_label_values():
     assert fit(labels, 500) is labels
 
 
-@pytest.mark.parametrize("low, high, expected", [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0, 160000, [0, 50000, 100000, 150000, 200000]),
-                                                 (0.31, 0.34, [0.31, 0.32, 0.33, 0.34]), (-1, 1, [-1, -0.5, 0, 0.5, 1])])
+@pytest.mark.parametrize("low, high, expected",
+                         [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0, 160000, [0, 50000, 100000, 150000, 200000]),
+                          (0.31, 0.34, [0.31, 0.32, 0.33, 0.34]), (-1, 1, [-1, -0.5, 0, 0.5, 1])])
 def test_ticks_are_round_and_enclose(low, high, expected):
     assert nice_ticks(low, high) == pytest.approx(expected)
 
@@ -93,7 +94,8 @@ def points_of(svg, kind="path"):
 
 def test_charts_are_well_formed_and_inside_the_frame():
     x = list(range(0, 40000, 10))
-    svg = line_chart([Series("loss <a>", x, [1 / (1 + i) for i in x], smoothed=True), Series("b", [0, 5], [None, float("nan")])],
+    svg = line_chart([Series("loss <a>", x, [1 / (1 + i) for i in x], smoothed=True),
+                      Series("b", [0, 5], [None, float("nan")])],
                      y_label="loss & more")
     paths = points_of(svg)
     assert len(paths) == 2
@@ -115,7 +117,8 @@ def test_heat_map_and_mistakes():
     root = ET.fromstring(heat_map(confusion, ["a<b", "b", "a very long class name"]))
     kinds = [e.get("class") for e in root.iter("rect")]
     assert kinds.count("hit") == 2 and kinds.count("miss") == 2
-    assert top_mistakes(confusion, ["a", "b", "c"]) == [("c", "a", 0.25, pytest.approx(5 / 30)), ("a", "b", 0.2, pytest.approx(2 / 30))]
+    assert top_mistakes(confusion, ["a", "b", "c"]) == [("c", "a", 0.25, pytest.approx(5 / 30)),
+                                                        ("a", "b", 0.2, pytest.approx(2 / 30))]
     many = np.eye(171, dtype=int) * 9 + 1
     assert len(heat_map(many.tolist(), [f"class {i}" for i in range(171)])) < 6_000_000
 
@@ -125,8 +128,8 @@ def run_folder(tmp_path, rng):
     """What training leaves: log, result, config, kept pictures."""
     folder = tmp_path / "my run <1>"
     (folder / "eval").mkdir(parents=True)
-    lines = [{"iter": i, "loss": 2 / i, "lr": 1e-4, "images_per_s": 4.0, "data_wait": 0.01, "data_wait_share": 0.02, "memory_mb": 500 + i,
-              "eta_s": 10, "decode.loss_ce": 2 / i} for i in range(10, 200, 10)]
+    lines = [{"iter": i, "loss": 2 / i, "lr": 1e-4, "images_per_s": 4.0, "data_wait": 0.01, "data_wait_share": 0.02,
+              "memory_mb": 500 + i, "eta_s": 10, "decode.loss_ce": 2 / i} for i in range(10, 200, 10)]
     lines.append({"iter": 100, "val": {"mIoU": 0.4, "aAcc": 0.8, "mAcc": None}})
     (folder / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iter": 200, "lo')
     files = {"picture": "worst_1_picture.jpg", "truth": "worst_1_truth.png", "prediction": "worst_1_prediction.png"}
@@ -136,10 +139,12 @@ def run_folder(tmp_path, rng):
     row = {"IoU": 0.5, "Acc": 0.6}
     gone = {key: name.replace("1", "2") for key, name in files.items()}
     shot = {"index": 3, "img_path": "/data/street <3>.png", "mIoU": 0.2, "aAcc": 0.5}
-    result = {"metrics": {"aAcc": 0.8, "mIoU": 0.5, "mAcc": 0.6}, "confusion": [[5, 1, 0], [0, 6, 0], [0, 0, 0]], "images": 1234, "seconds": 9.5,
-              "per_class": [{"name": "road", **row}, {"name": "a & b", **row}, {"name": "never", "IoU": None, "Acc": None}],
-              "classes": ["road", "a & b", "never"], "palette": [list(c) for c in PALETTE], "tta": None, "kept_in": "eval",
-              "worst": [{**shot, "files": files}], "best": [{**shot, "files": gone}]}
+    result = {"metrics": {"aAcc": 0.8, "mIoU": 0.5, "mAcc": 0.6}, "confusion": [[5, 1, 0], [0, 6, 0], [0, 0, 0]],
+              "images": 1234, "seconds": 9.5,
+              "per_class": [{"name": "road", **row}, {"name": "a & b", **row},
+                            {"name": "never", "IoU": None, "Acc": None}],
+              "classes": ["road", "a & b", "never"], "palette": [list(c) for c in PALETTE], "tta": None,
+              "kept_in": "eval", "worst": [{**shot, "files": files}], "best": [{**shot, "files": gone}]}
     (folder / "metrics.json").write_text(json.dumps(result))
     (folder / "config.yaml").write_text("train_dataloader: {batch_size: 2}\nmodel: {type: A<b>}\n")
     return folder
@@ -148,8 +153,9 @@ def run_folder(tmp_path, rng):
 def test_page_is_complete_and_self_contained(run_folder):
     page = write_report(run_folder).read_text()
     assert (run_folder / "report.html").is_file()
-    for text in ("my run &lt;1&gt;", "50.00 %", "best in training, at 100", "190", "street &lt;3&gt;.png", "a &amp; b", "never", "1,234 pictures",
-                 "Largest mistakes", "A&lt;b&gt;", "1 unreadable lines", "690 MiB", "Worst pictures", "1 min 35 s", "a picture is left out"):
+    for text in ("my run &lt;1&gt;", "50.00 %", "best in training, at 100", "190", "street &lt;3&gt;.png", "a &amp; b",
+                 "never", "1,234 pictures", "Largest mistakes", "A&lt;b&gt;", "1 unreadable lines", "690 MiB",
+                 "Worst pictures", "1 min 35 s", "a picture is left out"):
         assert text in page, text
     assert page.count("data:image/jpeg;base64,") == 3 and "Best pictures" not in page
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page and "url(" not in page

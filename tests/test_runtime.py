@@ -14,14 +14,16 @@ PROBE = "import jseg.runtime as r, os\nfor f in r.findings(): print(f.level, f.t
 def run(code: str, **env) -> subprocess.CompletedProcess:
     """Run code in a fresh process with variables added (None removes one)."""
     merged = {**os.environ, **{k: v for k, v in env.items() if v is not None}}
-    for key in [k for k, v in env.items() if v is None] + ["nvcc_path", "cache_name", "use_mkl", "use_mpi", "log_silent", "cc_path"]:
+    for key in [k for k, v in env.items() if v is None] + ["nvcc_path", "cache_name", "use_mkl", "use_mpi",
+                                                           "log_silent", "cc_path"]:
         if key not in env or env[key] is None:
             merged.pop(key, None)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=merged, timeout=120)
 
 
 def test_import_leaves_jittor_alone_and_names_a_home():
-    done = run("import jseg, sys, os; print('jittor' in sys.modules, os.environ['JITTOR_HOME'], os.environ['cache_name'])")
+    done = run("import jseg, sys, os; print('jittor' in sys.modules, os.environ['JITTOR_HOME'], "
+               "os.environ['cache_name'])")
     assert done.returncode == 0, done.stderr
     imported, home, cache = done.stdout.split()
     assert imported == "False" and os.path.isdir(home) and cache.startswith("jseg_")
@@ -70,7 +72,8 @@ def fake_toolkit(root, release, *, versioned, cudnn):
     for folder in ("bin", "include", "lib64"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     nvcc = root / "bin" / "nvcc"
-    nvcc.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "Cuda compilation tools, release {release}, V{release}.1"\necho "$@"\n')
+    nvcc.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "Cuda compilation tools, release {release}, '
+                    f'V{release}.1"\necho "$@"\n')
     nvcc.chmod(0o755)
     for header in ("cuda_runtime.h", "npp.h"):
         (root / "include" / header).write_text("")
@@ -114,7 +117,8 @@ def test_pip_cuda_13_with_cudnn_9_gets_a_home_of_links(monkeypatch, tmp_path):
         assert (home / "lib64" / name).read_text() == content, name
     echoed = subprocess.run([chosen["nvcc_path"], "-std=c++14", "-x", "cu file"], capture_output=True, text=True).stdout
     assert echoed.split() == ["-std=c++17", "-x", "cu", "file"]
-    assert (home / "include" / "nv" / "detail" / "__target_macros").read_text() == "macros", "headers whose names begin with underscores count"
+    assert (home / "include" / "nv" / "detail" / "__target_macros").read_text() == "macros", (
+        "headers whose names begin with underscores count")
     header = (home / "include" / "cudnn.h").read_text()
     assert str(tmp_path / "cuda/include/cudnn.h") in header and "cudnnRNNForwardTraining" in header
     assert "clockRate" in chosen["cc_flags"]
@@ -130,11 +134,13 @@ def test_processes_that_want_one_operation_compile_it_once(tmp_path):
     command = [str(place), str(source), "-shared", "-o", str(result)]
     assert [p.wait() for p in [subprocess.Popen(command) for _ in range(4)]] == [0] * 4
     assert result.read_text() == "compiled\n" and len(log.read_text().splitlines()) == 1
-    assert subprocess.run(command).returncode == 0 and len(log.read_text().splitlines()) == 2, "who comes later has its own reason"
+    assert subprocess.run(command).returncode == 0 and len(log.read_text().splitlines()) == 2, (
+        "who comes later has its own reason")
     before = {path.name for path in tmp_path.iterdir()}
     result.write_text("good")
     assert subprocess.run(command, env={**os.environ, "FAIL": "3"}).returncode == 3
-    assert result.read_text() == "good" and {path.name for path in tmp_path.iterdir()} == before, "a failure leaves what was there, and nothing else"
+    assert result.read_text() == "good" and {path.name for path in tmp_path.iterdir()} == before, (
+        "a failure leaves what was there, and nothing else")
 
 
 def test_no_cudnn_means_conv_opt(monkeypatch, tmp_path):
@@ -153,7 +159,8 @@ def test_missing_cublas_falls_back_to_the_cpu_with_a_cure(monkeypatch, tmp_path)
 def test_a_gpu_beyond_sm_90_is_pointed_out(monkeypatch, tmp_path):
     nvcc = fake_toolkit(tmp_path / "cuda", "12.8", versioned=False, cudnn=8)
     _, notes = choose(monkeypatch, tmp_path, nvcc, capability=(10, 0))
-    assert any("newer than sm_90" in text and level == "warning" for _, text, level, _ in (n for n in notes if len(n) == 4))
+    assert any("newer than sm_90" in text and level == "warning"
+               for _, text, level, _ in (n for n in notes if len(n) == 4))
 
 
 def test_importing_jittor_leaves_pythons_signal_handlers():
@@ -170,6 +177,7 @@ def test_nvcc_without_a_gpu_is_ignored():
 
 
 def test_doctor_offline_proves_that_nothing_is_downloaded():
-    done = subprocess.run([sys.executable, "-m", "jseg", "doctor", "--offline"], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-m", "jseg", "doctor", "--offline"], capture_output=True,
+                          text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "none was attempted" in done.stdout

@@ -1,4 +1,6 @@
-"""Operations are compiled in one call with precompiled headers; where that is impossible, as right as before and with a finding."""
+"""Operations are compiled in one call with precompiled headers;
+where that is impossible, as right as before and with a finding.
+"""
 
 import os
 import pathlib
@@ -11,7 +13,8 @@ import pytest
 
 from jseg import runtime_compiler
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("g++"), reason="needs g++ on Linux")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("g++"),
+                                reason="needs g++ on Linux")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 _OPERATION = f"""
@@ -25,12 +28,14 @@ x = jt.code((2,), "float32", [jt.array([1.0, 2.5])], cpu_src='''
 print(x.numpy().tolist(), jt.flags.python_path.startswith("/bin/sh"))
 built = pathlib.Path(jt.flags.cache_path) / "jit"
 mine = [f for f in built.glob("code*_op.cc") if "mine_{os.getpid()}_" + sys.argv[1] in f.read_text()]
-print(len(mine), [os.stat(f.with_suffix(".so")).st_mtime_ns for f in mine], [(f.with_name(f.stem + ".post.s")).exists() for f in mine])
+print(len(mine), [os.stat(f.with_suffix(".so")).st_mtime_ns for f in mine],
+      [(f.with_name(f.stem + ".post.s")).exists() for f in mine])
 """
 
 
 def _run(code: str, *arguments: str, **env: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env={**os.environ, **env},
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -50,14 +55,18 @@ def test_jittors_own_way_stays_one_variable_away():
 COMPILER = """#!/bin/sh
 echo "$@" >> {log}
 case "$*" in *c++-header*) {header} ;; esac
-case "$*" in *-include*) g++ -H "$@" 2> {log}.err; status=$?; cat {log}.err >> {log}; cat {log}.err >&2; exit $status ;; esac
+case "$*" in *-include*)
+    g++ -H "$@" 2> {log}.err; status=$?; cat {log}.err >> {log}; cat {log}.err >&2; exit $status ;;
+esac
 exec g++ "$@"
 """
 
 
 @pytest.fixture
 def fake(tmp_path):
-    """A stand-in for Jittor with a small header, and a compiler that logs: fake(header="shell command on a header's compile")."""
+    """A stand-in for Jittor with a small header, and a compiler that logs:
+    fake(header="shell command on a header's compile").
+    """
     source = tmp_path / "jittor" / "src"
     source.mkdir(parents=True)
     (source / "var.h").write_text("static int of_var_h = JIT;\n")
@@ -69,8 +78,10 @@ def fake(tmp_path):
         python = tmp_path / "python"
         python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/python.log\n')
         python.chmod(0o755)
-        flags = types.SimpleNamespace(cc_type="g++", cc_path=str(compiler), cc_flags=f' -std=c++14 -fPIC -shared -lstdc++ -I"{source}" -O1 ',
-                                      jittor_path=str(source.parent), cache_path=str(tmp_path / "cache"), python_path=str(python))
+        flags = types.SimpleNamespace(cc_type="g++", cc_path=str(compiler),
+                                      cc_flags=f' -std=c++14 -fPIC -shared -lstdc++ -I"{source}" -O1 ',
+                                      jittor_path=str(source.parent), cache_path=str(tmp_path / "cache"),
+                                      python_path=str(python))
         return types.SimpleNamespace(flags=flags)
 
     return make
@@ -90,7 +101,8 @@ def _compile(jt, folder: pathlib.Path, text: str) -> pathlib.Path:
     source, library = folder / "one_op.cc", folder / "one_op.so"
     source.write_text(text)
     library.unlink(missing_ok=True)
-    subprocess.run(f'{jt.flags.python_path} x/utils/asm_tuner.py --cc_path="{jt.flags.cc_path}" "{source}" {jt.flags.cc_flags} -o "{library}"',
+    subprocess.run(f'{jt.flags.python_path} x/utils/asm_tuner.py --cc_path="{jt.flags.cc_path}" "{source}" '
+                   f'{jt.flags.cc_flags} -o "{library}"',
                    shell=True, check=True, cwd=folder)
     return library
 

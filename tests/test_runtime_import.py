@@ -1,4 +1,6 @@
-"""Jittor's import goes to its end and stays inside its cache: moved caches, homes that cannot be written, forks, the clone's own folder."""
+"""Jittor's import goes to its end and stays inside its cache:
+moved caches, homes that cannot be written, forks, the clone's own folder.
+"""
 
 import os
 import pathlib
@@ -17,12 +19,15 @@ ENVIRONMENT = ("nvcc_path", "cache_name", "use_mkl", "use_mpi", "log_silent", "c
 def run(code: str, *, cwd=ROOT, timeout=300, **env) -> subprocess.CompletedProcess:
     """Run code in a fresh process that prepares itself, with variables added."""
     clean = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, timeout=timeout, env={**clean, **env})
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, timeout=timeout,
+                          env={**clean, **env})
 
 
 @pytest.fixture
 def copied_cache(tmp_path) -> tuple[pathlib.Path, pathlib.Path]:
-    """(a JITTOR_HOME, its cache folder): a copy of the cache in use, without the compiled operations, whose commands name the old place."""
+    """(a JITTOR_HOME, its cache folder): a copy of the cache in use, without the compiled operations,
+    whose commands name the old place.
+    """
     done = run("import jseg, jittor, jittor_utils\nprint(jseg.runtime.jittor_home())\nprint(jittor_utils.cache_path)")
     assert done.returncode == 0, done.stderr
     home, cache = map(pathlib.Path, done.stdout.split("\n")[:2])
@@ -32,14 +37,17 @@ def copied_cache(tmp_path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def test_an_import_that_would_end_the_process_goes_on_and_says_so():
-    """Jittor's own `sys.exit(0)`: it is told that its compile helper, which is in use, was just compiled, as in a moved cache."""
+    """Jittor's own `sys.exit(0)`: it is told that its compile helper, which is in use,
+    was just compiled, as in a moved cache.
+    """
     done = run("""
 import jseg, jittor_utils
 jittor_utils.try_import_jit_utils_core()
 old = jittor_utils.cc
 old.cache_compile = lambda *command: True
 import jittor as jt, numpy as np
-print(jittor_utils.cc is old, jt.array(np.arange(6.)[::2]).numpy().tolist(), (jt.array([1.0, 2.5]) * 2).numpy().tolist())
+print(jittor_utils.cc is old, jt.array(np.arange(6.)[::2]).numpy().tolist(),
+      (jt.array([1.0, 2.5]) * 2).numpy().tolist())
 """)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False [0.0, 2.0, 4.0] [2.0, 5.0]", "the process ended before it did its work"
@@ -54,7 +62,8 @@ def test_a_command_on_a_moved_cache_does_its_work(copied_cache, tmp_path):
     import numpy as np
     from PIL import Image
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "black.png")
-    done = subprocess.run([sys.executable, "-m", "jseg", "predict", str(weights), str(tmp_path / "black.png"), "--out", str(tmp_path / "out")],
+    done = subprocess.run([sys.executable, "-m", "jseg", "predict", str(weights), str(tmp_path / "black.png"), "--out",
+                           str(tmp_path / "out")],
                           capture_output=True, text=True, env=env, timeout=1800)
     assert done.returncode == 0, done.stderr
     assert any((tmp_path / "out").iterdir()) and "2 to 4 minutes" in done.stderr
@@ -69,7 +78,8 @@ def test_doctor_names_a_moved_cache(tmp_path, monkeypatch):
     assert runtime.core_is_built() and runtime.core_finding().level == "ok"
     core.with_name("jittor_core.so.key").write_text('"g++" "a.o" -o "/elsewhere/jittor_core.so" -shared\n# a.o: 1\n')
     found = runtime.core_finding()
-    assert not runtime.core_is_built() and found.level == "warning" and "moved or copied" in found.text and "jseg warmup" in found.cure
+    assert (not runtime.core_is_built() and found.level == "warning" and "moved or copied" in found.text
+            and "jseg warmup" in found.cure)
     monkeypatch.setattr(runtime, "_in_cache", lambda name, host=None: [] if host is None else [str(core)])
     found = runtime.core_finding()
     assert not runtime.core_is_built() and "another host name" in found.text and found.level == "warning"
@@ -104,25 +114,31 @@ def test_an_import_that_ends_the_process_twice_is_an_error(monkeypatch, tmp_path
 def test_a_compiler_that_cannot_work_is_refused_at_once_and_again(tmp_path):
     """By name and version it is one; the first thing it has to compile fails."""
     fake = tmp_path / "g++"
-    fake.write_text('#!/bin/sh\ncase "$1" in *version*) echo 12.2.0 ;; *) echo "cc1plus: error: no such instruction" >&2; exit 1 ;; esac\n')
+    fake.write_text('#!/bin/sh\ncase "$1" in *version*) echo 12.2.0 ;; *) echo "cc1plus: error: no such instruction" '
+                    '>&2; exit 1 ;; esac\n')
     fake.chmod(0o755)
-    done = run("import importlib.util, jseg\nassert importlib.util.find_spec('jittor')\nfor _ in range(2):\n    try: import jittor\n    except jseg.errors.RuntimeSetupError as error: print(error)",
+    done = run("import importlib.util, jseg\nassert importlib.util.find_spec('jittor')\nfor _ in range(2):\n    try: "
+               "import jittor\n    except jseg.errors.RuntimeSetupError as error: print(error)",
                JITTOR_HOME=str(tmp_path / "home"), cc_path=str(fake))
-    assert done.stdout.count("cannot compile what Jittor needs: cc1plus: error: no such instruction") == 2, done.stdout + done.stderr
+    assert done.stdout.count("cannot compile what Jittor needs: cc1plus: error: no such instruction") == 2, (
+        done.stdout + done.stderr)
     assert "2 to 4 minutes" not in done.stderr
 
 
 def test_a_home_that_cannot_be_written_is_one_line_and_named_by_doctor():
     done = subprocess.run([sys.executable, "-m", "jseg", "doctor", "--short"], capture_output=True, text=True,
                           env={**os.environ, "JITTOR_HOME": "/proc/nowhere"})
-    assert done.returncode == 2 and "FATAL  cache:" in done.stdout and "export JITTOR_HOME=" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 2 and "FATAL  cache:" in done.stdout and "export JITTOR_HOME=" in done.stdout, (
+        done.stdout + done.stderr)
     done = run("import jseg\nprint('jseg imports')\nimport jittor", JITTOR_HOME="/proc/nowhere")
-    assert "jseg imports" in done.stdout and "RuntimeSetupError: cache: Jittor compiles into /proc/nowhere" in done.stderr.replace("jseg.errors.", "")
+    assert ("jseg imports" in done.stdout and "RuntimeSetupError: cache: Jittor compiles into /proc/nowhere"
+            in done.stderr.replace("jseg.errors.", ""))
 
 
 def test_an_unwritable_home_does_not_matter_and_the_process_stays_as_it_was():
-    done = run("import os, ssl\nbefore = ssl._create_default_https_context\nimport jseg, jittor as jt\nassert jseg.runtime.core_is_built()\n"
-               "print(os.environ['HOME'], ssl._create_default_https_context is before, jt.array([1.0, 2.5]).numpy().tolist())",
+    done = run("import os, ssl\nbefore = ssl._create_default_https_context\nimport jseg, jittor as jt\nassert "
+               "jseg.runtime.core_is_built()\nprint(os.environ['HOME'], ssl._create_default_https_context is before, "
+               "jt.array([1.0, 2.5]).numpy().tolist())",
                HOME="/proc/nowhere", JITTOR_HOME=str(runtime.jittor_home()))
     assert done.stdout.strip() == "/proc/nowhere True [1.0, 2.5]", done.stderr
 
@@ -156,7 +172,8 @@ def test_a_child_forked_from_a_process_on_a_gpu_is_refused(monkeypatch):
     class Var:
         sync = numpy = data = item = None
 
-    jt = types.SimpleNamespace(flags=types.SimpleNamespace(use_cuda=1, cc_type="clang"), Var=Var, array=None, sync_all=None)
+    jt = types.SimpleNamespace(flags=types.SimpleNamespace(use_cuda=1, cc_type="clang"), Var=Var, array=None,
+                               sync_all=None)
     hooks = []
     monkeypatch.setattr(os, "register_at_fork", lambda after_in_child: hooks.append(after_in_child))
     runtime_import.survive_forks(jt)
@@ -174,20 +191,23 @@ def test_the_first_example_works_in_the_folder_where_git_clone_was_typed(tmp_pat
 
 
 def test_a_plain_editable_install_works_there_too(tmp_path):
-    """The file that `pip install -e .` would put into site-packages holds a path, which a folder of the same name does not precede."""
+    """The file that `pip install -e .` would put into site-packages holds a path,
+    which a folder of the same name does not precede.
+    """
     pytest.importorskip("setuptools", minversion="64")
     clone = tmp_path / "jseg"
     shutil.copytree(ROOT / "jseg", clone / "jseg", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "README.md"):
         shutil.copy(ROOT / name, clone)
-    done = subprocess.run([sys.executable, "setup.py", "-q", "editable_wheel", "--dist-dir", str(tmp_path / "dist")], cwd=clone,
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "setup.py", "-q", "editable_wheel", "--dist-dir", str(tmp_path / "dist")],
+                          cwd=clone, capture_output=True, text=True)
     if "No module named 'wheel'" in done.stderr or "invalid command 'bdist_wheel'" in done.stderr:
         pytest.skip("the package wheel is not installed")
     assert done.returncode == 0, done.stderr
     import zipfile
     with zipfile.ZipFile(next((tmp_path / "dist").glob("jseg_jittor-*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
-    code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]; import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
+    code = (f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]; import site; "
+            f"site.addsitedir({str(tmp_path / 'site')!r})\n")
     done = run(f"{code}from jseg import InferenceSegmentor\nimport jseg; print(jseg.__file__)", cwd=tmp_path)
     assert done.stdout.strip() == str(clone / "jseg" / "__init__.py"), done.stderr

@@ -1,4 +1,6 @@
-"""Arrays of every type and form go into Jittor and come back, under NumPy 1 and 2; the overlay for NumPy 2 is made of checked changes."""
+"""Arrays of every type and form go into Jittor and come back, under NumPy 1 and 2;
+the overlay for NumPy 2 is made of checked changes.
+"""
 
 import concurrent.futures
 import importlib.machinery
@@ -15,8 +17,10 @@ import pytest
 from jseg import runtime, runtime_numpy
 from jseg.errors import RuntimeSetupError
 
-INSTALLED = next(pathlib.Path(folder) / "jittor" for folder in sys.path if (pathlib.Path(folder) / "jittor" / "__init__.py").is_file())
-TYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
+INSTALLED = next(pathlib.Path(folder) / "jittor"
+                 for folder in sys.path if (pathlib.Path(folder) / "jittor" / "__init__.py").is_file())
+TYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16",
+         "float32", "float64")
 SHAPES = ((), (1,), (7,), (0,), (0, 3), (2, 0), (1, 1), (3, 5), (2, 3, 4), (2, 1, 3, 2, 2))
 FORMS = {
     "whole": lambda x: x,
@@ -29,7 +33,8 @@ FORMS = {
     "other byte order": lambda x: x.astype(x.dtype.newbyteorder()),
     "other byte order, reversed": lambda x: x.astype(x.dtype.newbyteorder())[..., ::-1] if x.ndim else x,
     "not aligned": lambda x: np.ndarray(x.shape, x.dtype, b"\0" + x.tobytes(), 1) if x.size else x,
-    "a field of records": lambda x: np.array([(1, v) for v in x.ravel()], [("a", "i1"), ("b", x.dtype)])["b"].reshape(x.shape),
+    "a field of records": lambda x: np.array([(1, v) for v in x.ravel()],
+                                             [("a", "i1"), ("b", x.dtype)])["b"].reshape(x.shape),
     "a subclass": lambda x: x.view(type("Mine", (np.ndarray,), {})),
 }
 
@@ -80,7 +85,8 @@ def test_lists_and_wide_numbers(jt):
     assert jt.array(np.array([1.5, 2], dtype=">f8"), dtype="float64").numpy().tolist() == [1.5, 2]
 
 
-@pytest.mark.parametrize("array", [np.array([None, 1], dtype=object), np.array(["a", "b"]), np.array([1 + 2j, 3]), np.array([b"x"]),
+@pytest.mark.parametrize("array", [np.array([None, 1], dtype=object), np.array(["a", "b"]), np.array([1 + 2j, 3]),
+                                   np.array([b"x"]),
                                    np.array(["2020-01-01"], dtype="M8[D]")], ids=lambda array: array.dtype.kind)
 def test_what_is_no_number_is_refused(jt, array):
     with pytest.raises(Exception, match="not support"):
@@ -96,7 +102,8 @@ def test_the_check_after_import_finds_a_jittor_that_misreads(jt):
         return types.SimpleNamespace(numpy=lambda: np.where(np.arange(found.size).reshape(found.shape) > 2, 0, found)) \
             if (found := right(data).numpy()).dtype == "float64" or found.dtype == "int16" else right(data)
 
-    for wrong in (short, lambda data: right(np.asarray(data, dtype="float32")) if data.dtype == object else right(data)):
+    for wrong in (short, lambda data: right(np.asarray(data, dtype="float32")) if data.dtype == object
+                  else right(data)):
         with pytest.raises(RuntimeSetupError, match="NumPy"):
             runtime_numpy.check_arrays(types.SimpleNamespace(array=wrong, __version__="1.3.11"))
 
@@ -109,8 +116,10 @@ def test_the_overlay_is_links_and_the_changed_files(tmp_path):
     for name, changes in runtime_numpy.CHANGES.items():
         assert not (folder / name).is_symlink() and all(new in (folder / name).read_text() for _, new in changes)
     files = {str(p.relative_to(folder)) for p in map(pathlib.Path, _all_files(folder))}
-    assert files == {str(p.relative_to(INSTALLED)) for p in map(pathlib.Path, _all_files(INSTALLED)) if p.parent != INSTALLED / "__pycache__"}
-    own = [name for name in files if not os.path.islink(folder / name) and not any(p.is_symlink() for p in (folder / name).parents)]
+    assert files == {str(p.relative_to(INSTALLED)) for p in map(pathlib.Path, _all_files(INSTALLED))
+                     if p.parent != INSTALLED / "__pycache__"}
+    own = [name for name in files if not os.path.islink(folder / name)
+           and not any(p.is_symlink() for p in (folder / name).parents)]
     assert sorted(own) == sorted(runtime_numpy.CHANGES), "only the changed files are files"
 
 
@@ -122,7 +131,8 @@ def test_jittor_is_found_in_the_overlay_and_the_installed_package_is_untouched(t
     installed = importlib.machinery.PathFinder.find_spec("jittor", [str(INSTALLED.parent)])
     before = sorted(_all_files(INSTALLED))
     spec = runtime_numpy.overlay_spec(installed, tmp_path)
-    assert spec.origin.startswith(str(tmp_path)) and list(spec.submodule_search_locations) == [str(pathlib.Path(spec.origin).parent)]
+    assert spec.origin.startswith(str(tmp_path)) and list(spec.submodule_search_locations) == [
+        str(pathlib.Path(spec.origin).parent)]
     assert sorted(_all_files(INSTALLED)) == before
 
 
@@ -130,7 +140,8 @@ def test_a_jittor_whose_sources_are_others_is_refused_with_the_text_that_is_miss
     shutil.copytree(INSTALLED / "src" / "pyjt", tmp_path / "jittor" / "src" / "pyjt")
     source = tmp_path / "jittor" / "src" / "pyjt" / "numpy.cc"
     source.write_text(source.read_text().replace("PyArray_CopyInto, 82", "PyArray_CopyInto, 81"))
-    with pytest.raises(RuntimeSetupError, match=r"(?s)numpy\.cc is not the file of Jittor 1\.3\.11: 'fill\(PyArray_CopyInto, 82\);' occurs.*cure: pip"):
+    with pytest.raises(RuntimeSetupError, match=r"(?s)numpy\.cc is not the file of Jittor 1\.3\.11: "
+                                                r"'fill\(PyArray_CopyInto, 82\);' occurs.*cure: pip"):
         runtime_numpy.make_overlay(tmp_path / "jittor", tmp_path / "cache")
     assert not (tmp_path / "cache").exists(), "nothing half-made"
 
@@ -144,10 +155,12 @@ def test_the_changed_sources_compile_and_know_both_layouts(tmp_path):
     start, end = header.index("struct PyArrayDescr_Proxy"), header.index("struct PyArray_Proxy")
     size = header[header.index("inline bool is_numpy2()"):header.index("inline int64 PyArray_Size")]
     (tmp_path / "probe.cc").write_text(
-        "#include <Python.h>\ntypedef long long int64;\nstatic unsigned version;\nstatic unsigned PyArray_GetNDArrayCFeatureVersion() { return version; }\n"
+        "#include <Python.h>\ntypedef long long int64;\nstatic unsigned version;\nstatic unsigned "
+        "PyArray_GetNDArrayCFeatureVersion() { return version; }\n"
         f'{header[start:end]}{size}\nextern "C" long long probe(void* descr, unsigned numpy) {{ version = numpy; '
         "return numpy_elsize((PyArrayDescr_Proxy*)descr) * 1000 + ((PyArrayDescr_Proxy*)descr)->type_num; }\n")
-    subprocess.run(f"g++ -shared -fPIC {runtime_import.include_flags()} probe.cc -o probe.so", shell=True, check=True, cwd=tmp_path)
+    subprocess.run(f"g++ -shared -fPIC {runtime_import.include_flags()} probe.cc -o probe.so", shell=True,
+                   check=True, cwd=tmp_path)
     import ctypes
     probe = ctypes.CDLL(str(tmp_path / "probe.so")).probe
     probe.restype, probe.argtypes = ctypes.c_longlong, [ctypes.c_void_p, ctypes.c_uint]
@@ -174,8 +187,10 @@ def test_a_numpy_of_another_major_is_refused(tmp_path, monkeypatch):
 
 
 def test_numpy_does_not_warn_of_denormals_that_jittor_switches_off():
-    done = subprocess.run([sys.executable, "-W", "error", "-c", "import jseg, jittor as jt; (jt.array([1.0, 2.5]) * 3).sync(); import numpy; "
-                           "print(numpy.finfo('float32').eps, numpy.finfo('float64').eps)"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "error", "-c",
+                           "import jseg, jittor as jt; (jt.array([1.0, 2.5]) * 3).sync(); import numpy; "
+                           "print(numpy.finfo('float32').eps, numpy.finfo('float64').eps)"],
+                          capture_output=True, text=True)
     assert done.returncode == 0 and "subnormal" not in done.stderr, done.stderr
 
 

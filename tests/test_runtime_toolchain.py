@@ -1,4 +1,6 @@
-"""A compiler that cannot work is refused with its own words and a cure before minutes are spent; one that can is called once."""
+"""A compiler that cannot work is refused with its own words and a cure before minutes are spent;
+one that can is called once.
+"""
 
 import pathlib
 import shutil
@@ -9,7 +11,8 @@ import pytest
 from jseg import runtime_import, runtime_toolchain
 from jseg.errors import RuntimeSetupError
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("g++"), reason="needs g++ on Linux")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("g++"),
+                                reason="needs g++ on Linux")
 
 
 @pytest.fixture
@@ -44,27 +47,33 @@ def test_an_old_one_is_refused_by_its_version(compiler):
 def test_one_without_openmp_or_headers_shows_its_words_and_command(compiler):
     compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) real "$@" -Djseg_probe=other_name ;; esac')
     assert "jseg_probe" in refusal()
-    compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) echo "collect2: error: x\nfatal error: omp.h file not found" >&2; exit 1 ;; esac')
+    compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) echo "collect2: error: x\nfatal error: omp.h file not found" '
+                    '>&2; exit 1 ;; esac')
     text = refusal()
-    assert "needs: fatal error: omp.h file not found" in text and "apt-get install -y g++" in text and "-fopenmp" in text
+    assert ("needs: fatal error: omp.h file not found" in text and "apt-get install -y g++" in text
+            and "-fopenmp" in text)
     compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) echo "fatal error: Python.h: No such file" >&2; exit 1 ;; esac')
     assert "python3-dev" in refusal()
 
 
 def test_one_that_is_too_new_is_refused_with_the_newest_that_works(compiler):
     """As g++ 15, whose containers no longer include <cstdint>."""
-    compiler("g++-15", 'case "$*" in -dump*) echo 15 ;; *) echo "probe.cc:8:9: error: uint8_t does not name a type" >&2; exit 1 ;; esac')
+    compiler("g++-15", 'case "$*" in -dump*) echo 15 ;; *) echo "probe.cc:8:9: error: uint8_t does not name a type" '
+                       '>&2; exit 1 ;; esac')
     text = refusal()
-    assert "uint8_t does not name a type" in text and "apt-get install -y g++-14, and export cc_path=/usr/bin/g++-14" in text
+    assert ("uint8_t does not name a type" in text
+            and "apt-get install -y g++-14, and export cc_path=/usr/bin/g++-14" in text)
 
 
 def test_one_that_takes_no_pointers_to_members_for_functions_is_refused(compiler):
     """As clang, which compiles all of Jittor's core but one file, after minutes."""
-    compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) real $(printf "%s\\n" "$@" | grep -vx -- -w) -Werror=pmf-conversions ;; esac')
+    compiler("g++", 'case "$*" in -dump*) echo 12 ;; *) real $(printf "%s\\n" "$@" | grep -vx -- -w) '
+                    '-Werror=pmf-conversions ;; esac')
     assert "Node::" in refusal()
 
 
-@pytest.mark.parametrize("name,text", [("c++", "g++ or clang in it"), ("clang++-14", "only g++ compiles"), (None, "is no program")])
+@pytest.mark.parametrize("name,text", [("c++", "g++ or clang in it"), ("clang++-14", "only g++ compiles"),
+                                       (None, "is no program")])
 def test_what_jittor_cannot_name_is_found_at_start(compiler, monkeypatch, name, text):
     monkeypatch.setenv("cc_path", str(compiler(name, "exit 1")) if name else "/nowhere/g++")
     notes = []
@@ -75,6 +84,7 @@ def test_what_jittor_cannot_name_is_found_at_start(compiler, monkeypatch, name, 
 def test_headers_are_found_without_a_config_script(monkeypatch):
     flags = runtime_import.include_flags()
     folders = [flag[2:].strip('"') for flag in flags.split(' -') if flag]
-    assert any((pathlib.Path(folder.lstrip('I"')) / "Python.h").is_file() or (pathlib.Path(folder) / "Python.h").is_file() for folder in folders), flags
+    assert any((pathlib.Path(folder.lstrip('I"')) / "Python.h").is_file()
+               or (pathlib.Path(folder) / "Python.h").is_file() for folder in folders), flags
     monkeypatch.setattr(runtime_import.os.path, "isfile", lambda path: False)
     assert not runtime_import.has_config_script()

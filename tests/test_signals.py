@@ -1,7 +1,9 @@
-"""Every command ends by Ctrl-C on a real terminal: within 3 seconds, with 130, without a traceback, leaving no process and no part.
+"""Every command ends by Ctrl-C on a real terminal: within 3 seconds, with 130,
+without a traceback, leaving no process and no part.
 
-Also SIGTERM (143), a closed terminal (129), Ctrl-C within a long C++ call and twice in a row, and scripts of users. What a resumed run is worth
-after a hundred presses shows `engine/interrupt_run.py`; ranks are in engine/test_distributed.py.
+Also SIGTERM (143), a closed terminal (129), Ctrl-C within a long C++ call and twice in a row, and scripts of users.
+What a resumed run is worth after a hundred presses shows `engine/interrupt_run.py`; ranks are in
+engine/test_distributed.py.
 """
 
 import json
@@ -39,7 +41,8 @@ def stage(tmp_path_factory):
     config["train_dataloader"]["num_workers"] = 1
     (folder / "run.yaml").write_text(dump_config(config))
     rng = np.random.default_rng(0)
-    picture, mask = rng.integers(0, 256, (1200, 1600, 3)).astype(np.uint8), rng.integers(0, 3, (1200, 1600)).astype(np.uint8)
+    picture, mask = (rng.integers(0, 256, (1200, 1600, 3)).astype(np.uint8),
+                     rng.integers(0, 3, (1200, 1600)).astype(np.uint8))
     devkit, names = folder / "VOCdevkit" / "VOC2012", [f"{i:04d}" for i in range(150)]
     for part, suffix, content in (("JPEGImages", ".jpg", picture), ("SegmentationClass", ".png", mask)):
         (devkit / part).mkdir(parents=True)
@@ -48,7 +51,8 @@ def stage(tmp_path_factory):
             os.link(folder / f"one{suffix}", devkit / part / f"{name}{suffix}")
     (devkit / "ImageSets" / "Segmentation").mkdir(parents=True)
     for split in ("train", "val"):
-        (devkit / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names if split == "train" else names[:1]))
+        (devkit / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(
+            "\n".join(names if split == "train" else names[:1]))
     (folder / "many").mkdir()
     cv2.imwrite(str(folder / "small.jpg"), picture[:240, :320])
     for name in names:
@@ -58,11 +62,13 @@ def stage(tmp_path_factory):
         clip.write(picture[:240, :320])
     clip.release()
     large = {**config, "val_dataloader": json.loads(json.dumps(config["val_dataloader"]))}
-    large["val_dataloader"]["dataset"].update(data_root=str(devkit), data_prefix={"img_path": "JPEGImages", "seg_map_path": "SegmentationClass"})
+    large["val_dataloader"]["dataset"].update(
+        data_root=str(devkit), data_prefix={"img_path": "JPEGImages", "seg_map_path": "SegmentationClass"})
     large["train_dataloader"] = {**large["val_dataloader"], "num_workers": 1}
     (folder / "large.yaml").write_text(dump_config(large))
     camvid = load_config(CONFIG)
-    camvid["val_dataloader"]["dataset"] = {**large["val_dataloader"]["dataset"], "metainfo": {"classes": [f"class_{i}" for i in range(11)]}}
+    camvid["val_dataloader"]["dataset"] = {**large["val_dataloader"]["dataset"],
+                                           "metainfo": {"classes": [f"class_{i}" for i in range(11)]}}
     (folder / "val.yaml").write_text(dump_config(camvid))
     large["val_dataloader"]["dataset"].update(data_root=str(folder), data_prefix={"img_path": "many"})
     (folder / "many.yaml").write_text(dump_config(large))
@@ -89,7 +95,8 @@ def written(folder):
 def work(stage, out, address):
     """Command -> (its words; seconds, or a condition to wait for, before Ctrl-C)."""
     index = stage / "index.yaml"
-    index.write_text(f"w: {{file: w.pth, url: {address}, sha256: null, source: test, licence: null, config: null, classes: null, miou: null}}\n")
+    index.write_text(f"w: {{file: w.pth, url: {address}, sha256: null, source: test, licence: null, config: null, "
+                     f"classes: null, miou: null}}\n")
     sleeper = stage / "python"
     sleeper.write_text("#!/bin/sh\nsleep 60\n")
     sleeper.chmod(0o755)
@@ -98,19 +105,19 @@ def work(stage, out, address):
         "predict a video": (("jseg", "predict", WEIGHTS, stage / "clip.avi", "--out", out), written(out)),
         "val": (("jseg", "val", stage / "val.yaml", "--checkpoint", WEIGHTS), 1.0),
         "train": (("jseg", "train", stage / "run.yaml", "--work-dir", out / "run"), steps(out / "run", 3)),
-        "convert a dataset": ((sys.executable, "tools/convert_datasets/voc2012.py", stage / "VOCdevkit", "--out", out, "--partial", "--overwrite",
-                               "--workers", "2"), written(out)),
+        "convert a dataset": ((sys.executable, "tools/convert_datasets/voc2012.py", stage / "VOCdevkit", "--out", out,
+                               "--partial", "--overwrite", "--workers", "2"), written(out)),
         "data check": (("jseg", "data", "check", stage / "large.yaml"), 1.0),
         "weights get": (("jseg", "weights", "get", "w", "--index", index, "--dir", out), 1.0),
         "bench": (("jseg", "bench", "--model", CONFIG, "--size", "240", "320"), 2.0),
         "warmup": (("jseg", "warmup", CONFIG, "--train"), 1.0),
         "verify": (("jseg", "verify", WEIGHTS, "--against-torch", sleeper, "--pictures", stage / "one.jpg"), 1.0),
-        "tools script": ((sys.executable, "tools/run_net.py", "--config-file", stage / "many.yaml", "--task", "test", "--resume", WEIGHTS,
-                          "--save-dir", out), "->")}
+        "tools script": ((sys.executable, "tools/run_net.py", "--config-file", stage / "many.yaml", "--task", "test",
+                          "--resume", WEIGHTS, "--save-dir", out), "->")}
 
 
-@pytest.mark.parametrize("name", ["predict", "predict a video", "val", "train", "convert a dataset", "data check", "weights get", "bench", "warmup",
-                                  "verify", "tools script"])
+@pytest.mark.parametrize("name", ["predict", "predict a video", "val", "train", "convert a dataset", "data check",
+                                  "weights get", "bench", "warmup", "verify", "tools script"])
 def test_ctrl_c_at_work(name, stage, tmp_path, silent_server):
     words, moment = work(stage, tmp_path, silent_server)[name]
     with Terminal(*words) as terminal:
@@ -129,17 +136,22 @@ def test_ctrl_c_at_work(name, stage, tmp_path, silent_server):
 def test_ctrl_c_while_anything_is_imported(stage, tmp_path, silent_server, rng):
     """Every command, also the short ones, at a random moment of its first half second."""
     short = {name: ("jseg", *words) for name, words in {
-        "doctor": ("doctor",), "check": ("check", CONFIG), "flops": ("flops", CONFIG), "names": ("names",), "export": ("export", WEIGHTS, tmp_path / "w"),
-        "browse": ("browse", stage / "large.yaml", "--out", tmp_path / "sheet.png"), "convert": ("convert", WEIGHTS, tmp_path / "w"),
-        "report": ("report", tmp_path), "launch": ("launch", "-n", "2", "--cpu", "train", stage / "run.yaml", "--work-dir", tmp_path / "ranks")}.items()}
+        "doctor": ("doctor",), "check": ("check", CONFIG), "flops": ("flops", CONFIG), "names": ("names",),
+        "export": ("export", WEIGHTS, tmp_path / "w"),
+        "browse": ("browse", stage / "large.yaml", "--out", tmp_path / "sheet.png"),
+        "convert": ("convert", WEIGHTS, tmp_path / "w"),
+        "report": ("report", tmp_path), "launch": ("launch", "-n", "2", "--cpu", "train", stage / "run.yaml",
+                                                   "--work-dir", tmp_path / "ranks")}.items()}
     scripts = {path.name: (sys.executable, path, "--help") for path in sorted((ROOT / "tools").rglob("*.py"))}
     wrong = []
-    for name, words in {**{name: words for name, (words, _) in work(stage, tmp_path, silent_server).items()}, **short, **scripts}.items():
+    for name, words in {**{name: words for name, (words, _) in work(stage, tmp_path, silent_server).items()}, **short,
+                        **scripts}.items():
         with Terminal(*words) as terminal:
             terminal.wait_for_handlers()
             if terminal.watch(float(rng.uniform(0, 0.5 if "--help" not in words else 0.03))):
                 seconds = terminal.press()
-                if terminal.status != {"convert": 2, "report": 2}.get(name, 0):  # else it had come to its own end when the key came
+                # else it had come to its own end when the key came
+                if terminal.status != {"convert": 2, "report": 2}.get(name, 0):
                     wrong += [f"{name}: {fault}" for fault in faults(terminal, seconds, tmp_path, limit_s=LIMIT_S)]
     assert not wrong
 
@@ -147,7 +159,8 @@ def test_ctrl_c_while_anything_is_imported(stage, tmp_path, silent_server, rng):
 @pytest.mark.parametrize("after_s", [0.3, 0.8, 1.5, 2.5])
 def test_ctrl_c_while_ranks_start(after_s, stage, tmp_path):
     """mpirun would wait twice for three seconds."""
-    with Terminal("jseg", "launch", "-n", "2", "--cpu", "train", stage / "run.yaml", "--work-dir", tmp_path / "ranks") as terminal:
+    with Terminal("jseg", "launch", "-n", "2", "--cpu", "train", stage / "run.yaml", "--work-dir",
+                  tmp_path / "ranks") as terminal:
         terminal.wait_for("mpirun")
         terminal.watch(after_s)
         assert faults(terminal, terminal.press(), tmp_path, limit_s=LIMIT_S) == []
@@ -156,8 +169,9 @@ def test_ctrl_c_while_ranks_start(after_s, stage, tmp_path):
 def command(tmp_path, body):
     """A script that counts as a command of jseg: it is called so."""
     path = tmp_path / "jseg"
-    path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport pathlib\nfrom jseg import cli, runtime_signals\n"
-                    f"def work(words):\n    import jittor as jt\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport pathlib\nfrom jseg import cli, "
+                    "runtime_signals\ndef work(words):\n    import jittor as jt\n"
+                    + "".join(f"    {line}\n" for line in body.splitlines())
                     + "cli._dispatch = work\nsys.exit(cli.main())\n")
     return sys.executable, path
 
@@ -165,8 +179,9 @@ def command(tmp_path, body):
 @pytest.mark.parametrize("how, status", [("key", 130), ("sigterm", 143)])
 def test_a_long_call_of_c_plus_plus_is_not_waited_for(tmp_path, how, status):
     """No Python handler runs within it; what it was writing goes."""
-    body = ("a = jt.random((6000, 6000)).sync()\nwith runtime_signals.part('film.part.mp4'):\n    pathlib.Path('film.part.mp4').touch()\n"
-            "    print('computes', flush=True)\n    for _ in range(30): a = a @ a\n    a.sync()")
+    body = ("a = jt.random((6000, 6000)).sync()\nwith runtime_signals.temporary_file('film.part.mp4'):\n    "
+            "pathlib.Path('film.part.mp4').touch()\n    print('computes', flush=True)\n    for _ in range(30): a = a @ "
+            "a\n    a.sync()")
     with Terminal(*command(tmp_path, body), cwd=tmp_path) as terminal:
         terminal.wait_for("computes")
         terminal.watch(0.3)
@@ -181,15 +196,16 @@ def test_a_long_call_of_c_plus_plus_is_not_waited_for(tmp_path, how, status):
 
 def test_an_error_that_c_code_prints_is_no_traceback(tmp_path):
     """Libraries call Python from C, and print the error where it raises."""
-    body = ("import ctypes, time\ncall = ctypes.CFUNCTYPE(None)(lambda: time.sleep(60))\nprint('works', flush=True)\ncall()\n"
-            "try:\n    time.sleep(60)\nexcept BaseException:\n    ctypes.pythonapi.PyErr_Print()")
+    body = ("import ctypes, time\ncall = ctypes.CFUNCTYPE(None)(lambda: time.sleep(60))\nprint('works', "
+            "flush=True)\ncall()\ntry:\n    time.sleep(60)\nexcept BaseException:\n    ctypes.pythonapi.PyErr_Print()")
     with Terminal(*command(tmp_path, body)) as terminal:
         terminal.wait_for("works")
         assert faults(terminal, terminal.press(), limit_s=LIMIT_S) == []
 
 
 def test_who_swallows_the_signal_is_ended(tmp_path):
-    body = "import time\nwhile True:\n    try:\n        print('works', flush=True)\n        time.sleep(60)\n    except BaseException:\n        pass"
+    body = ("import time\nwhile True:\n    try:\n        print('works', flush=True)\n        time.sleep(60)\n    "
+            "except BaseException:\n        pass")
     with Terminal(*command(tmp_path, body)) as terminal:
         terminal.wait_for("works")
         assert faults(terminal, terminal.press(), limit_s=LIMIT_S) == []
@@ -197,11 +213,12 @@ def test_who_swallows_the_signal_is_ended(tmp_path):
 
 def test_ctrl_c_while_a_compiler_runs(tmp_path):
     """The terminal's signal reaches g++ too, whose failure is no error of the program."""
-    source = " ".join(f"template<int N> struct T{i} {{ enum {{ v = T{i}<N-1>::v + N }}; }}; template<> struct T{i}<0> {{ enum {{ v = 0 }}; }};"
+    source = " ".join(f"template<int N> struct T{i} {{ enum {{ v = T{i}<N-1>::v + N }}; }}; template<> struct T{i}<0> "
+                      f"{{ enum {{ v = 0 }}; }};"
                                                  for i in range(40))
     use = " ".join(f"out0_p[0] += T{i}<{800 - i}>::v;" for i in range(40))
-    body = (f"print('compiles', flush=True)\njt.code([1], 'float32', [jt.ones(1)], cpu_header='''{source} // {time.time()}''', "
-            f"cpu_src='''@alias(o, out0)\n{use}''').sync()\nprint('done', flush=True)")
+    body = (f"print('compiles', flush=True)\njt.code([1], 'float32', [jt.ones(1)], cpu_header='''{source} // "
+            f"{time.time()}''', cpu_src='''@alias(o, out0)\n{use}''').sync()\nprint('done', flush=True)")
     with Terminal(*command(tmp_path, body)) as terminal:
         terminal.wait_for("compiles")
         terminal.watch(0.7)
@@ -248,7 +265,8 @@ def test_a_closed_terminal_ends_a_run_which_saves(stage, tmp_path):
 def test_nohup_keeps_a_run_going(stage, tmp_path):
     run = tmp_path / "run"
     words = (shutil.which("nohup"), sys.executable, "-m", "jseg", "train", stage / "run.yaml", "--work-dir", run)
-    with Terminal("sh", "-c", f"exec {' '.join(map(str, words))} > {tmp_path / 'out.txt'} 2>&1", cwd=tmp_path) as terminal:
+    with Terminal("sh", "-c", f"exec {' '.join(map(str, words))} > {tmp_path / 'out.txt'} 2>&1",
+                  cwd=tmp_path) as terminal:
         terminal.watch(120, lambda: len(lines(run)) >= 2)
         terminal.close()
         count = len(lines(run))
@@ -256,11 +274,13 @@ def test_nohup_keeps_a_run_going(stage, tmp_path):
         assert terminal.status is None and len(lines(run)) > count + 1
 
 
-@pytest.mark.parametrize("end", ["jt.ones(3).sync()", "raise ValueError('its own')", "os.kill(0, signal.SIGINT); time.sleep(5)"])
+@pytest.mark.parametrize("end", ["jt.ones(3).sync()", "raise ValueError('its own')",
+                                 "os.kill(0, signal.SIGINT); time.sleep(5)"])
 def test_a_script_of_a_user_ends_as_scripts_do(tmp_path, end):
     """No handlers of jseg or Jittor in it, and no pool of Jittor that waits for ever."""
-    (tmp_path / "script.py").write_text(f"import os, signal, sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport jseg, jittor as jt\nprint('ready', flush=True)\n"
-                                        f"assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n{end}\n")
+    (tmp_path / "script.py").write_text(f"import os, signal, sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport "
+                                        "jseg, jittor as jt\nprint('ready', flush=True)\nassert "
+                                        f"signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n{end}\n")
     with Terminal(sys.executable, tmp_path / "script.py") as terminal:
         terminal.wait_for("ready")
         began = time.monotonic()

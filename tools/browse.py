@@ -1,4 +1,4 @@
-"""Show what the training pipeline feeds the model: the same door as `jseg browse`."""
+"""Show what the training pipeline feeds the model: the same as `jseg browse`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

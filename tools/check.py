@@ -1,4 +1,4 @@
-"""List every mistake in a config: the same door as `jseg check`."""
+"""List every mistake in a config: the same as `jseg check`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Convert checkpoints and configs of MMSegmentation, SegNeXt and original JSeg: the same door as `jseg convert`."""
+"""Convert checkpoints and configs of MMSegmentation, SegNeXt and original JSeg: the same as `jseg convert`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Check datasets: the same door as `jseg data`."""
+"""Check datasets: the same as `jseg data`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

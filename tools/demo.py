@@ -27,7 +27,8 @@ WANTED_MIOU = 0.80
 def main() -> int:
     """Run the demo; 0 when the trained model reaches the expected quality."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/demo", help="folder to fill (default: runs/demo)")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/demo",
+                        help="folder to fill (default: runs/demo)")
     args = parser.parse_args()
     started = time.time()
     shutil.rmtree(args.out, ignore_errors=True)
@@ -35,7 +36,8 @@ def main() -> int:
     render_dataset(data, count_train=160, count_val=32, size=(128, 160), seed=0)
     print(f"[1/4] rendered 160 + 32 labelled pictures under {data}")
 
-    config = load_config(CONFIG, [f"train_dataloader.dataset.data_root={data}", f"val_dataloader.dataset.data_root={data}"])
+    config = load_config(CONFIG,
+                         [f"train_dataloader.dataset.data_root={data}", f"val_dataloader.dataset.data_root={data}"])
     from jseg.engine.train import train  # imports Jittor, which takes minutes on a machine that never ran it
     result = train(config, work_dir=args.out)
     if result["signal"] is not None:

@@ -1,4 +1,4 @@
-"""Say what this machine has and what jseg chose: the same door as `jseg doctor`."""
+"""Say what this machine has and what jseg chose: the same as `jseg doctor`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Write weights to share: the same door as `jseg export`."""
+"""Write weights to share: the same as `jseg export`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Count a model's parameters and operations: the same door as `jseg flops`."""
+"""Count a model's parameters and operations: the same as `jseg flops`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Start a command on several ranks: the same door as `jseg launch`."""
+"""Start a command on several ranks: the same as `jseg launch`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""List, search and show the models with published weights: the same door as `jseg models`."""
+"""List, search and show the models with published weights: the same as `jseg models`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

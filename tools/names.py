@@ -1,4 +1,4 @@
-"""List what a config may name: the same door as `jseg names`."""
+"""List what a config may name: the same as `jseg names`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

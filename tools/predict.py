@@ -1,4 +1,4 @@
-"""Segment pictures: the same door as `jseg predict`."""
+"""Segment pictures: the same as `jseg predict`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Turn a run folder into one HTML page: the same door as `jseg report`."""
+"""Turn a run folder into one HTML page: the same as `jseg report`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,12 +1,16 @@
 """Original JSeg's command line on jseg's commands.
 
-    python tools/run_net.py --config-file CONFIG --task train                    -> jseg train CONFIG
-    python tools/run_net.py --config-file CONFIG --task train --resume RUN       -> jseg train CONFIG --resume --work-dir RUN
-    python tools/run_net.py --config-file CONFIG --task val --resume WEIGHTS     -> jseg val CONFIG --checkpoint WEIGHTS
+    python tools/run_net.py --config-file CONFIG --task train
+        -> jseg train CONFIG
+    python tools/run_net.py --config-file CONFIG --task train --resume RUN
+        -> jseg train CONFIG --resume --work-dir RUN
+    python tools/run_net.py --config-file CONFIG --task val --resume WEIGHTS
+        -> jseg val CONFIG --checkpoint WEIGHTS
     python tools/run_net.py --config-file CONFIG --task test --resume WEIGHTS --save-dir DIR
-                                                                                 -> jseg predict WEIGHTS PICTURES --out DIR
-Without --resume, val and test take the best weights of the config's run folder. Configs are jseg's YAML files. The command
-that runs is printed first.
+        -> jseg predict WEIGHTS PICTURES --out DIR
+
+Without --resume, val and test take the best weights of the config's run folder. Configs are jseg's YAML files. The
+command that runs is printed first.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ def parse(words: list[str]) -> argparse.Namespace:
                         help="train: the run folder to continue (default: the config's own); val, test: the weights")
     parser.add_argument("--save-dir", default="./results", help="where test puts its pictures (default: %(default)s)")
     parser.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
-    parser.add_argument("--efficient_val", action="store_true", help="accepted; evaluation never keeps label maps in memory")
+    parser.add_argument("--efficient_val", action="store_true",
+                        help="accepted; evaluation never keeps label maps in memory")
     return parser.parse_args(words)
 
 
@@ -49,8 +54,9 @@ def translate(args: argparse.Namespace) -> list[str]:
     folder = pathlib.Path(config.get("work_dir") or pathlib.Path("runs") / pathlib.Path(args.config_file).stem)
     if args.task == "train":
         if args.resume and not pathlib.Path(args.resume).is_dir():
-            raise CheckpointError(f"--resume {args.resume}: training continues from a run folder, not from a file; give the folder, "
-                                  f"or start anew from these weights with jseg train CONFIG --set load_from={args.resume}")
+            raise CheckpointError(f"--resume {args.resume}: training continues from a run folder, not from a file; "
+                                  "give the folder, or start anew from these weights with jseg train CONFIG --set "
+                                  f"load_from={args.resume}")
         own = ["--work-dir", args.resume] if args.resume else []
         return ["train", args.config_file] + (["--resume", *own] if args.resume is not None else [])
     weights = _weights(pathlib.Path(args.resume or folder))
@@ -67,7 +73,8 @@ def _weights(path: pathlib.Path) -> str:
     for candidate in tried:
         if candidate.is_file():
             return str(candidate)
-    raise CheckpointError(f"{path}: no weights there (looked for {', '.join(map(str, tried))}); name a .safetensors file with --resume")
+    raise CheckpointError(f"{path}: no weights there (looked for {', '.join(map(str, tried))}); name a .safetensors "
+                          "file with --resume")
 
 
 def _pictures(config: dict, name: str) -> str:

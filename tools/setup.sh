@@ -1,7 +1,8 @@
 #!/bin/sh
 # Make a virtual environment with jseg in it: sh tools/setup.sh .venv
-# Finds g++, a Python from 3.9 to 3.13 and its headers; as root on Debian or Ubuntu it installs what is missing, otherwise it prints
-# the command and stops. Nothing is fetched but packages. PYTHON=/path/to/python chooses the interpreter.
+# Finds g++, a Python from 3.9 to 3.13 and its headers; as root on Debian or Ubuntu it installs what is missing,
+# otherwise it prints the command and stops. Nothing is fetched but packages. PYTHON=/path/to/python chooses the
+# interpreter.
 set -eu
 venv=${1:-.venv}
 fits='import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))'
@@ -22,14 +23,16 @@ missing=""
 compiler=${cc_path:-g++}
 command -v "$compiler" >/dev/null 2>&1 || missing="$missing g++"
 if [ -z "$python" ] && command -v python3 >/dev/null 2>&1; then
-    echo "jseg: $(python3 --version) is not one that Jittor works with. Install one from 3.9 to 3.13 (3.11 is tried most) and name it:" >&2
+    echo "jseg: $(python3 --version) is not one that Jittor works with." \
+        "Install one from 3.9 to 3.13 (3.11 is tried most) and name it:" >&2
     echo "    make setup PYTHON=/path/to/python3.11" >&2
     exit 2
 elif [ -z "$python" ]; then
     missing="$missing python3 python3-dev python3-venv"
 else
     version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-    "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' \
+    "$python" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' \
         || missing="$missing $version-dev"
     "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing $version-venv"
 fi

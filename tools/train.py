@@ -1,4 +1,4 @@
-"""Train a model: the same door as `jseg train`."""
+"""Train a model: the same as `jseg train`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: the same door as `jseg val`."""
+"""Evaluate a checkpoint: the same as `jseg val`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Compare a checkpoint with MMSegmentation on PyTorch: the same door as `jseg verify`."""
+"""Compare a checkpoint with MMSegmentation on PyTorch: the same as `jseg verify`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""Compile ahead what a config needs: the same door as `jseg warmup`."""
+"""Compile ahead what a config needs: the same as `jseg warmup`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,4 +1,4 @@
-"""List, fetch and convert published weights: the same door as `jseg weights`."""
+"""List, fetch and convert published weights: the same as `jseg weights`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

@@ -1,9 +1,9 @@
-"""Compile the operations of whole models for a GPU in several processes at once, while other parts of the benchmark run.
+"""Compile the operations of whole models for a GPU in several processes at once, while the benchmark goes on.
 
-Jittor compiles the operations of a graph one after the other, 2 to 5 s each with nvcc, and holds a lock of its cache meanwhile. A side
-that is greeted with `GPU` does not take that lock once Jittor is imported; the nvcc that jseg puts before CUDA's own (`runtime_cuda.NVCC`)
-lets the second process that wants an operation have the first one's. A process that loses a race all the same is started once more:
-what it compiled stays.
+Jittor compiles the operations of a graph one after the other, each in 2 to 5 s of nvcc, and holds a lock of its cache
+meanwhile. A side whose `hello` carries `GPU` gives that lock up once Jittor is imported. Two processes may then want
+the same operation: jseg's script before nvcc (`runtime_cuda.NVCC`) makes the second wait and take the first one's
+result. A process that fails all the same is started once more; what it had compiled is kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Cold start: how long the first inference and the first training step take when Jittor's core is built and nothing else is.
+"""Cold start: how long the first inference and the first training step take when
+Jittor's core is built and nothing else is.
 
-A cache of its own (`cache_name` with `_cold` at its end) holds a core that is built once and kept, as are the precompiled headers that
-the import which builds the core makes after it (`runtime_compiler`, some 3 s); before each measurement the compiled operations and jseg's
-kernel library in it are thrown away. The cache that the user works with is not touched.
+A cache of its own (`cache_name` with `_cold` at its end) holds a core that is built once and kept, as are the
+precompiled headers that the import which builds the core makes after it (`runtime_compiler`, some 3 s); before each
+measurement the compiled operations and jseg's kernel library in it are thrown away. The cache that the user works with
+is not touched.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def empty_cache(cache: pathlib.Path) -> None:
         SideError: the folder is not a cold cache; nothing was removed.
     """
     if not any(part.endswith(SUFFIX) for part in cache.parts[-3:]):  # with CUDA, folders for it follow the cache's name
-        raise SideError(f"{cache}: its name does not end with {SUFFIX}, so it may be somebody's cache; nothing was removed")
+        raise SideError(f"{cache}: its name does not end with {SUFFIX}, so it may be somebody's cache; nothing was "
+                        "removed")
     for name in EMPTIED:
         if (cache / name).is_dir():
             shutil.rmtree(cache / name)
@@ -44,11 +47,13 @@ def measure_cold(job: Measurement, *, say: Callable[[str], None] = print) -> dic
         job: what the first run is; its mode says whether inference or a training step.
         say: takes lines that tell of progress.
     Returns:
-        {"title", "import_s", "built_s", "first_s", "second_s", "total_s"}: importing Jittor and jseg; building the model and loading
-        weights; the first and the second run; building and first run together, which is what a user waits after the import.
+        {"title", "import_s", "built_s", "first_s", "second_s", "total_s"}: importing Jittor and jseg; building the
+        model and loading weights; the first and the second run; building and first run together, which is what a user
+        waits after the import.
     """
     env = {"cache_name": os.environ.get("cache_name", "jseg_cpu").removesuffix(SUFFIX) + SUFFIX}
-    say(f"{job.title}, cold: making sure that Jittor's core is built in a cache of its own (minutes, the first time only) ...")
+    say(f"{job.title}, cold: making sure that Jittor's core is built in a cache of its own (minutes, the first time "
+        "only) ...")
     with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name:
         words = write_inputs(pathlib.Path(name), job.config, job.size, job.batch)
         weights = str(pathlib.Path(name) / "weights.npz")
@@ -61,7 +66,8 @@ def measure_cold(job: Measurement, *, say: Callable[[str], None] = print) -> dic
             import_s = time.perf_counter() - began
             opened = side.ask("open", mode=job.mode, warm=2, weights=weights, **words)
     first_s, second_s = opened["seconds"]
-    row = {"title": job.title, "model": job.name, "mode": job.mode, "size": list(job.size), "batch": job.batch, "threads": job.threads,
-           "import_s": import_s, "built_s": opened["built_s"], "first_s": first_s, "second_s": second_s, "total_s": opened["built_s"] + first_s}
+    row = {"title": job.title, "model": job.name, "mode": job.mode, "size": list(job.size), "batch": job.batch,
+           "threads": job.threads, "import_s": import_s, "built_s": opened["built_s"], "first_s": first_s,
+           "second_s": second_s, "total_s": opened["built_s"] + first_s}
     say(f"  import {import_s:.1f} s, then {row['total_s']:.1f} s to the end of the first run")
     return row

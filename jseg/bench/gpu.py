@@ -3,12 +3,13 @@
     doctor     what was found and chosen; Jittor's core, built if need be
     kernels    every kernel's CUDA implementation against the float64 reference, float32, float16, bfloat16
     model      the whole model on CUDA against the CPU: logits and label maps; loss and gradients
-    times      SegNeXt-T and B in turn with the plain path and with PyTorch (eager, channels last, torch.compile), float32 and mixed
+    times      SegNeXt-T and B in turn with the plain path and with PyTorch (eager, channels last, torch.compile),
+               float32 and mixed
     bandwidth  each kernel's rates and its share of what the device was measured to do
 
-A part that fails or runs out of time says so in the results; the next one runs all the same. Results are kept after each step.
-Nearly all of the time is nvcc's, an operation at a time, so kernels are checked side by side, each in a process of its own, and
-the operations of whole models are compiled in the background (see `ahead`).
+A part that fails or runs out of time says so in the results; the next one runs all the same. Results are kept after
+each step. Nearly all of the time is nvcc's, an operation at a time, so kernels are checked side by side, each in a
+process of its own, and the operations of whole models are compiled in the background (see `ahead`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from jseg.registry import nearest
 
 __all__ = ["measure_gpu", "Clock", "PARTS", "find_torch", "settings"]
 
-PARTS = {"doctor": 150, "kernels": 90, "model": 60, "times": 120, "bandwidth": 45}  # seconds; unused time goes to the parts after it
+# seconds; unused time goes to the parts after it
+PARTS = {"doctor": 150, "kernels": 90, "model": 60, "times": 120, "bandwidth": 45}
 TORCH_WAYS = {"PyTorch": {}, "PyTorch, channels last": {"channels_last": True}, "PyTorch, compiled": {"compile": True}}
 DTYPES = ("float32", "float16", "bfloat16")
 PLAIN = {"JSEG_IMPL": "jittor"}  # variables of the plain path's side
@@ -68,7 +70,8 @@ class Clock:
         return self.left(part) <= 1.0
 
 
-def measure_gpu(results: dict, *, torch: str | None, keep: Callable[[], None], say: Callable[[str], None] = print) -> None:
+def measure_gpu(results: dict, *, torch: str | None, keep: Callable[[], None],
+                say: Callable[[str], None] = print) -> None:
     """Run all parts and put what they find into `results["gpu"]` and `results["kernels"]`.
 
     Args:
@@ -86,7 +89,8 @@ def measure_gpu(results: dict, *, torch: str | None, keep: Callable[[], None], s
     with contextlib.ExitStack() as stack:
         ahead = stack.enter_context(Ahead(_jobs(stack)))
         parts = {"doctor": lambda: _doctor(clock, ahead), "kernels": lambda: _kernel_checks(clock, say),
-                 "model": lambda: _cuda_against_cpu(clock), "times": lambda: _times(clock, python, ahead, found.setdefault("times", []), keep, say),
+                 "model": lambda: _cuda_against_cpu(clock),
+                 "times": lambda: _times(clock, python, ahead, found.setdefault("times", []), keep, say),
                  "bandwidth": lambda: _bandwidth(clock, results, say)}
         for name, part in parts.items():
             began = time.monotonic()
@@ -107,11 +111,12 @@ def check_gpu() -> None:
     """Raise RuntimeSetupError, with what doctor found, unless Jittor can compute on a GPU here."""
     notes = "\n".join(f"  {f.topic}: {f.text}" for f in runtime.findings() if f.topic in ("cuda", "cudnn"))
     if not runtime.gpus():
-        raise RuntimeSetupError(f"jseg bench --gpu: this machine has no NVIDIA GPU that can be used; nothing was measured\n{notes}\n"
-                                "run it on a machine with one, or measure the CPU: jseg bench --kernels --model CONFIG")
+        raise RuntimeSetupError("jseg bench --gpu: this machine has no NVIDIA GPU that can be used; nothing was "
+                                f"measured\n{notes}\nrun it on a machine with one, or measure the CPU: jseg bench "
+                                "--kernels --model CONFIG")
     if not os.environ.get("nvcc_path"):
-        raise RuntimeSetupError(f"jseg bench --gpu: there is a GPU, but no CUDA toolkit that Jittor can use; nothing was measured\n{notes}\n"
-                                "see `jseg doctor` for what to install")
+        raise RuntimeSetupError("jseg bench --gpu: there is a GPU, but no CUDA toolkit that Jittor can use; nothing "
+                                f"was measured\n{notes}\nsee `jseg doctor` for what to install")
 
 
 def find_torch() -> str | None:
@@ -124,7 +129,9 @@ def find_torch() -> str | None:
 
 
 def _jobs(stack: contextlib.ExitStack) -> dict:
-    """What to compile in the background: SegNeXt-T with jseg's kernels and on the plain path, as `_times` will run it."""
+    """What to compile in the background: SegNeXt-T with jseg's kernels and on the plain path,
+    as `_times` will run it.
+    """
     jobs = {}
     for mode, batch in (("infer", 1), ("train", 2)):
         _, words = stack.enter_context(_folder(settings("tiny"), (128, 128), batch))
@@ -136,12 +143,15 @@ def _jobs(stack: contextlib.ExitStack) -> dict:
 
 
 def _doctor(clock: Clock, ahead: Ahead) -> dict:
-    """Findings, and Jittor's first import, which builds its core where it is not built; then operations can be compiled."""
+    """Findings, and Jittor's first import, which builds its core where it is not built;
+    then operations can be compiled.
+    """
     built, began = runtime.core_is_built(), time.monotonic()
     with Side("jseg", jseg_command(), timeout_s=clock.left("doctor")) as side:
         hello = side.ask("hello", device="cuda")
         ahead.start()
-        return {"findings": [vars(f) for f in runtime.findings()], "core_was_built": built, "import_s": time.monotonic() - began, **hello}
+        return {"findings": [vars(f) for f in runtime.findings()], "core_was_built": built,
+                "import_s": time.monotonic() - began, **hello}
 
 
 def _kernel_checks(clock: Clock, say: Callable[[str], None]) -> dict:
@@ -152,7 +162,8 @@ def _kernel_checks(clock: Clock, say: Callable[[str], None]) -> dict:
     def checked(job: tuple[str, str]) -> dict:
         kernel, dtype = job
         try:
-            found = persistent(kernel, lambda side: side.ask("check_kernel", kernel=kernel, impl="cuda", dtype=dtype, plain_always=False),
+            found = persistent(kernel, lambda side: side.ask("check_kernel", kernel=kernel, impl="cuda", dtype=dtype,
+                                                             plain_always=False),
                                timeout_s=clock.left("kernels"))
         except SideError as error:
             found = {"failures": [str(error)]}
@@ -177,7 +188,8 @@ def _cuda_against_cpu(clock: Clock) -> dict:
             device, mode = job
             limit = {"timeout_s": clock.left("model")}
             with Side(f"jseg on {device}", jseg_command(), **limit) as side:
-                side.ask("hello", **(GPU if device == "cuda" else {"device": device}))  # only nvcc's results appear at one stroke
+                # only nvcc's results appear at one stroke
+                side.ask("hello", **(GPU if device == "cuda" else {"device": device}))
                 side.ask("open", mode=mode, warm=0, weights=words["weights"], **given, **limit)
                 side.ask("results", out=str(folder / f"{device}_{mode}.npz"), **limit)
             return dict(np.load(folder / f"{device}_{mode}.npz"))
@@ -190,7 +202,8 @@ def _cuda_against_cpu(clock: Clock) -> dict:
             outs = dict(zip(jobs, pool.map(run, jobs)))
         for mode in ("infer", "train"):
             found[mode] = compare(outs["cuda", mode], outs["cpu", mode])
-    wrong = [f"{kind} differ by {v:.1e}" for values in found.values() for kind, v in values.items() if not v <= LIMITS[kind]]
+    wrong = [f"{kind} differ by {v:.1e}" for values in found.values()
+             for kind, v in values.items() if not v <= LIMITS[kind]]
     return {**found, **({"failed": "; ".join(wrong)} if wrong else {})}
 
 
@@ -202,10 +215,12 @@ def settings(variant: str) -> dict:
         return load_config(shipped)
     deep = variant != "tiny"
     width = {"tiny": 256, "small": 256, "base": 512, "large": 1024}[variant]
-    head = {"type": "LightHamHead", "in_channels": [128, 320, 512] if deep else [64, 160, 256], "in_index": [1, 2, 3], "channels": width,
-            "ham_channels": width, "num_classes": 150, "dropout_ratio": 0.1, "norm_cfg": {"type": "GN", "num_groups": 32},
+    head = {"type": "LightHamHead", "in_channels": [128, 320, 512] if deep else [64, 160, 256], "in_index": [1, 2, 3],
+            "channels": width, "ham_channels": width, "num_classes": 150, "dropout_ratio": 0.1,
+            "norm_cfg": {"type": "GN", "num_groups": 32},
             "ham_kwargs": {"MD_R": 16}, "loss_decode": {"type": "CrossEntropyLoss"}}
-    return {"model": {"type": "EncoderDecoder", "backbone": {"type": "MSCAN", "variant": variant, "drop_path_rate": 0.1}, "decode_head": head},
+    return {"model": {"type": "EncoderDecoder",
+                      "backbone": {"type": "MSCAN", "variant": variant, "drop_path_rate": 0.1}, "decode_head": head},
             "optimizer": {"type": "AdamW", "lr": 6e-5, "betas": [0.9, 0.999], "weight_decay": 0.01}}
 
 
@@ -213,19 +228,24 @@ def settings(variant: str) -> dict:
 def _folder(config: dict, size: tuple[int, int], batch: int) -> Iterator[tuple[pathlib.Path, dict]]:
     with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name:
         folder = pathlib.Path(name)
-        yield folder, {**write_inputs(folder, config, size, batch), "weights": str(folder / "weights.npz"), "device": "cuda"}
+        yield folder, {**write_inputs(folder, config, size, batch), "weights": str(folder / "weights.npz"),
+                       "device": "cuda"}
 
 
 # In order of worth: what comes last is left out first.
-PLAN = [(variant, mode, size, 1 if mode == "infer" else 16, mixed) for mixed in (False, True) for variant in ("tiny", "base")
-        for mode, size in (("infer", (512, 512)), ("train", (512, 512)), ("infer", (1024, 2048)), ("infer", (768, 1536)))]
+PLAN = [(variant, mode, size, 1 if mode == "infer" else 16, mixed) for mixed in (False, True)
+        for variant in ("tiny", "base")
+        for mode, size in (("infer", (512, 512)), ("train", (512, 512)), ("infer", (1024, 2048)),
+                           ("infer", (768, 1536)))]
 
 
-def _times(clock: Clock, python: str | None, ahead: Ahead, rows: list, keep: Callable[[], None], say: Callable[[str], None]) -> dict:
+def _times(clock: Clock, python: str | None, ahead: Ahead, rows: list, keep: Callable[[], None],
+           say: Callable[[str], None]) -> dict:
     """Rows of `PLAN`, as many as there is time for; the sides' processes serve all rows."""
     sides: dict[str, Side] = {}
     with ahead, contextlib.ExitStack() as stack:  # with the last row the background has done its duty
-        for mode in ("infer", "train"):  # a quarter of the time at most: then the first row compiles what it lacks itself
+        # a quarter of the time at most: then the first row compiles what it lacks itself
+        for mode in ("infer", "train"):
             ahead.wait(("jseg", mode, False), clock.left("times") / 8)
 
         def start(name: str, command: list[str], env: dict | None = None) -> None:
@@ -237,7 +257,8 @@ def _times(clock: Clock, python: str | None, ahead: Ahead, rows: list, keep: Cal
         if python:
             start("PyTorch", torch_command(python))
         for variant, mode, size, batch, mixed in PLAN:
-            row = {"variant": variant, "mode": mode, "size": list(size), "batch": batch, "dtype": "mixed" if mixed else "float32", "others": {}}
+            row = {"variant": variant, "mode": mode, "size": list(size), "batch": batch,
+                   "dtype": "mixed" if mixed else "float32", "others": {}}
             rows.append(row)
             if clock.out("times"):
                 row["failed"] = "out of time"
@@ -245,7 +266,8 @@ def _times(clock: Clock, python: str | None, ahead: Ahead, rows: list, keep: Cal
             with _folder(settings(variant), size, batch) as (folder, words):
                 try:
                     unready = ahead.wait(("plain Jittor", mode, mixed), 0) if variant == "tiny" else ""
-                    _time_row(row, sides, {**words, "mode": mode, "mixed": mixed, "warm": 0}, folder, clock, {"plain Jittor": unready})
+                    _time_row(row, sides, {**words, "mode": mode, "mixed": mixed, "warm": 0}, folder, clock,
+                              {"plain Jittor": unready})
                 except SideError as error:
                     row["failed"] = str(error)
             keep()
@@ -253,7 +275,8 @@ def _times(clock: Clock, python: str | None, ahead: Ahead, rows: list, keep: Cal
     return {"python": bool(python), "rows_left_out": sum(row.get("failed") == "out of time" for row in rows)}
 
 
-def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Path, clock: Clock, unready: dict[str, str]) -> None:
+def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Path, clock: Clock,
+              unready: dict[str, str]) -> None:
     """One row; `unready` says of sides by name why they cannot run, or ""."""
     ours, accepted = sides["jseg"], MIXED_LIMITS if words["mixed"] else LIMITS
 
@@ -281,7 +304,8 @@ def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Pa
                 row["others"][name]["failed"] = f"results differ from jseg's, not timed: {wrong}"
                 continue
             sides[side].run(3, **limit())
-            times = interleave({"jseg": lambda n: ours.run(n, **limit()), "other": lambda n: sides[side].run(n, **limit())}, 3)
+            times = interleave({"jseg": lambda n: ours.run(n, **limit()),
+                                "other": lambda n: sides[side].run(n, **limit())}, 3)
             row["others"][name].update(summary(times["other"]), ratio=ratio(times["jseg"], times["other"]))
             visits += times["jseg"]
         except SideError as error:
@@ -290,7 +314,8 @@ def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Pa
 
 
 def _line(row: dict) -> str:
-    others = ", ".join(f"{name} {found['ratio']['median']:.2f} times" for name, found in row["others"].items() if "ratio" in found)
+    others = ", ".join(f"{name} {found['ratio']['median']:.2f} times" for name, found in row["others"].items()
+                       if "ratio" in found)
     return f"{row['jseg']['median_ms']:.2f} ms" + (f" ({others})" if others else "")
 
 
@@ -300,6 +325,7 @@ def _bandwidth(clock: Clock, results: dict, say: Callable[[str], None]) -> dict:
         side.ask("hello", device="cuda")
         limits = side.ask("limits")
     say(f"  device: copy {limits['copy_gb_s']:.0f} GB/s, float32 matrix product {limits['sgemm_gflop_s']:.0f} GFLOP/s")
-    found = measure_kernels(impl="cuda", limits=limits, repeat=2, device="cuda", check=False, out_of_time=lambda: clock.out("bandwidth"), say=say)
+    found = measure_kernels(impl="cuda", limits=limits, repeat=2, device="cuda", check=False,
+                            out_of_time=lambda: clock.out("bandwidth"), say=say)
     results["kernels"].append(found)
     return {"limits": limits, "rows": len(found["rows"])}

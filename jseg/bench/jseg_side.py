@@ -21,6 +21,7 @@ from jseg.engine.optim import build_optimizer
 from jseg.layers import named_parameters
 from jseg.models import build_model
 from jseg.models.heads.ham_head import NMF2D, evaluation_bases
+from jseg.ops import ranks
 
 __all__ = ["ModelTask", "main", "no_randomness"]
 
@@ -43,7 +44,8 @@ class ModelTask:
         np.random.seed(0)
         self.level, self.images, self.labels = MIXED_LEVEL if mixed else 0, inputs["images"], inputs["labels"]
         self.model, self.mode = build_model(config), mode
-        load_into(self.model, varied_weights(self.model) if weights is None else weights, source="the benchmark's weights")
+        load_into(self.model, varied_weights(self.model) if weights is None else weights,
+                  source="the benchmark's weights")
         height, width = self.images.shape[2:]
         self.metas = [{"ori_shape": (height, width), "img_shape": (height, width)}] * len(self.images)
         self.optimizer = None
@@ -64,22 +66,29 @@ class ModelTask:
         losses["loss"].item()
 
     def results(self) -> dict[str, np.ndarray]:
-        """What other sides must agree with: logits and label maps, or loss and gradient norms of a step without randomness."""
+        """What other sides must agree with: logits and label maps,
+        or loss and gradient norms of a step without randomness.
+        """
         with jt.flag_scope(auto_mixed_precision_level=self.level):
             if self.mode == "infer":
                 with jt.no_grad():  # one by one: the peak of memory shall be that of `predict`
-                    logits = [self.model(jt.array(self.images[i:i + 1])).float32().numpy() for i in range(len(self.images))]
-                return {"logits": np.concatenate(logits), "label_maps": np.stack(self.model.predict(self.images, self.metas))}
+                    logits = [self.model(jt.array(self.images[i:i + 1])).float32().numpy()
+                              for i in range(len(self.images))]
+                return {"logits": np.concatenate(logits),
+                        "label_maps": np.stack(self.model.predict(self.images, self.metas))}
             with no_randomness(self.model):
                 loss = self.model.loss(jt.array(self.images), jt.array(self.labels))["loss"]
                 params = named_parameters(self.model)
                 grads = dict(zip(params, jt.grad(loss, list(params.values()))))
-                found = {f"gradient/{name}": np.linalg.norm(g.float32().numpy().astype(np.float64)) for name, g in grads.items()}
+                found = {f"gradient/{name}": np.linalg.norm(g.float32().numpy().astype(np.float64))
+                         for name, g in grads.items()}
                 return {"loss": loss.float32().numpy().reshape(()), **found}
 
 
 def varied_weights(model) -> dict[str, np.ndarray]:
-    """The model's initial state made less special, so that a wrong bias, statistic or scale shows: the same for a given key."""
+    """The model's initial state made less special, so that a wrong bias, statistic or scale shows:
+    the same for a given key.
+    """
     state = {}
     for key, value in model.state_dict().items():
         array = value.numpy().astype(np.float32)
@@ -104,8 +113,12 @@ def starting_bases(model) -> np.ndarray:
 
 @contextlib.contextmanager
 def no_randomness(model):
-    """No dropout, no dropped paths, the evaluation's bases."""
-    before = []
+    """No dropout, no dropped paths, the evaluation's bases; what else is drawn is the same for every picture and every
+    time.
+    """
+    before, rand = [], ranks.rand
+    ranks.rand = lambda shape: jt.array(
+        np.broadcast_to(np.random.RandomState(0).random_sample(shape[1:]).astype(np.float32), shape).copy())
     for module in model.modules():
         changes = {"drop_prob": 0.0} if hasattr(module, "drop_prob") else {}
         if isinstance(module, NMF2D):
@@ -116,6 +129,7 @@ def no_randomness(model):
     try:
         yield
     finally:
+        ranks.rand = rand
         for module, name, value in before:
             if value is None:
                 del module.__dict__[name]
@@ -133,9 +147,11 @@ class _Commands:
         """Where this process computes and keeps what it compiled."""
         if request.get("device") == "cuda":
             jt.flags.use_cuda = 1
-        if request.get("unlocked"):  # several sides compile at once; sources that are there are not written again under another's compiler
+        # several sides compile at once; sources that are there are not written again under another's compiler
+        if request.get("unlocked"):
             jt.flags.disable_lock, jt.flags.rewrite_op = 1, 0
-        return {"device": runtime.describe(), "cache": str(jt.flags.cache_path), "jittor": jt.__version__, "cuda": bool(jt.flags.use_cuda)}
+        return {"device": runtime.describe(), "cache": str(jt.flags.cache_path), "jittor": jt.__version__,
+                "cuda": bool(jt.flags.use_cuda)}
 
     def open(self, request: dict) -> dict:
         """Build a model task and run it `warm` times; seconds of building and of each run."""
@@ -145,7 +161,8 @@ class _Commands:
         if weights is not None:
             weights.pop("bases/", None)
         began = time.perf_counter()
-        task = ModelTask(config, dict(np.load(request["inputs"])), request["mode"], weights, request.get("mixed", False))
+        task = ModelTask(config, dict(np.load(request["inputs"])), request["mode"], weights,
+                         request.get("mixed", False))
         if request.get("save_weights"):
             state = {key: value.numpy() for key, value in task.model.state_dict().items()}
             np.savez(request["save_weights"], **state, **{"bases/": starting_bases(task.model)})
@@ -172,8 +189,10 @@ def main() -> None:
     commands = _Commands()
     known = {name: getattr(commands, name) for name in ("hello", "open", "results", "open_kernel")}
     serve({**known, "kernels": lambda r: {"kernels": kernel_tasks.kernels()},
-           "check_kernel": lambda r: kernel_tasks.check(r["kernel"], r["impl"], r.get("dtype", "float32"), plain_always=r.get("plain_always", True)),
-           "limits": lambda r: kernel_tasks.device_limits(**{k: r[k] for k in ("values", "side") if k in r})}, commands.tasks, {"side": "jseg"})
+           "check_kernel": lambda r: kernel_tasks.check(r["kernel"], r["impl"], r.get("dtype", "float32"),
+                                                        plain_always=r.get("plain_always", True)),
+           "limits": lambda r: kernel_tasks.device_limits(**{k: r[k] for k in ("values", "side") if k in r})},
+          commands.tasks, {"side": "jseg"})
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from jseg.errors import KernelError
 
 __all__ = ["KernelTask", "kernels", "check", "device_limits"]
 
-HALF_FLOORS = {"float16": 2e-3, "bfloat16": 1.6e-2}  # largest error, as a share of the largest value, that is always accepted
-CEILINGS = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}  # an error above it is a fault even where the plain path has the same
+# largest error, as a share of the largest value, that is always accepted
+HALF_FLOORS = {"float16": 2e-3, "bfloat16": 1.6e-2}
+# an error above it is a fault even where the plain path has the same
+CEILINGS = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
 DTYPES = {"f": np.float32, "i": np.int32, "u": np.int32}
 
 
@@ -97,12 +99,14 @@ class KernelTask:
         """out0, out1... and d<input> for each gradient."""
         values = [value.numpy() for value in self._run()]
         count = len(values) - len(self.names)
-        return {**{f"out{i}": v for i, v in enumerate(values[:count])}, **{f"d{n}": v for n, v in zip(self.names, values[count:])}}
+        return {**{f"out{i}": v for i, v in enumerate(values[:count])},
+                **{f"d{n}": v for n, v in zip(self.names, values[count:])}}
 
     def facts(self) -> dict:
         """Options, floor, bytes and operations of a forward call."""
         shapes = {name: value.shape for name, value in self.arrays.items() if name != "dout/"}
-        return {"options": self.options, "names": self.names, "floor": self.floor, "bytes": traffic([*shapes.values(), *self.shapes]),
+        return {"options": self.options, "names": self.names, "floor": self.floor,
+                "bytes": traffic([*shapes.values(), *self.shapes]),
                 "operations": operations(self.kernel, shapes, self.shapes, self.options)}
 
 
@@ -110,11 +114,12 @@ def check(kernel: str, impl: str, dtype: str, *, plain_always: bool = True) -> d
     """Compare a kernel and the plain path with the float64 reference on every small case, forward and each gradient.
 
     Args:
-        plain_always: False runs the plain path for those cases alone where a result is above the floor: on a GPU its many operations
-            take minutes to compile.
+        plain_always: False runs the plain path for those cases alone where a result is above the floor: on a GPU its
+            many operations take minutes to compile.
     Returns:
-        {"cases", "error", "plain_error", "failures"}: worst relative errors (0 where the plain path was not needed), and one line for
-        each result whose error is above both the floor and twice the plain path's, or above the dtype's ceiling.
+        {"cases", "error", "plain_error", "failures"}: worst relative errors (0 where the plain path was not needed),
+        and one line for each result whose error is above both the floor and twice the plain path's, or above the
+        dtype's ceiling.
     Raises:
         KernelError: the kernel has no such implementation here.
     """
@@ -128,22 +133,27 @@ def check(kernel: str, impl: str, dtype: str, *, plain_always: bool = True) -> d
             plain = _errors(kernel, inputs, "jittor", dtype) if needed else dict.fromkeys(errors, 0.0)
             count += 1
             worst, worst_plain = max(worst, *errors.values()), max(worst_plain, *plain.values())
-            failures += [f"{case.name} {name}: relative error {error:.2e}, the plain path's {plain[name]:.2e}, accepted {floor:.0e}"
-                         for name, error in errors.items() if not error <= min(max(floor, 2 * plain[name]), CEILINGS[dtype])]
+            failures += [f"{case.name} {name}: relative error {error:.2e}, the plain path's {plain[name]:.2e}, "
+                         f"accepted {floor:.0e}"
+                         for name, error in errors.items()
+                         if not error <= min(max(floor, 2 * plain[name]), CEILINGS[dtype])]
     return {"cases": count, "error": worst, "plain_error": worst_plain, "failures": failures}
 
 
 def _errors(kernel: str, inputs: dict, impl: str, dtype: str) -> dict[str, float]:
     """Largest error of each result against the reference, as a share of the largest reference value."""
     reference, tensors = _part(kernel, "reference"), _vars(inputs, dtype)
-    exact = {k: tensors[k].float32().numpy().astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v
+    exact = {k: tensors[k].float32().numpy().astype(np.float64) if isinstance(v, np.ndarray)
+             and v.dtype.kind == "f" else v
              for k, v in inputs.items()}
     wanted = {f"out{i}": np.asarray(v) for i, v in enumerate(_outputs(reference.forward(**exact)))}
     names = [n for n in _part(kernel, "cases").GRADS if isinstance(inputs.get(n), np.ndarray)]
     dout = np.random.default_rng(11).standard_normal(wanted["out0"].shape).astype(np.float32)
-    outs, grads = _call(kernel, tensors, impl, names, lambda out: jt.array(dout.reshape(-1)).cast(str(out.dtype)).reshape(out.shape))
+    outs, grads = _call(kernel, tensors, impl, names,
+                        lambda out: jt.array(dout.reshape(-1)).cast(str(out.dtype)).reshape(out.shape))
     if names:
-        wanted.update((f"d{k}", v) for k, v in reference.backward(dout.astype(np.float64), **exact).items() if k in names)
+        wanted.update((f"d{k}", v) for k, v in reference.backward(dout.astype(np.float64), **exact).items()
+                      if k in names)
     got = {**{f"out{i}": v for i, v in enumerate(outs)}, **{f"d{n}": g for n, g in zip(names, grads)}}
     return {name: _error(got[name].numpy() if got[name].dtype != "bfloat16" else got[name].float32().numpy(), value)
             for name, value in wanted.items()}

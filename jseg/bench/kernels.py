@@ -1,4 +1,6 @@
-"""The kernel table: each kernel against its float64 reference, then timed in turn with the plain path and PyTorch's operators."""
+"""The kernel table: each kernel against its float64 reference,
+then timed in turn with the plain path and PyTorch's operators.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def measure_kernels(*, impl: str, limits: dict, repeat: int, torch: str | None =
 
     Args:
         impl: the implementation under test, "cpu" or "cuda".
-        limits: {"copy_gb_s", "sgemm_gflop_s"} of the device; on the CPU Jittor's matrix product counts too where it is faster than NumPy's.
+        limits: {"copy_gb_s", "sgemm_gflop_s"} of the device; on the CPU Jittor's matrix product counts too where it is
+            faster than NumPy's.
         repeat: rounds of A B A B.
         torch: a Python with PyTorch to compare with, or None.
         threads: processor threads of each side; None leaves them to the environment.
@@ -32,10 +35,12 @@ def measure_kernels(*, impl: str, limits: dict, repeat: int, torch: str | None =
         out_of_time: asked before each case; when true the rest is left out.
         say: takes lines that tell of progress.
     Returns:
-        {"checks": by kernel, "rows": one for each timed case and for each of forward and forward with gradients, "limits", ...}.
+        {"checks": by kernel, "rows": one for each timed case and for each of forward and forward with gradients,
+        "limits", ...}.
     """
     checks, rows = {}, []
-    with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name, Side("jseg", jseg_command(), threads=threads) as ours:
+    with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name, Side("jseg", jseg_command(),
+                                                                         threads=threads) as ours:
         plain = Side("plain Jittor", jseg_command(), threads=threads, env={"JSEG_IMPL": "jittor"})
         other = _torch(torch, threads)
         try:
@@ -78,18 +83,21 @@ def _checked(side: Side, kernel: str, impl: str, say: Callable[[str], None]) -> 
         say(f"{kernel}: {error}")
         return {"failed": str(error)}
     found.pop("ok")
-    say(f"{kernel}: {found['cases']} cases against the reference, worst error {found['error']:.1e} (plain path {found['plain_error']:.1e})"
+    say(f"{kernel}: {found['cases']} cases against the reference, worst error {found['error']:.1e} (plain path "
+        f"{found['plain_error']:.1e})"
         + "".join(f"\n  WRONG {line}" for line in found["failures"]))
     return found
 
 
 def _line(row: dict) -> str:
-    others = ", ".join(f"{name} {found.get('failed') or format(found['median_ms'], '.2f') + ' ms'}" for name, found in row["others"].items())
+    others = ", ".join(f"{name} {found.get('failed') or format(found['median_ms'], '.2f') + ' ms'}"
+                       for name, found in row["others"].items())
     return f"{row['jseg']['median_ms']:.2f} ms ({others})"
 
 
 def differences(ours: dict, theirs: dict) -> dict[str, float]:
-    """Largest difference of each result: as a share of its largest value; for whole numbers the share of them that differ.
+    """Largest difference of each result: as a share of its largest value;
+    for whole numbers the share of them that differ.
 
     Results that the other side does not make (statistics beside the result proper) are passed over.
     """
@@ -108,7 +116,8 @@ def differences(ours: dict, theirs: dict) -> dict[str, float]:
 class _Table:
     """One case of one kernel on all sides."""
 
-    def __init__(self, kernel: str, case: str, grad: bool, impl: str, device: str, limits: dict, repeat: int, folder: pathlib.Path):
+    def __init__(self, kernel: str, case: str, grad: bool, impl: str, device: str, limits: dict, repeat: int,
+                 folder: pathlib.Path):
         self.kernel, self.case, self.grad, self.impl, self.device = kernel, case, grad, impl, device
         self.limits, self.repeat, self.folder = limits, repeat, folder
 
@@ -121,8 +130,8 @@ class _Table:
         except SideError as error:
             return None if "has no gradient" in str(error) else {**row, "failed": str(error)}
         ours.ask("results", out=str(self.folder / "ours.npz"))
-        request = {"kernel": self.kernel, "inputs": str(self.folder / "inputs.npz"), "options": facts["options"], "names": facts["names"],
-                   "device": self.device}
+        request = {"kernel": self.kernel, "inputs": str(self.folder / "inputs.npz"), "options": facts["options"],
+                   "names": facts["names"], "device": self.device}
         sides = {"plain Jittor": (plain, {"impl": "jittor", **words})}
         if other is not None:
             sides["PyTorch"] = (other, request)
@@ -132,7 +141,8 @@ class _Table:
             visits += found.pop("our_visits", [])
         row["jseg"] = summary(visits or interleave({"jseg": ours.run}, self.repeat)["jseg"])
         if not self.grad:
-            row["limit"] = share_of_limit(row["jseg"]["median_ms"] / 1e3, facts["bytes"], facts["operations"], self.limits)
+            row["limit"] = share_of_limit(row["jseg"]["median_ms"] / 1e3, facts["bytes"],
+                                          facts["operations"], self.limits)
         return row
 
     def _against(self, ours: Side, side: Side, request: dict, accepted: float) -> dict:
@@ -143,9 +153,10 @@ class _Table:
             found = differences(dict(np.load(self.folder / "ours.npz")), dict(np.load(out)))
             wrong = {name: value for name, value in found.items() if not value <= accepted}
             if wrong:
-                return {"failed": "results differ, not timed: " + ", ".join(f"{n} by {v:.1e} (accepted {accepted:.0e})" for n, v in wrong.items())}
+                return {"failed": "results differ, not timed: "
+                        + ", ".join(f"{n} by {v:.1e} (accepted {accepted:.0e})" for n, v in wrong.items())}
             visits = interleave({"jseg": ours.run, "other": side.run}, self.repeat)
-            return {**summary(visits["other"]), "ratio": ratio(visits["jseg"], visits["other"]), "our_visits": visits["jseg"],
-                    "difference": max(found.values())}
+            return {**summary(visits["other"]), "ratio": ratio(visits["jseg"], visits["other"]),
+                    "our_visits": visits["jseg"], "difference": max(found.values())}
         except SideError as error:
             return {"failed": str(error)}

@@ -20,7 +20,9 @@ __all__ = ["machine_limits", "copy_bandwidth", "matrix_rate"]
 
 
 def copy_bandwidth(threads: int, *, megabytes: int = 256, repeats: int = 8) -> float:
-    """Best GB/s of copying an array far larger than the caches (McCalpin's STREAM copy): bytes read and bytes written count."""
+    """Best GB/s of copying an array far larger than the caches (McCalpin's STREAM copy):
+    bytes read and bytes written count.
+    """
     source = np.zeros(megabytes * 2**20 // 4, np.float32)
     target = np.ones_like(source)
     edges = np.linspace(0, source.size, threads + 1).astype(int)
@@ -29,13 +31,16 @@ def copy_bandwidth(threads: int, *, megabytes: int = 256, repeats: int = 8) -> f
         for _ in range(repeats):
             began = time.perf_counter()
             # NumPy lets go of the interpreter while it copies
-            list(pool.map(lambda i: np.copyto(target[edges[i]:edges[i + 1]], source[edges[i]:edges[i + 1]]), range(threads)))
+            list(pool.map(lambda i: np.copyto(target[edges[i]:edges[i + 1]], source[edges[i]:edges[i + 1]]),
+                          range(threads)))
             best = max(best, 2 * source.nbytes / (time.perf_counter() - began) / 1e9)
     return best
 
 
 def matrix_rate(*, side: int = 2048, repeats: int = 6) -> float:
-    """Best GFLOP/s of NumPy's float32 matrix product of two square matrices (its BLAS takes its threads from the environment)."""
+    """Best GFLOP/s of NumPy's float32 matrix product of two square matrices
+    (its BLAS takes its threads from the environment).
+    """
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((side, side), np.float32), rng.standard_normal((side, side), np.float32)
     best = 0.0
@@ -47,11 +52,14 @@ def matrix_rate(*, side: int = 2048, repeats: int = 6) -> float:
 
 
 def machine_limits(threads: int | None) -> dict:
-    """Measure both in a fresh process with that many threads (None: as the environment says): {"copy_gb_s", "sgemm_gflop_s", "threads"}."""
+    """Measure both in a fresh process with that many threads (None: as the environment says):
+    {"copy_gb_s", "sgemm_gflop_s", "threads"}.
+    """
     env = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     if threads:
         env.update(OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads))
-    done = subprocess.run([sys.executable, "-m", "jseg.bench.limits"], env=env, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, "-m", "jseg.bench.limits"], env=env, capture_output=True, text=True,
+                          timeout=300, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

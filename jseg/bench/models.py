@@ -1,7 +1,8 @@
-"""Whole models: check that every side computes the same, then time jseg against each other side in turn; peak memory of each.
+"""Whole models: check that every side computes the same, then time jseg against each other side in turn;
+peak memory of each.
 
-A measurement is one model, picture size, batch, mode and number of threads. jseg runs against one other side at a time, so that
-at most two models are in memory; each side is a process of its own, also for its peak memory.
+A measurement is one model, picture size, batch, mode and number of threads. jseg runs against one other side at a time,
+so that at most two models are in memory; each side is a process of its own, also for its peak memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from jseg.bench.pairing import interleave, ratio, summary
 from jseg.bench.side import TUNED, Side, SideError, jseg_command, torch_command
+from jseg.config import last_head
 
 __all__ = ["Measurement", "Rival", "rivals", "measure_model", "write_inputs", "compare", "LIMITS"]
 
@@ -42,7 +44,8 @@ class Measurement:
     def title(self) -> str:
         """One line that names it."""
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
-        return f"{self.name}, {'inference' if self.mode == 'infer' else 'training step'}, {self.batch} x {self.size[0]}x{self.size[1]}{threads}"
+        return (f"{self.name}, {'inference' if self.mode == 'infer' else 'training step'}, {self.batch} x "
+                f"{self.size[0]}x{self.size[1]}{threads}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ def rivals(*, torch: str | None, jittor: bool) -> list[Rival]:
 def write_inputs(folder: pathlib.Path, config: dict, size: tuple[int, int], batch: int) -> dict[str, str]:
     """Write the config and a random batch for all sides; the words of an `open` request that name them."""
     rng = np.random.default_rng(0)
-    classes = config["model"]["decode_head"]["num_classes"]
+    classes = last_head(config["model"])["num_classes"]
     labels = np.repeat(np.repeat(rng.integers(0, classes, (batch, -(-size[0] // 16), -(-size[1] // 16))), 16, 1), 16, 2)
     labels = labels[:, :size[0], :size[1]].astype(np.int32)
     labels[rng.random(labels.shape) < 0.05] = 255
@@ -99,12 +102,14 @@ def compare(ours: dict, theirs: dict) -> dict[str, float]:
     norms = [key for key in ours if key.startswith("gradient/")]
     if norms:
         largest = max(float(theirs[key]) for key in norms)
-        found["gradients"] = max(abs(float(ours[key]) - float(theirs[key])) / (float(theirs[key]) + 1e-3 * largest) for key in norms)
+        found["gradients"] = max(abs(float(ours[key]) - float(theirs[key])) / (float(theirs[key]) + 1e-3 * largest)
+                                 for key in norms)
     for key in ours:
         if key == "label_maps":
             found[key] = float(np.mean(ours[key] != theirs[key]))
         elif key not in norms:
-            found[key] = float(np.abs(ours[key].astype(np.float64) - theirs[key]).max() / max(float(np.abs(theirs[key]).max()), 1e-30))
+            found[key] = float(np.abs(ours[key].astype(np.float64) - theirs[key]).max()
+                               / max(float(np.abs(theirs[key]).max()), 1e-30))
     return found
 
 
@@ -117,14 +122,15 @@ def measure_model(job: Measurement, others: list[Rival], *, repeat: int, say: Ca
         repeat: rounds of A B A B with each of them.
         say: takes lines that tell of progress.
     Returns:
-        the row: "title" and its parts, "jseg" with times and peak memory, "others" by name with times, peak memory, differences and
-        "ratio" (how many times longer they take), or "failed" with the reason. A side whose results differ is not timed.
+        the row: "title" and its parts, "jseg" with times and peak memory, "others" by name with times, peak memory,
+        differences and "ratio" (how many times longer they take), or "failed" with the reason. A side whose results
+        differ is not timed.
     Raises:
         SideError: jseg's own side fails.
     """
     say(job.title)
-    row = {"title": job.title, "model": job.name, "mode": job.mode, "size": list(job.size), "batch": job.batch, "threads": job.threads,
-           "classes": job.config["model"]["decode_head"]["num_classes"], "others": {}}
+    row = {"title": job.title, "model": job.name, "mode": job.mode, "size": list(job.size), "batch": job.batch,
+           "threads": job.threads, "classes": last_head(job.config["model"])["num_classes"], "others": {}}
     with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name:
         folder = pathlib.Path(name)
         words = {**write_inputs(folder, job.config, job.size, job.batch), "mode": job.mode, "warm": 0}
@@ -137,14 +143,16 @@ def measure_model(job: Measurement, others: list[Rival], *, repeat: int, say: Ca
             for rival in others:
                 row["others"][rival.name] = found = _against(rival, job, ours, expected, words, folder, repeat)
                 visits += found.pop("our_visits", [])
-                say(f"  {rival.name}: " + (found.get("failed") or f"{found['median_ms']:.1f} ms, {found['ratio']['median']:.2f} times jseg's"))
+                say(f"  {rival.name}: " + (found.get("failed") or f"{found['median_ms']:.1f} ms, "
+                                                                  f"{found['ratio']['median']:.2f} times jseg's"))
             visits = visits or interleave({"jseg": ours.run}, repeat)["jseg"]
             row["jseg"] = {**summary(visits), "peak_bytes": ours.ask("peak")["bytes"]}
             say(f"  jseg: {row['jseg']['median_ms']:.1f} ms, {row['jseg']['peak_bytes'] / 2**20:.0f} MiB at most")
     return row
 
 
-def _against(rival: Rival, job: Measurement, ours: Side, expected: dict, words: dict, folder: pathlib.Path, repeat: int) -> dict:
+def _against(rival: Rival, job: Measurement, ours: Side, expected: dict, words: dict, folder: pathlib.Path,
+             repeat: int) -> dict:
     """Open a rival, compare its results, time it in turn with jseg; what went wrong is told under "failed"."""
     try:
         with Side(rival.name, list(rival.command), threads=job.threads, env=rival.env) as other:
@@ -159,7 +167,7 @@ def _against(rival: Rival, job: Measurement, ours: Side, expected: dict, words: 
                 return {**found, "failed": f"results differ from jseg's, not timed: {'; '.join(wrong)}"}
             other.run(2)
             visits = interleave({"jseg": ours.run, "other": other.run}, repeat)
-            return {**found, **summary(visits["other"]), "ratio": ratio(visits["jseg"], visits["other"]), "our_visits": visits["jseg"],
-                    "peak_bytes": other.ask("peak")["bytes"]}
+            return {**found, **summary(visits["other"]), "ratio": ratio(visits["jseg"], visits["other"]),
+                    "our_visits": visits["jseg"], "peak_bytes": other.ask("peak")["bytes"]}
     except SideError as error:
         return {"failed": str(error)}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from jseg.text import fill_prose
+
 __all__ = ["page", "table", "add_results"]
 
 MIB = 2**20
 
 
 def add_results(results: dict, earlier: dict) -> None:
-    """Put an earlier run's rows before these results' own; each row keeps the date and the machine it was measured on."""
+    """Put an earlier run's rows before these results' own;
+    each row keeps the date and the machine it was measured on.
+    """
     for key in ("models", "kernels", "cold"):
         results[key] = _dated(earlier, key) + _dated(results, key)
 
@@ -28,20 +32,22 @@ def page(results: dict) -> str:
     """The whole page.
 
     Args:
-        results: what `jseg bench` writes as JSON; "commands" names those of several runs, where the rows come from such.
+        results: what `jseg bench` writes as JSON; "commands" names those of several runs, where the rows come from
+            such.
     """
     machine = results["machine"]
     commands = [f"    {command}" for command in results.get("commands") or [machine["command"]]]
     lines = ["# Performance", "", f"Measured {machine['date']} on {machine['device']}, by", "", *commands, "",
              f"Versions: {', '.join(f'{name} {version}' for name, version in machine['versions'].items() if version)}. "
-             "Results were compared before anything was timed; a row whose results differ is not timed. Sides run in turn (A B A B), each in a "
-             "process of its own: median, in brackets the quartiles. \"times\" is how many times longer the other side takes: the median of "
-             "the rounds' ratios, in brackets their quartiles. Memory is the process's largest resident set.", ""]
+             "Results were compared before anything was timed; a row whose results differ is not timed. Sides run in "
+             "turn (A B A B), each in a process of its own: median, in brackets the quartiles. \"times\" is how many "
+             "times longer the other side takes: the median of the rounds' ratios, in brackets their quartiles. Memory "
+             "is the process's largest resident set.", ""]
     lines += _models(results.get("models") or [])
     lines += _cold(results.get("cold") or [])
     lines += _gpu(results.get("gpu") or {})
     lines += _kernels(results.get("kernels") or [])
-    return "\n".join(lines).rstrip() + "\n"
+    return fill_prose("\n".join(lines).rstrip() + "\n")
 
 
 def _ms(found: dict) -> str:
@@ -62,10 +68,10 @@ def _models(rows: list[dict]) -> list[str]:
     if not rows:
         return []
     lines = ["## Whole models", "",
-             "Inference: pictures in memory to label maps in memory, resize to the picture's size and argmax included. Training step: loss, "
-             "gradients, optimizer. \"PyTorch\" is the model as it comes; \"tuned\" is the same with glibc keeping freed memory "
-             "(`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`) and channels-last tensors; \"plain Jittor\" is jseg's own "
-             "layer-by-layer path.", ""]
+             "Inference: pictures in memory to label maps in memory, resize to the picture's size and argmax included. "
+             "Training step: loss, gradients, optimizer. \"PyTorch\" is the model with default settings; \"tuned\" is "
+             "the same with glibc keeping freed memory (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`) and "
+             "channels-last tensors; \"plain Jittor\" is jseg's own layer-by-layer path.", ""]
     names = list(dict.fromkeys(name for row in rows for name in row["others"]))
     head = ["what", "jseg ms", "jseg MiB"]
     for name in names:
@@ -81,7 +87,8 @@ def _models(rows: list[dict]) -> list[str]:
             else:
                 cells += [_ms(found), _times(found), _memory(found)]
         body.append(cells)
-    built = sorted({f["built_by"] for row in rows for f in row["others"].values() if f.get("built_by", "jseg") != "jseg"})
+    built = sorted({f["built_by"] for row in rows
+                    for f in row["others"].values() if f.get("built_by", "jseg") != "jseg"})
     lines += table(head, body) + notes + [""] * bool(notes)
     return lines + ([f"PyTorch's side was {'; '.join(built)}.", ""] if built else []) + _origins(rows)
 
@@ -89,27 +96,33 @@ def _models(rows: list[dict]) -> list[str]:
 def _cold(rows: list[dict]) -> list[str]:
     if not rows:
         return []
-    body = [[row["title"], *(f"{row[key]:.1f}" for key in ("import_s", "built_s", "first_s")), f"**{row['total_s']:.1f}**", f"{row['second_s']:.2f}"]
+    body = [[row["title"], *(f"{row[key]:.1f}" for key in ("import_s", "built_s", "first_s")),
+             f"**{row['total_s']:.1f}**", f"{row['second_s']:.2f}"]
             for row in rows]
-    return ["## First run", "", "Jittor's core built (with the headers that jseg precompiles after it), no operation and no kernel compiled. Seconds.", "",
-            *table(["what", "import", "build the model", "first run", "build + first run", "second run"], body), *_origins(rows)]
+    return ["## First run", "", "Jittor's core built (with the headers that jseg precompiles after it), no operation "
+                                "and no kernel compiled. Seconds.", "",
+            *table(["what", "import", "build the model", "first run", "build + first run", "second run"], body),
+            *_origins(rows)]
 
 
 def _gpu(found: dict) -> list[str]:
     if not found:
         return []
     lines = ["## On the GPU", ""]
-    lines += [f"- {name}: {part.get('failed', 'done')} ({part['took_s']:.0f} s)" for name, part in found["parts"].items()] + [""]
+    lines += [f"- {name}: {part.get('failed', 'done')} ({part['took_s']:.0f} s)"
+              for name, part in found["parts"].items()] + [""]
     rows = [row for row in found.get("times", []) if "jseg" in row]
     names = list(dict.fromkeys(name for row in rows for name in row["others"]))
     body = []
     for row in rows:
-        cells = [f"SegNeXt {row['variant']}, {row['mode']}, {row['batch']} x {row['size'][0]}x{row['size'][1]}, {row['dtype']}", _ms(row["jseg"])]
+        cells = [f"SegNeXt {row['variant']}, {row['mode']}, {row['batch']} x {row['size'][0]}x{row['size'][1]}, "
+                 f"{row['dtype']}", _ms(row["jseg"])]
         for name in names:
             other = row["others"].get(name, {})
             cells += [_ms(other), _times(other)] if "ratio" in other else ["-", "-"]
         body.append(cells)
-    return lines + (table(["what", "jseg ms", *(word for name in names for word in (f"{name} ms", "times"))], body) if body else [])
+    return lines + (table(["what", "jseg ms", *(word for name in names for word in (f"{name} ms", "times"))], body)
+                    if body else [])
 
 
 def _kernels(parts: list[dict]) -> list[str]:
@@ -117,15 +130,19 @@ def _kernels(parts: list[dict]) -> list[str]:
     for part in parts:
         limits = part["limits"]
         threads = f", {part['threads']} thread{'s' * (part['threads'] != 1)}" if part.get("threads") else ""
-        lines += [f"Device {part['device']}{threads}: copy {limits['copy_gb_s']:.1f} GB/s (bytes read and written), float32 matrix product "
-                  f"{limits['sgemm_gflop_s']:.0f} GFLOP/s. \"Share\" is of the limit that binds; above 100% the tensors fit in cache.", ""]
+        lines += [f"Device {part['device']}{threads}: copy {limits['copy_gb_s']:.1f} GB/s (bytes read and written), "
+                  f"float32 matrix product {limits['sgemm_gflop_s']:.0f} GFLOP/s. \"Share\" is of the limit that "
+                  "binds; above 100% the tensors fit in cache.", ""]
         names = list(dict.fromkeys(name for row in part["rows"] for name in row["others"]))
-        head = ["kernel", "jseg ms", "GB/s", "GFLOP/s", "share"] + [word for name in names for word in (f"{name} ms", "times")]
+        head = ["kernel", "jseg ms", "GB/s", "GFLOP/s", "share"] + [word for name in names
+                                                                    for word in (f"{name} ms", "times")]
         lines += table(head, [_kernel_cells(row, names) for row in part["rows"] if "jseg" in row])
         lines += [f"- {row['kernel']} {row['case']}: {row['failed']}" for row in part["rows"] if "failed" in row]
-        body = [[kernel, str(found["cases"]), f"{found['error']:.1e}", f"{found['plain_error']:.1e}", "wrong" if found["failures"] else "ok"]
+        body = [[kernel, str(found["cases"]), f"{found['error']:.1e}", f"{found['plain_error']:.1e}",
+                 "wrong" if found["failures"] else "ok"]
                 for kernel, found in part["checks"].items() if "failed" not in found]
-        lines += ["Largest error against the float64 reference over the small cases, forward and gradients, as a share of the largest value:", "",
+        lines += ["Largest error against the float64 reference over the small cases, forward and gradients, as a share "
+                  "of the largest value:", "",
                   *table(["kernel", "cases", "kernel's error", "plain path's", "verdict"], body), *_origins([part])]
     return lines
 
@@ -133,7 +150,8 @@ def _kernels(parts: list[dict]) -> list[str]:
 def _kernel_cells(row: dict, names: list[str]) -> list[str]:
     limit = row.get("limit")
     cells = [f"{row['kernel']} {row['case']}" + (", with gradients" if row["grad"] else ""), _ms(row["jseg"])]
-    cells += ["", "", ""] if limit is None else [f"{limit['gb_s']:.1f}", f"{limit['gflop_s']:.0f}" if limit["gflop_s"] else "-",
+    cells += ["", "", ""] if limit is None else [f"{limit['gb_s']:.1f}", f"{limit['gflop_s']:.0f}"
+                                                 if limit["gflop_s"] else "-",
                                                  f"{100 * limit['share']:.0f}% {limit['bound']}"]
     for name in names:
         found = row["others"].get(name, {"failed": ""})
@@ -143,5 +161,6 @@ def _kernel_cells(row: dict, names: list[str]) -> list[str]:
 
 def _origins(rows: list[dict]) -> list[str]:
     """Where rows come from other runs: when and on what they were measured."""
-    found = list(dict.fromkeys(f"{row['origin']['date']} on {row['origin']['device']}" for row in rows if "origin" in row))
+    found = list(dict.fromkeys(f"{row['origin']['date']} on {row['origin']['device']}"
+                               for row in rows if "origin" in row))
     return [f"Rows of several runs: {'; '.join(found)}.", ""] if len(found) > 1 else []

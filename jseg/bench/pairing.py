@@ -37,8 +37,8 @@ def visit_length(one_s: float) -> int:
 def interleave(runs: dict[str, Callable[[int], list[float]]], rounds: int) -> dict[str, list[list[float]]]:
     """Visit each side in turn, `rounds` times.
 
-    A first run of each says how many a visit has and is thrown away; where a visit has several runs, one more is thrown away at
-    its start, because the others have emptied the caches since.
+    A first run of each says how many a visit has and is thrown away; where a visit has several runs, one more is thrown
+    away at its start, because the others have emptied the caches since.
 
     Args:
         runs: name -> function that runs its side so often and returns the wall seconds of each run.
@@ -59,7 +59,8 @@ def summary(visits: list[list[float]]) -> dict:
     """Median and quartiles over all runs, in milliseconds, the fastest run and the number of runs."""
     flat = [s * 1e3 for visit in visits for s in visit]
     low, middle, high = quartiles(flat)
-    return {"median_ms": middle, "q1_ms": low, "q3_ms": high, "min_ms": min(flat), "runs": len(flat), "rounds": len(visits)}
+    return {"median_ms": middle, "q1_ms": low, "q3_ms": high, "min_ms": min(flat), "runs": len(flat),
+            "rounds": len(visits)}
 
 
 def ratio(ours: list[list[float]], theirs: list[list[float]]) -> dict:

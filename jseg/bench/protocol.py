@@ -1,11 +1,11 @@
-"""The talk between the benchmark and a side: one JSON object a line, request in, answer out.
+"""The talk between the benchmark and a side: one JSON object per line, request in, answer out.
 
-    {"do": "open", "task": "main", ...}     build something that can run            -> {"ok": true, ...}
-    {"do": "run", "task": "main", "count": 5}                                        -> {"ok": true, "seconds": [0.08, ...]}
-    {"do": "peak"}                          largest resident memory so far           -> {"ok": true, "bytes": 123}
+    {"do": "open", "task": "main", ...}     build something that can run   -> {"ok": true, ...}
+    {"do": "run", "task": "main", "count": 5}                               -> {"ok": true, "seconds": [0.08, ...]}
+    {"do": "peak"}                          largest resident memory so far  -> {"ok": true, "bytes": 123}
 
-The first line a side writes is {"ok": true, "ready": ...}. This file needs Python's standard library only and never imports
-jseg: the PyTorch side loads it as a plain file.
+The first line a side writes is {"ok": true, "ready": ...}. This file needs Python's standard library only and never
+imports jseg: the PyTorch side loads it as a plain file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ __all__ = ["serve", "run_task", "peak_bytes"]
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process. The kernel's own mark is taken, because `ru_maxrss` is inherited from the parent."""
+    """Largest resident memory of this process. The kernel's own mark is taken,
+    because `ru_maxrss` is inherited from the parent.
+    """
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             for line in status:

@@ -17,6 +17,7 @@ from jseg.errors import JsegError
 __all__ = ["Side", "SideError", "jseg_command", "torch_command", "TUNED"]
 
 HERE = pathlib.Path(__file__).resolve().parent
+TORCH_SIDE = HERE.parents[1] / "tests" / "parity" / "torch_side.py"
 # glibc returns large blocks to the system at once and pays for fresh pages on every use; this makes it keep them.
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
@@ -31,13 +32,22 @@ def jseg_command() -> list[str]:
 
 
 def torch_command(python: str) -> list[str]:
-    """How PyTorch's side starts under another Python."""
-    return [python, str(HERE / "torch_side.py")]
+    """How PyTorch's side starts under another Python.
+
+    Raises:
+        SideError: this jseg was installed without the repository, which holds that side.
+    """
+    if not TORCH_SIDE.is_file():
+        raise SideError(f"--against-torch {python}: PyTorch's side is a script of jseg's repository, "
+                        f"{TORCH_SIDE.relative_to(HERE.parents[1])}, which an installed wheel does not have; clone the "
+                        "repository, `pip install -e .` there and run jseg bench again")
+    return [python, str(TORCH_SIDE)]
 
 
 def _environment(command: list[str], extra: dict) -> dict:
-    """Variables of a side. jseg's own inherits what jseg has prepared; another Python gets what this process was started with,
-    so that nothing jseg chose (how long idle threads spin, say) makes it faster or slower than it comes."""
+    """Variables of a side. jseg's own inherits what jseg has prepared; another Python gets what this process was
+    started with, so that nothing jseg chose (how long idle threads spin, say) makes it faster or slower than it
+    comes."""
     variables = dict(os.environ)
     if command[1:2] == ["-m"]:
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parents[1]), variables.get("PYTHONPATH"))))
@@ -63,17 +73,20 @@ class Side:
         SideError: it does not start, or does not answer in time.
     """
 
-    def __init__(self, name: str, command: list[str], *, threads: int | None = None, env: dict | None = None, timeout_s: float = 1800):
+    def __init__(self, name: str, command: list[str], *, threads: int | None = None, env: dict | None = None,
+                 timeout_s: float = 1800):
         self.name, self.timeout_s = name, timeout_s
         variables = _environment(command, env or {})
         if threads:
-            variables.update({word: str(threads) for word in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
+            variables.update({word: str(threads)
+                              for word in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
         self._log = tempfile.TemporaryFile()
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-                                             env=variables)
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                             stderr=self._log, text=True, env=variables)
         except OSError as error:
-            raise SideError(f"{name}: {command[0]} cannot be started ({error.strerror}); give the path of a Python") from error
+            raise SideError(
+                f"{name}: {command[0]} cannot be started ({error.strerror}); give the path of a Python") from error
         self._expendable()
         self._answers: queue.Queue = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -96,7 +109,8 @@ class Side:
         """Send a request and wait for its answer.
 
         Raises:
-            SideError: the side reports an error, has died (its last words are in the text) or is too slow; then it is ended.
+            SideError: the side reports an error, has died (its last words are in the text) or is too slow; then it is
+            ended.
         """
         try:
             self._process.stdin.write(json.dumps({"do": do, **words}) + "\n")

@@ -1,7 +1,8 @@
-"""How much a kernel has to do at least: bytes it must read and write, operations it must compute (a multiply-add counts 2).
+"""How much a kernel has to do at least: bytes it must read and write,
+operations it must compute (a multiply-add counts 2).
 
-Bytes are each input once and each output once, whatever the implementation reads again. Kernels that are not listed move data
-and are judged by bytes alone.
+Bytes are each input once and each output once, whatever the implementation reads again. Kernels that are not listed
+move data and are judged by bytes alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def _mix_ffn(shapes: dict, outputs: list, options: dict) -> float:
 
 def _nmf(shapes: dict, outputs: list, options: dict) -> float:
     (n, d, length), r = shapes["x"], shapes["bases"][2]
-    update = 2.0 * r * (d * length + r * (d + length))  # one of coefficients or bases: a tall product and two small ones
+    # one of coefficients or bases: a tall product and two small ones
+    update = 2.0 * r * (d * length + r * (d + length))
     return n * ((2 * options["steps"] + 1) * update + 2 * 2.0 * d * length * r)
 
 
@@ -46,8 +48,13 @@ def _attention(shapes: dict, outputs: list, options: dict) -> float:
     return 2.0 * n * heads * rows * keys * (shapes["q"][-1] + out)
 
 
-_RULES = {"attention": _attention, "depthwise": _depthwise, "linear": _linear, "msca": _msca, "pointwise": _pointwise,
-          "mix_ffn": _mix_ffn, "nmf": _nmf}
+def _criss_cross(shapes: dict, outputs: list, options: dict) -> float:
+    n, d, h, w = outputs[0]
+    return 2.0 * n * h * w * (h + w) * (shapes["query"][1] + d)
+
+
+_RULES = {"attention": _attention, "criss_cross": _criss_cross, "depthwise": _depthwise, "linear": _linear,
+          "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf}
 
 
 def operations(kernel: str, shapes: dict, outputs: list, options: dict) -> float | None:
@@ -76,8 +83,8 @@ def share_of_limit(seconds: float, size: int, count: float | None, limits: dict)
         size, count: from `traffic` and `operations`.
         limits: {"copy_gb_s", "sgemm_gflop_s"}.
     Returns:
-        {"gb_s", "gflop_s" or None, "share", "bound"}: share of the copy bandwidth or of the matrix rate, whichever is larger. Above 1
-        where the tensors fit in cache, which copies faster than memory.
+        {"gb_s", "gflop_s" or None, "share", "bound"}: share of the copy bandwidth or of the matrix rate, whichever is
+        larger. Above 1 where the tensors fit in cache, which copies faster than memory.
     """
     gb_s = size / seconds / 1e9
     gflop_s = None if count is None else count / seconds / 1e9

@@ -2,8 +2,8 @@
 
 A command module has a docstring (its first line is the summary in `jseg --help`), `EXAMPLE` (one real command line that
 ends its help), `add_arguments(parser)` and `run(args) -> int`. Only the module of the command that runs is imported.
-Exit status: 0 done, 2 a fault the user can cure (its text is printed, no traceback), 128 + number ended by a signal: 130 Ctrl-C, 143 SIGTERM,
-129 SIGHUP (see `jseg.runtime_signals`).
+Exit status: 0 done, 2 a fault the user can cure (its text is printed, no traceback), 128 + number ended by a signal:
+130 Ctrl-C, 143 SIGTERM, 129 SIGHUP (see `jseg.runtime_signals`).
 """
 
 from __future__ import annotations
@@ -50,17 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         number = runtime_signals.asked(error)
         if number is None:
-            return _told(error)
+            return _report_error(error)
     return runtime_signals.end(number)
 
 
-def _told(error: BaseException) -> int:
+def _report_error(error: BaseException) -> int:
     """Say what went wrong; returns the exit status. What is no fault of the user's is raised again."""
     if isinstance(error, SystemExit):  # argparse: 0 after --help, 2 after a usage message
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if isinstance(error, JsegError):
         if "OMPI_COMM_WORLD_RANK" in os.environ and os.environ["OMPI_COMM_WORLD_RANK"] != "0":
-            time.sleep(3.5)  # the ranks of a job mostly fail alike: rank 0's end ends the others before they say it again
+            # Ranks mostly fail with the same error. Rank 0 prints it and ends the job before the others print it too.
+            time.sleep(3.5)
         print(printable(error, keep="\n\t"), file=sys.stderr)  # it may quote a file
         return 2
     if isinstance(error, BrokenPipeError):  # the reader of our output left, as in `jseg check ... | head`
@@ -72,7 +73,8 @@ def _told(error: BaseException) -> int:
 def build_parser(command: str) -> argparse.ArgumentParser:
     """Import one command's module and return its argument parser; `run` is set as a default."""
     module = importlib.import_module(f"jseg.cli.{command.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"jseg {command}", description=module.__doc__, epilog=f"example: {module.EXAMPLE}",
+    parser = argparse.ArgumentParser(prog=f"jseg {command}", description=module.__doc__,
+                                     epilog=f"example: {module.EXAMPLE}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
@@ -96,7 +98,8 @@ def _dispatch(words: list[str]) -> int:
         print(f"jseg {jseg.__version__}")
         return 0
     if words[0] not in known:
-        print(f"jseg: unknown command {words[0]!r}{nearest(words[0], known)} (commands: {', '.join(known)})", file=sys.stderr)
+        print(f"jseg: unknown command {words[0]!r}{nearest(words[0], known)} (commands: {', '.join(known)})",
+              file=sys.stderr)
         return 2
     args = build_parser(words[0]).parse_args(words[1:])
     return int(args.run(args) or 0)

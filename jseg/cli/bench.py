@@ -1,10 +1,11 @@
 """Measure speed and memory: kernels and whole models, against the plain path and PyTorch.
 
-Every result is compared before anything is timed. Sides run in turn (A B A B), each in a process of its own, so its peak memory is
-its own too; figures are medians with quartiles. Whole models are measured for inference (pictures in memory to label maps in memory)
-and for a training step with the config's optimizer. `--against-torch PYTHON` names a Python that has PyTorch and mmsegmentation; it
-runs as it comes and tuned (glibc keeps freed memory, channels-last tensors). `--gpu` is one command for a machine with a GPU: under
-8 minutes for everything it can tell; it exits with 2 where there is none.
+Every result is compared before anything is timed. Sides run in turn (A B A B), each in a process of its own, so its
+peak memory is its own too; figures are medians with quartiles. Whole models are measured for inference (pictures in
+memory to label maps in memory) and for a training step with the config's optimizer. `--against-torch PYTHON` names a
+Python that has PyTorch and mmsegmentation; it runs with default settings and tuned (glibc keeps freed memory,
+channels-last tensors). `--gpu` is one command for a machine with a GPU: under 8 minutes for everything it can tell; it
+exits with 2 where there is none.
 """
 
 from __future__ import annotations
@@ -16,28 +17,38 @@ import pathlib
 import shlex
 import sys
 
-EXAMPLE = ("jseg bench --kernels --model configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --threads 2 --against-torch .venv-parity/bin/python "
-           "--baseline jittor --cold --json bench.json --markdown docs/performance.md")
+EXAMPLE = ("jseg bench --kernels --model configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --threads 2 "
+           "--against-torch .venv-parity/bin/python --baseline jittor --cold --json bench.json --markdown "
+           "docs/performance.md")
 
 
 def add_arguments(parser) -> None:
     """Options of `jseg bench`."""
-    parser.add_argument("--kernels", nargs="?", const="", metavar="NAME", help="the kernel table; with NAME only kernels whose name contains it")
+    parser.add_argument("--kernels", nargs="?", const="", metavar="NAME",
+                        help="the kernel table; with NAME only kernels whose name contains it")
     parser.add_argument("--model", nargs="+", default=[], metavar="CONFIG", help="whole models of these config files")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of every config")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                        help="override one value of every config")
     parser.add_argument("--size", nargs=2, type=int, action="append", metavar=("H", "W"),
                         help="picture size in pixels; may be given many times (default: 512 512)")
-    parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="pictures at once (default: 1 for inference, 2 for training)")
-    parser.add_argument("--mode", nargs="+", choices=("infer", "train"), default=["infer", "train"], help="what of whole models (default: both)")
-    parser.add_argument("--threads", nargs="+", type=int, default=[None], metavar="N", help="processor threads (default: as the environment says)")
+    parser.add_argument("--batch", nargs="+", type=int, metavar="N",
+                        help="pictures at once (default: 1 for inference, 2 for training)")
+    parser.add_argument("--mode", nargs="+", choices=("infer", "train"), default=["infer", "train"],
+                        help="what of whole models (default: both)")
+    parser.add_argument("--threads", nargs="+", type=int, default=[None], metavar="N",
+                        help="processor threads (default: as the environment says)")
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds of A B A B (default: %(default)s)")
     parser.add_argument("--against-torch", metavar="PYTHON", help="also run PyTorch under this Python")
-    parser.add_argument("--baseline", choices=("jittor",), help="also run the plain layer-by-layer path (kernels always do)")
-    parser.add_argument("--cold", action="store_true", help="also time the first run with nothing compiled but Jittor's core")
-    parser.add_argument("--gpu", action="store_true", help="everything a machine with a GPU can tell, in under 8 minutes")
+    parser.add_argument("--baseline", choices=("jittor",),
+                        help="also run the plain layer-by-layer path (kernels always do)")
+    parser.add_argument("--cold", action="store_true",
+                        help="also time the first run with nothing compiled but Jittor's core")
+    parser.add_argument("--gpu", action="store_true",
+                        help="everything a machine with a GPU can tell, in under 8 minutes")
     parser.add_argument("--json", metavar="OUT", help="write all results; rewritten as they come")
     parser.add_argument("--markdown", metavar="OUT", help="write the page")
-    parser.add_argument("--add", nargs="+", default=[], metavar="JSON", help="put the rows of earlier runs on the page, too")
+    parser.add_argument("--add", nargs="+", default=[], metavar="JSON",
+                        help="put the rows of earlier runs on the page, too")
 
 
 def run(args) -> int:
@@ -60,12 +71,14 @@ def run(args) -> int:
     elif args.kernels is not None or args.model:
         _measure(args, results, keep)
     elif not earlier:
-        raise ConfigError("nothing to measure: give --kernels, --model CONFIG, --gpu, or --add JSON with --markdown OUT")
+        raise ConfigError(
+            "nothing to measure: give --kernels, --model CONFIG, --gpu, or --add JSON with --markdown OUT")
     keep()
     if args.markdown:
         measured = bool(args.gpu or args.kernels is not None or args.model)
         whole = {**results, "machine": results["machine"] if measured else earlier[-1]["machine"],
-                 "commands": [found["machine"]["command"] for found in earlier] + [results["machine"]["command"]] * measured}
+                 "commands": [found["machine"]["command"] for found in earlier]
+                 + [results["machine"]["command"]] * measured}
         for found in reversed(earlier):
             add_results(whole, found)
         write_atomically(args.markdown, page(whole).encode())
@@ -83,7 +96,8 @@ def _measure(args, results: dict, keep) -> None:
 
     configs = {pathlib.Path(path).stem: load_config(path, args.overrides) for path in args.model}
     others = rivals(torch=args.against_torch, jittor=args.baseline == "jittor")
-    for (name, config), threads, size, mode in itertools.product(configs.items(), args.threads, args.size or [[512, 512]], args.mode):
+    for (name, config), threads, size, mode in itertools.product(configs.items(), args.threads,
+                                                                 args.size or [[512, 512]], args.mode):
         for batch in args.batch or [1 if mode == "infer" else 2]:
             job = Measurement(config, name, mode, (size[0], size[1]), batch, threads)
             try:
@@ -99,8 +113,10 @@ def _measure(args, results: dict, keep) -> None:
         return
     for threads in args.threads:
         limits = machine_limits(threads)
-        _say(f"this machine: copy {limits['copy_gb_s']:.1f} GB/s, float32 matrix product {limits['sgemm_gflop_s']:.0f} GFLOP/s")
-        found = measure_kernels(impl="cpu", limits=limits, repeat=args.repeat, torch=args.against_torch, threads=threads, only=args.kernels, say=_say)
+        _say(f"this machine: copy {limits['copy_gb_s']:.1f} GB/s, float32 matrix product {limits['sgemm_gflop_s']:.0f} "
+             "GFLOP/s")
+        found = measure_kernels(impl="cpu", limits=limits, repeat=args.repeat, torch=args.against_torch,
+                                threads=threads, only=args.kernels, say=_say)
         results["kernels"].append(found)
         keep()
 
@@ -110,18 +126,22 @@ def _say(line: str) -> None:
 
 
 def _check(args) -> None:
-    """Refuse numbers that mean nothing before minutes are spent."""
+    """Refuse numbers that mean nothing, and a side that is not here, before minutes are spent."""
+    from jseg.bench.side import torch_command
     from jseg.errors import ConfigError
 
     wrong = [f"--size {h} {w}: height and width must be at least 1" for h, w in args.size or [] if min(h, w) < 1]
     numbers = {"--batch": args.batch or [], "--threads": args.threads, "--repeat": [args.repeat]}
-    wrong += [f"{word} {value}: must be at least 1" for word, values in numbers.items() for value in values if value is not None and value < 1]
+    wrong += [f"{word} {value}: must be at least 1" for word, values in numbers.items()
+              for value in values if value is not None and value < 1]
     if args.cold and not args.model:
         wrong.append("--cold: times the first run of a model; give --model CONFIG")
     if args.gpu and (args.model or args.kernels is not None or args.cold):
         wrong.append("--gpu: decides itself what to measure; leave out --model, --kernels and --cold")
     if wrong:
         raise ConfigError("\n".join(wrong))
+    if args.against_torch:
+        torch_command(args.against_torch)
 
 
 def _read(path: str) -> dict:
@@ -149,7 +169,8 @@ def _machine(args) -> dict:
 
     return {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "device": runtime.describe(),
             "gpus": runtime.gpus(), "command": shlex.join(["jseg", "bench", *_words(args)]),
-            "versions": {"jseg": jseg.__version__, "Python": sys.version.split()[0], "Jittor": found("jittor"), "NumPy": found("numpy")}}
+            "versions": {"jseg": jseg.__version__, "Python": sys.version.split()[0], "Jittor": found("jittor"),
+                         "NumPy": found("numpy")}}
 
 
 def _words(args) -> list[str]:
@@ -164,15 +185,19 @@ def _words(args) -> list[str]:
         elif name in ("size", "overrides"):
             words += [word for one in value for word in (option, *(map(str, one) if name == "size" else [one]))]
         else:
-            words += [option, *([] if value is True or value == "" else map(str, value if isinstance(value, list) else [value]))]
+            words += [option, *([] if value is True
+                                or value == "" else map(str, value if isinstance(value, list) else [value]))]
     return words
 
 
 def _failures(results: dict) -> list[str]:
-    """What did not do what it should: kernels that failed their check, measurements of jseg that failed, sides whose results differ."""
+    """What did not do what it should: kernels that failed their check,
+    measurements of jseg that failed, sides whose results differ.
+    """
     found = [f"{kernel}: {line}" for part in results["kernels"] for kernel, checked in part["checks"].items()
              for line in [*checked.get("failures", []), *([checked["failed"]] if "failed" in checked else [])]]
     rows = results["models"] + [row for part in results["kernels"] for row in part["rows"]]
     found += [row["failed"] for row in rows if "failed" in row]
-    found += [other["failed"] for row in rows for other in row["others"].values() if other.get("failed", "").startswith("results differ")]
+    found += [other["failed"] for row in rows for other in row["others"].values()
+              if other.get("failed", "").startswith("results differ")]
     return found

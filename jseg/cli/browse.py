@@ -16,7 +16,8 @@ PAIRS_A_ROW = 4
 def add_arguments(parser) -> None:
     """Options of `jseg browse`."""
     add_config_arguments(parser)
-    parser.add_argument("--split", default="train", choices=("train", "val", "test"), help="whose pictures (default: train)")
+    parser.add_argument("--split", default="train", choices=("train", "val", "test"),
+                        help="whose pictures (default: train)")
     parser.add_argument("--count", type=int, default=16, metavar="N", help="number of samples (default: 16)")
     parser.add_argument("--epoch", type=int, default=0, metavar="N", help="training epoch to show (default: 0)")
     parser.add_argument("--out", default="sheet.png", metavar="FILE", help="the picture to write (default: sheet.png)")
@@ -66,8 +67,10 @@ def sheet(samples: list[dict], classes, palette, *, cell_width: int = 240) -> np
             titles += [os.path.basename(sample["img_path"])] + [""] * (label is not None)
         bands.append(contact_sheet([cells], titles, cell_width=cell_width))
     width = max(band.shape[1] for band in bands)
-    grid = np.concatenate([np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0)), constant_values=255) for band in bands])
-    return np.concatenate([grid, legend([*classes, "ignored: not coloured"], [*palette, (255, 255, 255)], grid.shape[1])])
+    grid = np.concatenate([np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0)), constant_values=255)
+                           for band in bands])
+    return np.concatenate([grid, legend([*classes, "ignored: not coloured"], [*palette, (255, 255, 255)],
+                                        grid.shape[1])])
 
 
 def _shown(img: np.ndarray) -> np.ndarray:

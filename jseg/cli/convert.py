@@ -19,11 +19,14 @@ def add_arguments(parser) -> None:
     """Options of `jseg convert`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="IN [OUT.safetensors], or OUT.yaml with --config; "
                         "OUT is beside IN by default")
-    parser.add_argument("--config", dest="given_config", metavar="FILE", help="an mmsegmentation or original JSeg config (.py), or a jseg config (.yaml)")
+    parser.add_argument("--config", dest="given_config", metavar="FILE",
+                        help="an mmsegmentation or original JSeg config (.py), or a jseg config (.yaml)")
     parser.add_argument("--weights", choices=CHOICES, default="default",
-                        help="which set of a file that holds a moving average and the weights as trained (default: what its program would load)")
+                        help="which set of a file that holds a moving average and the weights as trained (default: "
+                             "what its program would load)")
     parser.add_argument("--allow-nonfinite", action="store_true", help="convert weights that hold NaN or inf")
-    parser.add_argument("--classes", metavar="DATASET", help="take class names and colours from this dataset type, for example CityscapesDataset")
+    parser.add_argument("--classes", metavar="DATASET",
+                        help="take class names and colours from this dataset type, for example CityscapesDataset")
 
 
 def run(args) -> int:

@@ -26,15 +26,17 @@ def add_arguments(parser) -> None:
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     check = tasks.add_parser("check", help="read a prepared dataset from end to end", epilog=f"example: {EXAMPLE}",
                              formatter_class=argparse.RawDescriptionHelpFormatter,
-                             description="Read every picture and mask of a config: missing or unreadable files, sizes, label range,\n"
-                                         "reduce_zero_label, classes, pictures that two splits share. Status 2 when there are faults.")
+                             description="Read every picture and mask of a config: missing or unreadable files, sizes, "
+                                         "label range,\nreduce_zero_label, classes, pictures that two splits share. "
+                                         "Status 2 when there are faults.")
     add_config_arguments(check)
     check.add_argument("--split", dest="splits", action="append", choices=SPLITS,
                        help="check only this one; may be given many times (default: those in the config)")
-    check.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one a core)")
+    check.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one per core)")
     check.add_argument("--quick", action="store_true", help="only what a training run checks first: a second or two")
     check.add_argument("--sheet", metavar="FILE", help="draw pictures beside their masks into this file")
-    check.add_argument("--count", type=int, default=8, metavar="N", help="pictures of each split on the sheet (default: 8)")
+    check.add_argument("--count", type=int, default=8, metavar="N",
+                       help="pictures of each split on the sheet (default: 8)")
     check.add_argument("--out", metavar="FILE", help="write the whole result as JSON")
     check.add_argument("--all", action="store_true", help=f"print all faults, not {SHOWN} of a kind, and all classes")
     check.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -58,11 +60,13 @@ def run_check(args) -> int:
     cfg = load_config(args.config, args.overrides)
     splits = args.splits or [split for split in SPLITS if cfg.get(f"{split}_dataloader") is not None]
     if args.quick:
-        print("\n".join([*(f"note: {note}" for note in quick_check(cfg, splits=splits)), f"{args.config}: ok: {', '.join(splits)}"]))
+        print("\n".join([*(f"note: {note}" for note in quick_check(cfg, splits=splits)),
+                         f"{args.config}: ok: {', '.join(splits)}"]))
         return 0
     datasets = {split: build_dataset(cfg, split) for split in SPLITS if split in splits}
     reports = [check_dataset(dataset, name=split, workers=args.workers or default_workers(), progress=not args.quiet,
-                             need_masks=split != "test" and not has_depth(dataset)) for split, dataset in datasets.items()]
+                             need_masks=split != "test" and not has_depth(dataset))
+               for split, dataset in datasets.items()]
     shared = shared_pictures(reports)
     print("\n".join([*overview(reports), "", *class_table(reports, None if args.all else TABLE_ROWS)]))
     for report in reports:
@@ -70,7 +74,8 @@ def run_check(args) -> int:
     faults = [(report.name, fault) for report in reports for fault in report.faults] + [("", fault) for fault in shared]
     print("\n".join(fault_lines(faults, None if args.all else SHOWN)), file=sys.stderr if faults else sys.stdout)
     if args.out:
-        whole = {"config": args.config, "splits": [report.summary() for report in reports], "shared": [f._asdict() for f in shared]}
+        whole = {"config": args.config, "splits": [report.summary() for report in reports],
+                 "shared": [f._asdict() for f in shared]}
         write_atomically(args.out, json.dumps(whole, indent=1).encode())
     if args.sheet:
         write_sheet(args.sheet, datasets, args.count, cfg.get("seed") or 0)
@@ -84,20 +89,20 @@ def has_depth(dataset) -> bool:
 
 
 def overview(reports) -> list[str]:
-    """A line a split: pictures, sizes, ignored share, faults, time."""
+    """A line per split: pictures, sizes, ignored share, faults, time."""
     lines = [f"{'split':<6} {'pictures':>9} {'sizes (width x height)':<42} {'ignored':>8} {'faults':>7} {'seconds':>8}"]
     for report in reports:
         sizes = [f"{w}x{h}" for (h, w), _ in report.sizes.most_common(3)]
         more = f" and {len(report.sizes) - 3} more" if len(report.sizes) > 3 else ""
         total = int(report.pixels.sum()) + report.ignored
         ignored = f"{100 * report.ignored / total:.1f} %" if total else "-"
-        lines.append(f"{report.name:<6} {report.pictures:>9} {', '.join(sizes) + more:<42} {ignored:>8} {len(report.faults):>7} "
-                     f"{report.seconds:>8.1f}")
+        lines.append(f"{report.name:<6} {report.pictures:>9} {', '.join(sizes) + more:<42} {ignored:>8} "
+                     f"{len(report.faults):>7} {report.seconds:>8.1f}")
     return lines
 
 
 def class_table(reports, most: int | None = None) -> list[str]:
-    """A line a class: its share of the pixels and the number of pictures that hold it, in each split.
+    """A line per class: its share of the pixels and the number of pictures that hold it, in each split.
 
     Args:
         reports: of the splits; classes are those of the first.
@@ -111,7 +116,8 @@ def class_table(reports, most: int | None = None) -> list[str]:
     lines = [f"{'class':<{width}} " + " ".join(f"{report.name + ' pixels':>13} {'pictures':>9}" for report in reports)]
     shown = sorted(np.argsort(-reports[0].pixels, kind="stable")[:most].tolist())
     for k, name in ((k, names[k]) for k in shown):
-        cells = [f"{100 * report.pixels[k] / report.pixels.sum():>11.3f} % {report.pictures_with[k]:>9}" for report in reports]
+        cells = [f"{100 * report.pixels[k] / report.pixels.sum():>11.3f} % {report.pictures_with[k]:>9}"
+                 for report in reports]
         lines.append(f"{name:<{width}} " + " ".join(cells))
     return lines + ([f"... and {len(names) - len(shown)} rarer classes (--all)"] if len(shown) < len(names) else [])
 
@@ -130,7 +136,8 @@ def fault_lines(faults, most: int | None = None) -> list[str]:
     for kind, texts in kinds.items():
         lines += [f"{kind}: {text}" for text in texts[:most]]
         lines += [f"{kind}: and {len(texts) - most} more (--all)"] if most is not None and len(texts) > most else []
-    return lines + [f"faults: {', '.join(f'{len(texts)} {kind}' for kind, texts in kinds.items())}" if kinds else "no faults"]
+    return lines + [f"faults: {', '.join(f'{len(texts)} {kind}' for kind, texts in kinds.items())}"
+                    if kinds else "no faults"]
 
 
 def write_sheet(path: str, datasets: dict, count: int, seed: int) -> None:
@@ -147,12 +154,15 @@ def write_sheet(path: str, datasets: dict, count: int, seed: int) -> None:
         print(f"{path}: not drawn: no picture can be read", file=sys.stderr)
         return
     width = max(band.shape[1] for band in bands)
-    write_image(path, np.concatenate([np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0)), constant_values=255) for band in bands]))
+    write_image(path, np.concatenate([np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0)), constant_values=255)
+                                      for band in bands]))
     print(f"written: {path}")
 
 
 def readable_samples(dataset, count: int, rng: np.random.Generator) -> list[dict]:
-    """Read up to `count` pictures with their masks, drawn by `rng`, shrunk to 640 pixels; those that cannot be read are passed over."""
+    """Read up to `count` pictures with their masks, drawn by `rng`, shrunk to 640 pixels;
+    those that cannot be read are passed over.
+    """
     from jseg.data.datasets.wrappers import leaves
     from jseg.data.overlay import fit
     from jseg.data.transforms import LoadAnnotations, LoadImageFromFile
@@ -169,7 +179,8 @@ def readable_samples(dataset, count: int, rng: np.random.Generator) -> list[dict
         except JsegError:
             continue  # named in the report
         label = sample.get("gt_seg_map")
-        samples.append({**sample, "img": fit(sample["img"], 640), "gt_seg_map": None if label is None else fit(label, 640, labels=True)})
+        samples.append({**sample, "img": fit(sample["img"], 640), "gt_seg_map": None if label is None
+                        else fit(label, 640, labels=True)})
         if len(samples) == count:
             break
     return samples

@@ -21,13 +21,16 @@ def add_arguments(parser) -> None:
     """Options of `jseg export`."""
     parser.add_argument("checkpoint", help="a .safetensors file written by training or conversion")
     parser.add_argument("out", help="the file to write; .safetensors")
-    parser.add_argument("--full", action="store_true", help="keep float32 (default: half precision, running statistics excepted)")
+    parser.add_argument("--full", action="store_true",
+                        help="keep float32 (default: half precision, running statistics excepted)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-                        help="change a value of the config inside, such as a path of this machine; may be given many times")
+                        help="change a value of the config inside, such as a path of this machine; may be given many "
+                             "times")
     parser.add_argument("--config", dest="given_config", metavar="FILE", help="put this config (.yaml) into the file, "
                         "with the class names and colours of its data set, instead of those inside it")
     parser.add_argument("--allow-nonfinite", action="store_true", help="write weights that hold NaN or inf")
-    parser.add_argument("--origin", metavar="TEXT", help="where the weights come from: data, command, licence; kept inside the file")
+    parser.add_argument("--origin", metavar="TEXT",
+                        help="where the weights come from: data, command, licence; kept inside the file")
 
 
 def run(args) -> int:
@@ -43,12 +46,14 @@ def run(args) -> int:
     if args.given_config:
         meta.update(_facts(args.given_config, state, source))
     if args.origin:
-        meta["origin"] = {**(meta.get("origin") or {}), "text": args.origin} if isinstance(meta.get("origin"), dict) else args.origin
+        meta["origin"] = ({**(meta.get("origin") or {}), "text": args.origin} if isinstance(meta.get("origin"), dict)
+                          else args.origin)
     if args.overrides:
         meta["config"] = apply_overrides(meta.get("config") or {}, args.overrides)
     meta.pop("jseg_version", None)
     digest = save_weights(out, state, meta, half=not args.full)
-    print(f"{out}: {len(state)} tensors, {out.stat().st_size / 1e6:.1f} MB (from {source.stat().st_size / 1e6:.1f} MB), content sha256 {digest[:16]}")
+    print(f"{out}: {len(state)} tensors, {out.stat().st_size / 1e6:.1f} MB (from {source.stat().st_size / 1e6:.1f} "
+          f"MB), content sha256 {digest[:16]}")
     return 0
 
 
@@ -58,10 +63,13 @@ def _facts(config_file: str, state: dict, source: pathlib.Path) -> dict:
     from jseg.config import load_config
     from jseg.engine.checkpoint import load_into
     from jseg.errors import ConfigError
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     from jseg.registry import DATASETS
     config = load_config(config_file)
-    load_into(build_model(config), state, source=str(source), allow_nonfinite=True)
+    with without_values():
+        model = build_model(config)
+    load_into(model, state, source=str(source), allow_nonfinite=True)
     block = next((config[name]["dataset"] for name in ("test_dataloader", "val_dataloader", "train_dataloader")
                   if isinstance(config.get(name), dict) and isinstance(config[name].get("dataset"), dict)), None)
     if block is None:

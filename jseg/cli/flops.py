@@ -1,10 +1,10 @@
 """Count the operations and parameters of a config's model, for one picture.
 
-The rule is the one behind the tables of the SegNeXt paper (fvcore's): a multiply-add of a convolution or of a matrix product
-counts 1; a batch norm counts 2 for each element, layer and group norm 5; a bilinear resize counts 4 for each element it
-makes, the logits' resize to the picture's size included. Biases, activations, additions and products of maps count nothing.
-With it SegNeXt-T, S, B, L at 512x512 and 150 classes give the published 6.6, 15.9, 34.9, 70.0 G (B and L with MD_R 64).
-Counters that take convolutions alone give 6.10 G for T, those that leave out the last resize 6.45 G.
+The rule is the one behind the tables of the SegNeXt paper (fvcore's): a multiply-add of a convolution or of a matrix
+product counts 1; a batch norm counts 2 for each element, layer and group norm 5; a bilinear resize counts 4 for each
+element it makes, the logits' resize to the picture's size included. Biases, activations, additions and products of maps
+count nothing. With it SegNeXt-T, S, B, L at 512x512 and 150 classes give the published 6.6, 15.9, 34.9, 70.0 G (B and L
+with MD_R 64). Counters that take convolutions alone give 6.10 G for T, those that leave out the last resize 6.45 G.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ RESIZE_COST = 4
 def add_arguments(parser) -> None:
     """Options of `jseg flops`."""
     add_config_arguments(parser)
-    parser.add_argument("--size", nargs=2, type=int, default=[512, 512], metavar=("H", "W"), help="picture size in pixels (default: 512 512)")
+    parser.add_argument("--size", nargs=2, type=int, default=[512, 512], metavar=("H", "W"),
+                        help="picture size in pixels (default: 512 512)")
     parser.add_argument("--depth", type=int, default=2, help="levels of the module tree to print (default: 2)")
 
 

@@ -25,27 +25,31 @@ COMMANDS = ("train", "val", "predict")
 ASK_AGAIN_S = 2.0  # between two requests to the ranks to save and leave
 LAST_WORDS_S = 0.5  # for mpirun to pass on what its ranks said before they ended
 # What a remote host must be told; ranks on this host inherit everything.
-EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "JITTOR_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "nvcc_path",
-            "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "JSEG_LAUNCH", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
+EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "JITTOR_HOME", "OMP_NUM_THREADS",
+            "CUDA_VISIBLE_DEVICES", "nvcc_path", "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "JSEG_LAUNCH",
+            "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
 
 
 def add_arguments(parser) -> None:
     """Options of `jseg launch`."""
-    parser.add_argument("-n", "--ranks", type=int, required=True, metavar="N", help="number of processes over all hosts: one for each GPU")
-    parser.add_argument("--hostfile", metavar="FILE", help="hosts for mpirun, one a line: `node1 slots=4`; jseg must be installed at the "
+    parser.add_argument("-n", "--ranks", type=int, required=True, metavar="N",
+                        help="number of processes over all hosts: one for each GPU")
+    parser.add_argument("--hostfile", metavar="FILE",
+                        help="hosts for mpirun, one per line: `node1 slots=4`; jseg must be installed at the "
                                                             "same place on each")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU even where there are GPUs")
     parser.add_argument("--grace", type=float, default=6.0, metavar="S",
-                        help="seconds between a SIGTERM to mpirun itself and the end of the job, which then comes even when a rank "
-                             "dies (default: %(default)g); a signal to jseg launch has no limit")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help=f"one of {', '.join(COMMANDS)}, with its own options")
+                        help="seconds between a SIGTERM to mpirun itself and the end of the job, which then comes even "
+                             "when a rank dies (default: %(default)g); a signal to jseg launch has no limit")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...",
+                        help=f"one of {', '.join(COMMANDS)}, with its own options")
 
 
 def run(args) -> int:
     """Check, print the line, run it; the job's exit status."""
     if not args.command or args.command[0] not in COMMANDS:
-        raise ConfigError(f"jseg launch: got {args.command[0] if args.command else 'no command'!r}; commands that run on several ranks: "
-                          f"{', '.join(COMMANDS)}")
+        raise ConfigError(f"jseg launch: got {args.command[0] if args.command else 'no command'!r}; commands that run "
+                          f"on several ranks: {', '.join(COMMANDS)}")
     if args.ranks < 1:
         raise ConfigError(f"jseg launch: -n is {args.ranks}; at least 1")
     mpirun = shutil.which("mpirun")
@@ -67,7 +71,8 @@ def mpirun_words(mpirun: str, args) -> list[str]:
     if args.hostfile:
         slots = _slots(pathlib.Path(args.hostfile))
         if args.ranks > slots:
-            raise ConfigError(f"{args.hostfile}: {slots} slots for {args.ranks} ranks; add `slots=` (one for each GPU) or hosts, or lower -n")
+            raise ConfigError(f"{args.hostfile}: {slots} slots for {args.ranks} ranks; add `slots=` (one for each GPU) "
+                              "or hosts, or lower -n")
         words += ["--hostfile", args.hostfile]
         set_here = {**os.environ, **({"nvcc_path": "", "CUDA_VISIBLE_DEVICES": ""} if args.cpu else {})}
         words += [word for name in EXPORTED if name in set_here for word in ("-x", name)]
@@ -81,8 +86,9 @@ def _check_devices(ranks: int, cpu: bool) -> None:
     """Ranks on this host need a GPU each, or cores."""
     found = [] if cpu or not os.environ.get("nvcc_path") else runtime.gpus()
     if found and ranks > len(found):
-        raise ConfigError(f"jseg launch: {ranks} ranks, but {len(found)} GPUs here ({', '.join(g['name'] for g in found)}); each rank needs one: "
-                          f"-n {len(found)}, a --hostfile, or --cpu")
+        raise ConfigError(f"jseg launch: {ranks} ranks, but {len(found)} GPUs here "
+                          f"({', '.join(g['name'] for g in found)}); each rank needs one: -n {len(found)}, a "
+                          "--hostfile, or --cpu")
     cores = len(os.sched_getaffinity(0))
     if found:
         print(f"{ranks} ranks, one GPU each of {len(found)}", file=sys.stderr)
@@ -112,7 +118,8 @@ def _slots(path: pathlib.Path) -> int:
 
 
 def _run(words: list[str], environment: dict[str, str]) -> int:
-    """Run mpirun in a session of its own and hand signals on: the first asks the ranks to save and leave, a second Ctrl-C ends them.
+    """Run mpirun in a session of its own and hand signals on:
+    the first asks the ranks to save and leave, a second Ctrl-C ends them.
 
     mpirun is asked as well when this process is gone, in whatever way. Where mpirun is, each rank's watcher asks it.
     """
@@ -134,14 +141,15 @@ def _run(words: list[str], environment: dict[str, str]) -> int:
         jobs.append(job)
         status = _await(job, asked, local="--hostfile" not in words)
     status = status if status >= 0 else 128 - status
-    return 128 + asked[0] if asked and status in (0, 128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGKILL) else status
+    return 128 + asked[0] if asked and status in (0, 128 + signal.SIGTERM, 128 + signal.SIGUSR1,
+                                                  128 + signal.SIGKILL) else status
 
 
 def _await(job: subprocess.Popen, asked: list[int], *, local: bool) -> int:
     """Wait for mpirun; once asked to end, ask again and again, and wait no longer than its ranks live.
 
-    Before its ranks run, mpirun hands a signal on to nobody; when they have ended early it waits twice for three seconds. Ranks on other
-    hosts are mpirun's to wait for.
+    Before its ranks run, mpirun hands a signal on to nobody; when they have ended early it waits twice for three
+    seconds. Ranks on other hosts are mpirun's to wait for.
     """
     asked_at = alone_since = 0.0
     while True:
@@ -159,14 +167,17 @@ def _await(job: subprocess.Popen, asked: list[int], *, local: bool) -> int:
 def _has_children(process: int) -> bool:
     """Whether a process has any that still run; also where the system cannot tell."""
     try:
-        children = [child for path in pathlib.Path(f"/proc/{process}/task").glob("*/children") for child in path.read_text().split()]
+        children = [child for path in pathlib.Path(f"/proc/{process}/task").glob("*/children")
+                    for child in path.read_text().split()]
     except OSError:
         return True
     return any(runtime_signals.runs(int(child)) for child in children)
 
 
 def _asked_when_orphaned() -> Callable[[], None] | None:
-    """What mpirun does before it starts: have the kernel send it SIGUSR1 when `jseg launch` dies, by SIGKILL too. Linux alone can."""
+    """What mpirun does before it starts: have the kernel send it SIGUSR1 when `jseg launch` dies, by SIGKILL too.
+    Linux alone can.
+    """
     if not sys.platform.startswith("linux"):
         return None
     system, parent_death_signal = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG

@@ -45,9 +45,11 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--format",
         choices=tuple(SUBMISSIONS),
-        help="instead of --what: one grey PNG per picture with the ids that this benchmark's server takes, named like the picture",
+        help="instead of --what: one grey PNG per picture with the ids that this benchmark's server takes, named like "
+             "the picture",
     )
-    parser.add_argument("--opacity", type=float, default=0.5, help="of the colours in overlays, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--opacity", type=float, default=0.5,
+                        help="of the colours in overlays, 0 to 1 (default: %(default)s)")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
     parser.add_argument(
@@ -66,7 +68,8 @@ def add_arguments(parser) -> None:
         ),
     )
     parser.add_argument("--allow-nonfinite", action="store_true", help="use weights that hold NaN or inf all the same")
-    parser.add_argument("--impl", choices=("auto", "jittor"), default="auto", help="kernels (default) or plain operators")
+    parser.add_argument("--impl", choices=("auto", "jittor"), default="auto",
+                        help="kernels (default) or plain operators")
 
 
 def _height_width(text: str) -> tuple[int, int]:
@@ -238,7 +241,8 @@ def _segment_picture(segmentor, path: pathlib.Path, out: pathlib.Path, name: str
         written.append(out / f"{name}_{kind}.png")
         save[kind](written[-1])
     share = np.bincount(labels.ravel(), minlength=len(segmentor.classes)) / labels.size
-    top = ", ".join(f"{segmentor.classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4] if share[k] > 0)
+    top = ", ".join(f"{segmentor.classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4]
+                    if share[k] > 0)
     return f"{printable(path)} -> {', '.join(map(printable, written))}  ({top})"
 
 
@@ -250,7 +254,7 @@ def _segment_video(segmentor, path: pathlib.Path, out: pathlib.Path, opacity: fl
         with contextlib.closing(source.frames()) as frames:
             for frame in tqdm(frames, total=source.expected, unit="frame", desc=printable(path.name)):
                 result.write(segmentor.overlay(frame, segmentor.infer(frame), opacity=opacity))
-        result.finish()
+        result.finish_file()
         lost = source.lost()
     print(f"{printable(path)} -> {printable(out)} ({result.count} frames)", flush=True)
     if lost:

@@ -7,15 +7,18 @@ from pathlib import Path
 from jseg.cli import add_config_arguments
 from jseg.config import load_config
 
-EXAMPLE = "jseg train configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml --work-dir runs/camvid --set optimizer.lr=6e-5"
+EXAMPLE = ("jseg train configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml --work-dir runs/camvid --set "
+           "optimizer.lr=6e-5")
 
 
 def add_arguments(parser) -> None:
     """Options of `jseg train`."""
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true",
-                        help="go on from the newest saved state in the work dir (from the beginning when there is none)")
-    parser.add_argument("--work-dir", metavar="DIR", help="folder of the run (default: work_dir of the config, else runs/<config name>)")
+                        help="go on from the newest saved state in the work dir (from the beginning "
+                             "when there is none)")
+    parser.add_argument("--work-dir", metavar="DIR",
+                        help="folder of the run (default: work_dir of the config, else runs/<config name>)")
 
 
 def run(args) -> int:

@@ -8,25 +8,32 @@ import pathlib
 from jseg.cli import add_config_arguments
 from jseg.errors import ConfigError
 
-EXAMPLE = "jseg val configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml --checkpoint runs/camvid/best --out metrics.json"
+EXAMPLE = ("jseg val configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml --checkpoint runs/camvid/best --out "
+           "metrics.json")
 
 
 def add_arguments(parser) -> None:
     """Options of `jseg val`."""
     add_config_arguments(parser, nargs="?")
     parser.add_argument("--checkpoint", required=True, metavar="FILE",
-                        help="weights (.safetensors), or a folder of a run that holds them, such as best/; without CONFIG "
-                             "the config inside the file is used")
-    parser.add_argument("--split", choices=("val", "test"), default="val", help="which dataloader of the config (default: val)")
-    parser.add_argument("--tta", action="store_true", help="average over the scales and flips of the config's tta: block")
+                        help="weights (.safetensors), or a folder of a run that holds them, such as best/; without "
+                             "CONFIG the config inside the file is used")
+    parser.add_argument("--split", choices=("val", "test"), default="val",
+                        help="which dataloader of the config (default: val)")
+    parser.add_argument("--tta", action="store_true",
+                        help="average over the scales and flips of the config's tta: block")
     parser.add_argument("--out", metavar="FILE", help="write the whole result as JSON")
-    parser.add_argument("--keep", metavar="FOLDER", help="save the worst and best pictures with truth and prediction there")
+    parser.add_argument("--keep", metavar="FOLDER",
+                        help="save the worst and best pictures with truth and prediction there")
     parser.add_argument("--allow-nonfinite", action="store_true", help="evaluate weights that hold NaN or inf")
-    parser.add_argument("--keep-count", type=int, default=4, metavar="N", help="how many of each (default: %(default)s)")
+    parser.add_argument("--keep-count", type=int, default=4, metavar="N",
+                        help="how many of each (default: %(default)s)")
 
 
 def run(args) -> int:
-    """Build the model, load the weights strictly, stream the dataset through, print the table; under mpirun, shared between the ranks."""
+    """Build the model, load the weights strictly, stream the dataset through, print the table;
+    under mpirun, shared between the ranks.
+    """
     from jseg.engine.distributed import as_rank
     return as_rank(lambda: _evaluate(args))
 
@@ -38,12 +45,13 @@ def _evaluate(args) -> int:
     from jseg.engine.evaluate import evaluate, format_table, save_result
     from jseg.engine.limits import without_files
     from jseg.engine.model_file import config_told
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     path = weights_path(args.checkpoint)
     state, meta = load_weights(path, allow_nonfinite=args.allow_nonfinite)
     config = chosen_config(args.config, args.overrides, meta, path)
     own = contextlib.nullcontext() if args.config else config_told(path)
-    with own:
+    with own, without_values():
         model = build_model(config if args.config else without_files(config["model"]))
         loader = build_loader(config, args.split, rank=distributed.rank(), world_size=distributed.world_size())
     load_into(model, state, source=str(path), allow_nonfinite=True)  # they were looked at when read

@@ -1,8 +1,8 @@
 """Compile ahead what a config needs for inference, and with --train for a training step.
 
-Jittor compiles each operation at its first use, and jseg its kernels, for this very machine; both are kept, so the wait comes once.
-Run this where waiting does no harm (while building an image, say). What is compiled depends on the model, not on the size of
-pictures or batches, so small pictures do; --size is for those who want to be sure.
+Jittor compiles each operation at its first use, and jseg its kernels, for this very machine; both are kept, so the wait
+comes once. Run this where waiting does no harm (while building an image, say). What is compiled depends on the model,
+not on the size of pictures or batches, so small pictures do; --size is for those who want to be sure.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def run(args) -> int:
     if min(args.size) < 32:
         raise ConfigError(f"--size is {args.size[0]} {args.size[1]}; height and width must be at least 32 pixels")
     config = load_config(args.config, args.overrides)
-    print("Compiling for this machine; later runs find it done. Jittor's core takes 2 to 4 minutes where it is not built yet, a model's "
-          f"operations from seconds to minutes.\ncomputing on {runtime.describe()}", file=sys.stderr)
+    print("Compiling for this machine; later runs find it done. Jittor's core takes 2 to 4 minutes where it is not "
+          f"built yet, a model's operations from seconds to minutes.\ncomputing on {runtime.describe()}",
+          file=sys.stderr)
     began, core = time.perf_counter(), not runtime.core_is_built()
     import jittor as jt  # the first part of the wait
     core_s = time.perf_counter() - began
@@ -47,9 +48,11 @@ def run(args) -> int:
     _run_parts(steps(config, (args.size[0], args.size[1]), train=args.train), cache)
     after = compiled(cache)
     counts = {kind: after[kind] - before[kind] for kind in after}
-    what = f"{counts['operations']} operations and {counts['kernels']} files of kernels" if any(counts.values()) else "nothing: all was there"
+    what = (f"{counts['operations']} operations and {counts['kernels']} files of kernels" if any(counts.values())
+            else "nothing: all was there")
     what += f", and Jittor's core ({core_s:.0f} s)" * core
-    print(f"warmup: compiled {what}, in {time.perf_counter() - began:.1f} s; ready for inference{' and training' * args.train}")
+    print(f"warmup: compiled {what}, in {time.perf_counter() - began:.1f} s; ready for "
+          f"inference{' and training' * args.train}")
     return 0
 
 
@@ -77,7 +80,8 @@ def steps(config: dict, size: tuple[int, int], *, train: bool) -> list[tuple[str
 
     found = [("build the model", build), ("inference", predict(1, size)), ("inference, batch", predict(2, size)),
              ("inference, pictures of another size", predict(1, (size[0] + 7, size[1] + 5)))]
-    return found + ([("training step", lambda: _train(config, state, pictures)), ("second training step", lambda: _train(config, state, pictures))]
+    return found + ([("training step", lambda: _train(config, state, pictures)),
+                     ("second training step", lambda: _train(config, state, pictures))]
                     if train else [])
 
 
@@ -86,16 +90,18 @@ def _train(config: dict, state: dict, pictures) -> None:
     import numpy as np
 
     from jseg.engine.optim import build_optimizer
+    from jseg.engine.train_cfg import TrainCfg
 
     model = state["model"]
     if "optimizer" not in state:
         model.train()
         state["optimizer"] = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
-    labels = np.random.default_rng(1).integers(0, model.num_classes, (len(pictures), *pictures.shape[2:])).astype(np.int32)
+    labels = np.random.default_rng(1).integers(0, model.num_classes,
+                                               (len(pictures), *pictures.shape[2:])).astype(np.int32)
     losses = model.loss(jt.array(pictures), jt.array(labels))
     state["optimizer"].accumulate(losses["loss"])
-    clip = (config.get("train_cfg") or {}).get("clip_grad") or {}
-    state["optimizer"].step(state["optimizer"].lrs, max_norm=clip.get("max_norm"))
+    clip = TrainCfg.read(config.get("train_cfg")).clip_grad
+    state["optimizer"].step(state["optimizer"].lrs, max_norm=clip.max_norm)
     jt.sync_all(True)
     for value in losses.values():
         value.item()
@@ -104,7 +110,8 @@ def _train(config: dict, state: dict, pictures) -> None:
 def _run_parts(parts: list[tuple[str, Callable[[], None]]], cache: pathlib.Path) -> None:
     from tqdm import tqdm
 
-    with tqdm(total=len(parts), unit="part", file=sys.stderr, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}]{postfix}") as bar:
+    with tqdm(total=len(parts), unit="part", file=sys.stderr,
+              bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}]{postfix}") as bar:
         with _counting(bar, cache):
             for name, part in parts:
                 bar.set_description(name)
@@ -133,4 +140,5 @@ def _counting(bar, cache: pathlib.Path) -> Iterator[None]:
 
 def compiled(cache: pathlib.Path) -> dict[str, int]:
     """How many compiled operations of Jittor and object files of jseg's kernels a cache folder holds."""
-    return {"operations": sum(1 for _ in cache.glob("jit/*.so")), "kernels": sum(1 for _ in cache.glob("jseg_*_kernels/*.o"))}
+    return {"operations": sum(1 for _ in cache.glob("jit/*.so")),
+            "kernels": sum(1 for _ in cache.glob("jseg_*_kernels/*.o"))}

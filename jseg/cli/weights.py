@@ -4,11 +4,11 @@
                                    `jseg models` searches those of MMSegmentation and says which build here
     jseg weights get NAME          download (an interrupted one goes on), check, convert to <dir>/NAME.safetensors
 
-A file that is already in the folder is used; without a connection the command says what to fetch by hand and where to put it.
-A SHA-256 that begins as published proves a file. One that does not is said, and proves nothing (mmsegmentation takes
-the digits in its file names before it publishes): the server's length and MD5 and the conversion of every key decide
-then. The hash of a file that was converted is kept beside it (FILE.json) and compared from then on; a download that is
-no checkpoint becomes FILE.rejected.
+A file that is already in the folder is used; without a connection the command says what to fetch by hand and where to
+put it. A SHA-256 that begins as published proves a file. One that does not is said, and proves nothing (mmsegmentation
+takes the digits in its file names before it publishes): the server's length and MD5 and the conversion of every key
+decide then. The hash of a file that was converted is kept beside it (FILE.json) and compared from then on; a download
+that is no checkpoint becomes FILE.rejected.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ def add_arguments(parser) -> None:
     """Options of `jseg weights`."""
     parser.add_argument("what", choices=("list", "get"))
     parser.add_argument("name", nargs="?", help="of the weights, with get")
-    parser.add_argument("--dir", default="weights", help="folder for the fetched and the converted file (default: %(default)s)")
-    parser.add_argument("--index", metavar="FILE", help="another index of the form of jseg/convert/weights_index.yaml, for example of a lab's own files")
+    parser.add_argument("--dir", default="weights",
+                        help="folder for the fetched and the converted file (default: %(default)s)")
+    parser.add_argument("--index", metavar="FILE", help="another index of the form of jseg/convert/weights_index.yaml, "
+                                                        "for example of a lab's own files")
 
 
 def run(args) -> int:
@@ -48,10 +50,11 @@ def table(index: dict, folder: pathlib.Path) -> str:
     """One line for each entry."""
     rows = [("name", "mIoU ss/ms", "sha256", "licence", "source", "here")]
     for entry in index.values():
-        here = "converted" if (folder / f"{entry.name}.safetensors").exists() else "fetched" if (folder / entry.file).exists() else \
-            "in part" if (folder / f"{entry.file}.part").exists() else ""
-        rows.append((entry.name, "/".join(f"{value:g}" for value in entry.miou) if entry.miou else "-", entry.sha256 or "not published",
-                     entry.licence or "not stated", entry.source, here))
+        here = ("converted" if (folder / f"{entry.name}.safetensors").exists() else "fetched"
+                if (folder / entry.file).exists() else
+                "in part" if (folder / f"{entry.file}.part").exists() else "")
+        rows.append((entry.name, "/".join(f"{value:g}" for value in entry.miou) if entry.miou else "-",
+                     entry.sha256 or "not published", entry.licence or "not stated", entry.source, here))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
 

@@ -1,10 +1,12 @@
 """A checkpoint of MMSegmentation, of a paper's authors or of original JSeg becomes a jseg weights file.
 
-    .pth/.pkl -> torch_file (data, no code) -> state (which weights, which config) -> the config translated, or guessed where there is none
-    -> remap_keys of its classes -> the model built from the config, every key accounted for -> .safetensors with config, classes, palette, origin
+    .pth/.pkl -> torch_file (data, no code) -> state (which weights, which config) -> the config translated, or guessed
+    where there is none -> remap_keys of its classes -> the model built from the config, every key accounted for ->
+    .safetensors with config, classes, palette, origin
 
-Every key of the source ends as loaded, renamed or dropped with its reason; anything else stops the conversion before a file is
-written. The result depends on the source file, the config and jseg's version alone: converting twice gives equal bytes.
+Every key of the source ends as loaded, renamed or dropped with its reason; anything else stops the conversion before a
+file is written. The result depends on the source file, the config and jseg's version alone: converting twice gives
+equal bytes.
 """
 
 from __future__ import annotations
@@ -53,14 +55,17 @@ class Conversion:
         """The account in words."""
         o = self.origin
         lines = [f"{o['file']} ({o['family']}, sha256 {o['sha256'][:8]}) -> {self.out}",
-                 f"  {len(self.loaded)} keys loaded, {len(self.renamed)} renamed, {len(self.dropped)} dropped; weights from {o['weights']}, config from {o['config_from']}"]
+                 f"  {len(self.loaded)} keys loaded, {len(self.renamed)} renamed, {len(self.dropped)} dropped; weights "
+                 f"from {o['weights']}, config from {o['config_from']}"]
         if "num_classes" in o:
             rules = f"MD_R {o['md_r']}, gradient {o['gradient']}, " if "md_r" in o else ""
-            lines.append(f"  rules: {rules}test pictures {o['test_size']}; {o['num_classes']} classes from {o['classes_from']}")
+            lines.append(f"  rules: {rules}test pictures {o['test_size']}; {o['num_classes']} classes from "
+                         f"{o['classes_from']}")
         reasons: dict[str, list[str]] = {}
         for key, reason in self.dropped.items():
             reasons.setdefault(reason, []).append(key)
-        lines += [f"  dropped, {reason}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}" for reason, keys in reasons.items()]
+        lines += [f"  dropped, {reason}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+                  for reason, keys in reasons.items()]
         if self.renamed:
             old, new = next(iter(self.renamed.items()))
             lines.append(f"  renamed, for example: {old} -> {new}")
@@ -75,10 +80,11 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     Args:
         source: a .pth, .pt or .pkl file.
         out: the .safetensors file to write; its folder is made.
-        config: an mmsegmentation or JSeg config (.py) or a jseg config (.yaml) to use instead of the one inside the file.
+        config: an mmsegmentation or JSeg config (.py) or a jseg config (.yaml) to use instead of the one inside the
+            file.
         weights: "default", "averaged" or "raw", see `state.find_contents`.
-        classes: name of a dataset type (`CityscapesDataset`) whose class names to use. Names come from the registry, so the caller
-            imports `jseg.data.datasets` first; without it files that carry no class names get numbers.
+        classes: name of a dataset type (`CityscapesDataset`) whose class names to use. Names come from the registry, so
+            the caller imports `jseg.data.datasets` first; without it files that carry no class names get numbers.
         allow_nonfinite: convert weights that hold NaN or inf all the same.
     Returns:
         the account.
@@ -105,22 +111,25 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     _account(shapes, _model_shapes(settings, found.backbone_only, where), where)
     if not allow_nonfinite:
         _refuse_nonfinite(contents, renames, where)
-    names, palette, classes_from = ([], [], "") if found.backbone_only else _class_list(settings, contents, classes, where, notes)
+    names, palette, classes_from = ([], [], "") if found.backbone_only else _class_list(
+        settings, contents, classes, where, notes)
     origin = _origin(source, contents, found, settings, config_from, classes_from)
 
     def value(key: str) -> np.ndarray:
         return renames[key].array(lambda old: _array(contents.state[old], f"{where}: {key}"))
 
     digest = write_weights_file(out, shapes, value,
-                                {"config": settings, "classes": names, "palette": palette, "origin": origin, "jseg_version": _jseg_version()})
+                                {"config": settings, "classes": names, "palette": palette, "origin": origin,
+                                 "jseg_version": _jseg_version()})
     sources = {contents.source_keys[old]: new for new, made in renames.items() for old in made.parts}
-    loaded = [new for old, new in sources.items() if new == old]
-    return Conversion(out, origin, loaded, {old: new for old, new in sources.items() if new != old},
+    return Conversion(out, origin, [new for old, new in sources.items() if new == old],
+                      {old: new for old, new in sources.items() if new != old},
                       {**contents.dropped, **dropped}, contents.notes + notes, digest)
 
 
 def convert_config(source: str | os.PathLike, out: str | os.PathLike) -> list[str]:
-    """Translate a config alone: `.py` of mmsegmentation or original JSeg to jseg's YAML. Returns what has no counterpart.
+    """Translate a config alone: `.py` of mmsegmentation or original JSeg to jseg's YAML.
+    Returns what has no counterpart.
 
     Raises:
         ConvertError: it cannot be read, or `out` is no .yaml file.
@@ -141,15 +150,17 @@ def _check_sizes(contents: Contents, file_bytes: int, where: str) -> None:
     """Tied tensors count twice; a file that unfolds beyond that is forged."""
     total = sum(value.nbytes for value in contents.state.values())
     if total > 4 * file_bytes + SPARE_BYTES:
-        raise ConvertError(f"{where}: its tensors unfold to {total} bytes, the file has {file_bytes}; it is damaged or forged")
+        raise ConvertError(f"{where}: its tensors unfold to {total} bytes, the file has {file_bytes}; it is damaged or "
+                           "forged")
 
 
 def _shapes(contents: Contents, renames: Mapping[str, Made], where: str) -> dict[str, tuple]:
     """Shape of each value of ours."""
     try:
-        return {new: made.shape(lambda old: contents.state[old].shape) for new, made in renames.items()}
+        shapes = {new: made.shape(lambda old: contents.state[old].shape) for new, made in renames.items()}
     except ValueError as error:
         raise ConvertError(f"{where}: {error}; the file is damaged or of another model") from error
+    return {new: shape or (1,) for new, shape in shapes.items()}  # Jittor: no scalars
 
 
 def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tuple[dict[str, Made], dict[str, str]]:
@@ -170,14 +181,27 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
             kept[f"backbone.{key}" if backbone_only and not key.startswith("backbone.") else key] = key
     renamed = {new: Made.of(value) for new, value in remap_keys(kept, settings).items()}
     used = {old for made in renamed.values() for old in made.parts}
-    if len(used) != len(kept):
-        raise ConvertError(f"two keys become one when renamed: {sorted(set(kept.values()) - used)[:4]}; the file mixes "
-                           "two releases")
+    names, lost = {key: name for name, key in kept.items()}, sorted(set(kept.values()) - used)
+    winners = {key: renamed.get(next(iter(remap_keys({names[key]: key}, settings)), None)) for key in lost}
+    twins = {key: made.parts[0] if made is not None and len(made.parts) == 1 else None for key, made in winners.items()}
+    state = contents.state
+    differ = [key for key, twin in twins.items() if twin is None or not _same(state[key], state[twin])]
+    if differ:
+        raise ConvertError(f"two keys become one when renamed: {differ[:4]}; the file mixes two releases")
+    sources = contents.source_keys
+    dropped.update({sources[key]: f"a copy of {sources[twin]}" for key, twin in twins.items()})
     return renamed, dropped
 
 
+def _same(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> bool:
+    """Whether two weights hold the same numbers."""
+    return np.array_equal(*(value.numpy() if isinstance(value, Tensor) else value for value in (a, b)))
+
+
 def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: str, where: str) -> None:
-    """ConvertError before a model is built from numbers that nobody can mean, or of far more values than the weights have."""
+    """ConvertError before a model is built from numbers that nobody can mean,
+    or of far more values than the weights have.
+    """
     from jseg.engine.limits import absurd, model_values
     faults = absurd(settings)
     planned, held = model_values(settings), sum(math.prod(shape) for shape in shapes.values())
@@ -190,31 +214,31 @@ def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: 
 
 def _model_shapes(settings: Mapping, backbone_only: bool, where: str) -> dict[str, tuple]:
     """Shape of each parameter and statistic of the model that the config describes."""
-    import jittor as jt
-
     from jseg.engine.limits import without_files
+    from jseg.layers.init import without_values
     from jseg.models import build_model
     from jseg.registry import MODELS
     block = without_files(settings["model"])
     try:
-        model = MODELS.build(block["backbone"], "model.backbone") if backbone_only else build_model(block)
+        with without_values():
+            model = MODELS.build(block["backbone"], "model.backbone") if backbone_only else build_model(block)
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise ConvertError(f"{where}: its config does not describe a model jseg can build: {error}") from error
     prefix = "backbone." if backbone_only else ""
-    shapes = {f"{prefix}{key}": tuple(value.shape) for key, value in model.state_dict().items()}
-    del model
-    jt.gc()  # its initial values are as large as the file, whose turn comes next
-    return shapes
+    return {f"{prefix}{key}": tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: str) -> None:
     """Every key on both sides has a partner of its shape, or ConvertError."""
     faults = [("missing in the file", [key for key in wanted if key not in shapes]),
               ("unknown to the model", [key for key in shapes if key not in wanted]),
-              ("of another shape", [f"{key} (file {shapes[key]}, model {wanted[key]})" for key in shapes if key in wanted and shapes[key] != wanted[key]])]
+              ("of another shape", [f"{key} (file {shapes[key]}, model {wanted[key]})"
+                                    for key in shapes if key in wanted and shapes[key] != wanted[key]])]
     if any(keys for _, keys in faults):
-        words = [f"{len(keys)} {title}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}" for title, keys in faults if keys]
-        raise ConvertError(f"{where}: does not fit the model its config describes; {'; '.join(words)}. Give the right config with --config")
+        words = [f"{len(keys)} {title}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
+                 for title, keys in faults if keys]
+        raise ConvertError(f"{where}: does not fit the model its config describes; {'; '.join(words)}. Give the right "
+                           "config with --config")
 
 
 def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: str) -> None:
@@ -232,27 +256,33 @@ def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: st
 
 
 def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:
-    """A weight as contiguous float32."""
+    """A weight as contiguous float32, a scalar as one value."""
     array = value.numpy() if isinstance(value, Tensor) else value
     if array.dtype.kind not in "biuf":
         raise ConvertError(f"{where}: values of type {array.dtype}; weights are numbers")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `_refuse_nonfinite` tells
-        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+        return np.ascontiguousarray(array, np.float32).reshape(array.shape or (1,))
 
 
 # -- config ------------------------------------------------------------------------------------------------------------
 
 
 def _settings(contents: Contents, given, where: str) -> tuple[dict, str, guess.Guess, list[str]]:
-    """(config, where it came from, what the weights are, notes): the config given, else the one in the file, else one made from shapes."""
+    """(config, where it came from, what the weights are, notes):
+    the config given, else the one in the file, else one made from shapes.
+    """
     shapes, meta = contents.shapes, contents.meta
     guesser = guess.find_guesser(shapes, meta)
-    found = guesser and guesser.guess(shapes, numpy_values=all(isinstance(v, np.ndarray) for v in contents.state.values()), meta=meta, where=where)
+    found = guesser and guesser.guess(shapes,
+                                      numpy_values=all(isinstance(v, np.ndarray) for v in contents.state.values()),
+                                      meta=meta, where=where)
     if found is not None and found.backbone_only:
         return found.config, "the shapes of the weights", found, []
     inside = meta.get("cfg") or meta.get("config")
-    stored = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
-    metainfo = {key: value for key, value in stored.items() if key in ("classes", "palette") and value is not None} or None
+    stored = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {
+        "classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
+    metainfo = {key: value for key, value in stored.items() if key in ("classes", "palette")
+                and value is not None} or None
     if given is not None:
         settings, notes = _translated(given, metainfo=metainfo)
         origin = pathlib.Path(given).name
@@ -260,13 +290,15 @@ def _settings(contents: Contents, given, where: str) -> tuple[dict, str, guess.G
         settings, notes = _translated(inside, f"{where}: the config inside", metainfo)
         origin = "inside the file"
     elif found is None:
-        raise ConvertError(f"{where}: the file carries no config, and {guess.looks_like(shapes)}. Give its config with --config")
+        raise ConvertError(f"{where}: the file carries no config, and {guess.looks_like(shapes)}. Give its config with "
+                           "--config")
     else:
-        note = (f"the file carries no config: model from the shapes of its weights, rules of {found.release}; mean, std and the test size "
-                "(2048, 512) are the usual ones. --config gives the real one")
+        note = (f"the file carries no config: model from the shapes of its weights, rules of {found.release}; mean, "
+                "std and the test size (2048, 512) are the usual ones. --config gives the real one")
         return found.config, "the shapes of the weights", found, [note]
     model = settings.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict) or not isinstance(model.get("decode_head"), (dict, list)):
+    if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict) or not isinstance(
+        model.get("decode_head"), (dict, list)):
         raise ConvertError(f"{where}: config ({origin}): no model with backbone and decode_head in it")
     if found is not None:
         return guesser.complete(settings, found, origin=origin, where=where, notes=notes), origin, found, notes
@@ -275,7 +307,9 @@ def _settings(contents: Contents, given, where: str) -> tuple[dict, str, guess.G
 
 
 def _translated(source: Any, name: str | None = None, metainfo: Mapping | None = None) -> tuple[dict, list[str]]:
-    """(jseg config, what has no counterpart) of a config file; with a `name` for messages, of config text or settings as a dict."""
+    """(jseg config, what has no counterpart) of a config file;
+    with a `name` for messages, of config text or settings as a dict.
+    """
     from jseg.config import load_config
     from jseg.convert.mmseg_config import translate_config
     from jseg.convert.py_config import parse_py_config, read_py_config
@@ -294,18 +328,22 @@ def _translated(source: Any, name: str | None = None, metainfo: Mapping | None =
     return found.config, list(found.notes)
 
 
-# -- classes and origin --------------------------------------------------------------------------------------------------
+# -- classes and origin
+# --------------------------------------------------------------------------------------------------
 
 
-def _class_list(settings: Mapping, contents: Contents, asked: str | None, where: str, notes: list[str]) -> tuple[list[str], list, str]:
+def _class_list(settings: Mapping, contents: Contents, asked: str | None, where: str, notes: list[str]) -> tuple[
+    list[str], list, str]:
     """(names, palette, where they came from), as many as the head has classes."""
     from jseg.registry import DATASETS
     count = last_head(settings["model"])["num_classes"]
     meta = contents.meta
     inside = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
-    candidates = [] if asked else [("the file's dataset_meta", inside.get("classes") or inside.get("CLASSES"), inside.get("palette") or inside.get("PALETTE")),
+    candidates = [] if asked else [("the file's dataset_meta", inside.get("classes") or inside.get("CLASSES"),
+                                    inside.get("palette") or inside.get("PALETTE")),
                                    ("the file's meta", meta.get("CLASSES"), meta.get("PALETTE"))]
-    types = [asked] if asked else [((settings.get(f"{split}_dataloader") or {}).get("dataset") or {}).get("type") for split in ("test", "val", "train")]
+    types = [asked] if asked else [((settings.get(f"{split}_dataloader") or {}).get("dataset") or {}).get("type")
+                                   for split in ("test", "val", "train")]
     for kind in types:
         if isinstance(kind, str) and (asked or kind in DATASETS):
             known = getattr(DATASETS.get(kind, "--classes"), "METAINFO", {})  # wrappers have none
@@ -318,17 +356,21 @@ def _class_list(settings: Mapping, contents: Contents, asked: str | None, where:
             raise ConvertError(f"{where}: {asked} has {len(names)} classes, the weights have {count}")
         if names:
             notes.append(f"{origin} names {len(names)} classes, the head has {count}; not used")
-    fitting = [name for name in DATASETS.names() if len(getattr(DATASETS.get(name), "METAINFO", {}).get("classes", ())) == count]
+    fitting = [name for name in DATASETS.names()
+               if len(getattr(DATASETS.get(name), "METAINFO", {}).get("classes", ())) == count]
     if len(fitting) == 1:
         known = DATASETS.get(fitting[0]).METAINFO
-        notes.append(f"no class names in the file: those of {fitting[0]} are taken, the one known dataset of {count} classes (--classes changes it)")
+        notes.append(f"no class names in the file: those of {fitting[0]} are taken, the one known dataset of {count} "
+                     "classes (--classes changes it)")
         return _names(known["classes"]), _palette(known["palette"], count), f"{fitting[0]}, by their number"
-    notes.append(f"no class names in the file and no single dataset of {count} classes: they are numbered (--classes names a dataset)")
+    notes.append(f"no class names in the file and no single dataset of {count} classes: they are numbered (--classes "
+                 "names a dataset)")
     return [f"class {i}" for i in range(count)], _palette(None, count), "numbers"
 
 
 def _names(value: Any) -> list[str]:
-    if isinstance(value, (list, tuple)) and 0 < len(value) <= 10_000 and all(isinstance(v, str) and len(v) <= 200 for v in value):
+    if isinstance(value, (list, tuple)) and 0 < len(value) <= 10_000 and all(isinstance(v, str) and len(v) <= 200
+                                                                             for v in value):
         return list(value)
     return []
 
@@ -339,18 +381,20 @@ def _palette(value: Any, count: int) -> list[list[int]]:
         rows = [list(row) for row in value if isinstance(row, (list, tuple, np.ndarray)) and len(row) == 3]
         if len(rows) == count and all(isinstance(v, (int, np.integer)) and 0 <= v <= 255 for row in rows for v in row):
             return [[int(v) for v in row] for row in rows]
-    return [[sum((k >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(6)) for channel in range(3)] for k in range(1, count + 1)]
+    return [[sum((k >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(6)) for channel in range(3)]
+            for k in range(1, count + 1)]
 
 
-def _origin(source: pathlib.Path, contents: Contents, found: guess.Guess, settings: dict, config_from: str, classes_from: str) -> dict:
+def _origin(source: pathlib.Path, contents: Contents, found: guess.Guess, settings: dict, config_from: str,
+            classes_from: str) -> dict:
     """What the weights file says of where it came from; nothing that differs between two runs."""
     meta = contents.meta
     digest = hashlib.sha256()
     with open(source, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
-    origin: dict[str, Any] = {"file": source.name, "sha256": digest.hexdigest(), "bytes": source.stat().st_size, "family": found.release,
-                              "weights": contents.place, "config_from": config_from}
+    origin: dict[str, Any] = {"file": source.name, "sha256": digest.hexdigest(), "bytes": source.stat().st_size,
+                              "family": found.release, "weights": contents.place, "config_from": config_from}
     for key in ("mmengine_version", "mmcv_version", "mmseg_version", "jseg_version", "pytorch_version"):
         if isinstance(meta.get(key), str) and meta[key].isprintable():
             origin[key] = meta[key][:100]
@@ -364,7 +408,8 @@ def _origin(source: pathlib.Path, contents: Contents, found: guess.Guess, settin
     if head["type"] == "LightHamHead":
         from jseg.models.heads.ham_head import ham_options
         options = ham_options(head.get("ham_kwargs"))
-        origin.update(md_r=options["MD_R"], gradient={"full": "through all steps", "one_step": "through the last step"}[options["grad"]])
+        origin.update(md_r=options["MD_R"],
+                      gradient={"full": "through all steps", "one_step": "through the last step"}[options["grad"]])
     return origin
 
 

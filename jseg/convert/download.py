@@ -88,9 +88,11 @@ def download(url: str, part: pathlib.Path, *, progress: Progress | None = None, 
                 raise ConvertError(reason) from error
         except urllib.error.URLError as error:
             reason = f"no connection ({error.reason})"
-            if attempt == 0 and not isinstance(error.reason, (TimeoutError, socket.timeout)):  # offline: no use in waiting
+            # offline: no use in waiting
+            if attempt == 0 and not isinstance(error.reason, (TimeoutError, socket.timeout)):
                 break
-        except (http.client.HTTPException, TimeoutError, socket.timeout, ConnectionError) as error:  # Python 3.9: two timeouts
+        # Python 3.9: two timeouts
+        except (http.client.HTTPException, TimeoutError, socket.timeout, ConnectionError) as error:
             reason = f"the connection broke ({printable(error) or type(error).__name__})"
         except ValueError as error:  # an address that urllib cannot read, after a redirect
             raise ConvertError(f"it leads to an address that cannot be read ({printable(error)[:200]})") from error
@@ -101,7 +103,8 @@ def download(url: str, part: pathlib.Path, *, progress: Progress | None = None, 
 
 def _answer_told(error: urllib.error.HTTPError) -> str:
     if 300 <= error.code < 400:
-        return f"it leads on in a circle, more than {REDIRECTS} times, or to what is no web address (answers {error.code})"
+        return (f"it leads on in a circle, more than {REDIRECTS} times, or to what is no web address (answers "
+                f"{error.code})")
     closed = "; the file has moved or is closed to us" if error.code < 500 else ""
     return f"it answers {error.code} {printable(error.reason)[:100]}{closed}"
 
@@ -148,7 +151,8 @@ def _copy(answer: Any, part: pathlib.Path, mode: str, start: int, total: int | N
     try:
         file = open(part, mode)
     except OSError as error:  # not to be taken for a fault of the connection
-        raise WriteError(f"{part}: cannot be written ({error.strerror}); free disk space or allow writing there") from error
+        raise WriteError(
+            f"{part}: cannot be written ({error.strerror}); free disk space or allow writing there") from error
     with file:
         while chunk := answer.read1(CHUNK):
             try:

@@ -1,7 +1,7 @@
 """Datasets, loaders, pipelines and test-time augmentation of foreign configs in jseg's words.
 
-In 0.x and original JSeg the pipeline itself normalises and pads, which is `data_preprocessor`'s task here; there the test pipeline's
-ResizeToMultiple (the rule of SegNeXt's authors) becomes `test_cfg: {resize_divisor: 32}`.
+In 0.x and original JSeg the pipeline itself normalises and pads, which is `data_preprocessor`'s task here; there the
+test pipeline's ResizeToMultiple (the rule of SegNeXt's authors) becomes `test_cfg: {resize_divisor: 32}`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from jseg.registry import DATASETS
 __all__ = ["translate_new_data", "translate_old_data", "DATASET_KEYS", "DATASETS_HERE"]
 
 DATASETS_HERE = tuple(name for name in DATASETS.names() if issubclass(DATASETS.get(name), SegDataset))
-DATASET_KEYS = ("data_root", "data_prefix", "ann_file", "img_suffix", "seg_map_suffix", "reduce_zero_label", "metainfo", "ignore_index",
-                "indices", "pipeline")
-_REDUCES_ZERO = tuple(name for name in DATASETS_HERE if DATASETS.get(name).REDUCE_ZERO_LABEL)  # upstream's defaults, too
-_SUFFIXES = {"BaseSegDataset": (".jpg", ".png"), "CustomDataset": (".jpg", ".png")}  # upstream's, for what becomes a FolderDataset
-_EVERYWHERE = {"test_mode": (), "backend_args": (None, {"backend": "disk"}, {"backend": "local"}), "lazy_init": (False,),
-               "serialize_data": (), "filter_cfg": (None,), "max_refetch": (),
+DATASET_KEYS = ("data_root", "data_prefix", "ann_file", "img_suffix", "seg_map_suffix", "reduce_zero_label", "metainfo",
+                "ignore_index", "indices", "pipeline")
+# upstream's defaults, too
+_REDUCES_ZERO = tuple(name for name in DATASETS_HERE if DATASETS.get(name).REDUCE_ZERO_LABEL)
+# upstream's, for what becomes a FolderDataset
+_SUFFIXES = {"BaseSegDataset": (".jpg", ".png"), "CustomDataset": (".jpg", ".png")}
+_EVERYWHERE = {"test_mode": (), "backend_args": (None, {"backend": "disk"}, {"backend": "local"}),
+               "lazy_init": (False,), "serialize_data": (), "filter_cfg": (None,), "max_refetch": (),
                "file_client_args": (None, {"backend": "disk"})}
 
 
@@ -47,8 +49,10 @@ def _known_dataset(block: dict, where: str, reader: _Reader) -> dict:
     own = block.get("reduce_zero_label")
     flag = own if own is not None else next(iter(flags), kind in _REDUCES_ZERO)
     if flags - {flag}:
-        notes.add(f"{where}.reduce_zero_label", f"the dataset says {flag}, its LoadAnnotations {not flag}; the dataset's counts")
-    block = {key: value for key, value in block.items() if key != "reduce_zero_label"} | ({"reduce_zero_label": True} if flag else {})
+        notes.add(f"{where}.reduce_zero_label", f"the dataset says {flag}, its LoadAnnotations {not flag}; the "
+                                                "dataset's counts")
+    block = {key: value for key, value in block.items() if key != "reduce_zero_label"} | (
+        {"reduce_zero_label": True} if flag else {})
     if not flag and kind in _REDUCES_ZERO:
         block["reduce_zero_label"] = False  # its class has true
     if kind not in DATASETS_HERE:
@@ -63,8 +67,8 @@ def _as_folder(block: dict, where: str, reader: _Reader) -> dict:
     kind, notes = block.get("type"), reader.notes
     meta = block.get("metainfo") or reader.metainfo
     if kind not in _SUFFIXES or not meta or not meta.get("classes"):
-        notes.add(f"{where}.type", f"jseg has no {kind}; the block was kept for you to change, for example to a FolderDataset with "
-                                   f"metainfo: {{classes: [...]}}")
+        notes.add(f"{where}.type", f"jseg has no {kind}; the block was kept for you to change, for example to a "
+                                   f"FolderDataset with metainfo: {{classes: [...]}}")
         return block
     notes.add(f"{where}.type", f"jseg has no {kind}; it became a FolderDataset with the class names of the source")
     image, mask = _SUFFIXES[kind]
@@ -91,7 +95,7 @@ def _wrapped(block: Any, where: str, reader: _Reader, inner) -> dict:
     return inner(block, where)
 
 
-# ---- mmseg 1.x ----------------------------------------------------------------------------------------------------------------
+# ---- mmseg 1.x -------------------------------------------------------------------------------------------------------
 
 
 def translate_new_data(cfg: dict, notes: Notes, metainfo: Mapping | None) -> tuple[dict, set[str]]:
@@ -118,15 +122,16 @@ def _new_loader(block: Any, split: str, reader: _Reader) -> dict:
     where, notes = f"{split}_dataloader", reader.notes
     block = notes.block(block, where)
     kept = notes.take(block, ("batch_size", "num_workers", "dataset"), where,
-                      {"persistent_workers": (), "pin_memory": (), "prefetch_factor": (), "drop_last": (False,), "sampler": (),
-                       "collate_fn": ({"type": "default_collate"}, {"type": "pseudo_collate"}, None)})
+                      {"persistent_workers": (), "pin_memory": (), "prefetch_factor": (), "drop_last": (False,),
+                       "sampler": (), "collate_fn": ({"type": "default_collate"}, {"type": "pseudo_collate"}, None)})
     sampler = notes.block(block.get("sampler"), f"{where}.sampler")
-    if sampler.get("type", "InfiniteSampler") not in ("InfiniteSampler", "DefaultSampler") or sampler.get("shuffle", True) is not (
-            split == "train") and sampler:
+    if (sampler.get("type", "InfiniteSampler") not in ("InfiniteSampler", "DefaultSampler")
+        or sampler.get("shuffle", True) is not (
+                split == "train") and sampler):
         notes.add(f"{where}.sampler", f"{brief(sampler)}: jseg shuffles for training and only then")
     if split == "train" and isinstance(kept.get("batch_size"), int):
-        notes.add(f"{where}.batch_size", f"{kept['batch_size']} pictures on each device; mmsegmentation's file names tell on how many the "
-                                         f"source trained")
+        notes.add(f"{where}.batch_size", f"{kept['batch_size']} pictures on each device; mmsegmentation's file names "
+                                         "tell on how many the source trained")
     def plain(dataset: dict, place: str) -> dict:
         pipeline = new_pipeline(dataset.get("pipeline"), f"{place}.pipeline", notes)
         return _known_dataset({**dataset, "pipeline": pipeline}, place, reader)
@@ -135,7 +140,7 @@ def _new_loader(block: Any, split: str, reader: _Reader) -> dict:
             "dataset": _wrapped(kept.get("dataset"), f"{where}.dataset", reader, plain)}
 
 
-# ---- mmseg 0.x and original JSeg ------------------------------------------------------------------------------------------------
+# ---- mmseg 0.x and original JSeg -------------------------------------------------------------------------------------
 
 
 def translate_old_data(cfg: dict, notes: Notes, metainfo: Mapping | None) -> tuple[dict, set[str]]:
@@ -156,8 +161,10 @@ def translate_old_data(cfg: dict, notes: Notes, metainfo: Mapping | None) -> tup
     if found.get("test_dataloader") == found.get("val_dataloader"):
         found.pop("test_dataloader", None)
     rest = {key: value for key, value in data.items() if key not in ("train", "val", "test")}
-    notes.take(rest, ("samples_per_gpu", "workers_per_gpu", "train_dataloader", "val_dataloader", "test_dataloader"), name)
-    found["data_preprocessor"] = _old_preprocessor(seen.get("train") or Pictures(), seen.get("val") or Pictures(), notes)
+    notes.take(rest, ("samples_per_gpu", "workers_per_gpu", "train_dataloader", "val_dataloader", "test_dataloader"),
+               name)
+    found["data_preprocessor"] = _old_preprocessor(seen.get("train") or Pictures(), seen.get("val")
+                                                   or Pictures(), notes)
     tested = seen.get("test") or seen.get("val")
     if tested is not None and tested.tta is not None:
         found["tta"] = tested.tta
@@ -170,7 +177,8 @@ def _old_loader(data: dict, split: str, where: str, pictures: Pictures, reader: 
     if old_jseg:
         block = notes.block(block, where)
         batch, workers = block.get("batch_size", 1), block.get("num_workers", 0)
-        rest = {key: value for key, value in block.items() if key not in ("batch_size", "num_workers", "shuffle", "drop_last")}
+        rest = {key: value
+                for key, value in block.items() if key not in ("batch_size", "num_workers", "shuffle", "drop_last")}
         if block.get("shuffle", split == "train") is not (split == "train"):
             notes.add(f"{where}.shuffle", "jseg shuffles for training and only then")
         block = rest
@@ -180,7 +188,8 @@ def _old_loader(data: dict, split: str, where: str, pictures: Pictures, reader: 
         workers = own.get("workers_per_gpu", data.get("workers_per_gpu", 0))
     if split == "train":
         notes.add(f"{where}.{'batch_size' if old_jseg else 'samples_per_gpu'}",
-                  f"{batch} pictures {'in all' if old_jseg else 'on each device; the source may have trained on several'}")
+                  f"{batch} pictures "
+                  f"{'in all' if old_jseg else 'on each device; the source may have trained on several'}")
 
     def plain(dataset: dict, place: str) -> dict:
         return _old_dataset(dataset, place, pictures, split, reader)
@@ -192,19 +201,22 @@ def _old_dataset(block: dict, where: str, pictures: Pictures, split: str, reader
     """img_dir, ann_dir and split, each one or a list, become one dataset or a ConcatDataset."""
     notes = reader.notes
     block = dict(block)
-    pipeline = old_pipeline(block.pop("pipeline", None), f"{where}.pipeline", notes, pictures, training=split == "train")
+    pipeline = old_pipeline(block.pop("pipeline", None), f"{where}.pipeline", notes, pictures,
+                            training=split == "train")
     if "classes" in block or "palette" in block:
         given = {key: block.pop(key) for key in ("classes", "palette") if block.get(key) is not None}
         if isinstance(given.get("classes"), str):
-            notes.add(f"{where}.classes", f"names the file {given.pop('classes')!r}; write the names into metainfo.classes")
+            notes.add(f"{where}.classes", f"names the file {given.pop('classes')!r}; write the names into "
+                                          "metainfo.classes")
         block["metainfo"] = given
         block = {key: value for key, value in block.items() if key not in ("classes", "palette")}
     block.pop("gt_seg_map_loader_cfg", None) if block.get("gt_seg_map_loader_cfg") in (None, {}) else None
-    places = {key: as_list(block.pop(old, None)) for old, key in (("img_dir", "img_path"), ("ann_dir", "seg_map_path"), ("split", "ann_file"))}
+    places = {key: as_list(block.pop(old, None))
+              for old, key in (("img_dir", "img_path"), ("ann_dir", "seg_map_path"), ("split", "ann_file"))}
     count = max(1, *map(len, places.values()))
     if any(len(values) not in (0, 1, count) for values in places.values()):
-        notes.add(where, f"img_dir, ann_dir and split have different lengths ({', '.join(str(len(v)) for v in places.values())}); extra ones "
-                         f"were left out")
+        notes.add(where, "img_dir, ann_dir and split have different lengths "
+                         f"({', '.join(str(len(v)) for v in places.values())}); extra ones were left out")
     parts = []
     for i in range(count):
         chosen = {key: values[min(i, len(values) - 1)] for key, values in places.items() if values}
@@ -226,7 +238,8 @@ def _old_preprocessor(training: Pictures, testing: Pictures, notes: Notes) -> di
     if normalised is None:
         notes.add(where, "no Normalize in the pipelines: pictures are not normalised")
     else:
-        block.update(mean=normalised.get("mean"), std=normalised.get("std"), bgr_to_rgb=bool(normalised.get("to_rgb", True)))
+        block.update(mean=normalised.get("mean"), std=normalised.get("std"),
+                     bgr_to_rgb=bool(normalised.get("to_rgb", True)))
     pad = training.pad or {}
     for key in ("size", "size_divisor"):
         if pad.get(key) is not None:

@@ -1,7 +1,7 @@
 """The model and data_preprocessor blocks of foreign configs in jseg's words.
 
-Where a block leaves an argument to its class, upstream's default is written out if jseg's differs. SegNeXt's three families differ in
-ways no key shows; `ham_kwargs` therefore always names MD_R and the gradient rule.
+Where a block leaves an argument to its class, upstream's default is written out if jseg's differs. SegNeXt's three
+families differ in ways no key shows; `ham_kwargs` therefore always names MD_R and the gradient rule.
 """
 
 from __future__ import annotations
@@ -9,28 +9,34 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from jseg.config import stating_block
 from jseg.convert.mmseg_notes import Notes, as_pair, brief
 from jseg.registry import LOSSES, MODELS, SAMPLERS, Registry, accepted, nearest
 
 __all__ = ["translate_model", "translate_preprocessor", "PREPROCESSOR_KEYS"]
 
-PREPROCESSOR_KEYS = ("mean", "std", "bgr_to_rgb", "rgb_to_bgr", "size", "size_divisor", "pad_val", "seg_pad_val", "test_cfg")
+PREPROCESSOR_KEYS = ("mean", "std", "bgr_to_rgb", "rgb_to_bgr", "size", "size_divisor", "pad_val",
+                     "seg_pad_val", "test_cfg")
 _PADDING_KEYS = ("size", "size_divisor", "resize_divisor")
-_MSCAN_UPSTREAM = {"embed_dims": [64, 128, 256, 512], "mlp_ratios": [4, 4, 4, 4], "depths": [3, 4, 6, 3]}  # all three families
+# all three families
 _HAM_SPELLINGS = {"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t", "RAND_INIT": "rand_init"}
 _HAM_UPSTREAM = {"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "rand_init": True}  # all three families
-_SELDOM = ("input_transform", "out_channels", "threshold", "conv_cfg", "sampler")  # words of a head that stay unsaid where usual
-_NEUTRAL = {"conv_cfg": (None,), "threshold": (None,), "init_cfg": (None,), "pretrained": (None,), "decoder_params": (None,),
-            "norm_eval": (False,), "with_cp": (False,), "out_channels": (None,)}
+# words of a head that stay unsaid where usual
+_SCOPES = ("mmseg", "mmpretrain", "mmcls")  # before a dot: the library whose class is meant
+_SELDOM = ("input_transform", "out_channels", "threshold", "conv_cfg", "sampler")
+_NEUTRAL = {"conv_cfg": (None,), "threshold": (None,), "init_cfg": (None,), "pretrained": (None,),
+            "decoder_params": (None,), "norm_eval": (False,), "with_cp": (False,), "out_channels": (None,)}
 
 
 def translate_model(model: dict, notes: Notes) -> dict:
     """The whole `model` block."""
     import jseg.models  # noqa: F401  (fills the registries; needs Jittor)
 
+    model = _with_words_in_heads(model)
     kind = model.get("type", "EncoderDecoder")
     if kind not in MODELS:
-        notes.add("model.type", f"jseg has no {kind}{nearest(kind, MODELS.names())}; the block was kept for you to change")
+        notes.add("model.type",
+                  f"jseg has no {kind}{nearest(kind, MODELS.names())}; the block was kept for you to change")
     translated = {"type": kind, "backbone": _backbone(notes.block(model.get("backbone"), "model.backbone"), notes)}
     translated["neck"] = _known(MODELS, model["neck"], "model.neck", notes) if model.get("neck") else None
     translated["decode_head"] = _heads(model.get("decode_head"), "model.decode_head", notes)
@@ -46,6 +52,30 @@ def translate_model(model: dict, notes: Notes) -> dict:
     return translated | notes.take(rest, own, "model", {"train_cfg": (None, {})})
 
 
+def _with_words_in_heads(model: dict) -> dict:
+    """The model with what its `train_cfg` and `test_cfg` say of single heads said in these heads' own blocks: see
+    `MODEL_WORDS`.
+    """
+    model, taken = dict(model), {}
+
+    def head(block):
+        if isinstance(block, list):
+            return [head(part) for part in block]
+        kind = block.get("type") if isinstance(block, dict) else None
+        for part, words in (getattr(MODELS.get(kind), "MODEL_WORDS", {}) if kind in MODELS else {}).items():
+            given = model.get(part) if isinstance(model.get(part), dict) else {}
+            block = {**block, **{word: given[word] for word in words if word in given}}
+            taken.setdefault(part, set()).update(words)
+        return block
+
+    for name in ("decode_head", "auxiliary_head"):
+        model[name] = head(model.get(name))
+    for part, words in taken.items():
+        if isinstance(model.get(part), dict):
+            model[part] = {key: value for key, value in model[part].items() if key not in words}
+    return model
+
+
 def _weights_note(value: Any, where: str, notes: Notes) -> None:
     """Say which weights the source started training from."""
     start = value.get("checkpoint") if isinstance(value, dict) else value
@@ -56,16 +86,20 @@ def _weights_note(value: Any, where: str, notes: Notes) -> None:
 
 
 def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: bool = False) -> Any:
-    """A block for a class of ours: its arguments in the constructor's order. Unknown types stay as they are, with a note.
+    """A block for a class of ours: its arguments in the constructor's order.
+    Unknown types stay as they are, with a note.
 
     Args:
         terse: leave out arguments that equal the constructor's defaults.
     """
     block = notes.block(block, where)
     kind = block.get("type")
+    scope, _, bare = kind.rpartition(".") if isinstance(kind, str) else ("", "", "")
+    if scope in _SCOPES and bare in registry:
+        block, kind = {**block, "type": bare}, bare
     if not isinstance(kind, str) or kind not in registry:
-        notes.add(f"{where}.type", f"jseg has no {registry.kind} {kind!r}{nearest(str(kind), registry.names())}; the block was kept "
-                                   f"for you to change")
+        notes.add(f"{where}.type", f"jseg has no {registry.kind} {kind!r}{nearest(str(kind), registry.names())}; the "
+                                   "block was kept for you to change")
         return block
     _weights_note(block.get("pretrained") or block.get("init_cfg"), where, notes)
     block = {key: value for key, value in block.items() if key not in ("pretrained", "init_cfg")}
@@ -76,6 +110,8 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
     for key in ("norm_cfg", "act_cfg"):
         if isinstance(kept.get(key), dict):
             kept[key] = _plain_cfg(kept[key])
+    if isinstance(kept.get("backbone_cfg"), dict):
+        kept["backbone_cfg"] = _known(MODELS, kept["backbone_cfg"], f"{where}.backbone_cfg", notes)
     return kept
 
 
@@ -98,14 +134,14 @@ def _backbone(block: dict, notes: Notes) -> Any:
     where = "model.backbone"
     if block.get("type") != "MSCAN":
         return _known(MODELS, block, where, notes)
-    from jseg.models.backbones.mscan import VARIANTS
+    from jseg.models.backbones.mscan import SIZES, VARIANTS
 
-    block = {**_MSCAN_UPSTREAM, **block}
+    block = {**SIZES, **block}
     if "in_chans" in block:  # the authors' and original JSeg's word
         block["in_channels"] = block.pop("in_chans")
     if "norm_cfg" not in block and notes.style != "original JSeg":
         block["norm_cfg"] = {"type": "SyncBN"}  # upstream's default
-    sizes = {"embed_dims": block["embed_dims"], "depths": block["depths"]}
+    sizes = {name: block[name] for name in SIZES}
     variant = next((name for name, known in VARIANTS.items() if known == sizes), None)
     if variant is not None:
         block = {key: value for key, value in block.items() if key not in sizes}
@@ -134,10 +170,15 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
         return kept
     words = accepted(MODELS.get(kept["type"]))
     kept = {key: value for key, value in kept.items() if key not in _SELDOM or not _is_default(words[key], value)}
+    below, inner = stating_block(kept)
+    if below:
+        kept[below[1:]] = _heads(inner, f"{where}{below}", notes)
     if kept.get("type") == "LightHamHead":
-        kept["ham_kwargs"] = _ham_kwargs(notes.block(kept.get("ham_kwargs"), f"{where}.ham_kwargs"), f"{where}.ham_kwargs", notes)
+        kept["ham_kwargs"] = _ham_kwargs(notes.block(kept.get("ham_kwargs"), f"{where}.ham_kwargs"),
+                                         f"{where}.ham_kwargs", notes)
     if isinstance(kept.get("loss_decode"), list):
-        kept["loss_decode"] = [_loss(loss, f"{where}.loss_decode.{i}", notes) for i, loss in enumerate(kept["loss_decode"])]
+        kept["loss_decode"] = [_loss(loss, f"{where}.loss_decode.{i}", notes)
+                               for i, loss in enumerate(kept["loss_decode"])]
     elif kept.get("loss_decode") is not None:
         kept["loss_decode"] = _loss(kept["loss_decode"], f"{where}.loss_decode", notes)
     if kept.get("sampler") is not None:
@@ -148,7 +189,8 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
 def _loss(block: Any, where: str, notes: Notes) -> Any:
     kept = _known(LOSSES, block, where, notes, terse=True)
     if isinstance(kept.get("class_weight"), str):
-        notes.add(f"{where}.class_weight", f"names the file {kept['class_weight']!r}; left out, write its numbers here to train on")
+        notes.add(f"{where}.class_weight",
+                  f"names the file {kept['class_weight']!r}; left out, write its numbers here to train on")
         kept.pop("class_weight")
     if "loss_weight" not in kept and kept.get("type") in LOSSES:
         kept["loss_weight"] = 1.0  # every loss says its weight, as in the shipped configs
@@ -161,12 +203,15 @@ def _ham_kwargs(given: dict, where: str, notes: Notes) -> dict:
     rest = {key: value for key, value in given.items() if key not in _HAM_UPSTREAM and key != "grad"}
     options = {key: given.get(key, value) for key, value in _HAM_UPSTREAM.items()}
     if not rest.pop("SPATIAL", True):
-        notes.add(f"{where}.SPATIAL", "false is not supported; SegNeXt factorises over positions. It was kept, so that check stops on it")
+        notes.add(f"{where}.SPATIAL", "false is not supported; SegNeXt factorises over positions. It was kept, so that "
+                                      "check stops on it")
         options["SPATIAL"] = False
     if "inv_t" in rest:
-        notes.add(f"{where}.inv_t", f"{brief(rest.pop('inv_t'))} was left out: NMF uses 1 whatever is given, there as here")
+        notes.add(f"{where}.inv_t",
+                  f"{brief(rest.pop('inv_t'))} was left out: NMF uses 1 whatever is given, there as here")
     if "MD_D" in rest:
-        notes.add(f"{where}.MD_D", f"{brief(rest.pop('MD_D'))} was left out: the width follows from ham_channels, there as here")
+        notes.add(f"{where}.MD_D", f"{brief(rest.pop('MD_D'))} was left out: the width follows from ham_channels, "
+                                   "there as here")
     notes.take(rest, (), where)
     options["grad"] = given.get("grad", "one_step" if notes.style == "original JSeg" else "full")
     return options
@@ -186,12 +231,14 @@ def translate_preprocessor(cfg: dict, notes: Notes) -> tuple[dict, set[str]]:
     block = inner or outer
     for key in sorted(set(inner) & set(outer)):
         if inner[key] != outer[key]:
-            notes.add(where, f"model.data_preprocessor has {key} {brief(inner[key])}, the top level {brief(outer[key])}; the model's counts")
+            notes.add(where, f"model.data_preprocessor has {key} {brief(inner[key])}, the top level "
+                             f"{brief(outer[key])}; the model's counts")
     if not block:
         notes.add(where, "the source has none: pictures are neither normalised nor padded")
     if block.get("type", "SegDataPreProcessor") != "SegDataPreProcessor":
         notes.add(f"{where}.type", f"jseg has no {block['type']}; read as SegDataPreProcessor")
-    kept = notes.take({**block, "type": "SegDataPreProcessor"}, PREPROCESSOR_KEYS, where, {"non_blocking": (), "batch_augments": (None,)})
+    kept = notes.take({**block, "type": "SegDataPreProcessor"}, PREPROCESSOR_KEYS, where,
+                      {"non_blocking": (), "batch_augments": (None,)})
     for key in ("size", "size_divisor", "test_cfg"):
         if key in kept and kept[key] in (None, {}):
             del kept[key]
@@ -199,5 +246,6 @@ def translate_preprocessor(cfg: dict, notes: Notes) -> tuple[dict, set[str]]:
         kept["size"] = as_pair(kept["size"])
     if "test_cfg" in kept:
         kept["test_cfg"] = notes.take(kept["test_cfg"], _PADDING_KEYS, f"{where}.test_cfg")
-        kept["test_cfg"] = {key: as_pair(value) if key == "size" else value for key, value in kept["test_cfg"].items() if value is not None}
+        kept["test_cfg"] = {key: as_pair(value) if key == "size" else value for key, value in kept["test_cfg"].items()
+                            if value is not None}
     return {where: kept}, {where}

@@ -1,4 +1,6 @@
-"""What the translators of foreign configs share: a clean copy of the source, and the list of what has no counterpart."""
+"""What the translators of foreign configs share: a clean copy of the source,
+and the list of what has no counterpart.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,14 @@ class Notes:
     Args:
         source: the config's file or description.
         style: "mmseg 1.x", "mmseg 0.x" or "original JSeg".
+        edges: the words of the source's GenerateEdge, which is no transform here but a head's affair; None where it has
+            none.
     """
 
     source: str
     style: str
     lines: list[str] = dataclasses.field(default_factory=list)
+    edges: dict | None = None
 
     def add(self, where: str, text: str) -> None:
         """Enter a line once."""
@@ -44,11 +49,13 @@ class Notes:
             raise ConvertError(f"{self.source}: {where}: expected a block of settings, got {brief(value)}")
         return value
 
-    def take(self, block: Mapping, known: Iterable[str], where: str, neutral: Mapping[str, tuple] | None = None) -> dict:
+    def take(self, block: Mapping, known: Iterable[str], where: str,
+             neutral: Mapping[str, tuple] | None = None) -> dict:
         """The known keys of a block in the order of `known`, its type first; every other key becomes a line.
 
         Args:
-            neutral: key -> values that mean nothing special, dropped without a line; an empty tuple stands for every value.
+            neutral: key -> values that mean nothing special, dropped without a line; an empty tuple stands for every
+                value.
         """
         known = tuple(known)
         kept = {"type": block["type"]} if "type" in block else {}
@@ -81,7 +88,8 @@ def as_pair(value: Any) -> Any:
 
 
 def cleaned(cfg: Any, source: str) -> dict:
-    """A copy of a config in plain dicts and lists: no tuples, no `_scope_`, `type` without its package ("mmseg.MSCAN" -> "MSCAN").
+    """A copy of a config in plain dicts and lists: no tuples, no `_scope_`,
+    `type` without its package ("mmseg.MSCAN" -> "MSCAN").
 
     Raises:
         ConvertError: not a dict, something that is no setting, or a structure larger or deeper than any config.
@@ -93,7 +101,8 @@ def cleaned(cfg: Any, source: str) -> dict:
     def copy(value: Any, where: str, depth: int) -> Any:
         left[0] -= 1
         if left[0] < 0 or depth > MAX_NESTING:
-            raise ConvertError(f"{source}: {where[:80]}: more than {MAX_VALUES} values or {MAX_NESTING} levels; this is no config")
+            raise ConvertError(f"{source}: {where[:80]}: more than {MAX_VALUES} values or {MAX_NESTING} levels; this "
+                               "is no config")
         if isinstance(value, Mapping):
             result = {}
             for key, item in value.items():
@@ -109,6 +118,7 @@ def cleaned(cfg: Any, source: str) -> dict:
             return [copy(item, where, depth + 1) for item in sorted(value, key=repr)]
         if value is None or isinstance(value, (str, bool, int, float)):
             return value
-        raise ConvertError(f"{source}: {where}: {type(value).__name__} is no setting; expected text, numbers, lists and blocks")
+        raise ConvertError(f"{source}: {where}: {type(value).__name__} is no setting; expected text, numbers, lists "
+                           "and blocks")
 
     return copy(cfg, "", 0)

@@ -1,10 +1,12 @@
-"""The reference side of `jseg verify`. Runs under the user's own Python with PyTorch and mmsegmentation 1.x; never imports jseg.
+"""The reference side of `jseg verify`. Runs under the user's own Python with PyTorch and mmsegmentation 1.x;
+never imports jseg.
 
-    python mmseg_side.py FOLDER        reads FOLDER/request.json, bases.npy and perhaps state.npz; writes FOLDER/answer.npz
+    python mmseg_side.py FOLDER    reads FOLDER/request.json, bases.npy and perhaps state.npz; writes FOLDER/answer.npz
 
-mmsegmentation does everything: its config (the one given, the one inside the checkpoint, or jseg's settings in its vocabulary), its
-`init_model` and `inference_model`, its TTA pipeline and merge. Two things are changed: the factorisation starts from the given bases
-instead of random ones, and keys of the SegNeXt authors' release get mmsegmentation's spelling.
+mmsegmentation does everything: its config (the one given, the one inside the checkpoint, or jseg's settings in its
+vocabulary), its `init_model` and `inference_model`, its TTA pipeline and merge. Two things are changed: the
+factorisation starts from the given bases instead of random ones, and keys of the SegNeXt authors' release get
+mmsegmentation's spelling.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ def find_config(request: dict, meta: dict):
         return Config.fromfile(request["config"]), "the config given"
     if "mmengine_version" in meta and isinstance(meta.get("cfg"), str):
         return Config.fromstring(meta["cfg"], ".py"), "inside the checkpoint"
-    settings = {**request["settings"], "test_pipeline": [with_tuples(step) for step in request["settings"]["test_pipeline"]]}
+    settings = {**request["settings"],
+                "test_pipeline": [with_tuples(step) for step in request["settings"]["test_pipeline"]]}
     return Config(settings), "jseg's settings in mmsegmentation's vocabulary"
 
 
@@ -101,9 +104,11 @@ def augmented(model, path: str, tta: dict):
     import torch
     from mmengine.dataset import Compose
     from mmseg.models.segmentors.seg_tta import SegTTAModel
-    flips = [{"type": "RandomFlip", "prob": p, "direction": "horizontal"} for p in ([0.0, 1.0] if tta["flip"] else [0.0])]
+    flips = [{"type": "RandomFlip", "prob": p, "direction": "horizontal"}
+             for p in ([0.0, 1.0] if tta["flip"] else [0.0])]
     pipeline = Compose([{"type": "LoadImageFromFile"}, {"type": "TestTimeAug", "transforms": [
-        [{"type": "Resize", "scale_factor": scale, "keep_ratio": True} for scale in tta["scales"]], flips, [{"type": "PackSegInputs"}]]}])
+        [{"type": "Resize", "scale_factor": scale, "keep_ratio": True} for scale in tta["scales"]], flips,
+        [{"type": "PackSegInputs"}]]}])
     views = pipeline({"img_path": path})
     found = []
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """NumPy arrays, scalars and dtypes as they stand in pickles, built without calling what the pickle names.
 
-Written from the `__reduce__` of NumPy 1.26's and 2.x's arrays (numpy/_core/src/multiarray/methods.c, BSD-3-Clause): `_reconstruct`
-and a state tuple up to pickle protocol 4, `_frombuffer` from protocol 5 on. Only plain numbers and text are taken; object
-and record arrays are refused, for what they hold is arbitrary.
+Written from the `__reduce__` of NumPy 1.26's and 2.x's arrays (numpy/_core/src/multiarray/methods.c, BSD-3-Clause):
+`_reconstruct` and a state tuple up to pickle protocol 4, `_frombuffer` from protocol 5 on. Only plain numbers and text
+are taken; object and record arrays are refused, for what they hold is arbitrary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class DtypeBeingRead:
         code = args[0].name if args and isinstance(args[0], Global) else args[0] if args else None
         if code == "bool_":
             code = "bool"
-        dtype = np.dtype(code) if isinstance(code, str) and len(code) < 16 and "," not in code and "(" not in code else None
+        dtype = (np.dtype(code) if isinstance(code, str) and len(code) < 16 and "," not in code
+                 and "(" not in code else None)
         if dtype is None or dtype.kind not in "biufSU" or not 1 <= dtype.itemsize <= 4096:
             raise ValueError(f"a NumPy array of type {brief(code)}; only plain numbers and text are read")
         self.dtype = dtype
@@ -58,7 +59,8 @@ def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     shape = (shape,) if isinstance(shape, int) else shape
     if not isinstance(dtype, DtypeBeingRead) or not isinstance(data, bytes):
         raise ValueError("a NumPy array of objects or with unreadable state; only plain numbers and text are read")
-    if not isinstance(shape, tuple) or len(shape) > 32 or any(not isinstance(n, int) or not 0 <= n < 1 << 62 for n in shape):
+    if not isinstance(shape, tuple) or len(shape) > 32 or any(not isinstance(n, int) or not 0 <= n < 1 << 62
+                                                              for n in shape):
         raise ValueError(f"a NumPy array of shape {brief(shape)}")
     if math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise ValueError(f"a NumPy array of shape {brief(shape)} and type {dtype.dtype} has {len(data)} bytes")
@@ -99,7 +101,8 @@ def _only_bytes(value: Any) -> bytes:
 
 NUMPY_HANDLERS = {
     "numpy.dtype": DtypeBeingRead, "_codecs.encode": _encode,
-    **{f"{module}.{name}": function for module in ("builtins", "__builtin__") for name, function in (("bytearray", _bytearray), ("bytes", _bytearray))},
+    **{f"{module}.{name}": function for module in ("builtins", "__builtin__")
+       for name, function in (("bytearray", _bytearray), ("bytes", _bytearray))},
     **{f"numpy.{core}.multiarray.{name}": function for core in ("core", "_core")
        for name, function in (("_reconstruct", ArrayBeingRead), ("scalar", _scalar))},
     **{f"numpy.{core}.numeric._frombuffer": _frombuffer for core in ("core", "_core")},

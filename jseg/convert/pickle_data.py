@@ -1,15 +1,15 @@
 """Read a pickle as data: nothing in it is imported or called, and a short file cannot cost much memory or time.
 
-A pickle is a program for a small stack machine. This file runs that machine (protocols 0 to 5) over plain values only. Names
-of classes and functions become `Global` records; calling one gives what a caller's handler builds for exactly that name, and
-an `Inert` record for every other. So code hidden in a file is stored, never run; a file that names a function whose only use
-here would be an attack (os.system) is refused, so that its owner hears of it.
+A pickle is a program for a small stack machine. This file runs that machine (protocols 0 to 5) over plain values only.
+Names of classes and functions become `Global` records; calling one gives what a caller's handler builds for exactly
+that name, and an `Inert` record for every other. So code hidden in a file is stored, never run; a file that names a
+function whose only use here would be an attack (os.system) is refused, so that its owner hears of it.
 
-What a hostile file may cost is bounded. Every step is charged what it can allocate, copies made on request (a list handed to
-`OrderedDict` a thousand times) included; the sum may exceed the file's size by `ALLOWANCE`. Memo numbers must be dense. Keys
-of dicts that are not text, whose hashes a file could make collide, are few and small. Integers are at most 255 bytes
-long, names of classes and functions 500 characters. So a file of a few megabytes is done within `MAX_STEPS` small
-steps: two seconds and 100 MB.
+What a hostile file may cost is bounded. Every step is charged what it can allocate, copies made on request (a list
+handed to `OrderedDict` a thousand times) included; the sum may exceed the file's size by `ALLOWANCE`. Memo numbers must
+be dense. Keys of dicts that are not text, whose hashes a file could make collide, are few and small. Integers are at
+most 255 bytes long, names of classes and functions 500 characters. So a file of a few megabytes is done within
+`MAX_STEPS` small steps: two seconds and 100 MB.
 
 Format: CPython's Lib/pickletools.py describes every opcode; this reader is written from that description.
 """
@@ -25,20 +25,23 @@ from jseg.errors import ConvertError
 
 __all__ = ["Global", "Inert", "brief", "dict_key", "load_pickle"]
 
-ALLOWANCE = 32 << 20   # bytes that values may take beyond twice the size of their pickle; SegNeXt-L with AdamW state: 16 MB
+# bytes that values may take beyond twice the size of their pickle; SegNeXt-L with AdamW state: 16 MB
+ALLOWANCE = 32 << 20
 MAX_STEPS = 1_500_000  # opcodes; about a second
 MAX_LINE = 1 << 20     # of the text opcodes of protocol 0
 MAX_NAME = 500         # characters of a module and a name in it
 MAX_ODD_KEYS = 2_000   # keys of dicts that are neither text nor whole numbers: 2 million comparisons if all collide
 _HARMFUL_MODULES = frozenset(
-    "os posix nt subprocess pty popen2 commands shutil sys socket ctypes _ctypes runpy importlib imp code codeop webbrowser pip "
-    "asyncio multiprocessing _posixsubprocess threading _thread signal pickle _pickle cPickle marshal tempfile urllib http ftplib "
-    "smtplib telnetlib pdb bdb profile cProfile timeit trace doctest ensurepip venv zipimport pkgutil pydoc requests".split())
+    "os posix nt subprocess pty popen2 commands shutil sys socket ctypes _ctypes runpy importlib imp code codeop "
+    "webbrowser pip asyncio multiprocessing _posixsubprocess threading _thread signal pickle _pickle cPickle marshal "
+    "tempfile urllib http ftplib smtplib telnetlib pdb bdb profile cProfile timeit trace doctest ensurepip venv "
+    "zipimport pkgutil pydoc requests".split())
 _HARMFUL_NAMES = frozenset(
     f"{module}.{name}" for module in ("builtins", "__builtin__", "__builtins__")
-    for name in "eval exec execfile compile open file __import__ input breakpoint exit quit setattr delattr apply globals".split()
-) | {"torch.load", "torch.hub.load", "torch.serialization.load", "numpy.load", "jittor.load", "numpy.testing._private.utils.runstring",
-     "operator.methodcaller", "operator.attrgetter"}
+    for name in "eval exec execfile compile open file __import__ input breakpoint exit quit setattr delattr apply "
+                "globals".split()
+) | {"torch.load", "torch.hub.load", "torch.serialization.load", "numpy.load", "jittor.load",
+     "numpy.testing._private.utils.runstring", "operator.methodcaller", "operator.attrgetter"}
 
 
 class Global:
@@ -62,7 +65,9 @@ class Global:
 
 
 class Inert:
-    """An object the pickle wanted to build and that was left alone: what it is, its arguments, its state, its elements."""
+    """An object the pickle wanted to build and that was left alone:
+    what it is, its arguments, its state, its elements.
+    """
 
     __slots__ = ("kind", "args", "state", "items")
 
@@ -93,7 +98,8 @@ def dict_key(key: Any) -> Any:
     """
     parts = key if isinstance(key, tuple) and len(key) <= 8 else (key,)
     for part in parts:
-        if not (isinstance(part, (str, bytes, bool, float, type(None), Global)) or (isinstance(part, int) and abs(part) < 1 << 63)):
+        if not (isinstance(part, (str, bytes, bool, float, type(None), Global))
+                or (isinstance(part, int) and abs(part) < 1 << 63)):
             raise ValueError(f"{brief(part)} as a dict's key; only text, numbers and short flat tuples are taken")
     return key
 
@@ -104,8 +110,8 @@ def load_pickle(data, handlers: Mapping[str, Callable], persistent: Callable[[An
 
     Args:
         data: bytes, memoryview or mmap.
-        handlers: "module.name" -> function(args: tuple) that builds the value of calling that global. It may copy the text
-            and containers among its arguments once, and no more.
+        handlers: "module.name" -> function(args: tuple) that builds the value of calling that global. It may copy the
+            text and containers among its arguments once, and no more.
         persistent: builds the value of a persistent id (torch's storages); None refuses them.
         where: names the file in messages.
         steps: opcodes that are run at most.
@@ -117,7 +123,8 @@ def load_pickle(data, handlers: Mapping[str, Callable], persistent: Callable[[An
     machine = _Machine(data, handlers, persistent, start, where)
     try:
         return machine.run(steps), machine.at
-    except (IndexError, KeyError, struct.error, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (IndexError, KeyError, struct.error, ValueError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:
         text = " ".join(str(error).split())[:200]
         raise ConvertError(f"{where}: damaged pickle at byte {machine.at}: {text or type(error).__name__}") from error
 
@@ -148,7 +155,8 @@ class _Machine:
                 return self.pop()
             entry = table.get(code)
             if entry is None:
-                raise ConvertError(f"{self.where}: damaged: byte {self.at - 1} of the pickle, {bytes([code])!r}, is no opcode")
+                raise ConvertError(f"{self.where}: damaged: byte {self.at - 1} of the pickle, {bytes([code])!r}, is no "
+                                   "opcode")
             self.left -= entry[1]
             if self.left < 0:
                 self.charge(0)
@@ -159,8 +167,8 @@ class _Machine:
         """Account for `count` bytes about to be allocated."""
         self.left -= count
         if self.left < 0:
-            raise ConvertError(f"{self.where}: its values would take far more memory than the {len(self.data)} bytes they are "
-                               f"written in, at byte {self.at}; no checkpoint does that")
+            raise ConvertError(f"{self.where}: its values would take far more memory than the {len(self.data)} bytes "
+                               f"they are written in, at byte {self.at}; no checkpoint does that")
 
     # reading ---------------------------------------------------------------------------------------------------------
 
@@ -178,7 +186,8 @@ class _Machine:
     def text(self, count: int, encoding: str, errors: str = "strict") -> str:
         piece = self.take(count)
         wide = encoding == "utf-8" and count and np.frombuffer(piece, np.uint8).max() >= 0xC4  # something beyond U+00FF
-        self.charge(8 * count if wide else count)  # one emoji makes every character of a text take 4 bytes, more while it is read
+        # one emoji makes every character of a text take 4 bytes, more while it is read
+        self.charge(8 * count if wide else count)
         return str(piece, encoding, errors)
 
     def line(self, encoding: str = "utf-8") -> str:
@@ -237,8 +246,9 @@ class _Machine:
         if found is None:
             found = self.globals[module, name] = Global(module, name)
             if module.partition(".")[0] in _HARMFUL_MODULES or found.full_name in _HARMFUL_NAMES:
-                raise ConvertError(f"{self.where}: names {brief(found)}, which weights have no use for: the file tries to run code when it is "
-                                   "opened. Nothing was run. Do not open it with PyTorch or Jittor; get it from its authors again")
+                raise ConvertError(f"{self.where}: names {brief(found)}, which weights have no use for: the file tries "
+                                   "to run code when it is opened. Nothing was run. Do not open it with PyTorch or "
+                                   "Jittor; get it from its authors again")
             self.charge(300)
         return found
 
@@ -416,26 +426,29 @@ def _actions() -> dict[int, tuple[Callable, int]]:
     put, get, mark_call, small = 128, 16, 400, 48
     byte, half, word = "<B", "<H", "<I"
     named = {
-        "(": (lambda m: m.push(_MARK), 16), "0": (_discard, 8), "1": (lambda m: m.pop_mark(), 8), "2": (lambda m: m.push(m.top()), 16),
-        "F": (_float_line, small), "I": (_integer_line, 300), "S": (_quoted_line, 64),
-        "L": (lambda m: m.push(_integer(m.line().rstrip("L"))), 300),
+        "(": (lambda m: m.push(_MARK), 16), "0": (_discard, 8), "1": (lambda m: m.pop_mark(), 8),
+        "2": (lambda m: m.push(m.top()), 16), "F": (_float_line, small), "I": (_integer_line, 300),
+        "S": (_quoted_line, 64), "L": (lambda m: m.push(_integer(m.line().rstrip("L"))), 300),
         "V": (_escaped_line, 64),
         "J": (lambda m: m.push(m.number("<i")), small), "K": (lambda m: m.push(m.number(byte)), 16),
-        "M": (lambda m: m.push(m.number(half)), small), "N": (lambda m: m.push(None), 16), "G": (lambda m: m.push(m.number(">d")), small),
-        "T": (_text(word, "latin-1"), 80), "U": (_text(byte, "latin-1"), 80), "X": (_text(word), 80), "B": (_bytes(word), 64),
-        "C": (_bytes(byte), 64), "}": (lambda m: m.push({}), 300), "]": (lambda m: m.push([]), 300), ")": (lambda m: m.push(()), 16),
-        "d": (_dict, 300), "l": (lambda m: m.push(m.pop_mark()), 300), "t": (lambda m: m.push(tuple(m.pop_mark())), 300),
-        "a": (lambda m: m.extend([m.pop()]), 100), "e": (lambda m: m.extend(m.pop_mark()), 80), "s": (_set_item, 200),
+        "M": (lambda m: m.push(m.number(half)), small), "N": (lambda m: m.push(None), 16),
+        "G": (lambda m: m.push(m.number(">d")), small), "T": (_text(word, "latin-1"), 80),
+        "U": (_text(byte, "latin-1"), 80), "X": (_text(word), 80), "B": (_bytes(word), 64),
+        "C": (_bytes(byte), 64), "}": (lambda m: m.push({}), 300), "]": (lambda m: m.push([]), 300),
+        ")": (lambda m: m.push(()), 16), "d": (_dict, 300), "l": (lambda m: m.push(m.pop_mark()), 300),
+        "t": (lambda m: m.push(tuple(m.pop_mark())), 300), "a": (lambda m: m.extend([m.pop()]), 100),
+        "e": (lambda m: m.extend(m.pop_mark()), 80), "s": (_set_item, 200),
         "u": (lambda m: m.set_items(m.pop_mark()), 200), "b": (lambda m: m.build(), 64),
-        "c": (lambda m: m.push(m.name(m.line(), m.line())), 16), "i": (_inst, mark_call), "o": (_obj, mark_call), "R": (_reduce, mark_call),
-        "P": (_persistent(_Machine.line), 100), "Q": (_persistent(_Machine.pop), 100),
+        "c": (lambda m: m.push(m.name(m.line(), m.line())), 16), "i": (_inst, mark_call), "o": (_obj, mark_call),
+        "R": (_reduce, mark_call), "P": (_persistent(_Machine.line), 100), "Q": (_persistent(_Machine.pop), 100),
         "p": (lambda m: m.store(_integer(m.line())), put), "q": (lambda m: m.store(m.number(byte)), put),
         "r": (lambda m: m.store(m.number(word)), put), "g": (lambda m: m.recall(_integer(m.line())), get),
         "h": (lambda m: m.recall(m.number(byte)), get), "j": (lambda m: m.recall(m.number(word)), get),
     }
     table = {ord(code): entry for code, entry in named.items()}
     table.update({
-        0x80: (lambda m: m.take(1), 8), 0x81: (_reduce, mark_call),                                        # PROTO, NEWOBJ
+        # PROTO, NEWOBJ
+        0x80: (lambda m: m.take(1), 8), 0x81: (_reduce, mark_call),
         0x82: (_extension(byte), mark_call), 0x83: (_extension(half), mark_call), 0x84: (_extension("<i"), mark_call),
         0x85: (_tuple(1), 300), 0x86: (_tuple(2), 300), 0x87: (_tuple(3), 300),
         0x88: (lambda m: m.push(True), 16), 0x89: (lambda m: m.push(False), 16),
@@ -445,7 +458,8 @@ def _actions() -> dict[int, tuple[Callable, int]]:
         0x91: (lambda m: m.push(Inert(Global("builtins", "frozenset"), (m.pop_mark(),))), 600),
         0x92: (_newobj_ex, 400), 0x93: (_stack_global, 16),
         0x94: (lambda m: m.store(len(m.memo)), put),                                                       # MEMOIZE
-        0x95: (lambda m: m.take(8), 8), 0x98: (lambda m: None, 8),                                         # FRAME, READONLY_BUFFER
+        # FRAME, READONLY_BUFFER
+        0x95: (lambda m: m.take(8), 8), 0x98: (lambda m: None, 8),
     })
     return table
 

@@ -1,7 +1,8 @@
 """The functions and methods that the config reader knows, each with a bound on what it may build.
 
-Every entry is called as `function(limits, weigh, *args, **kwargs)`; `weigh(value)` pays for all elements of a value before work that
-walks through it. Real configs use dict, range, len, sum, int, enumerate and dict.update; the others are what users write in theirs.
+Every entry is called as `function(limits, weigh, *args, **kwargs)`; `weigh(value)` pays for all elements of a value
+before work that walks through it. Real configs use dict, range, len, sum, int, enumerate and dict.update; the others
+are what users write in theirs.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ class Limits:
         """ValueError before a product, power or format that would be huge."""
         if op == "Mult":
             for sequence, count in ((left, right), (right, left)):
-                if isinstance(sequence, (str, list, tuple)) and isinstance(count, int) and len(sequence) * count > MAX_ITEMS:
-                    raise ValueError(f"repeats {len(sequence)} elements {str(count)[:20]} times; at most {MAX_ITEMS} are read")
+                if (isinstance(sequence, (str, list, tuple)) and isinstance(count, int)
+                    and len(sequence) * count > MAX_ITEMS):
+                    raise ValueError(f"repeats {len(sequence)} elements {str(count)[:20]} times; at most {MAX_ITEMS} "
+                                     "are read")
         if op == "Pow" and isinstance(left, int) and isinstance(right, int) and right > 0 \
                 and left.bit_length() * right > MAX_BITS:
             raise ValueError(f"a power of more than {MAX_BITS} bits")
@@ -159,7 +162,7 @@ MODULE_FUNCTIONS: dict[str, Callable] = {
 }
 
 
-# ---- methods ------------------------------------------------------------------------------------------------------------------
+# ---- methods ---------------------------------------------------------------------------------------------------------
 
 
 def _method(function: Callable) -> Callable:
@@ -227,7 +230,8 @@ def _merged(base: dict, child: dict) -> dict:
     for key, value in child.items():
         if key != "_delete_":
             inherited = result.get(key)
-            result[key] = _merged(inherited if isinstance(inherited, dict) else {}, value) if isinstance(value, dict) else value
+            result[key] = (_merged(inherited if isinstance(inherited, dict) else {}, value)
+                           if isinstance(value, dict) else value)
     return result
 
 
@@ -256,8 +260,9 @@ def _searched(function: Callable) -> Callable:
 
 METHODS: dict[type, dict[str, Callable]] = {
     str: {name: _text_method(getattr(str, name)) for name in (
-        "split", "rsplit", "strip", "lstrip", "rstrip", "lower", "upper", "title", "capitalize", "startswith", "endswith",
-        "partition", "rpartition", "removeprefix", "removesuffix", "find", "count", "isdigit", "splitlines")}
+        "split", "rsplit", "strip", "lstrip", "rstrip", "lower", "upper", "title", "capitalize",
+        "startswith", "endswith", "partition", "rpartition", "removeprefix", "removesuffix", "find", "count", "isdigit",
+        "splitlines")}
     | {"format": _format, "replace": _replace, "join": _join},
     list: {"append": _method(list.append), "insert": _method(list.insert), "pop": _method(list.pop), "extend": _extend,
            "copy": _method(list.copy), "clear": _method(list.clear), "reverse": _method(list.reverse),

@@ -1,13 +1,16 @@
 """Python config files of MMSegmentation 0.x and 1.x and of original JSeg, read as data: no line of them is run.
 
-A file is parsed into Python's syntax tree and a small interpreter walks it (`py_interpreter`): assignments, literals, the calls and
-methods that real configs use, loops and comprehensions over them. Anything else is a ConvertError that names file and line.
+A file is parsed into Python's syntax tree and a small interpreter walks it (`py_interpreter`): assignments, literals,
+the calls and methods that real configs use, loops and comprehensions over them. Anything else is a ConvertError that
+names file and line.
 
-Inheritance: `_base_` (a path or a list, relative to the file) with `_delete_` as in MMEngine 0.10 (mmengine/config/config.py,
-Apache-2.0) and `_cover_` as in original JSeg (python/jseg/config/config.py); `{{_base_.x}}`, `_base_.x`, `{{fileDirname}}` and its
-three sisters; the lazy style, `with read_base(): from .x import *`, in which names of classes become plain text ("mmseg.models.X").
-Deviations from MMEngine: `{{$NAME:default}}` always takes its default, the environment is not looked at; two bases may share a key
-(the later wins, as in JSeg); where a child's block meets a plain value of its base, the block replaces it (MMEngine refuses both).
+Inheritance: `_base_` (a path or a list, relative to the file) with `_delete_` as in MMEngine 0.10
+(mmengine/config/config.py, Apache-2.0) and `_cover_` as in original JSeg (python/jseg/config/config.py);
+`{{_base_.x}}`, `_base_.x`, `{{fileDirname}}` and its three sisters; the lazy style,
+`with read_base(): from .x import *`, in which names of classes become plain text ("mmseg.models.X"). Deviations from
+MMEngine: `{{$NAME:default}}` always takes its default, the environment is not looked at; two bases may share a key (the
+later wins, as in JSeg); where a child's block meets a plain value of its base, the block replaces it (MMEngine refuses
+both).
 """
 
 from __future__ import annotations
@@ -39,9 +42,11 @@ def read_py_config(path: str | os.PathLike) -> dict:
     """Read a `.py` config with everything it inherits.
 
     Returns:
-        The settings by name: nested dicts, lists, tuples, text, numbers, True, False and None; keys in the order of the files.
+        The settings by name: nested dicts, lists, tuples, text, numbers, True, False and None; keys in the order of the
+        files.
     Raises:
-        ConvertError: `file:line: ...`: not readable, not Python, something outside what configs use, or more work, nesting or text
+        ConvertError: `file:line: ...`: not readable, not Python, something outside what configs use, or more work,
+        nesting or text
             than any real config needs.
     """
     reader = _Reader()
@@ -49,7 +54,8 @@ def read_py_config(path: str | os.PathLike) -> dict:
 
 
 def parse_py_config(text: str, source: str) -> dict:
-    """Read config text as it is stored inside checkpoints (`meta["cfg"]`, `meta["config"]`): flattened, without `_base_`.
+    """Read config text as it is stored inside checkpoints (`meta["cfg"]`, `meta["config"]`):
+    flattened, without `_base_`.
 
     Args:
         text: the whole text.
@@ -72,10 +78,12 @@ class _Reader:
         """Settings of a file, its bases merged in; values may still be shared and hold `Reference`s."""
         asked = f"{ancestors[-1]}: " if ancestors else ""
         if os.path.realpath(path) in map(os.path.realpath, ancestors):
-            raise ConvertError(f"{asked}_base_ goes in a circle: {' -> '.join((*ancestors, path))}; remove one of the links")
+            raise ConvertError(f"{asked}_base_ goes in a circle: {' -> '.join((*ancestors, path))}; remove one of the "
+                               "links")
         self.files += 1
         if len(ancestors) >= MAX_DEPTH or self.files > MAX_FILES:
-            raise ConvertError(f"{asked}inherits through more than {MAX_DEPTH} levels or {MAX_FILES} files; flatten the config")
+            raise ConvertError(f"{asked}inherits through more than {MAX_DEPTH} levels or {MAX_FILES} files; flatten "
+                               "the config")
         return self.interpret(_text(path, asked), path, path, (*ancestors, path))
 
     def interpret(self, text: str, source: str, path: str | None, trail: tuple[str, ...]) -> dict:
@@ -88,7 +96,8 @@ class _Reader:
 
         def load_base(name: str, node: ast.AST) -> dict:
             if path is None:
-                raise fault(source, node, f"inherits from {name!r}, but this text has no folder; give the config file itself")
+                raise fault(source, node,
+                            f"inherits from {name!r}, but this text has no folder; give the config file itself")
             return self.load(os.path.normpath(os.path.join(os.path.dirname(path), name)), trail)
 
         bases: dict[str, Any] = {}
@@ -105,7 +114,9 @@ class _Reader:
         return self.merge(bases, own, source)
 
     def merge(self, base: dict, child: dict, source: str) -> dict:
-        """Lay `child` over `base`: blocks merge, all else replaces; `_delete_: True` or `_cover_: True` replaces a block too."""
+        """Lay `child` over `base`: blocks merge, all else replaces;
+        `_delete_: True` or `_cover_: True` replaces a block too.
+        """
         self.budget.spend(len(base), source)
         merged = dict(base)
         for key, value in child.items():
@@ -117,7 +128,8 @@ class _Reader:
             block = {k: v for k, v in value.items() if k not in ("_delete_", "_cover_")}
             inherited = merged.get(key)
             with self.budget.deeper(source):
-                merged[key] = self.merge(inherited if isinstance(inherited, dict) and not replaces else {}, block, source)
+                merged[key] = self.merge(inherited if isinstance(inherited, dict) and not replaces else {},
+                                         block, source)
         return merged
 
     def plain(self, value: Any, source: str) -> Any:
@@ -162,7 +174,8 @@ def _text(path: str, asked: str) -> str:
             raise ConvertError(f"{asked}{path}: larger than {MAX_BYTES} bytes; no config is")
         return content.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise ConvertError(f"{asked}{path}: cannot read the config ({getattr(error, 'strerror', None) or error})") from error
+        raise ConvertError(
+            f"{asked}{path}: cannot read the config ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _fill_in(text: str, source: str, path: str | None) -> str:
@@ -184,7 +197,8 @@ def _fill_in(text: str, source: str, path: str | None) -> str:
         default = default.strip()
         if not default:
             line = text.count("\n", 0, match.start()) + 1
-            raise ConvertError(f"{source}:{line}: {match[0]} takes its value from the environment; write the value into the config")
+            raise ConvertError(f"{source}:{line}: {match[0]} takes its value from the environment; write the value "
+                               "into the config")
         return match[0] if " " in default else default
 
     text = _WORD.sub(filled, text)
@@ -206,7 +220,8 @@ def _parse(text: str, source: str) -> ast.Module:
 
 
 def _assigns(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+    return isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == name
+                                                for target in node.targets)
 
 
 def _base_names(value: Any, source: str, node: ast.AST) -> list[str]:
@@ -215,7 +230,8 @@ def _base_names(value: Any, source: str, node: ast.AST) -> list[str]:
         raise fault(source, node, f"_base_: expected a file name or a list of file names, got {brief(value, 80)}")
     for name in names:
         if "::" in name:
-            raise fault(source, node, f"_base_: {name!r} names a config inside another package; copy that file beside this one")
+            raise fault(source, node,
+                        f"_base_: {name!r} names a config inside another package; copy that file beside this one")
     return list(names)
 
 
@@ -223,6 +239,7 @@ def _module_file(module: str, source: str, node: ast.AST) -> str:
     """`.x`, `..a.b` -> path relative to the config's folder."""
     dots = len(module) - len(module.lstrip("."))
     if dots == 0:
-        raise fault(source, node, f"read_base() imports {module!r} from an installed package; copy that config beside this one "
+        raise fault(source, node,
+                    f"read_base() imports {module!r} from an installed package; copy that config beside this one "
                                   f"and import it with a leading dot")
     return os.path.join(*[".."] * (dots - 1), module[dots:].replace(".", "/") + ".py")

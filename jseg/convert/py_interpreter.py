@@ -1,10 +1,11 @@
 """A Python subset for configs, interpreted from the syntax tree: values only, with bounded work.
 
-What it knows: literals, names, arithmetic, comparisons, conditions, f-strings, indexing, `dict(...)` and a few harmless builtins,
-methods of text, lists and dicts, `for` and comprehensions, `if`, `del`, augmented assignment, and imports, whose names stay inert
-(`Reference`). What it cannot do: define or call functions, read attributes of objects, import, open, or loop without end. Every step
-costs from one budget, and so does every element of a value that is compared, printed or copied, because a few lines can build a
-structure whose full size is astronomic. The whole budget is used up within about two seconds and 100 MB.
+What it knows: literals, names, arithmetic, comparisons, conditions, f-strings, indexing, `dict(...)` and a few harmless
+builtins, methods of text, lists and dicts, `for` and comprehensions, `if`, `del`, augmented assignment, and imports,
+whose names stay inert (`Reference`). What it cannot do: define or call functions, read attributes of objects, import,
+open, or loop without end. Every step costs from one budget, and so does every element of a value that is compared,
+printed or copied, because a few lines can build a structure whose full size is astronomic. The whole budget is used up
+within about two seconds and 100 MB.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ _UNARY = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_
 _COMPARE = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
             ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
             ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b}
-_KNOWN_ERRORS = (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError, AttributeError, RecursionError)
+_KNOWN_ERRORS = (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OverflowError, AttributeError,
+                 RecursionError)
 _CONSTANTS = {"inf": float("inf"), "nan": float("nan")}  # how MMEngine prints them inside checkpoints
 
 
@@ -96,21 +98,23 @@ class Interpreter:
         for node in body:
             method = getattr(self, f"_run_{type(node).__name__}", None)
             if method is None:
-                raise self._fault(node, f"{_words(node)} cannot be read; only plain settings can, nothing of a config is run")
+                raise self._fault(node,
+                                  f"{_words(node)} cannot be read; only plain settings can, nothing of a config is run")
             self.budget.spend(1, self.source, node)
-            with self.budget.deeper(self.source, node), self._told(node):
+            with self.budget.deeper(self.source, node), self._errors_placed(node):
                 method(node)
 
     def value(self, node: ast.expr) -> Any:
         """Interpret one expression."""
         method = getattr(self, f"_value_{type(node).__name__}", None)
         if method is None:
-            raise self._fault(node, f"{_words(node)} cannot be read; only plain settings can, nothing of a config is run")
+            raise self._fault(node,
+                              f"{_words(node)} cannot be read; only plain settings can, nothing of a config is run")
         self.budget.spend(1, self.source, node)
-        with self.budget.deeper(self.source, node), self._told(node):
+        with self.budget.deeper(self.source, node), self._errors_placed(node):
             return self._checked(method(node), node)
 
-    # ---- statements -------------------------------------------------------------------------------------------------------
+    # ---- statements --------------------------------------------------------------------------------------------------
 
     def _run_Assign(self, node: ast.Assign) -> None:
         value = self.value(node.value)
@@ -217,7 +221,7 @@ class Interpreter:
         self.budget.spend(len(container) + len(value), self.source, node)
         container[key] = list(value)
 
-    # ---- expressions ------------------------------------------------------------------------------------------------------
+    # ---- expressions -------------------------------------------------------------------------------------------------
 
     def _value_Constant(self, node: ast.Constant) -> Any:
         if node.value is Ellipsis or isinstance(node.value, (complex, bytes)):
@@ -250,7 +254,7 @@ class Interpreter:
 
     def _value_FormattedValue(self, node: ast.FormattedValue) -> str:
         value = self.value(node.value)
-        self._weigh(value, node)
+        self._charge_value(value, node)
         value = {-1: lambda v: v, 115: str, 114: repr, 97: ascii}[node.conversion](value)
         spec = self.value(node.format_spec) if node.format_spec is not None else ""
         if re.search(r"\d{4}", spec):
@@ -277,8 +281,8 @@ class Interpreter:
         left = self.value(node.left)
         for op, part in zip(node.ops, node.comparators):
             right = self.value(part)
-            self._weigh(left, node)
-            self._weigh(right, node)
+            self._charge_value(left, node)
+            self._charge_value(right, node)
             if not _COMPARE[type(op)](left, right):
                 return False
             left = right
@@ -314,7 +318,7 @@ class Interpreter:
         for value in (*args, *kwargs.values()):
             if isinstance(value, (list, tuple, dict, set)):
                 self.budget.spend(len(value), self.source, node)
-        return function(self.budget, lambda v: self._weigh(v, node), *args, **kwargs)
+        return function(self.budget, lambda v: self._charge_value(v, node), *args, **kwargs)
 
     def _value_ListComp(self, node: ast.ListComp) -> list:
         return [self.value(node.elt) for _ in self._comprehend(node.generators)]
@@ -327,7 +331,7 @@ class Interpreter:
     def _value_DictComp(self, node: ast.DictComp) -> dict:
         return {self._key(node.key): self.value(node.value) for _ in self._comprehend(node.generators)}
 
-    # ---- parts ------------------------------------------------------------------------------------------------------------
+    # ---- parts -------------------------------------------------------------------------------------------------------
 
     def _comprehend(self, generators: list[ast.comprehension]) -> Iterator[None]:
         """Bind the loop variables in turn; names of the config are put back afterwards."""
@@ -425,16 +429,16 @@ class Interpreter:
             raise self._fault(node, "cannot calculate with an imported name")
         self.budget.check_operands(type(op).__name__, left, right)
         if isinstance(op, ast.Mod) and isinstance(left, str):
-            self._weigh(right, node)
+            self._charge_value(right, node)
         return _BINARY[type(op)](left, right)
 
-    def _weigh(self, value: Any, node: ast.AST) -> None:
+    def _charge_value(self, value: Any, node: ast.AST) -> None:
         """Pay for every element of a value, counted as often as it is reached."""
         self.budget.spend(text_cost(value), self.source, node)
         if isinstance(value, (dict, list, tuple, set)):
             with self.budget.deeper(self.source, node):
                 for item in value.values() if isinstance(value, dict) else value:
-                    self._weigh(item, node)
+                    self._charge_value(item, node)
 
     def _checked(self, value: Any, node: ast.AST) -> Any:
         try:
@@ -447,7 +451,7 @@ class Interpreter:
         return value
 
     @contextlib.contextmanager
-    def _told(self, node: ast.AST) -> Iterator[None]:
+    def _errors_placed(self, node: ast.AST) -> Iterator[None]:
         """Turn what Python says about a wrong value into a ConvertError with the place."""
         try:
             yield
@@ -470,9 +474,10 @@ def _as_load(node: ast.expr) -> ast.expr:
     return ast.Attribute(node.value, node.attr, ast.Load())
 
 
-_TERMS = {"FunctionDef": "a function definition", "AsyncFunctionDef": "a function definition", "ClassDef": "a class definition",
-          "Lambda": "a lambda", "While": "a while loop", "Try": "try/except", "Call": "this call", "BinOp": "this calculation",
-          "Subscript": "this index", "Global": "global", "Raise": "raise", "Assert": "assert", "Await": "await", "Yield": "yield",
+_TERMS = {"FunctionDef": "a function definition", "AsyncFunctionDef": "a function definition",
+          "ClassDef": "a class definition", "Lambda": "a lambda", "While": "a while loop", "Try": "try/except",
+          "Call": "this call", "BinOp": "this calculation", "Subscript": "this index", "Global": "global",
+          "Raise": "raise", "Assert": "assert", "Await": "await", "Yield": "yield",
           "NamedExpr": "an assignment inside an expression", "Starred": "* here"}
 
 

@@ -1,12 +1,13 @@
 """Read `.pth`, `.pt` and `.pkl` checkpoints without PyTorch and without running anything in them.
 
-Formats: the zip archives of torch 1.6 and later, the legacy stream before it, and pickles of NumPy arrays or Jittor Vars as original
-JSeg and Jittor write them (`jt.save`; with or without the SHA-1 at the end). Written from the behaviour of torch 2.13's `torch.save`
-(torch/serialization.py, torch/_utils.py, BSD-3-Clause); checked against files that real torch wrote.
+Formats: the zip archives of torch 1.6 and later, the legacy stream before it, and pickles of NumPy arrays or Jittor
+Vars as original JSeg and Jittor write them (`jt.save`; with or without the SHA-1 at the end). Written from the
+behaviour of torch 2.13's `torch.save` (torch/serialization.py, torch/_utils.py, BSD-3-Clause); checked against files
+that real torch wrote.
 
-Deviations: tensors stay on the CPU whatever device they were saved from; `requires_grad`, hooks and attributes are dropped;
-a tensor subclass becomes its plain tensor; sparse, quantised, nested, meta and complex tensors are refused by name; an
-mmengine HistoryBuffer becomes a dict of its arrays; an object of any other class becomes an `Inert` record.
+Deviations: tensors stay on the CPU whatever device they were saved from; `requires_grad`, hooks and attributes are
+dropped; a tensor subclass becomes its plain tensor; sparse, quantised, nested, meta and complex tensors are refused by
+name; an mmengine HistoryBuffer becomes a dict of its arrays; an object of any other class becomes an `Inert` record.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from jseg.errors import ConvertError
 __all__ = ["Tensor", "read_torch_file"]
 
 # torch's dtype name -> how NumPy reads its bytes (bfloat16 has no NumPy type: two bytes, widened to float32 on reading)
-DTYPES = {"float16": "f2", "bfloat16": "u2", "float32": "f4", "float64": "f8", "uint8": "u1", "int8": "i1", "int16": "i2",
-          "int32": "i4", "int64": "i8", "bool": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8"}
-STORAGES = {"HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32", "DoubleStorage": "float64",
-            "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16", "IntStorage": "int32",
-            "LongStorage": "int64", "BoolStorage": "bool", "UntypedStorage": "uint8"}
-JITTOR_VARS = ("jittor.jittor_core.Var", "jittor_core.Var", "jittor_core.jittor_core.Var", "jittor.Var")  # as releases of Jittor spell it
+DTYPES = {"float16": "f2", "bfloat16": "u2", "float32": "f4", "float64": "f8", "uint8": "u1", "int8": "i1",
+          "int16": "i2", "int32": "i4", "int64": "i8", "bool": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8"}
+STORAGES = {"HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32",
+            "DoubleStorage": "float64", "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16",
+            "IntStorage": "int32", "LongStorage": "int64", "BoolStorage": "bool", "UntypedStorage": "uint8"}
+# as releases of Jittor spell it
+JITTOR_VARS = ("jittor.jittor_core.Var", "jittor_core.Var", "jittor_core.jittor_core.Var", "jittor.Var")
 HISTORY_BUFFERS = ("mmengine.logging.history_buffer.HistoryBuffer", "mmengine.logging.log_buffer.HistoryBuffer")
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 JITTOR_TAIL = b"HCAJSLHD"       # after the SHA-1 of all before it
@@ -61,7 +63,9 @@ class _Storage:
         return self.count * np.dtype(DTYPES[self.dtype]).itemsize
 
     def view(self) -> memoryview:
-        """The bytes of the values. Raises: ValueError when they are missing or do not match their checksum (ConvertError)."""
+        """The bytes of the values. Raises: ValueError when they are missing or
+        do not match their checksum (ConvertError).
+        """
         if self.base is not None:
             start = self.offset * np.dtype(DTYPES[self.dtype]).itemsize
             whole = self.base.view()
@@ -84,7 +88,8 @@ class Tensor:
 
     __slots__ = ("storage", "offset", "shape", "strides", "dtype", "file_bytes", "where")
 
-    def __init__(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, dtype: str, file_bytes: int, where: str):
+    def __init__(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, dtype: str,
+                 file_bytes: int, where: str):
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
         self.dtype, self.file_bytes, self.where = dtype, file_bytes, where
 
@@ -109,8 +114,8 @@ class Tensor:
         """
         width = np.dtype(DTYPES[self.dtype]).itemsize
         if self.nbytes > 2 * self.file_bytes + SPARE_BYTES or max(self.shape, default=0) >= 1 << 62:
-            raise ConvertError(f"{self.where}: a tensor of shape {brief(self.shape)} needs {self.nbytes} bytes, the whole file has "
-                               f"{self.file_bytes}; the file is damaged or forged")
+            raise ConvertError(f"{self.where}: a tensor of shape {brief(self.shape)} needs {self.nbytes} bytes, the "
+                               f"whole file has {self.file_bytes}; the file is damaged or forged")
         try:
             data = self.storage.view()
         except ValueError as error:
@@ -119,8 +124,9 @@ class Tensor:
             return np.zeros(self.shape, self.result_type)
         last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.strides))
         if (last + 1) * width > len(data):
-            raise ConvertError(f"{self.where}: a tensor of shape {brief(self.shape)}, strides {brief(self.strides)}, offset {self.offset} "
-                               f"reaches beyond its storage of {len(data) // width} values; the file is damaged or forged")
+            raise ConvertError(f"{self.where}: a tensor of shape {brief(self.shape)}, strides {brief(self.strides)}, "
+                               f"offset {self.offset} reaches beyond its storage of {len(data) // width} values; the "
+                               "file is damaged or forged")
         flat = np.frombuffer(data, "<" + DTYPES[self.dtype], count=last + 1 - self.offset, offset=self.offset * width)
         values = np.lib.stride_tricks.as_strided(flat, self.shape, [s * width for s in self.strides], writeable=False)
         if self.dtype == "bool":
@@ -136,12 +142,15 @@ def read_torch_file(path: str | os.PathLike) -> Any:
     """Read a checkpoint as plain data.
 
     Args:
-        path: a file of `torch.save` (zip or legacy), of `jt.save`, or a plain pickle of NumPy arrays. It is mapped, not copied.
+        path: a file of `torch.save` (zip or legacy), of `jt.save`, or a plain pickle of NumPy arrays. It is mapped, not
+            copied.
     Returns:
-        what was saved: dicts (OrderedDict becomes dict, in order), lists, tuples, numbers, text, NumPy arrays (read-only), `Tensor`s,
-        `Global` for named types (torch.float16), `Inert` for objects of any other class, {"values", "counts"} for HistoryBuffers.
+        what was saved: dicts (OrderedDict becomes dict, in order), lists, tuples, numbers, text, NumPy arrays
+        (read-only), `Tensor`s, `Global` for named types (torch.float16), `Inert` for objects of any other class,
+        {"values", "counts"} for HistoryBuffers.
     Raises:
-        ConvertError: missing, empty, truncated, damaged, hostile, or a kind of tensor jseg does not read; names the file.
+        ConvertError: missing, empty, truncated, damaged, hostile, or a kind of tensor jseg does not read; names the
+        file.
     """
     path = pathlib.Path(path)
     try:
@@ -160,8 +169,8 @@ def read_torch_file(path: str | os.PathLike) -> Any:
     elif bytes(data[:1]) in (b"\x80", b"(", b"}", b"]"):
         value = _read_stream(str(path), data)
     else:
-        raise ConvertError(f"{path}: starts with {brief(bytes(data[:8]))}, which is neither a torch archive nor a pickle; "
-                           "an HTML page here means the download failed")
+        raise ConvertError(f"{path}: starts with {brief(bytes(data[:8]))}, which is neither a torch archive nor a "
+                           "pickle; an HTML page here means the download failed")
     return _plain(value, str(path))
 
 
@@ -174,11 +183,13 @@ def _read_zip(where: str, data: memoryview) -> Any:
     if any(name.rpartition("/")[2] == "constants.pkl" for name in entries):
         raise ConvertError(f"{where}: a TorchScript archive (it holds code); save the model's state_dict() instead")
     if len(pickles) != 1:
-        raise ConvertError(f"{where}: a zip file with {len(pickles)} data.pkl inside; a torch checkpoint has exactly one")
+        raise ConvertError(f"{where}: a zip file with {len(pickles)} data.pkl inside; a torch checkpoint has exactly "
+                           "one")
     root = pickles[0][:-len("data.pkl")]
     program = entries[pickles[0]]
     if root + "byteorder" in entries and bytes(entries[root + "byteorder"].data[:16]).strip() != b"little":
-        raise ConvertError(f"{where}: byte order {brief(bytes(entries[root + 'byteorder'].data[:16]))}; only little-endian files are read")
+        raise ConvertError(f"{where}: byte order {brief(bytes(entries[root + 'byteorder'].data[:16]))}; only "
+                           "little-endian files are read")
     if len(program.data) > MAX_PICKLE_BYTES:
         raise ConvertError(f"{where}: {pickles[0]} has {len(program.data)} bytes, at most {MAX_PICKLE_BYTES} are taken")
     program.check(where, pickles[0])
@@ -195,7 +206,8 @@ def _read_zip(where: str, data: memoryview) -> Any:
             raise ConvertError(f"{where}: the archive has no entry {name}; it is incomplete")
         storage = _Storage(key, dtype, count)
         if len(entry.data) < storage.size:
-            raise ConvertError(f"{where}: {name} has {len(entry.data)} bytes, {brief(count)} values of {dtype} were promised")
+            raise ConvertError(f"{where}: {name} has {len(entry.data)} bytes, {brief(count)} values of {dtype} were "
+                               "promised")
         storage.bytes = entry.data
         storage.check = lambda: entry.check(where, name)
         return storages.setdefault(key, storage)
@@ -203,13 +215,15 @@ def _read_zip(where: str, data: memoryview) -> Any:
     return load_pickle(program.data, _handlers(where, len(data)), persistent, where=where)[0]
 
 
-# -- legacy stream and plain pickle --------------------------------------------------------------------------------------
+# -- legacy stream and plain pickle
+# --------------------------------------------------------------------------------------
 
 
 def _read_stream(where: str, data: memoryview) -> Any:
     if bytes(data[-8:]) == JITTOR_TAIL and len(data) > 28:
         if hashlib.sha1(data[:-28]).digest() != bytes(data[-28:-8]):
-            raise ConvertError(f"{where}: differs from the checksum at its end, so the file is damaged; copy or download it again")
+            raise ConvertError(f"{where}: differs from the checksum at its end, so the file is damaged; copy or "
+                               "download it again")
     storages: dict[str, _Storage] = {}
     handlers = _handlers(where, len(data))
 
@@ -253,25 +267,29 @@ def _attach_legacy(where: str, data: memoryview, at: int, storage: _Storage | No
         raise ConvertError(f"{where}: truncated before the values of storage {brief(key)}; download or copy it again")
     count = struct.unpack("<q", data[at:at + 8])[0]
     if count != storage.count:
-        raise ConvertError(f"{where}: storage {brief(key)} has {count} values, {brief(storage.count)} were promised; the file is damaged")
+        raise ConvertError(f"{where}: storage {brief(key)} has {count} values, {brief(storage.count)} were promised; "
+                           "the file is damaged")
     if at + 8 + storage.size > len(data):
-        raise ConvertError(f"{where}: truncated: storage {brief(key)} says {count} values, {len(data) - at - 8} bytes are left; "
-                           "download or copy it again")
+        raise ConvertError(f"{where}: truncated: storage {brief(key)} says {count} values, {len(data) - at - 8} bytes "
+                           "are left; download or copy it again")
     storage.bytes = data[at + 8:at + 8 + storage.size]
     return at + 8 + storage.size
 
 
 def _storage_identity(where: str, identity: Any) -> tuple[str, str, int]:
     """(dtype, key, count) from torch's ("storage", type, key, location, count[, view]), checked."""
-    if not (isinstance(identity, tuple) and 5 <= len(identity) <= 6 and identity[0] == "storage" and isinstance(identity[1], Global)
+    if not (isinstance(identity, tuple) and 5 <= len(identity) <= 6 and identity[0] == "storage"
+            and isinstance(identity[1], Global)
             and isinstance(identity[2], (str, int)) and isinstance(identity[4], int) and 0 <= identity[4] < 1 << 62):
-        raise ConvertError(f"{where}: an unknown reference {brief(identity)} to data outside the pickle; the file is damaged or forged")
+        raise ConvertError(f"{where}: an unknown reference {brief(identity)} to data outside the pickle; the file is "
+                           "damaged or forged")
     name, key = identity[1].name, str(identity[2])
     if len(key) > 100 or not key.isprintable() or "/" in key or "\\" in key or key == "..":
         raise ConvertError(f"{where}: a storage named {brief(key)}; no torch file has such a name")
     if name not in STORAGES:
-        raise ConvertError(f"{where}: storage {key} is a {brief(name)}, which jseg does not read (complex, quantised and 8-bit float "
-                           f"tensors have no place in a segmentation model here); accepted: {', '.join(STORAGES)}")
+        raise ConvertError(f"{where}: storage {key} is a {brief(name)}, which jseg does not read (complex, quantised "
+                           "and 8-bit float tensors have no place in a segmentation model here); accepted: "
+                           f"{', '.join(STORAGES)}")
     return STORAGES[name], key, identity[4]
 
 
@@ -285,10 +303,11 @@ def _handlers(where: str, file_bytes: int) -> dict:
         storage, offset, shape, strides = args[:4]
         if not isinstance(storage, _Storage):
             raise ConvertError(f"{where}: a tensor without a storage")
-        fits = isinstance(shape, (tuple, list)) and isinstance(strides, (tuple, list)) and len(shape) == len(strides) <= 32
+        fits = isinstance(shape, (tuple, list)) and isinstance(strides, (tuple, list)) and len(shape) == len(
+            strides) <= 32
         if not fits or any(not isinstance(n, int) or not 0 <= n < 1 << 62 for n in (offset, *shape, *strides)):
-            raise ConvertError(f"{where}: a tensor with shape {brief(shape)}, strides {brief(strides)}, offset {brief(offset)}; the file is "
-                               "damaged or forged")
+            raise ConvertError(f"{where}: a tensor with shape {brief(shape)}, strides {brief(strides)}, offset "
+                               f"{brief(offset)}; the file is damaged or forged")
         extra = args[6] if len(args) > 6 and dtype is None else None
         if isinstance(extra, dict) and (extra.get("neg") or extra.get("conj")):
             raise ConvertError(f"{where}: a lazily negated tensor; save it as tensor.resolve_neg()")
@@ -302,20 +321,22 @@ def _handlers(where: str, file_bytes: int) -> dict:
 
     def from_type(args: tuple) -> Any:
         rebuild, _, inner = args[:3]  # (function, tensor subclass, its arguments, state)
-        handler = table.get(str(rebuild)) if isinstance(rebuild, Global) and str(rebuild).startswith("torch._utils._rebuild") else None
+        handler = (table.get(str(rebuild)) if isinstance(rebuild, Global)
+                   and str(rebuild).startswith("torch._utils._rebuild") else None)
         return handler(inner) if handler else Inert(rebuild, (inner,))
 
     def refuse(args: tuple) -> None:
-        raise ConvertError(f"{where}: holds a sparse, quantised, nested, complex or meta tensor, which jseg does not read; "
-                           "save it dense, real and on the CPU")
+        raise ConvertError(f"{where}: holds a sparse, quantised, nested, complex or meta tensor, which jseg does not "
+                           "read; save it dense, real and on the CPU")
 
     first = lambda args: args[0] if args else None  # noqa: E731
     table = {
-        "torch._utils._rebuild_tensor": tensor, "torch._utils._rebuild_tensor_v2": tensor, "torch._utils._rebuild_tensor_v3": tensor_v3,
-        "torch._utils._rebuild_parameter": first, "torch._utils._rebuild_parameter_with_state": first,
-        "torch.nn.parameter.Parameter": first, "torch._tensor._rebuild_from_type_v2": from_type, "torch._tensor._rebuild_from_type": from_type,
-        "collections.OrderedDict": _pairs, "builtins.dict": _pairs, "__builtin__.dict": _pairs, "collections.defaultdict": lambda a: {},
-        "torch.Size": lambda a: tuple(_sequence(a[0])) if a else (),
+        "torch._utils._rebuild_tensor": tensor, "torch._utils._rebuild_tensor_v2": tensor,
+        "torch._utils._rebuild_tensor_v3": tensor_v3, "torch._utils._rebuild_parameter": first,
+        "torch._utils._rebuild_parameter_with_state": first, "torch.nn.parameter.Parameter": first,
+        "torch._tensor._rebuild_from_type_v2": from_type, "torch._tensor._rebuild_from_type": from_type,
+        "collections.OrderedDict": _pairs, "builtins.dict": _pairs, "__builtin__.dict": _pairs,
+        "collections.defaultdict": lambda a: {}, "torch.Size": lambda a: tuple(_sequence(a[0])) if a else (),
         "torch.serialization._get_layout": lambda a: brief(a[0]),
         "torch.device": lambda a: ":".join(brief(part).strip("'") for part in a[:2]), "builtins.complex": refuse,
         "__builtin__.complex": refuse,
@@ -367,7 +388,8 @@ def _plain(value: Any, where: str) -> Any:
         if depth > MAX_DEPTH:
             raise ConvertError(f"{where}: values nested more than {MAX_DEPTH} deep; no checkpoint is")
         if isinstance(container, Inert):
-            container.state, container.args = _replaced(container.state, depth, todo, done), _replaced(container.args, depth, todo, done)
+            container.state, container.args = (_replaced(container.state, depth, todo, done),
+                                               _replaced(container.args, depth, todo, done))
             container = container.items
         places = container.items() if isinstance(container, dict) else enumerate(container)
         for place, item in list(places):

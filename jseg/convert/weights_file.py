@@ -14,7 +14,8 @@ from jseg.files import write_atomically
 __all__ = ["write_weights_file", "write_whole"]
 
 
-def write_weights_file(path: pathlib.Path, names: Iterable[str], read: Callable[[str], np.ndarray], meta: Mapping[str, Any]) -> str:
+def write_weights_file(path: pathlib.Path, names: Iterable[str], read: Callable[[str], np.ndarray],
+                       meta: Mapping[str, Any]) -> str:
     """See `jseg.weights_file.write_weights_file`.
 
     Raises:

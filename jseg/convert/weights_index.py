@@ -79,7 +79,8 @@ def read_index(path: str | os.PathLike = INDEX) -> dict[str, Published]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ConvertError(f"{path}: no index of weights there; jseg brings one (leave --index out), or name the file of your own")
+        raise ConvertError(f"{path}: no index of weights there; jseg brings one (leave --index out), or name the file "
+                           "of your own")
     found, known = {}, [field.name for field in dataclasses.fields(Published)][1:]
     for name, block in load_config(path).items():
         where = f"{path}: {name}"
@@ -91,19 +92,25 @@ def read_index(path: str | os.PathLike = INDEX) -> dict[str, Published]:
         for key in ("file", "url", "source"):
             if not isinstance(block.get(key), str):
                 raise ConvertError(f"{where}: {key} is {block.get(key)!r}; a text is needed")
-        if pathlib.PurePath(block["file"]).name != block["file"] or not block["url"].startswith(("http://", "https://")):
-            raise ConvertError(f"{where}: file {block['file']!r}, url {block['url']!r}; accepted: a bare file name, and an http or https address")
+        if pathlib.PurePath(block["file"]).name != block["file"] or not block["url"].startswith(
+            ("http://", "https://")):
+            raise ConvertError(f"{where}: file {block['file']!r}, url {block['url']!r}; accepted: a bare file name, "
+                               "and an http or https address")
         prefix = block.get("sha256")
-        if prefix is not None and (not isinstance(prefix, str) or not 8 <= len(prefix) <= 64 or set(prefix) - set("0123456789abcdef")):
-            raise ConvertError(f"{where}: sha256 is {prefix!r}; accepted: 8 to 64 lower-case hexadecimal digits in quotes, or null")
-        found[str(name)] = Published(str(name), **{**block, "miou": tuple(block["miou"]) if block.get("miou") else None})
+        if prefix is not None and (not isinstance(prefix, str) or not 8 <= len(prefix) <= 64
+                                   or set(prefix) - set("0123456789abcdef")):
+            raise ConvertError(f"{where}: sha256 is {prefix!r}; accepted: 8 to 64 lower-case hexadecimal digits in "
+                               "quotes, or null")
+        found[str(name)] = Published(str(name),
+                                     **{**block, "miou": tuple(block["miou"]) if block.get("miou") else None})
     return found
 
 
 def find_entry(name: str, index: dict[str, Published]) -> Published:
     """The entry of that name, or ConvertError with the nearest one."""
     if name not in index:
-        raise ConvertError(f"no weights are called {name!r}{nearest(name, index)}; `jseg weights list` shows all {len(index)}")
+        raise ConvertError(f"no weights are called {name!r}{nearest(name, index)}; `jseg weights list` shows all "
+                           f"{len(index)}")
     return index[name]
 
 
@@ -132,7 +139,8 @@ def fetch(entry: Published, folder: str | os.PathLike, *, progress: Progress | N
             arrived = download(entry.url, part, progress=progress, pause_s=pause_s, max_bytes=max_bytes)
         except ConvertError as error:
             size = part.stat().st_size if part.exists() else 0
-            kept = f"{size} bytes are kept in {part}; the same command goes on from there where it can. Or: " if size else ""
+            kept = (f"{size} bytes are kept in {part}; the same command goes on from there where it can. Or: "
+                    if size else "")
             raise ConvertError(f"{entry.name}: cannot be fetched from {entry.url}: {error}. "
                                f"{kept}{entry.by_hand(folder)}") from error
         digest, md5 = _hashes(part)
@@ -144,7 +152,8 @@ def fetch(entry: Published, folder: str | os.PathLike, *, progress: Progress | N
         os.replace(part, path)
         part.with_name(f"{part.name}.json").unlink(missing_ok=True)
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written ({error.strerror or error}); free disk space or allow writing there") from error
+        raise WriteError(f"{path}: cannot be written ({error.strerror or error}); free disk space or allow writing "
+                         "there") from error
     proof, proven = _proof(entry, digest)
     if not proven and arrived.md5 == md5:
         proof += ", and its MD5 is the one that the server states"
@@ -160,7 +169,8 @@ def _already_there(entry: Published, path: pathlib.Path) -> Fetched:
     recorded = _recorded(path)
     fault = _fault(entry, path, digest, md5, Arrived())
     if not fault and recorded not in (None, digest):
-        fault = f"its SHA-256 {digest[:16]}... is not {recorded[:16]}..., which was recorded when it was first converted ({path.name}.json)"
+        fault = (f"its SHA-256 {digest[:16]}... is not {recorded[:16]}..., which was recorded when it was first "
+                 f"converted ({path.name}.json)")
     if fault:
         raise ConvertError(f"{path}: is not the file of {entry.name}: {fault}. Move it away and run the same command "
                            f"again, or 'jseg convert {path}'")

@@ -29,10 +29,12 @@ def loader_block(cfg: Mapping, split: str) -> tuple[str, Mapping]:
         name = "val_dataloader"
     block = cfg.get(name)
     if not isinstance(block, Mapping):
-        raise ConfigError(f"{name}: the config has no such block; give {name}: {{batch_size: 1, num_workers: 2, dataset: {{...}}}}")
+        raise ConfigError(f"{name}: the config has no such block; give {name}: {{batch_size: 1, num_workers: 2, "
+                          f"dataset: {{...}}}}")
     for key in block:
         if key not in LOADER_KEYS:
-            raise ConfigError(f"{name}: unknown key {key!r}{nearest(key, LOADER_KEYS)}; it takes {', '.join(LOADER_KEYS)}")
+            raise ConfigError(f"{name}: unknown key {key!r}{nearest(key, LOADER_KEYS)}; it takes "
+                              f"{', '.join(LOADER_KEYS)}")
     if "dataset" not in block:
         raise ConfigError(f"{name}: needs 'dataset'")
     return name, block
@@ -42,7 +44,8 @@ def build_dataset(cfg: Mapping, split: str) -> Any:
     """Build the dataset of a split; `test_mode` is set for val and test unless the config says otherwise.
 
     Raises:
-        ConfigError: see `loader_block`, the dataset's own, or a class count that differs from `model.decode_head.num_classes`.
+        ConfigError: see `loader_block`, the dataset's own, or a class count that differs from
+        `model.decode_head.num_classes`.
     """
     name, block = loader_block(cfg, split)
     if not isinstance(block["dataset"], Mapping):
@@ -63,7 +66,8 @@ def build_preprocessor(cfg: Mapping) -> SegDataPreProcessor:
         ConfigError: the block is missing or wrong.
     """
     if cfg.get("data_preprocessor") is None:
-        raise ConfigError("data_preprocessor: the config has no such block; give {type: SegDataPreProcessor, mean: [...], std: [...], ...}")
+        raise ConfigError("data_preprocessor: the config has no such block; give {type: SegDataPreProcessor, mean: "
+                          "[...], std: [...], ...}")
     return PREPROCESSORS.build(cfg["data_preprocessor"], "data_preprocessor")
 
 

@@ -1,8 +1,9 @@
-"""Is a prepared dataset fit for training? Every picture and mask is read as training reads it, and every fault gets a name.
+"""Is a prepared dataset fit for training? Every picture and mask is read as training reads it,
+and every fault gets a name.
 
-`check_dataset` reads all files: missing, unreadable, of different sizes, labels out of range, a wrong `reduce_zero_label`, and counts
-classes. `shared_pictures` finds pictures that two splits have in common. `quick_check` is the part that costs about a second; a
-training run makes it first.
+`check_dataset` reads all files: missing, unreadable, of different sizes, labels out of range, a wrong
+`reduce_zero_label`, and counts classes. `shared_pictures` finds pictures that two splits have in common. `quick_check`
+is the part that costs about a second; a training run makes it first.
 """
 
 from __future__ import annotations
@@ -71,13 +72,14 @@ class DatasetReport:
     def summary(self) -> dict[str, Any]:
         """Everything but the hashes, as JSON takes it."""
         sizes = {f"{w}x{h}": count for (h, w), count in self.sizes.most_common()}
-        return {"split": self.name, "pictures": self.pictures, "faults": [fault._asdict() for fault in self.faults], "notes": self.notes,
-                "sizes": sizes, "ignored_pixels": self.ignored, "seconds": round(self.seconds, 2),
+        return {"split": self.name, "pictures": self.pictures, "faults": [fault._asdict() for fault in self.faults],
+                "notes": self.notes, "sizes": sizes, "ignored_pixels": self.ignored, "seconds": round(self.seconds, 2),
                 "classes": [{"name": name, "pixels": int(n), "pictures": int(k)}
                             for name, n, k in zip(self.classes, self.pixels, self.pictures_with)]}
 
 
-def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress: bool = False, need_masks: bool = True) -> DatasetReport:
+def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress: bool = False,
+                  need_masks: bool = True) -> DatasetReport:
     """Read every picture and mask of a dataset.
 
     Args:
@@ -103,7 +105,7 @@ def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress:
     empty = []
     for sample, found in map_items(inspect_sample, tuple(map(Reading.of, parts)), samples, workers=workers, title=name,
                                    progress=progress):
-        _add(report, sample, found)
+        _add_sample(report, sample, found)
         values[sample.part].update(found.values)
         if found.labels and set(found.labels) <= {parts[sample.part].ignore_index}:
             empty.append(sample.img_path)
@@ -111,10 +113,10 @@ def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress:
         _judge_zero_label(report, part, seen, whole=True)
     _judge_ignored_class(report, parts, values)
     if empty:
-        report.notes.append(f"{len(empty)} of {len(samples)} masks hold ignored pixels only: {_some(empty)}")
+        report.notes.append(f"{len(empty)} of {len(samples)} masks hold ignored pixels only: {_first_names(empty)}")
     never = [report.classes[k] for k in np.flatnonzero(report.pixels == 0)] if report.pixels.any() else []
     if never:
-        report.notes.append(f"{len(never)} of {len(report.classes)} classes never occur: {_some(never, 10)}")
+        report.notes.append(f"{len(never)} of {len(report.classes)} classes never occur: {_first_names(never, 10)}")
     _note_odd_samples(report, [sample.img_path for sample in samples[:8]])
     if report.ok and samples:
         _run_pipeline(report, parts[0])
@@ -130,16 +132,19 @@ def shared_pictures(reports: Sequence[DatasetReport]) -> list[Fault]:
     faults = []
     for first in (report for report in reports if report.name == "train"):
         for second in (report for report in reports if report is not first):
-            both = [f"{first.hashes[digest]} = {second.hashes[digest]}" for digest in first.hashes if digest in second.hashes]
+            both = [f"{first.hashes[digest]} = {second.hashes[digest]}"
+                    for digest in first.hashes if digest in second.hashes]
             if both:
-                faults.append(Fault("duplicate", f"{len(both)} pictures are in {first.name} and in {second.name}: {_some(both)}; "
-                                    f"results on {second.name} would be too good: take them out of one (ignore_file)"))
+                faults.append(Fault("duplicate",
+                                    f"{len(both)} pictures are in {first.name} and in {second.name}: "
+                                    f"{_first_names(both)}; results on {second.name} would be too good: take them out "
+                                    "of one (ignore_file)"))
     return faults
 
 
 def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits: Sequence[str] = ("train", "val"),
                 datasets: Mapping[str, Any] | None = None) -> list[str]:
-    """Find what would spoil a training run, within about `limit_s` seconds a split plus the time to list the files.
+    """Find what would spoil a training run, within about `limit_s` seconds per split plus the time to list the files.
 
     Every picture must have its mask; of `samples` pictures, drawn by the config's seed, size and labels are checked.
     Where all of them hold nothing but class 0 and ignored pixels, more are read, for at most 5 s, before that is called
@@ -147,7 +152,7 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
 
     Args:
         cfg: a whole config.
-        samples: pictures a split.
+        samples: pictures per split.
         limit_s: stop reading masks after this time; at least two are read.
         splits: those without a block in the config are passed over.
         datasets: of splits that are built already; their files are then listed once.
@@ -164,18 +169,20 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
         dataset = datasets[split] if datasets and split in datasets else build_dataset(cfg, split)
         report = DatasetReport(split, tuple(dataset.classes))
         parts = _plain_parts(dataset, report)
-        pairs = [(part, number, pair) for number, part in enumerate(parts) for pair in _pairs_of(part, report, split != "test")]
+        pairs = [(part, number, pair) for number, part in enumerate(parts)
+                 for pair in _pairs_of(part, report, split != "test")]
         order = np.random.default_rng([cfg.get("seed") or 0, samples]).permutation(len(pairs))
         _look(report, parts, [Sample.of(*pairs[i]) for i in order], samples, limit_s)
         reports.append(report)
         both = [pair[0] for _, _, pair in pairs if pair[0] in trained]
         if both:
-            report.notes.append(f"{len(both)} of {len(pairs)} pictures are training pictures: {_some(both)}")
+            report.notes.append(f"{len(both)} of {len(pairs)} pictures are training pictures: {_first_names(both)}")
         trained |= {pair[0] for _, _, pair in pairs} if split == "train" else set()
     for report in reports[1:]:
         if report.classes != reports[0].classes:
-            reports[0].faults.append(Fault("classes", f"{reports[0].name} has the classes {_some(reports[0].classes)}, {report.name} has "
-                                           f"{_some(report.classes)}; give both the same metainfo.classes"))
+            reports[0].faults.append(
+                Fault("classes", f"{reports[0].name} has the classes {_first_names(reports[0].classes)}, {report.name} "
+                      f"has {_first_names(report.classes)}; give both the same metainfo.classes"))
     faults = [f"{report.name}: {fault.text}" for report in reports for fault in report.faults]
     if faults:
         more = [f"and {len(faults) - 10} more faults; `jseg data check` lists all"] if len(faults) > 10 else []
@@ -183,13 +190,14 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
     return [f"{report.name}: {note}" for report in reports for note in report.notes]
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------------
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 def _plain_parts(dataset, report: DatasetReport) -> list[SegDataset]:
     """The plain datasets in a dataset; what is no SegDataset cannot be looked into."""
     parts = leaves(dataset)
-    report.notes += [f"{type(part).__name__} is no SegDataset and was not checked" for part in parts if not isinstance(part, SegDataset)]
+    report.notes += [f"{type(part).__name__} is no SegDataset and was not checked"
+                     for part in parts if not isinstance(part, SegDataset)]
     return [part for part in parts if isinstance(part, SegDataset)]
 
 
@@ -200,23 +208,24 @@ def _pairs_of(part: SegDataset, report: DatasetReport, need_masks: bool) -> list
     if pairs and pairs[0][1] is None and not need_masks and "depth_map_path" in part.data_prefix:
         report.notes.append(f"{type(part).__name__} has depth maps and no labels: nothing here can be trained on it")
     elif pairs and pairs[0][1] is None and need_masks:
-        report.faults.append(Fault("missing", f"{type(part).__name__} has no masks to learn from or compare with: data_prefix.seg_map_path "
-                                   "is not set"))
+        report.faults.append(Fault("missing", f"{type(part).__name__} has no masks to learn from or compare with: "
+                                   "data_prefix.seg_map_path is not set"))
     return pairs
 
 
 def _note_lone_masks(part: SegDataset, pairs: Sequence[tuple[str, str | None]], report: DatasetReport) -> None:
     """Note masks without a picture where all pictures of a folder are meant, not those of a list."""
-    if not pairs or pairs[0][1] is None or part.ann_file or part.ignore_file or part.indices is not None or getattr(part, "split", None):
+    if (not pairs or pairs[0][1] is None or part.ann_file or part.ignore_file or part.indices is not None
+        or getattr(part, "split", None)):
         return
     folder = os.path.join(part.data_root, part.data_prefix["seg_map_path"])
     used = {mask for _, mask in pairs}
     lone = [name for name in list_files(folder, part.seg_map_suffix) if os.path.join(folder, name) not in used]
     if lone and folder != os.path.join(part.data_root, part.data_prefix["img_path"]):
-        report.notes.append(f"{folder}: {len(lone)} masks have no picture: {_some(lone)}")
+        report.notes.append(f"{folder}: {len(lone)} masks have no picture: {_first_names(lone)}")
 
 
-# ---- the whole ------------------------------------------------------------------------------------------------------------
+# ---- the whole -------------------------------------------------------------------------------------------------------
 
 
 def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sample], count: int,
@@ -231,7 +240,7 @@ def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sa
         if sample.seg_map_path is None or over and (seconds > _SURE_S or not _holds_ignored_alone(report)):
             break
         found = look_at_sample(readings, sample)
-        _add(report, sample, found)
+        _add_sample(report, sample, found)
         values[sample.part].update(found.values)
     for part, seen in zip(parts, values):
         _judge_zero_label(report, part, seen, whole=False)
@@ -240,7 +249,7 @@ def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sa
     if never and report.name == "train":
         report.notes.append(f"{len(never)} of {len(report.classes)} classes are in none of the {report.pictures} masks "
                             f"looked at: "
-                            f"{_some(never)}")
+                            f"{_first_names(never)}")
     _note_odd_samples(report, [sample.img_path for sample in order[:4]])
 
 
@@ -274,7 +283,7 @@ def _note_odd_samples(report: DatasetReport, paths: Sequence[str]) -> None:
             report.notes += [note] if note else []
 
 
-def _add(report: DatasetReport, sample: Sample, found: Found) -> None:
+def _add_sample(report: DatasetReport, sample: Sample, found: Found) -> None:
     report.pictures += 1
     report.faults += found.faults
     if found.size is not None:
@@ -314,16 +323,17 @@ def _judge_zero_label(report: DatasetReport, part: SegDataset, values: Mapping[i
             strangers = [fault for fault in report.faults if fault.values == (count,)]
             report.faults = [fault for fault in report.faults if fault.values != (count,)]
             example = f" ({len(strangers)} hold {count}, such as {strangers[0].path})" if strangers else ""
-            report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the masks run {start} to {count} for "
-                                       f"{count} classes{example}; {cure}"))
+            report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the masks run {start} "
+                                       f"to {count} for {count} classes{example}; {cure}"))
         elif part.REDUCE_ZERO_LABEL and not void:
-            report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the published masks have 0 for unlabelled "
-                                       f"and 1 for {known[0]!r} ({share:.1f} % of the pixels are 0); set reduce_zero_label: true"))
+            report.faults.append(Fault("zero label", f"{name}: reduce_zero_label is false, but the published masks "
+                                       f"have 0 for unlabelled and 1 for {known[0]!r} ({share:.1f} % of the pixels are "
+                                       "0); set reduce_zero_label: true"))
         return
     if 0 not in values or max(real) >= count:
         return
-    text = (f"{name}: reduce_zero_label is true, but no mask holds {count}, which would be {known[-1]!r}, and 0 ({share:.1f} % of the "
-            f"pixels) is ignored")
+    text = (f"{name}: reduce_zero_label is true, but no mask holds {count}, which would be {known[-1]!r}, and 0 "
+            f"({share:.1f} % of the pixels) is ignored")
     if part.REDUCE_ZERO_LABEL and not void:  # as published; the last class is only rare
         return
     if whole:
@@ -341,5 +351,5 @@ def _run_pipeline(report: DatasetReport, part: SegDataset) -> None:
         report.faults.append(Fault("pipeline", str(error)))
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def _first_names(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

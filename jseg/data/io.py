@@ -1,14 +1,15 @@
 """Read and write pictures and masks; every fault of a file becomes a DataError that names the file and the cure.
 
-What MMSegmentation 1.2.2 (Apache-2.0, `mmcv.imfrombytes`) reads with its defaults, OpenCV for pictures and Pillow for masks, is
-read here with the same decoders, so the pixels are the same. Deviations, each because the upstream result is wrong or silent:
+What MMSegmentation 1.2.2 (Apache-2.0, `mmcv.imfrombytes`) reads with its defaults, OpenCV for pictures and Pillow for
+masks, is read here with the same decoders, so the pixels are the same. Deviations, each because the upstream result is
+wrong or silent:
 
 - 16-bit pictures become 8-bit by `>> 8` in every format (upstream: PNG so, TIFF rounded by libtiff, at most 1 apart);
   `scale="max"` uses the whole range where the samples have 12 bits, say;
 - TIFF files of grey or RGB integers are read band by band (`jseg.data.tiff`): bands apart, in tiles or not called RGB
   come out right;
-- the EXIF orientation of WebP pictures is applied (OpenCV applies it for JPEG, PNG and TIFF only), and masks are turned by
-  theirs in the same way as pictures (upstream ignores it in masks);
+- the EXIF orientation of WebP pictures is applied (OpenCV applies it for JPEG, PNG and TIFF only), and masks are turned
+  by theirs in the same way as pictures (upstream ignores it in masks);
 - alpha is dropped, never blended (OpenCV multiplies it into the colours of TIFF);
 - truncated files are errors, also where a decoder would fill the rest with grey (`jseg.data.jpeg`);
 - a limit on pixels and decoded bytes is checked before decoding (`jseg.data.header`), and only regular files are
@@ -124,7 +125,8 @@ def _samples(data: bytes, name: str) -> np.ndarray:
         return _image_by_pillow(data, name)
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.kind == "tiff" or header.bits == 16 else 0)
     if header.kind == "webp":
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION  # OpenCV 4.14 turns WebP by its EXIF orientation, 4.11 does not: done below for both
+        # OpenCV 4.14 turns WebP by its EXIF orientation, 4.11 does not: done below for both
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         img = imdecode(data, flags)
     except cv2.error as error:
@@ -219,7 +221,8 @@ def read_mask(source: str | os.PathLike | bytes, color_map: ColorMap | None = No
         return np.array(picture).astype(np.int32)
     if mode in ("RGB", "RGBA"):
         return _equal_channels(picture, header, name)
-    what = "colours of a colour map; save it as 8-bit RGB PNG" if color_map else "class indices; save it as 8-bit grey or palette PNG"
+    what = ("colours of a colour map; save it as 8-bit RGB PNG"
+            if color_map else "class indices; save it as 8-bit grey or palette PNG")
     raise DataError(f"{name}: a mask of mode {mode!r} cannot hold {what}", kind="samples", path=name)
 
 
@@ -251,8 +254,9 @@ def check_pair(img: np.ndarray, mask: np.ndarray, img_path: str, mask_path: str)
     if img.shape[:2] == mask.shape[:2]:
         return
     (h, w), (mh, mw) = img.shape[:2], mask.shape[:2]
-    cure = ("one of the two is turned by 90 degrees: the EXIF orientation is applied to both, so write the mask for the picture "
-            "as viewers show it" if (h, w) == (mw, mh) else "pair the right files, or resize the mask with nearest neighbour")
+    cure = ("one of the two is turned by 90 degrees: the EXIF orientation is applied to both, so write the mask for "
+            "the picture as viewers show it" if (h, w) == (mw, mh)
+            else "pair the right files, or resize the mask with nearest neighbour")
     raise DataError(
         f"{img_path} is {w}x{h} (width x height) but its mask {mask_path} is {mw}x{mh}; {cure}",
         kind="size",
@@ -339,7 +343,8 @@ def _check_end(data: bytes, header: PictureHeader, name: str) -> None:
         place += 12 + length
     if kind != b"IEND" or place > len(data):
         raise _unreadable(
-            name, f"the PNG file is truncated (it ends after {len(data)} bytes without its end chunk) or damaged; {_AGAIN}"
+            name, f"the PNG file is truncated (it ends after {len(data)} bytes without its end chunk) or damaged; "
+                  f"{_AGAIN}"
         )
 
 

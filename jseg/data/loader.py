@@ -1,7 +1,8 @@
 """Batches in a fixed order, prepared by worker processes.
 
-Every random choice of a sample comes from (seed, epoch, index), and every batch is a function of its number alone: any number of
-workers, a resumed run and every split over ranks give the same data. Workers import `jseg.data` and never Jittor (see workers.py).
+Every random choice of a sample comes from (seed, epoch, index), and every batch is a function of its number alone: any
+number of workers, a resumed run and every split over ranks give the same data. Workers import `jseg.data` and never
+Jittor (see workers.py).
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 class Loader:
     """An iterable of `Batch`.
 
-    Training: an endless stream. Position p = iteration * batch_size + k is sample permutation(epoch)[p % len] of epoch p // len;
-    rank r takes the positions of each batch with k % world_size == r. Evaluation: every picture once, in order; rank r takes the
-    batches r, r + world_size, ... of those one process would see, whole, so that padding and results stay the same.
+    Training: an endless stream. Position p = iteration * batch_size + k is sample permutation(epoch)[p % len] of epoch
+    p // len; rank r takes the positions of each batch with k % world_size == r. Evaluation: every picture once, in
+    order; rank r takes the batches r, r + world_size, ... of those one process would see, whole, so that padding and
+    results stay the same.
 
     The arrays of a batch lie in memory shared with the workers; the place is used again only after they are garbage.
 
     Args:
         dataset: has `len()`, `get(index, rng)` and `info(index)`.
         preprocessor: stacks samples.
-        batch_size: pictures a step over all ranks in training, at least one for each; pictures a batch in evaluation.
+        batch_size: pictures per step over all ranks in training, at least one for each; pictures per batch in
+            evaluation.
         num_workers: processes of this rank; 0 prepares batches in this one.
         seed: non-negative.
         training: see above.
@@ -52,16 +55,17 @@ class Loader:
         DataError: from the iterator: a sample cannot be loaded, or a worker died.
     """
 
-    def __init__(self, dataset, preprocessor: SegDataPreProcessor, *, batch_size: int, num_workers: int, seed: int, training: bool,
-                 start_iter: int = 0, rank: int = 0, world_size: int = 1):
+    def __init__(self, dataset, preprocessor: SegDataPreProcessor, *, batch_size: int, num_workers: int, seed: int,
+                 training: bool, start_iter: int = 0, rank: int = 0, world_size: int = 1):
         if batch_size < 1 or num_workers < 0 or seed < 0 or start_iter < 0:
             raise ValueError("Loader: batch_size must be >= 1, num_workers, seed and start_iter >= 0; got "
                              f"{batch_size}, {num_workers}, {seed} and {start_iter}")
         if not 0 <= rank < world_size:
             raise ValueError(f"Loader: rank {rank} is not in 0..{world_size - 1} (world_size {world_size})")
         if training and batch_size < world_size:
-            raise ValueError(f"Loader: batch_size is {batch_size} (pictures a step over all ranks) and the job has {world_size} ranks; "
-                             f"each needs a picture: give a batch_size of at least {world_size}, or start at most {batch_size} ranks")
+            raise ValueError(f"Loader: batch_size is {batch_size} (pictures per step over all ranks) and the job has "
+                             f"{world_size} ranks; each needs a picture: give a batch_size of at least {world_size}, "
+                             f"or start at most {batch_size} ranks")
         self.dataset, self.preprocessor = dataset, preprocessor
         self.batch_size, self.num_workers, self.seed, self.training = batch_size, num_workers, seed, training
         self.start_iter, self.rank, self.world_size = start_iter, rank, world_size
@@ -75,7 +79,9 @@ class Loader:
         return len(range(self.rank, -(-len(self.dataset) // self.batch_size), self.world_size))
 
     def picks(self, number: int) -> list[tuple[int, int]] | None:
-        """Return (epoch, index) of every sample of this rank's batch `number`; None after the last one of an evaluation."""
+        """Return (epoch, index) of every sample of this rank's batch `number`;
+        None after the last one of an evaluation.
+        """
         count = len(self.dataset)
         if not self.training:
             first = (self.rank + number * self.world_size) * self.batch_size

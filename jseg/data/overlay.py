@@ -1,4 +1,6 @@
-"""Label maps as pictures: colours, overlays, legends, contact sheets. OpenCV order (BGR) throughout, palettes in RGB."""
+"""Label maps as pictures: colours, overlays, legends, contact sheets.
+OpenCV order (BGR) throughout, palettes in RGB.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ __all__ = ["overlay", "colour_map", "legend", "contact_sheet", "fit"]
 _INK, _PAPER = (28, 28, 30), (255, 255, 255)
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]], opacity: float = 0.5) -> np.ndarray:
+def overlay(image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]],
+            opacity: float = 0.5) -> np.ndarray:
     """Lay the class colours over a picture; labels outside the palette (ignored pixels) leave it as it is.
 
     Args:
@@ -43,7 +46,8 @@ def colour_map(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarr
     return table[np.where(known, labels, len(palette))]
 
 
-def legend(classes: Sequence[str], palette: Sequence[Sequence[int]], width: int = 640, *, text_px: int = 14) -> np.ndarray:
+def legend(classes: Sequence[str], palette: Sequence[Sequence[int]], width: int = 640, *,
+           text_px: int = 14) -> np.ndarray:
     """Draw swatches with class names, wrapped into lines.
 
     Args:

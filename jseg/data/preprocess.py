@@ -1,10 +1,12 @@
-"""Samples become a batch: channel order, normalisation, padding, stacking; on NumPy arrays, inside the loader's workers.
+"""Samples become a batch: channel order, normalisation, padding, stacking;
+on NumPy arrays, inside the loader's workers.
 
-Meaning as mmsegmentation 1.2.2, mmseg/models/data_preprocessor.py and mmseg/utils/misc.py (Apache-2.0): normalise first, then pad
-bottom and right, so that `pad_val` is a value on the normalised scale. Deviations:
+Meaning as mmsegmentation 1.2.2, mmseg/models/data_preprocessor.py and mmseg/utils/misc.py (Apache-2.0): normalise
+first, then pad bottom and right, so that `pad_val` is a value on the normalised scale. Deviations:
 - pictures of different sizes are padded to the largest of the batch in testing too (mmseg refuses them);
 - without `size` and `size_divisor` training pads to the largest picture (mmseg fails an assertion);
-- `test_cfg: {resize_divisor: 32}` resizes the picture to multiples instead of padding it: the rule of SegNeXt's authors;
+- `test_cfg: {resize_divisor: 32}` resizes the picture to multiples instead of padding it: the rule of SegNeXt's
+  authors;
 - in testing labels keep their own size (the size predictions are compared at).
 """
 
@@ -34,9 +36,9 @@ class Batch:
     Shape:
         images: (N, 3, H, W) float32, normalised.
         labels: (N, H, W) int32 in training; (N, h, w) in testing, the largest label map's size; None without masks.
-        metas: N dicts of what the pipeline noted (img_path, seg_map_path, ori_shape, scale_factor, flip, ...) and img_shape (before
-            padding), pad_shape, padding_size (left, right, top, bottom), label_shape (rows and columns of `labels` that are real),
-            index, epoch.
+        metas: N dicts of what the pipeline noted (img_path, seg_map_path, ori_shape, scale_factor, flip, ...) and
+            img_shape (before padding), pad_shape, padding_size (left, right, top, bottom), label_shape (rows and
+            columns of `labels` that are real), index, epoch.
     """
 
     images: np.ndarray
@@ -63,14 +65,15 @@ class SegDataPreProcessor:
         ValueError: contradictory or impossible arguments.
     """
 
-    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, bgr_to_rgb: bool = False,
-                 rgb_to_bgr: bool = False, size: Sequence[int] | None = None, size_divisor: int | None = None, pad_val: float = 0,
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+                 bgr_to_rgb: bool = False, rgb_to_bgr: bool = False, size: Sequence[int] | None = None,
+                 size_divisor: int | None = None, pad_val: float = 0,
                  seg_pad_val: int = 255, test_cfg: dict | None = None):
         if (mean is None) != (std is None):
             raise ValueError("mean and std belong together: give both or none")
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != 3:
-                raise ValueError(f"{name} needs 3 values, one a channel, got {list(values)}")
+                raise ValueError(f"{name} needs 3 values, one per channel, got {list(values)}")
         if std is not None and min(std) <= 0:
             raise ValueError(f"std must be positive, got {list(std)}")
         if bgr_to_rgb and rgb_to_bgr:
@@ -93,7 +96,8 @@ class SegDataPreProcessor:
         Args:
             samples: outputs of a dataset, `img` (H, W, 3) uint8 or float32.
             training: selects `size`/`size_divisor` or `test_cfg`, and whether labels share the pictures' padding.
-            allocate: (images_shape, labels_shape or None) -> (float32 array, int32 array or None) to write into; default: new arrays.
+            allocate: (images_shape, labels_shape or None) -> (float32 array, int32 array or None) to write into;
+                default: new arrays.
         Raises:
             DataError: some samples have masks and others none, or a training picture and its mask differ in size.
         """
@@ -101,7 +105,8 @@ class SegDataPreProcessor:
         labels = [sample.get("gt_seg_map") for sample in samples]
         bare = [sample["img_path"] for sample, label in zip(samples, labels) if label is None]
         if bare and len(bare) < len(samples):
-            raise DataError(f"{bare[0]}: no mask, while other pictures of its batch have one; give every picture a mask")
+            raise DataError(
+                f"{bare[0]}: no mask, while other pictures of its batch have one; give every picture a mask")
         h, w = self._padded_size([image.shape[:2] for image in images], training)
         label_size = None
         if not bare:
@@ -111,8 +116,8 @@ class SegDataPreProcessor:
         metas = []
         for i, (sample, image, label) in enumerate(zip(samples, images, labels)):
             if training and label is not None and label.shape != image.shape[:2]:
-                raise DataError(f"{sample['img_path']}: after the pipeline the picture is {image.shape[:2]} and its label map "
-                                f"{label.shape}; put LoadAnnotations before the transforms that change sizes")
+                raise DataError(f"{sample['img_path']}: after the pipeline the picture is {image.shape[:2]} and its "
+                                f"label map {label.shape}; put LoadAnnotations before the transforms that change sizes")
             self._fill(out[i], image)
             if label is not None:
                 _fill_label(out_labels[i], label, self.seg_pad_val)
@@ -136,7 +141,8 @@ class SegDataPreProcessor:
         h, w = image.shape[:2]
         if not divisor or (h % divisor == 0 and w % divisor == 0):
             return image
-        return cv2.resize(image, (-(-w // divisor) * divisor, -(-h // divisor) * divisor), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(image, (-(-w // divisor) * divisor, -(-h // divisor) * divisor),
+                          interpolation=cv2.INTER_LINEAR)
 
     def _fill(self, out: np.ndarray, image: np.ndarray) -> None:
         """Write one picture (h, w, 3) into out (3, H, W): planes, normalised, padded bottom and right."""
@@ -155,7 +161,8 @@ class SegDataPreProcessor:
         out[:, :h, w:] = self.pad_val
 
     def _meta(self, sample: dict, img_shape: tuple, pad_shape: tuple, label_shape: tuple | None) -> dict[str, Any]:
-        meta = {key: value for key, value in sample.items() if key not in NOT_META and not isinstance(value, np.ndarray)}
+        meta = {key: value for key, value in sample.items() if key not in NOT_META
+                and not isinstance(value, np.ndarray)}
         meta.update(img_shape=tuple(img_shape), pad_shape=tuple(pad_shape), label_shape=label_shape,
                     padding_size=(0, pad_shape[1] - img_shape[1], 0, pad_shape[0] - img_shape[0]))
         return meta

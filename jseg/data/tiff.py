@@ -99,7 +99,9 @@ class TiffLayout(NamedTuple):
 
     @property
     def is_usual(self) -> bool:
-        """Whether it is what OpenCV reads well and fast itself: 8-bit RGB, bands beside each other, compressed strips."""
+        """Whether it is what OpenCV reads well and fast itself:
+        8-bit RGB, bands beside each other, compressed strips.
+        """
         return (self.first(_PHOTOMETRIC, -1) == 2 and self.bands == 3 and self.bits == 8 and self.first(_PLANAR, 1) == 1
                 and not self.tile_pixels and _EXTRA not in self.tags and self.first(_COMPRESSION, 1) != 1)
 

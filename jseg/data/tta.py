@@ -1,7 +1,8 @@
 """Views of one picture for inference: the plain test view, or the scaled and flipped views of test-time augmentation.
 
-Follows mmsegmentation 1.2.2's `TestTimeAug` recipe: every view is resized from the original picture by a factor that keeps
-its ratio, then flipped; the model averages the softmax of all views at the picture's own size (`EncoderDecoder.predict_augmented`).
+Follows mmsegmentation 1.2.2's `TestTimeAug` recipe: every view is resized from the original picture by a factor that
+keeps its ratio, then flipped; the model averages the softmax of all views at the picture's own size
+(`EncoderDecoder.predict_augmented`).
 """
 
 from __future__ import annotations
@@ -11,23 +12,30 @@ from typing import Sequence
 import numpy as np
 
 from jseg.data.transforms import Compose
+from jseg.registry import TRANSFORMS
 
 __all__ = ["DEFAULT_SCALES", "picture_scale", "test_transforms", "plain_view", "augment"]
 
 DEFAULT_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # mmseg's img_ratios
-_NOT_FOR_PICTURES = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
 
 
 def test_transforms(config: dict) -> Compose:
-    """The resizing of the config's test (else val) pipeline, without reading files: what a bare picture goes through."""
-    return Compose([step for step in _pipeline(config) if step.get("type") not in _NOT_FOR_PICTURES])
+    """The resizing of the config's test (else val) pipeline, without reading files:
+    what a bare picture goes through.
+    """
+    return Compose([step for step in _pipeline(config) if _fact(step, "on_bare_pictures", True)])
 
 
 def picture_scale(config: dict) -> str:
     """How the same pipeline reads 16-bit pictures, see `jseg.data.io.read_image`."""
-    return next(
-        (step.get("scale", "bits") for step in _pipeline(config) if step.get("type") == "LoadImageFromFile"), "bits"
-    )
+    readers = (step for step in _pipeline(config) if _fact(step, "reads_pictures", False))
+    return next((TRANSFORMS.build(step, "pipeline").scale for step in readers), "bits")
+
+
+def _fact(step: dict, name: str, default: bool) -> bool:
+    """What the class of a step declares; an unknown class is left to `Compose`, which names it."""
+    kind = step.get("type")
+    return getattr(TRANSFORMS.get(kind), name, default) if isinstance(kind, str) and kind in TRANSFORMS else default
 
 
 def _pipeline(config: dict) -> list[dict]:
@@ -36,12 +44,14 @@ def _pipeline(config: dict) -> list[dict]:
 
 
 def _sample(image: np.ndarray, name: str) -> dict:
-    return {"img": image, "img_path": name, "ori_shape": image.shape[:2], "img_shape": image.shape[:2], "scale_factor": (1.0, 1.0),
-            "flip": False, "flip_direction": None}
+    return {"img": image, "img_path": name, "ori_shape": image.shape[:2], "img_shape": image.shape[:2],
+            "scale_factor": (1.0, 1.0), "flip": False, "flip_direction": None}
 
 
 def plain_view(image: np.ndarray, transforms: Compose, *, name: str = "picture") -> dict:
-    """The one view of ordinary inference: image (H, W, 3) uint8 BGR through the test transforms; `name` is for messages."""
+    """The one view of ordinary inference: image (H, W, 3) uint8 BGR through the test transforms;
+    `name` is for messages.
+    """
     return transforms(_sample(image, name), np.random.default_rng(0))
 
 

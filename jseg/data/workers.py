@@ -1,9 +1,9 @@
 """Worker processes for the loader: tasks go out over a socket, batches come back in shared memory.
 
-A worker is a fresh interpreter that imports `jseg.data` only. It is started directly, not by `multiprocessing`, so the user's main
-script (which may import Jittor, or lack a main guard) never runs in it. The shared memory has no name in the file system: it
-vanishes with the processes, however they end, and a container's small /dev/shm does not limit it. A closed socket tells either side
-within milliseconds that the other is gone.
+A worker is a fresh interpreter that imports `jseg.data` only. It is started directly, not by `multiprocessing`, so the
+user's main script (which may import Jittor, or lack a main guard) never runs in it. The shared memory has no name in
+the file system: it vanishes with the processes, however they end, and a container's small /dev/shm does not limit it. A
+closed socket tells either side within milliseconds that the other is gone.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ def make_batch(dataset, preprocessor: SegDataPreProcessor, seed: int, training: 
     samples = [dataset.get(index, np.random.default_rng([seed, epoch, index])) for epoch, index in picks]
     batch = preprocessor.batch(samples, training, allocate)
     if training and batch.labels is None:
-        raise DataError(f"{samples[0]['img_path']}: no mask to learn from; set data_prefix.seg_map_path and put LoadAnnotations into "
-                        "the pipeline")
+        raise DataError(f"{samples[0]['img_path']}: no mask to learn from; set data_prefix.seg_map_path and put "
+                        "LoadAnnotations into the pipeline")
     for meta, (epoch, index) in zip(batch.metas, picks):
         meta.update(index=index, epoch=epoch)
     return batch
 
 
 class Slot:
-    """Memory for one batch behind a file descriptor that parent and workers share; it grows to the largest batch seen."""
+    """Memory for one batch behind a file descriptor that parent and workers share;
+    it grows to the largest batch seen.
+    """
 
     def __init__(self, fd: int | None = None):
         if fd is None and hasattr(os, "memfd_create"):
@@ -82,10 +84,11 @@ class Slot:
         if self._map is None or len(self._map) < need:
             if os.fstat(self.fd).st_size < need:
                 try:
-                    os.posix_fallocate(self.fd, 0, need)  # fails here and now, where ftruncate would let a later write crash
+                    # fails here and now, where ftruncate would let a later write crash
+                    os.posix_fallocate(self.fd, 0, need)
                 except OSError as error:
-                    raise DataError(f"no memory for a batch of {need / 2**20:.0f} MiB ({error}); lower batch_size, num_workers or "
-                                    "the crop size") from error
+                    raise DataError(f"no memory for a batch of {need / 2**20:.0f} MiB ({error}); lower batch_size, "
+                                    "num_workers or the crop size") from error
             self._map = mmap.mmap(self.fd, need)
         return np.frombuffer(self._map, np.uint8)
 
@@ -123,7 +126,8 @@ class _Worker:
             return "closed its connection"
         if code >= 0:
             return f"ended with exit status {code} (its own message is above)"
-        cause = "; the kernel does so when memory runs out: lower num_workers or batch_size" if -code == signal.SIGKILL else ""
+        cause = ("; the kernel does so when memory runs out: lower num_workers or batch_size"
+                 if -code == signal.SIGKILL else "")
         return f"was killed by {signal.Signals(-code).name}{cause}"
 
 
@@ -230,8 +234,8 @@ class _Packer(pickle.Pickler):
         """Raise for a class or function of `__main__`; everything else is pickled as usual."""
         if isinstance(thing, type) or callable(thing):
             if getattr(thing, "__module__", None) == "__main__" and hasattr(thing, "__qualname__"):
-                raise ConfigError(f"{thing.__qualname__} is defined in the main script, which data workers do not run; move it to a module "
-                                  "and import it, or set num_workers: 0")
+                raise ConfigError(f"{thing.__qualname__} is defined in the main script, which data workers do not run; "
+                                  "move it to a module and import it, or set num_workers: 0")
         return NotImplemented
 
 
@@ -240,8 +244,8 @@ def _packed(job: tuple) -> bytes:
     try:
         _Packer(buffer, pickle.HIGHEST_PROTOCOL).dump(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ConfigError(f"the dataset cannot be sent to data workers: {error}; keep classes and functions at module level, "
-                          "or set num_workers: 0") from error
+        raise ConfigError(f"the dataset cannot be sent to data workers: {error}; keep classes and functions at module "
+                          "level, or set num_workers: 0") from error
     return buffer.getvalue()
 
 
@@ -263,7 +267,9 @@ def _shut_down(workers: list[_Worker], slots: list[Slot], owner: int) -> None:
 
 
 def main(connection_fd: int, parent: int, slot_fds: list[int]) -> None:
-    """A worker's life: read the job, then prepare one batch a task until the parent closes the connection or is gone."""
+    """A worker's life: read the job, then prepare one batch a task until
+    the parent closes the connection or is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import cv2
     cv2.setNumThreads(0)

@@ -46,19 +46,22 @@ def write_mask(path: str | os.PathLike, mask: np.ndarray, palette: Sequence[Sequ
     Args:
         path: where, ending in `.png`.
         mask: (H, W) integers, 0..65535; written with 8 bits where all fit, else with 16.
-        palette: (r, g, b) per class, 0..255, to make the file a palette PNG that viewers show in colour; entry i is class i, at
-            most 256 entries, and the mask must fit 8 bits.
+        palette: (r, g, b) per class, 0..255, to make the file a palette PNG that viewers show in colour; entry i is
+            class i, at most 256 entries, and the mask must fit 8 bits.
     Raises:
-        ValueError: the suffix is not .png, the mask is not a 2-D integer array of that range, or the palette does not fit.
+        ValueError: the suffix is not .png, the mask is not a 2-D integer array of that range, or the palette does not
+        fit.
     """
     mask = np.asarray(mask)
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"write_mask({path}): masks are written as .png, other formats may change the indices")
     if mask.ndim != 2 or mask.size == 0 or mask.dtype.kind not in "iu":
-        raise ValueError(f"write_mask({path}): expected a non-empty (H, W) integer array, got {mask.shape} {mask.dtype}")
+        raise ValueError(
+            f"write_mask({path}): expected a non-empty (H, W) integer array, got {mask.shape} {mask.dtype}")
     low, high = int(mask.min()), int(mask.max())
     if low < 0 or high > 65535 or (palette is not None and (high > 255 or len(palette) > 256)):
-        raise ValueError(f"write_mask({path}): labels {low}..{high} do not fit; 0..65535 without, 0..255 with a palette")
+        raise ValueError(
+            f"write_mask({path}): labels {low}..{high} do not fit; 0..65535 without, 0..255 with a palette")
     if high > 255:
         picture = Image.fromarray(mask.astype(np.uint16))
     else:

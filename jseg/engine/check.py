@@ -1,4 +1,5 @@
-"""Find every mistake in a config before anything is built: names, arguments, values, and blocks that do not fit together.
+"""Find every mistake in a config before anything is built:
+names, arguments, values, and blocks that do not fit together.
 
 Each `type:` block is bound to the signature of the class it names and then built (all but the optimizer), so that the
 class's own value checks speak. Numbers that nobody can mean are told first and alone; last, where the model's blocks
@@ -13,20 +14,25 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from jseg.config import stating_block
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
-from jseg.engine.check_rules import (BOUNDARY, CLIP, DATA_PREFIX, EARLY_STOP, EMA, EVALUATOR, LOADER, MULTIPLIERS,
-                                     OPTIMIZER, PADDING, PARAMWISE, PREPROCESSOR, SCORES, TEST_CFG, TOP_LEVEL,
-                                     TRAIN_CFG, TTA, fields, is_integer, is_pair, known_fields, wrong_types)
+from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PADDING, PREPROCESSOR, TOP_LEVEL, TTA
 from jseg.engine.dry_step import dry_step
+from jseg.engine.evaluate import evaluator_faults
 from jseg.engine.limits import absurd
+from jseg.engine.optim import paramwise_faults
+from jseg.engine.train_cfg import TrainCfg, train_cfg_faults
 from jseg.errors import JsegError
 from jseg.layers.init import without_values
-from jseg.metrics import METRICS
-from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULES, TRANSFORMS, Registry, nearest
+from jseg.metrics import METRICS, SCORES
+from jseg.models.segmentor import faults_of_test_cfg
+from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULES, TRANSFORMS, Registry
+from jseg.rules import fields, is_integer, is_pair, known_fields, wrong_types
 
 __all__ = ["check_config", "summary", "class_names"]
 
-_FILL = ("jseg.models", "jseg.losses", "jseg.data.datasets", "jseg.data.transforms", "jseg.engine.optim", "jseg.engine.schedules")
+_FILL = ("jseg.models", "jseg.losses", "jseg.data.datasets", "jseg.data.transforms", "jseg.engine.optim",
+         "jseg.engine.schedules")
 
 
 _NEEDED = ("model", "data_preprocessor", "train_dataloader", "optimizer", "train_cfg")
@@ -54,7 +60,7 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
         faults += _check_loader(block, split) if f"{split}_dataloader" in block else []
     faults += _check_optimizer(block)
     faults += _check_schedules(cfg.get("param_scheduler"))
-    faults += _check_train_cfg(block) if "train_cfg" in block else []
+    faults += train_cfg_faults(block) if "train_cfg" in block else []
     faults += _check_evaluation(block)
     if "model" in block and not of_model:
         faults += dry_step(block)
@@ -63,13 +69,15 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
 
 def summary(cfg: Mapping) -> str:
     """Say in one line what a valid config trains."""
-    model, train, loader = cfg["model"], cfg["train_cfg"], cfg["train_dataloader"]
+    model, train, loader = cfg["model"], TrainCfg.read(cfg["train_cfg"]), cfg["train_dataloader"]
+    heads = model["decode_head"] if isinstance(model["decode_head"], (list, tuple)) else [model["decode_head"]]
     parts = [f"{b['type']} {b['variant']}" if "variant" in b else b["type"]
-             for b in (model.get(key) for key in ("backbone", "neck", "decode_head")) if isinstance(b, Mapping)]
-    length = f"{train['max_iters']} iterations" if train.get("max_iters") else f"{train['max_epochs']} epochs"
+             for b in (model["backbone"], model.get("neck"), *heads) if isinstance(b, Mapping)]
+    length = f"{train.max_iters} iterations" if train.max_iters else f"{train.max_epochs} epochs"
     names = class_names(loader["dataset"])
     known = f" ({len(names)} classes)" if names else ""
-    return f"{' + '.join(parts)} on {loader['dataset']['type']}{known}, {length} of {loader.get('batch_size', 1)} pictures"
+    return (f"{' + '.join(parts)} on {loader['dataset']['type']}{known}, {length} of {loader.get('batch_size', 1)} "
+            "pictures")
 
 
 def class_names(dataset: Mapping) -> list[str] | None:
@@ -114,8 +122,11 @@ def _check_model(model: Mapping) -> list[str]:
         faults += _check_head(head, where)
         if isinstance(head, Mapping) and backbone is not None and model.get("neck") is None:
             faults += _check_inputs(backbone, head, where)
+    outer = model.get("decode_head")
+    if isinstance(outer, Mapping) and stating_block(outer)[0] and not faults:
+        faults += _build(MODELS, outer, "model.decode_head")[1]
     if isinstance(model.get("test_cfg"), Mapping):
-        faults += _check_test_cfg(model["test_cfg"])
+        faults += faults_of_test_cfg(model["test_cfg"])
     return faults
 
 
@@ -154,18 +165,8 @@ def _check_inputs(backbone: Any, head: Mapping, where: str) -> list[str]:
     fitting = [widths[i] for i in index]
     if channels == fitting:
         return []
-    return [f"{where}.in_channels: got {channels}, but maps {index} of this {type(backbone).__name__} have {fitting} channels"]
-
-
-def _check_test_cfg(test_cfg: Mapping) -> list[str]:
-    where = "model.test_cfg"
-    faults = fields(test_cfg, TEST_CFG, where, "test_cfg")
-    crop, stride = test_cfg.get("crop_size"), test_cfg.get("stride")
-    if test_cfg.get("mode") == "slide":
-        faults += [f"{where}: mode slide needs {key!r}" for key in ("crop_size", "stride") if test_cfg.get(key) is None]
-        if is_pair(crop) and is_pair(stride) and any(s > c for s, c in zip(stride, crop)):
-            faults.append(f"{where}: stride {stride} is larger than crop_size {crop}: parts of the picture would get no label")
-    return faults
+    return [f"{where}.in_channels: got {channels}, but maps {index} of this {type(backbone).__name__} have {fitting} "
+            "channels"]
 
 
 def _check_preprocessor(block: Mapping) -> list[str]:
@@ -216,7 +217,8 @@ def _without_pipeline(dataset: Mapping) -> dict:
 def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -> list[str]:
     if not isinstance(pipeline, list):
         return [f"{where}: got {pipeline!r}, expected a list of transforms"]
-    faults = [fault for i, transform in enumerate(pipeline) for fault in _build(TRANSFORMS, transform, f"{where}.{i}")[1]]
+    faults = [fault for i, transform in enumerate(pipeline)
+              for fault in _build(TRANSFORMS, transform, f"{where}.{i}")[1]]
     steps = [t for t in pipeline if isinstance(t, Mapping)]
     names = [t.get("type") for t in steps]
     if "LoadImageFromFile" not in names:
@@ -225,7 +227,8 @@ def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -
         faults.append(f"{where}: no LoadAnnotations: there would be nothing to learn from")
     preprocessor = block.get("data_preprocessor", {})
     if "Normalize" in names and preprocessor.get("mean") is not None:
-        faults.append(f"{where}: Normalize comes on top of data_preprocessor.mean: pictures would be normalised twice; remove one")
+        faults.append(f"{where}: Normalize comes on top of data_preprocessor.mean: pictures would be normalised twice; "
+                      "remove one")
     size = preprocessor.get("size")
     for step in steps if training and is_pair(size) else []:
         crop = step.get("crop_size") if step.get("type") == "RandomCrop" else None
@@ -236,9 +239,18 @@ def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -
 
 def _check_classes(model: Mapping, dataset: Mapping, where: str) -> list[str]:
     names = class_names(_without_pipeline(dataset))
-    return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} classes"
-            for place, head in heads_of(model) if names and isinstance(head, Mapping)
+    return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} "
+            "classes"
+            for place, head in heads_of(model) if names and isinstance(head, Mapping) and not _makes_targets(head)
             and head.get("num_classes") is not None and head["num_classes"] != len(names)]
+
+
+def _makes_targets(head: Mapping) -> bool:
+    """Whether a head's classes are not the dataset's."""
+    from jseg.models.heads.base import Head
+
+    entry = MODELS.get(head["type"]) if head.get("type") in MODELS else None
+    return isinstance(entry, type) and issubclass(entry, Head) and entry.own_targets
 
 
 def _check_optimizer(block: Mapping) -> list[str]:
@@ -247,14 +259,7 @@ def _check_optimizer(block: Mapping) -> list[str]:
         faults += _unknown(OPTIMIZERS, block["optimizer"], "optimizer", ("groups",))
         faults += known_fields(block["optimizer"], OPTIMIZER, "optimizer")
     if "paramwise_cfg" in block:
-        faults += fields(block["paramwise_cfg"], PARAMWISE, "paramwise_cfg", "paramwise_cfg")
-        keys = block["paramwise_cfg"].get("custom_keys")
-        for name, multipliers in (keys if isinstance(keys, Mapping) else {}).items():
-            where = f"paramwise_cfg.custom_keys.{name}"
-            if isinstance(multipliers, Mapping):
-                faults += fields(multipliers, MULTIPLIERS, where, "a parameter group")
-            else:
-                faults.append(f"{where}: got {multipliers!r}, expected lr_mult and/or decay_mult")
+        faults += paramwise_faults(block["paramwise_cfg"])
     return faults
 
 
@@ -263,34 +268,10 @@ def _check_schedules(schedules: Any) -> list[str]:
     return [fault for i, block in enumerate(blocks) for fault in _build(SCHEDULES, block, f"param_scheduler.{i}")[1]]
 
 
-def _check_train_cfg(block: Mapping) -> list[str]:
-    train_cfg, where = block["train_cfg"], "train_cfg"
-    faults = fields(train_cfg, TRAIN_CFG, where, "train_cfg")
-    lengths = [key for key in ("max_iters", "max_epochs") if train_cfg.get(key) is not None]
-    if len(lengths) != 1:
-        faults.append(f"{where}: got {' and '.join(lengths) or 'neither max_iters nor max_epochs'}, expected exactly one of "
-                      f"max_iters and max_epochs")
-    if isinstance(train_cfg.get("clip_grad"), Mapping):
-        faults += fields(train_cfg["clip_grad"], CLIP, f"{where}.clip_grad", "clip_grad")
-    if isinstance(train_cfg.get("early_stop"), Mapping):
-        faults += fields(train_cfg["early_stop"], EARLY_STOP, f"{where}.early_stop", "early_stop")
-        if "patience" not in train_cfg["early_stop"]:
-            faults.append(f"{where}.early_stop needs 'patience', a number of evaluations")
-        if "val_dataloader" not in block:
-            faults.append(f"{where}.early_stop waits for evaluations, but there is no val_dataloader")
-    if isinstance(train_cfg.get("ema"), Mapping):
-        faults += fields(train_cfg["ema"], EMA, f"{where}.ema", "ema")
-    if train_cfg.get("val_interval") is not None and "val_dataloader" not in block:
-        faults.append(f"{where}.val_interval is set, but there is no val_dataloader; add one or set val_interval to null")
-    return faults
-
-
 def _check_evaluation(block: Mapping) -> list[str]:
     faults = _check_save_best(block)
     if "evaluator" in block:
-        faults += fields(block["evaluator"], EVALUATOR, "evaluator", "an evaluator")
-        if isinstance(block["evaluator"].get("boundary"), Mapping):
-            faults += fields(block["evaluator"]["boundary"], BOUNDARY, "evaluator.boundary", "boundary")
+        faults += evaluator_faults(block["evaluator"])
     return faults + (fields(block["tta"], TTA, "tta", "tta") if "tta" in block else [])
 
 
@@ -298,7 +279,7 @@ def _check_save_best(block: Mapping) -> list[str]:
     """The scores that decide which checkpoint is best and when to stop must be such as the evaluator computes."""
     train_cfg, evaluator = block.get("train_cfg", {}), block.get("evaluator", {})
     early = train_cfg.get("early_stop") if isinstance(train_cfg.get("early_stop"), Mapping) else {}
-    wanted = {"save_best": train_cfg.get("save_best") or "mIoU", "early_stop.monitor": early.get("monitor")}
+    wanted = {"save_best": train_cfg.get("save_best") or TrainCfg.save_best, "early_stop.monitor": early.get("monitor")}
     metrics = evaluator.get("metrics", list(METRICS))
     if "val_dataloader" not in block or not isinstance(metrics, (list, tuple)):
         return []

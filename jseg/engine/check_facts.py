@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Mapping
 
-from jseg.engine.check_rules import is_integer
+from jseg.config import stating_block
+from jseg.rules import is_integer
 
 __all__ = ["heads_of", "ignore_faults", "channel_faults"]
 
@@ -20,7 +21,7 @@ _BANDS = 3     # channels of what LoadImageFromFile gives
 
 
 def heads_of(model: Mapping) -> list[tuple[str, Any]]:
-    """Every head block with its place: decode_head, then auxiliary_head; each may be a list."""
+    """Every head block with its place: decode_head, then auxiliary_head; each a list, or a head around another, too."""
     heads = []
     for name in ("decode_head", "auxiliary_head"):
         block = model.get(name)
@@ -28,7 +29,11 @@ def heads_of(model: Mapping) -> list[tuple[str, Any]]:
             heads += [(f"model.{name}.{i}", head) for i, head in enumerate(block)]
         elif block is not None:
             heads.append((f"model.{name}", block))
-    return heads
+    blocks = []
+    for place, head in heads:
+        below, head = stating_block(head) if isinstance(head, Mapping) else ("", head)
+        blocks.append((f"{place}{below}", head))
+    return blocks
 
 
 def ignore_faults(cfg: Mapping) -> list[str]:
@@ -67,9 +72,10 @@ def _stated(cfg: Mapping, heads: list[tuple[str, Mapping]]) -> Iterator[tuple[st
         yield f"{place}.ignore_index", head.get("ignore_index", DEFAULT), "its ignored pixels"
         losses = head.get("loss_decode")
         for i, loss in enumerate(losses if isinstance(losses, (list, tuple)) else [losses]):
-            if isinstance(loss, Mapping) and loss.get("ignore_index") is not None:
-                inner = f".{i}" if isinstance(losses, (list, tuple)) else ""
-                yield f"{place}.loss_decode{inner}.ignore_index", loss["ignore_index"], "class allowed"
+            inner = f".{i}" if isinstance(losses, (list, tuple)) else ""
+            for word in ("ignore_index", "ignore_label"):
+                if isinstance(loss, Mapping) and loss.get(word) is not None:
+                    yield f"{place}.loss_decode{inner}.{word}", loss[word], "class allowed"
     if isinstance(cfg.get("data_preprocessor"), Mapping):
         yield "data_preprocessor.seg_pad_val", cfg["data_preprocessor"].get("seg_pad_val", DEFAULT), "padding"
     for split in ("train", "val", "test"):

@@ -1,15 +1,15 @@
 """Weights files and training-state folders: written so that a kill at any moment leaves something loadable.
 
-A weights file is `.safetensors` whose metadata hold, as JSON, the keys of `META_KEYS` and the sha256 of the tensors. It can be
-opened by any tool of that ecosystem, and reading it runs no code. Training state is a folder:
+A weights file is `.safetensors` whose metadata hold, as JSON, the keys of `META_KEYS` and the sha256 of the tensors. It
+can be opened by any tool of that ecosystem, and reading it runs no code. Training state is a folder:
 
     last/  weights.safetensors   what the model holds (parameters and running statistics)
            state.safetensors     optimizer moments, moving average, open gradient sums: exact float32
            state.json            iteration, best score, running sums of the log, sha256 of both files and of itself
 
 A new state is written beside the old one, read back, and put in place by renames; the old one stays as `iter_<n>/` (the
-newest `keep - 1` of them). `best/` is such a state too. `find_state` returns the newest folder that is whole, whatever was
-interrupted or damaged: every bit of a state is under a sha256, and its age is its iteration, never a file's date.
+newest `keep - 1` of them). `best/` is such a state too. `find_state` returns the newest folder that is whole, whatever
+was interrupted or damaged: every bit of a state is under a sha256, and its age is its iteration, never a file's date.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def load_weights(path: str | os.PathLike, *,
     if not path.exists():
         raise CheckpointError(f"{printable(path)}: no such file; give the path of a .safetensors checkpoint")
     if path.suffix in (".pth", ".pt", ".pkl") and path.is_file():
-        raise CheckpointError(f"{path}: a PyTorch or Jittor pickle, which can run code when read; translate it once with "
-                              f"'jseg convert {path}'")
+        raise CheckpointError(f"{path}: a PyTorch or Jittor pickle, which can run code when read; translate it once "
+                              f"with 'jseg convert {path}'")
     state, metadata = read_weights_file(path)
     _refuse_bad_values(state, str(path), allow_nonfinite)
     meta = {}
@@ -132,33 +132,33 @@ def _refuse_bad_values(state: Mapping[str, np.ndarray], source: str, allowed: bo
     bad = "" if allowed else nonfinite_text(state)
     if bad:
         raise CheckpointError(f"{source}: NaN or inf in {bad}; such weights give one class everywhere. Take an older "
-                              "checkpoint of the run, or look at this one with predict, val or export --allow-nonfinite "
-                              "(allow_nonfinite=True)")
+                              "checkpoint of the run, or look at this one with predict, val or export "
+                              "--allow-nonfinite (allow_nonfinite=True)")
 
 
 @dataclass
 class LoadReport:
-    """Account of every key of a load: `mis_shaped` maps a name to (shape in the file, shape in the model)."""
+    """Account of every key of a load: `mismatched` maps a name to (shape in the file, shape in the model)."""
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    mis_shaped: dict[str, tuple[tuple, tuple]] = field(default_factory=dict)
+    mismatched: dict[str, tuple[tuple, tuple]] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """True when every key of model and file found its partner."""
-        return not (self.missing or self.unexpected or self.mis_shaped)
+        return not (self.missing or self.unexpected or self.mismatched)
 
     def text(self) -> str:
         """The account in words; keys are grouped by the module that holds them."""
         lines = [f"{len(self.loaded)} loaded, {len(self.missing)} missing, {len(self.unexpected)} unexpected, "
-                 f"{len(self.mis_shaped)} mis-shaped"]
+                 f"{len(self.mismatched)} of another shape"]
         lines += _grouped("missing in the file", self.missing) + _grouped("unexpected in the file", self.unexpected)
-        if self.mis_shaped:
-            lines.append("  mis-shaped:")
-            lines += [f"    {name}: file {a}, model {b}" for name, (a, b) in self.mis_shaped.items()]
+        if self.mismatched:
+            lines.append("  of another shape:")
+            lines += [f"    {name}: file {a}, model {b}" for name, (a, b) in self.mismatched.items()]
         return printable("\n".join(lines), keep="\n")
 
 
@@ -167,7 +167,8 @@ def _grouped(title: str, names: list[str]) -> list[str]:
     for name in names:
         module, _, leaf = name.rpartition(".")
         modules.setdefault(module, []).append(leaf)
-    return ([f"  {title}:"] if names else []) + [f"    {m or '(top)'}: {', '.join(leaves)}" for m, leaves in modules.items()]
+    return ([f"  {title}:"] if names else []) + [f"    {m or '(top)'}: {', '.join(leaves)}"
+                                                 for m, leaves in modules.items()]
 
 
 def model_state(model) -> dict[str, np.ndarray]:
@@ -199,12 +200,12 @@ def load_into(model, state: Mapping[str, np.ndarray], *, strict: bool = True, so
         if name not in own:
             (report.ignored if name.endswith(_HARMLESS) else report.unexpected).append(name)
         elif tuple(array.shape) != tuple(own[name].shape):
-            report.mis_shaped[name] = (tuple(array.shape), tuple(own[name].shape))
+            report.mismatched[name] = (tuple(array.shape), tuple(own[name].shape))
         else:
             report.loaded.append(name)
     if not report.loaded:
-        raise CheckpointError(f"{source}: none of its {len(state)} keys fits the model's {len(own)}; is it for another model? "
-                              f"{report.text()}")
+        raise CheckpointError(f"{source}: none of its {len(state)} keys fits the model's {len(own)}; is it for another "
+                              f"model? {report.text()}")
     if strict and not report.complete:
         raise CheckpointError(f"{source}: does not fit the model: {report.text()}\n  check model: in the config "
                               f"(num_classes, variant), or load with strict=False to take what matches")
@@ -224,7 +225,8 @@ def save_state(work_dir: str | os.PathLike, weights: Mapping[str, np.ndarray], s
         record: JSON-able; must hold "iter".
         meta: for the weights file, see `save_weights`.
         keep: states to keep in all, >= 1.
-        best: also make it `<work_dir>/best/`; a kill in between leaves that newer than `last/`, where `find_state` finds it.
+        best: also make it `<work_dir>/best/`; a kill in between leaves that newer than `last/`, where `find_state`
+            finds it.
     Raises:
         CheckpointError: it cannot be written, or holds inf or nan; what was there before is untouched.
     """
@@ -247,8 +249,8 @@ def save_state(work_dir: str | os.PathLike, weights: Mapping[str, np.ndarray], s
         shutil.rmtree(fresh, ignore_errors=True)
         reason = error.__cause__ if isinstance(error, WriteError) and error.__cause__ else error
         raise CheckpointError(f"{work_dir}: cannot write the training state of iteration {record['iter']} "
-                              f"({getattr(reason, 'strerror', None) or reason}); the state before it is whole. Free disk space or allow "
-                              "writing there, then go on with --resume") from error
+                              f"({getattr(reason, 'strerror', None) or reason}); the state before it is whole. Free "
+                              "disk space or allow writing there, then go on with --resume") from error
     except CheckpointError:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -257,11 +259,13 @@ def save_state(work_dir: str | os.PathLike, weights: Mapping[str, np.ndarray], s
 
 def _refuse_nonfinite(work_dir: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """A run that resumed from inf or nan could never recover, so no such state replaces a good one."""
-    bad = [name for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()]
+    bad = [name for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)
+           and not np.isfinite(array).all()]
     if bad:
-        raise CheckpointError(f"{work_dir}: {len(bad)} tensors hold inf or nan ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}), so "
-                              "this state is not saved and the one before it stays. Lower optimizer.lr, lengthen the warm-up or set "
-                              "train_cfg.clip_grad={max_norm: 1.0}, then go on with --resume")
+        raise CheckpointError(f"{work_dir}: {len(bad)} tensors hold inf or nan "
+                              f"({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}), so this state is not saved "
+                              "and the one before it stays. Lower optimizer.lr, lengthen the warm-up or set "
+                              f"train_cfg.clip_grad={{max_norm: 1.0}}, then go on with --resume")
 
 
 def _sealed(record: Mapping[str, Any]) -> bytes:
@@ -280,10 +284,11 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(content)
         record.pop("seal"), record["iter"], record["sha256"]["weights"]  # they are there
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: no readable state.json ({error or type(error).__name__}); use an older state") from error
+        raise CheckpointError(
+            f"{folder}: no readable state.json ({error or type(error).__name__}); use an older state") from error
     if content != _with_seal(content.rpartition(b'\n "seal"')[0]):
-        raise CheckpointError(f"{folder}: state.json differs from the sha256 stored with it, so bits have changed since it was written; "
-                              "use an older state")
+        raise CheckpointError(f"{folder}: state.json differs from the sha256 stored with it, so bits have changed "
+                              "since it was written; use an older state")
     return record
 
 
@@ -303,7 +308,9 @@ def _put_in_place(work_dir: Path, fresh: Path, keep: int) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a state folder under another name first, so that a kill half-way leaves nothing that looks like a state."""
+    """Remove a state folder under another name first,
+    so that a kill half-way leaves nothing that looks like a state.
+    """
     if folder.exists():
         gone = folder.with_name(f"gone.tmp-{folder.name}")
         shutil.rmtree(gone, ignore_errors=True)
@@ -320,7 +327,8 @@ def _iteration_of(folder: Path) -> int | None:
 
 
 def tidy(work_dir: str | os.PathLike, keep: int) -> None:
-    """Remove temporary leftovers of killed writers and all but the newest `keep - 1` `iter_<n>/` folders before `last/`.
+    """Remove temporary leftovers of killed writers and all but the newest
+    `keep - 1` `iter_<n>/` folders before `last/`.
 
     Call it only while holding the run's lock and when `last/` is whole.
     """
@@ -331,7 +339,8 @@ def tidy(work_dir: str | os.PathLike, keep: int) -> None:
             os.rename(old, target)
     now = _iteration_of(work_dir / "last")
     folders = {int(p.name[5:]): p for p in work_dir.glob("iter_*") if p.is_dir() and p.name[5:].isdigit()}
-    older = sorted(n for n in folders if now is None or n < now)  # the others were passed over, or are this moment saved before
+    # the others were passed over, or are this moment saved before
+    older = sorted(n for n in folders if now is None or n < now)
     kept = older[len(older) - (keep - 1):] if keep > 1 else []
     for number in set(folders) - set(kept):
         _discard(folders[number])
@@ -353,18 +362,21 @@ def read_state(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
     state, _ = load_weights(folder / "state.safetensors")
     for name, arrays in (("weights", weights), ("state", state)):
         if content_hash(arrays) != record["sha256"].get(name):
-            raise CheckpointError(f"{folder / name}.safetensors: not the file that state.json was written with; use an older state")
+            raise CheckpointError(f"{folder / name}.safetensors: not the file that state.json was written with; use an "
+                                  "older state")
     return weights, state, record
 
 
 def find_state(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:
-    """The newest whole state of a run and a line for each damaged one that was passed over; (None, []) when there is none.
+    """The newest whole state of a run and a line for each damaged one that was passed over;
+    (None, []) when there is none.
 
     Raises:
         CheckpointError: there are states, and all are damaged: to begin again is for the user to decide.
     """
     work_dir, notes, best = Path(work_dir), [], (None, -1, False)
-    for folder in [work_dir / "last", *work_dir.glob("last.tmp-*"), *work_dir.glob("iter_*"), work_dir / "best", *work_dir.glob("best.old-*")]:
+    for folder in [work_dir / "last", *work_dir.glob("last.tmp-*"), *work_dir.glob("iter_*"), work_dir / "best",
+                   *work_dir.glob("best.old-*")]:
         if not folder.is_dir():
             continue
         try:
@@ -378,8 +390,9 @@ def find_state(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:
         if best[0] is None or rank > best[1:]:
             best = (folder, *rank)
     if best[0] is None and notes:
-        raise CheckpointError("\n".join([f"{work_dir}: every saved state is damaged; to begin again from iteration 0 give another --work-dir "
-                                         f"(load_from={work_dir}/best.safetensors keeps its weights, where that file is whole)", *notes]))
+        raise CheckpointError("\n".join(
+            [f"{work_dir}: every saved state is damaged; to begin again from iteration 0 give another --work-dir "
+             f"(load_from={work_dir}/best.safetensors keeps its weights, where that file is whole)", *notes]))
     return best[0], notes
 
 

@@ -1,14 +1,17 @@
 """A run on many ranks: who this process is, what the ranks agree on, and how the job ends when one of them fails.
 
-`mpirun -np N` (or `jseg launch -n N`) starts N processes; each holds the whole model and a part of every batch. What a step sends:
+`mpirun -np N` (or `jseg launch -n N`) starts N processes; each holds the whole model and a part of every batch. What a
+step sends:
 
-    agree        before the step, 16 bytes a rank: has every rank its pictures, does anybody want to stop
+    agree        before the step, 16 bytes per rank: has every rank its pictures, does anybody want to stop
     the forward  two small sums for each batch norm (and two backward), one number for each loss: see jseg.ops.ranks
-    exchange     after the backward pass ONE message: all gradients, the numbers of the log, and one slot a rank that shows NaN
+    exchange     after the backward pass ONE message: all gradients, the numbers of the log, and one slot for each rank
+                 that shows NaN
 
-Rank 0 alone reads states, logs and writes; `from_main` hands what it read to the others. A rank that fails prints why and leaves by
-`os._exit`: the interpreter's ordinary end would wait in MPI_Finalize for ranks that wait for this one. mpirun then ends the rest.
-`watched` starts a process beside each rank that names it and ends the job when it stalls (see watch.py).
+Rank 0 alone reads states, logs and writes; `from_main` hands what it read to the others. A rank that fails prints why
+and leaves by `os._exit`: the interpreter's ordinary end would wait in MPI_Finalize for ranks that wait for this one.
+mpirun then ends the rest. `watched` starts a process beside each rank that names it and ends the job when it stalls
+(see watch.py).
 """
 
 from __future__ import annotations
@@ -37,12 +40,14 @@ from jseg.errors import DataError, JsegError
 from jseg.losses.base import is_loss
 from jseg.ops.ranks import barrier, broadcast, gather, rank, step, world_size
 
-__all__ = ["rank", "world_size", "step", "barrier", "is_main", "name", "hosts", "gather", "gather_objects", "from_main", "sum_counts", "any_rank",
-           "same_start", "same_statistics", "together", "JobStop", "agree", "exchange", "share_numbers", "beat", "watched", "as_rank", "Silent", "WAITING",
+__all__ = ["rank", "world_size", "step", "barrier", "is_main", "name", "hosts", "gather", "gather_objects", "from_main",
+           "sum_counts", "any_rank", "same_start", "same_statistics", "raised_everywhere", "JobStop",
+           "agree", "exchange", "share_numbers", "beat", "watched", "as_rank", "tell", "Silent", "WAITING",
            "DEFAULT_STALL_SECONDS"]
 
 DEFAULT_STALL_SECONDS = 1800.0  # longer than any first compilation or slow disk that was seen
-EXCHANGE = {"seconds": 0.0, "messages": 0, "bytes": 0}  # what `exchange` cost so far, its waiting for other ranks included
+# what `exchange` cost so far, its waiting for other ranks included
+EXCHANGE = {"seconds": 0.0, "messages": 0, "bytes": 0}
 
 
 # --- who -------------------------------------------------------------------------------------------------------------
@@ -51,9 +56,17 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def tell(text: str) -> None:
+    """Print on standard error once for the whole job."""
+    if is_main():
+        with runtime_signals.unheard():
+            print(text, file=sys.stderr)
+
+
 def name(number: int | None = None) -> str:
     """How a rank is called in messages; of another rank only the number is known here."""
-    return f"rank {rank()} of {world_size()} on {socket.gethostname()}" if number is None else f"rank {number} of {world_size()}"
+    return (f"rank {rank()} of {world_size()} on {socket.gethostname()}" if number is None
+            else f"rank {number} of {world_size()}")
 
 
 def hosts() -> str:
@@ -123,10 +136,12 @@ def same_statistics(model) -> None:
 
 # --- a step ----------------------------------------------------------------------------------------------------------
 class JobStop(StopRequest):
-    """A wish to stop that the ranks grant together: `signal` is set only by `agree`, on all of them before the same step.
+    """A wish to stop that the ranks grant together: `signal` is set only by `agree`,
+    on all of them before the same step.
 
-    SIGUSR1, which mpirun forwards, counts as SIGTERM. So does SIGCONT, which mpirun sends first when it is told to end a job, two
-    seconds (or the grace of `jseg launch`) before it kills; under Slurm, which continues suspended jobs with it, it does not.
+    SIGUSR1, which mpirun forwards, counts as SIGTERM. So does SIGCONT, which mpirun sends first when it is told to end
+    a job, two seconds (or the grace of `jseg launch`) before it kills; under Slurm, which continues suspended jobs with
+    it, it does not.
     """
 
     def __init__(self):
@@ -142,12 +157,14 @@ class JobStop(StopRequest):
         super().__enter__()
         if world_size() > 1 and "SLURM_JOB_ID" not in os.environ:
             with contextlib.suppress(ValueError):  # not the main thread
-                self._answers.callback(signal.signal, signal.SIGCONT, signal.signal(signal.SIGCONT, lambda number, frame: self._note(signal.SIGTERM)))
+                self._answers.callback(signal.signal, signal.SIGCONT,
+                                       signal.signal(signal.SIGCONT,
+                                                     lambda number, frame: self._take_signal(signal.SIGTERM)))
         return self
 
-    def _note(self, number: int) -> None:
+    def _take_signal(self, number: int) -> None:
         if world_size() == 1 or self.at_once:
-            return super()._note(number)
+            return super()._take_signal(number)
         runtime_signals.mute_broken_output()
         if self._wish is None and is_main():
             _say("asked to stop: finishing this step on all ranks, then saving")
@@ -155,7 +172,8 @@ class JobStop(StopRequest):
 
 
 def agree(stop: JobStop, error: DataError | None = None) -> None:
-    """Before a step: set `stop.signal` everywhere if any rank has the wish; raise everywhere if any could not load its pictures.
+    """Before a step: set `stop.signal` everywhere if any rank has the wish;
+    raise everywhere if any could not load its pictures.
 
     Raises:
         DataError: the first such rank's error, with its name.
@@ -169,12 +187,12 @@ def agree(stop: JobStop, error: DataError | None = None) -> None:
     if found[:, 0].any():
         first = int(found[:, 0].argmax())
         text = pickle.loads(_broadcast_bytes(pickle.dumps(f"{name()}: {error}") if rank() == first else None, first))
-        raise together(DataError(text)) from error
+        raise raised_everywhere(DataError(text)) from error
     if found[:, 1].any():
         stop.signal = int(found[:, 1].max())
 
 
-def together(error: JsegError) -> JsegError:
+def raised_everywhere(error: JsegError) -> JsegError:
     """Mark an error that every rank raises at the same point: rank 0 prints it for all."""
     error.on_every_rank = True
     return error
@@ -196,18 +214,20 @@ def exchange(message: jt.Var) -> jt.Var:
     return result
 
 
-def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, ignore_index: int, *, closes: bool) -> tuple[dict, int | None]:
-    """After a backward pass: the step's numbers over all ranks, and the rank to blame when they are not finite.
+def share_numbers(optimizer, losses: dict[str, jt.Var], labels: np.ndarray, ignore_index: int, *,
+                  closes: bool) -> tuple[dict, int | None]:
+    """After a backward pass: the step's numbers over all ranks, and the rank that made them inf or NaN.
 
-    It is the first whose loss, or else whose gradient, is not finite while another's is; None when all are fine or all are spoilt, as
-    after a norm over all ranks.
+    That rank is the first whose loss is not finite, or else the first whose gradient is not. It is None when all ranks
+    are finite, and also when none is: a norm over all ranks spreads one rank's NaN to every other.
 
-    When the step `closes` a sum of gradients they travel with these, in one message, and `optimizer` holds the sum over ranks after;
-    otherwise only the numbers do. Losses are parts that add up; accuracies are weighted by the pixels that count.
+    Losses are added up over ranks; accuracies are averaged, weighted by the pixels that count. When the step `closes` a
+    sum of gradients, the gradients travel in the same message, and `optimizer` then holds their sum over ranks.
     """
     names, counted = list(losses), float((labels != ignore_index).sum())
     weights = np.array([1.0 if is_loss(key) else counted for key in names] + [counted], np.float32)
-    values = jt.concat([losses[key].float32().reshape((1,)) for key in names] + [jt.ones((1,), "float32")]) * jt.array(weights)
+    values = jt.concat([losses[key].float32().reshape((1,)) for key in names] + [jt.ones((1,), "float32")]) * jt.array(
+        weights)
     place = jt.array(np.eye(world_size(), dtype=np.float32)[rank()])
     slots = [jt.ternary(place > 0.5, health.float32().reshape((1,)).broadcast(place), jt.zeros_like(place))
              for health in (losses["loss"], optimizer.squares())]  # finite, or not: only that counts
@@ -244,12 +264,15 @@ def beat(phase: str, steps: int | None = None) -> None:
 
 @contextlib.contextmanager
 def watched(seconds: float = DEFAULT_STALL_SECONDS) -> Iterator[None]:
-    """Have this rank named and ended when it says nothing for `seconds` within the body; nothing on a single process."""
+    """Have this rank named and ended when it says nothing for `seconds` within the body;
+    nothing on a single process.
+    """
     global _watcher
     if world_size() == 1 or _watcher is not None:
         yield
         return
-    _watcher = subprocess.Popen([sys.executable, "-I", "-S", str(Path(__file__).with_name("watch.py")), str(os.getpid()), name(), str(seconds),
+    _watcher = subprocess.Popen([sys.executable, "-I", "-S", str(Path(__file__).with_name("watch.py")),
+                                 str(os.getpid()), name(), str(seconds),
                                  str(_PARENT)], stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
@@ -262,7 +285,8 @@ def watched(seconds: float = DEFAULT_STALL_SECONDS) -> Iterator[None]:
 
 
 def as_rank(body: Callable[[], int]) -> int:
-    """Run a command's body as one rank: an error on any rank ends the job with its words and status; all leave together.
+    """Run a command's body as one rank: an error on any rank ends the job with its words and status;
+    all leave together.
 
     Args:
         body: returns the exit status; a status other than 0 must be the same on every rank.
@@ -292,14 +316,16 @@ def _last_words(error: BaseException) -> int:
     if isinstance(error, JsegError):
         if not getattr(error, "on_every_rank", False):
             if not is_main():
-                time.sleep(1.0)  # where all fail alike, rank 0 speaks, and its end ends the others before they repeat it
+                # where all fail alike, rank 0 speaks, and its end ends the others before they repeat it
+                time.sleep(1.0)
             _say(f"{name()}: {error}")
         elif is_main():
             _say(str(error))
         else:
             time.sleep(1.0)
         return 2
-    _say(f"{name()} failed; the job ends:\n{''.join(traceback.format_exception(type(error), error, error.__traceback__))}")
+    _say(f"{name()} failed; the job "
+         f"ends:\n{''.join(traceback.format_exception(type(error), error, error.__traceback__))}")
     return 1
 
 

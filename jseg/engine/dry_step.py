@@ -15,11 +15,11 @@ import numpy as np
 from jittor import nn
 
 from jseg import ops
-from jseg.engine.check_rules import is_integer, is_pair
 from jseg.errors import ConfigError, JsegError
 from jseg.layers.init import without_values
 from jseg.models import build_model
 from jseg.ops import ranks
+from jseg.rules import is_integer, is_pair
 
 __all__ = ["dry_step", "first_step", "place_of"]
 

@@ -1,8 +1,8 @@
 """Score a model on a dataset: stream pictures through it, add up counts, turn them into a table and a JSON file.
 
-Only the counts and the few pictures worth showing are held, so memory does not grow with the dataset. A loader that is split over
-the ranks of a job gives every rank its own batches; the counts are then added as integers, so that the result is that of one
-process, bit for bit.
+Only the counts and the few pictures worth showing are held, so memory does not grow with the dataset. A loader that is
+split over the ranks of a job gives every rank its own batches; the counts are then added as integers, so that the
+result is that of one process, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
 from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, nan_mean
 from jseg.registry import nearest
+from jseg.rules import FRACTION, MAPPING, POSITIVE, Rule, fields, list_of
 from jseg.text import printable
 
 __all__ = ["evaluate", "format_table", "save_result", "evaluation_mode", "evaluator_faults", "EvaluationStopped"]
 
-_KEYS = {"metrics": ["mIoU", "mDice", "mFscore"], "beta": 1.0, "boundary": None}
+_DEFAULTS = {"metrics": list(METRICS), "beta": 1.0, "boundary": None}
+_RULES = {"metrics": Rule(list_of(lambda v: isinstance(v, str)), f"a list of {', '.join(METRICS)}", optional=False),
+          "beta": POSITIVE, "boundary": MAPPING}
 _CHECK_EVERY = 32  # batches
 
 
@@ -41,24 +44,28 @@ class EvaluationStopped(Exception):
 
 
 def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mapping | None = None, progress: bool = True,
-             keep: str | os.PathLike | None = None, keep_count: int = 4, stop: Callable[[], Any] | None = None) -> dict[str, Any]:
+             keep: str | os.PathLike | None = None, keep_count: int = 4,
+             stop: Callable[[], Any] | None = None) -> dict[str, Any]:
     """Predict every picture of a loader and compare with its labels.
 
     Args:
-        model: a segmentor with `predict(images, metas)`, and `predict_augmented(views)` for `tta`. Its mode is put back after.
-        loader: an evaluation `Loader`; its dataset names classes, palette and ignore index. When it is split over ranks, every rank
-            calls this and gets the same result; rank 0 writes the pictures of `keep`.
-        evaluator_cfg: `{metrics: [mIoU, mDice, mFscore], beta: 1.0, boundary: null | {dilation_ratio: 0.02}}`; None: these.
+        model: a segmentor with `predict(images, metas)`, and `predict_augmented(views)` for `tta`. Its mode is put back
+            after.
+        loader: an evaluation `Loader`; its dataset names classes, palette and ignore index. When it is split over
+            ranks, every rank calls this and gets the same result; rank 0 writes the pictures of `keep`.
+        evaluator_cfg: `{metrics: [mIoU, mDice, mFscore], beta: 1.0, boundary: null | {dilation_ratio: 0.02}}`; None:
+            these.
         tta: `{scales: [...], flip: true}` to average augmented views; None for the plain view.
         progress: show a bar.
-        keep: folder to fill with the worst and best pictures: `<worst|best>_<n>_{picture.jpg,truth.png,prediction.png}`.
+        keep: folder to fill with the worst and best pictures:
+            `<worst|best>_<n>_{picture.jpg,truth.png,prediction.png}`.
         keep_count: how many of each.
         stop: asked before each batch; true ends the evaluation.
     Returns:
         JSON-able: "metrics" {aAcc, mIoU, ...} in 0-1, "per_class" [{name, IoU, ...}] (None where a class never occurs),
         "confusion" [[pixels]] (row = truth), "classes", "palette", "ignore_index", "images", "seconds", "tta",
-        "worst" and "best" [{index, img_path, mIoU, aAcc, files}] by the mIoU of the single picture, "kept_in" the name of
-        the folder `keep`.
+        "worst" and "best" [{index, img_path, mIoU, aAcc, files}] by the mIoU of the single picture, "kept_in" the name
+        of the folder `keep`.
     Raises:
         ConfigError: the evaluator block is wrong, or model and dataset differ in classes.
         DataError: no pictures or no labels, or a label out of range.
@@ -68,8 +75,8 @@ def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mappin
     dataset = loader.dataset
     classes, ignore_index = [str(name) for name in dataset.classes], int(dataset.ignore_index)
     if len(classes) != model.num_classes:
-        raise ConfigError(f"model.decode_head.num_classes is {model.num_classes}, the dataset has {len(classes)} classes "
-                          f"({', '.join(classes[:3])}, ...); make them equal")
+        raise ConfigError(f"model.decode_head.num_classes is {model.num_classes}, the dataset has {len(classes)} "
+                          f"classes ({', '.join(classes[:3])}, ...); make them equal")
     counts = [ConfusionMatrix(len(classes), ignore_index)]
     if settings["boundary"] is not None:
         counts.append(BoundaryIoU(len(classes), ignore_index, **settings["boundary"]))
@@ -92,10 +99,10 @@ def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mappin
         worst, best = distributed.from_main(lambda: shown.save(keep, [list(c) for c in dataset.palette]))
     scores = _scores(counts, settings)
     return {"metrics": _jsonable(scores["metrics"]), "per_class": _class_rows(classes, scores["per_class"]),
-            "confusion": counts[0].matrix.tolist(), "classes": classes, "palette": [list(map(int, c)) for c in dataset.palette],
-            "ignore_index": ignore_index, "images": images, "seconds": round(time.perf_counter() - began, 3),
-            "tta": dict(tta) if tta is not None else None, "worst": worst, "best": best,
-            "kept_in": None if keep is None else pathlib.Path(keep).name}
+            "confusion": counts[0].matrix.tolist(), "classes": classes,
+            "palette": [list(map(int, c)) for c in dataset.palette], "ignore_index": ignore_index, "images": images,
+            "seconds": round(time.perf_counter() - began, 3), "tta": dict(tta) if tta is not None else None,
+            "worst": worst, "best": best, "kept_in": None if keep is None else pathlib.Path(keep).name}
 
 
 def format_table(result: Mapping[str, Any]) -> str:
@@ -105,11 +112,12 @@ def format_table(result: Mapping[str, Any]) -> str:
     rows += [[printable(row["name"]), *(_percent(row[key]) for key in columns)] for row in result["per_class"]]
     rows.append(["mean", *(_percent(result["metrics"].get(f"m{key}")) for key in columns)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]) for row in rows]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
+             for row in rows]
     rule = "-" * len(lines[0])
     views = "" if result.get("tta") is None else ", test-time augmentation"
-    foot = (f"aAcc {_percent(result['metrics']['aAcc'])} %, mIoU {_percent(_mean_iou(result))} %, {result['images']} pictures in "
-            f"{result['seconds']:.1f} s{views}")
+    foot = (f"aAcc {_percent(result['metrics']['aAcc'])} %, mIoU {_percent(_mean_iou(result))} %, {result['images']} "
+            f"pictures in {result['seconds']:.1f} s{views}")
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], foot])
 
 
@@ -122,7 +130,8 @@ def save_result(result: Mapping[str, Any], path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def evaluation_mode(model) -> Iterator[None]:
-    """Run the block with every module in evaluation mode and without gradients; each module's own mode comes back after.
+    """Run the block with every module in evaluation mode and without gradients;
+    each module's own mode comes back after.
 
     Unlike `model.train()` afterwards, this keeps norms frozen that were frozen before, and leaves parameters alone.
     """
@@ -139,36 +148,27 @@ def evaluation_mode(model) -> Iterator[None]:
 
 def evaluator_faults(cfg: Mapping | None) -> list[str]:
     """List what is wrong with an `evaluator:` block; empty when nothing is."""
-    cfg = dict(cfg or {})
-    faults = [f"evaluator: unknown key {key!r}{nearest(key, _KEYS)} (known: {', '.join(_KEYS)})" for key in cfg if key not in _KEYS]
-    names = cfg.get("metrics", _KEYS["metrics"])
-    if not isinstance(names, (list, tuple)) or not names:
-        faults.append(f"evaluator.metrics: expected a list of {', '.join(METRICS)}, got {names!r}")
-    else:
-        faults += [f"evaluator.metrics: unknown metric {m!r}{nearest(m, METRICS)} (known: {', '.join(METRICS)})"
-                   for m in names if m not in METRICS]
-    if not _positive(cfg.get("beta", 1.0)):
-        faults.append(f"evaluator.beta: expected a number above 0, got {cfg['beta']!r}")
-    boundary = cfg.get("boundary")
-    if boundary is not None:
-        if not isinstance(boundary, Mapping) or set(boundary) - {"dilation_ratio"} or not _positive(boundary.get("dilation_ratio", 1)):
-            faults.append(f"evaluator.boundary: expected null or {{dilation_ratio: 0.02}} with a ratio above 0, got {boundary!r}")
+    cfg = cfg or {}
+    faults = fields(cfg, _RULES, "evaluator", "an evaluator")
+    if _RULES["metrics"].accepts(cfg.get("metrics")):
+        faults += [f"evaluator.metrics: unknown metric {name!r:.200}{nearest(name, METRICS)} (known: "
+                   f"{', '.join(METRICS)})" for name in cfg["metrics"] if name not in METRICS]
+    if isinstance(cfg.get("boundary"), Mapping):
+        faults += fields(cfg["boundary"], {"dilation_ratio": FRACTION}, "evaluator.boundary", "boundary")
     return faults
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
 def _settings(cfg: Mapping | None) -> dict[str, Any]:
     faults = evaluator_faults(cfg)
     if faults:
         raise ConfigError("\n".join(faults))
-    return {**_KEYS, **(cfg or {})}
+    return {**_DEFAULTS, **(cfg or {})}
 
 
 def _join_ranks(loader, counts: list, shown: "_Extremes", images: int, stop: Callable[[], Any] | None) -> int:
-    """Make counts and extremes those of all ranks; returns the pictures of all. Raises EvaluationStopped everywhere if any rank did."""
+    """Make counts and extremes those of all ranks; returns the pictures of all.
+    Raises EvaluationStopped everywhere if any rank did.
+    """
     stopped = bool(stop is not None and stop())
     if getattr(loader, "world_size", 1) > 1:
         distributed.beat(distributed.WAITING)
@@ -185,11 +185,15 @@ def _join_ranks(loader, counts: list, shown: "_Extremes", images: int, stop: Cal
     return int(distributed.sum_counts(np.array([images]))[0])
 
 
-def _predictions(model, loader, tta: Mapping | None, progress: bool, stop: Callable[[], Any] | None) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
-    """Yield (meta, predicted labels (h, w), true labels (h, w)) picture by picture, until the end or until `stop` says so."""
+def _predictions(model, loader, tta: Mapping | None, progress: bool, stop: Callable[[], Any] | None) -> Iterator[
+    tuple[dict, np.ndarray, np.ndarray]]:
+    """Yield (meta, predicted labels (h, w), true labels (h, w)) picture by picture,
+    until the end or until `stop` says so.
+    """
     fix_heap()
     pool = Pool()
-    for number, batch in enumerate(tqdm(loader, total=len(loader), desc="evaluate", unit="batch", disable=None if progress else True, leave=False)):
+    for number, batch in enumerate(tqdm(loader, total=len(loader), desc="evaluate", unit="batch",
+                                        disable=None if progress else True, leave=False)):
         distributed.beat("evaluates")
         if stop is not None and stop():
             return
@@ -222,7 +226,8 @@ def _scores(counts: list, settings: Mapping) -> dict[str, dict]:
 
 
 def _class_rows(classes: list[str], per_class: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    return [{"name": name, **_jsonable({key: values[k] for key, values in per_class.items()})} for k, name in enumerate(classes)]
+    return [{"name": name, **_jsonable({key: values[k] for key, values in per_class.items()})}
+            for k, name in enumerate(classes)]
 
 
 def _jsonable(scores: Mapping[str, float]) -> dict[str, float | None]:
@@ -244,7 +249,9 @@ def _mean_iou(result: Mapping[str, Any]) -> float | None:
 
 
 class _Extremes:
-    """The n pictures with the lowest and the n with the highest mIoU so far; pictures without any label are passed over."""
+    """The n pictures with the lowest and the n with the highest mIoU so far;
+    pictures without any label are passed over.
+    """
 
     def __init__(self, count: int, with_maps: bool):
         self.count, self.with_maps = count, with_maps
@@ -303,7 +310,8 @@ class _Extremes:
         for kind in ("worst", "best"):
             for old in folder.glob(f"{kind}_*"):
                 old.unlink()
-        return tuple([self._save_one(folder, f"{kind}_{place}", entry, palette) for place, entry in enumerate(entries, 1)]
+        return tuple([self._save_one(folder, f"{kind}_{place}", entry, palette)
+                      for place, entry in enumerate(entries, 1)]
                      for kind, entries in zip(("worst", "best"), self._ordered()))
 
     @staticmethod

@@ -1,9 +1,9 @@
 """Layer-wise decay of the learning rate: the deeper in the backbone, counted from the head, the slower.
 
 Clark et al., "ELECTRA", ICLR 2020; Bao et al., "BEiT", ICLR 2022; the words are those of mmsegmentation 1.2.2's
-LearningRateDecayOptimizerConstructor (mmseg/engine/optimizers, Apache-2.0): `paramwise_cfg: {num_layers, decay_rate,
-decay_type}`. How deep a parameter is, its backbone's class says: `depth_of(key, num_layers, decay_type)`, 0 for the
-first layer, None beside the layers.
+LearningRateDecayOptimizerConstructor (mmseg/engine/optimizers, Apache-2.0):
+`paramwise_cfg: {num_layers, decay_rate, decay_type}`. How deep a parameter is, its backbone's class says:
+`depth_of(key, num_layers, decay_type)`, 0 for the first layer, None beside the layers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,21 @@ from typing import Callable, Mapping
 import jittor as jt
 
 from jseg.errors import ConfigError
+from jseg.rules import COUNT, FACTOR, Rule
 
-__all__ = ["KEYS", "TYPES", "layer_decay"]
+__all__ = ["RULES", "layer_decay", "layer_decay_faults"]
 
-KEYS = ("num_layers", "decay_rate", "decay_type")
 TYPES = ("layer_wise", "stage_wise")
+RULES = {"num_layers": COUNT, "decay_rate": FACTOR, "decay_type": Rule(lambda v: v in TYPES, " or ".join(TYPES))}
+
+
+def layer_decay_faults(rules: Mapping) -> list[str]:
+    """List what is wrong with a `paramwise_cfg` that names one of these keys: it needs the others and none beside."""
+    missing = [key for key in ("num_layers", "decay_rate") if rules.get(key) is None]
+    if missing or set(rules) - set(RULES):
+        return ["paramwise_cfg: layer-wise decay takes num_layers, decay_rate and decay_type "
+                f"({' or '.join(TYPES)}) and nothing else; got {dict(rules)}"]
+    return []
 
 
 def layer_decay(model, rules: Mapping) -> Callable[[str, jt.Var], tuple[float, float]]:
@@ -28,15 +38,12 @@ def layer_decay(model, rules: Mapping) -> Callable[[str, jt.Var], tuple[float, f
 
     Args:
         model: a segmentor with a `backbone` whose class has `depth_of`.
-        rules: `{num_layers, decay_rate, decay_type}`; `decay_type` is "layer_wise" where it is not said.
+        rules: `{num_layers, decay_rate, decay_type}` that `layer_decay_faults` has nothing against; `decay_type` is
+            "layer_wise" where it is not said.
     Raises:
-        ConfigError: a word that is missing or does not go with these, or a backbone without `depth_of`.
+        ConfigError: a backbone without `depth_of`.
     """
-    missing, others = [key for key in KEYS[:2] if rules.get(key) is None], [key for key in rules if key not in KEYS]
     kind = rules.get("decay_type") or TYPES[0]
-    if missing or others or kind not in TYPES:
-        raise ConfigError(f"paramwise_cfg: layer-wise decay takes num_layers, decay_rate and decay_type "
-                          f"({' or '.join(TYPES)}) and nothing else; got {dict(rules)}")
     backbone = getattr(model, "backbone", None)
     depth_of = getattr(type(backbone), "depth_of", None)
     if depth_of is None:

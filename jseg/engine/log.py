@@ -4,9 +4,9 @@
      "images_per_s": 9.8, "data_wait": 0.004, "data_wait_share": 0.01, "memory_mb": 812, "eta_s": 4000}
     {"iter": 500, "val": {"mIoU": 0.41, ...}}
 
-`iter` counts finished steps. Losses, grad_norm and accuracies are means over the steps since the line before, `lr` is that of
-the last step, `data_wait` is seconds per step. A resumed run drops the lines after its state, so that the file reads as if the
-run had never been broken; only speeds, memory and ETA tell the difference.
+`iter` counts finished steps. Losses, grad_norm and accuracies are means over the steps since the line before, `lr` is
+that of the last step, `data_wait` is seconds per step. A resumed run drops the lines after its state, so that the file
+reads as if the run had never been broken; only speeds, memory and ETA tell the difference.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class RunLog:
         keep_val: keep the evaluation line of `start_iter` itself (its evaluation was finished).
         tensorboard: also write event files, with the tensorboardX package.
     Raises:
-        ConfigError: tensorboard is asked for and tensorboardX is not installed. WriteError, also from the methods that write:
+        ConfigError: tensorboard is asked for and tensorboardX is not installed. WriteError, also from the methods that
+        write:
         the disk is full or writing is not allowed; no part of a line is left.
     """
 
@@ -113,12 +114,14 @@ class RunLog:
         speed = (self.done - self._started_iter) / max(1e-9, now - self._started)
         entry = {"iter": self.done, "epoch": epoch, "loss": means.pop("loss"), "lr": lr, **means,
                  "images_per_s": round(self.batch_size / max(1e-9, seconds), 3),
-                 "data_wait": round(self._waited / max(1, self._clocked), 6), "data_wait_share": round(self._wait_share, 4),
+                 "data_wait": round(self._waited / max(1, self._clocked), 6),
+                 "data_wait_share": round(self._wait_share, 4),
                  "memory_mb": memory_mb(), "eta_s": round((self.max_iters - self.done) / max(1e-9, speed), 1)}
         self._put(entry)
         if self._bar.disable:
-            self.say(f"iter {self.done}/{self.max_iters}  loss {entry['loss']:.4f}  lr {lr:.3g}  {entry['images_per_s']} img/s  "
-                     f"data wait {self._wait_share:.1%}  {entry['memory_mb']} MB  ETA {_clock(entry['eta_s'])}")
+            self.say(f"iter {self.done}/{self.max_iters}  loss {entry['loss']:.4f}  lr {lr:.3g}  "
+                     f"{entry['images_per_s']} img/s  data wait {self._wait_share:.1%}  {entry['memory_mb']} MB  ETA "
+                     f"{_clock(entry['eta_s'])}")
         self._sums = {}
         self.restart_clock()
         return entry
@@ -152,8 +155,8 @@ class RunLog:
             raise self._refused(error) from error
 
     def _refused(self, error: OSError) -> WriteError:
-        return WriteError(f"{self.path}: cannot be written ({error.strerror}); the last saved state is whole. Free disk space or allow "
-                          "writing there, then go on with --resume")
+        return WriteError(f"{self.path}: cannot be written ({error.strerror}); the last saved state is whole. Free "
+                          "disk space or allow writing there, then go on with --resume")
 
     def say(self, text: str) -> None:
         """Print without disturbing the bar; a reader who left, or a closed terminal, does not end a run."""
@@ -171,7 +174,8 @@ class RunLog:
 
 def _bar(total: int, done: int):
     from tqdm import tqdm
-    bar = tqdm(total=total, initial=done, unit="it", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty())
+    bar = tqdm(total=total, initial=done, unit="it", dynamic_ncols=True, smoothing=0.05,
+               disable=not sys.stderr.isatty())
     if hasattr(bar, "_time"):  # its own clock is the date, which may jump
         bar._time = time.monotonic
         bar.start_t = bar.last_print_t = time.monotonic()
@@ -182,8 +186,8 @@ def _board(work_dir: str | os.PathLike, start_iter: int):
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise ConfigError("train_cfg.tensorboard: true needs the tensorboardX package: pip install tensorboardX, or set "
-                          "train_cfg.tensorboard=false") from None
+        raise ConfigError("train_cfg.tensorboard: true needs the tensorboardX package: pip install tensorboardX, or "
+                          "set train_cfg.tensorboard=false") from None
     return SummaryWriter(str(Path(work_dir) / "tensorboard"), purge_step=start_iter)
 
 

@@ -1,8 +1,8 @@
 """A weights file as a model: its config, classes and palette checked before anything is built from them.
 
 Whoever opens a checkpoint (predict, val, verify, `InferenceSegmentor`) reads it here. The file may be of another tool,
-or made to harm: what it says is compared with what may be (`engine.limits`) and with the weights it holds, no path in its
-config is opened, and its texts are made fit to print. Each fault is one CheckpointError that names the file.
+or made to harm: what it says is compared with what may be (`engine.limits`) and with the weights it holds, no path in
+its config is opened, and its texts are made fit to print. Each fault is one CheckpointError that names the file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from jseg.data.datasets.base import spread_colours
 from jseg.data.preprocess import SegDataPreProcessor
 from jseg.data.transforms import Compose
 from jseg.data.tta import test_transforms
-from jseg.engine.check_rules import TTA, fields, is_integer
 from jseg.config import last_head
+from jseg.engine.check_rules import TTA
 from jseg.engine.checkpoint import load_into, load_weights, weights_path
 from jseg.engine.limits import absurd, model_values, without_files
 from jseg.errors import CheckpointError, DataError, JsegError
+from jseg.layers.init import without_values
 from jseg.models import build_model
+from jseg.rules import fields, is_integer
 
 __all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette",
            "config_told"]
@@ -59,7 +61,8 @@ class ModelFile(NamedTuple):
             block = {**without_files(self.config["model"]), "impl": impl}
             if mode is not None:
                 block["test_cfg"] = {**(block.get("test_cfg") or {}), "mode": mode}
-            model = build_model(block)
+            with without_values():  # all of them come from the file
+                model = build_model(block)
             _compare_maps(model, block)
             preprocessor, transforms = build_preprocessor(self.config), test_transforms(self.config)
         load_into(model, self.state, source=str(self.path), allow_nonfinite=True)  # they were looked at when read
@@ -104,7 +107,8 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *,
     """
     config = meta.get("config")
     if not isinstance(config, dict) or not config:
-        found = "no config," if config is None or config == {} else f"a config that is {type(config).__name__}, not blocks of settings,"
+        found = ("no config," if config is None
+                 or config == {} else f"a config that is {type(config).__name__}, not blocks of settings,")
         if Path(path).name == "state.safetensors":
             raise CheckpointError(f"{path}: holds what the optimizer of a run remembers, not weights; give the "
                                   f"weights.safetensors beside it")
@@ -210,7 +214,9 @@ def config_told(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _compare_maps(model: Any, block: Mapping[str, Any]) -> None:
-    """The maps that the head takes are made by the backbone: an index beyond them would be met with the first picture only."""
+    """The maps that the head takes are made by the backbone:
+    an index beyond them would be met with the first picture only.
+    """
     widths = getattr(model.backbone, "out_channels", None) or getattr(model.backbone, "embed_dims", None)
     index, channels = (last_head(block).get(key) for key in ("in_index", "in_channels"))
     if not isinstance(widths, (list, tuple)) or not isinstance(index, list) or block.get("neck"):

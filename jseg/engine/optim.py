@@ -1,18 +1,18 @@
-"""AdamW, SGD, gradient clipping, accumulation and the moving average of weights, on flat vectors.
+"""Adam, AdamW, SGD, gradient clipping, accumulation and the moving average of weights, on flat vectors.
 
 Up to 48 parameters of one rate and decay share a vector: a step is then a handful of kernels whatever the number of
-parameters (per-tensor updates would compile and launch hundreds), and across ranks one all-reduce. After a step each parameter
-becomes a view into its group's vector, aligned to 64 bytes for the vector units. Gradients stay where the backward pass left
-them until something needs them in one vector: a second micro-batch, clipping, other ranks.
+parameters (per-tensor updates would compile and launch hundreds), and across ranks one all-reduce. After a step each
+parameter becomes a view into its group's vector, aligned to 64 bytes for the vector units. Gradients stay where the
+backward pass left them until something needs them in one vector: a second micro-batch, clipping, other ranks.
 
 Numbers follow PyTorch (`torch/optim/adamw.py`, `sgd.py`, `nn/utils/clip_grad.py`), group building follows MMEngine's
-`DefaultOptimWrapperConstructor`, the moving average its `ExponentialMovingAverage`. Deviation: a parameter that the loss
-does not reach has gradient zero here (it still decays); PyTorch skips it.
+`DefaultOptimWrapperConstructor`, the moving average its `ExponentialMovingAverage`. Deviation: a parameter that the
+loss does not reach has gradient zero here (it still decays); PyTorch skips it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jittor as jt
@@ -24,18 +24,23 @@ from jseg.layers import Conv2d
 from jseg.layers.norms import NORMS
 from jseg.ops import adamw
 from jseg.ops.adamw.op import ALIGN, MOST_GRADIENTS, pack, sum_of_squares
-from jseg.registry import OPTIMIZERS, accepted, nearest
+from jseg.registry import OPTIMIZERS, accepted
+from jseg.rules import FACTOR, MAPPING, fields
 
-__all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer"]
+__all__ = ["ParamGroup", "param_groups", "Optimizer", "Adam", "AdamW", "SGD", "EMA", "build_optimizer",
+           "paramwise_faults"]
 
-_PARAMWISE_KEYS = (*layer_decay.KEYS, "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
+_PARAMWISE = {**layer_decay.RULES, "custom_keys": MAPPING, "bias_lr_mult": FACTOR, "bias_decay_mult": FACTOR,
+              "norm_decay_mult": FACTOR, "dwconv_decay_mult": FACTOR, "flat_decay_mult": FACTOR}
+_MULTIPLIERS = {"lr_mult": FACTOR, "decay_mult": FACTOR}
 
 
 @dataclass
 class ParamGroup:
     """At most 48 parameters that share a rate, a decay and a vector.
 
-    `lr` and `weight_decay` are the values at the start of the run; `offsets[i]` is where parameter i begins in the vector.
+    `lr` and `weight_decay` are the values at the start of the run; `offsets[i]` is where parameter i begins in the
+    vector.
     """
 
     lr: float
@@ -72,16 +77,19 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
     Args:
         model: a jt.nn.Module.
         lr, weight_decay: base values that the multipliers act on.
-        paramwise_cfg: MMEngine's block. `custom_keys: {part_of_name: {lr_mult, decay_mult}}`: the longest key found in a
-            parameter's name decides alone; otherwise bias_lr_mult, bias_decay_mult, norm_decay_mult, dwconv_decay_mult
-            and flat_decay_mult (one-dimensional parameters) apply. Or `{num_layers, decay_rate, decay_type}`, see `layer_decay`.
+        paramwise_cfg: MMEngine's block. `custom_keys: {part_of_name: {lr_mult, decay_mult}}`: the longest key found in
+            a parameter's name decides alone; otherwise bias_lr_mult, bias_decay_mult, norm_decay_mult,
+            dwconv_decay_mult and flat_decay_mult (one-dimensional parameters) apply. Or
+            `{num_layers, decay_rate, decay_type}`, see `layer_decay`.
     Raises:
-        ConfigError: an unknown key, or a model without trainable parameters.
+        ConfigError: an unknown key, a value that is no factor, or a model without trainable parameters.
     """
     rules = dict(paramwise_cfg or {})
-    _check_paramwise(rules)
+    faults = paramwise_faults(rules)
+    if faults:
+        raise ConfigError("\n".join(faults))
     modules = dict(model.named_modules())
-    by_depth = layer_decay.layer_decay(model, rules) if any(key in rules for key in layer_decay.KEYS) else None
+    by_depth = layer_decay.layer_decay(model, rules) if any(key in rules for key in layer_decay.RULES) else None
     groups: list[ParamGroup] = []
     open_groups: dict[tuple[float, float], ParamGroup] = {}
     for name, param in model.named_parameters():
@@ -103,16 +111,19 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
     return groups
 
 
-def _check_paramwise(rules: dict) -> None:
-    for key in rules:
-        if key not in _PARAMWISE_KEYS:
-            raise ConfigError(f"paramwise_cfg: unknown key {key!r}{nearest(key, _PARAMWISE_KEYS)} (known: "
-                              f"{', '.join(_PARAMWISE_KEYS)})")
-    for name, options in (rules.get("custom_keys") or {}).items():
-        for key in options or {}:
-            if key not in ("lr_mult", "decay_mult"):
-                raise ConfigError(f"paramwise_cfg.custom_keys.{name}: unknown key {key!r}"
-                                  f"{nearest(key, ('lr_mult', 'decay_mult'))} (known: lr_mult, decay_mult)")
+def paramwise_faults(cfg: Mapping) -> list[str]:
+    """List what is wrong with a `paramwise_cfg`; empty when nothing is."""
+    faults = fields(cfg, _PARAMWISE, "paramwise_cfg", "paramwise_cfg")
+    keys = cfg.get("custom_keys")
+    for name, multipliers in (keys if isinstance(keys, Mapping) else {}).items():
+        where = f"paramwise_cfg.custom_keys.{name}"
+        if isinstance(multipliers, Mapping):
+            faults += fields(multipliers, _MULTIPLIERS, where, "a parameter group")
+        else:
+            faults.append(f"{where}: got {multipliers!r}, expected lr_mult and/or decay_mult")
+    if not faults and any(key in cfg for key in layer_decay.RULES):
+        faults += layer_decay.layer_decay_faults(cfg)
+    return faults
 
 
 def _multipliers(name: str, param: jt.Var, module, rules: dict) -> tuple[float, float]:
@@ -120,13 +131,13 @@ def _multipliers(name: str, param: jt.Var, module, rules: dict) -> tuple[float, 
     custom = rules.get("custom_keys") or {}
     for key in sorted(sorted(custom), key=len, reverse=True):
         if key in (name if "." in name else f".{name}"):
-            options = custom[key] or {}
+            options = custom[key]
             return options.get("lr_mult", 1.0), options.get("decay_mult", 1.0)
     is_bias, is_norm = name.rpartition(".")[2] == "bias", isinstance(module, NORMS)
     is_depthwise = isinstance(module, Conv2d) and module.in_channels == module.groups
     lr_mult = rules.get("bias_lr_mult") if is_bias and not is_norm else None
-    for applies, key in ((is_norm, "norm_decay_mult"), (is_bias, "bias_decay_mult"), (is_depthwise, "dwconv_decay_mult"),
-                         (len(param.shape) == 1, "flat_decay_mult")):
+    for applies, key in ((is_norm, "norm_decay_mult"), (is_bias, "bias_decay_mult"),
+                         (is_depthwise, "dwconv_decay_mult"), (len(param.shape) == 1, "flat_decay_mult")):
         if applies and rules.get(key) is not None:
             return 1.0 if lr_mult is None else lr_mult, rules[key]
     return 1.0 if lr_mult is None else lr_mult, 1.0
@@ -170,7 +181,8 @@ class Optimizer:
         if self._grads is None:
             self._grads = fresh
         else:
-            self._grads = [[total + pack(more, group.size)] for total, more, group in zip(self._packed(), fresh, self.groups)]
+            self._grads = [[total + pack(more, group.size)]
+                           for total, more, group in zip(self._packed(), fresh, self.groups)]
 
     def _packed(self) -> list[jt.Var]:
         """The accumulated gradient of each group as one vector, and so from here on."""
@@ -215,7 +227,8 @@ class Optimizer:
             norm = jt.sqrt(self.squares())
             shrink = jt.minimum(max_norm / (norm + 1e-6), 1.0)
             self._grads = [[grad * shrink] for grad in self._packed()]
-        squares = [self._update(i, grads, lr, group.weight_decay) for i, (grads, lr, group) in enumerate(zip(self._grads, lrs, self.groups))]
+        squares = [self._update(i, grads, lr, group.weight_decay)
+                   for i, (grads, lr, group) in enumerate(zip(self._grads, lrs, self.groups))]
         self._grads = None
         self.put(self.weights)
         return jt.sqrt(sum(squares)) if norm is None else norm
@@ -277,10 +290,28 @@ class AdamW(Optimizer):
 
     def _update(self, i: int, grads: list[jt.Var], lr: float, weight_decay: float) -> jt.Var:
         vectors = self.weights[i], self.state["exp_avg"][i], self.state["exp_avg_sq"][i]
-        *results, squares = adamw(*vectors, grads, lr=lr, weight_decay=weight_decay, betas=self.betas, eps=self.eps, step=self.steps)
+        *results, squares = adamw(*vectors, grads, lr=lr, weight_decay=weight_decay, betas=self.betas, eps=self.eps,
+                                  step=self.steps)
         for vector, result in zip(vectors, results):
             vector.update(result)
         return squares
+
+
+@OPTIMIZERS.register()
+class Adam(AdamW):
+    """Adam (ICLR 2015), whose weight decay is a part of the gradient, the numbers of torch.optim.Adam.
+
+    Args, raises: as `AdamW`, but without weight decay unless one is named.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], *, lr: float = 1e-3, betas: Sequence[float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0):
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def _update(self, i: int, grads: list[jt.Var], lr: float, weight_decay: float) -> jt.Var:
+        packed, (decay,) = self._packed()[i], _scalars(weight_decay)
+        super()._update(i, [packed + decay * self.weights[i]], lr, 0.0)
+        return sum_of_squares(packed)
 
 
 @OPTIMIZERS.register()

@@ -5,22 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
-__all__ = ["EarlyStop", "Patience", "Plan"]
+from jseg.engine.train_cfg import AT_THE_END, EarlyStop, TrainCfg
 
-
-@dataclass(frozen=True)
-class EarlyStop:
-    """`train_cfg.early_stop`.
-
-    Args:
-        patience: evaluations in a row without a better score after which the run ends.
-        min_delta: a score is better when it is larger than the best one by more than this.
-        monitor: the score; None for `save_best`.
-    """
-
-    patience: int
-    min_delta: float = 0.0
-    monitor: str | None = None
+__all__ = ["Patience", "Plan"]
 
 
 @dataclass
@@ -58,23 +45,22 @@ class Plan:
     save_best: str
     accumulative_counts: int
     max_norm: float | None
-    seed: int
     early_stop: EarlyStop | None
 
     @classmethod
-    def of(cls, config: dict, epoch_length: int) -> "Plan":
+    def of(cls, cfg: TrainCfg, epoch_length: int, *, evaluates: bool) -> "Plan":
         """Read the plan; with max_epochs, val_interval and ckpt_interval count epochs, as MMEngine's epoch loop
-        does."""
-        cfg = config["train_cfg"]
-        unit = epoch_length if cfg.get("max_epochs") else 1
-        max_iters = cfg["max_epochs"] * epoch_length if cfg.get("max_epochs") else cfg["max_iters"]
-        wanted = cfg.get("val_interval", max_iters // unit) if config.get("val_dataloader") else None
-        return cls(max_iters=max_iters, epoch_length=epoch_length, val_interval=wanted and wanted * unit,
-                   ckpt_interval=(cfg.get("ckpt_interval") or (1 if unit > 1 else 1000)) * unit,
-                   log_interval=cfg.get("log_interval") or 50, keep=cfg.get("keep") or 1,
-                   save_best=cfg.get("save_best") or "mIoU", accumulative_counts=cfg.get("accumulative_counts") or 1,
-                   max_norm=(cfg.get("clip_grad") or {}).get("max_norm"), seed=config.get("seed") or 0,
-                   early_stop=EarlyStop(**cfg["early_stop"]) if cfg.get("early_stop") else None)
+        does. `evaluates`: whether there is anything to evaluate on."""
+        in_epochs = cfg.max_epochs is not None
+        unit = epoch_length if in_epochs else 1
+        max_iters = cfg.max_epochs * unit if in_epochs else cfg.max_iters
+        wanted = max_iters // unit if cfg.val_interval == AT_THE_END else cfg.val_interval
+        return cls(max_iters=max_iters, epoch_length=epoch_length,
+                   val_interval=wanted * unit if evaluates and wanted else None,
+                   ckpt_interval=(cfg.ckpt_interval or (1 if in_epochs else 1000)) * unit,
+                   log_interval=cfg.log_interval, keep=cfg.keep, save_best=cfg.save_best,
+                   accumulative_counts=cfg.accumulative_counts, max_norm=cfg.clip_grad.max_norm,
+                   early_stop=cfg.early_stop)
 
     def evaluates_after(self, done: int) -> bool:
         """Whether an evaluation follows when `done` steps are finished."""

@@ -100,11 +100,13 @@ class InferenceSegmentor:
         batches = [self._preprocessor.batch([view], training=False) for view in views]
         return self._model.predict_augmented([(b.images, b.metas) for b in batches], with_prob=with_prob)[0]
 
-    def overlay(self, source: Picture, labels: np.ndarray, *, opacity: float = 0.5, array_order: str = "bgr") -> np.ndarray:
+    def overlay(self, source: Picture, labels: np.ndarray, *, opacity: float = 0.5,
+                array_order: str = "bgr") -> np.ndarray:
         """The picture with its mask in the palette's colours laid over it, (H, W, 3) uint8 BGR; `opacity` 0 to 1."""
         return overlay(as_bgr(source, array_order, self.scale), labels, self.palette, opacity=opacity)
 
-    def save_overlay(self, source: Picture, labels: np.ndarray, out: str | os.PathLike, *, opacity: float = 0.5) -> None:
+    def save_overlay(self, source: Picture, labels: np.ndarray, out: str | os.PathLike, *,
+                     opacity: float = 0.5) -> None:
         """Write `overlay(...)` to a picture file; the suffix decides the format."""
         io.write_image(out, self.overlay(source, labels, opacity=opacity))
 
@@ -118,7 +120,9 @@ class InferenceSegmentor:
 
 
 def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np.ndarray:
-    """Any accepted picture as an (H, W, 3) uint8 BGR array; `scale` of 16-bit files and PIL images as in `read_image`."""
+    """Any accepted picture as an (H, W, 3) uint8 BGR array;
+    `scale` of 16-bit files and PIL images as in `read_image`.
+    """
     if isinstance(source, (str, os.PathLike)):
         return io.read_image(source, scale=scale)
     if array_order not in ("bgr", "rgb"):
@@ -128,8 +132,8 @@ def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np
         return io.from_pillow(ImageOps.exif_transpose(source), scale=scale)
     array = np.asarray(source)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
-        raise DataError(f"picture: an array of shape {array.shape} and type {array.dtype} came; accepted: (H, W, 3) uint8, "
-                        f"BGR or RGB (array_order=); convert grey or float pictures first")
+        raise DataError(f"picture: an array of shape {array.shape} and type {array.dtype} came; accepted: (H, W, 3) "
+                        "uint8, BGR or RGB (array_order=); convert grey or float pictures first")
     return np.ascontiguousarray(array if array_order == "bgr" else array[..., ::-1])
 
 

@@ -27,9 +27,9 @@ class RunFolderError(JsegError):
 def locked(work_dir: str | os.PathLike) -> Iterator[None]:
     """Hold `<work_dir>/run.lock` while the body runs.
 
-    The kernel frees the lock when its process ends in whatever way, so a killed run leaves a stale file but no lock. Network disks
-    with locks (NFS, CephFS, Lustre) share them between hosts. On a disk without any, the process named in the file decides: it is
-    looked up on this host and believed on another.
+    The kernel frees the lock when its process ends in whatever way, so a killed run leaves a stale file but no lock.
+    Network disks with locks (NFS, CephFS, Lustre) share them between hosts. On a disk without any, the process named in
+    the file decides: it is looked up on this host and believed on another.
 
     Raises:
         RunFolderError: another process holds it, or the folder cannot be written.
@@ -43,7 +43,8 @@ def locked(work_dir: str | os.PathLike) -> Iterator[None]:
                              f"--work-dir") from error
     try:
         _take(handle, Path(work_dir))
-        _name_owner(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}))
+        _name_owner(handle,
+                    json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}))
         yield
         _name_owner(handle, "")
     finally:
@@ -59,15 +60,17 @@ def _take(handle: int, work_dir: Path) -> None:
             print(f"{work_dir}: run.lock was left by {_words(owner)}, which holds it no longer", file=sys.stderr)
         return
     except BlockingIOError:
-        raise RunFolderError(f"{work_dir}: in use by another run ({_words(_owner(handle))}); wait for it or stop it, or give "
-                             f"another --work-dir") from None
+        raise RunFolderError(f"{work_dir}: in use by another run ({_words(_owner(handle))}); wait for it or stop it, "
+                             "or give another --work-dir") from None
     except OSError as error:
         reason = error.strerror
     owner = _owner(handle)
     if owner and (owner["host"] != socket.gethostname() or _lives(owner["pid"])):
-        raise RunFolderError(f"{work_dir}: in use by another run ({_words(owner)}), says run.lock, and this disk has no file locks to prove "
-                             f"it ({reason}); wait for that run or stop it, or remove {work_dir}/run.lock when it is gone")
-    print(f"{work_dir}: this disk has no file locks ({reason}); a second run started at this very moment would not be noticed",
+        raise RunFolderError(f"{work_dir}: in use by another run ({_words(owner)}), says run.lock, and this disk has "
+                             f"no file locks to prove it ({reason}); wait for that run or stop it, or remove "
+                             f"{work_dir}/run.lock when it is gone")
+    print(f"{work_dir}: this disk has no file locks ({reason}); a second run started at this very moment would not be "
+          "noticed",
           file=sys.stderr)
 
 
@@ -108,19 +111,20 @@ def refuse_to_overwrite(work_dir: str | os.PathLike) -> None:
     work_dir = Path(work_dir)
     found = [name for name in ("last", "best", "best.safetensors", "log.jsonl") if (work_dir / name).exists()]
     if found or any(work_dir.glob("iter_*")):
-        raise RunFolderError(f"{work_dir}: holds a run already ({', '.join(found) or 'iter_*'}); continue it with --resume, give "
-                             f"another --work-dir, or remove the folder")
+        raise RunFolderError(f"{work_dir}: holds a run already ({', '.join(found) or 'iter_*'}); continue it with "
+                             "--resume, give another --work-dir, or remove the folder")
 
 
 class StopRequest:
     """Turn SIGINT, SIGTERM and SIGHUP into a wish that the loop grants between two steps.
 
-    Within `with StopRequest() as stop`, `stop.signal` is None or the signal's number. A second SIGINT ends the process at
-    once with status 130. Outside the main thread signals stay as they are.
+    Within `with StopRequest() as stop`, `stop.signal` is None or the signal's number. A second SIGINT ends the process
+    at once with status 130. Outside the main thread signals stay as they are.
 
     While `at_once` holds there is nothing to save, and a signal raises `runtime_signals.Stopped` instead.
 
-    A child that dies by a signal is named by the loader; Jittor's handler, which would end this process, is switched off.
+    A child that dies by a signal is named by the loader; Jittor's handler, which would end this process, is switched
+    off.
     """
 
     def __init__(self):
@@ -129,7 +133,7 @@ class StopRequest:
         self._answers = contextlib.ExitStack()
 
     def __enter__(self) -> "StopRequest":
-        self._answers.enter_context(runtime_signals.answering(self._note))
+        self._answers.enter_context(runtime_signals.answering(self._take_signal))
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return self
@@ -149,7 +153,7 @@ class StopRequest:
             self._at_once = value
             runtime_signals.limit(value)
 
-    def _note(self, number: int) -> None:
+    def _take_signal(self, number: int) -> None:
         if self.at_once:
             runtime_signals.stop(number)
         if self.signal is not None and number == signal.SIGINT:

@@ -1,12 +1,12 @@
 """Learning-rate schedules: a pure function from the iteration number to the rates of all parameter groups.
 
 The arguments, their defaults and the numbers are those of MMEngine 0.10 (`mmengine/optim/scheduler/param_scheduler.py`,
-Apache-2.0). As there, a schedule works on the rate that is current when its turn comes, in steps counted from `begin`, so
-a list of schedules composes by `[begin, end)`. `LearningRate` replays the recursion from iteration 0, therefore a resumed
-run gets exactly the numbers of an unbroken one and nothing has to be stored.
+Apache-2.0). As there, a schedule works on the rate that is current when its turn comes, in steps counted from `begin`,
+so a list of schedules composes by `[begin, end)`. `LearningRate` replays the recursion from iteration 0, therefore a
+resumed run gets exactly the numbers of an unbroken one and nothing has to be stored.
 
-Deviations: `end` defaults to the length of the run instead of 10**9; LinearLR refuses `start_factor: 0`, which divides by
-zero upstream.
+Deviations: `end` defaults to the length of the run instead of 10**9; LinearLR refuses `start_factor: 0`, which divides
+by zero upstream.
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ class LinearLR(Schedule):
         begin, end, by_epoch, convert_to_iter_based: see `Schedule`.
     """
 
-    def __init__(self, *, start_factor: float = 1.0 / 3, end_factor: float = 1.0, begin: int = 0, end: int | None = None,
-                 by_epoch: bool = True, convert_to_iter_based: bool = False):
+    def __init__(self, *, start_factor: float = 1.0 / 3, end_factor: float = 1.0, begin: int = 0,
+                 end: int | None = None, by_epoch: bool = True, convert_to_iter_based: bool = False):
         super().__init__(begin=begin, end=end, by_epoch=by_epoch, convert_to_iter_based=convert_to_iter_based)
         if not 0.0 < start_factor <= 1.0 or not 0.0 <= end_factor <= 1.0:
-            raise ValueError(f"needs 0 < start_factor <= 1 and 0 <= end_factor <= 1, got {start_factor} and {end_factor}")
+            raise ValueError(f"needs 0 < start_factor <= 1 and 0 <= end_factor <= 1, got {start_factor} and "
+                             f"{end_factor}")
         self.start_factor, self.end_factor = start_factor, end_factor
 
     def change(self, value: float, base: float, step: int) -> float:
@@ -168,8 +169,8 @@ class CosineAnnealingLR(Schedule):
 class StepLR(Schedule):
     """Multiply the rate by `gamma` every `step_size` steps."""
 
-    def __init__(self, *, step_size: int, gamma: float = 0.1, begin: int = 0, end: int | None = None, by_epoch: bool = True,
-                 convert_to_iter_based: bool = False):
+    def __init__(self, *, step_size: int, gamma: float = 0.1, begin: int = 0, end: int | None = None,
+                 by_epoch: bool = True, convert_to_iter_based: bool = False):
         super().__init__(begin=begin, end=end, by_epoch=by_epoch, convert_to_iter_based=convert_to_iter_based)
         if step_size < 1:
             raise ValueError(f"needs step_size >= 1, got {step_size}")
@@ -224,7 +225,8 @@ class LearningRate:
 
     def __init__(self, schedules: Sequence[Schedule], base: Sequence[float], max_iters: int, epoch_length: int):
         if max_iters < 1 or epoch_length < 1:
-            raise ConfigError(f"train_cfg: needs at least one iteration, got max_iters={max_iters}, epoch={epoch_length}")
+            raise ConfigError(f"train_cfg: needs at least one iteration, got max_iters={max_iters}, "
+                              f"epoch={epoch_length}")
         self.schedules, self.base, self.epoch_length = list(schedules), list(base), epoch_length
         for schedule in self.schedules:
             schedule.prepare(max_iters, epoch_length)

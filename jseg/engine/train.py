@@ -2,13 +2,16 @@
 
     next batch -> seed the step -> loss -> gradients -> new weights -> checks -> log -> evaluate -> save
 
-A run lives in its work_dir: `config.yaml`, `run.json` (command, device, seconds), `log.jsonl`, the training state `last/` (older
-ones `iter_<n>/`), `best/`, the deliverable `best.safetensors`, and at the end `metrics.json`. It can be killed at any moment:
-with `resume` it goes on from its last saved state and ends with the same weights, bit for bit on one process, as a run never killed. That holds because
-every random number of a step comes from (seed, iteration), the data from (seed, position), the rates from the iteration, and
-every step starts from plain arrays (`jt.sync_all`), so that the same kernels run in the same order.
+A run lives in its work_dir: `config.yaml`, `run.json` (command, device, seconds), `log.jsonl`, the training state
+`last/` (older ones `iter_<n>/`), `best/`, the deliverable `best.safetensors`, and at the end `metrics.json`.
 
-Under `mpirun` each rank runs this loop on its part of every batch; what the ranks tell each other is in `engine.distributed`.
+A run can be killed at any moment. With `resume` it goes on from its last saved state. On one process its final weights
+are then the same, bit for bit, as without the interruption: random numbers depend on (seed, iteration), data on (seed,
+position), rates on the iteration, and every step starts from plain arrays (`jt.sync_all`), so that the same kernels run
+in the same order. What is saved, and how a run goes on from it, is in `engine.run_state`.
+
+Under `mpirun` each rank runs this loop on its part of every batch; what the ranks tell each other is in
+`engine.distributed`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,12 @@ from jseg.engine.dry_step import first_step
 from jseg.engine.evaluate import EvaluationStopped, evaluate, save_result
 from jseg.engine.log import RunLog
 from jseg.engine.memory import fix_heap, give_back
-from jseg.engine.optim import EMA, Optimizer, build_optimizer
+from jseg.engine.optim import EMA, build_optimizer
 from jseg.engine.plan import Patience, Plan
 from jseg.engine.run_folder import locked, refuse_to_overwrite
+from jseg.engine.run_state import Run, find_state, restore, state_of
 from jseg.engine.schedules import LearningRate, build_schedules
+from jseg.engine.train_cfg import TrainCfg, seed_of
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
 from jseg.models import build_model
@@ -53,28 +57,6 @@ class NonFiniteError(JsegError):
     """The loss or the gradient is not a finite number any more."""
 
 
-@dataclass
-class Run:
-    """Everything that a run holds; `done` counts finished steps."""
-
-    config: dict
-    work_dir: Path
-    plan: Plan
-    model: Any
-    optimizer: Optimizer
-    ema: EMA | None
-    rates: LearningRate
-    loader: Any
-    val_loader: Any
-    done: int = 0
-    saved_at: int = -1
-    evaluated: bool = True  # the evaluation due after `done` steps is finished
-    best: dict | None = None  # {"iter", "score"}
-    metrics: dict = field(default_factory=dict)  # of the last evaluation
-    patience: Patience | None = None
-    log: Any = None  # a RunLog, or what takes its calls on ranks that do not log
-
-
 def train(config: dict, *, resume: bool = False, work_dir: str | None = None) -> dict:
     """Train what a config describes and leave the results in its work_dir.
 
@@ -83,24 +65,27 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
         resume: go on from the newest whole state in work_dir; start from the beginning when there is none.
         work_dir: default: the config's own, else runs/train.
     Returns:
-        {"iter", "best" ({"iter", "score"} or None), "metrics", "work_dir", "signal" (None, or the signal that ended it)}.
+        {"iter", "best" ({"iter", "score"} or None), "metrics", "work_dir", "signal" (None, or the signal that ended
+        it)}.
     Raises:
         ConfigError: mistakes in the config, all of them. RunFolderError: work_dir is in use or holds a run and `resume`
         is off. NonFiniteError: the loss or gradient is inf or nan. DataError, CheckpointError: see their messages.
     """
     faults = next(filter(None, distributed.gather_objects(check_config(config))), [])  # the first rank's that finds any
     if faults:
-        raise distributed.together(ConfigError("\n".join(faults)))
+        raise distributed.raised_everywhere(ConfigError("\n".join(faults)))
     folder = Path(work_dir or config.get("work_dir") or "runs/train")
     began = time.perf_counter()
     fix_heap()
-    stall = config["train_cfg"].get("stall_seconds") or distributed.DEFAULT_STALL_SECONDS
+    cfg = TrainCfg.read(config["train_cfg"])
+    stall = cfg.stall_seconds or distributed.DEFAULT_STALL_SECONDS
     main = distributed.is_main()
-    with locked(folder) if main else contextlib.nullcontext(), distributed.JobStop() as stop, distributed.watched(stall):
+    with locked(folder) if main else contextlib.nullcontext(), distributed.JobStop() as stop, distributed.watched(
+        stall):
         stop.at_once = True
         if main and not resume:
             refuse_to_overwrite(folder)
-        run = _build(config, folder, resume)
+        run = _build(config, cfg, folder, resume)
         _write_about(folder)
         unbroken = run.done == 0
         with run.log:
@@ -108,34 +93,29 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
         if finished and unbroken:  # after a resume, the report adds up the logged steps instead
             _write_about(folder, seconds=round(time.perf_counter() - began, 1))
         if not finished:
-            _tell(f"stopped after {run.done} of {run.plan.max_iters} iterations; " + (
-                f"saved in {folder}/last: go on with --resume" if run.saved_at == run.done else "nothing new to save: go on with --resume"))
+            distributed.tell(f"stopped after {run.done} of {run.plan.max_iters} iterations; " + (
+                f"saved in {folder}/last: go on with --resume" if run.saved_at == run.done
+                else "nothing new to save: go on with --resume"))
         return {"iter": run.done, "best": run.best, "metrics": run.metrics, "work_dir": str(folder),
                 "signal": None if finished else stop.signal}
 
 
 def _write_about(folder: Path, **facts) -> None:
     """Leave `run.json` for the report: what ran, on what."""
-    about = {"command": " ".join(map(shlex.quote, sys.argv)), "device": runtime.describe(), "ranks": distributed.world_size(), **facts}
+    about = {"command": " ".join(map(shlex.quote, sys.argv)), "device": runtime.describe(),
+             "ranks": distributed.world_size(), **facts}
     if distributed.is_main():
         write_atomically(folder / "run.json", json.dumps(about, indent=1).encode())
 
 
-def _tell(text: str) -> None:
-    """Print once for the whole job."""
-    if distributed.is_main():
-        with runtime_signals.unheard():
-            print(text, file=sys.stderr)
-
-
 # --- before the loop -------------------------------------------------------------------------------------------------
-def _build(config: dict, folder: Path, resume: bool) -> Run:
+def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     """Make or restore every part of the run."""
-    _tell(f"training on {runtime.describe()}" + (f"; {distributed.hosts()}" if distributed.world_size() > 1 else ""))
-    _set_precision(config)
-    found, weights, state, record = distributed.from_main(lambda: _find(folder)) if resume else (None, {}, {}, {})
-    done = record.get("iter", 0)
-    seed = config.get("seed") or 0
+    distributed.tell(f"training on {runtime.describe()}"
+                     + (f"; {distributed.hosts()}" if distributed.world_size() > 1 else ""))
+    _set_precision(cfg.amp)
+    found, weights, state, record = distributed.from_main(lambda: find_state(folder)) if resume else (None, {}, {}, {})
+    done, seed = record.get("iter", 0), seed_of(config)
     _seed_step(seed, -1)
     share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     loader = build_loader(config, "train", start_iter=done, **share)
@@ -143,86 +123,49 @@ def _build(config: dict, folder: Path, resume: bool) -> Run:
     if distributed.is_main():  # seconds now against a wrong label after hours
         datasets = {"train": loader.dataset, **({"val": val_loader.dataset} if val_loader else {})}
         for note in quick_check(config, datasets=datasets):
-            _tell(note)
-    plan = Plan.of(config, math.ceil(len(loader.dataset) / loader.batch_size))
+            distributed.tell(note)
+    plan = Plan.of(cfg, math.ceil(len(loader.dataset) / loader.batch_size), evaluates=val_loader is not None)
     model = build_model(config)
     if found:
         checkpoint.load_into(model, weights, source=str(found))
     elif config.get("load_from"):
         given = distributed.from_main(lambda: checkpoint.load_weights(config["load_from"])[0])
-        _tell(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text())
+        distributed.tell(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text())
     distributed.same_start(model)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
-    ema_cfg = config["train_cfg"].get("ema")
-    ema = EMA(optimizer, **ema_cfg) if ema_cfg else None
+    ema = EMA(optimizer, decay=cfg.ema.decay) if cfg.ema is not None else None
     schedules = build_schedules(config.get("param_scheduler"))
     base_lr = config["optimizer"].get("lr", max(optimizer.lrs))
     rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length)
-    run = Run(config, folder, plan, model, optimizer, ema, rates, loader, val_loader,
+    run = Run(config, folder, seed, plan, model, optimizer, ema, rates, loader, val_loader,
               patience=Patience(plan.early_stop, plan.save_best))
     if found:
-        _restore(run, state, record)
+        restore(run, state, record)
     if not distributed.is_main():
         run.log = distributed.Silent()
         return run
     if not (folder / "config.yaml").exists():
         write_atomically(folder / "config.yaml", dump_config(config).encode())
     run.log = RunLog(folder, max_iters=plan.max_iters, batch_size=loader.batch_size, start_iter=run.done,
-                     keep_val=run.evaluated, tensorboard=bool(config["train_cfg"].get("tensorboard")))
+                     keep_val=run.evaluated, tensorboard=cfg.tensorboard)
     if found:
         run.log.restore(record["log"])
     return run
 
 
-def _set_precision(config: dict) -> None:
+def _set_precision(wanted: bool) -> None:
     """Switch mixed precision on or off for the whole process."""
-    wanted = bool(config["train_cfg"].get("amp"))
     if wanted and not jt.flags.use_cuda:
-        raise ConfigError("train_cfg.amp: true needs a CUDA device and this process computes on the CPU, where half precision "
-                          "gains nothing; set train_cfg.amp=false")
+        raise ConfigError("train_cfg.amp: true needs a CUDA device and this process computes on the CPU, where half "
+                          "precision gains nothing; set train_cfg.amp=false")
     jt.flags.auto_mixed_precision_level = 3 if wanted else 0  # 3: float16 where it is safe, float32 elsewhere
-
-
-def _find(folder: Path) -> tuple:
-    """Read the newest whole state: (its folder or None, weights, state, record); say what was passed over."""
-    found, notes = checkpoint.find_state(folder)
-    for note in notes:
-        print(f"passed over: {note}", file=sys.stderr)
-    if found is None:
-        print(f"{folder}: no saved state to resume; starting from iteration 0", file=sys.stderr)
-        return None, {}, {}, {}
-    return (found, *checkpoint.read_state(found))
-
-
-def _restore(run: Run, state: dict[str, np.ndarray], record: dict) -> None:
-    try:
-        run.optimizer.load_state_dict(state, record["optimizer_steps"])
-        if run.ema is not None:
-            run.ema.load_state_dict(state, record["ema_updates"])
-    except KeyError as error:
-        raise checkpoint.CheckpointError(
-            f"{run.work_dir}: the saved state has no {error.args[0]!r}; optimizer:, train_cfg.ema and model: must stay as they "
-            f"were when the run began, or start another run with load_from={run.work_dir}/best.safetensors") from error
-    run.done = run.saved_at = record["iter"]
-    run.evaluated, run.best, run.metrics = record["evaluated"], record["best"], record["metrics"]
-    run.patience.record = record.get("early_stop") or run.patience.record
-    for line in _differences(record["config"], json.loads(json.dumps(run.config))):
-        _tell(f"differs from the config this run was saved with: {line}")
-    if record["machine"] != runtime.describe():
-        _tell(f"saved on {record['machine']}: results may differ in the last bits on this machine")
-    _tell(f"resuming after iteration {run.done}")
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in {**old, **new} if where or k not in ("work_dir", "load_from")]
-        return [line for k in keys for line in _differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
-    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
 def _run_to_the_end(run: Run, stop: distributed.JobStop) -> bool:
-    """Train and score; False when a signal ended it. A terminal's Ctrl-C also ends a compiler that a step waits for: that step is lost."""
+    """Train and score; False when a signal ended it. A terminal's Ctrl-C also ends a compiler that a step waits for:
+    that step is lost.
+    """
     alone = distributed.world_size() == 1
     try:
         _loop(run, stop)
@@ -257,7 +200,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> None:
             batch, wait_s = _next_batch(run, batches, stop)
             if stop.signal is not None:
                 break
-            _seed_step(plan.seed, run.done)
+            _seed_step(run.seed, run.done)
             scalars, culprit = _step(run, batch)
             _check_finite(run, scalars, batch, culprit)
             run.done += 1
@@ -279,7 +222,9 @@ def _loop(run: Run, stop: distributed.JobStop) -> None:
 
 
 def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple[Any, float]:
-    """This rank's part of the next batch and the seconds it waited for it; all ranks go on to the step, or all stop, or all raise."""
+    """This rank's part of the next batch and the seconds it waited for it;
+    all ranks go on to the step, or all stop, or all raise.
+    """
     distributed.beat("waits for data", run.done)
     asked, batch, failure = time.perf_counter(), None, None
     try:
@@ -293,8 +238,8 @@ def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple
 
 
 def _seed_step(seed: int, iteration: int) -> None:
-    """Make every random number of a step a function of (seed, iteration), the same on all ranks (see `ops.ranks.rand`); -1 is the
-    model's initialisation."""
+    """Make every random number of a step a function of (seed, iteration), the same on all ranks (see `ops.ranks.rand`);
+    -1 is the model's initialisation."""
     number = int(np.random.SeedSequence([seed, iteration + 1, 0]).generate_state(1)[0]) & 0x7FFFFFFF
     random.seed(number)
     np.random.seed(number)
@@ -305,7 +250,8 @@ def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
     """Forward, backward and, at the end of an accumulation, the new weights.
 
     Returns:
-        the numbers of the step, and the rank whose loss or gradient is not finite (None: no rank's, or there is only one).
+        the numbers of the step, and the rank whose loss or gradient is not finite (None: no rank's, or there is only
+        one).
     """
     micro_batches, closes = run.plan.accumulation(run.done)
     with distributed.step(run.loader.batch_size):
@@ -313,13 +259,16 @@ def _step(run: Run, batch) -> tuple[dict[str, float], int | None]:
     run.optimizer.accumulate(losses["loss"] / micro_batches if micro_batches > 1 else losses["loss"])
     numbers, culprit = dict(losses), None
     if distributed.world_size() > 1:
-        numbers, culprit = distributed.share_numbers(run.optimizer, losses, batch.labels, run.model.decode_head.ignore_index, closes=closes)
+        numbers, culprit = distributed.share_numbers(run.optimizer, losses, batch.labels,
+                                                     run.model.ignore_index, closes=closes)
     if closes:
         numbers["grad_norm"] = run.optimizer.step(run.rates.at(run.done)[:-1], max_norm=run.plan.max_norm)
     if run.ema is not None:
         run.ema.update()
-    jt.sync_all(True)  # nothing of this step's graph outlives it: flat memory, and the next step starts from plain arrays
-    return {name: value if isinstance(value, float) else float(value.item()) for name, value in numbers.items()}, culprit
+    # nothing of this step's graph outlives it: flat memory, and the next step starts from plain arrays
+    jt.sync_all(True)
+    return {name: value if isinstance(value, float) else float(value.item())
+            for name, value in numbers.items()}, culprit
 
 
 def _check_finite(run: Run, scalars: dict[str, float], batch, culprit: int | None) -> None:
@@ -327,15 +276,16 @@ def _check_finite(run: Run, scalars: dict[str, float], batch, culprit: int | Non
     if math.isfinite(scalars["loss"]) and math.isfinite(scalars.get("grad_norm", 0.0)):
         return
     path = run.work_dir / f"nonfinite_iter_{run.done + 1}.json"
-    parts = distributed.gather_objects([{k: str(meta[k]) for k in ("img_path", "seg_map_path") if k in meta} for meta in batch.metas])
+    parts = distributed.gather_objects([{k: str(meta[k]) for k in ("img_path", "seg_map_path") if k in meta}
+                                        for meta in batch.metas])
     files = parts[culprit] if culprit is not None else [file for part in parts for file in part]
-    report = {"iter": run.done + 1, "scalars": {k: str(v) for k, v in scalars.items()}, "lr": run.rates.at(run.done)[-1],
-              "rank": culprit, "files": files}
+    report = {"iter": run.done + 1, "scalars": {k: str(v) for k, v in scalars.items()},
+              "lr": run.rates.at(run.done)[-1], "rank": culprit, "files": files}
     if distributed.is_main():
         write_atomically(path, json.dumps(report, indent=1).encode())
     what = "loss" if not math.isfinite(scalars["loss"]) else "gradient"
     what += f" of {distributed.name(culprit)}" if culprit is not None else ""
-    raise distributed.together(NonFiniteError(
+    raise distributed.raised_everywhere(NonFiniteError(
         f"iteration {run.done + 1}: the {what} is not finite ({scalars}); the batch's files are in {path} and no "
         f"saved state was overwritten. Look at those files' labels, lower optimizer.lr, lengthen the warm-up or "
         f"set train_cfg.clip_grad={{max_norm: 1.0}}, then --resume"))
@@ -347,7 +297,8 @@ def _evaluate(run: Run, stop: distributed.JobStop) -> None:
     distributed.same_statistics(run.model)
     try:
         with _deliverable_weights(run):
-            run.metrics = evaluate(run.model, run.val_loader, run.config.get("evaluator"), stop=lambda: stop.wish)["metrics"]
+            run.metrics = evaluate(run.model, run.val_loader, run.config.get("evaluator"),
+                                   stop=lambda: stop.wish)["metrics"]
             score = _score(run)
             better = run.best is None or score > run.best["score"]
             if better:
@@ -403,20 +354,16 @@ def _export(run: Run) -> None:
 def _save(run: Run, *, best: bool = False) -> Path:
     """Write the training state `last/`, and `best/` too where asked."""
     distributed.beat("saves")
-    state = run.optimizer.state_dict() if distributed.is_main() or run.optimizer.is_open else {}
     if not distributed.is_main():
+        if run.optimizer.is_open:
+            run.optimizer.state_dict()  # the sum over all ranks needs every rank
         run.saved_at = run.done
         give_back()
         return run.work_dir / "last"
     run.log.sync()
-    if run.ema is not None:
-        state.update(run.ema.state_dict())
-    record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics, "config": run.config,
-              "early_stop": run.patience.record, "optimizer_steps": run.optimizer.steps,
-              "ema_updates": run.ema.updates if run.ema else 0,
-              "log": run.log.state(), "machine": runtime.describe()}
-    path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run), keep=run.plan.keep,
-                                 best=best)
+    state, record = state_of(run)
+    path = checkpoint.save_state(run.work_dir, checkpoint.model_state(run.model), state, record, _meta(run),
+                                 keep=run.plan.keep, best=best)
     run.saved_at = run.done
     give_back()
     return path
@@ -430,15 +377,17 @@ def _keep_progress(run: Run, error: DataError) -> None:
         if run.done > 0 and run.saved_at != run.done:
             _save(run)
     except JsegError as failure:
-        _tell(str(failure))
+        distributed.tell(str(failure))
         return
     if run.done > 0:
-        _tell(f"{run.done} of {run.plan.max_iters} iterations are saved in {run.work_dir}/last; when the following is mended, go on with "
-              "--resume")
+        distributed.tell(f"{run.done} of {run.plan.max_iters} iterations are saved in {run.work_dir}/last; when the "
+              "following is mended, go on with --resume")
 
 
 def _finish(run: Run, stop: distributed.JobStop) -> bool:
-    """Score the deliverable once more with pictures kept for the report, and write metrics.json; False when cut short."""
+    """Score the deliverable once more with pictures kept for the report, and write metrics.json;
+    False when cut short.
+    """
     deliverable = run.work_dir / "best.safetensors"
     if run.best is None:  # no evaluation: the last weights are what there is
         with _deliverable_weights(run):
@@ -449,7 +398,8 @@ def _finish(run: Run, stop: distributed.JobStop) -> bool:
     weights = distributed.from_main(lambda: checkpoint.load_weights(deliverable)[0])
     checkpoint.load_into(run.model, weights, source=str(deliverable))
     try:
-        result = evaluate(run.model, run.val_loader, run.config.get("evaluator"), keep=run.work_dir / "eval", stop=lambda: stop.wish)
+        result = evaluate(run.model, run.val_loader, run.config.get("evaluator"), keep=run.work_dir / "eval",
+                          stop=lambda: stop.wish)
     except EvaluationStopped:
         distributed.agree(stop)
         return False

@@ -114,7 +114,7 @@ class VideoSource:
 class VideoFile:
     """An MP4 file (MPEG-4 part 2) that gets its name only when all its frames have been read back.
 
-    Used as a context: leaving it by an exception, or without `finish`, removes what was written.
+    Used as a context: leaving it by an exception, or without `finish_file`, removes what was written.
 
     Args:
         path: where; a file in the way is replaced at the end. The folder must exist.
@@ -151,7 +151,7 @@ class VideoFile:
         self._writer.write(frame)
         self.count += 1
 
-    def finish(self) -> None:
+    def finish_file(self) -> None:
         """Close the file, read it back, and give it its name.
 
         Raises:
@@ -181,7 +181,7 @@ class VideoFile:
 
     def __enter__(self) -> "VideoFile":
         self._removal = contextlib.ExitStack()
-        self._removal.enter_context(runtime_signals.part(self._draft))  # also where a signal ends the process
+        self._removal.enter_context(runtime_signals.temporary_file(self._draft))  # also where a signal ends the process
         return self
 
     def __exit__(self, *exc_info) -> None:

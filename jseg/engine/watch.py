@@ -2,11 +2,11 @@
 
     python -I -S watch.py PID NAME SECONDS PARENT        lines "<phase> <finished steps>" come on the standard input
 
-A rank that says nothing for SECONDS is named with its host, phase and last finished step, and killed; mpirun then ends the job.
-The rank that waits for the others is not the culprit: it gets half as long again, and one whose main thread is busy a fifth more,
-because waiting inside a kernel's exchange looks busy. Until three steps are finished (kernels compile) nothing below
-half an hour counts; for a rank that a signal has stopped (SIGSTOP) SECONDS always do. Without any rank to blame, the first of the waiting
-ones ends the job, so that nothing hangs for ever.
+A rank that says nothing for SECONDS is named with its host, phase and last finished step, and killed; mpirun then ends
+the job. The rank that waits for the others is not the culprit: it gets half as long again, and one whose main thread is
+busy a fifth more, because waiting inside a kernel's exchange looks busy. Until three steps are finished (kernels
+compile) nothing below half an hour counts; for a rank that a signal has stopped (SIGSTOP) SECONDS always do. Without
+any rank to blame, the first of the waiting ones ends the job, so that nothing hangs for ever.
 A rank whose PARENT, mpirun, is gone gets SIGTERM: it saves and leaves, where it would train on unseen.
 Imports nothing of jseg, so that it costs a few MB and starts in milliseconds.
 """
@@ -20,11 +20,14 @@ import time
 START_SECONDS = 1800.0
 WAITING = "waits for the other ranks"
 STOPPED = "Tt"
-STATES = {"R": "running", "S": "asleep", "D": "waiting for a disk", "T": "stopped by a signal", "t": "stopped by a debugger", "Z": "dead"}
+STATES = {"R": "running", "S": "asleep", "D": "waiting for a disk", "T": "stopped by a signal",
+          "t": "stopped by a debugger", "Z": "dead"}
 
 
 def state_of(pid: int) -> tuple[str, int]:
-    """The kernel's letter for the state of a process's main thread, and its parent; "?" and 0 where they cannot be read."""
+    """The kernel's letter for the state of a process's main thread, and its parent;
+    "?" and 0 where they cannot be read.
+    """
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, parent = file.read().rpartition(")")[2].split()[:2]
@@ -71,8 +74,8 @@ def main(pid: int, name: str, seconds: float, parent: int) -> None:
         if silent < limit(seconds, phase, steps - (begun_here or 0), state):
             continue
         what = "hears nothing from the other ranks" if phase == WAITING and state not in STOPPED else "has stalled"
-        say(f"{name} (process {pid}) {what}: no step for {silent:.0f} s, last finished step {steps}, it {phase}, the process is "
-            f"{STATES.get(state, state)}; ending the job (train_cfg.stall_seconds is {seconds:g})")
+        say(f"{name} (process {pid}) {what}: no step for {silent:.0f} s, last finished step {steps}, it {phase}, the "
+            f"process is {STATES.get(state, state)}; ending the job (train_cfg.stall_seconds is {seconds:g})")
         os.kill(pid, signal.SIGKILL)
         return
 

@@ -20,7 +20,9 @@ def gelu(x: jt.Var) -> jt.Var:
 
 
 def relu(x: jt.Var) -> jt.Var:
-    """max(x, 0). Ten times quicker backward than Jittor's own relu, which keeps a mask, and a NaN stays one."""
+    """max(x, 0); NaN stays NaN. Its backward pass is ten times as fast as that of Jittor's own relu,
+    which keeps a mask.
+    """
     return jt.maximum(x, 0.0)
 
 
@@ -57,10 +59,10 @@ class PReLU(nn.Module):
 
 
 _PLAIN: dict[str, Callable[[jt.Var], jt.Var]] = {
-    "GELU": gelu, "ReLU": relu, "ReLU6": nn.relu6, "SiLU": swish, "Swish": swish, "Sigmoid": jt.sigmoid, "Tanh": jt.tanh,
-    "HSwish": hard_swish, "Hardswish": hard_swish}
-_KEYS = {"HSigmoid": ("bias", "divisor", "min_value", "max_value"), "LeakyReLU": ("negative_slope",), "PReLU": ("num_parameters", "init"),
-         "ELU": ("alpha",)}
+    "GELU": gelu, "ReLU": relu, "ReLU6": nn.relu6, "SiLU": swish, "Swish": swish, "Sigmoid": jt.sigmoid,
+    "Tanh": jt.tanh, "HSwish": hard_swish, "Hardswish": hard_swish}
+_KEYS = {"HSigmoid": ("bias", "divisor", "min_value", "max_value"), "LeakyReLU": ("negative_slope",),
+         "PReLU": ("num_parameters", "init"), "ELU": ("alpha",)}
 
 
 def build_activation(cfg: dict | None) -> Callable[[jt.Var], jt.Var]:

@@ -17,7 +17,7 @@ from jseg.layers.activation import build_activation
 from jseg.layers.init import normal, zeros
 from jseg.layers.norms import BatchNorm2d, activated, build_norm
 
-__all__ = ["Conv2d", "ConvNormAct", "DepthwiseSeparableConv", "conv_norm", "pair"]
+__all__ = ["AdaptiveConv2d", "Conv1d", "Conv2d", "ConvNormAct", "DepthwiseSeparableConv", "conv_norm", "pair"]
 
 
 def pair(value) -> tuple[int, int]:
@@ -37,8 +37,8 @@ def pair(value) -> tuple[int, int]:
 class Conv2d(nn.Module):
     """Two-dimensional convolution.
 
-    1x1 convolutions run as a matrix product (`ops.pointwise`), convolutions with one channel a group as `ops.depthwise`;
-    all others go to Jittor's own operator.
+    1x1 convolutions run as a matrix product (`ops.pointwise`), convolutions with one channel a group as
+    `ops.depthwise`; all others go to Jittor's own operator.
 
     Args:
         in_channels, out_channels: channel counts; both divisible by `groups`.
@@ -46,17 +46,19 @@ class Conv2d(nn.Module):
         bias: whether a bias is added.
         init_std: standard deviation of the initial weights; None for sqrt(2 / fan_out).
     Shape:
-        x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H + 2*padding - dilation*(kernel-1) - 1) // stride + 1
+        x: (N, in_channels, H, W) -> (N, out_channels, H', W') with H' = (H + 2*padding - dilation*(kernel-1) - 1) //
+            stride + 1
     Raises:
         ValueError: channel counts that `groups` does not divide; later: x has other channels (the operators:
             KernelError).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                 bias: bool = True, init_std: float | None = None):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1,
+                 groups: int = 1, bias: bool = True, init_std: float | None = None):
         super().__init__()
         if in_channels % groups or out_channels % groups:
-            raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+            raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and "
+                             f"out_channels={out_channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.padding, self.dilation = pair(padding), pair(dilation)
@@ -82,7 +84,8 @@ class Conv2d(nn.Module):
         """This convolution with other weights, plus `shortcut`."""
         if self.is_product:
             (down, right) = self.stride
-            return ops.pointwise(x if self.stride == (1, 1) else x[:, :, ::down, ::right], weight, bias, shortcut=shortcut)
+            return ops.pointwise(x if self.stride == (1, 1) else x[:, :, ::down, ::right], weight, bias,
+                                 shortcut=shortcut)
         if self.is_depthwise:
             y = ops.depthwise(x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation)
         else:
@@ -92,11 +95,51 @@ class Conv2d(nn.Module):
         return y if shortcut is None else y + shortcut
 
 
-def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
+class AdaptiveConv2d(Conv2d):
+    """Convolution padded as TensorFlow's "same": MMCV's Conv2dAdaptivePadding. An odd pixel of padding goes below and
+    to the right.
+
+    Args:
+        as in `Conv2d`, without padding.
+    Shape:
+        x: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
+    """
+
+    @property
+    def is_product(self) -> bool:
+        """Never: what is padded depends on the map's size."""
+        return False
+
+    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, *, shortcut: jt.Var | None = None) -> jt.Var:
+        edges = []
+        for side, kernel, stride, dilation in zip(x.shape[2:], self.kernel_size, self.stride, self.dilation):
+            missing = max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+            edges = [missing // 2, missing - missing // 2, *edges]  # the width's come first
+        return super().run(nn.pad(x, edges) if any(edges) else x, weight, bias, shortcut=shortcut)
+
+
+class Conv1d(Conv2d):
+    """Convolution of kernel 1 over points, whose weight has the shape of PyTorch's Conv1d, (out_channels, in_channels,
+    1).
+
+    Shape:
+        x: (N, in_channels, P, 1) -> (N, out_channels, P, 1)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True, init_std: float | None = None):
+        super().__init__(in_channels, out_channels, 1, bias=bias, init_std=init_std)
+        self.weight = self.weight.reshape(out_channels, in_channels, 1)
+
+    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, *, shortcut: jt.Var | None = None) -> jt.Var:
+        return super().run(x, weight.unsqueeze(3), bias, shortcut=shortcut)
+
+
+def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | None = None,
+              residual: jt.Var | None = None) -> jt.Var:
     """activation(norm(conv(x)) + residual) in as few operations as possible.
 
-    Without gradients, a BatchNorm by running statistics behind a matrix product or a depthwise convolution goes into its weights; behind
-    other convolutions its scale and shift join the elementwise steps that follow.
+    Without gradients, a BatchNorm by running statistics behind a matrix product or a depthwise convolution goes into
+    its weights; behind other convolutions its scale and shift join the elementwise steps that follow.
 
     Args:
         activation: None, "relu" or "gelu".
@@ -107,7 +150,7 @@ def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | Non
     if not folds or not (conv.is_product or conv.is_depthwise):
         return norm(conv(x), activation=activation, residual=residual)
     scale, shift = norm.affine()
-    weight = conv.weight * scale.reshape(-1, 1, 1, 1)
+    weight = conv.weight * scale.reshape(-1, *[1] * (conv.weight.ndim - 1))
     bias = shift if conv.bias is None else shift + conv.bias * scale
     return activated(conv.run(x, weight, bias, shortcut=residual), activation)
 
@@ -117,7 +160,8 @@ class ConvNormAct(nn.Module):
 
     Args:
         bias: "auto" (a bias only without a norm), True or False.
-        conv_cfg: None or `{type: Conv2d}`.
+        conv_cfg: None, `{type: Conv2d}`, `{type: Conv2dAdaptivePadding}` (see `AdaptiveConv2d`; no padding is given),
+            or `{type: Conv1d}` for kernel 1 over points (see `Conv1d`).
         norm_cfg: block for `build_norm`, or None for no norm.
         act_cfg: block for `build_activation`, or None.
         order: of "conv", "norm" and "act"; the norm has the width of what it normalises.
@@ -126,24 +170,34 @@ class ConvNormAct(nn.Module):
         x: (N, in_channels, H, W) -> (N, out_channels, H', W')
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                 bias: bool | str = "auto", conv_cfg: dict | None = None, norm_cfg: dict | None = None, act_cfg: dict | None = None,
-                 order: tuple[str, str, str] = ("conv", "norm", "act")):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1,
+                 groups: int = 1, bias: bool | str = "auto", conv_cfg: dict | None = None, norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None, order: tuple[str, str, str] = ("conv", "norm", "act")):
         super().__init__()
-        if conv_cfg is not None and conv_cfg.get("type", "Conv2d") not in ("Conv", "Conv2d"):
-            raise ConfigError(f"conv_cfg: unknown convolution {conv_cfg.get('type')!r} (known: Conv2d)")
+        kind = (conv_cfg or {}).get("type", "Conv2d")
+        if kind not in ("Conv", "Conv2d", "Conv2dAdaptivePadding", "Conv1d"):
+            raise ConfigError(f"conv_cfg: unknown convolution {kind!r} (known: Conv2d, Conv2dAdaptivePadding, Conv1d)")
+        if kind == "Conv1d" and (kernel_size, stride, padding, groups) != (1, 1, 0, 1):
+            raise ConfigError("conv_cfg: Conv1d has kernel 1 and stride 1, no padding and no groups; got "
+                              f"{kernel_size}, {stride}, {padding}, {groups}")
         if sorted(order) != ["act", "conv", "norm"]:
             raise ValueError(f"ConvNormAct: order is {order}; it holds 'conv', 'norm' and 'act' once each")
-        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation,
-                           groups=groups, bias=norm_cfg is None if bias == "auto" else bias)
+        bias = norm_cfg is None if bias == "auto" else bias
+        if kind == "Conv1d":
+            self.conv = Conv1d(in_channels, out_channels, bias=bias)
+        else:
+            plain = AdaptiveConv2d if kind == "Conv2dAdaptivePadding" else Conv2d
+            self.conv = plain(in_channels, out_channels, kernel_size, stride=stride, padding=padding,
+                              dilation=dilation, groups=groups, bias=bias)
         self.order, self.norm_name = tuple(order), None
         if norm_cfg is not None:
-            self.norm_name, norm = build_norm(norm_cfg, out_channels if order.index("norm") > order.index("conv") else in_channels)
+            self.norm_name, norm = build_norm(norm_cfg, out_channels if order.index("norm") > order.index("conv")
+                                              else in_channels)
             setattr(self, self.norm_name, norm)
         self.activate = build_activation(act_cfg)
-        kind = (act_cfg or {}).get("type")
+        activation = (act_cfg or {}).get("type")
         fusible = self.norm_name is not None and self.order == ("conv", "norm", "act")
-        self.fused = {None: None, "ReLU": "relu", "GELU": "gelu"}.get(kind, False) if fusible else False
+        self.fused = {None: None, "ReLU": "relu", "GELU": "gelu"}.get(activation, False) if fusible else False
 
     @property
     def norm(self) -> nn.Module | None:
@@ -164,7 +218,7 @@ class ConvNormAct(nn.Module):
             x = conv_norm(x, self.conv, self.norm) if together else steps[name](x)
         return x
 
-    def finish(self, x: jt.Var) -> jt.Var:
+    def norm_and_activate(self, x: jt.Var) -> jt.Var:
         """Norm and activation of a map that the convolution made, in one operation where the norm can."""
         if self.fused is not False:
             return self.norm(x, activation=self.fused)
@@ -181,15 +235,17 @@ class DepthwiseSeparableConv(nn.Module):
         x: (N, in_channels, H, W) -> (N, out_channels, H', W')
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, norm_cfg: dict | None = None,
-                 act_cfg: dict | None = None, dw_norm_cfg="default", dw_act_cfg="default", pw_norm_cfg="default", pw_act_cfg="default"):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1,
+                 norm_cfg: dict | None = None, act_cfg: dict | None = None, dw_norm_cfg="default", dw_act_cfg="default",
+                 pw_norm_cfg="default", pw_act_cfg="default"):
         super().__init__()
 
         def chosen(value, usual):
             return usual if value == "default" else value
 
-        self.depthwise_conv = ConvNormAct(in_channels, in_channels, kernel_size, stride=stride, padding=padding, dilation=dilation,
-                                          groups=in_channels, norm_cfg=chosen(dw_norm_cfg, norm_cfg), act_cfg=chosen(dw_act_cfg, act_cfg))
+        self.depthwise_conv = ConvNormAct(in_channels, in_channels, kernel_size, stride=stride, padding=padding,
+                                          dilation=dilation, groups=in_channels, norm_cfg=chosen(dw_norm_cfg, norm_cfg),
+                                          act_cfg=chosen(dw_act_cfg, act_cfg))
         self.pointwise_conv = ConvNormAct(in_channels, out_channels, 1, norm_cfg=chosen(pw_norm_cfg, norm_cfg),
                                           act_cfg=chosen(pw_act_cfg, act_cfg))
 

@@ -1,6 +1,7 @@
 """Dropout, channel dropout and stochastic depth; all are the identity in evaluation.
 
-Masks come from Jittor's generator, so `jt.set_global_seed` fixes them; a batch split over MPI ranks gets the masks of one process.
+Masks come from Jittor's generator, so `jt.set_global_seed` fixes them; a batch split over MPI ranks gets the masks of
+one process.
 """
 
 from __future__ import annotations
@@ -50,13 +51,17 @@ class Dropout2d(_Drop):
 
 
 class DropPath(_Drop):
-    """Drop a residual branch of single pictures: stochastic depth (Huang et al., ECCV 2016). Shape: (N, ...) -> same."""
+    """Drop a residual branch of single pictures: stochastic depth (Huang et al., ECCV 2016).
+    Shape: (N, ...) -> same.
+    """
 
     def mask_shape(self, x: jt.Var) -> tuple[int, ...]:
         return (x.shape[0],) + (1,) * (x.ndim - 1)
 
     def factor(self, n: int) -> jt.Var | None:
-        """What the branch of each of `n` pictures is multiplied by, (n,); None for 1: for operators that do it on the way."""
+        """What the branch of each of `n` pictures is multiplied by, (n,);
+        None for 1: for operators that do it on the way.
+        """
         if not self.is_train or self.drop_prob == 0.0:
             return None
         return ((ranks.rand((n,)) < 1.0 - self.drop_prob).float32() / (1.0 - self.drop_prob)).stop_grad()

@@ -1,7 +1,7 @@
 """Initial values of parameters.
 
-They are drawn from NumPy's global generator, which `jt.set_global_seed(seed)` seeds: the same seed gives the same weights
-whatever the device, and building a large model compiles no kernel.
+They are drawn from NumPy's global generator, which `jt.set_global_seed(seed)` seeds: the same seed gives the same
+weights whatever the device, and building a large model compiles no kernel.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Iterator
 import jittor as jt
 import numpy as np
 
-__all__ = ["normal", "trunc_normal", "xavier_uniform", "constant", "zeros", "ones", "without_values"]
+__all__ = ["normal", "trunc_normal", "uniform", "xavier_uniform", "constant", "zeros", "ones", "without_values"]
 
 _without_values: contextvars.ContextVar[bool] = contextvars.ContextVar("jseg_without_values", default=False)
 
 
 @contextlib.contextmanager
 def without_values() -> Iterator[None]:
-    """Within it parameters have a shape and no memory (zeros that nobody computes): for models that are only looked at."""
+    """Within it parameters have a shape and no memory (zeros that nobody computes):
+    for models that are only looked at.
+    """
     token = _without_values.set(True)
     try:
         yield
@@ -36,7 +38,9 @@ def normal(shape, std: float) -> jt.Var:
 
 
 def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
-    """A float32 Var of `shape` from N(0, std^2), values beyond +-`limit` (absolute, as in timm and MMEngine) redrawn."""
+    """A float32 Var of `shape` from N(0, std^2), values beyond +-`limit` (absolute,
+    as in timm and MMEngine) redrawn.
+    """
     if _without_values.get():
         return _shaped(shape)
     values = np.random.standard_normal(shape) * std
@@ -45,8 +49,17 @@ def trunc_normal(shape, std: float = 0.02, limit: float = 2.0) -> jt.Var:
     return jt.array(values.astype(np.float32))
 
 
+def uniform(shape, low: float, high: float) -> jt.Var:
+    """A float32 Var of `shape` with values spread evenly over [low, high)."""
+    if _without_values.get():
+        return _shaped(shape)
+    return jt.array(np.random.uniform(low, high, shape).astype(np.float32))
+
+
 def xavier_uniform(shape) -> jt.Var:
-    """A float32 Var for a weight (out, in, ...), uniform within sqrt(6 / (fan_in + fan_out)) of 0 (Glorot & Bengio, AISTATS 2010)."""
+    """A float32 Var for a weight (out, in, ...), uniform within sqrt(6 / (fan_in + fan_out))
+    of 0 (Glorot & Bengio, AISTATS 2010).
+    """
     if _without_values.get():
         return _shaped(shape)
     cells = int(np.prod(shape[2:]))

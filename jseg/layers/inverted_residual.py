@@ -1,8 +1,9 @@
 """Inverted residual blocks: expand, convolve each channel alone, project.
 
-Paper: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, sec. 3.3.
+Papers: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, sec. 3.3; Howard et al.,
+"Searching for MobileNetV3", ICCV 2019, sec. 3 (squeeze and excitation inside).
 State keys follow mmsegmentation 1.2.2 (mmseg/models/utils/inverted_residual.py, Apache-2.0): `conv.<i>.conv`,
-`conv.<i>.bn`.
+`conv.<i>.bn`; in MobileNetV3's form `expand_conv`, `depthwise_conv`, `se`, `linear_conv`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import jittor as jt
 from jittor import nn
 
 from jseg.layers.conv import ConvNormAct
+from jseg.layers.squeeze import SqueezeExcitation
 
-__all__ = ["InvertedResidual", "make_divisible"]
+__all__ = ["InvertedResidual", "InvertedResidualV3"]
 
 
 class InvertedResidual(nn.Module):
@@ -48,7 +50,41 @@ class InvertedResidual(nn.Module):
         return project(y, residual=x if self.adds_input else None)
 
 
-def make_divisible(value: float, divisor: int) -> int:
-    """The multiple of `divisor` nearest to `value` that is at least `divisor` and not below 0.9 `value`."""
-    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return nearest if nearest >= 0.9 * value else nearest + divisor
+class InvertedResidualV3(nn.Module):
+    """1x1 expansion (none where the width stays), depthwise convolution, squeeze and excitation, 1x1 projection, plus
+    the input if it fits.
+
+    Args:
+        in_channels, mid_channels, out_channels: widths of input, inside and output.
+        kernel_size, stride, dilation: of the depthwise convolution; at stride 2 it is padded as TensorFlow does.
+        squeeze: width inside over that of the squeeze and excitation; None for none.
+        norm_cfg, act_cfg: norm of all three, activation of the first two.
+    Shape:
+        x: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 *,
+                 mid_channels: int,
+                 kernel_size: int,
+                 stride: int = 1,
+                 dilation: int = 1,
+                 squeeze: int | None = None,
+                 norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None):
+        super().__init__()
+        blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        self.adds_input = stride == 1 and in_channels == out_channels
+        self.expand_conv = None if in_channels == mid_channels else ConvNormAct(in_channels, mid_channels, 1, **blocks)
+        padding = {"padding": dilation * (kernel_size // 2)} if stride == 1 else {
+            "conv_cfg": {"type": "Conv2dAdaptivePadding"}}
+        self.depthwise_conv = ConvNormAct(mid_channels, mid_channels, kernel_size, stride=stride, dilation=dilation,
+                                          groups=mid_channels, **padding, **blocks)
+        self.se = None if squeeze is None else SqueezeExcitation(mid_channels, squeeze)
+        self.linear_conv = ConvNormAct(mid_channels, out_channels, 1, norm_cfg=norm_cfg)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        y = self.depthwise_conv(x if self.expand_conv is None else self.expand_conv(x))
+        return self.linear_conv(y if self.se is None else self.se(y), residual=x if self.adds_input else None)

@@ -1,11 +1,12 @@
 """Normalisation layers whose values, gradients and running statistics are PyTorch's; the work is done by `ops.norm`.
 
 Why not Jittor's own: its BatchNorm keeps the biased variance in the running estimate, and all of its norms compute the
-variance as E[x^2] - E[x]^2, which cancels in float32 when the mean is large against the spread. Here the mean comes first.
-`num_batches_tracked` is not kept: PyTorch reads it only when momentum is None, which no supported model uses.
+variance as E[x^2] - E[x]^2, which cancels in float32 when the mean is large against the spread. Here the mean comes
+first. `num_batches_tracked` is not kept: PyTorch reads it only when momentum is None, which no supported model uses.
 
-Every layer takes, besides x, `activation` (None, "relu", "gelu") and `residual`: y = activation(norm(x) + residual); and has
-`fork(x)` -> (norm(x), norm(x), x) for blocks that use result and input twice: the gradients are then added up in one pass.
+Every layer takes, besides x, `activation` (None, "relu", "gelu") and `residual`: y = activation(norm(x) + residual);
+and has `fork(x)` -> (norm(x), norm(x), x) for blocks that use result and input twice: the gradients are then added up
+in one pass.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ __all__ = ["NORMS", "BatchNorm2d", "GroupNorm", "LayerNorm", "activated", "build
 class BatchNorm2d(nn.Module):
     """Batch normalisation over N, H and W (Ioffe & Szegedy, ICML 2015).
 
-    Training normalises by the batch's biased variance and moves the running estimate towards the unbiased one, as PyTorch
-    does; evaluation uses the running estimates.
+    Training normalises by the batch's biased variance and moves the running estimate towards the unbiased one, as
+    PyTorch does; evaluation uses the running estimates.
 
     Args:
         channels: C.
@@ -59,7 +60,7 @@ class BatchNorm2d(nn.Module):
         y = x * _per_channel(scale) + _per_channel(shift)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if self.is_train:
             y, _, _, again, x = self._by_batch(x, fork=True)
@@ -76,7 +77,8 @@ class BatchNorm2d(nn.Module):
         """`ops.norm` by the batch's statistics, which also go into the running estimates."""
         count = (ranks.pictures(x.shape[0]) if self.sync else x.shape[0]) * x.shape[2] * x.shape[3]
         if count == 1:
-            raise ValueError(f"BatchNorm2d({self.channels}): one value per channel in training; use a batch above 1 or a larger input")
+            raise ValueError(f"BatchNorm2d({self.channels}): one value per channel in training; use a batch above 1 or "
+                             "a larger input")
         found = ops.norm(x, self.weight, self.bias, over="batch", eps=self.eps, sync=self.sync, **options)
         self._track(found[1], found[2], count)
         return found
@@ -112,7 +114,7 @@ class GroupNorm(nn.Module):
     def execute(self, x: jt.Var, *, activation: str | None = None, residual: jt.Var | None = None) -> jt.Var:
         return self._run(x, activation=activation, residual=residual)[0]
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if jt.flags.no_grad:
             y = self(x)
@@ -158,7 +160,7 @@ class LayerNorm(nn.Module):
             y = (x - mean) / jt.sqrt(variance + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
-    def fork(self, x: jt.Var) -> tuple:
+    def fork_output(self, x: jt.Var) -> tuple:
         """(y, y, x) for use in several places."""
         if self.axis == 1 and x.ndim == 4 and not jt.flags.no_grad:
             y, _, _, again, x = self._by_position(x, fork=True)
@@ -180,8 +182,8 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple
 
     Args:
         cfg: `{type: BN | SyncBN | GN | LN, requires_grad: true, eps, momentum, num_groups}`. LN2d, mmpretrain's word,
-            is LN. BN and SyncBN are the same here, so that a job of many ranks equals one process; `{type: BN, sync:
-            false}` normalises by each rank's own pictures.
+            is LN. BN and SyncBN are the same here, so that a job of many ranks equals one process;
+            `{type: BN, sync: false}` normalises by each rank's own pictures.
         channels: C.
         channel_first: for LN, whether the input is (N, C, H, W).
     Returns:
@@ -191,11 +193,13 @@ def build_norm(cfg: dict, channels: int, *, channel_first: bool = True) -> tuple
     """
     kind = cfg.get("type")
     if kind not in _NORM_KEYS:
-        raise ConfigError(f"norm_cfg: unknown norm {kind!r}{nearest(kind, _NORM_KEYS)} (known: {', '.join(_NORM_KEYS)})")
+        raise ConfigError(
+            f"norm_cfg: unknown norm {kind!r}{nearest(kind, _NORM_KEYS)} (known: {', '.join(_NORM_KEYS)})")
     name, accepted = _NORM_KEYS[kind]
     for key in cfg:
         if key not in ("type", "requires_grad", *accepted):
-            raise ConfigError(f"norm_cfg: unknown key {key!r} for {kind}{nearest(key, accepted)} (known: {', '.join(accepted)})")
+            raise ConfigError(f"norm_cfg: unknown key {key!r} for {kind}{nearest(key, accepted)} (known: "
+                              f"{', '.join(accepted)})")
     if kind == "GN" and "num_groups" not in cfg:
         raise ConfigError("norm_cfg: GN needs 'num_groups'")
     options = {key: cfg[key] for key in accepted if key in cfg}

@@ -1,7 +1,7 @@
 """Which entries of a state dict are parameters and which are buffers.
 
-Jittor keeps both as plain Vars, and `Module.eval()` marks every one of them as needing no gradient, so a class names its buffers
-itself: `BUFFERS = ("running_mean", "running_var")`.
+Jittor keeps both as plain Vars, and `Module.eval()` marks every one of them as needing no gradient, so a class names
+its buffers itself: `BUFFERS = ("running_mean", "running_var")`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ __all__ = ["buffer_names", "named_parameters", "count_parameters"]
 
 def buffer_names(model: nn.Module) -> set[str]:
     """State keys of the values that no optimizer moves: running statistics, fixed bases, index tables."""
-    return {f"{name}.{leaf}" if name else leaf for name, module in model.named_modules() for leaf in getattr(module, "BUFFERS", ())}
+    return {f"{name}.{leaf}" if name else leaf for name, module in model.named_modules()
+            for leaf in getattr(module, "BUFFERS", ())}
 
 
 def named_parameters(model: nn.Module) -> dict[str, jt.Var]:

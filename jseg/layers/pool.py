@@ -8,11 +8,14 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-__all__ = ["adaptive_avg_pool", "avg_pool", "max_pool"]
+__all__ = ["adaptive_avg_pool", "avg_pool", "max_pool", "window_means"]
 
 
-def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0, ceil_mode: bool = False) -> jt.Var:
-    """Largest value of each window, as PyTorch's MaxPool2d; padding never wins. Shape: (N, C, H, W) -> (N, C, H', W')."""
+def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0,
+             ceil_mode: bool = False) -> jt.Var:
+    """Largest value of each window, as PyTorch's MaxPool2d; padding never wins.
+    Shape: (N, C, H, W) -> (N, C, H', W').
+    """
     return _pooled(x, kernel_size, stride, padding, ceil_mode, "maximum")
 
 
@@ -23,7 +26,8 @@ def avg_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding:
 
 
 def adaptive_avg_pool(x: jt.Var, size: int | tuple[int, int]) -> jt.Var:
-    """Means over a grid of `size` cells, whose edges are PyTorch's AdaptiveAvgPool2d's: floor(i H / h) to ceil((i + 1) H / h).
+    """Means over a grid of `size` cells, whose edges are PyTorch's AdaptiveAvgPool2d's:
+    floor(i H / h) to ceil((i + 1) H / h).
 
     Shape:
         x: (N, C, H, W) -> (N, C, h, w); h and w may exceed H and W.
@@ -34,9 +38,33 @@ def adaptive_avg_pool(x: jt.Var, size: int | tuple[int, int]) -> jt.Var:
         return x.mean([2, 3], keepdims=True)
     if (rows, columns) == (h, w):
         return x
-    x = jt.matmul(x.reshape(n * c * h, w), jt.array(_bins(w, columns).T.copy()))  # (N*C*H, w)
-    x = x.reshape(n * c, h, columns).transpose(0, 2, 1).reshape(-1, h)  # (N*C*w, H)
-    return jt.matmul(x, jt.array(_bins(h, rows).T.copy())).reshape(n, c, columns, rows).transpose(0, 1, 3, 2)  # (N, C, h, w)
+    return _weighted(x, _bins(h, rows), _bins(w, columns))
+
+
+def window_means(x: jt.Var, kernel_size: tuple[int, int], stride: tuple[int, int]) -> jt.Var:
+    """Means of large windows, as PyTorch's AvgPool2d without padding; a window is cut to a map that is smaller.
+
+    Shape:
+        x: (N, C, H, W) -> (N, C, (H - kernel) // stride + 1, ...), at least 1
+    """
+    return _weighted(x, *(_windows(side, min(k, side), s) for side, k, s in zip(x.shape[2:], kernel_size, stride)))
+
+
+def _weighted(x: jt.Var, rows: np.ndarray, columns: np.ndarray) -> jt.Var:
+    """rows x columns^T for each plane, as two matrix products. Shape: (N, C, H, W), (h, H), (w, W) -> (N, C, h, w)."""
+    n, c, h, w = x.shape
+    x = jt.matmul(x.reshape(n * c * h, w), jt.array(columns.T.copy()))  # (N*C*H, w)
+    x = x.reshape(n * c, h, -1).transpose(0, 2, 1).reshape(-1, h)  # (N*C*w, H)
+    return jt.matmul(x, jt.array(rows.T.copy())).reshape(n, c, -1, len(rows)).transpose(0, 1, 3, 2)  # (N, C, h, w)
+
+
+@functools.lru_cache(maxsize=64)
+def _windows(length: int, kernel: int, stride: int) -> np.ndarray:
+    """(cells, length) float32: the share of each position in the mean of each window."""
+    shares = np.zeros(((length - kernel) // stride + 1, length), np.float32)
+    for i, row in enumerate(shares):
+        row[i * stride:i * stride + kernel] = 1.0 / kernel
+    return shares
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,7 +79,8 @@ def _bins(length: int, cells: int) -> np.ndarray:
 
 def _pooled(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad=True):
     if min(x.shape[2:]) > kernel_size:
-        return nn.Pool(kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, op=op, count_include_pad=count_include_pad)(x)
+        return nn.Pool(kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, op=op,
+                       count_include_pad=count_include_pad)(x)
     return _pooled_small(x, kernel_size, stride or kernel_size, padding, ceil_mode, op, count_include_pad)
 
 
@@ -66,7 +95,8 @@ def _pooled_small(x, kernel_size, stride, padding, ceil_mode, op, count_include_
             if op == "maximum":
                 cells.append(cell.max([2, 3], keepdims=True))
             else:
-                cells.append(cell.sum([2, 3], keepdims=True) / (high * wide if count_include_pad else (bottom - top) * (right - left)))
+                cells.append(cell.sum([2, 3], keepdims=True) / (high * wide if count_include_pad
+                                                                else (bottom - top) * (right - left)))
         lines.append(jt.concat(cells, 3))
     return jt.concat(lines, 2)
 

@@ -14,8 +14,8 @@ __all__ = ["nearest_resize"]
 def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
     """Each output pixel takes the input pixel at floor(index * in / out): PyTorch's `F.interpolate(mode="nearest")`.
 
-    Whole multiples of the input's size are a broadcast, other sizes two products with matrices of one 1 a row; Jittor's own
-    operator gathers, and scatters on the way back.
+    Whole multiples of the input's size are a broadcast, other sizes two products with matrices of one 1 per row;
+    Jittor's own operator gathers, and scatters on the way back.
 
     Args:
         size: (H, W) of the result in pixels, each >= 1.
@@ -40,6 +40,6 @@ def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
 
 @functools.lru_cache(maxsize=32)
 def _choices(out_size: int, in_size: int) -> np.ndarray:
-    """(out_size, in_size) float32, one 1 a row; positions in float32 as PyTorch computes them."""
+    """(out_size, in_size) float32, one 1 per row; positions in float32 as PyTorch computes them."""
     position = np.arange(out_size, dtype=np.float32) * (np.float32(in_size) / np.float32(out_size))
     return np.eye(in_size, dtype=np.float32)[np.minimum(position.astype(np.int64), in_size - 1)]

@@ -31,25 +31,40 @@ class Loss:
         """
         raise NotImplementedError
 
-    def with_accuracy(self, logits: jt.Var, labels: jt.Var, *, pixel_weight: jt.Var | None = None, ignore_index: int = 255,
-                      align_corners: bool = False) -> tuple[jt.Var, jt.Var | None]:
+    def with_accuracy(self, logits: jt.Var, labels: jt.Var, *, pixel_weight: jt.Var | None = None,
+                      ignore_index: int = 255, align_corners: bool = False) -> tuple[jt.Var, jt.Var | None]:
         """(the loss, pixel accuracy in percent where it comes at no cost, else None)."""
-        return self(logits, labels, pixel_weight=pixel_weight, ignore_index=ignore_index, align_corners=align_corners), None
+        return self(logits, labels, pixel_weight=pixel_weight, ignore_index=ignore_index,
+                    align_corners=align_corners), None
 
     def pixels(self, logits: jt.Var, labels: jt.Var, *, ignore_index: int = 255, align_corners: bool = False) -> jt.Var:
         """The unreduced loss (N, H, W), where `ranks_pixels`."""
         raise NotImplementedError
 
+    def elements(self, logits: jt.Var, targets: jt.Var) -> jt.Var:
+        """The weighted, reduced loss of values that lie on no label map: classes of a picture, queries, points.
+
+        Args:
+            logits: any shape.
+            targets: the same shape, each value from 0 to 1.
+        Raises:
+            ValueError: a loss that has no such form.
+        """
+        raise ValueError(f"{type(self).__name__} takes label maps only; accepted here: CrossEntropyLoss with "
+                         "use_sigmoid: true")
+
     def divisor(self, labels: np.ndarray, ignore_index: int) -> float | None:
-        """What the mean over these labels (N, H, W) divides by, up to a constant factor; None for a sum. Here: pictures."""
+        """What the mean over these labels (N, H, W) divides by, up to a constant factor;
+        None for a sum. Here: pictures.
+        """
         return len(labels)
 
 
 def total(terms: dict[str, jt.Var]) -> jt.Var:
-    """The sum to differentiate: every term but the accuracies ("acc_<...>", also after a head's prefix)."""
+    """The sum to differentiate: every term but the accuracies, which have a word "acc_<...>" in their name."""
     return sum(value for key, value in terms.items() if is_loss(key))
 
 
 def is_loss(key: str) -> bool:
     """Whether a logged name is a loss rather than an accuracy."""
-    return not key.rpartition(".")[2].startswith("acc_")
+    return not any(part.startswith("acc_") for part in key.split("."))

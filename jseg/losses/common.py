@@ -80,7 +80,8 @@ def check_shapes(loss: str, logits: jt.Var, labels: jt.Var, pixel_weight: jt.Var
         raise ValueError(f"{loss}: logits are {tuple(logits.shape)}, labels {tuple(labels.shape)}; "
                          "accepted (N, K, h, w) and (N, H, W)")
     if pixel_weight is not None and tuple(pixel_weight.shape) != tuple(labels.shape):
-        raise ValueError(f"{loss}: pixel_weight is {tuple(pixel_weight.shape)}, it must have the labels' shape {tuple(labels.shape)}")
+        raise ValueError(f"{loss}: pixel_weight is {tuple(pixel_weight.shape)}, it must have the labels' shape "
+                         f"{tuple(labels.shape)}")
     if weights is not None and len(weights) != logits.shape[1]:
         raise ValueError(f"{loss}: class_weight has {len(weights)} values, the model has {logits.shape[1]} classes")
 
@@ -94,12 +95,15 @@ def check_choice(loss: str, name: str, value, accepted: Sequence) -> None:
 def sum_of_map(values: jt.Var) -> jt.Var:
     """The sum of (N, K, H, W), axis by axis.
 
-    Jittor's sum over all axes keeps one running float32 on the CPU: over 20 million values it loses 1e-4, and a mean 2 %.
+    Jittor's sum over all axes keeps one running float32 on the CPU: over 20 million values it loses 1e-4, and a mean 2
+    %.
     """
     return values.sum(3).sum(2).sum()
 
 
 def binary_cross_entropy(logits: jt.Var, target: jt.Var, positive_weight: jt.Var | float = 1.0) -> jt.Var:
-    """Return -(w t log s(x) + (1 - t) log(1 - s(x))) elementwise, in the form that neither overflows nor loses digits."""
+    """Return -(w t log s(x) + (1 - t) log(1 - s(x))) elementwise,
+    in the form that neither overflows nor loses digits.
+    """
     soft = jt.log(1.0 + jt.exp(-jt.abs(logits))) + jt.maximum(-logits, jt.zeros_like(logits))  # -log s(x)
     return (1.0 - target) * logits + (1.0 + (positive_weight - 1.0) * target) * soft

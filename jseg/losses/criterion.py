@@ -54,7 +54,7 @@ class Criterion:
             accuracy = percent if accuracy is None else accuracy
             value = self.rank_share(loss, value, labels)
             values[loss.loss_name] = values[loss.loss_name] + value if loss.loss_name in values else value
-        values["acc_seg"] = self._accuracy(logits, labels) if accuracy is None else accuracy
+        values["acc_seg"] = self.accuracy(logits, labels) if accuracy is None else accuracy
         return values
 
     def term(self, index: int, logits: jt.Var, labels: jt.Var) -> jt.Var:
@@ -64,24 +64,35 @@ class Criterion:
         value = loss(logits, labels, ignore_index=self.ignore_index, align_corners=self.align_corners)
         return self.rank_share(loss, value, labels)
 
-    def rank_share(self, loss: Loss, value: jt.Var, labels: jt.Var) -> jt.Var:
-        """What the loss of this rank's pictures counts in the loss of a batch that is split over ranks.
+    def elements(self, logits: jt.Var, targets: np.ndarray) -> jt.Var:
+        """The sum of all losses of values that lie on no label map.
 
-        A mean has a divisor, which `loss.divisor` tells. This rank's mean times its share of the common divisor, added over ranks, is
-        the mean that one process computes; a sum counts whole.
+        Args:
+            logits: (N, ...).
+            targets: the same shape, float32 from 0 to 1.
+        """
+        goal = jt.array(targets).stop_grad()
+        return sum(self.rank_share(loss, loss.elements(logits, goal), goal) for loss in self.losses)
+
+    def rank_share(self, loss: Loss, value: jt.Var, labels: jt.Var) -> jt.Var:
+        """This rank's contribution to the loss of a batch that is split over ranks; the contributions add up to it.
+
+        A sum contributes as it is. A mean is weighted: `loss.divisor` is the number it was divided by, and the weight
+        is this rank's share of that number over all ranks.
         """
         if not ranks.in_step():
             return value
         divisor = loss.divisor(labels.numpy(), self.ignore_index)
         if divisor is None:
             return value
-        return value * jt.array(np.array([ranks.part(divisor)], np.float32))  # an input: a constant would recompile
+        return value * jt.array(np.array([ranks.share_of(divisor)], np.float32))  # an input: a constant would recompile
 
-    def _accuracy(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
+    def accuracy(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
         """Percent of counted pixels whose largest logit is right, for losses that do not know it; one map: above 0."""
         with jt.no_grad():
             if logits.shape[1] == 1:
-                right = (ops.bilinear_resize(logits, tuple(labels.shape[1:]), align_corners=self.align_corners)[:, 0] > 0).int32() == labels
+                right = (ops.bilinear_resize(logits, tuple(labels.shape[1:]),
+                                             align_corners=self.align_corners)[:, 0] > 0).int32() == labels
             else:
                 right = ops.upsample_argmax(logits, tuple(labels.shape[1:]), align_corners=self.align_corners) == labels
             counted = labels != self.ignore_index

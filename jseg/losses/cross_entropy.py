@@ -1,4 +1,5 @@
-"""Cross entropy over pixels, softmax or sigmoid (mmsegmentation 1.2.2, mmseg/models/losses/cross_entropy_loss.py, Apache-2.0).
+"""Cross entropy over pixels, softmax or sigmoid (mmsegmentation 1.2.2,
+mmseg/models/losses/cross_entropy_loss.py, Apache-2.0).
 
 Deviations: `reduction` "none" is refused, a training loss is one number; `use_mask` is refused, it belongs to mask
 classification; no warning about `avg_non_ignore`; with class weights, an ignored label outside 0..K-1 counts as one in
@@ -12,8 +13,8 @@ import numpy as np
 
 from jseg import ops
 from jseg.losses.base import Loss
-from jseg.losses.common import (EPS, binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, sum_of_map,
-                                upsample)
+from jseg.losses.common import (EPS, binary_cross_entropy, check_choice, check_shapes, class_weights,
+                                one_hot, sum_of_map, upsample)
 from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
@@ -31,7 +32,8 @@ class CrossEntropyLoss(Loss):
         use_sigmoid: binary cross entropy per channel instead of softmax over channels.
         use_mask: only False.
         reduction: "mean" or "sum" over pixels (sigmoid: over pixels and channels).
-        class_weight: K weights >= 0, or a .npy/.json file with them; for the sigmoid form, weights of the positive term.
+        class_weight: K weights >= 0, or a .npy/.json file with them; for the sigmoid form, weights of the positive
+            term.
         loss_weight: factor on the result.
         loss_name: name in the log.
         avg_non_ignore: False divides by all pixels, ignored ones included; True by the others only. With class weights
@@ -46,8 +48,8 @@ class CrossEntropyLoss(Loss):
     def __init__(self, use_sigmoid: bool = False, use_mask: bool = False, reduction: str = "mean", class_weight=None,
                  loss_weight: float = 1.0, loss_name: str = "loss_ce", avg_non_ignore: bool = False):
         if use_mask:
-            raise ValueError("CrossEntropyLoss: use_mask belongs to mask classification models, which jseg does not have; "
-                             "remove it or set use_sigmoid")
+            raise ValueError("CrossEntropyLoss: use_mask belongs to mask classification models, which jseg does not "
+                             "have; remove it or set use_sigmoid")
         check_choice("CrossEntropyLoss", "reduction", reduction, ("mean", "sum"))
         self.use_sigmoid, self.reduction, self.avg_non_ignore = bool(use_sigmoid), reduction, bool(avg_non_ignore)
         self.class_weight = class_weights(class_weight, "CrossEntropyLoss")
@@ -55,7 +57,8 @@ class CrossEntropyLoss(Loss):
 
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted, reduced loss (a scalar Var)."""
-        return self.with_accuracy(logits, labels, pixel_weight=pixel_weight, ignore_index=ignore_index, align_corners=align_corners)[0]
+        return self.with_accuracy(logits, labels, pixel_weight=pixel_weight, ignore_index=ignore_index,
+                                  align_corners=align_corners)[0]
 
     def with_accuracy(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return (loss, pixel accuracy in percent); the softmax form gets the accuracy from the same pass.
@@ -80,9 +83,28 @@ class CrossEntropyLoss(Loss):
             ValueError: the sigmoid form, which has one value per channel.
         """
         if self.use_sigmoid:
-            raise ValueError("CrossEntropyLoss: hard example mining by loss needs the softmax form; give the sampler a thresh")
+            raise ValueError("CrossEntropyLoss: hard example mining by loss needs the softmax form; give the sampler a "
+                             "thresh")
         loss, _ = self._softmax(logits, labels, None, ignore_index, align_corners, "none")
         return self.loss_weight * loss
+
+    def elements(self, logits, targets):
+        """The sigmoid form of logits and targets of one shape, the classes on axis 1.
+
+        Raises:
+            ValueError: the softmax form, or shapes that differ.
+        """
+        if not self.use_sigmoid:
+            raise ValueError("CrossEntropyLoss: targets of each class by itself need the sigmoid form; set "
+                             "use_sigmoid: true")
+        shape = tuple(logits.shape)
+        if shape != tuple(targets.shape) or (self.class_weight is not None and shape[1] != len(self.class_weight)):
+            raise ValueError(f"CrossEntropyLoss: logits are {shape}, targets {tuple(targets.shape)}; they must be "
+                             "equal, with a class_weight for each value of axis 1")
+        ones = [1] * (len(shape) - 2)
+        positive = 1.0 if self.class_weight is None else jt.array(self.class_weight).reshape(1, -1, *ones)
+        total = binary_cross_entropy(logits, targets, positive).sum()
+        return self.loss_weight * (total if self.reduction == "sum" else total / logits.numel())
 
     def divisor(self, labels: np.ndarray, ignore_index: int) -> float | None:
         """What the mean over these labels (N, H, W) divides by, up to a constant factor; None for a sum."""
@@ -98,7 +120,8 @@ class CrossEntropyLoss(Loss):
     def _softmax(self, logits, labels, pixel_weight, ignore_index, align_corners, reduction):
         return ops.upsample_cross_entropy(
             logits, labels, align_corners=align_corners, ignore_index=ignore_index, class_weight=self.class_weight,
-            avg_non_ignore=self.avg_non_ignore, pixel_weight=pixel_weight, reduction="mean" if reduction == "mean" else "none")
+            avg_non_ignore=self.avg_non_ignore, pixel_weight=pixel_weight,
+            reduction="mean" if reduction == "mean" else "none")
 
     def _sigmoid(self, logits, labels, pixel_weight, ignore_index, align_corners):
         logits = upsample(logits, labels, align_corners)  # (N, K, H, W)

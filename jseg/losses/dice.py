@@ -2,9 +2,9 @@
 
 Kept from mmseg although one would not expect it: sigmoid is the default also for many classes; one ratio is formed per
 picture over all classes together; ignored pixels have no target but their predictions stay in the denominator, so a
-picture of ignored pixels has loss 1 (with zero gradient in the squared form). Deviations: `reduction` "none" and a pixel
-weight are refused (mmseg fails on the latter); with one channel the foreground is label 1 (mmseg: label 0); negative
-labels have no target (mmseg takes them for class 0).
+picture of ignored pixels has loss 1 (with zero gradient in the squared form). Deviations: `reduction` "none" and a
+pixel weight are refused (mmseg fails on the latter); with one channel the foreground is label 1 (mmseg: label 0);
+negative labels have no target (mmseg takes them for class 0).
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ class DiceLoss(Loss):
         eps: keeps the ratio finite, above 0.
         loss_name: name in the log.
     Shape:
-        logits (N, K, h, w) float, labels (N, H, W) int -> scalar. `ignore_index` of the call marks pixels without target.
+        logits (N, K, h, w) float, labels (N, H, W) int -> scalar. `ignore_index` of the call marks pixels without
+        target.
     Raises:
         ValueError: an argument outside the accepted ones, a pixel weight, or no channel left.
     """
 
-    def __init__(self, use_sigmoid: bool = True, activate: bool = True, reduction: str = "mean", naive_dice: bool = False,
-                 loss_weight: float = 1.0, ignore_index: int | None = 255, eps: float = 1e-3, loss_name: str = "loss_dice"):
+    def __init__(self, use_sigmoid: bool = True, activate: bool = True, reduction: str = "mean",
+                 naive_dice: bool = False, loss_weight: float = 1.0, ignore_index: int | None = 255, eps: float = 1e-3,
+                 loss_name: str = "loss_dice"):
         check_choice("DiceLoss", "reduction", reduction, ("mean", "sum"))
         self.use_sigmoid, self.activate, self.reduction, self.naive_dice = use_sigmoid, activate, reduction, naive_dice
-        self.loss_weight, self.ignore_index, self.eps, self.loss_name = float(loss_weight), ignore_index, float(eps), loss_name
+        self.loss_weight, self.ignore_index, self.eps, self.loss_name = float(loss_weight), ignore_index, float(
+            eps), loss_name
 
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted, reduced loss (a scalar Var)."""

@@ -12,7 +12,8 @@ import jittor as jt
 import numpy as np
 
 from jseg.losses.base import Loss
-from jseg.losses.common import binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot, sum_of_map, upsample
+from jseg.losses.common import (binary_cross_entropy, check_choice, check_shapes, class_weights, one_hot,
+                                sum_of_map, upsample)
 from jseg.ops.labels import check_label_range
 from jseg.registry import LOSSES
 
@@ -44,7 +45,8 @@ class FocalLoss(Loss):
         check_choice("FocalLoss", "reduction", reduction, ("mean", "sum"))
         self.alpha = np.asarray(alpha, np.float32)
         if self.alpha.ndim > 1 or self.alpha.min() < 0 or self.alpha.max() > 1 or gamma < 0:
-            raise ValueError(f"FocalLoss: alpha is {alpha!r} (accepted 0-1, or a list of them), gamma {gamma!r} (at least 0)")
+            raise ValueError(f"FocalLoss: alpha is {alpha!r} (accepted 0-1, or a list of them), gamma {gamma!r} (at "
+                             "least 0)")
         self.gamma, self.reduction = float(gamma), reduction
         self.class_weight = class_weights(class_weight, "FocalLoss")
         self.loss_weight, self.loss_name = float(loss_weight), loss_name

@@ -1,4 +1,5 @@
-"""Lovasz-Softmax and Lovasz hinge (CVPR 2018, arXiv 1705.08790; mmsegmentation 1.2.2, mmseg/models/losses/lovasz_loss.py, Apache-2.0).
+"""Lovasz-Softmax and Lovasz hinge (CVPR 2018, arXiv 1705.08790;
+mmsegmentation 1.2.2, mmseg/models/losses/lovasz_loss.py, Apache-2.0).
 
 The loss of a class is sum_i w_i e_i over errors e in descending order, where w_i is the growth of the Jaccard loss when
 pixel i joins the wrong ones (Algorithm 1). Here w comes from its closed form instead of differences of nearly equal
@@ -7,8 +8,8 @@ for another one. Ignored pixels are sorted behind all others and weigh nothing, 
 
 Kept from mmseg: a pixel weight has no effect (a sampler may serve another loss of the same head). Deviations:
 `reduction` matters only with `per_image` and may then be "mean" or "sum" (mmseg demands "none" without `per_image`, so
-its own default arguments fail); a batch or a picture of ignored pixels, or one without any of the chosen classes, gives 0
-(mmseg: an empty tensor or an error).
+its own default arguments fail); a batch or a picture of ignored pixels, or one without any of the chosen classes, gives
+0 (mmseg: an empty tensor or an error).
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ class LovaszLoss(Loss):
 
     Args:
         loss_type: "multi_class" (softmax over K channels) or "binary" (hinge on one channel, labels 0 and 1).
-        classes: "present" averages over the classes that occur in the labels, "all" over every class, or a list of them.
+        classes: "present" averages over the classes that occur in the labels, "all" over every class, or a list of
+            them.
         per_image: one loss per picture, then reduced; False: one loss over the whole batch.
-        reduction: "mean" or "sum" over pictures with `per_image`; without it any of "none", "mean", "sum" and no effect.
+        reduction: "mean" or "sum" over pictures with `per_image`; without it any of "none", "mean", "sum" and no
+            effect.
         class_weight: K weights >= 0 (multi_class), or a .npy/.json file with them.
         loss_weight: factor on the result.
         loss_name: name in the log.
@@ -47,14 +50,16 @@ class LovaszLoss(Loss):
         ValueError: an argument outside the accepted ones, or shapes that do not fit.
     """
 
-    def __init__(self, loss_type: str = "multi_class", classes: str | Sequence[int] = "present", per_image: bool = False,
-                 reduction: str = "mean", class_weight=None, loss_weight: float = 1.0, loss_name: str = "loss_lovasz"):
+    def __init__(self, loss_type: str = "multi_class", classes: str | Sequence[int] = "present",
+                 per_image: bool = False, reduction: str = "mean", class_weight=None, loss_weight: float = 1.0,
+                 loss_name: str = "loss_lovasz"):
         check_choice("LovaszLoss", "loss_type", loss_type, ("multi_class", "binary"))
         check_choice("LovaszLoss", "reduction", reduction, ("mean", "sum") if per_image else ("none", "mean", "sum"))
         if isinstance(classes, str):
             check_choice("LovaszLoss", "classes", classes, ("present", "all"))
         elif not classes or any(not isinstance(c, int) or c < 0 for c in classes):
-            raise ValueError(f"LovaszLoss: classes is {classes!r}, accepted: 'present', 'all' or a list of class indices")
+            raise ValueError(f"LovaszLoss: classes is {classes!r}, accepted: 'present', 'all' or a list of class "
+                             "indices")
         self.loss_type, self.classes, self.per_image, self.reduction = loss_type, classes, per_image, reduction
         self.class_weight = class_weights(class_weight, "LovaszLoss")
         self.loss_weight, self.loss_name = float(loss_weight), loss_name
@@ -65,7 +70,8 @@ class LovaszLoss(Loss):
         check_label_range("LovaszLoss", labels, max(logits.shape[1], 2), ignore_index)
         n, k = logits.shape[:2]
         if (self.loss_type == "binary") != (k == 1):
-            raise ValueError(f"LovaszLoss: loss_type {self.loss_type!r} got {k} channels; 'binary' takes 1, 'multi_class' more")
+            raise ValueError(f"LovaszLoss: loss_type {self.loss_type!r} got {k} channels; 'binary' takes 1, "
+                             "'multi_class' more")
         scores = upsample(logits, labels, align_corners)  # (N, K, H, W)
         if self.loss_type == "multi_class":
             scores = jt.nn.softmax(scores, dim=1)
@@ -78,7 +84,9 @@ class LovaszLoss(Loss):
         return self.loss_weight * (total / len(losses) if self.per_image and self.reduction == "mean" else total)
 
     def divisor(self, labels, ignore_index: int) -> int | None:
-        """Pictures; None for a sum. Without `per_image` the batch is ranked as one: ranks then average their own rankings."""
+        """Pictures; None for a sum. Without `per_image` the batch is ranked as one:
+        ranks then average their own rankings.
+        """
         return None if self.per_image and self.reduction == "sum" else len(labels)
 
     def _softmax(self, prob, labels, ignore_index):

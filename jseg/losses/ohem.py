@@ -1,4 +1,5 @@
-"""Online hard example mining (CVPR 2016; mmsegmentation 1.2.2, mmseg/structures/sampler/ohem_pixel_sampler.py, Apache-2.0).
+"""Online hard example mining (CVPR 2016; mmsegmentation 1.2.2,
+mmseg/structures/sampler/ohem_pixel_sampler.py, Apache-2.0).
 
 Deviations: takes logits at head resolution (probabilities and losses come from the fused operator, so logits at label
 size never exist); ranks on the host with a partial sort; without `thresh`, only losses with per-pixel values
@@ -16,7 +17,7 @@ from jseg import ops
 from jseg.losses.common import check_shapes
 from jseg.registry import SAMPLERS
 
-__all__ = ["OHEMPixelSampler"]
+__all__ = ["OHEMPixelSampler", "hard_pixels"]
 
 
 @SAMPLERS.register()
@@ -24,8 +25,8 @@ class OHEMPixelSampler:
     """Choose the pixels worth learning from: weight 1 for hard pixels, 0 for easy and ignored ones.
 
     Args:
-        thresh: probability of the true class in 0-1 below which a pixel is hard; the bar rises until about `min_kept` * N
-            pixels pass. None: the `min_kept` * N pixels with the largest loss.
+        thresh: probability of the true class in 0-1 below which a pixel is hard; the bar rises until about `min_kept` *
+            N pixels pass. None: the `min_kept` * N pixels with the largest loss.
         min_kept: pixels to keep per picture, at least 2.
     Raises:
         ValueError: an argument outside its range.
@@ -58,9 +59,9 @@ class OHEMPixelSampler:
             return jt.array(np.zeros(valid.shape, np.float32)).stop_grad()
         with jt.no_grad():
             if self.thresh is not None:
-                nll, _ = ops.upsample_cross_entropy(logits, labels, align_corners=align_corners, ignore_index=ignore_index,
-                                                    reduction="none")
-                chosen = _below(np.exp(-nll.numpy()[valid]), kept, self.thresh)
+                nll, _ = ops.upsample_cross_entropy(logits, labels, align_corners=align_corners,
+                                                    ignore_index=ignore_index, reduction="none")
+                chosen = hard_pixels(np.exp(-nll.numpy()[valid]), kept, self.thresh)
             else:
                 total = sum(loss.pixels(logits, labels, ignore_index=ignore_index, align_corners=align_corners).numpy()
                             for loss in ranked)
@@ -70,8 +71,8 @@ class OHEMPixelSampler:
         return jt.array(weight).stop_grad()
 
 
-def _below(prob: np.ndarray, kept: int, thresh: float) -> np.ndarray:
-    """Mark probabilities under max(thresh, the `kept`-th smallest): (P,) -> (P,) bool."""
+def hard_pixels(prob: np.ndarray, kept: int, thresh: float) -> np.ndarray:
+    """Mark probabilities under max(thresh, the `kept`-th smallest, from 0): (P,) -> (P,) bool."""
     if prob.size == 0:
         return np.zeros(0, bool)
     rank = min(kept, prob.size - 1)

@@ -38,7 +38,8 @@ class TverskyLoss(Loss):
     def __init__(self, smooth: float = 1, class_weight=None, loss_weight: float = 1.0, ignore_index: int | None = 255,
                  alpha: float = 0.3, beta: float = 0.7, loss_name: str = "loss_tversky"):
         if abs(alpha + beta - 1.0) > 1e-6 or not smooth > 0:
-            raise ValueError(f"TverskyLoss: alpha {alpha} and beta {beta} must add up to 1, smooth {smooth} must be above 0")
+            raise ValueError(f"TverskyLoss: alpha {alpha} and beta {beta} must add up to 1, smooth {smooth} must be "
+                             "above 0")
         self.smooth, self.alpha, self.beta, self.ignore_index = float(smooth), float(alpha), float(beta), ignore_index
         self.class_weight = class_weights(class_weight, "TverskyLoss")
         self.loss_weight, self.loss_name = float(loss_weight), loss_name

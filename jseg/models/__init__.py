@@ -1,4 +1,5 @@
-"""Models: backbones, necks, heads and the segmentors that join them. One paper, one file; importing this registers all of them.
+"""Models: backbones, necks, heads and the segmentors that join them. One paper, one file;
+importing this registers all of them.
 
 Every file of this folder's folders is found by itself: adding a model is adding its file.
 """
@@ -9,6 +10,7 @@ import importlib
 import pkgutil
 from typing import Iterator, Mapping
 
+from jseg.config import stating_block
 from jseg.models import encoder_decoder  # noqa: F401  (registers itself)
 from jseg.models.segmentor import Segmentor
 from jseg.registry import MODELS
@@ -35,9 +37,9 @@ def build_model(cfg: Mapping) -> Segmentor:
 def remap_keys(state: Mapping, cfg: Mapping) -> dict:
     """Rename a state dict of another release to the keys of the model that a config describes.
 
-    Strips `module.` (data-parallel wrappers), drops `num_batches_tracked` (which nothing reads), and lets each class that the config
-    names, if it has a `remap_keys`, rename the keys below its own prefix; a state dict that needs none of this comes
-    back equal. A value may become a `Made` of several.
+    Strips `module.` (data-parallel wrappers), drops `num_batches_tracked` (which nothing reads), and lets each class
+    that the config names, if it has a `remap_keys`, rename the keys below its own prefix; a state dict that needs none
+    of this comes back equal. A value may become a `Made` of several.
 
     Args:
         state: keys to anything.
@@ -63,5 +65,8 @@ def _parts(model: Mapping) -> Iterator[tuple[str, Mapping]]:
         block = model.get(name)
         if isinstance(block, Mapping):
             yield f"{name}.", block
+            below, inner = stating_block(block)
+            if below:
+                yield f"{name}{below}.", inner
         elif isinstance(block, (list, tuple)):
             yield from ((f"{name}.{i}.", part) for i, part in enumerate(block))

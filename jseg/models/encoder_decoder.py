@@ -2,8 +2,8 @@
 
 Upstream: mmsegmentation 1.2.2, mmseg/models/segmentors/{encoder_decoder,cascade_encoder_decoder}.py (Apache-2.0).
 
-Deviation: in training each stage of a cascade runs once and its scores go to the next; upstream runs every stage but the last twice
-(with two draws of dropout, and running statistics that move twice).
+Deviation: in training each stage of a cascade runs once and its scores go to the next; upstream runs every stage but
+the last twice (with two draws of dropout, and running statistics that move twice).
 """
 
 from __future__ import annotations
@@ -39,10 +39,7 @@ class EncoderDecoder(Segmentor):
         super().__init__(test_cfg=test_cfg, impl=impl)
         self.backbone = MODELS.build(backbone, "model.backbone")
         self.neck = MODELS.build(neck, "model.neck") if neck else None
-        self.decode_head = _built(decode_head, "model.decode_head")
-        if self.stages[0].needs_previous:
-            raise ConfigError(f"model.decode_head: {type(self.stages[0]).__name__} refines the scores of a head before it; give a list of heads "
-                              "(CascadeEncoderDecoder), with this one behind another")
+        self.decode_head = _built(decode_head, "model.decode_head", cascade=True)
         self.auxiliary_head = _built(auxiliary_head, "model.auxiliary_head") if auxiliary_head else None
 
     @property
@@ -84,10 +81,13 @@ class EncoderDecoder(Segmentor):
             named += [(f"aux_{i}", head, head(maps)) for i, head in enumerate(self.auxiliary_head)]
         elif self.auxiliary_head is not None:
             named.append(("aux", self.auxiliary_head, self.auxiliary_head(maps)))
-        return {f"{name}.{key}": value for name, head, found in named for key, value in head.loss(found, labels).items()}
+        return {f"{name}.{key}": value for name, head, found in named
+                for key, value in head.loss(found, labels).items()}
 
     def _outputs(self, maps: list, size: tuple[int, int]) -> list[Any]:
-        """What each stage gives for maps of pictures of `size`; each but the first sees the scores of the one before."""
+        """What each stage gives for maps of pictures of `size`;
+        each but the first sees the scores of the one before.
+        """
         outputs = [self.stages[0](maps)]
         for before, head in zip(self.stages, self.stages[1:]):
             outputs.append(head(maps, before.scores(outputs[-1], size)))
@@ -110,7 +110,15 @@ class CascadeEncoderDecoder(EncoderDecoder):
         super().__init__(backbone, decode_head, neck=neck, auxiliary_head=auxiliary_head, test_cfg=test_cfg, impl=impl)
 
 
-def _built(block: Mapping | Sequence[Mapping], where: str) -> nn.Module:
-    if isinstance(block, (list, tuple)):
-        return nn.Sequential(*[MODELS.build(part, f"{where}[{i}]") for i, part in enumerate(block)])
-    return MODELS.build(block, where)
+def _built(block: Mapping | Sequence[Mapping], where: str, *, cascade: bool = False) -> nn.Module:
+    """One head, or a Sequential of several, of which only those behind another in a cascade are given its scores."""
+    listed = isinstance(block, (list, tuple))
+    heads = [
+        MODELS.build(part, f"{where}[{i}]" if listed else where) for i, part in enumerate(block if listed else [block])
+    ]
+    for head in heads[:1] if cascade else heads:
+        if head.needs_previous:
+            raise ConfigError(
+                f"{where}: {type(head).__name__} refines the scores of a head before it; give decode_head as a list "
+                "(CascadeEncoderDecoder) with this one behind another")
+    return nn.Sequential(*heads) if listed else heads[0]

@@ -1,16 +1,18 @@
 """From logits at head resolution to label maps at each picture's own size, without full-size logits.
 
-mmsegmentation (1.2.2, mmseg/models/segmentors) resizes the logits to the network's input, or to each window of a slide, adds the
-windows up and divides by their number, cuts the padding off, undoes the flip, resizes to the picture's own size and takes the
-largest. Every step before the last is linear and acts on rows and columns separately, so for one window all of them together are
+mmsegmentation (1.2.2, mmseg/models/segmentors) resizes the logits to the network's input, or to each window of a slide,
+adds the windows up and divides by their number, cuts the padding off, undoes the flip, resizes to the picture's own
+size and takes the largest. Every step before the last is linear and acts on rows and columns separately, so for one
+window all of them together are
 
     scores = rows @ logits @ columns^T        rows (H_own, h), columns (W_own, w)
 
 and a slide is the sum over its windows (their overlap counts are a product of a row count and a column count). The two
-matrices are made once. There are two roads from here. The *direct* one is for one pass over the whole input: each row of the
-matrices has two or three values, and `ops.upsample_argmax` finds the classes from those (`direct_maps`). The *summed* one is for
-slides and for test-time augmentation, which averages the softmax of several such sums as mmsegmentation's SegTTAModel does: the
-scores are computed tile by tile, of which only the labels are kept (`window_maps`, `label_map`).
+matrices are made once. There are two roads from here. The *direct* one is for one pass over the whole input: each row
+of the matrices has two or three values, and `ops.upsample_argmax` finds the classes from those (`direct_maps`). The
+*summed* one is for slides and for test-time augmentation, which averages the softmax of several such sums as
+mmsegmentation's SegTTAModel does: the scores are computed tile by tile, of which only the labels are kept
+(`window_maps`, `label_map`).
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Frame:
 
     @classmethod
     def from_meta(cls, meta: dict, size: tuple[int, int]) -> "Frame":
-        """Read a sample's meta: `ori_shape`, `padding_size` (or `img_shape`, for padding on the right and below), `flip`.
+        """Read a sample's meta: `ori_shape`, `padding_size` (or `img_shape`,
+        for padding on the right and below), `flip`.
 
         Raises:
             ValueError: the meta contradicts the input's size or names an unknown flip.
@@ -58,7 +61,8 @@ class Frame:
             shape = meta.get("img_shape", size)
             left, right, top, bottom = 0, size[1] - shape[1], 0, size[0] - shape[0]
         if min(left, right, top, bottom) < 0 or left + right >= size[1] or top + bottom >= size[0]:
-            raise ValueError(f"predict: padding (left {left}, right {right}, top {top}, bottom {bottom}) does not fit an input of {size}")
+            raise ValueError(f"predict: padding (left {left}, right {right}, top {top}, bottom {bottom}) does not fit "
+                             f"an input of {size}")
         flip = meta.get("flip_direction") or "horizontal" if meta.get("flip") else None
         if flip not in (None, "horizontal", "vertical"):
             raise ValueError(f"predict: flip_direction must be 'horizontal' or 'vertical', got {flip!r}")
@@ -143,7 +147,8 @@ def direct_maps(frame: Frame, low_size: tuple[int, int], align_corners: bool) ->
     return Resampling.from_matrix(maps[0]), Resampling.from_matrix(maps[1])
 
 
-def label_map(views: list[list[Window]], num_classes: int, *, with_prob: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+def label_map(views: list[list[Window]], num_classes: int, *, with_prob: bool = False) -> tuple[
+    np.ndarray, np.ndarray | None]:
     """Class of every pixel of one picture.
 
     Args:
@@ -169,7 +174,9 @@ def label_map(views: list[list[Window]], num_classes: int, *, with_prob: bool = 
 
 
 def _tile_scores(views: list[list[Window]], tile: tuple[slice, slice], with_prob: bool) -> jt.Var:
-    """Logits of a tile for one view; mean softmax for several views or when probabilities are wanted. (rows, K, columns)."""
+    """Logits of a tile for one view; mean softmax for several views or when probabilities are wanted.
+    (rows, K, columns).
+    """
     total = None
     for view in views:
         scores = None

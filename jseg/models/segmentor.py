@@ -1,14 +1,14 @@
 """What any model answers: training loss, label maps of a batch, label maps from several augmented versions.
 
-Meaning of whole and slide inference and test-time augmentation: mmsegmentation 1.2.2, mmseg/models/segmentors (Apache-2.0);
-how inference avoids full-size logits is told in `jseg.models.readout`.
+Meaning of whole and slide inference and test-time augmentation: mmsegmentation 1.2.2, mmseg/models/segmentors
+(Apache-2.0); how inference avoids full-size logits is told in `jseg.models.readout`.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import jittor as jt
 import numpy as np
@@ -18,15 +18,17 @@ from jseg import ops
 from jseg.errors import ConfigError
 from jseg.losses.base import total
 from jseg.models.readout import Frame, Window, direct_maps, label_map, overlaps, window_maps, windows
-from jseg.registry import nearest
+from jseg.rules import SIZE, Rule, fields, is_pair
 
 __all__ = ["Segmentor"]
 
-GROUP_PIXELS = 1 << 20  # input pixels of one pass on the CPU at inference: more at once is 0 to 10 % slower and takes as much more memory
+# Input pixels per pass at inference on the CPU. Twice as many take twice the memory and are up to 10 % slower.
+GROUP_PIXELS = 1 << 20
 
 
 class Segmentor(nn.Module):
-    """Base of whole models. A subclass gives `num_classes`, `align_corners`, `ignore_index`, `class_scores` and `batch_losses`.
+    """Base of whole models. A subclass gives `num_classes`, `align_corners`,
+    `ignore_index`, `class_scores` and `batch_losses`.
 
     Args:
         test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels.
@@ -43,7 +45,7 @@ class Segmentor(nn.Module):
 
     def __init__(self, *, test_cfg: dict | None = None, impl: str = "auto"):
         super().__init__()
-        self.test_cfg, self.impl = _checked_test_cfg(test_cfg), impl
+        self.test_cfg, self.impl = _read_test_cfg(test_cfg), impl
 
     def class_scores(self, images: jt.Var) -> jt.Var:
         """(N, K, h, w), to be resized bilinearly to the size of `images`; the class with the largest wins."""
@@ -75,10 +77,12 @@ class Segmentor(nn.Module):
 
         Args:
             images: (N, 3, H, W) float32, normalised and padded; a Var or a NumPy array.
-            metas: N dicts: `ori_shape` (h, w), `padding_size` (left, right, top, bottom) or `img_shape`, `flip`, `flip_direction`.
+            metas: N dicts: `ori_shape` (h, w), `padding_size` (left, right, top, bottom) or `img_shape`, `flip`,
+                `flip_direction`.
             with_prob: return the winning class's softmax probability too.
         Returns:
-            N arrays (h, w), uint8 (uint16 above 256 classes); with `with_prob` N pairs (labels, probability float32 in [0, 1]).
+            N arrays (h, w), uint8 (uint16 above 256 classes); with `with_prob` N pairs (labels, probability float32 in
+            [0, 1]).
         Raises:
             ValueError: as many metas as pictures are needed; a meta that contradicts the input.
         """
@@ -87,8 +91,9 @@ class Segmentor(nn.Module):
     def predict_augmented(self, inputs: Sequence[tuple], *, with_prob: bool = False) -> list:
         """Label maps from several augmented versions of the same pictures: the largest mean softmax wins.
 
-        The caller makes the versions from the pictures themselves, as mmsegmentation's TTA pipeline does: resize the uint8 picture
-        (ratio kept), flip it, normalise, pad; each version's metas say its padding and flip, and all say the same `ori_shape`.
+        The caller makes the versions from the pictures themselves, as mmsegmentation's TTA pipeline does: resize the
+        uint8 picture (ratio kept), flip it, normalise, pad; each version's metas say its padding and flip, and all say
+        the same `ori_shape`.
 
             inputs = [preprocess(resize(picture, scale), flip) for scale in scales for flip in (False, True)]
             labels = model.predict_augmented([(batch.images, batch.metas) for batch in inputs])
@@ -117,8 +122,8 @@ class Segmentor(nn.Module):
         for images, metas in inputs:
             images = jt.array(images) if isinstance(images, np.ndarray) else images
             if len(metas) != images.shape[0] or len(metas) != len(inputs[0][1]):
-                raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and {len(inputs[0][1])} in the first version; "
-                                 "they must agree")
+                raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and {len(inputs[0][1])} in "
+                                 "the first version; they must agree")
             frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
             if len(inputs) == 1 and self.test_cfg["mode"] == "whole":
                 return self._direct_maps(images, frames, dtype, with_prob)
@@ -140,7 +145,8 @@ class Segmentor(nn.Module):
                 maps = direct_maps(replace(alike[0], flip=None), tuple(logits.shape[2:]), self.align_corners)
                 part = logits if len(alike) == len(here) else logits[places[0]:places[-1] + 1]
                 found = ops.upsample_argmax(part, maps, with_prob=with_prob)
-                found = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (found.numpy().astype(dtype),)
+                found = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (
+                    found.numpy().astype(dtype),)
                 for frame, picture in zip(alike, zip(*found)):
                     upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
                     results.append(upright if with_prob else upright[0])
@@ -157,7 +163,8 @@ class Segmentor(nn.Module):
         """Run the network on the whole input or on each window of a slide; for each picture its windows."""
         size = tuple(images.shape[2:])
         if self.test_cfg["mode"] == "slide":
-            spans = [windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis]) for axis in (0, 1)]
+            spans = [windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis])
+                     for axis in (0, 1)]
         else:
             spans = [[(0, size[0])], [(0, size[1])]]
         counts = overlaps(size[0], spans[0]), overlaps(size[1], spans[1])
@@ -174,23 +181,27 @@ class Segmentor(nn.Module):
         return result
 
 
-def _checked_test_cfg(cfg: dict | None) -> dict:
-    """Validate a `test_cfg` block and fill in the default mode."""
-    cfg = dict(cfg or {})
-    cfg.setdefault("mode", "whole")
-    if cfg["mode"] not in ("whole", "slide"):
-        raise ConfigError(f"model.test_cfg: mode must be 'whole' or 'slide', got {cfg['mode']!r}")
-    known = ("mode", "crop_size", "stride")
-    for key in cfg:
-        if key not in known:
-            raise ConfigError(f"model.test_cfg: unknown key {key!r}{nearest(key, known)} (known: {', '.join(known)})")
-    if cfg["mode"] == "slide":
-        for key in known[1:]:
-            value = cfg.get(key)
-            if not isinstance(value, (list, tuple)) or len(value) != 2 or min(value) < 1:
-                raise ConfigError(f"model.test_cfg: slide inference needs {key}: [height, width] in pixels, got {value!r}")
-            cfg[key] = (int(value[0]), int(value[1]))
-        if any(s > c for s, c in zip(cfg["stride"], cfg["crop_size"])):
-            raise ConfigError(f"model.test_cfg: stride {list(cfg['stride'])} is larger than crop_size {list(cfg['crop_size'])}; "
-                              "parts of the picture would stay without a label")
-    return cfg
+_TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": SIZE,
+             "stride": SIZE}
+
+
+def faults_of_test_cfg(cfg: Mapping) -> list[str]:
+    """List what is wrong with a `model.test_cfg`; empty when nothing is."""
+    where = "model.test_cfg"
+    faults = fields(cfg, _TEST_CFG, where, "test_cfg")
+    crop, stride = cfg.get("crop_size"), cfg.get("stride")
+    if cfg.get("mode") == "slide":
+        faults += [f"{where}: mode slide needs {key!r}" for key in ("crop_size", "stride") if cfg.get(key) is None]
+        if is_pair(crop) and is_pair(stride) and any(s > c for s, c in zip(stride, crop)):
+            faults.append(f"{where}: stride {stride} is larger than crop_size {crop}: parts of the picture would get "
+                          "no label")
+    return faults
+
+
+def _read_test_cfg(cfg: Mapping | None) -> dict:
+    """A `test_cfg` with its default mode, sizes as pairs."""
+    cfg = {"mode": "whole", **(cfg or {})}
+    faults = faults_of_test_cfg(cfg)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}

@@ -1,16 +1,30 @@
 """jseg's own operations, each with a plain-Jittor path and compiled kernels behind one checked function.
 
 Every folder here with an `op.py` is one operation: `jseg.ops.msca` is the function `msca` of `jseg/ops/msca/op.py`.
-A new folder needs no edit here. What a folder holds: see `jseg.ops.common`. `use` chooses the implementation for a stretch of code.
+A new folder gets its lines below. What a folder holds: see `jseg.ops.common`. `use` chooses the implementation for a
+stretch of code.
 """
 
-import importlib
-import pathlib
-
+from jseg.ops.adamw.op import adamw
+from jseg.ops.attention.op import attention
+from jseg.ops.bilinear_resize.op import bilinear_resize
 from jseg.ops.common import use, uses_plain
+from jseg.ops.criss_cross.op import criss_cross
+from jseg.ops.depthwise.op import depthwise
+from jseg.ops.layer_norm.op import layer_norm
+from jseg.ops.linear.op import linear
+from jseg.ops.mix_ffn.op import mix_ffn
+from jseg.ops.msca.op import msca
+from jseg.ops.nmf.op import nmf
+from jseg.ops.norm.op import norm
+from jseg.ops.point_sample.op import point_sample
+from jseg.ops.pointwise.op import pointwise
+from jseg.ops.psa_mask.op import psa_mask
+from jseg.ops.upsample_argmax.op import upsample_argmax
+from jseg.ops.upsample_cross_entropy.op import upsample_cross_entropy
 
-KERNELS = sorted(path.parent.name for path in pathlib.Path(__file__).parent.glob("*/op.py"))
-__all__ = [*KERNELS, "KERNELS", "use", "uses_plain"]
-
-for _name in KERNELS:  # the function takes the place of the folder's module as attribute of this package
-    globals()[_name] = getattr(importlib.import_module(f"{__name__}.{_name}.op"), _name)
+KERNELS = ("adamw", "attention", "bilinear_resize", "criss_cross", "depthwise", "layer_norm", "linear", "mix_ffn",
+           "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "upsample_argmax", "upsample_cross_entropy")
+__all__ = ["adamw", "attention", "bilinear_resize", "criss_cross", "depthwise", "layer_norm", "linear", "mix_ffn",
+           "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "upsample_argmax",
+           "upsample_cross_entropy", "KERNELS", "use", "uses_plain"]

@@ -1,8 +1,10 @@
-"""Bilinear resizing along one axis: which source pixels make an output pixel. The one arithmetic of every operator here.
+"""Bilinear resizing along one axis: which source pixels make an output pixel.
+The one arithmetic of every operator here.
 
-Positions are those of PyTorch's `F.interpolate(mode="bilinear", antialias=False)`: with `align_corners` the centres of the outer
-pixels coincide, otherwise their edges do. They are computed in float64, as `include/bilinear.h` and `include/cuda_bilinear.cuh` do;
-PyTorch's CPU code computes them in float32, so weights differ by a few float32 roundings of the position.
+Positions are those of PyTorch's `F.interpolate(mode="bilinear", antialias=False)`: with `align_corners` the centres of
+the outer pixels coincide, otherwise their edges do. They are computed in float64, as `include/bilinear.h` and
+`include/cuda_bilinear.cuh` do; PyTorch's CPU code computes them in float32, so weights differ by a few float32
+roundings of the position.
 """
 
 from __future__ import annotations
@@ -51,9 +53,11 @@ def resize_matrix(size_in: int, size_out: int, align_corners: bool = False) -> n
 
 @dataclass(frozen=True, eq=False)
 class Resampling:
-    """A resampling of one axis with few sources per output: y[o] = sum over t of weights[o, t] * x[min(first[o] + t, size_in - 1)].
+    """A resampling of one axis with few sources per output:
+    y[o] = sum over t of weights[o, t] * x[min(first[o] + t, size_in - 1)].
 
-    One bilinear resize has two sources per output; two of them in a row have three or, where the first one shrinks, more.
+    One bilinear resize has two sources per output; two of them in a row have three or, where the first one shrinks,
+    more.
 
     Args:
         first: (size_out,) int32, not falling, in [0, size_in).

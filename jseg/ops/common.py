@@ -1,4 +1,4 @@
-"""What every kernel folder shares: the choice of implementation, argument checks, test cases, and the CPU call.
+"""What every kernel folder shares: the choice of implementation, argument checks, and the CPU call.
 
 How a kernel uses it (`jseg/ops/<kernel>/op.py`):
 
@@ -10,7 +10,8 @@ How a kernel uses it (`jseg/ops/<kernel>/op.py`):
             return cpu_op("jseg_scale_forward", [x, factor], [(x.shape, "float32")], [x.shape[0], x.shape[1]])[0]
         def grad(self, dy):
             x, factor = self.saved
-            return cpu_op("jseg_scale_backward", [x, factor, dy], [(x.shape, "float32"), (factor.shape, "float32")], [...])
+            return cpu_op("jseg_scale_backward", [x, factor, dy], [(x.shape, "float32"), (factor.shape, "float32")],
+            [...])
 
     def scale(x, factor, *, impl="auto"):
         check_shape("scale", "factor", factor, (x.shape[1],))
@@ -26,16 +27,16 @@ and in `jseg/ops/scale/cpu.cc` (headers in `jseg/ops/include`: call.h, vec.h):
         ...
     }
 
-`impl`: "auto" takes the CPU kernel where there is one, the device is the CPU and the tensors are float32; the CUDA kernel where
-there is one, the device is a GPU and the tensors are float32, float16 or bfloat16; else the plain path. What "auto" means can be
-said for a stretch of code, `with ops.use("jittor"): ...`, as the segmentor does for its model, and for a process by the
-environment variable JSEG_IMPL; the nearer word wins. A named implementation is never replaced by another. An operation with both
-kernels gives them the same symbols, tensors and scalars: `device_op(impl)` is `cpu_op` or its CUDA twin.
+`impl`: "auto" takes the CPU kernel where there is one, the device is the CPU and the tensors are float32; the CUDA
+kernel where there is one, the device is a GPU and the tensors are float32, float16 or bfloat16; else the plain path.
+What "auto" means can be said for a stretch of code, `with ops.use("jittor"): ...`, as the segmentor does for its model,
+and for a process by the environment variable JSEG_IMPL; the nearer word wins. A named implementation is never replaced
+by another. An operation with both kernels gives them the same symbols, tensors and scalars: `device_op(impl)` is
+`cpu_op` or its CUDA twin.
 """
 
 import contextlib
 import contextvars
-import dataclasses
 import functools
 import os
 import pathlib
@@ -46,8 +47,8 @@ from jseg.errors import KernelError
 from jseg.ops import cuda_library
 from jseg.ops.cpu_library import cpu_op
 
-__all__ = ["Case", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like", "pick", "use",
-           "uses_plain"]
+__all__ = ["as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like",
+           "pick", "use", "uses_plain"]
 
 IMPLS = ("auto", "jittor", "cpu", "cuda")
 OPS = pathlib.Path(__file__).resolve().parent
@@ -56,7 +57,8 @@ _scope: contextvars.ContextVar[str] = contextvars.ContextVar("jseg_impl", defaul
 
 @contextlib.contextmanager
 def use(impl: str):
-    """Let every operator called inside take this implementation, unless its call names one; "auto" leaves the choice as it is.
+    """Let every operator called inside take this implementation, unless its call names one;
+    "auto" leaves the choice as it is.
 
     Args:
         impl: "auto", "jittor", "cpu" or "cuda".
@@ -73,7 +75,9 @@ def use(impl: str):
 
 
 def uses_plain() -> bool:
-    """Whether the plain operators are wanted here: layers then compute step by step too, without merging steps into operators."""
+    """Whether the plain operators are wanted here: layers then compute step by step too,
+    without merging steps into operators.
+    """
     return _scope.get() == "jittor"
 
 
@@ -83,8 +87,8 @@ def pick(impl: str, kernel: str, *tensors) -> str:
     Args:
         impl: what the caller asked for, one of `IMPLS`.
         kernel: name of the folder under jseg/ops.
-        tensors: the floating-point Vars the kernel reads; "auto" takes a CPU kernel only if all are float32, a CUDA kernel only
-            if each is float32, float16 or bfloat16.
+        tensors: the floating-point Vars the kernel reads; "auto" takes a CPU kernel only if all are float32, a CUDA
+            kernel only if each is float32, float16 or bfloat16.
     Raises:
         KernelError: unknown `impl`, or a named implementation that does not exist, is for another device or dtype.
     """
@@ -108,12 +112,14 @@ def pick(impl: str, kernel: str, *tensors) -> str:
             here = "" if not has_cuda else f" that could run here, jt.flags.use_cuda is {jt.flags.use_cuda}"
             raise KernelError(f"{kernel}: there is no CUDA kernel{here}; use impl='auto' or 'jittor'")
         if not cuda_types:
-            raise KernelError(f"{kernel}: impl='cuda' takes {', '.join(cuda_library.DTYPES)}, got {', '.join(dtypes)}; use impl='jittor'")
+            raise KernelError(f"{kernel}: impl='cuda' takes {', '.join(cuda_library.DTYPES)}, got {', '.join(dtypes)}; "
+                              "use impl='jittor'")
     if impl == "cpu":
         if not has_cpu:
             raise KernelError(f"{kernel}: there is no CPU kernel; use impl='auto' or 'jittor'")
         if on_gpu:
-            raise KernelError(f"{kernel}: impl='cpu' but jt.flags.use_cuda is {jt.flags.use_cuda}; set it to 0 or use impl='auto'")
+            raise KernelError(f"{kernel}: impl='cpu' but jt.flags.use_cuda is {jt.flags.use_cuda}; set it to 0 or use "
+                              "impl='auto'")
         if dtypes not in ([], ["float32"]):
             raise KernelError(f"{kernel}: impl='cpu' takes float32, got {', '.join(dtypes)}; use impl='jittor'")
     return impl
@@ -141,7 +147,9 @@ def like(gradient, tensor):
 
 
 def check(kernel: str, condition: bool, message: str) -> None:
-    """Raise KernelError("<kernel>: <message>") unless `condition` holds. Compose `message` cheaply: it is built each call."""
+    """Raise KernelError("<kernel>: <message>") unless `condition` holds.
+    Compose `message` cheaply: it is built each call.
+    """
     if not condition:
         raise KernelError(f"{kernel}: {message}")
 
@@ -149,7 +157,7 @@ def check(kernel: str, condition: bool, message: str) -> None:
 def check_shape(kernel: str, name: str, tensor, expected: tuple) -> None:
     """Raise KernelError unless `tensor.shape` is `expected`; None in `expected` accepts any side."""
     shape = tuple(tensor.shape)
-    if shape == expected:  # a model asks some thousand times a second
+    if shape == expected:  # a model asks some thousand times per second
         return
     if len(shape) != len(expected) or any(e is not None and e != s for s, e in zip(shape, expected)):
         wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
@@ -161,7 +169,8 @@ def check_same(kernel: str, **tensors) -> None:
     (first, reference), *rest = tensors.items()
     for name, tensor in rest:
         if tuple(tensor.shape) != tuple(reference.shape):
-            raise KernelError(f"{kernel}: {name} is {tuple(tensor.shape)}, {first} is {tuple(reference.shape)}; they must be equal")
+            raise KernelError(f"{kernel}: {name} is {tuple(tensor.shape)}, {first} is {tuple(reference.shape)}; they "
+                              "must be equal")
 
 
 def check_dtype(kernel: str, accepted: tuple, **tensors) -> None:
@@ -169,33 +178,3 @@ def check_dtype(kernel: str, accepted: tuple, **tensors) -> None:
     for name, tensor in tensors.items():
         if str(tensor.dtype) not in accepted:
             raise KernelError(f"{kernel}: {name} is {tensor.dtype}, accepted are {', '.join(accepted)}")
-
-
-@dataclasses.dataclass(frozen=True, init=False, eq=False)
-class Case:
-    """One named set of sizes and options of a kernel, for tests and benchmarks.
-
-    Every `ops/<kernel>/cases.py` has
-        CASES: list[Case];
-        make(case, rng) -> dict: name -> float64/int array of every tensor argument, or a plain option;
-        call(inputs, impl) -> Var or tuple: runs the op on the dict `make` gave (arrays replaced by float32/int32 Vars);
-        GRADS: names of the inputs that have a gradient;
-        FLOOR: absolute error, relative to the largest reference value, that is always accepted;
-    and `reference.py` has `forward(**inputs)` and `backward(dout, **inputs) -> dict name -> gradient`, in float64.
-    A kernel with several outputs differentiates the first.
-    """
-
-    name: str
-    options: dict
-    bench: bool
-
-    def __init__(self, name: str, *, bench: bool = False, **options):
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "options", options)
-        object.__setattr__(self, "bench", bench)
-
-    def __getattr__(self, key: str):
-        try:
-            return object.__getattribute__(self, "options")[key]
-        except KeyError:
-            raise AttributeError(f"case {self.name!r} has no option {key!r}; it has {sorted(self.options)}") from None

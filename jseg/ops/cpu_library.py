@@ -1,10 +1,11 @@
 """Build, cache and call the C++ kernels of `ops/*/cpu.cc`.
 
-The `cpu.cc` files of a group (those over maps, those over tokens) are compiled when one of them is first called, in parallel, by the
-compiler Jittor uses, and linked into one shared library in Jittor's cache folder: who runs a convolutional network does not wait for
-attention. The name of every object file is a hash of its source, the headers, the flags, the compiler and
-the CPU, so a second process only opens the file, and an edited kernel recompiles alone. A file that does not compile takes
-down its own kernel only: calling that kernel raises the compiler's words, the others keep working.
+The `cpu.cc` files of a group (those over maps, those over tokens) are compiled when one of them is first called, in
+parallel, by the compiler Jittor uses, and linked into one shared library in Jittor's cache folder: who runs a
+convolutional network does not wait for attention. The name of every object file is a hash of its source, the headers,
+the flags, the compiler and the CPU, so a second process only opens the file, and an edited kernel recompiles alone. A
+file that does not compile takes down its own kernel only: calling that kernel raises the compiler's words, the others
+keep working.
 
 Calls go through the stub of `library.py`; `stub_key` says which calls share one.
 """
@@ -79,17 +80,20 @@ def kernel_address(symbol: str) -> int:
         library = _open(any(symbol.startswith(f"jseg_{kernel}_") for kernel in TOKENS))
     for kernel, log in _failed.items():
         if symbol.startswith(f"jseg_{kernel}_"):
-            raise KernelError(f"{kernel}: jseg/ops/{kernel}/cpu.cc does not compile here; use impl='jittor', or cure this:\n{log}")
+            raise KernelError(f"{kernel}: jseg/ops/{kernel}/cpu.cc does not compile here; use impl='jittor', or cure "
+                              f"this:\n{log}")
     try:
         address = ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value
     except AttributeError:
-        raise KernelError(f"the CPU library has no function '{symbol}'; kernels with a cpu.cc: {cpu_kernels()}") from None
+        raise KernelError(
+            f"the CPU library has no function '{symbol}'; kernels with a cpu.cc: {cpu_kernels()}") from None
     _addresses[symbol] = address
     return address
 
 
 def compile_flags() -> list[str]:
-    """Flags of every kernel file; the environment variable JSEG_CPU_FLAGS adds to them (`-march=haswell` tries another CPU).
+    """Flags of every kernel file; the environment variable JSEG_CPU_FLAGS adds
+    to them (`-march=haswell` tries another CPU).
 
     `-ffast-math` stays out: it drops NaN and, when linking, changes the denormals of the whole process.
     """
@@ -147,13 +151,15 @@ def _build_locked(folder: pathlib.Path, objects: dict) -> pathlib.Path:
     import fcntl
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in folder.glob("tmp*"):   # of a process that was killed: whoever holds the lock is the only one that writes
+        # of a process that was killed: whoever holds the lock is the only one that writes
+        for left in folder.glob("tmp*"):
             left.unlink(missing_ok=True)
         missing = sorted((kernel for kernel, path in objects.items() if not path.exists()), key=_start_order)
         if missing:
             print(f"jseg: compiling CPU kernels, once per machine: {', '.join(missing)}", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-            _failed.update((k, log) for k, log in zip(missing, pool.map(lambda k: _compile(k, objects[k]), missing)) if log)
+            _failed.update((k, log) for k, log in zip(missing, pool.map(lambda k: _compile(k, objects[k]), missing))
+                           if log)
         good = {kernel: path for kernel, path in objects.items() if kernel not in _failed}
         path = _library_path(folder, good)
         if not path.exists():
@@ -168,4 +174,5 @@ def _start_order(kernel: str) -> tuple[int, str]:
 
 
 def _compile(kernel: str, target: pathlib.Path) -> str:
-    return run_compiler([jt.flags.cc_path, *compile_flags(), "-I", str(OPS / "include"), "-c", str(OPS / kernel / "cpu.cc")], target)
+    return run_compiler([jt.flags.cc_path, *compile_flags(), "-I", str(OPS / "include"), "-c",
+                         str(OPS / kernel / "cpu.cc")], target)

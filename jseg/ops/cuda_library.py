@@ -1,12 +1,13 @@
 """Build, cache and call the CUDA kernels of `ops/*/cuda.cuh`.
 
-The twin of `cpu_library.py`: every `cuda.cuh` is compiled by the nvcc that Jittor uses, for the GPUs that Jittor sees, and
-all are linked into one shared library in Jittor's cache folder; the name of an object file is a hash of everything that went
-into it. A file that does not compile takes down its own kernel only. Calls go through the stub of `library.py`.
+The twin of `cpu_library.py`: every `cuda.cuh` is compiled by the nvcc that Jittor uses, for the GPUs that Jittor sees,
+and all are linked into one shared library in Jittor's cache folder; the name of an object file is a hash of everything
+that went into it. A file that does not compile takes down its own kernel only. Calls go through the stub of
+`library.py`.
 
-An entry point `<symbol>_<dtype>` (macro JSEG_CUDA_KERNEL in include/cuda_base.cuh) launches kernels on the default stream, as
-Jittor does. Called without memory it only says how many bytes of workspace it wants; that workspace is one more output of the
-stub, so it comes from Jittor's allocator and goes back when the operation is done.
+An entry point `<symbol>_<dtype>` (macro JSEG_CUDA_KERNEL in include/cuda_base.cuh) launches kernels on the default
+stream, as Jittor does. Called without memory it only says how many bytes of workspace it wants; that workspace is one
+more output of the stub, so it comes from Jittor's allocator and goes back when the operation is done.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ _functions: dict = {}    # entry point -> ctypes function
 
 
 def nvcc_command(nvcc: str, archs: list, *, compiler: str | None = None) -> list[str]:
-    """The start of every nvcc call: flags, one machine code per entry of `archs` (75, 80, ...), PTX of the last for later GPUs."""
+    """The start of every nvcc call: flags, one machine code per entry of `archs` (75, 80, ...),
+    PTX of the last for later GPUs.
+    """
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
     return [nvcc, "-std=c++17", "-O3", "--cudart=shared", "-Xcompiler=-fPIC,-fvisibility=hidden", *codes,
@@ -102,11 +105,13 @@ def _function(name: str):
         library = _open()
     for kernel, log in _failed.items():
         if name.startswith(f"jseg_{kernel}_"):
-            raise KernelError(f"{kernel}: jseg/ops/{kernel}/cuda.cuh does not compile here; use impl='jittor', or cure this:\n{log}")
+            raise KernelError(f"{kernel}: jseg/ops/{kernel}/cuda.cuh does not compile here; use impl='jittor', or cure "
+                              f"this:\n{log}")
     try:
         function = getattr(library, name)
     except AttributeError:
-        raise KernelError(f"the CUDA library has no function '{name}'; kernels with a cuda.cuh: {cuda_kernels()}; types: {DTYPES}") from None
+        raise KernelError(f"the CUDA library has no function '{name}'; kernels with a cuda.cuh: {cuda_kernels()}; "
+                          f"types: {DTYPES}") from None
     function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
     _functions[name] = function
     return function
@@ -139,11 +144,13 @@ def _build(folder: pathlib.Path, command: list) -> pathlib.Path:
     if missing:
         print(f"jseg: compiling CUDA kernels, once per machine: {', '.join(missing)}", file=sys.stderr, flush=True)
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-        logs = pool.map(lambda k: run_compiler([*command, "-c", "-x", "cu", str(OPS / k / "cuda.cuh")], objects[k]), missing)
+        logs = pool.map(lambda k: run_compiler([*command, "-c", "-x", "cu", str(OPS / k / "cuda.cuh")], objects[k]),
+                        missing)
         _failed.update((kernel, log) for kernel, log in zip(missing, logs) if log)
     good = [str(path) for kernel, path in objects.items() if kernel not in _failed]
     if not good:
-        raise KernelError(f"no CUDA kernel compiles here; use impl='jittor', or cure this:\n{next(iter(_failed.values()))}")
+        raise KernelError("no CUDA kernel compiles here; use impl='jittor', or cure "
+                          f"this:\n{next(iter(_failed.values()))}")
     path = folder / f"libjseg_cuda_{hashlib.sha256(' '.join(good).encode()).hexdigest()[:16]}.so"
     log = "" if path.exists() else run_compiler([*command, "-shared", *good], path)
     if log:

@@ -1,8 +1,10 @@
-"""What the CPU and the CUDA library share: the one `jt.code` stub through which a kernel is called, and running a compiler.
+"""What the CPU and the CUDA library share: the one `jt.code` stub through which a kernel is called,
+and running a compiler.
 
-Jittor knows nothing of the kernels. The stub fills a `jseg::Call` (include/call.h) with the pointers of its tensors and the
-scalars and jumps to the address that travels in `data`; numbers in `data` are no part of Jittor's compile key. Tensors travel
-as flat 1-D views and their counts are padded to a few buckets, so a whole model needs a handful of stubs.
+Jittor knows nothing of the kernels. The stub fills a `jseg::Call` (include/call.h) with the pointers of its tensors and
+the scalars and jumps to the address that travels in `data`; numbers in `data` are no part of Jittor's compile key.
+Tensors travel as flat 1-D views and their counts are padded to a few buckets, so a whole model needs a handful of
+stubs.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ _HEADER = """
 #include <stdexcept>
 #include <string>
 namespace jseg_stub {
-struct Call { void* const* in; const int64_t* in_size; int64_t n_in; void* const* out; const int64_t* out_size; int64_t n_out;
-              const double* scalar; int64_t n_scalar; };
+struct Call { void* const* in; const int64_t* in_size; int64_t n_in; void* const* out; const int64_t* out_size;
+              int64_t n_out; const double* scalar; int64_t n_scalar; };
 }
 """
 _FILL = """
@@ -50,15 +52,18 @@ _JUMP = {
     ((void (*)(const jseg_stub::Call&))(intptr_t)data["address"])(call);
 """,
     "cuda": """
-    int64_t status = ((int64_t (*)(const jseg_stub::Call&, void*))(intptr_t)data["address"])(call, (void*)_outputs[n_out]->mem_ptr);
-    if (status < 0) throw std::runtime_error("jseg: a CUDA kernel was not launched, CUDA error " + std::to_string(-status));
+    auto kernel = (int64_t (*)(const jseg_stub::Call&, void*))(intptr_t)data["address"];
+    int64_t status = kernel(call, (void*)_outputs[n_out]->mem_ptr);
+    if (status < 0)
+        throw std::runtime_error("jseg: a CUDA kernel was not launched, CUDA error " + std::to_string(-status));
 """}
 
 
 def check_call(symbol: str, inputs: list, scalars: list) -> None:
     """Raise KernelError unless a call fits the stub."""
     if len(scalars) > SCALARS or not inputs or inputs[0] is None:
-        raise KernelError(f"{symbol}: needs a first input and at most {SCALARS} scalars, got {len(inputs)} inputs, {len(scalars)} scalars")
+        raise KernelError(f"{symbol}: needs a first input and at most {SCALARS} scalars, got {len(inputs)} inputs, "
+                          f"{len(scalars)} scalars")
 
 
 def bucket(count: int, buckets: tuple, symbol: str) -> int:
@@ -78,8 +83,8 @@ def call_stub(device: str, symbol: str, address: int, inputs: list, outputs: lis
         buckets: the counts of outputs, workspace included, that stubs are compiled for.
         workspace: bytes of temporary memory, passed behind the call; None for none.
     """
-    data = {"address": float(address), "inputs": float(len(inputs)), "outputs": float(len(outputs)), "scalars": float(len(scalars)),
-            "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
+    data = {"address": float(address), "inputs": float(len(inputs)), "outputs": float(len(outputs)),
+            "scalars": float(len(scalars)), "absent": float(sum(1 << i for i, v in enumerate(inputs) if v is None))}
     data.update((f"s{i}", float(v)) for i, v in enumerate(scalars))
     flat = [v if v is None or len(v.shape) == 1 else _reshape(v, (-1,)) for v in inputs]
     flat = [flat[0] if v is None else v for v in flat]
@@ -89,7 +94,8 @@ def call_stub(device: str, symbol: str, address: int, inputs: list, outputs: lis
         shapes.append([max(64, -(-workspace // 4))])
     shapes += [[1]] * (bucket(len(shapes), buckets, symbol) - len(shapes))
     dtypes += ["float32"] * (len(shapes) - len(dtypes))
-    results = jt.code(shapes, dtypes, flat, data=data, **{f"{device}_header": _HEADER, f"{device}_src": _FILL + _JUMP[device]})
+    results = jt.code(shapes, dtypes, flat, data=data,
+                      **{f"{device}_header": _HEADER, f"{device}_src": _FILL + _JUMP[device]})
     return [r if len(shape) == 1 else _reshape(r, tuple(shape)) for r, (shape, _) in zip(results, outputs)]
 
 
@@ -97,7 +103,7 @@ def run_compiler(command: list, target: pathlib.Path) -> str:
     """Run a compiler command that writes `target`, atomically. Returns "" or the compiler's errors."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
     os.close(handle)
-    with runtime_signals.part(temporary):
+    with runtime_signals.temporary_file(temporary):
         done = subprocess.run([*command, "-o", temporary], capture_output=True, text=True)
         if done.returncode:
             return done.stderr[-4000:] or f"{command[0]} ended with status {done.returncode}"

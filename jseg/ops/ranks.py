@@ -1,12 +1,12 @@
 """The ranks of an MPI job as operations see them: sums over all, and random numbers of the whole batch.
 
-Under `mpirun` a training step works on one batch that is split over the ranks: picture k lies on rank k % world_size(). Inside
-`with step(total)` the parts add up to what one process computes from the whole batch: norms count the pictures of all ranks,
-masks and bases are rows of the draw that one process makes, and `part` says what a mean over local pictures weighs.
-Without MPI, or outside of a step, everything here is the plain local operation.
+Under `mpirun` a training step works on one batch that is split over the ranks: picture k lies on rank k % world_size().
+Inside `with step(total)` the parts add up to what one process computes from the whole batch: norms count the pictures
+of all ranks, masks and bases are rows of the draw that one process makes, and `share_of` says what a mean over local
+pictures weighs. Without MPI, or outside of a step, everything here is the plain local operation.
 
-Exchanges of host arrays call Open MPI, the only MPI that Jittor 1.3.11 knows, through ctypes: they do not depend on the state of
-Jittor's lazy graph, take any type and add in the order of the ranks, so that every rank gets the same bits.
+Exchanges of host arrays call Open MPI, the only MPI that Jittor 1.3.11 knows, through ctypes: they do not depend on the
+state of Jittor's lazy graph, take any type and add in the order of the ranks, so that every rank gets the same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Iterator, Sequence
 import jittor as jt
 import numpy as np
 
-__all__ = ["rank", "world_size", "step", "in_step", "pictures", "rand", "total", "part", "gather", "broadcast", "barrier"]
+__all__ = ["rank", "world_size", "step", "in_step", "pictures", "rand", "total", "share_of", "gather",
+           "broadcast", "barrier"]
 
 _CHUNK = 1 << 30  # bytes of one message: counts are C ints
 _step_total: int | None = None  # pictures of the present step over all ranks
@@ -63,8 +64,8 @@ def pictures(here: int) -> int:
 def rand(shape: Sequence[int]) -> jt.Var:
     """Uniform numbers in [0, 1) whose first axis goes over pictures (or over as many rows for each picture).
 
-    In a split step every rank draws for the whole batch from the common seed and takes its own rows: the numbers are those that
-    one process would use.
+    In a split step every rank draws for the whole batch from the common seed and takes its own rows: the numbers are
+    those that one process would use.
 
     Raises:
         ValueError: the first axis is no multiple of this rank's pictures.
@@ -73,7 +74,8 @@ def rand(shape: Sequence[int]) -> jt.Var:
         return jt.rand(tuple(shape))
     rows, rest = divmod(shape[0], _mine())
     if rest:
-        raise ValueError(f"rand: the first axis is {shape[0]}, this rank holds {_mine()} pictures; draw a multiple of that")
+        raise ValueError(f"rand: the first axis is {shape[0]}, this rank holds {_mine()} pictures; draw a multiple of "
+                         "that")
     whole = jt.rand((_step_total, rows, *shape[1:]))
     return whole[rank()::world_size()].reshape(tuple(shape))
 
@@ -83,8 +85,8 @@ def total(x: jt.Var) -> jt.Var:
     return x if world_size() == 1 else x.mpi_all_reduce("add")
 
 
-def part(divisor: float) -> float:
-    """This rank's share of a common divisor, 0 to 1: local mean x part, added over ranks, is the mean over all."""
+def share_of(divisor: float) -> float:
+    """This rank's share of a common divisor, 0 to 1: local mean x share, added over ranks, is the mean over all."""
     every = sum(float(value[0]) for value in gather(np.array([divisor], np.float64)))
     return divisor / every if every else 0.0
 
@@ -96,7 +98,7 @@ def gather(array: np.ndarray) -> list[np.ndarray]:
     array = np.ascontiguousarray(array)
     found = np.empty((world_size(), *array.shape), array.dtype)
     if array.nbytes * world_size() > _CHUNK:
-        raise ValueError(f"gather: {array.nbytes} bytes a rank are too many for one message")
+        raise ValueError(f"gather: {array.nbytes} bytes per rank are too many for one message")
     mpi, byte, world = _open_mpi()
     _checked(mpi.MPI_Allgather(array.ctypes.data_as(ctypes.c_void_p), array.nbytes, byte,
                                found.ctypes.data_as(ctypes.c_void_p), array.nbytes, byte, world))
@@ -109,7 +111,8 @@ def broadcast(array: np.ndarray, root: int = 0) -> None:
         return
     mpi, byte, world = _open_mpi()
     for start in range(0, array.nbytes, _CHUNK):
-        _checked(mpi.MPI_Bcast(ctypes.c_void_p(array.ctypes.data + start), min(_CHUNK, array.nbytes - start), byte, root, world))
+        _checked(mpi.MPI_Bcast(ctypes.c_void_p(array.ctypes.data + start), min(_CHUNK, array.nbytes - start),
+                               byte, root, world))
 
 
 def barrier() -> None:

@@ -1,4 +1,6 @@
-"""Line charts as SVG text, without a plotting library. Colours come from the page's CSS variables, so charts follow its theme."""
+"""Line charts as SVG text, without a plotting library.
+Colours come from the page's CSS variables, so charts follow its theme.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +56,11 @@ def line_chart(series: Sequence[Series], *, x_label: str = "iteration", y_label:
     """
     curves = [(s, _thinned(s.points())) for s in series]
     drawn = [points for _, points in curves if len(points)]
-    head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_safe(y_label)} over {_safe(x_label)}">'
+    head = (f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_safe(y_label)} over '
+            f'{_safe(x_label)}">')
     if not drawn:
-        return f'{head}<text class="tick" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing logged</text></svg>'
+        return (f'{head}<text class="tick" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing '
+                'logged</text></svg>')
     every = np.concatenate(drawn)
     visible = np.concatenate([_shown_range(s, points) for s, points in curves if len(points)])
     x_range = (min(0.0, every[:, 0].min()), max(every[:, 0].max(), 1e-9))
@@ -75,7 +79,8 @@ def line_chart(series: Sequence[Series], *, x_label: str = "iteration", y_label:
 def stacked(charts: Sequence[str]) -> str:
     """One SVG file's text with charts of `line_chart` below each other, readable on a page of its own."""
     size = f'<svg width="{WIDTH}" height="{HEIGHT}" '
-    placed = "".join(f'<g transform="translate(0 {i * HEIGHT})">{chart.replace("<svg ", size, 1)}</g>' for i, chart in enumerate(charts))
+    placed = "".join(f'<g transform="translate(0 {i * HEIGHT})">{chart.replace("<svg ", size, 1)}</g>'
+                     for i, chart in enumerate(charts))
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {len(charts) * HEIGHT}"><style>{CSS}</style>'
             f'<rect width="100%" height="100%" fill="var(--card)"/>{placed}</svg>\n')
 
@@ -110,8 +115,8 @@ def tick_text(value: float, *, percent: bool = False) -> str:
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """Centred moving average over `window` values.
 
-    At the start the window grows from 1, so that a steep beginning is not flattened; at the end it is cut off, so that the last
-    noisy value does not show as a hook.
+    At the start the window grows from 1, so that a steep beginning is not flattened; at the end it is cut off, so that
+    the last noisy value does not show as a hook.
     """
     values = np.asarray(values, np.float64)
     index = np.arange(len(values))
@@ -184,20 +189,24 @@ def _grid(frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], per
     for value in y_ticks:
         y = frame.y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                     f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick_text(value, percent=percent)}</text>')
+                     f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" '
+                     f'text-anchor="end">{tick_text(value, percent=percent)}</text>')
     low, high = frame.x_range
     for value in x_ticks:
         if low <= value <= high:
             x = frame.x(value)
-            parts.append(f'<line class="grid mark" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>'
-                         f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{tick_text(value)}</text>')
+            parts.append(f'<line class="grid mark" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" '
+                         f'y2="{HEIGHT - BOTTOM + 4}"/><text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" '
+                         f'text-anchor="middle">{tick_text(value)}</text>')
     return parts
 
 
 def _titles(x_label: str, y_label: str) -> list[str]:
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    return [f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{_safe(x_label)}</text>',
-            f'<text class="axis" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{_safe(y_label)}</text>']
+    return [f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" '
+            f'text-anchor="middle">{_safe(x_label)}</text>',
+            f'<text class="axis" transform="translate(13 {middle}) rotate(-90)" '
+            f'text-anchor="middle">{_safe(y_label)}</text>']
 
 
 def _key(names: Sequence[str]) -> list[str]:

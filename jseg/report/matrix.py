@@ -36,16 +36,19 @@ def heat_map(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     for i in range(k):
         for j in range(k):
             if shares[i, j] >= 0.0005:
-                parts.append(_cell(shares[i, j], classes[i], classes[j], left + j * cell, top + i * cell, cell, i == j, k))
+                parts.append(_cell(shares[i, j], classes[i], classes[j], left + j * cell, top + i * cell,
+                                   cell, i == j, k))
     if named:
         size = min(11, cell - 1)
         for i, name in enumerate(classes):
             short, middle = html.escape(name if len(name) <= 18 else name[:17] + "…"), i * cell + cell / 2
             row = f'x="{left - 6:.1f}" y="{top + middle + 3.5:.1f}" text-anchor="end"'
             column = f'transform="translate({left + middle + 3.5:.1f} {top - 6:.1f}) rotate(-90)"'
-            parts += [f'<text class="tick" style="font-size:{size}px" {place}>{short}</text>' for place in (row, column)]
+            parts += [f'<text class="tick" style="font-size:{size}px" {place}>{short}</text>'
+                      for place in (row, column)]
     parts.append(f'<rect class="edge" x="{left:.1f}" y="{top:.1f}" width="{side}" height="{side}"/>'
-                 f'<text class="axis" x="{left:.1f}" y="{top + side + 18:.1f}">predicted class (rows: true class)</text></svg>')
+                 f'<text class="axis" x="{left:.1f}" y="{top + side + 18:.1f}">predicted class (rows: true '
+                 'class)</text></svg>')
     return "".join(parts)
 
 
@@ -62,12 +65,16 @@ def _cell(share: float, truth: str, guess: str, x: float, y: float, size: int, h
                   f'text-anchor="middle">{100 * share:.0f}</text>')
 
 
-def top_mistakes(confusion: Sequence[Sequence[int]], classes: Sequence[str], count: int = 10) -> list[tuple[str, str, float, float]]:
-    """List the mistakes that cover the most pixels: (true class, predicted class, share of the class, share of all pixels)."""
+def top_mistakes(confusion: Sequence[Sequence[int]], classes: Sequence[str], count: int = 10) -> list[
+    tuple[str, str, float, float]]:
+    """List the mistakes that cover the most pixels: (true class, predicted class,
+    share of the class, share of all pixels).
+    """
     counts = np.asarray(confusion, np.float64)
     shares, total = row_shares(confusion), max(counts.sum(), 1)
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     pairs = [np.unravel_index(place, wrong.shape) for place in order]
-    return [(classes[i], classes[j], float(shares[i, j]), float(counts[i, j] / total)) for i, j in pairs if wrong[i, j] > 0]
+    return [(classes[i], classes[j], float(shares[i, j]), float(counts[i, j] / total))
+            for i, j in pairs if wrong[i, j] > 0]

@@ -1,4 +1,6 @@
-"""The report of a run: one HTML file that needs nothing else, with curves, class table, confusion matrix and pictures."""
+"""The report of a run: one HTML file that needs nothing else, with curves,
+class table, confusion matrix and pictures.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,13 @@ def _page(run: RunRecord) -> str:
     body = [f"<h1>{_safe(name)}</h1>", _subtitle(run), _tiles(run), _curves(run)]
     if run.result is not None:
         body += [_class_table(run.result), _confusion(run.result), _pictures(run)]
-    body += [_about(run), "<footer>Written by <code>jseg report</code>. Scores are percent; a dash marks a class that never occurs."
+    body += [_about(run),
+             "<footer>Written by <code>jseg report</code>. Scores are percent; a dash marks a class that never occurs."
              "</footer>"]
     return ("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">"
-            f"<title>{_safe(name)} · jseg report</title><style>{CSS}</style></head><body><main>{''.join(body)}</main></body></html>\n")
+            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" "
+            f"content=\"light dark\"><title>{_safe(name)} · jseg "
+            f"report</title><style>{CSS}</style></head><body><main>{''.join(body)}</main></body></html>\n")
 
 
 def _subtitle(run: RunRecord) -> str:
@@ -102,7 +106,8 @@ def _curves(run: RunRecord) -> str:
         charts.append(("Evaluation", line_chart(lines, y_label="score", percent=True)))
     if run.steps:
         at = [step["iter"] for step in run.steps]
-        charts.append(("Learning rate", line_chart([Series("lr", at, _column(run.steps, "lr"))], y_label="learning rate", from_zero=True)))
+        charts.append(("Learning rate", line_chart([Series("lr", at, _column(run.steps, "lr"))],
+                                                   y_label="learning rate", from_zero=True)))
         charts.append(("Speed", line_chart([Series("images/s", at, _column(run.steps, "images_per_s"), smoothed=True)],
                                            y_label="images per second", from_zero=True)))
     if not charts:
@@ -126,14 +131,16 @@ def _class_table(result: Mapping[str, Any]) -> str:
     rows = []
     for k, row in enumerate(result["per_class"]):
         cells = [f"<td>{_percent(row[key])}{_bar(row[key]) if key == columns[0] else ''}</td>" for key in columns]
-        rows.append(f"<tr><td>{_swatch(result, k)}{_safe(row['name'])}</td>{''.join(cells)}<td>{_percent(shares[k])}</td></tr>")
+        rows.append(
+            f"<tr><td>{_swatch(result, k)}{_safe(row['name'])}</td>{''.join(cells)}<td>{_percent(shares[k])}</td></tr>")
     averages = [(key, result["metrics"].get("m" + key)) for key in columns]
     means = "".join(f"<td>{_percent(value)}{_bar(value) if key == columns[0] else ''}</td>" for key, value in averages)
     views = "" if result.get("tta") is None else " with test-time augmentation"
     head = "".join(f"<th>{_safe(key)}</th>" for key in columns)
     return (f'<h2>Classes</h2><p class="note">{result["images"]:,} pictures{views}, {result["seconds"]:.0f} s.</p>'
-            f'<div class="card wide"><table><thead><tr><th>class</th>{head}<th>of pixels</th></tr></thead><tbody>{"".join(rows)}'
-            f'<tr class="mean"><td>mean</td>{means}<td></td></tr></tbody></table></div>')
+            f'<div class="card wide"><table><thead><tr><th>class</th>{head}<th>of '
+            f'pixels</th></tr></thead><tbody>{"".join(rows)}<tr '
+            f'class="mean"><td>mean</td>{means}<td></td></tr></tbody></table></div>')
 
 
 def _pixel_shares(confusion: Sequence[Sequence[int]]) -> list[float]:
@@ -143,11 +150,12 @@ def _pixel_shares(confusion: Sequence[Sequence[int]]) -> list[float]:
 
 def _confusion(result: Mapping[str, Any]) -> str:
     rows = "".join(f'<tr><td>{_safe(truth)}</td><td class="left">{_safe(guess)}</td><td>{_percent(share)}</td>'
-                   f"<td>{_percent(of_all)}</td></tr>" for truth, guess, share, of_all in top_mistakes(result["confusion"], result["classes"]))
+                   f"<td>{_percent(of_all)}</td></tr>"
+                   for truth, guess, share, of_all in top_mistakes(result["confusion"], result["classes"]))
     return ('<h2>Confusion</h2><div class="split">'
             f'<div class="card wide">{heat_map(result["confusion"], result["classes"])}</div>'
-            '<div class="card wide"><h3>Largest mistakes</h3><table><thead><tr><th>truth</th><th class="left">taken for</th>'
-            f'<th>of class</th><th>of all</th></tr></thead><tbody>{rows}</tbody></table></div></div>')
+            '<div class="card wide"><h3>Largest mistakes</h3><table><thead><tr><th>truth</th><th class="left">taken '
+            f'for</th><th>of class</th><th>of all</th></tr></thead><tbody>{rows}</tbody></table></div></div>')
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -158,7 +166,8 @@ def _pictures(run: RunRecord) -> str:
         if any(shots):
             groups.append(f"<h2>{title}</h2>{_legend(run.result)}{''.join(shots)}")
     if not groups:
-        run.notes.append("no kept pictures: `jseg val ... --keep RUN/eval --out RUN/metrics.json` saves the worst and best ones")
+        run.notes.append("no kept pictures: `jseg val ... --keep RUN/eval --out RUN/metrics.json` saves the worst and "
+                         "best ones")
     return "".join(groups)
 
 
@@ -168,15 +177,17 @@ def _shot(run: RunRecord, record: Mapping[str, Any]) -> str:
         picture = read_image(folder / files["picture"])
         maps = [read_mask(folder / files[key]) for key in ("truth", "prediction")]
         views = [fit(picture, PICTURE_PX)]
-        views += [overlay(views[0], fit(labels, PICTURE_PX, labels=True), run.result["palette"], OPACITY) for labels in maps]
+        views += [overlay(views[0], fit(labels, PICTURE_PX, labels=True), run.result["palette"], OPACITY)
+                  for labels in maps]
     except (DataError, ValueError) as error:
         run.notes.append(f"a picture is left out: {error}")
         return ""
     name = pathlib.PurePath(record["img_path"]).name
-    figures = "".join(f'<figure><img alt="{_safe(kind)} of {_safe(name)}" src="{_embedded(view)}"><figcaption>{kind}</figcaption></figure>'
+    figures = "".join(f'<figure><img alt="{_safe(kind)} of {_safe(name)}" '
+                      f'src="{_embedded(view)}"><figcaption>{kind}</figcaption></figure>'
                       for kind, view in zip(("picture", "truth", "prediction"), views))
-    return (f'<div class="card shot"><h3>{_safe(name)} <span class="soft">· mIoU {_percent(record["mIoU"])} %, accuracy '
-            f'{_percent(record["aAcc"])} %</span></h3><div>{figures}</div></div>')
+    return (f'<div class="card shot"><h3>{_safe(name)} <span class="soft">· mIoU {_percent(record["mIoU"])} %, '
+            f'accuracy {_percent(record["aAcc"])} %</span></h3><div>{figures}</div></div>')
 
 
 def _legend(result: Mapping[str, Any]) -> str:
@@ -192,7 +203,8 @@ def _embedded(image) -> str:
 
 # --- about ------------------------------------------------------------------------------------------------------------
 def _about(run: RunRecord) -> str:
-    facts = [(key, str(value)) for key, value in run.about.items() if isinstance(value, (str, int, float)) and key != "seconds"]
+    facts = [(key, str(value)) for key, value in run.about.items() if isinstance(value, (str, int, float))
+             and key != "seconds"]
     if isinstance(run.about.get("seconds"), (int, float)):
         facts.append(("training time", _clock(run.about["seconds"])))
     if run.steps:
@@ -201,7 +213,8 @@ def _about(run: RunRecord) -> str:
         facts.append(("checkpoint", str(run.result["checkpoint"])))
     rows = "".join(f"<dt>{_safe(key)}</dt><dd>{_safe(value)}</dd>" for key, value in facts)
     notes = "".join(f'<p class="note">{_safe(note)}</p>' for note in run.notes)
-    config = (f"<details><summary>config.yaml</summary><pre>{_safe(run.config_text)}</pre></details>" if run.config_text else "")
+    config = (f"<details><summary>config.yaml</summary><pre>{_safe(run.config_text)}</pre></details>"
+              if run.config_text else "")
     return f'<h2>Run</h2><div class="card"><dl>{rows}</dl>{notes}{config}</div>'
 
 

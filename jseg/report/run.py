@@ -25,7 +25,8 @@ class RunRecord:
         result: `metrics.json` as `engine.evaluate.evaluate` returned it, or None.
         config_text: `config.yaml`, or None.
         about: facts for the summary: `run.json` (command, device, seconds, ...) if there is one; else the device from
-            `last/state.json`, and "seconds" from the logged speeds and the config's batch size, evaluations not counted.
+            `last/state.json`, and "seconds" from the logged speeds and the config's batch size, evaluations not
+            counted.
         notes: what was missing or unreadable, in words.
     """
 
@@ -53,8 +54,8 @@ def read_run(folder: str | pathlib.Path) -> RunRecord:
         run.notes.append("metrics.json is not a result of `jseg val` or of training; it is left out")
         run.result = None
     if not run.steps and not run.evaluations and run.result is None:
-        raise DataError(f"{folder}: neither log.jsonl nor metrics.json holds anything to report; is it the work_dir of a run? "
-                        f"`jseg val ... --out {run.folder / 'metrics.json'}` writes the second")
+        raise DataError(f"{folder}: neither log.jsonl nor metrics.json holds anything to report; is it the work_dir of "
+                        f"a run? `jseg val ... --out {run.folder / 'metrics.json'}` writes the second")
     config = run.folder / "config.yaml"
     try:
         run.config_text = read_text(config, what="config") if config.is_file() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-# ---- MMSegmentation 1.x ---------------------------------------------------------------------------------------------------------
+# ---- MMSegmentation 1.x ----------------------------------------------------------------------------------------------
 
 RUNTIME_1X = """
 default_scope = 'mmseg'
@@ -89,7 +89,8 @@ model = dict(
 train_dataloader = dict(batch_size=16)
 optim_wrapper = dict(
     _delete_=True, type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.00006, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg=dict(custom_keys={'pos_block': dict(decay_mult=0.), 'norm': dict(decay_mult=0.), 'head': dict(lr_mult=10.)}))
+    paramwise_cfg=dict(custom_keys={
+        'pos_block': dict(decay_mult=0.), 'norm': dict(decay_mult=0.), 'head': dict(lr_mult=10.)}))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', power=1.0, begin=1500, end=160000, eta_min=0.0, by_epoch=False)]
@@ -132,7 +133,7 @@ model.merge(dict(head=dict(dropout=same_rate)))
 """,
 }
 
-# ---- MMSegmentation 0.x, as the SegNeXt authors write it --------------------------------------------------------------------------
+# ---- MMSegmentation 0.x, as the SegNeXt authors write it -------------------------------------------------------------
 
 AUTHORS_BASE = """
 norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
@@ -166,12 +167,13 @@ data = dict(
     val=held_out, test=held_out)
 model = dict(
     type='EncoderDecoder',
-    backbone=dict(type='MSCAN', embed_dims=[64, 128, 320, 512], mlp_ratios=[8, 8, 4, 4], drop_rate=0.0, drop_path_rate=0.1,
-                  depths=[3, 3, 12, 3], norm_cfg=dict(type='SyncBN', requires_grad=True),
+    backbone=dict(type='MSCAN', embed_dims=[64, 128, 320, 512], mlp_ratios=[8, 8, 4, 4], drop_rate=0.0,
+                  drop_path_rate=0.1, depths=[3, 3, 12, 3], norm_cfg=dict(type='SyncBN', requires_grad=True),
                   init_cfg=dict(type='Pretrained', checkpoint='pretrained/mscan_b.pth')),
-    decode_head=dict(type='LightHamHead', in_channels=[128, 320, 512], in_index=[1, 2, 3], channels=512, ham_channels=512,
-                     dropout_ratio=0.1, num_classes=150, norm_cfg=dict(type='GN', num_groups=32, requires_grad=True),
-                     align_corners=False, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
+    decode_head=dict(type='LightHamHead', in_channels=[128, 320, 512], in_index=[1, 2, 3], channels=512,
+                     ham_channels=512, dropout_ratio=0.1, num_classes=150,
+                     norm_cfg=dict(type='GN', num_groups=32, requires_grad=True), align_corners=False,
+                     loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
     train_cfg=dict(), test_cfg=dict(mode='whole'))
 evaluation = dict(interval=8000, metric='mIoU', pre_eval=True)
 checkpoint_config = dict(by_epoch=False, interval=8000)
@@ -179,12 +181,13 @@ log_config = dict(interval=50, hooks=[dict(type='TextLoggerHook', by_epoch=False
 optimizer = dict(type='AdamW', lr=0.00006, betas=(0.9, 0.999), weight_decay=0.01, paramwise_cfg=dict(
     custom_keys={'pos_block': dict(decay_mult=0.), 'norm': dict(decay_mult=0.), 'head': dict(lr_mult=10.)}))
 optimizer_config = dict()
-lr_config = dict(policy='poly', warmup='linear', warmup_iters=1500, warmup_ratio=1e-6, power=1.0, min_lr=0.0, by_epoch=False)
+lr_config = dict(policy='poly', warmup='linear', warmup_iters=1500, warmup_ratio=1e-6, power=1.0, min_lr=0.0,
+                 by_epoch=False)
 runner = dict(type='IterBasedRunner', max_iters=160000)
 find_unused_parameters = True
 """
 
-# ---- original JSeg ----------------------------------------------------------------------------------------------------------------
+# ---- original JSeg ---------------------------------------------------------------------------------------------------
 
 JSEG = """
 norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
@@ -202,17 +205,18 @@ test_pipeline = [
         dict(type='Resize', keep_ratio=True), dict(type='RandomFlip'), dict(type='Normalize', **norm),
         dict(type='ImageToTensor', keys=['img']), dict(type='Collect', keys=['img'])])]
 dataset = dict(
-    train=dict(type='CityscapesDataset', batch_size=8, num_workers=8, shuffle=True, drop_last=False, data_root='datasets/cityscapes/',
-               img_dir='leftImg8bit/train', ann_dir='gtFine/train', pipeline=train_pipeline),
-    val=dict(type='CityscapesDataset', batch_size=1, num_workers=1, shuffle=False, drop_last=False, data_root='datasets/cityscapes/',
-             img_dir='leftImg8bit/val', ann_dir='gtFine/val', pipeline=test_pipeline))
+    train=dict(type='CityscapesDataset', batch_size=8, num_workers=8, shuffle=True, drop_last=False,
+               data_root='datasets/cityscapes/', img_dir='leftImg8bit/train', ann_dir='gtFine/train',
+               pipeline=train_pipeline),
+    val=dict(type='CityscapesDataset', batch_size=1, num_workers=1, shuffle=False, drop_last=False,
+             data_root='datasets/cityscapes/', img_dir='leftImg8bit/val', ann_dir='gtFine/val', pipeline=test_pipeline))
 model = dict(
     type='EncoderDecoder', pretrained='jittorhub://mscan_b.pkl',
-    backbone=dict(type='MSCAN', embed_dims=[64, 128, 320, 512], mlp_ratios=[8, 8, 4, 4], drop_rate=0.0, drop_path_rate=0.2,
-                  depths=[3, 3, 12, 3]),
-    decode_head=dict(type='LightHamHead', in_channels=[128, 320, 512], in_index=[1, 2, 3], channels=512, dropout_ratio=0.1,
-                     num_classes=19, norm_cfg=dict(type='GN', num_groups=32), align_corners=False, ham_channels=512,
-                     ham_kwargs=dict(MD_D=512, TRAIN_STEPS=5),
+    backbone=dict(type='MSCAN', embed_dims=[64, 128, 320, 512], mlp_ratios=[8, 8, 4, 4], drop_rate=0.0,
+                  drop_path_rate=0.2, depths=[3, 3, 12, 3]),
+    decode_head=dict(type='LightHamHead', in_channels=[128, 320, 512], in_index=[1, 2, 3], channels=512,
+                     dropout_ratio=0.1, num_classes=19, norm_cfg=dict(type='GN', num_groups=32), align_corners=False,
+                     ham_channels=512, ham_kwargs=dict(MD_D=512, TRAIN_STEPS=5),
                      loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
     train_cfg=dict(), test_cfg=dict(mode='slide', crop_size=(1024, 1024), stride=(768, 768)))
 parameter_groups_generator = dict(type='CustomPrameterGroupsGenerator', custom_keys={
@@ -222,7 +226,8 @@ max_iter = 160000
 eval_interval = 8000
 checkpoint_interval = 8000
 log_interval = 50
-scheduler = dict(type='PolyLR', warmup='linear', warmup_iters=1500, warmup_ratio=1e-6, max_steps=max_iter, power=1.0, min_lr=0)
+scheduler = dict(type='PolyLR', warmup='linear', warmup_iters=1500, warmup_ratio=1e-6, max_steps=max_iter, power=1.0,
+                 min_lr=0)
 logger = dict(type='RunLogger')
 """
 

@@ -1,9 +1,10 @@
-"""Kill a conversion at every line of the code that writes files, the first and the last time it is reached, and look at what is left.
+"""Kill a conversion at every line of the code that writes files, the first and the last time it is reached,
+and look at what is left.
 
     python tests/convert/kill_everywhere.py IN.pth OTHER.pth FOLDER        prints {"kills": n, "wrong": [...]}
 
-Each kill is a child of its own. The name of the result must lead to nothing or to the old content, until it leads to the new content; both are
-tried. test_convert_checkpoint.py runs this.
+Each kill is a child of its own. The name of the result must lead to nothing or to the old content, until it leads to
+the new content; both are tried. test_convert_checkpoint.py runs this.
 """
 
 import json
@@ -76,7 +77,8 @@ def main(source: pathlib.Path, other: pathlib.Path, folder: pathlib.Path) -> dic
             if found not in (before, new):
                 wrong.append([moment, before is not None, None if found is None else len(found)])
     convert_checkpoint(source, out)  # clears what the killed left
-    return {"kills": kills, "moments": len(places), "wrong": wrong, "left": sorted(path.name for path in folder.iterdir())}
+    return {"kills": kills, "moments": len(places), "wrong": wrong,
+            "left": sorted(path.name for path in folder.iterdir())}
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def get(index: int) -> bytes:
 
 def persistent(storage: bytes) -> bytes:
     """A persistent id ("storage", torch.FloatStorage, key, "cpu", 1, view)."""
-    return b"(" + op_text("storage") + b"ctorch\nFloatStorage\n" + op_text("0") + op_text("cpu") + b"K\x01" + storage + b"tQ"
+    return (b"(" + op_text("storage") + b"ctorch\nFloatStorage\n" + op_text("0") + op_text("cpu") + b"K\x01"
+            + storage + b"tQ")
 
 
 NAME = "n" * (1 << 20)
@@ -102,8 +103,8 @@ CONFIGS = {
     "keys of one hash": "a = {(2 ** 61 - 1) * i: 1 for i in range(60000)}",
     "set of one hash": "a = set([(2 ** 61 - 1) * i for i in range(60000)])",
     "update with one hash": "a = {}\nfor i in range(60000): a.setdefault((2 ** 61 - 1) * i, 1)",
-    "tuples of one hash": "a = {(2.0 ** (61 * (i % 16)), 2.0 ** (61 * (i // 16 % 16)), 2.0 ** (61 * (i // 256 % 16)), 2.0 ** (61 * (i // 4096))): 1 "
-                          "for i in range(30000)}",
+    "tuples of one hash": "a = {(2.0 ** (61 * (i % 16)), 2.0 ** (61 * (i // 16 % 16)), 2.0 ** (61 * (i // 256 % 16)), "
+                          "2.0 ** (61 * (i // 4096))): 1 for i in range(30000)}",
     "names and comprehensions": "".join(f"n{i}=1\n" for i in range(20_000)) + "for i in range(99999): [1 for k in [1]]",
     "many targets": "for " + "a, " * 20_000 + "in [[1] * 20000] * 9999: pass",
     "search in text": "a = 'a' * 50000 + 'b' + 'a' * 49998\nb = 'a' * 50001\nfor i in range(9999): a.find(b)",
@@ -138,7 +139,8 @@ def results(tmp_path_factory):
     return {name: (status, said) for name, status, said in map(json.loads, done.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("name", [*(f"{name}.pth" for name in PICKLES), *(f"{name.replace('%', 'percent')}.py" for name in CONFIGS)])
+@pytest.mark.parametrize("name", [*(f"{name}.pth" for name in PICKLES),
+                                  *(f"{name.replace('%', 'percent')}.py" for name in CONFIGS)])
 def test_a_short_file_costs_little_and_ends_in_one_line(results, name):
     status, said = results[name]
     harmless = pathlib.Path(name).stem in HARMLESS

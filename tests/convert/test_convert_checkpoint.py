@@ -36,7 +36,8 @@ def pickled(folder: pathlib.Path, content, name="in.pkl") -> pathlib.Path:
 
 
 def authors_form(state: dict) -> dict:
-    return {key.replace(".mlp.dwconv.", ".mlp.dwconv.dwconv."): value for key, value in state.items() if "tracked" not in key}
+    return {key.replace(".mlp.dwconv.", ".mlp.dwconv.dwconv."): value
+            for key, value in state.items() if "tracked" not in key}
 
 
 def check_loads(path: pathlib.Path, *, half: bool = False) -> dict:
@@ -56,8 +57,10 @@ def test_mmseg_file_with_its_config_inside(tmp_path):
     meta = check_loads(done.out)
     origin = meta["origin"]
     assert meta["classes"] == ["sky", "tree", "road"] and meta["palette"] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-    assert origin["family"] == "SegNeXt, mmsegmentation 1.x" and origin["sha256"] == hashlib.sha256(MMSEG.read_bytes()).hexdigest()
-    assert (origin["md_r"], origin["test_size"], origin["gradient"]) == (16, "padded to a multiple of 32", "through all steps")
+    assert (origin["family"] == "SegNeXt, mmsegmentation 1.x"
+            and origin["sha256"] == hashlib.sha256(MMSEG.read_bytes()).hexdigest())
+    assert (origin["md_r"], origin["test_size"], origin["gradient"]) == (16, "padded to a multiple of 32",
+                                                                         "through all steps")
     assert origin["mmengine_version"] == "0.10.7" and origin["iter"] == 160000 and str(tmp_path) not in str(meta)
     keys = set(arrays())
     assert set(done.loaded) | set(done.renamed) | set(done.dropped) == keys
@@ -67,7 +70,8 @@ def test_mmseg_file_with_its_config_inside(tmp_path):
 def test_authors_form_in_half_precision_without_config(tmp_path):
     done = convert_checkpoint(AUTHORS, tmp_path / "x.safetensors")
     meta = check_loads(done.out, half=True)
-    assert done.renamed["backbone.block1.0.mlp.dwconv.dwconv.weight"] == "backbone.block1.0.mlp.dwconv.weight" and len(done.renamed) == 2
+    assert (done.renamed["backbone.block1.0.mlp.dwconv.dwconv.weight"] == "backbone.block1.0.mlp.dwconv.weight"
+            and len(done.renamed) == 2)
     assert meta["origin"]["test_size"] == "resized to a multiple of 32" and meta["classes"] == ["a", "b", "c"]
     assert any("carries no config" in note for note in done.notes)
 
@@ -77,11 +81,13 @@ def test_original_jseg_pickle(tmp_path):
     (tmp_path / "in.pkl").write_bytes(body + hashlib.sha1(body).digest() + b"HCAJSLHD")
     done = convert_checkpoint(tmp_path / "in.pkl", tmp_path / "x.safetensors")
     meta = check_loads(done.out)
-    assert meta["origin"]["gradient"] == "through the last step" and meta["config"]["model"]["decode_head"]["ham_kwargs"]["grad"] == "one_step"
+    assert (meta["origin"]["gradient"] == "through the last step"
+            and meta["config"]["model"]["decode_head"]["ham_kwargs"]["grad"] == "one_step")
 
 
 def test_imagenet_backbone_loses_its_classifier_and_says_so(tmp_path):
-    state = {key.removeprefix("backbone."): value for key, value in authors_form(arrays()).items() if key.startswith("backbone.")}
+    state = {key.removeprefix("backbone."): value for key, value in authors_form(arrays()).items()
+             if key.startswith("backbone.")}
     state.update({"head.weight": np.zeros((10, 8), np.float32), "head.bias": np.zeros(10, np.float32)})
     done = convert_checkpoint(pickled(tmp_path, {"state_dict": state}), tmp_path / "x.safetensors")
     found, meta = load_weights(done.out)
@@ -90,7 +96,8 @@ def test_imagenet_backbone_loses_its_classifier_and_says_so(tmp_path):
     assert meta["config"]["model"]["backbone"]["embed_dims"] == [8] and "MSCAN backbone" in meta["origin"]["family"]
 
 
-@pytest.mark.parametrize("size, family, rank", [("base", "authors", 64), ("large", "jseg", 64), ("large", "mmseg-1.x", 16), ("tiny", "authors", 16)])
+@pytest.mark.parametrize("size, family, rank", [("base", "authors", 64), ("large", "jseg", 64),
+                                                ("large", "mmseg-1.x", 16), ("tiny", "authors", 16)])
 def test_rank_rule(size, family, rank):
     from jseg.convert.guess.segnext import FAMILIES, rank_by_rule
     assert rank_by_rule(FAMILIES[family], size) == rank
@@ -98,8 +105,10 @@ def test_rank_rule(size, family, rank):
 
 @pytest.mark.parametrize("wrap", [
     lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
-    lambda s: {"state_dict": {f"module.model.{k}": v for k, v in s.items()}}, lambda s: {"state_dict": {f"_orig_mod.{k}": v for k, v in s.items()}},
-    lambda s: {"state_dict": {root: {k.partition(".")[2]: v for k, v in s.items() if k.startswith(root)} for root in ("backbone", "decode_head")}}])
+    lambda s: {"state_dict": {f"module.model.{k}": v for k, v in s.items()}},
+    lambda s: {"state_dict": {f"_orig_mod.{k}": v for k, v in s.items()}},
+    lambda s: {"state_dict": {root: {k.partition(".")[2]: v for k, v in s.items() if k.startswith(root)}
+                              for root in ("backbone", "decode_head")}}])
 def test_containers_and_wrappers(wrap, tmp_path):
     contents = find_contents(read_torch_file(pickled(tmp_path, wrap(arrays()))), "x")
     assert sorted(contents.state) == sorted(arrays())
@@ -108,11 +117,13 @@ def test_containers_and_wrappers(wrap, tmp_path):
 def test_moving_averages_are_chosen_openly(tmp_path):
     state, other = arrays(), {key: value + 1 for key, value in arrays().items()}
     key = "decode_head.conv_seg.bias"
-    engine = {"state_dict": state, "ema_state_dict": {"steps": np.array(5), **{f"module.{k}": v for k, v in other.items()}}}
+    engine = {"state_dict": state,
+              "ema_state_dict": {"steps": np.array(5), **{f"module.{k}": v for k, v in other.items()}}}
     timm = {"state_dict": other, "state_dict_ema": state}
     mmcv = {"state_dict": {**state, **{"ema_" + k.replace(".", "_"): v for k, v in other.items()}}}
-    for content, choice, want in ((engine, "default", state), (engine, "averaged", state), (engine, "raw", other), (timm, "default", other),
-                                  (timm, "averaged", state), (timm, "raw", other), (mmcv, "default", state), (mmcv, "raw", other)):
+    for content, choice, want in ((engine, "default", state), (engine, "averaged", state), (engine, "raw", other),
+                                  (timm, "default", other), (timm, "averaged", state), (timm, "raw", other),
+                                  (mmcv, "default", state), (mmcv, "raw", other)):
         contents = find_contents(read_torch_file(pickled(tmp_path, content)), "x", choice)
         np.testing.assert_array_equal(contents.state[key], want[key])
         assert contents.notes
@@ -140,21 +151,58 @@ def test_objects_that_are_not_built_are_said(tmp_path):
     content = {"meta": {"a": Odd(), "b": [Odd()]}, "optimizer": {"state": Odder()}, "model": arrays()}
     done = convert_checkpoint(pickled(tmp_path, content), tmp_path / "x.safetensors")
     (note,) = [note for note in done.notes if "not built" in note]
-    assert "nothing of it run" in note and f"{__name__}.Odd (2 in meta)" in note and f"{__name__}.Odder (3 in meta, optimizer)" in note
+    assert ("nothing of it run" in note and f"{__name__}.Odd (2 in meta)" in note
+            and f"{__name__}.Odder (3 in meta, optimizer)" in note)
     assert f"  note: {note}" in done.text().splitlines()
     plain = convert_checkpoint(MMSEG, tmp_path / "y.safetensors")  # HistoryBuffers are read, so nothing is left to say
     assert not any("not built" in note for note in plain.notes)
 
 
 def test_an_auxiliary_head_is_left_out_and_said(tmp_path):
-    text = read_torch_file(MMSEG)["meta"]["cfg"] + "\nmodel.update(auxiliary_head=dict(type='ForeignHead', in_channels=8, in_index=0, channels=4, num_classes=3))\n"
-    extra = {"auxiliary_head.conv_seg.weight": np.zeros((3, 4, 1, 1), np.float32), "auxiliary_head.conv_seg.bias": np.zeros(3, np.float32)}
-    done = convert_checkpoint(pickled(tmp_path, {"meta": {"mmengine_version": "0.10.7", "cfg": text}, "state_dict": {**arrays(), **extra}}),
+    text = (read_torch_file(MMSEG)["meta"]["cfg"] + "\nmodel.update(auxiliary_head=dict(type='ForeignHead', "
+                                                    "in_channels=8, in_index=0, channels=4, num_classes=3))\n")
+    extra = {"auxiliary_head.conv_seg.weight": np.zeros((3, 4, 1, 1), np.float32),
+             "auxiliary_head.conv_seg.bias": np.zeros(3, np.float32)}
+    done = convert_checkpoint(pickled(tmp_path, {"meta": {"mmengine_version": "0.10.7", "cfg": text},
+                                                 "state_dict": {**arrays(), **extra}}),
                               tmp_path / "x.safetensors")
     assert check_loads(done.out)["config"]["model"]["auxiliary_head"] is None
     assert {done.dropped[key] for key in extra} == {"an auxiliary head, used in training only; the config has none"}
     assert [note for note in done.notes if "auxiliary" in note] == [
         "model.auxiliary_head: 'ForeignHead' left out with its weights: used in training only, and jseg has none such"]
+
+
+def converted_head(folder: pathlib.Path, head: dict, change) -> tuple:
+    """(conversion of a small ResNet under `head` after `change` of its weights, its weights in the file, its own)."""
+    from jseg.models import build_model
+    model = {"type": "EncoderDecoder",
+             "backbone": {"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8},
+             "decode_head": {"channels": 8, "num_classes": 3, "norm_cfg": {"type": "BN"}, **head}}
+    state = {key: value.numpy() for key, value in build_model(model).state_dict().items()}
+    content = {"meta": {"mmengine_version": "0.10.7", "cfg": f"model = {model!r}"}, "state_dict": change(dict(state))}
+    done = convert_checkpoint(pickled(folder, content), folder / "x.safetensors")
+    return done, load_weights(done.out)[0], state
+
+
+def test_a_weight_that_is_there_twice_is_converted_once(tmp_path):
+    head = {"type": "ANNHead", "in_channels": [32, 64], "in_index": [2, 3], "project_channels": 4}
+    name, copy = (f"decode_head.context.stages.0.{part}_project.conv.weight" for part in ("key", "query"))
+
+    def doubled(state, factor=1.0):
+        shared = {key: value * factor for key, value in state.items() if ".context." in key and "key_project" in key}
+        return {**state, **{key.replace("key_project", "query_project"): value for key, value in shared.items()}}
+
+    done, found, state = converted_head(tmp_path, head, doubled)
+    assert found.keys() == state.keys() and done.dropped[copy] == f"a copy of {name}"
+    with pytest.raises(ConvertError, match="two keys become one when renamed"):
+        converted_head(tmp_path, head, lambda state: doubled(state, 2.0))
+
+
+def test_a_scalar_becomes_one_value(tmp_path):
+    name = "decode_head.pam.gamma.scale"
+    _, found, _ = converted_head(tmp_path, {"type": "DAHead", "in_channels": 64, "pam_channels": 4},
+                                 lambda state: {**state, name: np.array(0.25, np.float32)})
+    assert found[name].shape == (1,) and found[name][0] == 0.25
 
 
 def test_a_config_that_does_not_fit_is_named(tmp_path):
@@ -181,14 +229,14 @@ def test_command_line_forms(tmp_path, capsys):
 def test_two_processes_write_equal_bytes(tmp_path):
     done = convert_checkpoint(MMSEG, tmp_path / "a.safetensors")
     program = "import sys; from jseg.convert.checkpoint import convert_checkpoint; convert_checkpoint(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", program, str(MMSEG), str(tmp_path / "b.safetensors")], check=True, timeout=120,
-                   env={**os.environ, "PYTHONHASHSEED": "7"})
+    subprocess.run([sys.executable, "-c", program, str(MMSEG), str(tmp_path / "b.safetensors")],
+                   check=True, timeout=120, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert (tmp_path / "b.safetensors").read_bytes() == done.out.read_bytes()
 
 
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
-    done = subprocess.run([sys.executable, str(HERE / "kill_everywhere.py"), str(MMSEG), str(AUTHORS), str(tmp_path)], capture_output=True, text=True,
-                          timeout=900, check=True)
+    done = subprocess.run([sys.executable, str(HERE / "kill_everywhere.py"), str(MMSEG), str(AUTHORS), str(tmp_path)],
+                          capture_output=True, text=True, timeout=900, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["wrong"] == [] and found["left"] == ["x.safetensors"], found
     assert found["kills"] == 2 * found["moments"] and found["moments"] > 40, found

@@ -1,7 +1,9 @@
-"""Hostile and broken checkpoints: none runs code, costs much memory or time, or leaves a file; each ends in one clear line.
+"""Hostile and broken checkpoints: none runs code, costs much memory or time, or leaves a file;
+each ends in one clear line.
 
-Every file goes through the whole command, `jseg convert FILE OUT`. Memory is the growth of this process's peak resident size, the
-mapped file included; where the kernel does not let a process reset that peak, what Python and NumPy allocate (tracemalloc, slow).
+Every file goes through the whole command, `jseg convert FILE OUT`. Memory is the growth of this process's peak resident
+size, the mapped file included; where the kernel does not let a process reset that peak, what Python and NumPy allocate
+(tracemalloc, slow).
 """
 
 import gc
@@ -52,8 +54,10 @@ def integer(value: int) -> bytes:
 def tensor(shape=(2,), strides=(1,), *, offset=0, count=2, key="0", storage="FloatStorage") -> bytes:
     """torch._utils._rebuild_tensor_v2 on a storage, as opcodes."""
     numbers = [b"(" + b"".join(integer(n) for n in values) + b"t" for values in (shape, strides)]
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + b"ctorch\n" + storage.encode() + b"\n" + text(key) + text("cpu")
-            + integer(count) + b"tQ" + integer(offset) + numbers[0] + numbers[1] + b"\x89ccollections\nOrderedDict\n)RtR")
+    return (b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + b"ctorch\n" + storage.encode() + b"\n"
+            + text(key) + text("cpu")
+            + integer(count) + b"tQ" + integer(offset) + numbers[0] + numbers[1]
+            + b"\x89ccollections\nOrderedDict\n)RtR")
 
 
 def program(value: bytes, name: str = "w") -> bytes:
@@ -65,7 +69,8 @@ def archive(pickled: bytes, *, data: bytes = b"\0" * 8, extra=(), packed: bool =
     """A torch zip around a pickle."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as target:
-        for name, content in (("a/data.pkl", pickled), ("a/byteorder", b"little"), ("a/data/0", data), ("a/version", b"3\n"), *extra):
+        for name, content in (("a/data.pkl", pickled), ("a/byteorder", b"little"), ("a/data/0", data),
+                              ("a/version", b"3\n"), *extra):
             target.writestr(name, content)
     return out.getvalue()
 
@@ -81,7 +86,8 @@ def patched(content: bytes, old: bytes, new: bytes, *, last: bool = False) -> by
 
 def weights(change) -> bytes:
     """A good NumPy checkpoint (MSCAN and head) after `change(state)`, pickled."""
-    state = {key: value.numpy() for key, value in read_torch_file(GOLDEN / "mini_mmseg.pth")["state_dict"].items() if "tracked" not in key}
+    state = {key: value.numpy() for key, value in read_torch_file(GOLDEN / "mini_mmseg.pth")["state_dict"].items()
+             if "tracked" not in key}
     whole = {"meta": {}, "model": state}
     change(whole)
     return pickle.dumps(whole, 4)
@@ -119,18 +125,21 @@ def many_entries() -> bytes:
     entry = b"PK\x01\x02" + b"\0" * 24 + struct.pack("<HHH", 1, 0, 0) + b"\0" * 12 + b"a"
     count = 90_000
     head = b"PK\x03\x04" + b"\0" * 26
-    return head + entry * count + b"PK\x06\x06" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, len(entry) * count, len(head)) \
-        + b"PK\x06\x07" + struct.pack("<IQI", 0, len(head) + len(entry) * count, 1) + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 2 ** 32 - 1, 2 ** 32 - 1, 0)
+    return (head + entry * count + b"PK\x06\x06"
+            + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, len(entry) * count, len(head))
+            + b"PK\x06\x07" + struct.pack("<IQI", 0, len(head) + len(entry) * count, 1) + b"PK\x05\x06"
+            + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 2 ** 32 - 1, 2 ** 32 - 1, 0))
 
 
 def payloads(mark: str) -> dict:
     """Pickles that run code when Python, torch or Jittor opens them; running any would make the file `mark`."""
     command = f"touch {mark}"
-    calls = {"os_system": Runs(os.system, command), "eval": Runs(eval, f"open({mark!r}, 'w')"), "exec": Runs(exec, f"open({mark!r}, 'w')"),
-             "open": Runs(open, mark, "w")}
+    calls = {"os_system": Runs(os.system, command), "eval": Runs(eval, f"open({mark!r}, 'w')"),
+             "exec": Runs(exec, f"open({mark!r}, 'w')"), "open": Runs(open, mark, "w")}
     found = {name: archive(pickle.dumps({"state_dict": {"w": value}}, 2)) for name, value in calls.items()}
     found["legacy_system"] = pickle.dumps(Runs(os.system, command), 0)
-    found["numpy_pickle_exec"] = weights(lambda whole: whole["model"].update(payload=Runs(exec, f"open({mark!r}, 'w')")))
+    found["numpy_pickle_exec"] = weights(
+        lambda whole: whole["model"].update(payload=Runs(exec, f"open({mark!r}, 'w')")))
     found["beside_good_weights"] = weights(lambda whole: whole.update(optimizer=Runs(os.system, command)))
     found["popen"] = archive(b"\x80\x02csubprocess\nPopen\n(" + text(command) + b"tR.")
     found["inst"] = b"\x80\x02(" + text(command) + b"ios\nsystem\n."
@@ -139,7 +148,8 @@ def payloads(mark: str) -> dict:
     found["torch_load"] = archive(b"\x80\x02ctorch.serialization\nload\n(" + text("x") + b"tR.")
     found["runpy"] = archive(b"\x80\x02crunpy\n_run_code\n(" + text(command) + b"tR.")
     found["numpy_gadget"] = archive(b"\x80\x02cnumpy.testing._private.utils\nrunstring\n(" + text(command) + b"}tR.")
-    found["from_type_gadget"] = archive(program(b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nctorch\nTensor\n(" + text(command) + b"t}tR"))
+    found["from_type_gadget"] = archive(
+        program(b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nctorch\nTensor\n(" + text(command) + b"t}tR"))
     found["unknown_class"] = archive(program(b"cevil.module\nPayload\n(" + text(command) + b"tR"))
     found["build_setstate"] = archive(program(b"cevil\nX\n)\x81}" + text("__setstate__") + b"cos\nsystem\nsb"))
     found["extension_code"] = archive(program(b"\x82\x01"))
@@ -148,14 +158,22 @@ def payloads(mark: str) -> dict:
 
 def breaks() -> dict:
     """Broken files and bombs, by name; each value is made when its test runs."""
-    big, wide = 1 << 40, b"\xf0\x9f\x99\x82"
+    return {**broken_archives(), **pickle_bombs(), **forged_weights()}
+
+
+def broken_archives() -> dict:
+    """Files that are cut, of another kind, or whose directory or storages lie."""
+    big = 1 << 40
     good = (GOLDEN / "mini_authors.pth").read_bytes()
     return {
-        "empty": lambda: b"", "one_byte": lambda: b"\x80", "html": lambda: b"<!DOCTYPE html><html>404</html>", "zeros": lambda: b"\0" * 5000,
-        "git_lfs": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "half_zip": lambda: mini()[:30_000],
-        "half_legacy": lambda: good[:9000], "no_directory": lambda: mini()[:-22], "tar": lambda: b"a" * 257 + b"ustar" + b"\0" * 300,
-        "garbage_pickle": lambda: b"\x80\x02" + bytes(range(256)) * 20, "wrong_magic": lambda: pickle.dumps(7, 2) + good[10:],
-        "zip_no_pickle": lambda: zip_with(lambda c, s: c.__setitem__(slice(0, len(c)), c.replace(b"data.pkl", b"dota.pkl"))),
+        "empty": lambda: b"", "one_byte": lambda: b"\x80", "html": lambda: b"<!DOCTYPE html><html>404</html>",
+        "zeros": lambda: b"\0" * 5000, "git_lfs": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "half_zip": lambda: mini()[:30_000], "half_legacy": lambda: good[:9000], "no_directory": lambda: mini()[:-22],
+        "tar": lambda: b"a" * 257 + b"ustar" + b"\0" * 300,
+        "garbage_pickle": lambda: b"\x80\x02" + bytes(range(256)) * 20,
+        "wrong_magic": lambda: pickle.dumps(7, 2) + good[10:],
+        "zip_no_pickle": lambda: zip_with(lambda c, s: c.__setitem__(slice(0, len(c)),
+                                                                     c.replace(b"data.pkl", b"dota.pkl"))),
         "two_pickles": lambda: archive(b"\x80\x02}.", extra=[("b/data.pkl", b"\x80\x02}.")]),
         "compressed": lambda: archive(b"\x80\x02}." + b"\0" * 100_000, packed=True),
         "zip_bomb": lambda: archive(program(tensor()), data=b"\0" * (64 << 20), packed=True),
@@ -163,9 +181,11 @@ def breaks() -> dict:
         "absolute_name": lambda: archive(program(tensor()), extra=[("/etc/passwd2", b"x")]),
         "drive_name": lambda: archive(program(tensor()), extra=[("C:\\x", b"x")]),
         "climbing_key": lambda: archive(program(tensor(key="../../etc/passwd"))),
-        "duplicate_entry": lambda: patched(archive(program(tensor()), extra=[("a/data/1", b"y")]).replace(b"a/data/1", b"a/data/0"), b"PK", b"PK"),
+        "duplicate_entry": lambda: patched(
+            archive(program(tensor()), extra=[("a/data/1", b"y")]).replace(b"a/data/1", b"a/data/0"), b"PK", b"PK"),
         "overlap": overlapping, "many_entries": many_entries,
-        "lying_entry_size": lambda: zip_with(lambda c, s: (put(c, s + 20, "<I", 1 << 30), put(c, s + 24, "<I", 1 << 30))),
+        "lying_entry_size": lambda: zip_with(lambda c, s: (put(c, s + 20, "<I", 1 << 30),
+                                                           put(c, s + 24, "<I", 1 << 30))),
         "lying_directory": lambda: patched(mini(), mini()[-12:-6], struct.pack("<HI", 60000, 1 << 30), last=True),
         "lying_offset": lambda: zip_with(lambda c, s: put(c, s + 42, "<I", 12345)),
         "encrypted": lambda: zip_with(lambda c, s: put(c, s + 8, "<H", 1)),
@@ -175,42 +195,76 @@ def breaks() -> dict:
         "lying_legacy_count": lambda: patched(good, struct.pack("<q", 3), struct.pack("<q", 1 << 50), last=True),
         "absurd_shape": lambda: archive(program(tensor((big, big), (big, 1)))),
         "stride_0_bomb": lambda: archive(program(tensor((big,), (0,)))),
-        "stride_0_gigabyte": lambda: archive(program(tensor((1 << 28,), (0,)), "backbone.block1.0.attn.spatial_gating_unit.conv0.weight")),
+        "stride_0_gigabyte": lambda: archive(program(tensor((1 << 28,), (0,)),
+                                                     "backbone.block1.0.attn.spatial_gating_unit.conv0.weight")),
         "empty_huge": lambda: archive(program(tensor((0, 1 << 61), (1, 1)))),
-        "negative_stride": lambda: archive(program(tensor((2,), (-1,)))), "negative_offset": lambda: archive(program(tensor(offset=-4))),
-        "beyond_storage": lambda: archive(program(tensor((2,), (1000,)))), "float_shape": lambda: archive(program(tensor()).replace(integer(2) + b"t(", b"G" + b"\0" * 8 + b"t(")),
+        "negative_stride": lambda: archive(program(tensor((2,), (-1,)))),
+        "negative_offset": lambda: archive(program(tensor(offset=-4))),
+        "beyond_storage": lambda: archive(program(tensor((2,), (1000,)))),
+        "float_shape": lambda: archive(program(tensor()).replace(integer(2) + b"t(", b"G" + b"\0" * 8 + b"t(")),
         "hundred_dimensions": lambda: archive(program(tensor((1,) * 100, (1,) * 100))),
         "unknown_storage": lambda: archive(program(tensor(storage="EvilStorage"))),
+    }
+
+
+def pickle_bombs() -> dict:
+    """Pickles that nest, repeat, lie or ask for more memory than there is."""
+    wide = b"\xf0\x9f\x99\x82"
+    return {
         "deep_lists": lambda: nested(200_000, b"a"), "deep_tuples": lambda: b"\x80\x02)" + b"\x85" * 190_000 + b".",
-        "deep_state": lambda: archive(program(b"}" + text("a") + b"}" + text("b") + b"}" + text("c") + b"}" + text("d") + b"}" + text("e") + b"}" + text("f") + tensor() + b"ssssss")),
+        "deep_state": lambda: archive(program(b"}" + text("a") + b"}" + text("b") + b"}" + text("c") + b"}" + text("d")
+                                              + b"}" + text("e") + b"}" + text("f") + tensor() + b"ssssss")),
         "itself": lambda: b"\x80\x02}q\x00" + text("state_dict") + b"h\x00s.",
-        "laughs": lambda: b"\x80\x02" + b"]q\x00" + b"".join(b"](" + b"j" + struct.pack("<I", k) + b"j" + struct.pack("<I", k) + b"er" + struct.pack("<I", k + 1) for k in range(60)) + b".",
-        "many_dicts": lambda: b"\x80\x02(" + b"}" * 1_600_000 + b"l.", "many_marks": lambda: b"\x80\x02" + b"(" * 1_600_000 + b".",
-        "many_gets": lambda: b"\x80\x02]q\x00(" + b"h\x00" * 1_600_000 + b"l.", "many_memos": lambda: b"\x80\x04N" + b"\x94" * 1_600_000 + b".",
+        "laughs": lambda: b"\x80\x02" + b"]q\x00"
+        + b"".join(b"](" + b"j" + struct.pack("<I", k) + b"j" + struct.pack("<I", k) + b"er" + struct.pack("<I", k + 1)
+                   for k in range(60)) + b".",
+        "many_dicts": lambda: b"\x80\x02(" + b"}" * 1_600_000 + b"l.",
+        "many_marks": lambda: b"\x80\x02" + b"(" * 1_600_000 + b".",
+        "many_gets": lambda: b"\x80\x02]q\x00(" + b"h\x00" * 1_600_000 + b"l.",
+        "many_memos": lambda: b"\x80\x04N" + b"\x94" * 1_600_000 + b".",
         "huge_memo": lambda: b"\x80\x02Nr\xff\xff\xff\xff.", "huge_memo_line": lambda: b"Np" + b"9" * 4000 + b"\n.",
-        "copied_list": lambda: b"\x80\x02](" + b"K\x01" * 100_000 + b"eq\x00(" + b"ctorch\nSize\n(h\x00tR" * 50_000 + b"l.",
-        "copied_text": lambda: b"\x80\x02" + text("x" * 1_000_000) + b"q\x00(" + (b"c_codecs\nencode\n(h\x00" + text("latin1") + b"tR") * 3000 + b"l.",
-        "colliding_keys": collide, "tuple_keys": lambda: b"\x80\x02(" + b"K\x01" * 50_000 + b"tq\x00}(" + b"h\x00N" * 50_000 + b"u.",
+        "copied_list": lambda: b"\x80\x02](" + b"K\x01" * 100_000 + b"eq\x00("
+        + b"ctorch\nSize\n(h\x00tR" * 50_000 + b"l.",
+        "copied_text": lambda: b"\x80\x02" + text("x" * 1_000_000) + b"q\x00("
+        + (b"c_codecs\nencode\n(h\x00" + text("latin1") + b"tR") * 3000 + b"l.",
+        "colliding_keys": collide,
+        "tuple_keys": lambda: b"\x80\x02(" + b"K\x01" * 50_000 + b"tq\x00}(" + b"h\x00N" * 50_000 + b"u.",
         "wide_text": lambda: b"\x80\x02" + b"X" + struct.pack("<I", 40_000_004) + b"x" * 40_000_000 + wide + b".",
-        "lying_text": lambda: b"\x80\x02X\xff\xff\xff\xffabc.", "lying_bytes": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"abc.",
+        "lying_text": lambda: b"\x80\x02X\xff\xff\xff\xffabc.",
+        "lying_bytes": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"abc.",
         "huge_integer": lambda: b"\x80\x02\x8b" + struct.pack("<I", 3_000_000) + b"\x7f" * 3_000_000 + b".",
         "huge_integer_line": lambda: b"L" + b"9" * 900_000 + b"L\n.", "endless_line": lambda: b"(S'" + b"x" * 3_000_000,
-        "unhashable_key": lambda: b"\x80\x02}]Ns.", "no_mark": lambda: b"\x80\x02Nt.", "pops_too_much": lambda: b"\x80\x020000.",
-        "no_stop": lambda: b"\x80\x02}", "state_for_a_number": lambda: b"\x80\x02K\x01}b.",
+        "unhashable_key": lambda: b"\x80\x02}]Ns.", "no_mark": lambda: b"\x80\x02Nt.",
+        "pops_too_much": lambda: b"\x80\x020000.", "no_stop": lambda: b"\x80\x02}",
+        "state_for_a_number": lambda: b"\x80\x02K\x01}b.",
         "object_array": lambda: pickle.dumps({"w": np.array([{}, []], object)}, 4),
         "array_lie": lambda: pickle.dumps({"w": np.zeros(3, np.float32)}, 4).replace(b"K\x03\x85", b"K\x7f\x85"),
         "dtype_bomb": lambda: pickle.dumps({"w": np.zeros(1, np.float32)}, 4).replace(b"f4", b"V9"),
-        "not_weights": lambda: pickle.dumps([1, 2, 3], 2), "no_tensors": lambda: pickle.dumps({"state_dict": {"a": 1}}, 2),
+        "not_weights": lambda: pickle.dumps([1, 2, 3], 2),
+        "no_tensors": lambda: pickle.dumps({"state_dict": {"a": 1}}, 2),
+    }
+
+
+def forged_weights() -> dict:
+    """Weights of another family, and SegNeXt's with keys, shapes or a config that lie."""
+    big = 1 << 40
+    return {
         "other_family": lambda: pickle.dumps({"backbone.layer1.0.conv1.weight": np.zeros((4, 4, 1, 1), np.float32)}, 4),
         "missing_key": lambda: weights(lambda w: w["model"].pop("backbone.norm1.bias")),
         "extra_key": lambda: weights(lambda w: w["model"].update({"decode_head.extra": np.zeros(3)})),
         "wrong_shape": lambda: weights(lambda w: w["model"].update({"decode_head.conv_seg.bias": np.zeros(9)})),
-        "forged_width": lambda: weights(lambda w: w["model"].update({"backbone.norm1.weight": np.zeros(300_000, np.float32)})),
-        "forged_depth": lambda: weights(lambda w: w["model"].update({f"backbone.block1.{k}.x": np.zeros(1) for k in range(2, 4000)})),
-        "huge_config": lambda: weights(lambda w: w["meta"].update(config={"model": {"type": "EncoderDecoder", "backbone": {"type": "MSCAN", "embed_dims": [big] * 4, "depths": [9] * 4},
-                                                                                    "decode_head": {"type": "LightHamHead", "in_channels": [8], "in_index": [0], "channels": big, "num_classes": 3}}})),
-        "code_in_config": lambda: weights(lambda w: w["meta"].update(config="import os\nos.system('touch MARK')\nmodel = dict(type='EncoderDecoder')\n")),
-        "config_text_loop": lambda: weights(lambda w: w["meta"].update(config="a = [1] * 10 ** 9\nmodel = dict(type='EncoderDecoder')\n")),
+        "forged_width": lambda: weights(
+            lambda w: w["model"].update({"backbone.norm1.weight": np.zeros(300_000, np.float32)})),
+        "forged_depth": lambda: weights(lambda w: w["model"].update({f"backbone.block1.{k}.x": np.zeros(1)
+                                                                     for k in range(2, 4000)})),
+        "huge_config": lambda: weights(lambda w: w["meta"].update(config={"model": {
+            "type": "EncoderDecoder", "backbone": {"type": "MSCAN", "embed_dims": [big] * 4, "depths": [9] * 4},
+            "decode_head": {"type": "LightHamHead", "in_channels": [8], "in_index": [0], "channels": big,
+                            "num_classes": 3}}})),
+        "code_in_config": lambda: weights(lambda w: w["meta"].update(
+            config="import os\nos.system('touch MARK')\nmodel = dict(type='EncoderDecoder')\n")),
+        "config_text_loop": lambda: weights(
+            lambda w: w["meta"].update(config="a = [1] * 10 ** 9\nmodel = dict(type='EncoderDecoder')\n")),
     }
 
 
@@ -246,7 +300,8 @@ class Peak:
 
     @staticmethod
     def resident(name: str) -> int:
-        line = next(line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+        line = next(line for line in pathlib.Path("/proc/self/status").read_text().splitlines()
+                    if line.startswith(name))
         return int(line.split()[1]) << 10
 
 
@@ -292,19 +347,25 @@ def test_there_are_sixty():
 def test_the_largest_training_checkpoint_is_no_bomb(tmp_path):
     """SegNeXt-L with AdamW's two moments and step of every parameter, one group each, and a moving average."""
     names = [f"module.backbone.block3.{i}.attn.spatial_gating_unit.conv2_1.weight" for i in range(1100)]
-    group = b"}(" + text("lr") + b"G" + b"\0" * 8 + text("weight_decay") + b"G" + b"\0" * 8 + b"".join(text(f"option{i}") + b"N" for i in range(12)) + b"u"
-    sets = b"".join(text(word) + b"}(" + b"".join(text(name) + tensor() for name in names) + b"u" for word in ("state_dict", "ema_state_dict"))
-    moments = b"}(" + b"".join(integer(i) + b"}(" + b"".join(text(word) + tensor() for word in ("step", "exp_avg", "exp_avg_sq")) + b"u" for i in range(900)) + b"u"
+    group = (b"}(" + text("lr") + b"G" + b"\0" * 8 + text("weight_decay") + b"G" + b"\0" * 8
+             + b"".join(text(f"option{i}") + b"N" for i in range(12)) + b"u")
+    sets = b"".join(text(word) + b"}(" + b"".join(text(name) + tensor() for name in names) + b"u"
+                    for word in ("state_dict", "ema_state_dict"))
+    moments = b"}(" + b"".join(integer(i) + b"}("
+                               + b"".join(text(word) + tensor() for word in ("step", "exp_avg", "exp_avg_sq")) + b"u"
+                               for i in range(900)) + b"u"
     optimizer = text("optimizer") + b"}(" + text("state") + moments + text("param_groups") + b"](" + group * 900 + b"eu"
     (tmp_path / "x.pth").write_bytes(archive(b"\x80\x02}(" + sets + optimizer + b"u."))
     found = read_torch_file(tmp_path / "x.pth")
-    assert list(found["ema_state_dict"]) == names and len(found["optimizer"]["state"]) == len(found["optimizer"]["param_groups"]) == 900
+    assert (list(found["ema_state_dict"]) == names
+            and len(found["optimizer"]["state"]) == len(found["optimizer"]["param_groups"]) == 900)
 
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_values_come_back(protocol):
-    value = {"a": [1, -1, 255, 65536, 2 ** 40, -2 ** 80], "b": (1.5, None, True, False, ()), "c": {"x": "naïve 🙂\n\\u0041'", "y": b"\x00\xff\n"},
-             3: [[], {}, ("t",), ("u", 1), ("v", 1, 2, 3)], ("k", 1): "tuple key", "long": "z" * 300, "nested": [[[1]]]}
+    value = {"a": [1, -1, 255, 65536, 2 ** 40, -2 ** 80], "b": (1.5, None, True, False, ()),
+             "c": {"x": "naïve 🙂\n\\u0041'", "y": b"\x00\xff\n"}, 3: [[], {}, ("t",), ("u", 1), ("v", 1, 2, 3)],
+             ("k", 1): "tuple key", "long": "z" * 300, "nested": [[[1]]]}
     value["again"] = value["a"]
     if protocol == 0:
         value["c"]["x"] = "naïve"

@@ -1,4 +1,6 @@
-"""The `.py` config reader: inheritance of every style, the Python that configs use, and nothing else, in bounded time."""
+"""The `.py` config reader: inheritance of every style, the Python that configs use,
+and nothing else, in bounded time.
+"""
 
 import subprocess
 import sys
@@ -65,7 +67,8 @@ c = dict(z=1)
 
 def test_lazy_style(tmp_path):
     cfg = read_py_config(plant(tmp_path, LAZY) / "net" / "lazy.py")
-    assert cfg == {"rate": 0.5, "same_rate": 0.5, "schedule": {"type": "mmengine.optim.PolyLR", "power": 1.0, "eta_min": 0.0},
+    assert cfg == {"rate": 0.5, "same_rate": 0.5,
+                   "schedule": {"type": "mmengine.optim.PolyLR", "power": 1.0, "eta_min": 0.0},
                    "model": {"type": "mmseg.models.EncoderDecoder",
                              "head": {"loss": {"type": "mmseg.models.losses.CrossEntropyLoss"}, "dropout": 0.5}}}
 
@@ -87,7 +90,8 @@ model = {'head.norm': dict(k=-1), 'x': None}
     assert parse_py_config(text, "w.pth: meta.config") == {
         "data": {"samples_per_gpu": 4, "train": {"pipeline": [{"type": "Resize", "img_scale": (2048, 512)}]}},
         "limit": float("inf"), "model": {"head.norm": {"k": -1}, "x": None}}
-    with pytest.raises(ConvertError, match=r"w\.pth: meta\.config:1: inherits from 'a\.py', but this text has no folder"):
+    with pytest.raises(ConvertError,
+                       match=r"w\.pth: meta\.config:1: inherits from 'a\.py', but this text has no folder"):
         parse_py_config("_base_ = 'a.py'", "w.pth: meta.config")
 
 
@@ -95,11 +99,12 @@ model = {'head.norm': dict(k=-1), 'x': None}
     ("[1.0] * 3 + [0.1]", [1.0, 1.0, 1.0, 0.1]), ("-2 ** 2 // 3", -2), ("7 % 4 / 2", 1.5), ("not (1 < 2 <= 2)", False),
     ("'a' if [] else 'b'", "b"), ("[int(512 * x * 0.1) for x in range(5, 9) if x != 6]", [256, 358, 409]),
     ("{f's{i}.{j}': 0 for i, n in enumerate([1, 2]) for j in range(n)}", {"s0.0": 0, "s1.0": 0, "s1.1": 0}),
-    ("sum([[dict(a=1)], [2]], [])", [{"a": 1}, 2]), ("dict(dict(a=1), **{'b': 2})", {"a": 1, "b": 2}), ("[*range(2), 5][-1]", 5),
-    ("'a_b.py'.split('.')[0].replace('a', 'c').upper()", "C_B"), ("'{:03d}-{k}'.format(7, k='x')", "007-x"), ("'%d%s' % (1, 'x')", "1x"),
+    ("sum([[dict(a=1)], [2]], [])", [{"a": 1}, 2]), ("dict(dict(a=1), **{'b': 2})", {"a": 1, "b": 2}),
+    ("[*range(2), 5][-1]", 5), ("'a_b.py'.split('.')[0].replace('a', 'c').upper()", "C_B"),
+    ("'{:03d}-{k}'.format(7, k='x')", "007-x"), ("'%d%s' % (1, 'x')", "1x"),
     ("f'{0.5:.2f}{1!r}'", "0.501"), ("(1, (2, 3))[1:][0]", (2, 3)), ("1e-6 if 'a' in dict(a=1) else 0", 1e-6),
-    ("dict(a=[1, 2]).get('a')", [1, 2]), ("min(3, 2) + max([1, 4]) + abs(-1) + len('ab')", 9), ("list(zip([1], 'a'))", [(1, "a")]),
-])
+    ("dict(a=[1, 2]).get('a')", [1, 2]), ("min(3, 2) + max([1, 4]) + abs(-1) + len('ab')", 9),
+    ("list(zip([1], 'a'))", [(1, "a")]), ])
 def test_expressions(expression, expected):
     assert value_of(expression) == expected
 
@@ -129,22 +134,28 @@ __hidden__ = 1
 
 
 HOSTILE = {
-    "import": "__import__('os').system('touch pwned')", "exec": "exec('1')", "open": "a = open('f').read()", "getattr": "getattr(dict, 'x')",
-    "system": "import os\nos.system('touch pwned')", "environ": "import os\na = os.environ.get('HOME')", "numpy": "import numpy\na = numpy.load('f')",
-    "class attribute": "a = ().__class__.__bases__", "text attribute": "a = ''.__class__", "format attribute": "a = '{0.__class__}'.format(1)",
-    "lambda": "a = lambda: 0", "def": "def f(): pass", "class": "class A: pass", "while": "while True: pass", "try": "try:\n a = 1\nexcept: pass",
-    "with": "with open('x') as f: pass", "walrus": "(a := 1)", "star": "from os import *", "relative": "from .x import y",
-    "power": "a = 9 ** 9 ** 9", "shift": "a = 1 << 99999999", "long text": "a = 'a' * 10 ** 10", "long list": "a = [0] * 10 ** 10",
-    "width": "a = f'{1:>99999999}'", "width in format": "a = '{:{}}'.format(1, 99999999)", "width in %": "a = '%*d' % (99999999, 1)",
-    "loops": "for i in range(100000):\n for j in range(100000):\n  a = 1", "comprehension": "a = [i for i in range(99999) for j in range(99999)]",
-    "laughs": "a = [1] * 10\n" + "a = [a] * 10\n" * 30, "laughs as text": "a = [1] * 10\n" + "a = [a] * 10\n" * 30 + "b = str(a)",
-    "compare": "a = b = [1]\n" + "a = [a, a]\nb = [b, b]\n" * 40 + "c = a == b", "cycle": "a = []\na.append(a)", "block cycle": "a = {}\na['x'] = a",
-    "brackets": "a = " + "[" * 5000 + "]" * 5000, "minuses": "a = " + "-" * 90000 + "1", "pluses": "a = " + "1+" * 20000 + "1",
+    "import": "__import__('os').system('touch pwned')", "exec": "exec('1')", "open": "a = open('f').read()",
+    "getattr": "getattr(dict, 'x')", "system": "import os\nos.system('touch pwned')",
+    "environ": "import os\na = os.environ.get('HOME')", "numpy": "import numpy\na = numpy.load('f')",
+    "class attribute": "a = ().__class__.__bases__", "text attribute": "a = ''.__class__",
+    "format attribute": "a = '{0.__class__}'.format(1)", "lambda": "a = lambda: 0", "def": "def f(): pass",
+    "class": "class A: pass", "while": "while True: pass", "try": "try:\n a = 1\nexcept: pass",
+    "with": "with open('x') as f: pass", "walrus": "(a := 1)", "star": "from os import *",
+    "relative": "from .x import y", "power": "a = 9 ** 9 ** 9", "shift": "a = 1 << 99999999",
+    "long text": "a = 'a' * 10 ** 10", "long list": "a = [0] * 10 ** 10", "width": "a = f'{1:>99999999}'",
+    "width in format": "a = '{:{}}'.format(1, 99999999)", "width in %": "a = '%*d' % (99999999, 1)",
+    "loops": "for i in range(100000):\n for j in range(100000):\n  a = 1",
+    "comprehension": "a = [i for i in range(99999) for j in range(99999)]",
+    "laughs": "a = [1] * 10\n" + "a = [a] * 10\n" * 30, "laughs as text": "a = [1] * 10\n" + "a = [a] * 10\n" * 30
+    + "b = str(a)", "compare": "a = b = [1]\n" + "a = [a, a]\nb = [b, b]\n" * 40 + "c = a == b",
+    "cycle": "a = []\na.append(a)", "block cycle": "a = {}\na['x'] = a", "brackets": "a = " + "[" * 5000 + "]" * 5000,
+    "minuses": "a = " + "-" * 90000 + "1", "pluses": "a = " + "1+" * 20000 + "1",
     "growing": "a = [1]\n" + "a.extend(a)\n" * 40, "hoard": "x = []\nfor i in range(90000): x.append('a' * 99999)",
-    "copies": "a = [1] * 90000\nx = []\nfor i in range(90000): x.append(a[:])", "replace": "a = 'a' * 999\na = a.replace('a', 'b' * 999)",
-    "join": "a = ('x' * 99999).join(['a'] * 99999)", "list as key": "a = {[1]: 2}", "no such name": "a = b", "missing entry": "a = {}['x']",
-    "bytes": "a = b'x'", "half a pair": "a = '\\ud800'", "huge file": "a = 1\n" * 60000, "not Python": "a = 1 if", "null": "a = '\0'",
-}
+    "copies": "a = [1] * 90000\nx = []\nfor i in range(90000): x.append(a[:])",
+    "replace": "a = 'a' * 999\na = a.replace('a', 'b' * 999)", "join": "a = ('x' * 99999).join(['a'] * 99999)",
+    "list as key": "a = {[1]: 2}", "no such name": "a = b", "missing entry": "a = {}['x']",
+    "bytes": "a = b'x'", "half a pair": "a = '\\ud800'", "huge file": "a = 1\n" * 60000, "not Python": "a = 1 if",
+    "null": "a = '\0'", }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -160,9 +171,11 @@ def test_hostile_configs_end_with_one_line(name, tmp_path, monkeypatch):
 
 
 def test_errors_name_file_and_line(tmp_path):
-    plant(tmp_path, {"a.py": "x = 1\ny = run(x)\n", "c.py": "_base_ = 'a.py'", "loop.py": "_base_ = './loop.py'", "none.py": "\n_base_ = 'gone.py'",
-                     "pkg.py": "_base_ = 'mmdet::a.py'", "d.json": "{}", "e.py": "_base_ = 'd.json'"})
-    for name, text in (("c.py", r"a\.py:2: calls 'run'"), ("loop.py", "goes in a circle"), ("none.py", r"none\.py: .*gone\.py: cannot read"),
+    plant(tmp_path, {"a.py": "x = 1\ny = run(x)\n", "c.py": "_base_ = 'a.py'", "loop.py": "_base_ = './loop.py'",
+                     "none.py": "\n_base_ = 'gone.py'", "pkg.py": "_base_ = 'mmdet::a.py'", "d.json": "{}",
+                     "e.py": "_base_ = 'd.json'"})
+    for name, text in (("c.py", r"a\.py:2: calls 'run'"), ("loop.py", "goes in a circle"),
+                       ("none.py", r"none\.py: .*gone\.py: cannot read"),
                        ("pkg.py", r"pkg\.py:1: .*inside another package"), ("e.py", "expected a config in Python"),
                        ("d.json", "expected a config in Python")):
         with pytest.raises(ConvertError, match=text):

@@ -1,4 +1,6 @@
-"""The reader of torch files against files that real torch wrote (tests/convert/make_torch_files.py says what they hold)."""
+"""The reader of torch files against files that real torch wrote
+(tests/convert/make_torch_files.py says what they hold).
+"""
 
 import json
 import pathlib
@@ -14,7 +16,8 @@ from jseg.convert.torch_file import Tensor, read_torch_file
 from jseg.errors import ConvertError
 
 GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
-FILES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix in (".pth", ".pkl") and not path.name.startswith(("refused", "mini")))
+FILES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix in (".pth", ".pkl")
+               and not path.name.startswith(("refused", "mini")))
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +46,14 @@ def test_every_value_equals_what_torch_saved(name, expected):
     case = "numpy" if name.startswith("numpy") else name.partition(".")[0].partition("_")[2]
     wanted = {key.partition(":")[2]: value for key, value in expected.items() if key.startswith(case + ":")}
     if name == "legacy_tensors.pth":  # the old format has no such types
-        wanted = {path: value for path, value in wanted.items() if path not in ("dtype.uint16", "dtype.uint32", "dtype.uint64")}
+        wanted = {path: value
+                  for path, value in wanted.items() if path not in ("dtype.uint16", "dtype.uint32", "dtype.uint64")}
     assert sorted(found) == sorted(wanted)
     for path, want in wanted.items():
         got = found[path]
         if not isinstance(want, np.ndarray):
-            got = str(got) if isinstance(got, Global) else got.hex() if isinstance(got, bytes) else list(got) if isinstance(got, tuple) else got
+            got = (str(got) if isinstance(got, Global) else got.hex() if isinstance(got, bytes) else list(got)
+                   if isinstance(got, tuple) else got)
             assert got == want, path
             continue
         got = got.numpy() if isinstance(got, Tensor) else got
@@ -68,8 +73,9 @@ def test_tied_tensors_share_their_storage(form):
 
 
 @pytest.mark.parametrize("name, word", [
-    ("complex", "ComplexFloatStorage"), ("sparse", "sparse"), ("csr", "sparse"), ("quantised", "quantised"), ("meta", "meta"),
-    ("float8", "float8_e4m3fn"), ("nested", "nested"), ("negated", "resolve_neg"), ("script", "TorchScript")])
+    ("complex", "ComplexFloatStorage"), ("sparse", "sparse"), ("csr", "sparse"), ("quantised", "quantised"),
+    ("meta", "meta"), ("float8", "float8_e4m3fn"), ("nested", "nested"), ("negated", "resolve_neg"),
+    ("script", "TorchScript")])
 def test_kinds_that_are_not_read_are_refused_by_name(name, word):
     with pytest.raises(ConvertError, match=word) as caught:
         read_torch_file(GOLDEN / f"refused_{name}.pth")

@@ -32,7 +32,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.mode == "gone":
             return self.send_error(404)
         if server.mode in ("circle", "file", "ftp"):
-            return self.lead_on({"circle": "/again", "file": "file:///etc/passwd", "ftp": "ftp://127.0.0.1/x"}[server.mode])
+            return self.lead_on({"circle": "/again", "file": "file:///etc/passwd",
+                                 "ftp": "ftp://127.0.0.1/x"}[server.mode])
         if server.mode == "elsewhere" and self.path == "/mini.pth":
             return self.lead_on("/other/mini.pth")
         tag = f'"{hashlib.md5(content).hexdigest()}"'
@@ -97,8 +98,8 @@ def server():
 
 
 def entry(server, **changes) -> Published:
-    values = {"name": "mini", "file": "mini.pth", "url": f"http://127.0.0.1:{server.server_address[1]}/mini.pth", "source": "a test",
-              "sha256": SHA256[:8]}
+    values = {"name": "mini", "file": "mini.pth", "url": f"http://127.0.0.1:{server.server_address[1]}/mini.pth",
+              "source": "a test", "sha256": SHA256[:8]}
     return Published(**{**values, **changes})
 
 
@@ -107,25 +108,30 @@ def test_index_is_sound():
     assert {"segnext_tiny_ade20k_mmseg", "segnext_large_cityscapes_authors", "segnext_base_ade20k_jseg"} <= set(index)
     for found in index.values():
         if found.source == "mmsegmentation 1.x":  # its file names end with the hash
-            assert found.url.endswith(f"/{found.file}") and found.file.endswith(f"-{found.sha256}.pth") and found.licence == "Apache-2.0"
+            assert (found.url.endswith(f"/{found.file}") and found.file.endswith(f"-{found.sha256}.pth")
+                    and found.licence == "Apache-2.0")
         assert found.config is None or (ROOT / found.config).is_file(), found
     assert len({found.url for found in index.values()}) == len({found.file for found in index.values()}) == len(index)
 
 
 def test_the_index_is_part_of_the_package():
     """An installed jseg has it; the name in weights/ leads to the same file."""
-    assert weights_index.INDEX.parent == ROOT / "jseg" / "convert" and (ROOT / "weights" / "index.yaml").read_text() == weights_index.INDEX.read_text()
+    assert (weights_index.INDEX.parent == ROOT / "jseg" / "convert"
+            and (ROOT / "weights" / "index.yaml").read_text() == weights_index.INDEX.read_text())
 
 
 def test_unknown_names_and_bad_indexes(tmp_path):
-    with pytest.raises(ConvertError, match="no weights are called 'segnext_tiny_ade20k_mseg'; did you mean 'segnext_tiny_ade20k_mmseg'"):
+    with pytest.raises(ConvertError, match="no weights are called 'segnext_tiny_ade20k_mseg'; did you mean "
+                                           "'segnext_tiny_ade20k_mmseg'"):
         find_entry("segnext_tiny_ade20k_mseg", read_index())
     with pytest.raises(ConvertError, match="no index of weights there; jseg brings one"):
         read_index(tmp_path / "gone.yaml")
     good = "file: a.pth, url: http://x/a, source: us"
-    for text, message in ((f"a: {{{good}, shaa: 1}}", "unknown key 'shaa'"), ("a: {file: a.pth}", "url is None"), ("a: 3", "not a block"),
+    for text, message in ((f"a: {{{good}, shaa: 1}}", "unknown key 'shaa'"), ("a: {file: a.pth}", "url is None"),
+                          ("a: 3", "not a block"),
                           ("a: {file: ../a.pth, url: http://x/a, source: us}", "a bare file name"),
-                          ("a: {file: a.pth, url: file:///etc/x, source: us}", "an http or https address"), (f"a: {{{good}, sha256: 12}}", "sha256 is 12")):
+                          ("a: {file: a.pth, url: file:///etc/x, source: us}", "an http or https address"),
+                          (f"a: {{{good}, sha256: 12}}", "sha256 is 12")):
         (tmp_path / "i.yaml").write_text(text)
         with pytest.raises(ConvertError, match=message):
             read_index(tmp_path / "i.yaml")
@@ -135,7 +141,8 @@ def test_fetch_and_use_again(server, tmp_path):
     seen = []
     found = fetch(entry(server), tmp_path / "new", progress=lambda done, total: seen.append((done, total)))
     path = found.path
-    assert path.read_bytes() == CONTENT and found.sha256 == SHA256 and found.came_from == entry(server).url and found.proven
+    assert (path.read_bytes() == CONTENT and found.sha256 == SHA256 and found.came_from == entry(server).url
+            and found.proven)
     assert seen[-1] == (len(CONTENT), len(CONTENT)) and [p.name for p in path.parent.iterdir()] == ["mini.pth"]
     again = fetch(entry(server), tmp_path / "new")
     assert (again.path, again.sha256, again.came_from) == (path, SHA256, "already there") and len(server.ranges) == 1
@@ -154,7 +161,8 @@ def test_an_interrupted_download_goes_on(server, tmp_path):
 
 def test_a_download_given_up_goes_on_next_time(server, tmp_path):
     server.cuts = 99
-    with pytest.raises(ConvertError, match=r"(?s)the connection .*bytes are kept in .*mini\.pth\.part.*or: Fetch http|the connection .*goes on from there"):
+    with pytest.raises(ConvertError, match=r"(?s)the connection .*bytes are kept in .*mini\.pth\.part.*or: Fetch "
+                                           r"http|the connection .*goes on from there"):
         fetch(entry(server), tmp_path, pause_s=0)
     size = (tmp_path / "mini.pth.part").stat().st_size
     assert 0 < size < len(CONTENT) and not (tmp_path / "mini.pth").exists()
@@ -169,14 +177,16 @@ def test_whatever_part_is_left_the_file_is_right(server, tmp_path, mode, left):
     server.mode = mode
     (tmp_path / "mini.pth.part").write_bytes(left)
     found = fetch(entry(server), tmp_path, pause_s=0)
-    assert found.path.read_bytes() == CONTENT and found.sha256 == SHA256 and [p.name for p in tmp_path.iterdir()] == ["mini.pth"]
+    assert (found.path.read_bytes() == CONTENT and found.sha256 == SHA256
+            and [p.name for p in tmp_path.iterdir()] == ["mini.pth"])
 
 
 def test_digits_that_differ_prove_nothing(server, tmp_path):
     """mmsegmentation's published SegNeXt files are such; the file is had, with what speaks for it."""
     found = fetch(entry(server, sha256="abcdef01"), tmp_path)
     assert found.path.read_bytes() == CONTENT and not found.proven
-    assert "does not begin with abcdef01" in found.proof and "proves nothing" in found.proof and "its MD5 is the one that the server states" in found.proof
+    assert ("does not begin with abcdef01" in found.proof and "proves nothing" in found.proof
+            and "its MD5 is the one that the server states" in found.proof)
     again = fetch(entry(server, sha256="abcdef01"), tmp_path)
     assert again.came_from == "already there" and not again.proven
     record_hash(again, entry(server))
@@ -189,14 +199,19 @@ def test_digits_that_differ_prove_nothing(server, tmp_path):
 
 
 def test_a_wrong_whole_hash_is_put_aside(server, tmp_path):
-    with pytest.raises(ConvertError, match=r"begins with .*, not with 0000.*kept as .*mini\.pth\.rejected.*by hand.*jseg convert FILE"):
+    with pytest.raises(ConvertError, match=r"begins with .*, not with 0000.*kept as .*mini\.pth\.rejected.*by "
+                                           r"hand.*jseg convert FILE"):
         fetch(entry(server, sha256="0" * 64), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["mini.pth.rejected"] and (tmp_path / "mini.pth.rejected").read_bytes() == CONTENT
+    assert ([p.name for p in tmp_path.iterdir()] == ["mini.pth.rejected"]
+            and (tmp_path / "mini.pth.rejected").read_bytes() == CONTENT)
 
 
 @pytest.mark.parametrize("sha256", [None, "abcdef01"])
-@pytest.mark.parametrize("content, words", [(b"<!DOCTYPE html><html>sign in</html>", "HTML page"), (CONTENT[:-200], "truncated"), (b"", "it is empty"),
-                                            (b"\x80\x02cos\nsystem\n.", "os.system"), (b"something else", "starts with")], ids=["html", "cut", "empty", "code", "other"])
+@pytest.mark.parametrize("content, words", [(b"<!DOCTYPE html><html>sign in</html>", "HTML page"),
+                                            (CONTENT[:-200], "truncated"), (b"", "it is empty"),
+                                            (b"\x80\x02cos\nsystem\n.", "os.system"),
+                                            (b"something else", "starts with")],
+                         ids=["html", "cut", "empty", "code", "other"])
 def test_a_wrong_download_does_not_get_the_name(server, tmp_path, content, words, sha256):
     server.content = content
     with pytest.raises(ConvertError, match=f"(?s){words}.*rejected.*by hand"):
@@ -221,8 +236,8 @@ def test_a_file_that_changes_between_two_parts_is_never_mixed(server, tmp_path):
 
 
 def test_bounds_of_size_and_time(server, tmp_path, monkeypatch):
-    for mode, words in (("endless", "it does not end: more than 1000000 bytes"), ("too long", "ended early|416"), ("circle", "leads on in a circle"),
-                        ("file", "no web address"), ("ftp", "less safe")):
+    for mode, words in (("endless", "it does not end: more than 1000000 bytes"), ("too long", "ended early|416"),
+                        ("circle", "leads on in a circle"), ("file", "no web address"), ("ftp", "less safe")):
         server.mode = mode
         began = time.monotonic()
         with pytest.raises(ConvertError, match=words):
@@ -266,26 +281,31 @@ def test_offline_says_what_to_do_by_hand(tmp_path, monkeypatch):
         with pytest.raises(ConvertError) as error:
             fetch(Published("mini", "mini.pth", url, "a test", SHA256[:8]), tmp_path)
     assert "no connection" in str(error.value)
-    assert f"Fetch {url}, whose SHA-256 may begin with {SHA256[:8]}, by hand, put it at {tmp_path / 'mini.pth'}, and run the same command again" in str(error.value)
+    assert (f"Fetch {url}, whose SHA-256 may begin with {SHA256[:8]}, by hand, put it at {tmp_path / 'mini.pth'}, and "
+            "run the same command again" in str(error.value))
 
 
 def test_the_command(server, tmp_path, capsys):
     index, folder = tmp_path / "index.yaml", tmp_path / "weights"
-    index.write_text(f'mini: {{file: mini.pth, url: "{entry(server).url}", source: a test, sha256: "{SHA256[:8]}", miou: [41.5, 42.59]}}\n')
+    index.write_text(f'mini: {{file: mini.pth, url: "{entry(server).url}", source: a test, sha256: "{SHA256[:8]}", '
+                     f'miou: [41.5, 42.59]}}\n')
     words = ["--dir", str(folder), "--index", str(index)]
     assert main(["weights", "list", *words]) == 0
     assert "mini  41.5/42.59  " in capsys.readouterr().out
     for origin in (entry(server).url, "already there"):
         assert main(["weights", "get", "mini", *words]) == 0
         out = capsys.readouterr().out
-        assert f"mini.pth: {origin}; a test, licence not stated by the publisher" in out and f"sha256 {SHA256}, begins with {SHA256[:8]} as published" in out
+        assert (f"mini.pth: {origin}; a test, licence not stated by the publisher" in out
+                and f"sha256 {SHA256}, begins with {SHA256[:8]} as published" in out)
     assert load_weights(folder / "mini.safetensors")[1]["origin"]["sha256"] == SHA256
     assert main(["weights", "list", *words]) == 0 and "converted" in capsys.readouterr().out
     assert json.loads((folder / "mini.pth.json").read_text())["sha256"] == SHA256
     index.write_text(index.read_text().replace(SHA256[:8], "0" * 8))
     assert main(["weights", "get", "mini", "--dir", str(tmp_path / "other"), "--index", str(index)]) == 0
-    assert "does not begin with 00000000" in capsys.readouterr().out and (tmp_path / "other" / "mini.safetensors").exists()
+    assert ("does not begin with 00000000" in capsys.readouterr().out
+            and (tmp_path / "other" / "mini.safetensors").exists())
     server.content = pickle.dumps({"state_dict": {"layer1.0.conv1.weight": 1}}, 2)
     assert main(["weights", "get", "mini", "--dir", str(tmp_path / "third"), "--index", str(index)]) == 2
-    assert "kept as" in capsys.readouterr().err and [p.name for p in (tmp_path / "third").iterdir()] == ["mini.pth.rejected"]
+    assert "kept as" in capsys.readouterr().err and [p.name for p in (tmp_path / "third").iterdir()] == [
+        "mini.pth.rejected"]
     assert main(["weights", "get", *words]) == 2 and main(["weights", "get", "maxi", *words]) == 2

@@ -1,4 +1,6 @@
-"""`jseg data check`: every planted fault is found, named with its file and counted; clean data, real data too, has none."""
+"""`jseg data check`: every planted fault is found, named with its file and counted;
+clean data, real data too, has none.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def write(root, split, count=4, labels=(0, 1, 2), seed=0):
     """Write `count` noise pictures (12 x 16) with masks that hold every one of `labels`."""
     rng = np.random.default_rng([seed, len(split)])
     for i in range(count):
-        for kind, array in (("images", rng.integers(0, 256, (12, 16, 3))), ("masks", np.resize(labels, 192).reshape(12, 16))):
+        for kind, array in (("images", rng.integers(0, 256, (12, 16, 3))),
+                            ("masks", np.resize(labels, 192).reshape(12, 16))):
             path = root / split / kind / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), array.astype(np.uint8))
@@ -34,8 +37,8 @@ def write(root, split, count=4, labels=(0, 1, 2), seed=0):
 def block(root, split, **options):
     """A FolderDataset block of one split."""
     prefix = {"img_path": f"{split}/images", "seg_map_path": f"{split}/masks"}
-    return {"type": "FolderDataset", "data_root": str(root), "data_prefix": prefix, "metainfo": {"classes": CLASSES}, "pipeline": LOAD,
-            **options}
+    return {"type": "FolderDataset", "data_root": str(root), "data_prefix": prefix, "metainfo": {"classes": CLASSES},
+            "pipeline": LOAD, **options}
 
 
 def config(root, **options):
@@ -65,7 +68,8 @@ def only(report, kind):
 def test_clean_data_is_counted_exactly(clean):
     report = found(clean)
     assert report.ok and report.notes == [] and report.pictures == 4 and report.sizes == {(12, 16): 4}
-    assert report.pixels.tolist() == [256, 256, 256] and report.pictures_with.tolist() == [4, 4, 4] and report.ignored == 0
+    assert (report.pixels.tolist() == [256, 256, 256] and report.pictures_with.tolist() == [4, 4, 4]
+            and report.ignored == 0)
     assert quick_check(config(clean)) == []
 
 
@@ -110,17 +114,19 @@ def coloured_mask(split):
 
 def starts_at_one(split):
     write(split.parent, split.name, labels=(1, 2, 3))
-    return "zero label", ["reduce_zero_label is false, but the masks run from 1 to 3", "(4 hold 3, such as ", "masks/0.png)",
-                          "set reduce_zero_label: true"]
+    return "zero label", ["reduce_zero_label is false, but the masks run from 1 to 3", "(4 hold 3, such as ",
+                          "masks/0.png)", "set reduce_zero_label: true"]
 
 
 def zero_is_nothing(split):
     write(split.parent, split.name, labels=(0, 1, 2, 3))
     return "zero label", ["the masks run from 0 to 3 for 3 classes",
-                          "either 0 means unlabelled and 3 is 'tree': set reduce_zero_label: true", "or 3 means unlabelled: set ignore_index: 3"]
+                          "either 0 means unlabelled and 3 is 'tree': set reduce_zero_label: true",
+                          "or 3 means unlabelled: set ignore_index: 3"]
 
 
-PLANTS = [missing_mask, missing_folder, out_of_range, other_size, cut_mask, empty_picture, coloured_mask, starts_at_one, zero_is_nothing]
+PLANTS = [missing_mask, missing_folder, out_of_range, other_size, cut_mask, empty_picture, coloured_mask, starts_at_one,
+          zero_is_nothing]
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
@@ -136,11 +142,13 @@ def test_planted_faults_are_found_and_named(clean, plant):
 
 def test_a_wrong_zero_label_is_told_in_both_directions(clean):
     text = only(found(clean, reduce_zero_label=True), "zero label")  # 0 is a class, but would be ignored
-    assert "reduce_zero_label is true, but no mask holds 3, which would be 'tree'" in text and "33.3 % of the pixels" in text
+    assert ("reduce_zero_label is true, but no mask holds 3, which would be 'tree'" in text
+            and "33.3 % of the pixels" in text)
     assert "set reduce_zero_label: false" in text
     write(clean, "train", labels=(0, 1, 2, 255))
     assert "255 marks unlabelled pixels already" in only(found(clean, reduce_zero_label=True), "zero label")
-    assert any("no mask holds 3" in note for note in quick_check(config(clean, reduce_zero_label=True)))  # a sample proves nothing
+    # a sample proves nothing
+    assert any("no mask holds 3" in note for note in quick_check(config(clean, reduce_zero_label=True)))
     write(clean, "train", labels=(0, 1, 2, 3))
     assert found(clean, reduce_zero_label=True).ok
     assert any("2 of 3 classes never occur: roof, tree" in note for note in (write(clean, "train", labels=(1,)), found(
@@ -148,11 +156,13 @@ def test_a_wrong_zero_label_is_told_in_both_directions(clean):
 
 
 def test_a_published_dataset_with_its_zero_label_switched_off(shared_data):
-    sample = {"data_root": str(shared_data / "raw/ade20k/sampleData"), "data_prefix": {"img_path": "images", "seg_map_path": "annotations"}}
+    sample = {"data_root": str(shared_data / "raw/ade20k/sampleData"),
+              "data_prefix": {"img_path": "images", "seg_map_path": "annotations"}}
     right = check_dataset(ADE20KDataset(**sample, pipeline=LOAD))
     assert right.ok and right.pictures == 3 and (right.pixels > 0).sum() > 10
     text = only(check_dataset(ADE20KDataset(**sample, pipeline=LOAD, reduce_zero_label=False)), "zero label")
-    assert "ADE20KDataset: reduce_zero_label is false, but the published masks have 0 for unlabelled and 1 for 'wall'" in text
+    assert ("ADE20KDataset: reduce_zero_label is false, but the published masks have 0 for unlabelled and 1 for 'wall'"
+            in text)
 
 
 def test_duplicates_across_splits_are_found_by_pixels(clean):
@@ -229,17 +239,20 @@ def test_the_command(clean, capsys):
     cv2.imwrite(str(clean / "val/masks/extra.png"), np.ones((12, 16), np.uint8))
     status, text, errors = run(clean, cfg, capsys, "--sheet", str(sheet))
     assert status == 2 and errors.splitlines()[-1] == "faults: 1 label, 1 missing, 1 duplicate"
-    assert "label: train: " in errors and "missing: val: " in errors and "duplicate: 1 pictures" in errors and "written" in text
+    assert ("label: train: " in errors and "missing: val: " in errors and "duplicate: 1 pictures" in errors
+            and "written" in text)
     status, text, errors = run(clean, cfg, capsys, "--quick")
     assert status == 2 and "train: " in errors and "val: " in errors and "Traceback" not in errors
-    status, text, errors = run(clean, cfg, capsys, "--split", "val", "--set", "val_dataloader.dataset.seg_map_suffix=.jpg")
+    status, text, errors = run(clean, cfg, capsys, "--split", "val", "--set",
+                               "val_dataloader.dataset.seg_map_suffix=.jpg")
     assert status == 2 and "4 of" not in text and "have no mask ending in '.jpg'" in errors
 
 
 def test_many_faults_are_counted_and_few_printed(clean, capsys):
     write(clean, "train", count=9, labels=(0, 1, 7, 9))
     status, _, errors = run(clean, config(clean), capsys, "--split", "train")
-    assert status == 2 and errors.count("label: train: ") == 5 and "label: and 4 more (--all)" in errors and "faults: 9 label" in errors
+    assert (status == 2 and errors.count("label: train: ") == 5 and "label: and 4 more (--all)" in errors
+            and "faults: 9 label" in errors)
     status, _, errors = run(clean, config(clean), capsys, "--split", "train", "--all")
     assert errors.count("label: train: ") == 9
     write(clean, "val", count=9, labels=(0, 1, 7, 9))

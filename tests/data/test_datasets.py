@@ -1,4 +1,6 @@
-"""Datasets: published names and colours, what mask values mean, how files are found, and errors that name the file and the cure."""
+"""Datasets: published names and colours, what mask values mean, how files are found,
+and errors that name the file and the cure.
+"""
 
 import hashlib
 import json
@@ -73,16 +75,20 @@ def test_camvid_reads_its_list_and_ignores_void(shared_data):
     raw = cv2.imread(dataset.info(0)["seg_map_path"], cv2.IMREAD_UNCHANGED)
     assert (raw == 11).any() and sample["img"].shape == (360, 480, 3)
     np.testing.assert_array_equal(sample["gt_seg_map"], np.where(raw == 11, 255, raw))
-    by_folder = CamVidDataset(data_root=str(shared_data / "camvid"), data_prefix={"img_path": "train", "seg_map_path": "trainannot"})
+    by_folder = CamVidDataset(data_root=str(shared_data / "camvid"),
+                              data_prefix={"img_path": "train", "seg_map_path": "trainannot"})
     assert sorted(dataset.pairs) == by_folder.pairs
 
 
 def test_real_ade20k_and_voc_masks_are_in_range(shared_data):
     raw = shared_data / "raw"
     ade = raw / "ade20k" / "sampleData"
-    blocks = [{"type": "ADE20KDataset", "data_root": str(ade), "data_prefix": {"img_path": "images", "seg_map_path": "annotations"}},
-              {"type": "FolderDataset", "data_root": str(raw / "voc_samples"), "data_prefix": {"img_path": "", "seg_map_path": ""},
-               "img_suffix": ".jpg", "metainfo": {"classes": list(DATASETS.get("PascalVOCDataset").METAINFO["classes"])}}]
+    blocks = [{"type": "ADE20KDataset", "data_root": str(ade),
+               "data_prefix": {"img_path": "images", "seg_map_path": "annotations"}},
+              {"type": "FolderDataset", "data_root": str(raw / "voc_samples"),
+               "data_prefix": {"img_path": "", "seg_map_path": ""},
+               "img_suffix": ".jpg",
+               "metainfo": {"classes": list(DATASETS.get("PascalVOCDataset").METAINFO["classes"])}}]
     for block, count in zip(blocks, (3, 4)):
         dataset = DATASETS.build({**block, "pipeline": LOAD})
         labels = np.unique(np.concatenate([load(dataset, i)["gt_seg_map"].ravel() for i in range(len(dataset))]))
@@ -92,7 +98,8 @@ def test_real_ade20k_and_voc_masks_are_in_range(shared_data):
 def test_a_subset_of_classes_renumbers_labels_and_colours(pictures):
     root = pictures({"x": [[0, 1, 2], [3, 255, 4]]})
     prefix = {"img_path": "images", "seg_map_path": "masks"}
-    options = {"data_root": str(root), "data_prefix": prefix, "img_suffix": ".png", "ann_file": "list.txt", "pipeline": LOAD}
+    options = {"data_root": str(root), "data_prefix": prefix, "img_suffix": ".png", "ann_file": "list.txt",
+               "pipeline": LOAD}
     (root / "list.txt").write_text("x.png\n\n")
     names = PascalContextDataset.METAINFO["classes"]
     dataset = PascalContextDataset(**options, metainfo={"classes": [names[3], names[1]]})
@@ -105,11 +112,13 @@ def test_a_subset_of_classes_renumbers_labels_and_colours(pictures):
 
 
 def test_a_user_folder_with_index_masks_subfolders_and_a_split(pictures):
-    root = pictures({f"{part}/{i}": [[0, 1, 2], [2, 255, 1]] for part in ("day", "night") for i in range(10)}, "_mask.png", ".JPG")
+    root = pictures({f"{part}/{i}": [[0, 1, 2], [2, 255, 1]] for part in ("day", "night") for i in range(10)},
+                    "_mask.png", ".JPG")
     whole = folder(root, seg_map_suffix="_mask.png")
     assert len(whole) == 20 and whole.info(0)["seg_map_path"].endswith("masks/day/0_mask.png")
     np.testing.assert_array_equal(load(whole)["gt_seg_map"], [[0, 1, 2], [2, 255, 1]])
-    parts = [folder(root, seg_map_suffix="_mask.png", split={"part": part, "val_ratio": 0.3}).pairs for part in ("train", "val")]
+    parts = [folder(root, seg_map_suffix="_mask.png", split={"part": part, "val_ratio": 0.3}).pairs
+             for part in ("train", "val")]
     assert [len(part) for part in parts] == [14, 6] and sorted(parts[0] + parts[1]) == whole.pairs
     (root / "some.txt").write_text("night/3\nday/1.JPG\n")
     listed = folder(root, seg_map_suffix="_mask.png", ann_file="some.txt", indices=[1])
@@ -131,10 +140,12 @@ def test_a_user_folder_with_rgb_masks(pictures):
 
 def test_missing_files_are_named_with_what_is_there(pictures, tmp_path):
     root = pictures({"a": [[0] * 3] * 2, **{f"b{i}": None for i in range(7)}})
-    with pytest.raises(DataError, match=r"masks: 7 of 8 pictures have no mask ending in '\.png': b0\.png, .*b4\.png and 2 more "
+    with pytest.raises(DataError,
+                       match=r"masks: 7 of 8 pictures have no mask ending in '\.png': b0\.png, .*b4\.png and 2 more "
                                         r"\(there: a\.png; check"):
         len(folder(root))
-    with pytest.raises(DataError, match=r"data_prefix\.img_path: .*'imagess' is not in .*holds images, masks.*; did you mean 'images'"):
+    with pytest.raises(DataError, match=r"data_prefix\.img_path: .*'imagess' is not in .*holds images, masks.*; did "
+                                        r"you mean 'images'"):
         len(folder(root, data_prefix={"img_path": "imagess/day", "seg_map_path": "masks"}))
     with pytest.raises(DataError, match=r"no picture ending in '\.jpg' in .*images \(holds a\.png"):
         len(folder(root, img_suffix=".jpg"))
@@ -162,7 +173,8 @@ def test_masks_that_do_not_fit_are_named(pictures):
 def test_wrappers_keep_order_and_check_classes(pictures):
     root = pictures({"a": [[0] * 3] * 2, "b": [[1] * 3] * 2})
     block = {"type": "FolderDataset", "data_root": str(root), "metainfo": ABC, "pipeline": LOAD}
-    dataset = DATASETS.build({"type": "ConcatDataset", "datasets": [block, {"type": "RepeatDataset", "dataset": block, "times": 2}]})
+    dataset = DATASETS.build({"type": "ConcatDataset",
+                              "datasets": [block, {"type": "RepeatDataset", "dataset": block, "times": 2}]})
     assert [load(dataset, i)["gt_seg_map"][0, 0] for i in range(len(dataset))] == [0, 1, 0, 1, 0, 1]
     with pytest.raises(ConfigError, match=r"datasets\[1\] has classes"):
         DATASETS.build({"type": "ConcatDataset", "datasets": [block, {**block, "metainfo": {"classes": ["x"]}}]})

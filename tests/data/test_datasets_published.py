@@ -1,4 +1,6 @@
-"""The published datasets: names, colours, suffixes and zero label as upstream has them; the base configs read what the converters write."""
+"""The published datasets: names, colours, suffixes and zero label as upstream has them;
+the base configs read what the converters write.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,8 @@ def folder(tmp_path, masks, **options):
         cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), np.full((2, 3, 3), len(name), np.uint8))
         if mask is not None:
             cv2.imwrite(str(tmp_path / "masks" / f"{name}.png"), np.asarray(mask, np.uint8).reshape(2, 3))
-    return {"type": "FolderDataset", "data_root": str(tmp_path), "metainfo": {"classes": ["a", "b", "c"]}, "pipeline": LOAD, **options}
+    return {"type": "FolderDataset", "data_root": str(tmp_path), "metainfo": {"classes": ["a", "b", "c"]},
+            "pipeline": LOAD, **options}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -114,7 +117,8 @@ def test_published_names_colours_and_suffixes(name):
     assert digest("\n".join(dataset.classes)) == classes
     if palette is not None:
         assert digest(json.dumps([list(colour) for colour in dataset.palette])) == palette
-    assert (dataset.img_suffix, dataset.seg_map_suffix, dataset.reduce_zero_label) == (img_suffix, seg_map_suffix, reduce_zero_label)
+    assert (dataset.img_suffix, dataset.seg_map_suffix, dataset.reduce_zero_label) == (
+        img_suffix, seg_map_suffix, reduce_zero_label)
 
 
 @pytest.mark.parametrize("path", BASES, ids=lambda p: p.stem)
@@ -124,7 +128,8 @@ def test_base_configs_compose_and_pass_check(path, tmp_path):
     count = len(build_dataset(load_config(path), "train").classes)
     parts = [ROOT / "configs/_base_/models/segnext_tiny.yaml", path, ROOT / "configs/_base_/schedules/adamw_20k.yaml"]
     whole = tmp_path / "whole.yaml"
-    whole.write_text(yaml.safe_dump({"_base_": list(map(str, parts)), "model": {"decode_head": {"num_classes": count}}}))
+    whole.write_text(yaml.safe_dump({"_base_": list(map(str, parts)),
+                                     "model": {"decode_head": {"num_classes": count}}}))
     cfg = load_config(whole)
     depth = ["train_dataloader.dataset.pipeline: no LoadAnnotations: there would be nothing to learn from"]
     assert check_config(cfg) == (depth if path.stem == "nyu_480x480" else [])
@@ -137,12 +142,14 @@ def test_base_configs_compose_and_pass_check(path, tmp_path):
 def test_base_configs_read_what_converters_write(script, tmp_path):
     raw = FAKES[script]()
     write_tree(raw.files, tmp_path / "raw")
-    importlib.import_module(script).convert(tmp_path / "raw", tmp_path / "out", Settings(1, partial=True, progress=False), **raw.options)
+    importlib.import_module(script).convert(tmp_path / "raw", tmp_path / "out",
+                                            Settings(1, partial=True, progress=False), **raw.options)
     for base in READS[script]:
         cfg = load_config(ROOT / "configs" / "_base_" / "datasets" / f"{base}.yaml")
         for split in ("train", "val"):
             block = moved(cfg[f"{split}_dataloader"]["dataset"], tmp_path / "out")
-            report = check_dataset(DATASETS.build({**block, "test_mode": split != "train"}), name=split, need_masks=script != "nyu")
+            report = check_dataset(DATASETS.build({**block, "test_mode": split != "train"}), name=split,
+                                   need_masks=script != "nyu")
             assert report.faults == [] and report.pictures > 0, (base, split, report.faults, report.notes)
             assert report.pixels.sum() > 0 or script == "nyu", (base, split, report.notes)
 
@@ -155,7 +162,7 @@ def test_every_class_has_a_base_config():
 
 
 def test_every_converter_has_a_documented_reader():
-    """One script, one fake, one class and one base config a dataset, and a line of each in docs/datasets.md."""
+    """One script, one fake, one class and one base config per dataset, and a line of each in docs/datasets.md."""
     scripts = {path.stem for path in (ROOT / "tools" / "convert_datasets").glob("*.py")}
     assert [name for name, bases in READS.items() if not bases] == []
     text = (ROOT / "docs" / "datasets.md").read_text()
@@ -168,12 +175,14 @@ def test_hsi_drive_ignores_its_zero(tmp_path):
     """A base config on pictures written as its head says."""
     rng = np.random.default_rng(0)
     for split in ("training", "validation", "test"):
-        for folder_, array in (("images", rng.integers(0, 255, (200, 400, 3))), ("annotations", rng.integers(0, 11, (200, 400)))):
+        for folder_, array in (("images", rng.integers(0, 255, (200, 400, 3))),
+                               ("annotations", rng.integers(0, 11, (200, 400)))):
             (tmp_path / folder_ / split).mkdir(parents=True)
             cv2.imwrite(str(tmp_path / folder_ / split / "a.png"), array.astype(np.uint8))
     cfg = load_config(ROOT / "configs/_base_/datasets/hsi_drive_192x384.yaml")
     for split in ("train", "val", "test"):
-        dataset = DATASETS.build({**moved(cfg[f"{split}_dataloader"]["dataset"], tmp_path), "test_mode": split != "train"})
+        dataset = DATASETS.build({**moved(cfg[f"{split}_dataloader"]["dataset"], tmp_path),
+                                  "test_mode": split != "train"})
         report = check_dataset(dataset, name=split)
         assert report.ok and len(report.classes) == 10 and report.ignored > 0 and (report.pixels > 0).all()
 
@@ -186,7 +195,8 @@ def test_real_aerial_tiles_and_their_zero_label(shared_data, name, kind, count):
     report = check_dataset(DATASETS.build(block))
     assert (report.faults, report.pictures) == ([], count) and (report.pixels > 0).sum() >= 4
     wrong = check_dataset(DATASETS.build({**block, "reduce_zero_label": False}))
-    assert [fault.kind for fault in wrong.faults] == ["zero label"] and "set reduce_zero_label: true" in wrong.faults[0].text
+    assert ([fault.kind for fault in wrong.faults] == ["zero label"]
+            and "set reduce_zero_label: true" in wrong.faults[0].text)
 
 
 def test_real_drive_loads_both_observers(shared_data, tmp_path):
@@ -203,7 +213,8 @@ def test_real_drive_loads_both_observers(shared_data, tmp_path):
 def test_levircd_carries_the_second_picture(tmp_path):
     raw = FAKES["levircd"]()
     write_tree(raw.files, tmp_path / "raw")
-    importlib.import_module("levircd").convert(tmp_path / "raw", tmp_path / "out", Settings(1, partial=True, progress=False), **raw.options)
+    importlib.import_module("levircd").convert(tmp_path / "raw", tmp_path / "out",
+                                               Settings(1, partial=True, progress=False), **raw.options)
     prefix = {"img_path": "train/A", "img_path2": "train/B", "seg_map_path": "train/label"}
     dataset = LEVIRCDDataset(data_root=str(tmp_path / "out"), data_prefix=prefix, pipeline=LOAD)
     sample = dataset.get(0, np.random.default_rng(0))
@@ -218,8 +229,10 @@ def test_levircd_carries_the_second_picture(tmp_path):
 def test_nyu_knows_rooms_and_depth(tmp_path):
     raw = FAKES["nyu"]()
     write_tree(raw.files, tmp_path / "raw")
-    importlib.import_module("nyu").convert(tmp_path / "raw", tmp_path / "out", Settings(1, partial=True, progress=False))
-    dataset = NYUDataset(data_root=str(tmp_path / "out"), data_prefix={"img_path": "images/train", "depth_map_path": "annotations/train"},
+    importlib.import_module("nyu").convert(tmp_path / "raw", tmp_path / "out",
+                                           Settings(1, partial=True, progress=False))
+    dataset = NYUDataset(data_root=str(tmp_path / "out"),
+                         data_prefix={"img_path": "images/train", "depth_map_path": "annotations/train"},
                          pipeline=LOAD[:1])
     infos = [dataset.info(i) for i in range(len(dataset))]
     assert [dataset.classes[info["category_id"]] for info in infos] == ["kitchen", "office"]
@@ -257,12 +270,14 @@ def test_class_balanced_sampling(tmp_path):
     masks = {f"p{i}": [0] * 6 for i in range(8)}
     block = folder(tmp_path, {**masks, "rare": [0, 1, 0, 0, 255, 255]})
     cache = tmp_path / "classes.json"
-    balanced = {"type": "ClassBalancedDataset", "dataset": block, "oversample_thr": 0.5, "cache_file": str(cache), "workers": 1}
+    balanced = {"type": "ClassBalancedDataset", "dataset": block, "oversample_thr": 0.5,
+                "cache_file": str(cache), "workers": 1}
     dataset = DATASETS.build(balanced)
     assert dataset.order.tolist() == [*range(8), 8, 8, 8]  # sqrt(0.5 / (1 / 9)) = 2.12, rounded up
     assert dataset.info(10)["img_path"].endswith("rare.png") and locate(dataset, 10)[1] == 8
     for seed in (0, 5):  # every random choice comes from (seed, epoch, index)
-        a, b = (Loader(DATASETS.build(balanced), None, batch_size=4, num_workers=0, seed=seed, training=True) for _ in range(2))
+        a, b = (Loader(DATASETS.build(balanced), None, batch_size=4, num_workers=0, seed=seed, training=True)
+                for _ in range(2))
         assert [a.picks(i) for i in range(6)] == [b.picks(i) for i in range(6)]
     kept = json.loads(cache.read_text())
     assert kept["classes_of_pictures"][8] == [0, 1]
@@ -270,7 +285,8 @@ def test_class_balanced_sampling(tmp_path):
     cache.write_text(json.dumps(kept))
     assert DATASETS.build(balanced).order.tolist() == [0, 0, 0, *range(1, 8), 8, 8, 8]  # read from the cache
     folder(tmp_path, {"p0": [2] * 6, "p1": [2] * 6})
-    assert DATASETS.build(balanced).order.tolist() == [0, 0, 1, 1, *range(2, 8), 8, 8, 8]  # counted anew: sqrt(0.5 / (2 / 9)) = 1.5
+    # counted anew: sqrt(0.5 / (2 / 9)) = 1.5
+    assert DATASETS.build(balanced).order.tolist() == [0, 0, 1, 1, *range(2, 8), 8, 8, 8]
     folder(tmp_path, {"p0": [7] * 6})
     with pytest.raises(DataError, match=r"p0\.png: label out of range: 7"):
         len(DATASETS.build(balanced))

@@ -1,4 +1,6 @@
-"""Reading and writing pictures and masks: every kind read right, every fault an error that names the file and the cure."""
+"""Reading and writing pictures and masks: every kind read right,
+every fault an error that names the file and the cure.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,13 @@ def turned(orientation: int) -> Image.Exif:
 
 def grey_png(values: np.ndarray, bits: int) -> bytes:
     """A PNG with 1, 2, 4 or 8 bits a grey sample, which Pillow cannot write."""
-    rows = b"".join(b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits:].ravel()).tobytes() for row in values)
+    rows = b"".join(b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits:].ravel()).tobytes()
+                    for row in values)
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks)
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
@@ -79,7 +83,8 @@ def test_grey_palette_and_bilevel_pictures(rgb):
 def test_sixteen_bit_is_shifted(rng, suffix):
     deep = rng.integers(0, 65536, (9, 7, 3)).astype(np.uint16)
     np.testing.assert_array_equal(read_image(cv2.imencode(suffix, deep)[1].tobytes()), deep >> 8)
-    np.testing.assert_array_equal(read_image(cv2.imencode(suffix, deep[..., 0])[1].tobytes())[..., 1], deep[..., 0] >> 8)
+    np.testing.assert_array_equal(read_image(cv2.imencode(suffix, deep[..., 0])[1].tobytes())[..., 1],
+                                  deep[..., 0] >> 8)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
@@ -99,12 +104,13 @@ def test_exif_orientation_turns_picture_and_mask_alike(kind, orientation):
              6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90}
     np.testing.assert_allclose(img, steps[orientation](quadrants), atol=3 if kind == "JPEG" else 0)
     if kind in ("PNG", "TIFF"):
-        np.testing.assert_array_equal(read_mask(encoded(quadrants, kind, exif=turned(orientation))), steps[orientation](quadrants))
+        np.testing.assert_array_equal(read_mask(encoded(quadrants, kind, exif=turned(orientation))),
+                                      steps[orientation](quadrants))
 
 
 @pytest.mark.parametrize("kind, options", [
-    ("JPEG", {}), ("JPEG", {"progressive": True}), ("JPEG", {"restart_marker_rows": 1}), ("PNG", {}), ("WEBP", {}), ("BMP", {}),
-    ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("GIF", {})])
+    ("JPEG", {}), ("JPEG", {"progressive": True}), ("JPEG", {"restart_marker_rows": 1}), ("PNG", {}),
+    ("WEBP", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("GIF", {})])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.99])
 def test_truncated_file(kind, options, share, tmp_path):
     img = cv2.resize(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8), (240, 160))
@@ -112,7 +118,8 @@ def test_truncated_file(kind, options, share, tmp_path):
     path = tmp_path / "cut.img"
     path.write_bytes(data[:int(len(data) * share)])
     for read in (read_image, read_mask):
-        with pytest.raises(DataError, match=r"cut\.img: .*(truncated|cut off|not a picture)[\s\S]*copy or download it again"):
+        with pytest.raises(DataError,
+                           match=r"cut\.img: .*(truncated|cut off|not a picture)[\s\S]*copy or download it again"):
             read(path)
 
 
@@ -186,7 +193,8 @@ def test_wide_mask(rng, tmp_path):
     got = read_mask(tmp_path / "deep" / "wide.png")
     np.testing.assert_array_equal(got, mask)
     assert got.dtype == np.int32
-    np.testing.assert_array_equal(read_mask(encoded(mask.astype(np.uint16), "TIFF", exif=turned(6))), np.rot90(mask, -1))
+    np.testing.assert_array_equal(read_mask(encoded(mask.astype(np.uint16), "TIFF", exif=turned(6))),
+                                  np.rot90(mask, -1))
 
 
 def test_colored_mask(rng):
@@ -222,8 +230,10 @@ def test_check_labels_names_file_values_places_and_cure():
     check_labels(mask.astype(np.int32), 256, None, "a.png")
     mask[2, 3] = mask[4, 1] = 19
     mask[3, 0] = 40
-    with pytest.raises(DataError, match=r"a\.png: label out of range: 19 at 2 pixels, first at row 2, column 3; 40 at 1 pixel, "
-                                        r"first at row 3, column 0; accepted are 0\.\.18 and 255 \(ignored\)\. The class list does not belong"):
+    with pytest.raises(DataError,
+                       match=r"a\.png: label out of range: 19 at 2 pixels, first at row 2, column 3; 40 at 1 pixel, "
+                                        r"first at row 3, column 0; accepted are 0\.\.18 and 255 \(ignored\)\. The "
+                                        r"class list does not belong"):
         check_labels(mask, 19, 255, "a.png")
     with pytest.raises(DataError, match="-1 at 2 pixels"):
         check_labels(np.array([[0, -1, -1]], np.int32), 19, 255, "a.png")
@@ -233,9 +243,11 @@ def test_check_labels_names_file_values_places_and_cure():
     ([1, 150, 7], 150, 255, "set reduce_zero_label: true on the dataset"),
     ([0, 150, 7], 150, 255, "one past the last class"),
     ([0, 255], 2, None, "0/255 picture"),
-    ([0, 11, 255], 12, 11, "set ignore_index: 255 on the dataset and on every head, and data_preprocessor.seg_pad_val: 255"),
+    ([0, 11, 255], 12, 11, "set ignore_index: 255 on the dataset and on every head, and data_preprocessor.seg_pad_val: "
+                           "255"),
     ([0, 128], 2, 255, "two values, 0 and 128: write class 1 as 1, or set label_map: .128: 1. on the dataset"),
-    ([0, 1, 2], 2, 255, "2 means 'no label' set ignore_index: 2 on the dataset and on every head, and data_preproc.*label_map: .2: 255"),
+    ([0, 1, 2], 2, 255, "2 means 'no label' set ignore_index: 2 on the dataset and on every head, and "
+                        "data_preproc.*label_map: .2: 255"),
     (list(range(200)), 12, 255, "picture instead of a mask"),
 ])
 def test_check_labels_cures(values, classes, ignore, cure):
@@ -246,7 +258,8 @@ def test_check_labels_cures(values, classes, ignore, cure):
 def test_check_pair():
     img = np.zeros((30, 40, 3), np.uint8)
     check_pair(img, np.zeros((30, 40), np.uint8), "a.jpg", "a.png")
-    with pytest.raises(DataError, match=r"a\.jpg is 40x30 \(width x height\) but its mask a\.png is 20x30; pair the right files"):
+    with pytest.raises(DataError,
+                       match=r"a\.jpg is 40x30 \(width x height\) but its mask a\.png is 20x30; pair the right files"):
         check_pair(img, np.zeros((30, 20), np.uint8), "a.jpg", "a.png")
     with pytest.raises(DataError, match="turned by 90 degrees"):
         check_pair(img, np.zeros((40, 30), np.uint8), "a.jpg", "a.png")
@@ -275,7 +288,8 @@ def test_written_formats(rgb, tmp_path):
     for path, array in (("a.xyz", rgb), ("a.png", rgb.astype(float)), ("a.png", rgb[..., :2])):
         with pytest.raises(ValueError, match="write_image"):
             write_image(tmp_path / path, array)
-    for path, array in (("a.jpg", rgb[..., 0]), ("a.png", rgb), ("a.png", np.array([[-1]])), ("a.png", np.array([[70000]]))):
+    for path, array in (("a.jpg", rgb[..., 0]), ("a.png", rgb), ("a.png", np.array([[-1]])),
+                        ("a.png", np.array([[70000]]))):
         with pytest.raises(ValueError, match="write_mask"):
             write_mask(tmp_path / path, array)
     with pytest.raises(ValueError, match="0..255 with a palette"):

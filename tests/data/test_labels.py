@@ -158,7 +158,8 @@ def test_samples_that_lose_something_are_noted(tmp_path):
     assert quick_check(config(write(tmp_path / "bright", [[0, 1]], picture=dark * 16))) == []
     four = np.full((8, 8, 4), 9, np.uint8)
     for name, save in (("bands", lambda path: cv2.imwrite(path, four)), ("alpha",
-                                                                         lambda path: Image.fromarray(four).save(path))):
+                                                                         lambda path: Image.fromarray(four).save(
+                                                                             path))):
         root = write(tmp_path / name, [[0, 1]])
         (root / "images/0.png").unlink()
         save(str(root / "images/0.tif"))

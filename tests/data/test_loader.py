@@ -1,4 +1,6 @@
-"""The loader: the same batches whatever the number of workers, ranks and restarts; faults that reach the user; nothing left behind."""
+"""The loader: the same batches whatever the number of workers, ranks and restarts;
+faults that reach the user; nothing left behind.
+"""
 
 import gc
 import os
@@ -20,7 +22,8 @@ from jseg.errors import ConfigError, DataError
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 PIPELINE = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"},
             {"type": "RandomResize", "scale": [40, 32], "ratio_range": [0.5, 2.0], "keep_ratio": True},
-            {"type": "RandomCrop", "crop_size": [24, 24]}, {"type": "RandomFlip", "prob": 0.5}, {"type": "PhotoMetricDistortion"}]
+            {"type": "RandomCrop", "crop_size": [24, 24]}, {"type": "RandomFlip", "prob": 0.5},
+            {"type": "PhotoMetricDistortion"}]
 
 
 class Spy(Transform):
@@ -47,7 +50,8 @@ def root(tmp_path, rng):
     for i in range(11):
         h, w = 28 + i, 36 - i
         cv2.imwrite(str(tmp_path / "images" / f"{i:02d}.png"), rng.integers(256, size=(h, w, 3), dtype=np.uint8))
-        cv2.imwrite(str(tmp_path / "masks" / f"{i:02d}.png"), rng.choice(np.array([0, 1, 2, 255], np.uint8), size=(h, w)))
+        cv2.imwrite(str(tmp_path / "masks" / f"{i:02d}.png"),
+                    rng.choice(np.array([0, 1, 2, 255], np.uint8), size=(h, w)))
     return tmp_path
 
 
@@ -73,7 +77,8 @@ def assert_same(a, b):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_and_resume_change_nothing(root, workers):
     alone = take(make(root), 9)
-    shared = take(make(root, workers=workers, start_iter=2), 7)  # all seven are held at once: memory must not be used again
+    # all seven are held at once: memory must not be used again
+    shared = take(make(root, workers=workers, start_iter=2), 7)
     for a, b in zip(alone[2:], shared):
         assert_same(a, b)
     seen = [(meta["epoch"], meta["index"]) for batch in alone for meta in batch.metas][:33]
@@ -127,7 +132,8 @@ def test_evaluation_gives_every_picture_once_in_order(root, workers):
     halves = [make(root, PIPELINE[:2], training=False, rank=rank, world_size=2) for rank in range(2)]
     assert [[m["index"] for b in half for m in b.metas] for half in halves] == [[0, 1, 2, 3, 8, 9, 10], [4, 5, 6, 7]]
     assert [len(half) for half in halves] == [2, 1]
-    assert not list(make(root, PIPELINE[:2], training=False, workers=workers, rank=3, world_size=4))  # more ranks than batches
+    # more ranks than batches
+    assert not list(make(root, PIPELINE[:2], training=False, workers=workers, rank=3, world_size=4))
 
 
 def test_workers_import_no_framework_and_use_one_thread(root):
@@ -211,8 +217,8 @@ def is_alive(pid):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_the_end_of_the_parent_is_the_end_of_the_workers(root, how):
-    with subprocess.Popen([sys.executable, "-c", SCRIPT.format(extra="EXTRA = []"), str(root)], text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, start_new_session=True) as process:
+    with subprocess.Popen([sys.executable, "-c", SCRIPT.format(extra="EXTRA = []"), str(root)], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout.readline() == "ready\n"
         pids = children(process.pid)
         assert len(pids) == 2
@@ -228,14 +234,16 @@ def test_the_end_of_the_parent_is_the_end_of_the_workers(root, how):
 def test_a_transform_of_the_main_script_is_refused_with_a_cure(root):
     extra = ("from jseg.data.transforms.base import Transform\nclass Mine(Transform):\n"
              "    def apply(self, sample, params):\n        return sample\nEXTRA = [Mine()]")
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(extra=extra), str(root)], text=True, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", SCRIPT.format(extra=extra), str(root)], text=True,
+                          capture_output=True, timeout=60)
     assert "ConfigError: Mine is defined in the main script" in done.stderr.splitlines()[-1]
 
 
 def test_preprocessor_is_the_formula(rng):
     img = rng.integers(256, size=(5, 7, 3), dtype=np.uint8)
     label = rng.integers(3, size=(5, 7), dtype=np.uint8)
-    pre = SegDataPreProcessor(MEAN, STD, bgr_to_rgb=True, size=[8, 9], pad_val=0.5, seg_pad_val=254, test_cfg={"resize_divisor": 4})
+    pre = SegDataPreProcessor(MEAN, STD, bgr_to_rgb=True, size=[8, 9], pad_val=0.5, seg_pad_val=254,
+                              test_cfg={"resize_divisor": 4})
     batch = pre.batch([{"img": img, "gt_seg_map": label, "img_path": "a", "ori_shape": (5, 7)}], True)
     expected = (img[..., ::-1].astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
     np.testing.assert_array_equal(batch.images[0, :, :5, :7], expected.transpose(2, 0, 1))
@@ -246,22 +254,26 @@ def test_preprocessor_is_the_formula(rng):
     test = pre.batch([{"img": img, "gt_seg_map": label, "img_path": "a", "ori_shape": (5, 7)}], False)
     resized = cv2.resize(img, (8, 8), interpolation=cv2.INTER_LINEAR)[..., ::-1].astype(np.float32)
     np.testing.assert_array_equal(test.images[0], ((resized - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1))
-    assert test.labels.shape == (1, 5, 7) and test.metas[0]["img_shape"] == (8, 8) and test.metas[0]["padding_size"] == (0, 0, 0, 0)
+    assert (test.labels.shape == (1, 5, 7) and test.metas[0]["img_shape"] == (8, 8)
+            and test.metas[0]["padding_size"] == (0, 0, 0, 0))
     with pytest.raises(ValueError, match="unknown key 'size_divisior'; did you mean 'size_divisor'"):
         SegDataPreProcessor(test_cfg={"size_divisior": 32})
 
 
 def test_build_loader_reads_the_config_and_names_its_mistakes(root):
-    block = {"batch_size": 2, "num_workers": 0, "dataset": {"type": "FolderDataset", "data_root": str(root), "pipeline": PIPELINE[:2],
-                                                            "metainfo": {"classes": ["a", "b", "c"]}}}
-    cfg = {"model": {"decode_head": {"num_classes": 3}}, "data_preprocessor": {"type": "SegDataPreProcessor", "size": [64, 64]},
+    block = {"batch_size": 2, "num_workers": 0,
+             "dataset": {"type": "FolderDataset", "data_root": str(root), "pipeline": PIPELINE[:2],
+                         "metainfo": {"classes": ["a", "b", "c"]}}}
+    cfg = {"model": {"decode_head": {"num_classes": 3}},
+           "data_preprocessor": {"type": "SegDataPreProcessor", "size": [64, 64]},
            "train_dataloader": block, "val_dataloader": block, "seed": 5}
     loader = build_loader(cfg, "train", start_iter=4)
     assert (loader.training, loader.start_iter, loader.seed, loader.dataset.test_mode) == (True, 4, 5, False)
     assert next(iter(loader)).images.shape == (2, 3, 64, 64)
     assert build_loader(cfg, "test").dataset.test_mode and len(build_loader(cfg, "test")) == 6
     cfg["model"]["decode_head"]["num_classes"] = 4
-    with pytest.raises(ConfigError, match=r"num_classes is 4, but FolderDataset of val_dataloader has 3 classes \(a, b, c"):
+    with pytest.raises(ConfigError,
+                       match=r"num_classes is 4, but FolderDataset of val_dataloader has 3 classes \(a, b, c"):
         build_loader(cfg, "val")
     with pytest.raises(ConfigError, match="train_dataloader: unknown key 'batchsize'; did you mean 'batch_size'"):
         build_loader({**cfg, "train_dataloader": {**block, "batchsize": 2}}, "train")

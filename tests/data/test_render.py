@@ -1,4 +1,6 @@
-"""Rendered scenes: the same every time, every class in them, readable as a folder dataset, never half written; and `browse`."""
+"""Rendered scenes: the same every time, every class in them, readable as a folder dataset, never half written;
+and `browse`.
+"""
 
 import os
 

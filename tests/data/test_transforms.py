@@ -1,7 +1,8 @@
-"""Transforms: pixel for pixel against MMSegmentation 1.2.2 on the same pictures and drawn parameters, and their contract.
+"""Transforms: pixel for pixel against MMSegmentation 1.2.2 on the same pictures and drawn parameters,
+and their contract.
 
-tests/parity/transforms_mmseg.json holds what MMSegmentation gave on made-up pictures. Set JSEG_REFEREE_PYTHON to a Python with
-mmsegmentation to also compare on real photographs (`test_photographs`).
+tests/parity/transforms_mmseg.json holds what MMSegmentation gave on made-up pictures. Set JSEG_REFEREE_PYTHON to a
+Python with mmsegmentation to also compare on real photographs (`test_photographs`).
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ def name_of(value) -> str | None:
     if not isinstance(value, dict):
         return None
     block = value.get("block", value)
-    return value["name"] if "data" in value else f"{block['type']}-{cases.CASES.index(next(c for c in cases.CASES if c[0] == block))}"
+    return (value["name"] if "data" in value
+            else f"{block['type']}-{cases.CASES.index(next(c for c in cases.CASES if c[0] == block))}")
 
 
 EXACT = GOLDEN["opencv_identity"] == cases.opencv_identity()
-COPYING = ("RandomCrop", "RandomFlip", "RandomCutOut", "Pad", "AdjustGamma")  # nothing is interpolated: exact everywhere
+# nothing is interpolated: exact everywhere
+COPYING = ("RandomCrop", "RandomFlip", "RandomCutOut", "Pad", "AdjustGamma")
 
 
 def same(got: np.ndarray, want: list, what: str, exact: bool = True) -> None:
@@ -73,7 +76,8 @@ def replay(row: dict, sample: dict, mixed: list, exact: bool = EXACT) -> None:
 def test_golden_file_is_fresh():
     names = ("transforms_mmseg.py", "transforms_cases.py")
     found = hashlib.sha256(b"".join((PARITY / name).read_bytes() for name in names)).hexdigest()
-    assert found == GOLDEN["script_hash"], "run tests/parity/transforms_mmseg.py again under a Python with mmsegmentation"
+    assert found == GOLDEN["script_hash"], ("run tests/parity/transforms_mmseg.py again under a Python with "
+                                            "mmsegmentation")
     assert len(GOLDEN["cases"]) == sum(draws for _, draws in cases.CASES)
 
 
@@ -149,7 +153,8 @@ def test_draw_depends_on_rng_only(block):
     transform = TRANSFORMS.build(block)
     np.random.seed(0)
     first = [transform.draw(prepared(block), np.random.default_rng(seed)) for seed in range(8)]
-    again = [TRANSFORMS.build(block).draw(prepared(block), np.random.default_rng(seed)) for seed in reversed(range(8))][::-1]
+    again = [TRANSFORMS.build(block).draw(prepared(block), np.random.default_rng(seed))
+             for seed in reversed(range(8))][::-1]
     assert first == again
     assert json.loads(json.dumps(first)) == first, "parameters must survive JSON"
     assert any(params != first[0] for params in first), f"eight generators drew the same: {first[0]}"
@@ -161,7 +166,9 @@ ALIGNED = [b for b, _ in cases.CASES if b["type"] in ("RandomCrop", "RandomFlip"
 
 @pytest.mark.parametrize("block", ALIGNED, ids=name_of)
 def test_picture_and_mask_stay_aligned(block):
-    """The picture shows the mask: after the transform both must still say the same (a rotation blurs the picture's edges)."""
+    """The picture shows the mask: after the transform both must still say the
+    same (a rotation blurs the picture's edges).
+    """
     mask = np.repeat(np.repeat(cases.scene(5)["gt_seg_map"][:20, :24] % 12, 4, axis=0), 4, axis=1)
     transform = TRANSFORMS.build(block)
     for seed in range(6):
@@ -197,8 +204,10 @@ def test_ranges_of_the_draws(rng):
     for key, low, high in (("brightness", -32, 32), ("contrast", 0.5, 1.5), ("saturation", 0.5, 1.5), ("hue", -18, 17)):
         values = [p[key] for p in drawn if p[key] is not None]
         assert 900 < len(values) < 1100, f"{key} is changed in {len(values)} of 2000 draws"
-        assert low <= min(values) < low + 0.02 * (high - low) + 1e-9 and high >= max(values) > high - 0.02 * (high - low) - 1e-9
-    flips = [T.RandomFlip(prob=[0.2, 0.5], direction=["horizontal", "vertical"]).draw(sample, rng)["direction"] for _ in range(2000)]
+        assert (low <= min(values) < low + 0.02 * (high - low) + 1e-9
+                and high >= max(values) > high - 0.02 * (high - low) - 1e-9)
+    flips = [T.RandomFlip(prob=[0.2, 0.5], direction=["horizontal", "vertical"]).draw(sample, rng)["direction"]
+             for _ in range(2000)]
     assert 330 < flips.count("horizontal") < 470 and 920 < flips.count("vertical") < 1080 and None in flips
     mosaic = T.RandomMosaic(prob=0.25)
     asked = [mosaic.extra_indices(7, rng) for _ in range(2000)]
@@ -252,7 +261,8 @@ def test_annotation_maps_and_flags(tmp_path):
     cv2.imwrite(path, np.array([[0, 1, 2], [3, 255, 1]], np.uint8))
     sample = {"seg_map_path": path, "reduce_zero_label": False, "label_map": {1: 2, 2: 1}}
     assert T.LoadAnnotations()(sample)["gt_seg_map"].tolist() == [[0, 2, 1], [3, 255, 2]]
-    assert T.LoadAnnotations(reduce_zero_label=True)({"seg_map_path": path})["gt_seg_map"].tolist() == [[255, 0, 1], [2, 255, 0]]
+    assert T.LoadAnnotations(reduce_zero_label=True)({"seg_map_path": path})["gt_seg_map"].tolist() == [
+        [255, 0, 1], [2, 255, 0]]
     with pytest.raises(DataError, match="the dataset says False"):
         T.LoadAnnotations(reduce_zero_label=True)(sample)
 
@@ -280,8 +290,10 @@ def test_wrong_arguments(block, message):
 
 
 def test_failing_step_names_picture_and_place(rng):
-    pipeline = T.Compose([{"type": "Normalize", "mean": [0, 0, 0], "std": [1, 1, 1]}, {"type": "PhotoMetricDistortion"}])
-    with pytest.raises(DataError, match=r"street\.png: pipeline\[1\] PhotoMetricDistortion: .* uint8 pictures, got float32"):
+    pipeline = T.Compose([{"type": "Normalize", "mean": [0, 0, 0], "std": [1, 1, 1]},
+                          {"type": "PhotoMetricDistortion"}])
+    with pytest.raises(DataError,
+                       match=r"street\.png: pipeline\[1\] PhotoMetricDistortion: .* uint8 pictures, got float32"):
         pipeline({**cases.scene(0), "img_path": "street.png"}, rng)
 
 
@@ -293,7 +305,8 @@ def test_whole_training_pipeline(shared_data):
         {"type": "RandomResize", "scale": [480, 360], "ratio_range": [0.5, 2.0], "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": [256, 256], "cat_max_ratio": 0.75},
         {"type": "RandomFlip", "prob": 0.5}, {"type": "PhotoMetricDistortion"}, {"type": "PackSegInputs"}])
-    sample = {"img_path": str(folder / "train" / name), "seg_map_path": str(folder / "trainannot" / name), "reduce_zero_label": False}
+    sample = {"img_path": str(folder / "train" / name), "seg_map_path": str(folder / "trainannot" / name),
+              "reduce_zero_label": False}
     one, two = (pipeline(sample, np.random.default_rng([0, 1, 2])) for _ in range(2))
     np.testing.assert_array_equal(one["img"], two["img"])
     np.testing.assert_array_equal(one["gt_seg_map"], two["gt_seg_map"])

@@ -3,10 +3,11 @@
     python tests/engine/compare_ranks.py --data DIR --batch 8            # 1 x 8 against 2 x 4
     python tests/engine/compare_ranks.py --data DIR --batch 7            # 1 x 7 against 4 + 3
 
-SegNeXt-T on CamVid (DIR in SegNet's layout) as configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml, whose loss divides by class
-weights of the pixels that count; dropout and drop path are off there, plain SGD instead of AdamW: Adam divides by the gradient's
-own size, so that a bias before a norm, whose true gradient is zero, follows the last bit. Exit status 1 beyond 1e-5.
-Momentum (--set "optimizer={type: SGD, lr: 0.01, momentum: 0.9}") takes ten times as long steps, and differences grow with them.
+SegNeXt-T on CamVid (DIR in SegNet's layout) as configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml, whose loss divides
+by class weights of the pixels that count; dropout and drop path are off there, plain SGD instead of AdamW: Adam divides
+by the gradient's own size, so that a bias before a norm, whose true gradient is zero, follows the last bit. Exit status
+1 beyond 1e-5. Momentum (--set "optimizer={type: SGD, lr: 0.01, momentum: 0.9}") takes ten times as long steps, and
+differences grow with them.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ LIMIT = 1e-5
 
 def train(folder: pathlib.Path, ranks: int, args) -> list[dict]:
     """Run the steps, return the lines of the log; the weights lie in folder/last."""
-    settings = {"train_dataloader.dataset.data_root": args.data, "train_dataloader.batch_size": args.batch, "train_dataloader.num_workers": 1,
-                "train_cfg.max_iters": args.steps, "train_cfg.val_interval": "null", "train_cfg.log_interval": 1, "val_dataloader": "null",
+    settings = {"train_dataloader.dataset.data_root": args.data, "train_dataloader.batch_size": args.batch,
+                "train_dataloader.num_workers": 1, "train_cfg.max_iters": args.steps, "train_cfg.val_interval": "null",
+                "train_cfg.log_interval": 1, "val_dataloader": "null",
                 "optimizer": "{type: SGD, lr: 0.01}", "param_scheduler": "[]"}
     job = ["launch", "--cpu", "-n", str(ranks), "train"] if ranks > 1 else ["train"]
     words = [sys.executable, "-m", "jseg", *job, CONFIG, "--work-dir", str(folder)]
-    words += [word for key, value in {**settings, **dict(s.split("=", 1) for s in args.overrides)}.items() for word in ("--set", f"{key}={value}")]
+    words += [word for key, value in {**settings, **dict(s.split("=", 1) for s in args.overrides)}.items()
+              for word in ("--set", f"{key}={value}")]
     with open(folder.with_suffix(".txt"), "w") as out:
         status = subprocess.run(words, cwd=ROOT, stdout=out, stderr=out).returncode
     if status:
@@ -47,9 +50,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="CamVid in SegNet's layout")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=8, help="pictures a step over all ranks")
+    parser.add_argument("--batch", type=int, default=8, help="pictures per step over all ranks")
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as for jseg train")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                        help="as for jseg train")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folders = [pathlib.Path(scratch) / f"ranks_{n}" for n in (1, args.ranks)]

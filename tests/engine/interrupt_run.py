@@ -2,10 +2,11 @@
 
     python tests/engine/interrupt_run.py --presses 100 --seed 0
 
-The moment is drawn uniformly from the first line of jseg to the end of the command's work: imports, building, steps, evaluations, writing.
-Every command has to end within 3 s with status 130, without a traceback, leaving no process and no part of a file. The training run goes
-on with --resume after each; at the end its weights, optimizer states, log lines, scores and pictures have to be the unbroken run's, byte for
-byte, and so have the scores of val and the files of predict. Exit status 1 and a list of what is wrong otherwise.
+The moment is drawn uniformly from the first line of jseg to the end of the command's work: imports, building, steps,
+evaluations, writing. Every command has to end within 3 s with status 130, without a traceback, leaving no process and
+no part of a file. The training run goes on with --resume after each; at the end its weights, optimizer states, log
+lines, scores and pictures have to be the unbroken run's, byte for byte, and so have the scores of val and the files of
+predict. Exit status 1 and a list of what is wrong otherwise.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Presses:
             self.phases[f"{words[1]}: {'at work' if said else 'imports'}"] += 1
             if self.count % 10 == 0:
                 print(f"{self.count} presses, {len(self.wrong)} faults", flush=True)
-            self.wrong += [f"{words[1]}, Ctrl-C after {at:.2f} s: {fault}" for fault in faults(terminal, seconds, *folders, limit_s=self.limit_s)]
+            self.wrong += [f"{words[1]}, Ctrl-C after {at:.2f} s: {fault}"
+                           for fault in faults(terminal, seconds, *folders, limit_s=self.limit_s)]
             return True
 
     @property
@@ -87,7 +89,8 @@ def interrupt_training(presses, config, scratch, count):
                 break
         whole([*words, run, "--resume"])
         wrong += differences(scratch / "whole", run)
-    print(f"train: {count} presses on {runs} runs of {total} iterations in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"train: {count} presses on {runs} runs of {total} iterations in {time.monotonic() - began:.0f} s",
+          flush=True)
     return wrong
 
 
@@ -131,15 +134,19 @@ def main(argv=None):
     parser.add_argument("--presses", type=int, default=100)
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=3.0, metavar="S", help="seconds from Ctrl-C to the end (default 3)")
+    parser.add_argument("--limit", type=float, default=3.0, metavar="S",
+                        help="seconds from Ctrl-C to the end (default 3)")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        book, wrong = hundred(pathlib.Path(scratch), presses=args.presses, iterations=args.iterations, seed=args.seed, limit_s=args.limit)
+        book, wrong = hundred(pathlib.Path(scratch), presses=args.presses, iterations=args.iterations, seed=args.seed,
+                              limit_s=args.limit)
     for name, seconds in book.seconds.items():
         late = sum(s > args.limit for s in seconds)
-        print(f"{name}: {len(seconds)} presses, seconds to the end: median {np.median(seconds):.2f}, largest {max(seconds):.2f}, {late} over {args.limit:g}")
+        print(f"{name}: {len(seconds)} presses, seconds to the end: median {np.median(seconds):.2f}, largest "
+              f"{max(seconds):.2f}, {late} over {args.limit:g}")
     print(", ".join(f"{count} {name}" for name, count in sorted(book.phases.items())))
-    print("\n".join(["WRONG:", *wrong]) if wrong else f"{book.count} presses: all ended with 130 within {args.limit:g} s, everything resumed identical")
+    print("\n".join(["WRONG:", *wrong]) if wrong else f"{book.count} presses: all ended with 130 within {args.limit:g} "
+                                                      "s, everything resumed identical")
     return 1 if wrong else 0
 
 

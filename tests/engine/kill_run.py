@@ -2,11 +2,11 @@
 
     python tests/engine/kill_run.py --kills 100 --seed 0
 
-Each life of the run is a process group of its own (training process and data worker) that gets SIGKILL after a time drawn uniformly
-from [0, start-up + some work], so that kills fall into start-up, steps, the writing of states and evaluations alike; the range adapts to
-what is left, so that the last kill falls near the end of the run. Every life has to start without complaint, and at the end all weights,
-optimizer states, moving averages, log lines and scores have to be the unbroken run's, bit for bit. Exit status 1 and a list of what
-differs otherwise.
+Each life of the run is a process group of its own (training process and data worker) that gets SIGKILL after a time
+drawn uniformly from [0, start-up + some work], so that kills fall into start-up, steps, the writing of states and
+evaluations alike; the range adapts to what is left, so that the last kill falls near the end of the run. Every life has
+to start without complaint, and at the end all weights, optimizer states, moving averages, log lines and scores have to
+be the unbroken run's, bit for bit. Exit status 1 and a list of what differs otherwise.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Life:
         self.work_from = None  # seconds from the start to the first new step
 
     def wait(self, limit_s, ceiling=math.inf):
-        """Watch for at most `limit_s` seconds, or until a state after iteration `ceiling` is saved; returns the exit status when the run
-        ends by itself."""
+        """Watch for at most `limit_s` seconds, or until a state after iteration `ceiling` is saved; returns the exit
+        status when the run ends by itself."""
         while time.monotonic() - self.began < limit_s:
             if self.process.poll() is not None:
                 return self.process.returncode
@@ -100,9 +100,11 @@ def killed_run(config, folder, kills, rng, startup_s, step_s):
         life, limit = Life(config, folder), math.inf
         if left > 0:
             ready, rest = statistics.median(starts[-9:]), (total - _saved(folder)) * step_s / left
-            work = max(ready / 2, rest + math.sqrt(rest * rest + 2 * rest * ready))  # the expected work of a life is at least `rest`
+            # the expected work of a life is at least `rest`
+            work = max(ready / 2, rest + math.sqrt(rest * rest + 2 * rest * ready))
             limit = float(rng.uniform(0, ready + work))
-        status = life.wait(limit, total - 4 * left if left else math.inf)  # a machine that became faster must not end the run early
+        # a machine that became faster must not end the run early
+        status = life.wait(limit, total - 4 * left if left else math.inf)
         if life.work_from is not None:
             starts.append(life.work_from)
         if status is None:
@@ -111,7 +113,8 @@ def killed_run(config, folder, kills, rng, startup_s, step_s):
                 print(f"{sum(phases.values())} kills, {_saved(folder)} of {total} iterations saved", flush=True)
             continue
         said = folder.with_suffix(".txt").read_text()
-        complaints += [line for line in said.splitlines() if "passed over" in line or "Traceback" in line or "differs" in line]
+        complaints += [line for line in said.splitlines() if "passed over" in line or "Traceback" in line
+                       or "differs" in line]
         if status != 0:
             complaints.append(f"a life ended with status {status}: {said[-1500:]}")
         elif left > 0:
@@ -142,17 +145,21 @@ def main(argv=None):
             print((scratch / "whole.txt").read_text()[-3000:])
             return 1
         seconds = time.monotonic() - began
-        print(f"unbroken: {args.iterations} iterations in {seconds:.0f} s, {whole.work_from:.1f} s of them to the first step", flush=True)
+        print(f"unbroken: {args.iterations} iterations in {seconds:.0f} s, {whole.work_from:.1f} s of them to the "
+              "first step", flush=True)
         step_s = (seconds - whole.work_from) / args.iterations
         began = time.monotonic()
-        phases, slowest, wrong = killed_run(config, scratch / "killed", args.kills, np.random.default_rng(args.seed), whole.work_from, step_s)
+        phases, slowest, wrong = killed_run(config, scratch / "killed", args.kills, np.random.default_rng(args.seed),
+                                            whole.work_from, step_s)
         if not wrong:
             wrong = differences(scratch / "whole", scratch / "killed")
         files = len(list((scratch / "whole").rglob("*.safetensors")))
-        print(f"killed {sum(phases.values())} times in {time.monotonic() - began:.0f} s (slowest start {slowest:.1f} s): "
+        print(f"killed {sum(phases.values())} times in {time.monotonic() - began:.0f} s (slowest start {slowest:.1f} "
+              "s): "
               + ", ".join(f"{count} in {name}" for name, count in phases.most_common()))
         print("\n".join(["DIFFERENT:", *wrong]) if wrong else
-              f"identical: {files} weights files byte for byte, {len(lines(scratch / 'whole'))} log lines, metrics and pictures of the evaluation")
+              f"identical: {files} weights files byte for byte, {len(lines(scratch / 'whole'))} log lines, metrics and "
+              "pictures of the evaluation")
     return 1 if wrong else 0
 
 

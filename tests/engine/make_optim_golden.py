@@ -21,7 +21,8 @@ def gradients(step):
 
 def run_optimizer(kind, options, *, max_norm=None):
     first, second = (torch.nn.Parameter(torch.tensor(v)) for v in START)
-    groups = [{"params": [first], "lr": options["lr"]}, {"params": [second], "lr": options["lr"] * 10, "weight_decay": 0.0}]
+    groups = [{"params": [first], "lr": options["lr"]},
+              {"params": [second], "lr": options["lr"] * 10, "weight_decay": 0.0}]
     optimizer = getattr(torch.optim, kind)(groups, **options)
     trace, norms = [], []
     for step in range(6):
@@ -39,13 +40,16 @@ SCHEDULES = [
                                   ("PolyLR", dict(power=0.9, eta_min=1e-4, begin=10, end=40, by_epoch=False))]),
     ("overlapping", 30, 5, [("LinearLR", dict(start_factor=0.1, by_epoch=False, begin=0, end=8)),
                             ("CosineAnnealingLR", dict(eta_min=1e-3, begin=0, end=30, by_epoch=False))]),
-    ("cosine beyond its half", 30, 5, [("CosineAnnealingLR", dict(T_max=8, eta_min_ratio=0.1, by_epoch=False, begin=3, end=30))]),
+    ("cosine beyond its half", 30, 5,
+     [("CosineAnnealingLR", dict(T_max=8, eta_min_ratio=0.1, by_epoch=False, begin=3, end=30))]),
     ("steps by epoch", 60, 6, [("StepLR", dict(step_size=3, gamma=0.5, by_epoch=True, end=10))]),
-    ("warm-up by iteration, milestones by epoch", 60, 6, [("LinearLR", dict(start_factor=0.2, by_epoch=False, begin=0, end=9)),
-                                                          ("MultiStepLR", dict(milestones=[4, 7, 7], gamma=0.3, end=10))]),
+    ("warm-up by iteration, milestones by epoch", 60, 6,
+     [("LinearLR", dict(start_factor=0.2, by_epoch=False, begin=0, end=9)),
+      ("MultiStepLR", dict(milestones=[4, 7, 7], gamma=0.3, end=10))]),
     ("constant then milestones", 30, 5, [("ConstantLR", dict(factor=0.25, by_epoch=False, begin=0, end=7)),
                                          ("MultiStepLR", dict(milestones=[5, 9], by_epoch=False, begin=7, end=30))]),
-    ("epochs converted", 60, 6, [("PolyLR", dict(power=2.0, by_epoch=True, begin=1, end=8, convert_to_iter_based=True))]),
+    ("epochs converted", 60, 6,
+     [("PolyLR", dict(power=2.0, by_epoch=True, begin=1, end=8, convert_to_iter_based=True))]),
 ]
 
 
@@ -80,7 +84,8 @@ class Net(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 4, 3, groups=4))
+        self.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4),
+                                            torch.nn.Conv2d(4, 4, 3, groups=4))
         self.decode_head = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1), torch.nn.GroupNorm(2, 4))
         self.norm1 = torch.nn.LayerNorm(4)
         self.scale = torch.nn.Parameter(torch.ones(4))
@@ -108,6 +113,8 @@ if __name__ == "__main__":
         "optimizers": [
             run_optimizer("AdamW", {"lr": 0.01, "betas": [0.9, 0.999], "weight_decay": 0.05, "eps": 1e-8}),
             run_optimizer("AdamW", {"lr": 0.02, "betas": [0.8, 0.95], "weight_decay": 0.0}, max_norm=0.7),
+            run_optimizer("Adam", {"lr": 0.01, "betas": [0.9, 0.999], "weight_decay": 0.05, "eps": 1e-8}),
+            run_optimizer("Adam", {"lr": 0.02, "betas": [0.8, 0.95]}, max_norm=0.7),
             run_optimizer("SGD", {"lr": 0.01}),
             run_optimizer("SGD", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}, max_norm=1.5),
             run_optimizer("SGD", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),

@@ -1,10 +1,11 @@
-"""Measure that training and evaluation hold their memory: 500 iterations with evaluations in between, then 2,000 pictures of many sizes.
+"""Measure that training and evaluation hold their memory:
+500 iterations with evaluations in between, then 2,000 pictures of many sizes.
 
     python tests/engine/memory_run.py --iterations 500 --pictures 2000
 
-Prints the resident set in ten windows of each part and exits with status 1 when the last three windows (their median) lie more than 2 % above
-the first one after a warm-up of two: a leak raises them all, a buffer that comes and goes does not. `--leak KB` plants a leak of so many KB
-a step and picture, to see that it is found.
+Prints the resident set in ten windows of each part and exits with status 1 when the last three windows (their median)
+lie more than 2 % above the first one after a warm-up of two: a leak raises them all, a buffer that comes and goes does
+not. `--leak KB` plants a leak of so many KB per step and picture, to see that it is found.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from jseg.models import build_model  # noqa: E402
 from jseg.registry import LOSSES  # noqa: E402
 
 WINDOWS, WARM_UP, LIMIT = 10, 2, 0.02
-samples: list[float] = []  # resident MiB, one a step or picture
+samples: list[float] = []  # resident MiB, one per step or picture
 planted: list[np.ndarray] = []
 leak_kb = 0
 
@@ -81,7 +82,9 @@ def growth(values, warm_up):
 
 
 def many_sizes(folder, pictures, largest, few):
-    """Training pictures, and validation pictures of many sizes: `few` to evaluate during training, `pictures` after it."""
+    """Training pictures, and validation pictures of many sizes:
+    `few` to evaluate during training, `pictures` after it.
+    """
     rng = np.random.default_rng(0)
     make_pictures(folder / "train", 10, rng)
     make_pictures(folder / "few", few, rng, largest=largest)
@@ -128,8 +131,9 @@ def measure_evaluation(config, folder):
 def report(name, values, warm_up):
     """Print one part; True when it is flat."""
     grown = growth(values, warm_up)
-    print(f"{name}: {len(values)} samples, resident MiB in {WINDOWS} windows: {' '.join(f'{v:.1f}' for v in windows(values))}; "
-          f"growth after warm-up {grown:+.2%} ({'flat' if grown <= LIMIT else f'NOT FLAT: more than {LIMIT:.0%}'})", flush=True)
+    print(f"{name}: {len(values)} samples, resident MiB in {WINDOWS} windows: "
+          f"{' '.join(f'{v:.1f}' for v in windows(values))}; growth after warm-up {grown:+.2%} "
+          f"({'flat' if grown <= LIMIT else f'NOT FLAT: more than {LIMIT:.0%}'})", flush=True)
     return grown <= LIMIT
 
 
@@ -142,7 +146,8 @@ def main(argv=None):
     parser.add_argument("--largest", type=int, default=256, help="longest side of the pictures to evaluate, in pixels")
     parser.add_argument("--few", type=int, default=40, help="pictures of each evaluation during training")
     parser.add_argument("--warm-up", type=int, default=WARM_UP, help="windows that do not count")
-    parser.add_argument("--real", action="store_true", help="SegNeXt-T instead of a model of its kind with narrow layers")
+    parser.add_argument("--real", action="store_true",
+                        help="SegNeXt-T instead of a model of its kind with narrow layers")
     parser.add_argument("--leak", type=int, default=0, metavar="KB", help="plant a leak")
     args = parser.parse_args(argv)
     leak_kb = args.leak

@@ -1,10 +1,12 @@
-"""Measure that training with the kernels follows the plain path: the same run under both, and once more with other rounding as the yardstick.
+"""Measure that training with the kernels follows the plain path: the same run under both,
+and once more with other rounding as the yardstick.
 
     python tests/engine/plain_run.py configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml FOLDER PICTURE.svg --steps 200
 
-Three runs of the config from the same seed: the plain path, the kernels, and the kernels built for another vector width, whose sums round
-differently and nothing else. Their losses and the distances between them go into the picture. Exits with status 1 when the kernels stray
-more than three times as far from the plain path, averaged over the run, as they stray from themselves. On x86-64 with AVX2.
+Three runs of the config from the same seed: the plain path, the kernels, and the kernels built for another vector
+width, whose sums round differently and nothing else. Their losses and the distances between them go into the picture.
+Exits with status 1 when the kernels stray more than three times as far from the plain path, averaged over the run, as
+they stray from themselves. On x86-64 with AVX2.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def losses(config: str, folder: pathlib.Path, steps: int, batch: int, env: dict)
         settings = [f"train_dataloader.batch_size={batch}", "train_cfg.log_interval=1",
                     *(f"train_cfg.{key}={steps}" for key in ("max_iters", "val_interval", "ckpt_interval"))]
         command = [sys.executable, "-m", "jseg", "train", config, "--work-dir", str(folder)]
-        subprocess.run([*command, *(word for setting in settings for word in ("--set", setting))], check=True, env={**os.environ, **env})
+        subprocess.run([*command, *(word for setting in settings for word in ("--set", setting))], check=True,
+                       env={**os.environ, **env})
     return np.array([step["loss"] for step in read_run(folder).steps])
 
 
@@ -41,19 +44,23 @@ def main() -> int:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("picture", type=pathlib.Path)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=2, help="pictures a step; the plain path takes seconds for each (default 2)")
+    parser.add_argument("--batch", type=int, default=2,
+                        help="pictures per step; the plain path takes seconds for each (default 2)")
     args = parser.parse_args()
     folders = {name: args.folder / name.replace(",", "").replace(" ", "_") for name in RUNS}
     found = {name: losses(args.config, folders[name], args.steps, args.batch, env) for name, env in RUNS.items()}
     at = np.arange(1, args.steps + 1)
     mean = {name: np.convolve(loss, np.ones(WINDOW) / WINDOW, "valid") for name, loss in found.items()}
-    strays = {f"{a} - {b}": np.abs(mean[a] / mean[b] - 1) for a, b in (("kernels", "plain path"), ("kernels, AVX2", "kernels"))}
-    charts = [line_chart([Series(name, at, loss) for name, loss in found.items()], y_label="training loss", from_zero=True),
-              line_chart([Series(name, at[WINDOW - 1:], stray) for name, stray in strays.items()], y_label=f"distance, mean of {WINDOW} steps",
-                         percent=True, from_zero=True)]
+    strays = {f"{a} - {b}": np.abs(mean[a] / mean[b] - 1)
+              for a, b in (("kernels", "plain path"), ("kernels, AVX2", "kernels"))}
+    charts = [line_chart([Series(name, at, loss) for name, loss in found.items()], y_label="training loss",
+                         from_zero=True),
+              line_chart([Series(name, at[WINDOW - 1:], stray) for name, stray in strays.items()],
+                         y_label=f"distance, mean of {WINDOW} steps", percent=True, from_zero=True)]
     args.picture.write_text(stacked(charts), encoding="utf-8")
     for name, stray in strays.items():
-        print(f"{name}: mean {100 * stray.mean():.3f} %, largest {100 * stray.max():.3f} %, first step {100 * stray[0]:.5f} %")
+        print(f"{name}: mean {100 * stray.mean():.3f} %, largest {100 * stray.max():.3f} %, first step "
+              f"{100 * stray[0]:.5f} %")
     ours, yardstick = (stray.mean() for stray in strays.values())
     return int(not ours <= 3 * yardstick)
 

@@ -1,12 +1,14 @@
-"""Let one rank of a small training job fail on purpose; print how long the job takes to end, its exit status and what it said.
+"""Let one rank of a small training job fail on purpose;
+print how long the job takes to end, its exit status and what it said.
 
     python tests/engine/rank_faults.py                     # every fault, as a table
     python tests/engine/rank_faults.py kill:1 stall:0      # some of them
 
-A fault is `<kind>:<rank>`: exception, memory (MemoryError), exit (sys.exit(3)), kill (SIGKILL, as the kernel does when memory runs out),
-stall (SIGSTOP), hang (sleeps for ever), data (a picture that cannot be read), nan (a loss that is not finite). Others send a signal to
-a process of the job from outside: <target>-<signal>, such as launch-sigterm, launch-sighup (its terminal was closed), mpirun-sigkill,
-rank-sigstop. Time counts from the fault to the end of the last process; a stall is noticed after `train_cfg.stall_seconds`, here 3.
+A fault is `<kind>:<rank>`: exception, memory (MemoryError), exit (sys.exit(3)), kill (SIGKILL, as the kernel does when
+memory runs out), stall (SIGSTOP), hang (sleeps for ever), data (a picture that cannot be read), nan (a loss that is not
+finite). Others send a signal to a process of the job from outside: <target>-<signal>, such as launch-sigterm,
+launch-sighup (its terminal was closed), mpirun-sigkill, rank-sigstop. Time counts from the fault to the end of the last
+process; a stall is noticed after `train_cfg.stall_seconds`, here 3.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import sys
 import tempfile
 import time
 
-FAULTS = ("exception:1", "exception:0", "memory:1", "exit:1", "kill:1", "kill:0", "stall:1", "stall:0", "hang:1", "data:1", "nan:1",
-          "launch-sigterm", "launch-sighup", "launch-sigkill", "mpirun-sigterm", "mpirun-sigkill", "rank-sigstop")
+FAULTS = ("exception:1", "exception:0", "memory:1", "exit:1", "kill:1", "kill:0", "stall:1", "stall:0", "hang:1",
+          "data:1", "nan:1", "launch-sigterm", "launch-sighup", "launch-sigkill", "mpirun-sigterm", "mpirun-sigkill",
+          "rank-sigstop")
 AT_STEP = 3
 
 
@@ -45,7 +48,8 @@ def inject(kind: str) -> None:
                 sys.exit(3)
             if kind == "nan":
                 loss = run.model.loss
-                run.model.loss = lambda *batch: {k: v * float("nan") if k == "loss" else v for k, v in loss(*batch).items()}
+                run.model.loss = lambda *batch: {k: v * float("nan") if k == "loss" else v
+                                                 for k, v in loss(*batch).items()}
             if kind == "hang":
                 time.sleep(1000)
             if kind in ("kill", "stall"):
@@ -74,21 +78,25 @@ def rank_main() -> int:
     return main(["train", *words])
 
 
-def run_fault(fault: str, config: dict, folder: pathlib.Path, *, ranks: int = 2, grace: float = 6.0) -> tuple[float, int, str]:
+def run_fault(fault: str, config: dict, folder: pathlib.Path, *, ranks: int = 2, grace: float = 6.0) -> tuple[
+    float, int, str]:
     """Run the job: (seconds from the fault to the job's end, exit status, everything it printed)."""
     from jseg.cli.launch import mpirun_words
     from jseg.config import dump_config
     kind, _, number = fault.partition(":")
     path, mark = folder.with_suffix(".yaml"), folder.with_suffix(".mark")
     path.write_text(dump_config(config))
-    job = type("Options", (), {"ranks": ranks, "hostfile": None, "cpu": True, "grace": grace, "command": ["train", str(path), "--work-dir", str(folder)]})
+    job = type("Options", (), {"ranks": ranks, "hostfile": None, "cpu": True, "grace": grace,
+                               "command": ["train", str(path), "--work-dir", str(folder)]})
     words = [sys.executable, "-m", "jseg", "launch", "-n", str(ranks), "--cpu", "--grace", str(grace), *job.command]
     if number:
         started = mpirun_words("mpirun", job)
         words = [*started[:started.index(sys.executable) + 1], __file__, "--rank", kind, number, *job.command[1:]]
     with open(folder.with_suffix(".txt"), "w") as out:
-        process = subprocess.Popen(words, stdout=out, stderr=out, env={**os.environ, "JSEG_FAULT_MARK": str(mark)}, start_new_session=True,
-                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # these tests may run under nohup
+        process = subprocess.Popen(words, stdout=out, stderr=out, env={**os.environ, "JSEG_FAULT_MARK": str(mark)},
+                                   start_new_session=True,
+                                   # these tests may run under nohup
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
         try:
             if not number:
                 _send(process, kind, folder)
@@ -155,7 +163,8 @@ def table(faults) -> None:
         pictures = make_datasets(pathlib.Path(scratch) / "pictures")
         print(f"| {'fault':<16} | seconds to the end | exit status | said |\n|---|---|---|---|")
         for number, fault in enumerate(faults):
-            seconds, status, text = run_fault(fault, faulty_config(pictures, fault), pathlib.Path(scratch) / f"run{number}")
+            seconds, status, text = run_fault(fault, faulty_config(pictures, fault),
+                                              pathlib.Path(scratch) / f"run{number}")
             telling = [line.strip() for line in text.splitlines() if any(word in line for word in (
                 "rank 0 of", "rank 1 of", "Error", "stopped after", "process rank"))]
             print(f"| {fault:<16} | {seconds:.1f} | {status} | {' / '.join(telling)[:330]} |", flush=True)

@@ -1,4 +1,6 @@
-"""One rank of a small job that checks the exchanges themselves: `mpirun -np 2 python tests/engine/rank_probe.py`. Silent when all is well."""
+"""One rank of a small job that checks the exchanges themselves: `mpirun -np 2 python tests/engine/rank_probe.py`.
+Silent when all is well.
+"""
 
 import sys
 
@@ -20,9 +22,11 @@ def exchanges():
     size, me = ranks.world_size(), ranks.rank()
     counts = distributed.sum_counts(np.array([[2**60 + me, me]]))
     assert counts.tolist() == [[size * 2**60 + sum(range(size)), sum(range(size))]], counts
-    assert distributed.gather_objects({"rank": me, "bytes": b"x" * (10 * me)}) == [{"rank": r, "bytes": b"x" * (10 * r)} for r in range(size)]
-    assert distributed.from_main(lambda: me) == 0 and distributed.any_rank(me == size - 1) and not distributed.any_rank(False)
-    assert abs(sum(ranks.gather(np.array([ranks.part(me + 1.0)])))[0] - 1) < 1e-12 and ranks.part(0.0) == 0.0
+    assert distributed.gather_objects({"rank": me, "bytes": b"x" * (10 * me)}) == [{"rank": r, "bytes": b"x" * (10 * r)}
+                                                                                   for r in range(size)]
+    assert (distributed.from_main(lambda: me) == 0 and distributed.any_rank(me == size - 1)
+            and not distributed.any_rank(False))
+    assert abs(sum(ranks.gather(np.array([ranks.share_of(me + 1.0)])))[0] - 1) < 1e-12 and ranks.share_of(0.0) == 0.0
     rows = len(range(me, TOTAL, size))
     with ranks.step(TOTAL):
         jt.set_seed(5)
@@ -41,7 +45,7 @@ def norm(impl: str, shared: bool):
     layer.weight.update(jt.array(np.linspace(0.5, 2, 5).astype(np.float32)))
     x, residual, slope = (jt.array(v[rows]) for v in (x, residual, slope))
     with ops.use(impl), ranks.step(TOTAL):
-        twice, again, more = layer.fork(x)
+        twice, again, more = layer.fork_output(x)
         y = layer(twice, activation="gelu", residual=residual)
     grads = jt.grad((y * slope + again * again * slope + more * slope).sum(), [x, residual, layer.weight, layer.bias])
     found = dict(zip(("y", "dx", "dresidual", "dweight", "dbias"), (v.numpy() for v in (y, *grads))))

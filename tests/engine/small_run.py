@@ -1,4 +1,6 @@
-"""A small training run on real files, in a process of its own, and what it leaves: shared by the tests of this folder."""
+"""A small training run on real files, in a process of its own, and what it leaves:
+shared by the tests of this folder.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,15 @@ TIMINGS = ("images_per_s", "data_wait", "data_wait_share", "memory_mb", "eta_s")
 
 
 def make_pictures(folder, count, rng, *, largest=None):
-    """Discs and boxes on a ground, with noise; masks hold the class index. 48 x 64, or sides drawn from [48, largest], the
-    first picture's as long as allowed."""
+    """Discs and boxes on a ground, with noise; masks hold the class index. 48 x 64, or sides drawn from [48, largest],
+    the first picture's as long as allowed."""
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
     for i in range(count):
         mask = np.zeros((48, 64), np.uint8)
         cv2.circle(mask, (int(rng.integers(10, 54)), int(rng.integers(10, 38))), int(rng.integers(6, 14)), 1, -1)
-        cv2.rectangle(mask, (int(rng.integers(0, 30)), int(rng.integers(0, 20))), (int(rng.integers(34, 60)), 40), 2, -1)
+        cv2.rectangle(mask, (int(rng.integers(0, 30)), int(rng.integers(0, 20))),
+                      (int(rng.integers(34, 60)), 40), 2, -1)
         if largest:
             size = rng.integers(48, largest, 2, endpoint=True).tolist() if i else (largest, largest)
             mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
@@ -52,37 +55,40 @@ def small_config(pictures):
         steps = [{"type": "RandomCrop", "crop_size": [32, 64]}, {"type": "RandomFlip", "prob": 0.5},
                  {"type": "PhotoMetricDistortion"}] if random else []
         return {"batch_size": batch, "num_workers": workers, "dataset": {
-            "type": "FolderDataset", "data_root": str(pictures / part), "metainfo": {"classes": ["ground", "disc", "box"]},
+            "type": "FolderDataset", "data_root": str(pictures / part),
+            "metainfo": {"classes": ["ground", "disc", "box"]},
             "pipeline": [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, *steps]}}
     return {
         "model": {"type": "EncoderDecoder", "neck": None, "auxiliary_head": None, "test_cfg": {"mode": "whole"},
                   "backbone": {"type": "MSCAN", "embed_dims": [16, 16, 32, 32], "depths": [1, 1, 1, 1],
                                "mlp_ratios": [2, 2, 2, 2], "drop_path_rate": 0.1, "drop_rate": 0.1},
-                  "decode_head": {"type": "LightHamHead", "in_channels": [16, 32, 32], "in_index": [1, 2, 3], "channels": 32,
-                                  "ham_channels": 32, "num_classes": 3, "dropout_ratio": 0.1, "align_corners": False,
-                                  "norm_cfg": {"type": "GN", "num_groups": 8},
+                  "decode_head": {"type": "LightHamHead", "in_channels": [16, 32, 32], "in_index": [1, 2, 3],
+                                  "channels": 32, "ham_channels": 32, "num_classes": 3, "dropout_ratio": 0.1,
+                                  "align_corners": False, "norm_cfg": {"type": "GN", "num_groups": 8},
                                   "ham_kwargs": {"MD_R": 8, "train_steps": 3, "eval_steps": 3}, "ignore_index": 255,
                                   "sampler": None, "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0}}},
-        "data_preprocessor": {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
-                              "bgr_to_rgb": True, "size": [32, 64], "pad_val": 0, "seg_pad_val": 255,
-                              "test_cfg": {"size_divisor": 32}},
+        "data_preprocessor": {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53],
+                              "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True, "size": [32, 64], "pad_val": 0,
+                              "seg_pad_val": 255, "test_cfg": {"size_divisor": 32}},
         "train_dataloader": loader("train", 4, 0, True), "val_dataloader": loader("val", 1, 0, False),
         "optimizer": {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.01},
         "paramwise_cfg": {"custom_keys": {"head": {"lr_mult": 10.0}, "norm": {"decay_mult": 0.0}}},
         "param_scheduler": [{"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 10},
                             {"type": "PolyLR", "power": 1.0, "begin": 10, "end": 60, "by_epoch": False}],
         "train_cfg": {"max_iters": 60, "val_interval": 25, "ckpt_interval": 7, "log_interval": 1, "keep": 2,
-                      "save_best": "mIoU", "accumulative_counts": 2, "clip_grad": {"max_norm": 1.0}, "ema": {"decay": 0.9}},
+                      "save_best": "mIoU", "accumulative_counts": 2, "clip_grad": {"max_norm": 1.0},
+                      "ema": {"decay": 0.9}},
         "seed": 3}
 
 
 def start(config, folder, *words, through=(), **options):
-    """Begin `jseg train` in a process of its own; its words go to <folder>.txt. `through` is a command that starts the one after it;
-    `options` are Popen's."""
+    """Begin `jseg train` in a process of its own; its words go to <folder>.txt. `through` is a command that starts the
+    one after it; `options` are Popen's."""
     path = folder.with_suffix(".yaml")
     path.write_text(dump_config(config))
     with open(folder.with_suffix(".txt"), "a") as out:
-        return subprocess.Popen([*through, sys.executable, "-m", "jseg", "train", str(path), "--work-dir", str(folder), *words],
+        return subprocess.Popen([*through, sys.executable, "-m", "jseg", "train", str(path), "--work-dir",
+                                 str(folder), *words],
                                 **{"cwd": ROOT, "stderr": out, "stdout": out, **options})
 
 
@@ -118,10 +124,13 @@ def arrays(folder):
 
 
 def differences(whole, other):
-    """Names of what differs between two finished runs: weights and pictures byte by byte, log lines, scores; leftovers."""
+    """Names of what differs between two finished runs:
+    weights and pictures byte by byte, log lines, scores; leftovers.
+    """
     wrong = [] if lasting(whole) == lasting(other) else ["log.jsonl (speeds and memory left out)"]
     for folder in (whole, other):
-        wrong += [f"{folder.name} holds {path.name}" for path in folder.rglob("*") if ".tmp-" in path.name or ".old-" in path.name]
+        wrong += [f"{folder.name} holds {path.name}" for path in folder.rglob("*") if ".tmp-" in path.name
+                  or ".old-" in path.name]
     for path in sorted(whole.rglob("*")):
         twin = other / path.relative_to(whole)
         if path.parent.name.startswith("iter_") and not twin.exists():

@@ -54,48 +54,63 @@ PIPE = "train_dataloader.dataset.pipeline"
     ("model.backbone=null", "model.backbone: got null, expected a block with a 'type:'"),
     ("model.backbone.norm_cfg={type: BNN}", "model.backbone"),
     ("model.backbone.act_cfg={typ: GELU}", "model.backbone"),
-    ("model.backbone.variant=base", f"{HEAD}.in_channels: got [64, 160, 256], but maps [1, 2, 3] of this MSCAN have [128, 320, 512]"),
+    ("model.backbone.variant=base", f"{HEAD}.in_channels: got [64, 160, 256], but maps [1, 2, 3] of this MSCAN have "
+                                    "[128, 320, 512]"),
     (f"{HEAD}.in_index=[1, 2, 4]", f"{HEAD}.in_index: got [1, 2, 4], but the backbone makes 4 maps (0 to 3)"),
     (f"{HEAD}.chanels=1", f"{HEAD}: unknown key 'chanels' for LightHamHead; did you mean 'channels'?"),
     (f"{HEAD}.ham_kwargs.MD_Q=3", HEAD),
-    (f"{HEAD}.num_classes=151", f"{HEAD}.num_classes: got 151, but train_dataloader.dataset (ADE20KDataset) has 150 classes"),
-    (f"{HEAD}.loss_decode.type=CrossEntropy", f"{HEAD}.loss_decode: unknown loss 'CrossEntropy'; did you mean 'CrossEntropyLoss'?"),
-    (f"{HEAD}.loss_decode=[{{type: DiceLoss}}, {{type: FocalLoss, gama: 2}}]", f"{HEAD}.loss_decode.1: unknown key 'gama' for FocalLoss"),
-    (f"{HEAD}.sampler={{type: OHEMPixelSampler, tresh: 0.7}}", f"{HEAD}.sampler: unknown key 'tresh' for OHEMPixelSampler"),
+    (f"{HEAD}.num_classes=151", f"{HEAD}.num_classes: got 151, but train_dataloader.dataset (ADE20KDataset) has 150 "
+                                "classes"),
+    (f"{HEAD}.loss_decode.type=CrossEntropy", f"{HEAD}.loss_decode: unknown loss 'CrossEntropy'; did you mean "
+                                              "'CrossEntropyLoss'?"),
+    (f"{HEAD}.loss_decode=[{{type: DiceLoss}}, {{type: FocalLoss, gama: 2}}]",
+     f"{HEAD}.loss_decode.1: unknown key 'gama' for FocalLoss"),
+    (f"{HEAD}.sampler={{type: OHEMPixelSampler, tresh: 0.7}}",
+     f"{HEAD}.sampler: unknown key 'tresh' for OHEMPixelSampler"),
     (f"{HEAD}.ignore_index=254", f"data_preprocessor.seg_pad_val: got 255, but {HEAD}.ignore_index is 254"),
     ("model.auxiliary_head=[{type: FCNHed}]", "model.auxiliary_head.0: unknown model 'FCNHed'"),
     ("model.test_cfg.mode=slid", "model.test_cfg.mode: got 'slid', expected whole or slide"),
     ("model.test_cfg={mode: slide, crop_size: [64, 64]}", "model.test_cfg: mode slide needs 'stride'"),
-    ("model.test_cfg={mode: slide, crop_size: [64, 64], stride: [96, 64]}", "stride [96, 64] is larger than crop_size [64, 64]"),
+    ("model.test_cfg={mode: slide, crop_size: [64, 64], stride: [96, 64]}",
+     "stride [96, 64] is larger than crop_size [64, 64]"),
     ("model.test_cfg.crop=3", "model.test_cfg.crop: unknown key 'crop' in test_cfg; did you mean 'crop_size'?"),
-    ("data_preprocessor.maen=[1, 2, 3]", "data_preprocessor: unknown key 'maen' for SegDataPreProcessor; did you mean 'mean'?"),
+    ("data_preprocessor.maen=[1, 2, 3]", "data_preprocessor: unknown key 'maen' for SegDataPreProcessor; did you mean "
+                                         "'mean'?"),
     ("data_preprocessor.std=[1, 0, 1]", "data_preprocessor: SegDataPreProcessor: std must be positive"),
     ("data_preprocessor.type=SegDataPreprocessor", "did you mean 'SegDataPreProcessor'?"),
-    ("train_dataloader.batchsize=3", "train_dataloader.batchsize: unknown key 'batchsize' in a dataloader; did you mean 'batch_size'?"),
+    ("train_dataloader.batchsize=3", "train_dataloader.batchsize: unknown key 'batchsize' in a dataloader; did you "
+                                     "mean 'batch_size'?"),
     ("train_dataloader.batch_size=0", "train_dataloader.batch_size: got 0, expected a whole number above 0"),
     ("val_dataloader.dataset.type=ADE20K", "val_dataloader.dataset: unknown dataset 'ADE20K'"),
-    ("val_dataloader.dataset.dataroot=x", "val_dataloader.dataset: unknown key 'dataroot' for ADE20KDataset; did you mean 'data_root'?"),
-    ("val_dataloader.dataset.metainfo={classes: [wall, sky]}", f"{HEAD}.num_classes: got 150, but val_dataloader.dataset"),
-    (f"{PIPE}.2.ratio_rang=[1, 2]", f"{PIPE}.2: unknown key 'ratio_rang' for RandomResize; did you mean 'ratio_range'?"),
+    ("val_dataloader.dataset.dataroot=x", "val_dataloader.dataset: unknown key 'dataroot' for ADE20KDataset; did you "
+                                          "mean 'data_root'?"),
+    ("val_dataloader.dataset.metainfo={classes: [wall, sky]}",
+     f"{HEAD}.num_classes: got 150, but val_dataloader.dataset"),
+    (f"{PIPE}.2.ratio_rang=[1, 2]",
+     f"{PIPE}.2: unknown key 'ratio_rang' for RandomResize; did you mean 'ratio_range'?"),
     (f"{PIPE}.3.cat_max_ratio=75", f"{PIPE}.3: RandomCrop: "),
     (f"{PIPE}.4.type=RandomFlop", f"{PIPE}.4: unknown transform 'RandomFlop'; did you mean 'RandomFlip'?"),
-    (f"{PIPE}.3.crop_size=[640, 512]", f"{PIPE}: RandomCrop cuts [640, 512], larger than data_preprocessor.size [512, 512]"),
+    (f"{PIPE}.3.crop_size=[640, 512]", f"{PIPE}: RandomCrop cuts [640, 512], larger than data_preprocessor.size [512, "
+                                       "512]"),
     (f"{PIPE}=[{{type: LoadImageFromFile}}]", f"{PIPE}: no LoadAnnotations"),
     ("val_dataloader.dataset.pipeline=[]", "val_dataloader.dataset.pipeline: no LoadImageFromFile"),
-    ("data_preprocessor.mean=[1, 2]", "data_preprocessor.mean: got [1, 2], expected three numbers, one a channel"),
+    ("data_preprocessor.mean=[1, 2]", "data_preprocessor.mean: got [1, 2], expected three numbers, one per channel"),
     ("data_preprocessor.bgr_to_rgb='no'", "data_preprocessor.bgr_to_rgb: got 'no', expected true or false"),
-    ("data_preprocessor.test_cfg.size_divisor=0", "data_preprocessor.test_cfg.size_divisor: got 0, expected a whole number above 0"),
+    ("data_preprocessor.test_cfg.size_divisor=0", "data_preprocessor.test_cfg.size_divisor: got 0, expected a whole "
+                                                  "number above 0"),
     (f"{HEAD}.align_corners=maybe", f"{HEAD}.align_corners: got 'maybe', expected true or false"),
     (f"{HEAD}.channels=256.0", f"{HEAD}.channels: got 256.0, expected a whole number"),
     ("val_dataloader.dataset.data_root=7", "val_dataloader.dataset.data_root: got 7, expected text or null"),
     ("param_scheduler.1.by_epoch='false'", "param_scheduler.1.by_epoch: got 'false', expected true or false"),
     (f"{PIPE}=null", f"{PIPE}: got None, expected a list of transforms"),
-    (f"{PIPE}.5={{type: Normalize, mean: [0, 0, 0], std: [1, 1, 1]}}", f"{PIPE}: Normalize comes on top of data_preprocessor.mean"),
+    (f"{PIPE}.5={{type: Normalize, mean: [0, 0, 0], std: [1, 1, 1]}}",
+     f"{PIPE}: Normalize comes on top of data_preprocessor.mean"),
     ("optimizer.type=Adam", "optimizer: unknown optimizer 'Adam'; did you mean 'AdamW'?"),
     ("optimizer.beta=[0.9, 0.99]", "optimizer: unknown key 'beta' for AdamW; did you mean 'betas'?"),
     ("optimizer.lr='6e-5'", "optimizer.lr: got '6e-5', expected a number above 0"),
     ("optimizer.betas=[0.9, 1.0]", "optimizer.betas: got [0.9, 1.0], expected two numbers"),
-    ("paramwise_cfg.custom_key={}", "paramwise_cfg.custom_key: unknown key 'custom_key' in paramwise_cfg; did you mean 'custom_keys'?"),
+    ("paramwise_cfg.custom_key={}", "paramwise_cfg.custom_key: unknown key 'custom_key' in paramwise_cfg; did you mean "
+                                    "'custom_keys'?"),
     ("paramwise_cfg.custom_keys.head.lr_mul=3", "paramwise_cfg.custom_keys.head.lr_mul: unknown key 'lr_mul'"),
     ("paramwise_cfg.custom_keys.head=10", "paramwise_cfg.custom_keys.head: got 10, expected lr_mult and/or decay_mult"),
     ("param_scheduler.1.powr=1", "param_scheduler.1: unknown key 'powr' for PolyLR; did you mean 'power'?"),
@@ -103,13 +118,14 @@ PIPE = "train_dataloader.dataset.pipeline"
     ("train_cfg.max_iters=1e5", "train_cfg.max_iters: got 100000.0, expected a whole number above 0"),
     ("train_cfg.max_epochs=3", "train_cfg: got max_iters and max_epochs, expected exactly one"),
     ("train_cfg.max_iters=null", "train_cfg: got neither max_iters nor max_epochs, expected exactly one"),
-    ("train_cfg.val_intervall=3", "train_cfg.val_intervall: unknown key 'val_intervall' in train_cfg; did you mean 'val_interval'?"),
+    ("train_cfg.val_intervall=3", "train_cfg.val_intervall: unknown key 'val_intervall' in train_cfg; did you mean "
+                                  "'val_interval'?"),
     ("train_cfg.save_best=mIOU", "train_cfg.save_best: got 'mIOU', expected one of"),
     ("train_cfg.save_best=mBoundaryIoU", "train_cfg.save_best: got 'mBoundaryIoU', but the evaluator computes aAcc, "),
     ("evaluator.metrics=[mDice]", "train_cfg.save_best: got 'mIoU', but the evaluator computes aAcc, mAcc, mDice"),
     ("train_cfg.clip_grad={max_nrom: 1}", "train_cfg.clip_grad.max_nrom: unknown key"),
     ("train_cfg.ema={decay: 2}", "train_cfg.ema.decay: got 2, expected a number between 0 and 1"),
-    ("evaluator.metrics=[mIou]", "evaluator.metrics: got ['mIou'], expected a list out of"),
+    ("evaluator.metrics=[mIou]", "evaluator.metrics: unknown metric 'mIou'; did you mean 'mIoU'?"),
     ("evaluator.boundary={dilation: 0.02}", "evaluator.boundary.dilation: unknown key"),
     ("tta.scales=[]", "tta.scales: got [], expected a list of numbers above 0"),
     ("tta.flip=1", "tta.flip: got 1, expected true or false"),
@@ -122,15 +138,15 @@ def test_each_mistake_is_named(good, override, words):
 
 def test_one_mistake_makes_one_line(good):
     """No mistake is reported twice, whichever check sees it first."""
-    for override in (f"{PIPE}.2.ratio_rang=[1, 2]", f"{HEAD}.loss_decode.type=CrossEntropy", f"{HEAD}.chanels=1", "optimizer.type=Adam",
-                     "val_dataloader.dataset.dataroot=x", "model.backbone.varient=tiny", "param_scheduler.1.powr=1",
-                     "data_preprocessor.maen=[1, 2, 3]", "model.test_cfg.mode=slid"):
+    for override in (f"{PIPE}.2.ratio_rang=[1, 2]", f"{HEAD}.loss_decode.type=CrossEntropy", f"{HEAD}.chanels=1",
+                     "optimizer.type=Adam", "val_dataloader.dataset.dataroot=x", "model.backbone.varient=tiny",
+                     "param_scheduler.1.powr=1", "data_preprocessor.maen=[1, 2, 3]", "model.test_cfg.mode=slid"):
         assert len(faults(good, override)) == 1, faults(good, override)
 
 
 def test_all_mistakes_come_at_once(good):
-    found = faults(good, "sead=1", "model.backbone.varient=tiny", f"{HEAD}.num_classes=19", f"{PIPE}.3.crop=1", "optimizer.lr=-1",
-                   "train_cfg.keeep=2", "tta.scale=[1]")
+    found = faults(good, "sead=1", "model.backbone.varient=tiny", f"{HEAD}.num_classes=19", f"{PIPE}.3.crop=1",
+                   "optimizer.lr=-1", "train_cfg.keeep=2", "tta.scale=[1]")
     for word in ("'sead'", "'varient'", "got 19", "'crop'", "got -1", "'keeep'", "'scale'"):
         assert any(word in fault for fault in found), word
 
@@ -143,14 +159,17 @@ def test_missing_blocks_are_named():
 
 def test_validation_needs_a_loader(good):
     cfg = {key: value for key, value in good.items() if key != "val_dataloader"}
-    assert check_config(cfg) == ["train_cfg.val_interval is set, but there is no val_dataloader; add one or set val_interval to null"]
+    assert check_config(cfg) == ["train_cfg.val_interval is set, but there is no val_dataloader; add one or set "
+                                 "val_interval to null"]
     assert faults(cfg, "train_cfg.val_interval=null") == []
 
 
 def test_optional_blocks_may_be_null_or_absent(good):
-    small = {key: good[key] for key in ("model", "data_preprocessor", "train_dataloader", "val_dataloader", "optimizer", "train_cfg")}
+    small = {key: good[key] for key in ("model", "data_preprocessor", "train_dataloader", "val_dataloader",
+                                        "optimizer", "train_cfg")}
     assert check_config(small) == []
-    assert faults(good, "paramwise_cfg=null", "tta=null", "test_dataloader=null", "param_scheduler=null", "evaluator=null") == []
+    assert faults(good, "paramwise_cfg=null", "tta=null", "test_dataloader=null", "param_scheduler=null",
+                  "evaluator=null") == []
 
 
 def test_wrapped_datasets_are_searched(good):
@@ -161,7 +180,8 @@ def test_wrapped_datasets_are_searched(good):
         cfg = merge(good, {"train_dataloader": {"dataset": {"_delete_": True, **wrapper}}})
         assert [f.partition(" for ")[0] for f in check_config(cfg)] == [
             f"train_dataloader.dataset.{place}.pipeline.0: unknown key 'colour'"]
-    cfg = merge(good, {"train_dataloader": {"dataset": {"_delete_": True, "type": "RepeatDataset", "times": 0, "dataset": part}}})
+    cfg = merge(good, {"train_dataloader": {"dataset": {"_delete_": True, "type": "RepeatDataset", "times": 0,
+                                                        "dataset": part}}})
     assert [f for f in check_config(cfg) if "times must be at least 1" in f]
 
 

@@ -53,8 +53,8 @@ def faults(cfg, *overrides) -> list[str]:
       "ham_channels: 8, "
       "ham_kwargs: {MD_R: 4}, ignore_index: 4}"], "model.auxiliary_head.ignore_index", "got 4"),
     ([f"{HEAD}.num_classes=300"], f"{HEAD}.ignore_index", "the default 255 is one of the 300 classes"),
-    ([f"{TRAIN}={{type: RepeatDataset, times: 2, dataset: {{type: FolderDataset, ignore_index: 3, pipeline: [], metainfo: {{classes: "
-      "[a, b, c]}}}"], f"{TRAIN}.dataset.ignore_index", "got 3"),
+    ([f"{TRAIN}={{type: RepeatDataset, times: 2, dataset: {{type: FolderDataset, ignore_index: 3, pipeline: [], "
+      f"metainfo: {{classes: [a, b, c]}}}}}}"], f"{TRAIN}.dataset.ignore_index", "got 3"),
 ])
 def test_values_that_mean_ignore_must_be_one(good, overrides, place, words):
     if "300" in overrides[0]:

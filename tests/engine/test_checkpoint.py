@@ -18,7 +18,8 @@ from safetensors.numpy import save_file
 import jseg
 from jseg.convert import weights_file
 from jseg.engine import checkpoint
-from jseg.engine.checkpoint import find_state, load_into, load_weights, publish_copy, read_state, save_state, save_weights
+from jseg.engine.checkpoint import (find_state, load_into, load_weights, publish_copy, read_state,
+                                    save_state, save_weights)
 from jseg.errors import CheckpointError, WriteError
 
 META = {"config": {"model": {"type": "EncoderDecoder"}}, "classes": ["sky", "road"], "palette": [[1, 2, 3], [4, 5, 6]],
@@ -123,9 +124,11 @@ def test_load_into_accounts_for_every_key():
     with pytest.raises(CheckpointError) as caught:
         load_into(net, bad, source="w.safetensors")
     text = str(caught.value)
-    assert "1 missing, 2 unexpected, 1 mis-shaped" in text and "stem: bias" in text and "head: weight, bias" in text
+    assert ("1 missing, 2 unexpected, 1 of another shape" in text and "stem: bias" in text
+            and "head: weight, bias" in text)
     assert "norm.weight: file (5,), model (4,)" in text and "strict=False" in text
-    assert all(np.array_equal(v, before[k]) for k, v in checkpoint.model_state(net).items()), "a refused load changed the model"
+    assert all(np.array_equal(v, before[k])
+               for k, v in checkpoint.model_state(net).items()), "a refused load changed the model"
     report = load_into(net, bad, strict=False)
     assert report.missing == ["stem.bias"] and net.stem.weight.numpy().max() == 9
 
@@ -206,7 +209,8 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises((CheckpointError, WriteError), match="cannot be written|cannot write"):
-            save_state(tmp_path, {"w": np.zeros(10, np.float32)}, {"m.w": np.zeros(2000, np.float32)}, {"iter": 2}, META)
+            save_state(tmp_path, {"w": np.zeros(10, np.float32)}, {"m.w": np.zeros(2000, np.float32)},
+                       {"iter": 2}, META)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == ["last"] and read_state(find_state(tmp_path)[0])[2]["iter"] == 1
@@ -232,7 +236,8 @@ def test_a_writer_killed_at_random_moments_leaves_a_whole_state(tmp_path, rng):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Jittor's handler ends this process when a child is killed
     root, newest = pathlib.Path(__file__).parents[2], 0
     for _ in range(12):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(newest)], cwd=root, stdout=subprocess.PIPE)
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(newest)], cwd=root,
+                                  stdout=subprocess.PIPE)
         writer.stdout.readline()
         time.sleep(float(rng.uniform(0.02, 0.25)))
         writer.send_signal(signal.SIGKILL)

@@ -1,4 +1,6 @@
-"""Several ranks: the same training and scores as one process, resume across rank counts, and an end for every kind of failure."""
+"""Several ranks: the same training and scores as one process, resume across rank counts,
+and an end for every kind of failure.
+"""
 
 import json
 import os
@@ -37,7 +39,8 @@ def pictures(tmp_path_factory):
 def jseg(*words, ranks=1):
     """Run a command on one process or on several; what it printed."""
     job = ["launch", "--cpu", "-n", str(ranks)] if ranks > 1 else []
-    done = subprocess.run([sys.executable, "-m", "jseg", *job, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([sys.executable, "-m", "jseg", *job, *map(str, words)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -52,7 +55,9 @@ def train(config, folder, iters, ranks, *words):
 
 @pytest.fixture(scope="module")
 def runs(pictures, tmp_path_factory):
-    """One run of 12 steps on one process, and one that went 2 -> 1 -> 2 ranks, with an uneven split and everything random on."""
+    """One run of 12 steps on one process, and one that went 2 -> 1 -> 2 ranks,
+    with an uneven split and everything random on.
+    """
     config = small_config(pictures)
     config["train_dataloader"]["batch_size"] = 7  # 4 + 3
     config["model"]["decode_head"]["loss_decode"] = [
@@ -76,8 +81,10 @@ def test_two_ranks_then_one_then_two_equal_one_process(runs):
     assert apart[worst] < 1e-5, f"{worst}: {apart[worst]}"
     steps = [[e for e in lines(runs / name) if "loss" in e] for name in ("one", "mixed")]
     assert [e["iter"] for e in steps[1]] == list(range(1, 13))
-    for a, b in zip(*steps):  # the same pictures, masks and bases: another picture would change the loss in the second digit
-        assert a["loss"] == pytest.approx(b["loss"], abs=2e-5) and a["decode.acc_seg"] == pytest.approx(b["decode.acc_seg"], abs=0.5)
+    # the same pictures, masks and bases: another picture would change the loss in the second digit
+    for a, b in zip(*steps):
+        assert a["loss"] == pytest.approx(b["loss"], abs=2e-5) and a["decode.acc_seg"] == pytest.approx(
+            b["decode.acc_seg"], abs=0.5)
     assert json.loads((runs / "mixed" / "run.json").read_text())["ranks"] == 2
 
 
@@ -92,7 +99,8 @@ def test_sharded_evaluation_and_prediction_equal_one_process_bit_for_bit(runs, p
         files = {path.name: path.read_bytes() for path in (tmp_path / str(ranks) / "keep").iterdir()}
         results.append((result, files))
     assert len(results[0][1]) == 12 and results[0] == results[1] == results[2]
-    said = [jseg("predict", runs / "one" / "best.safetensors", pictures / "val" / "images", "--out", tmp_path / f"p{ranks}", ranks=ranks)
+    said = [jseg("predict", runs / "one" / "best.safetensors", pictures / "val" / "images", "--out",
+                 tmp_path / f"p{ranks}", ranks=ranks)
             for ranks in (1, 2)]
     assert "5 inputs on 2 ranks (3, 2)" in said[1] and all(said[1].count(f"{i:02d}.png ->") == 1 for i in range(5))
     found = [{path.name: path.read_bytes() for path in (tmp_path / f"p{ranks}").iterdir()} for ranks in (1, 2)]
@@ -122,25 +130,31 @@ def test_a_failing_rank_ends_the_job(fault, status, words, pictures, tmp_path):
         report = json.loads((tmp_path / "run" / "nonfinite_iter_4.json").read_text())
         assert report["rank"] == 1 and len(report["files"]) == 2
     if fault.startswith(("launch", "mpirun")):  # nothing was lost
-        done, saved = lines(tmp_path / "run")[-1]["iter"], json.loads((tmp_path / "run" / "last" / "state.json").read_text())["iter"]
-        assert saved == done or fault == "mpirun-sigkill" and 2 <= saved < done  # Open MPI may end ranks whose mpirun is gone before they save
+        done, saved = (lines(tmp_path / "run")[-1]["iter"],
+                       json.loads((tmp_path / "run" / "last" / "state.json").read_text())["iter"])
+        # Open MPI may end ranks whose mpirun is gone before they save
+        assert saved == done or fault == "mpirun-sigkill" and 2 <= saved < done
     if fault == "launch-sigterm":
         assert f"stopped after {lines(tmp_path / 'run')[-1]['iter']} of" in said
 
 
 @needs_mpi
 def test_exchanges_and_norms_of_two_ranks():
-    words = launch.mpirun_words("mpirun", type("Options", (), {"ranks": 2, "hostfile": None, "cpu": True, "grace": 6.0, "command": []}))
-    done = subprocess.run([*words[:words.index(sys.executable) + 1], "tests/engine/rank_probe.py"], cwd=ROOT, capture_output=True,
-                          text=True, timeout=900)
+    words = launch.mpirun_words("mpirun", type("Options", (), {"ranks": 2, "hostfile": None, "cpu": True, "grace": 6.0,
+                                                               "command": []}))
+    done = subprocess.run([*words[:words.index(sys.executable) + 1], "tests/engine/rank_probe.py"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("loss", [
-    losses.CrossEntropyLoss(), losses.CrossEntropyLoss(avg_non_ignore=True), losses.CrossEntropyLoss(class_weight=[0.5, 1.0, 2.0]),
-    losses.CrossEntropyLoss(class_weight=[0.5, 1.0, 2.0], avg_non_ignore=True), losses.CrossEntropyLoss(reduction="sum"),
-    losses.CrossEntropyLoss(use_sigmoid=True, avg_non_ignore=True), losses.FocalLoss(), losses.DiceLoss(use_sigmoid=False),
-    losses.TverskyLoss(), losses.LovaszLoss(per_image=True, reduction="mean")], ids=lambda loss: f"{type(loss).__name__}-{vars(loss)}"[:60])
+    losses.CrossEntropyLoss(), losses.CrossEntropyLoss(avg_non_ignore=True),
+    losses.CrossEntropyLoss(class_weight=[0.5, 1.0, 2.0]), losses.CrossEntropyLoss(
+        class_weight=[0.5, 1.0, 2.0], avg_non_ignore=True), losses.CrossEntropyLoss(reduction="sum"),
+    losses.CrossEntropyLoss(use_sigmoid=True, avg_non_ignore=True), losses.FocalLoss(),
+    losses.DiceLoss(use_sigmoid=False),
+    losses.TverskyLoss(), losses.LovaszLoss(per_image=True, reduction="mean")],
+                         ids=lambda loss: f"{type(loss).__name__}-{vars(loss)}"[:60])
 def test_losses_of_parts_add_up_to_the_loss_of_the_batch(loss, rng):
     import jittor as jt
     logits, labels = rng.normal(size=(5, 3, 4, 5)).astype(np.float32), rng.integers(0, 3, (5, 8, 10)).astype(np.int32)
@@ -174,18 +188,22 @@ def test_launch_says_what_is_wrong(tmp_path, monkeypatch):
 
 
 def test_the_waiting_rank_is_not_taken_for_the_culprit():
-    culprit, busy, victim = (watch.limit(100, phase, 5, state) for phase, state in (("computes", "T"), ("computes", "R"), (watch.WAITING, "R")))
+    culprit, busy, victim = (watch.limit(100, phase, 5, state)
+                             for phase, state in (("computes", "T"), ("computes", "R"), (watch.WAITING, "R")))
     assert culprit == 100 < busy < victim
     assert watch.limit(3, "computes", 0, "R") >= watch.START_SECONDS  # kernels compile
 
 
 @pytest.mark.parametrize("given, threads, gpu", [
-    ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "CUDA_VISIBLE_DEVICES": "4,6", "use_nccl": "0"}, "half", "6"),
+    ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "CUDA_VISIBLE_DEVICES": "4,6",
+      "use_nccl": "0"}, "half", "6"),
     ({"OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "CUDA_VISIBLE_DEVICES": "0,1"}, "any", "0"),
-    ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "3"}, "3", "")])
+    ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "CUDA_VISIBLE_DEVICES": "",
+      "OMP_NUM_THREADS": "3"}, "3", "")])
 def test_a_rank_takes_its_share_of_the_host_before_jittor_is_imported(given, threads, gpu):
     code = "import os, jseg; print([os.environ.get(k) for k in ('OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'use_mpi')])"
-    env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "nvcc_path", "use_nccl", "CUDA_VISIBLE_DEVICES")}
+    env = {k: v for k, v in os.environ.items()
+           if k not in ("OMP_NUM_THREADS", "nvcc_path", "use_nccl", "CUDA_VISIBLE_DEVICES")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
                           env={**env, "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", **given})
     found = eval(done.stdout)

@@ -7,7 +7,8 @@ import pytest
 from small_run import differences, finish, lasting, make_datasets, small_config, start, wait_for
 
 from jseg.engine.checkpoint import read_state
-from jseg.engine.plan import EarlyStop, Patience
+from jseg.engine.plan import Patience
+from jseg.engine.train_cfg import EarlyStop
 
 
 @pytest.mark.parametrize("rule, scores, over", [

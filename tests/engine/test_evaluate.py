@@ -1,4 +1,6 @@
-"""Evaluation: counts, table, JSON, kept pictures and the model's mode, with a model that reads its answers from a list."""
+"""Evaluation: counts, table, JSON, kept pictures and the model's mode,
+with a model that reads its answers from a list.
+"""
 
 import json
 
@@ -64,15 +66,16 @@ def maps(rng):
 
 def test_scores_and_records(maps):
     labels, preds = maps
-    result = evaluate(FakeModel(preds), FakeLoader(labels), {"metrics": ["mIoU", "mFscore"], "boundary": {"dilation_ratio": 0.1}},
+    result = evaluate(FakeModel(preds), FakeLoader(labels),
+                      {"metrics": ["mIoU", "mFscore"], "boundary": {"dilation_ratio": 0.1}},
                       progress=False, keep_count=2)
     t, p = np.concatenate([x.ravel() for x in labels]), np.concatenate([x.ravel() for x in preds])
     keep = t != 255
     assert result["confusion"] == [[int(((t == a) & (p == b) & keep).sum()) for b in range(3)] for a in range(3)]
     iou = [((t == k) & (p == k)).sum() / (((t == k) | (p == k)) & keep).sum() for k in range(2)]
     assert result["metrics"]["mIoU"] == pytest.approx(np.mean(iou))
-    assert result["per_class"][2] == {"name": "bird", "IoU": None, "Acc": None, "Fscore": None, "Precision": None, "Recall": None,
-                                      "BoundaryIoU": None}
+    assert result["per_class"][2] == {"name": "bird", "IoU": None, "Acc": None, "Fscore": None, "Precision": None,
+                                      "Recall": None, "BoundaryIoU": None}
     assert 0 < result["metrics"]["mBoundaryIoU"] < 1 and result["images"] == 6
     assert [r["index"] for r in result["worst"]] == [5, 4] and [r["index"] for r in result["best"]] == [0, 1]
     assert result["best"][0]["mIoU"] == 1.0
@@ -122,7 +125,8 @@ def test_kept_pictures_read_back(maps, tmp_path, rng):
         cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 255, (*label.shape, 3)).astype(np.uint8))
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "worst_9_truth.png").write_bytes(b"old")
-    result = evaluate(FakeModel(preds), FakeLoader(labels, tmp_path), progress=False, keep=tmp_path / "eval", keep_count=2)
+    result = evaluate(FakeModel(preds), FakeLoader(labels, tmp_path), progress=False,
+                      keep=tmp_path / "eval", keep_count=2)
     from jseg.data.io import read_mask
     files = result["worst"][0]["files"]
     np.testing.assert_array_equal(read_mask(tmp_path / "eval" / files["truth"]), labels[5])
@@ -146,14 +150,16 @@ def test_augmented_views_are_made_from_the_file(maps, tmp_path):
     loader = FakeLoader(labels, tmp_path)
     loader.preprocessor = SegDataPreProcessor()
     result = evaluate(Augmented(preds), loader, tta={"scales": [1.0, 2.0], "flip": True}, progress=False)
-    assert sizes[0] == [((1, 3, 10, 12), False), ((1, 3, 10, 12), True), ((1, 3, 20, 24), False), ((1, 3, 20, 24), True)]
+    assert sizes[0] == [((1, 3, 10, 12), False), ((1, 3, 10, 12), True), ((1, 3, 20, 24), False),
+                        ((1, 3, 20, 24), True)]
     assert result["tta"] == {"scales": [1.0, 2.0], "flip": True} and "test-time augmentation" in format_table(result)
 
 
 def test_config_comes_from_file_or_checkpoint():
     model = {"backbone": {"type": "MSCAN"}, "decode_head": [{"type": "LightHamHead"}]}
     inside = {"config": {"model": model, "evaluator": {"beta": 1.0}}}
-    assert chosen_config(None, ["evaluator.beta=2.0"], inside, "w.safetensors") == {"model": model, "evaluator": {"beta": 2.0}}
+    assert chosen_config(None, ["evaluator.beta=2.0"], inside, "w.safetensors") == {
+        "model": model, "evaluator": {"beta": 2.0}}
     with pytest.raises(ConfigError, match="w.safetensors: carries no config"):
         chosen_config(None, [], {}, "w.safetensors")
 
@@ -170,7 +176,8 @@ def test_faults(maps):
     model.num_classes = 4
     with pytest.raises(ConfigError, match="num_classes is 4, the dataset has 3 classes"):
         evaluate(model, FakeLoader(labels), progress=False)
-    assert evaluator_faults({"metric": ["mIoU"]}) == ["evaluator: unknown key 'metric'; did you mean 'metrics'? "
-                                                     "(known: metrics, beta, boundary)"]
+    assert evaluator_faults({"metric": ["mIoU"]}) == [
+        "evaluator.metric: unknown key 'metric' in an evaluator; did you mean 'metrics'? (known: metrics, beta, "
+        "boundary)"]
     assert len(evaluator_faults({"beta": 0, "boundary": {"ratio": 1}, "metrics": []})) == 3
     assert evaluator_faults(None) == evaluator_faults({"boundary": {}}) == []

@@ -1,7 +1,8 @@
-"""Faults of one process, each done for real: what a run says, how it ends, what it leaves, and that it goes on as if nothing had been.
+"""Faults of one process, each done for real: what a run says, how it ends, what it leaves,
+and that it goes on as if nothing had been.
 
-Every run here is the small one of `small_run.py`, shortened; `whole` is the same run unbroken, and a run that went through a fault has to
-leave the same bytes. docs/robustness.md has the table of outcomes.
+Every run here is the small one of `small_run.py`, shortened; `whole` is the same run unbroken, and a run that went
+through a fault has to leave the same bytes. docs/robustness.md has the table of outcomes.
 """
 
 import contextlib
@@ -139,7 +140,8 @@ def fill(disk, leave):
     os.truncate(disk / "ballast", (disk / "ballast").stat().st_size - leave)
 
 
-@pytest.mark.parametrize("leave, text", [(65536, "cannot write the training state of iteration 10 (No space left"), (0, "No space left")])
+@pytest.mark.parametrize("leave, text", [(65536, "cannot write the training state of iteration 10 (No space left"),
+                                         (0, "No space left")])
 def test_a_full_disk(config, whole, small_disk, capfd, leave, text):
     """With room for lines of the log but not for a state, and with none at all."""
     run = small_disk / "run"
@@ -222,7 +224,8 @@ def test_a_flipped_bit_costs_one_state(config, halted, whole, rng, capfd):
     assert f"passed over: {halted / 'last'}" in said and "resuming after iteration 12" in said
 
 
-def test_with_every_newer_state_damaged_the_best_one_serves_and_without_any_nothing_begins_again(config, halted, whole, capfd):
+def test_with_every_newer_state_damaged_the_best_one_serves_and_without_any_nothing_begins_again(
+    config, halted, whole, capfd):
     before = sorted(p.name for p in halted.iterdir())
     for folder in ("last", "iter_12"):
         os.truncate(halted / folder / "weights.safetensors", 1000)
@@ -231,7 +234,8 @@ def test_with_every_newer_state_damaged_the_best_one_serves_and_without_any_noth
     (halted / "best" / "state.json").write_bytes(content[:-9])
     assert go(config, halted, "--resume") == 2
     said = capfd.readouterr().err
-    assert "every saved state is damaged; to begin again" in said and "Traceback" not in said and said.count("truncated, damaged") == 2
+    assert "every saved state is damaged; to begin again" in said and "Traceback" not in said and said.count(
+        "truncated, damaged") == 2
     assert sorted(p.name for p in halted.iterdir()) == before
     (halted / "best" / "state.json").write_bytes(content)
     goes_on(config, halted, whole)
@@ -345,12 +349,15 @@ int gettimeofday(struct timeval *out, void *zone) {
 
 
 def test_a_jumping_clock(config, whole, tmp_path):
-    """The date jumps by years, back and forth, at every look, in the run and its worker; file dates lie; the bar is on screen."""
+    """The date jumps by years, back and forth, at every look, in the run and its worker;
+    file dates lie; the bar is on screen.
+    """
     (tmp_path / "jumps.c").write_text(JUMPS)
-    subprocess.run(["g++", "-xc", "-shared", "-fPIC", "-O1", "-o", "jumps.so", "jumps.c", "-ldl"], cwd=tmp_path, check=True)
+    subprocess.run(["g++", "-xc", "-shared", "-fPIC", "-O1", "-o", "jumps.so", "jumps.c", "-ldl"],
+                   cwd=tmp_path, check=True)
     environment = {**os.environ, "LD_PRELOAD": str(tmp_path / "jumps.so")}
-    years = subprocess.run([sys.executable, "-c", "import time; print(*(time.gmtime().tm_year for _ in range(7)))"], env=environment,
-                           text=True, capture_output=True, check=True).stdout.split()
+    years = subprocess.run([sys.executable, "-c", "import time; print(*(time.gmtime().tm_year for _ in range(7)))"],
+                           env=environment, text=True, capture_output=True, check=True).stdout.split()
     assert len(set(years)) > 4, "the clock does not jump"
     run = tmp_path / "run"
     for target in (8, ITERATIONS + 1):

@@ -307,7 +307,7 @@ def test_export_gives_a_file_its_config(small, tmp_path, capsys):
     capsys.readouterr()
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(changed(config, "model.decode_head.num_classes", 4)))
     assert main(["export", str(bare), str(tmp_path / "no.safetensors"), "--config", str(tmp_path / "c.yaml")]) == 2
-    assert "2 mis-shaped" in capsys.readouterr().err and not (tmp_path / "no.safetensors").exists()
+    assert "2 of another shape" in capsys.readouterr().err and not (tmp_path / "no.safetensors").exists()
 
 
 def test_a_runs_folder_is_its_weights(small, tmp_path):

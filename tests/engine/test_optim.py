@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jittor import nn
 
-from jseg.engine.optim import EMA, SGD, AdamW, ParamGroup, build_optimizer, param_groups
+from jseg.engine.optim import EMA, SGD, Adam, AdamW, ParamGroup, build_optimizer, param_groups
 from jseg.engine.schedules import LearningRate, build_schedules
 from jseg.errors import ConfigError
 from jseg.layers import BatchNorm2d, Conv2d, GroupNorm, LayerNorm
@@ -39,12 +39,13 @@ def two_groups(case):
     groups = [ParamGroup(lr, decay, ["a"], params[:1]), ParamGroup(lr * 10, 0.0, ["b"], params[1:])]
     for group in groups:
         group.lay_out()
-    optimizer = {"AdamW": AdamW, "SGD": SGD}[case["kind"]](groups, **{"lr": lr, **case["options"]})
+    optimizer = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}[case["kind"]](groups, **{"lr": lr, **case["options"]})
     return params, optimizer
 
 
 def give(optimizer, params, step, share=1.0):
-    optimizer.accumulate(sum((p * jt.array(np.array(g, np.float32))).sum() for p, g in zip(params, gradients(step))) * share)
+    optimizer.accumulate(sum((p * jt.array(np.array(g, np.float32))).sum()
+                             for p, g in zip(params, gradients(step))) * share)
 
 
 @pytest.mark.parametrize("case", GOLDEN["optimizers"], ids=lambda c: f"{c['kind']}-{len(c['options'])}-{c['max_norm']}")
@@ -162,7 +163,7 @@ def test_open_end_is_the_end_of_the_run():
     ({"type": "AdamW", "lr": -1.0}, None, "lr >= 0"),
     ({"type": "SGD", "nesterov": True}, None, "nesterov needs momentum"),
     ({"type": "SGD"}, {"custom_key": {}}, "did you mean 'custom_keys'"),
-    ({"type": "SGD"}, {"custom_keys": {"norm": {"decay": 0.0}}}, "paramwise_cfg.custom_keys.norm: unknown key 'decay'"),
+    ({"type": "SGD"}, {"custom_keys": {"norm": {"decay": 0.0}}}, "custom_keys.norm.decay: unknown key 'decay'"),
 ])
 def test_optimizer_errors_say_what_to_do(cfg, paramwise, text):
     with pytest.raises(ConfigError, match=text):

@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from jseg import InferenceSegmentor
 from jseg.config import load_config
+from jseg.data import tta
 from jseg.data.io import read_mask
 from jseg.engine.checkpoint import model_state, save_weights
 from jseg.errors import CheckpointError, ConfigError, DataError
@@ -26,7 +28,8 @@ def checkpoint(tmp_path_factory):
     from jseg.models import build_model
     jt.set_global_seed(3)
     config = load_config("configs/segnext/segnext_tiny_demo-128x160_cpu.yaml")
-    config["model"]["backbone"] = {"type": "MSCAN", "embed_dims": [8, 16, 32, 32], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
+    config["model"]["backbone"] = {"type": "MSCAN", "embed_dims": [8, 16, 32, 32], "depths": [1, 1, 1, 1],
+                                   "mlp_ratios": [2, 2, 2, 2]}
     config["model"]["decode_head"].update(in_channels=[16, 32, 32], channels=32, ham_channels=32, num_classes=3,
                                           norm_cfg={"type": "GN", "num_groups": 4})
     config["val_dataloader"]["dataset"]["pipeline"].insert(1, {"type": "Resize", "scale": [96, 64], "keep_ratio": True})
@@ -71,8 +74,10 @@ def test_every_form_of_a_picture_gives_one_mask_at_its_own_size(checkpoint, stre
 def test_a_second_process_gives_the_same_mask(checkpoint, street):
     path, _ = street
     code = ("import sys, hashlib; from jseg import InferenceSegmentor; "
-            f"print(hashlib.sha256(InferenceSegmentor({str(checkpoint)!r}).infer({str(path)!r}).tobytes()).hexdigest())")
-    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
+            f"labels = InferenceSegmentor({str(checkpoint)!r}).infer({str(path)!r}); "
+            "print(hashlib.sha256(labels.tobytes()).hexdigest())")
+    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                              timeout=300).stdout
                for _ in range(2)}
     assert len(outputs) == 1
 
@@ -120,15 +125,18 @@ def test_exported_half_precision_weights_give_nearly_the_same_mask(checkpoint, s
     from jseg.cli import main
     path, _ = street
     small = tmp_path / "shared.safetensors"
-    assert main(["export", str(checkpoint), str(small), "--origin", "random weights", "--set", "val_dataloader.dataset.data_root=data/here"]) == 0
+    assert main(["export", str(checkpoint), str(small), "--origin", "random weights", "--set",
+                 "val_dataloader.dataset.data_root=data/here"]) == 0
     assert small.stat().st_size < 0.75 * checkpoint.stat().st_size
     segmentor = InferenceSegmentor(small)
-    assert segmentor.origin == "random weights" and segmentor.config["val_dataloader"]["dataset"]["data_root"] == "data/here"
+    assert (segmentor.origin == "random weights"
+            and segmentor.config["val_dataloader"]["dataset"]["data_root"] == "data/here")
     assert (segmentor.infer(path) == InferenceSegmentor(checkpoint).infer(path)).mean() > 0.99
     assert main(["export", str(checkpoint), str(checkpoint)]) == 2, "a checkpoint is never replaced by its own export"
 
 
-@pytest.mark.parametrize("bad, words", [(np.zeros((4, 4), np.uint8), r"\(H, W, 3\) uint8"), (np.zeros((4, 4, 3)), "float64")])
+@pytest.mark.parametrize("bad, words", [(np.zeros((4, 4), np.uint8), r"\(H, W, 3\) uint8"),
+                                        (np.zeros((4, 4, 3)), "float64")])
 def test_arrays_of_another_kind_are_refused(checkpoint, bad, words):
     with pytest.raises(DataError, match=words):
         InferenceSegmentor(checkpoint).infer(bad)
@@ -140,3 +148,29 @@ def test_missing_and_foreign_files_are_named(checkpoint, tmp_path, capsys):
     assert "none.jpg: no such file" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="nothing.safetensors"):
         InferenceSegmentor(tmp_path / "nothing.safetensors")
+
+
+def test_a_file_of_another_tool_is_named(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"encoder.weight": np.zeros((3, 3), np.float32)}, str(path), metadata={"format": "pt"})
+    with pytest.raises(CheckpointError,
+                       match=r"other.safetensors: carries no config, so its model is unknown; give it"):
+        InferenceSegmentor(path)
+
+
+def test_transforms_say_themselves_whether_a_bare_picture_needs_them(monkeypatch):
+    from jseg.data.transforms import LoadImageFromFile, Transform
+    from jseg.registry import TRANSFORMS
+
+    class ReadElsewhere(LoadImageFromFile):
+        pass
+
+    class Half(Transform):
+        def apply(self, sample, params):
+            return {**sample, "img": sample["img"][::2]}
+
+    pipeline = [{"type": "ReadElsewhere", "scale": "max"}, {"type": "Half"}, {"type": "PackSegInputs"}]
+    config = {"test_dataloader": {"dataset": {"pipeline": pipeline}}}
+    monkeypatch.setattr(TRANSFORMS, "_entries", {**TRANSFORMS._entries, "ReadElsewhere": ReadElsewhere, "Half": Half})
+    assert [type(step) for step in tta.test_transforms(config).transforms] == [Half]
+    assert tta.picture_scale(config) == "max"

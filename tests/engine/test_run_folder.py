@@ -35,9 +35,10 @@ def owner():
     started = []
 
     def start(folder, *host, through=()):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Jittor, imported by other tests, ends this process when a child is killed
-        process = subprocess.Popen([*through, sys.executable, "-c", HOLD, str(folder), *host], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+        # Jittor, imported by other tests, ends this process when a child is killed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        process = subprocess.Popen([*through, sys.executable, "-c", HOLD, str(folder), *host], cwd=ROOT, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         started.append(process)
         if process.stdout.readline() != "held\n":
             pytest.skip("another host name needs root")
@@ -57,7 +58,8 @@ def kill(process):
 def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path, owner, host, capfd):
     first = owner(tmp_path, *host)
     name = (host or (socket.gethostname(),))[0]
-    with pytest.raises(RunFolderError, match=rf"in use by another run \(pid {first.pid} on {name} since .*another --work-dir"):
+    with pytest.raises(RunFolderError,
+                       match=rf"in use by another run \(pid {first.pid} on {name} since .*another --work-dir"):
         with locked(tmp_path):
             pass
     kill(first)
@@ -87,12 +89,14 @@ def without_locks():
 
 def test_on_a_disk_without_locks_the_named_owner_is_looked_up(tmp_path, owner):
     def attempt():
-        return subprocess.run([*through, sys.executable, "-c", TRY, str(tmp_path)], cwd=ROOT, text=True, capture_output=True, timeout=60)
+        return subprocess.run([*through, sys.executable, "-c", TRY, str(tmp_path)], cwd=ROOT, text=True,
+                              capture_output=True, timeout=60)
     through = without_locks()
     owner(tmp_path, through=through)
     named = json.loads((tmp_path / "run.lock").read_text())
     refused = attempt()
-    assert refused.returncode and f"in use by another run (pid {named['pid']} on" in refused.stderr and "no file locks" in refused.stderr
+    assert (refused.returncode and f"in use by another run (pid {named['pid']} on" in refused.stderr
+            and "no file locks" in refused.stderr)
     os.kill(named["pid"], signal.SIGKILL)
     until = time.monotonic() + 20
     while os.path.exists(f"/proc/{named['pid']}") and time.monotonic() < until:

@@ -15,6 +15,7 @@ from jseg.engine.log import RunLog
 from jseg.engine.run_folder import RunFolderError, locked
 from jseg.engine.plan import Plan
 from jseg.engine.train import NonFiniteError, train
+from jseg.engine.train_cfg import AT_THE_END, TrainCfg
 from jseg.errors import ConfigError
 
 
@@ -61,7 +62,8 @@ def test_a_run_killed_five_times_equals_one_never_killed(config, tmp_path, plain
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_leaves(config, tmp_path, number, status, plain_children):
-    config["train_cfg"].update(ckpt_interval=10000, val_interval=10000, max_iters=10000)  # never done before the signal arrives
+    # never done before the signal arrives
+    config["train_cfg"].update(ckpt_interval=10000, val_interval=10000, max_iters=10000)
     run = tmp_path / "run"
     process = start(config, run)
     wait_for(process, run, 4)
@@ -142,13 +144,21 @@ def test_mixed_precision_on_the_cpu_is_refused(config, tmp_path):
 
 
 def test_plan_counts_epochs_where_the_run_does():
-    plan = Plan.of({"train_cfg": {"max_epochs": 4, "val_interval": 2}, "val_dataloader": {"x": 1}}, 5)
+    plan = Plan.of(TrainCfg.read({"max_epochs": 4, "val_interval": 2}), 5, evaluates=True)
     assert (plan.max_iters, plan.val_interval, plan.ckpt_interval) == (20, 10, 5)
     assert [i for i in range(1, 21) if plan.evaluates_after(i)] == [10, 20]
-    plan = Plan.of({"train_cfg": {"max_iters": 7, "accumulative_counts": 3}}, 5)
+    plan = Plan.of(TrainCfg.read({"max_iters": 7, "accumulative_counts": 3}), 5, evaluates=False)
     assert plan.val_interval is None and not plan.evaluates_after(7)
     assert [plan.accumulation(i) for i in range(7)] == [(3, False), (3, False), (3, True), (3, False), (3, False),
                                                                   (3, True), (1, True)]
+
+
+def test_train_cfg_fills_in_its_defaults():
+    cfg = TrainCfg.read({"max_iters": 7, "log_interval": None, "keep": None, "clip_grad": {"max_norm": 2.0}, "ema": {}})
+    assert (cfg.log_interval, cfg.keep, cfg.save_best, cfg.val_interval) == (50, 1, "mIoU", AT_THE_END)
+    assert cfg.clip_grad.max_norm == 2.0 and cfg.ema.decay == 0.9998 and cfg.early_stop is None
+    assert [Plan.of(c, 5, evaluates=True).val_interval
+            for c in (cfg, TrainCfg.read({"max_iters": 7, "val_interval": None}))] == [7, None]
 
 
 def test_log_of_a_resumed_run_reads_as_if_never_broken(tmp_path):

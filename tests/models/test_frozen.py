@@ -11,7 +11,8 @@ from jseg.models.backbones.mscan import MSCAN
 from jseg.models.backbones.resnet import ResNet
 from jseg.registry import MODELS
 
-BACKBONES = {"MSCAN": {**MSCAN.TINY, "drop_path_rate": 0.3, "drop_rate": 0.1}, "ResNet": {**ResNet.TINY, "base_channels": 4},
+BACKBONES = {"MSCAN": {**MSCAN.TINY, "drop_path_rate": 0.3, "drop_rate": 0.1},
+             "ResNet": {**ResNet.TINY, "base_channels": 4},
              "deep stem": {**ResNet.TINY, "base_channels": 4, "deep_stem": True}}
 STEMS = ("patch_embed1", "stem", "conv1", "bn1")
 MODEL = {"type": "EncoderDecoder", "decode_head": {
@@ -35,7 +36,8 @@ def test_frozen_stages_stand_still(stages, kind, rng):
     with jt.flag_scope(lazy_execution=0):
         backbone = {**BACKBONES[kind], "frozen_stages": stages}
         widths = MODELS.build(backbone).out_channels[1:]
-        model = build_model({**MODEL, "backbone": backbone, "decode_head": {**MODEL["decode_head"], "in_channels": widths}})
+        model = build_model({**MODEL, "backbone": backbone,
+                             "decode_head": {**MODEL["decode_head"], "in_channels": widths}})
         load_into(model, model_state(model))  # as load_from and --resume do
         model.eval()
         model.train()

@@ -1,4 +1,6 @@
-"""Fused and folded paths against the plain one: same model, same weights, same numbers; nothing stays behind when modes change."""
+"""Fused and folded paths against the plain one: same model, same weights, same numbers;
+nothing stays behind when modes change.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ def build(impl: str, *, norm: str = "BN", act: str = "GELU", drop_rate: float = 
     """A small SegNeXt; every call gives the same weights and running statistics."""
     norm_cfg = {"type": norm, "num_groups": 4} if norm == "GN" else {"type": norm}
     model = build_model({"type": "EncoderDecoder", "impl": impl, "backbone": {
-        "type": "MSCAN", "embed_dims": [8, 12, 16, 20], "depths": [1, 2, 1, 1], "mlp_ratios": [2, 2, 2, 2], "norm_cfg": norm_cfg,
-        "act_cfg": {"type": act}, "drop_rate": drop_rate}, "decode_head": {
-        "type": "LightHamHead", "in_channels": [12, 16, 20], "in_index": [1, 2, 3], "channels": 16, "ham_channels": 16, "num_classes": 5,
-        "dropout_ratio": 0.0, "align_corners": align_corners, "norm_cfg": {"type": "GN", "num_groups": 4},
-        "ham_kwargs": {"MD_R": 4, "rand_init": False}}})
+        "type": "MSCAN", "embed_dims": [8, 12, 16, 20], "depths": [1, 2, 1, 1], "mlp_ratios": [2, 2, 2, 2],
+        "norm_cfg": norm_cfg, "act_cfg": {"type": act}, "drop_rate": drop_rate}, "decode_head": {
+        "type": "LightHamHead", "in_channels": [12, 16, 20], "in_index": [1, 2, 3], "channels": 16, "ham_channels": 16,
+        "num_classes": 5, "dropout_ratio": 0.0, "align_corners": align_corners,
+        "norm_cfg": {"type": "GN", "num_groups": 4}, "ham_kwargs": {"MD_R": 4, "rand_init": False}}})
     rng = np.random.default_rng(5)
     for key, value in sorted(model.state_dict().items()):
         spread = rng.standard_normal(tuple(value.shape)).astype(np.float32)
@@ -51,10 +53,12 @@ def logits(model, *, gradients: bool) -> np.ndarray:
 
 def assert_close(name: str, got: np.ndarray, want: np.ndarray, limit: float = 2e-5) -> None:
     error = float(np.abs(got - want).max()) / max(float(np.abs(want).max()), 1e-6)
-    assert got.shape == want.shape and error <= limit, f"{name} {want.shape}: error {error:.3g} of the largest value, at most {limit:g}"
+    assert got.shape == want.shape and error <= limit, (f"{name} {want.shape}: error {error:.3g} of the largest value, "
+                                                        f"at most {limit:g}")
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "GN"}, {"norm": "LN"}, {"act": "ReLU"}, {"act": "SiLU", "align_corners": True}],
+@pytest.mark.parametrize("options", [{}, {"norm": "GN"}, {"norm": "LN"}, {"act": "ReLU"},
+                                     {"act": "SiLU", "align_corners": True}],
                          ids=lambda o: "_".join(map(str, o.values())) or "default")
 def test_inference_folds_without_changing_the_numbers(options):
     plain = build("jittor", **options)
@@ -83,7 +87,8 @@ def test_folding_leaves_nothing_behind():
     assert np.array_equal(logits(model, gradients=False), first)
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "GN"}, {"norm": "LN", "act": "ReLU"}], ids=lambda o: "_".join(map(str, o.values())) or "default")
+@pytest.mark.parametrize("options", [{}, {"norm": "GN"}, {"norm": "LN", "act": "ReLU"}],
+                         ids=lambda o: "_".join(map(str, o.values())) or "default")
 def test_training_gives_the_plain_paths_loss_gradients_and_statistics(options):
     results = []
     labels = jt.array(np.random.default_rng(2).integers(0, 5, (2, 70, 93)).astype(np.int32))

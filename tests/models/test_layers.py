@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jseg.errors import ConfigError, KernelError
-from jseg.layers import (BatchNorm2d, Conv2d, ConvNormAct, Dropout, Dropout2d, DropPath, GroupNorm, LayerNorm, build_activation,
-                         build_norm)
+from jseg.layers import (BatchNorm2d, Conv2d, ConvNormAct, Dropout, Dropout2d, DropPath, GroupNorm, LayerNorm,
+                         build_activation, build_norm)
 from jseg.ops import bilinear_resize
 from jseg.ops.bilinear import resize_matrix
 
@@ -35,13 +35,15 @@ def test_batch_norm_and_its_running_statistics(rng):
     weight, bias = (v.reshape(1, -1, 1, 1) for v in randomise(layer, rng))
     exact = x.astype(np.float64)
     mean, var = exact.mean((0, 2, 3), keepdims=True), exact.var((0, 2, 3), keepdims=True)
-    np.testing.assert_allclose(layer(jt.array(x)).numpy(), (exact - mean) / np.sqrt(var + 1e-5) * weight + bias, atol=2e-3)
+    np.testing.assert_allclose(layer(jt.array(x)).numpy(), (exact - mean) / np.sqrt(var + 1e-5) * weight + bias,
+                               atol=2e-3)
     count = x.size // 4
     np.testing.assert_allclose(layer.running_mean.numpy(), 0.1 * mean.ravel(), rtol=1e-5)
     np.testing.assert_allclose(layer.running_var.numpy(), 0.9 + 0.1 * var.ravel() * count / (count - 1), rtol=1e-5)
     layer.eval()
     mean, var = (v.numpy().reshape(1, -1, 1, 1).astype(np.float64) for v in (layer.running_mean, layer.running_var))
-    np.testing.assert_allclose(layer(jt.array(x)).numpy(), (exact - mean) / np.sqrt(var + 1e-5) * weight + bias, rtol=1e-4)
+    np.testing.assert_allclose(layer(jt.array(x)).numpy(), (exact - mean) / np.sqrt(var + 1e-5) * weight + bias,
+                               rtol=1e-4)
 
 
 def test_batch_norm_refuses_one_value_a_channel():
@@ -67,17 +69,21 @@ def test_group_and_layer_norm(kind, rng):
 
 
 @pytest.mark.parametrize(("size", "align_corners", "torch_says"), [
-    ((5, 3), False, [0.01667, 0.25, 0.81667, 0.71, 1.37, 2.36333, 1.75, 3.05, 4.68333, 4.71, 6.65, 8.92334, 6.68333, 9.05, 11.75]),
+    ((5, 3), False, [0.01667, 0.25, 0.81667, 0.71, 1.37, 2.36333, 1.75, 3.05, 4.68333, 4.71, 6.65, 8.92334, 6.68333,
+                     9.05, 11.75]),
     ((5, 3), True, [0.0, 0.25, 0.9, 0.8, 1.65, 2.9, 1.6, 3.05, 4.9, 4.0, 6.05, 8.5, 6.4, 9.05, 12.1]),
-    ((2, 7), False, [0.4, 0.50714, 0.67857, 0.95, 1.25, 1.65, 1.9, 5.2, 5.73571, 6.59286, 7.55, 8.53571, 9.62143, 10.3]),
+    ((2, 7), False, [0.4, 0.50714, 0.67857, 0.95, 1.25, 1.65, 1.9, 5.2, 5.73571, 6.59286, 7.55, 8.53571,
+                     9.62143, 10.3]),
     ((1, 4), True, [0.0, 0.1, 0.4, 0.9])])
 def test_resize_equals_torch(size, align_corners, torch_says):
     x = jt.array((np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4) ** 2 / 10))
-    np.testing.assert_allclose(bilinear_resize(x, size, align_corners=align_corners).numpy().ravel(), torch_says, atol=2e-5)
+    np.testing.assert_allclose(bilinear_resize(x, size, align_corners=align_corners).numpy().ravel(),
+                               torch_says, atol=2e-5)
 
 
 def test_resize_gradient_is_the_transposed_map(rng):
-    x, weights = jt.array(rng.standard_normal((2, 3, 4, 5)).astype(np.float32)), rng.standard_normal((2, 3, 7, 3)).astype(np.float32)
+    x, weights = (jt.array(rng.standard_normal((2, 3, 4, 5)).astype(np.float32)),
+                  rng.standard_normal((2, 3, 7, 3)).astype(np.float32))
     gradient = jt.grad((bilinear_resize(x, (7, 3)) * jt.array(weights)).sum(), x).numpy()
     np.testing.assert_allclose(gradient, resize_matrix(4, 7).T @ weights @ resize_matrix(5, 3), atol=1e-5)
 
@@ -123,7 +129,8 @@ def test_initial_weights_follow_the_seed_and_the_fan_out_rule():
 
 
 def test_conv_norm_act_has_mmcv_keys():
-    assert list(ConvNormAct(4, 8, 1, norm_cfg={"type": "GN", "num_groups": 2}).state_dict()) == ["conv.weight", "gn.weight", "gn.bias"]
+    assert list(ConvNormAct(4, 8, 1, norm_cfg={"type": "GN", "num_groups": 2}).state_dict()) == [
+        "conv.weight", "gn.weight", "gn.bias"]
     assert list(ConvNormAct(4, 8, 1).state_dict()) == ["conv.weight", "conv.bias"]
 
 

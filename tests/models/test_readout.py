@@ -73,7 +73,8 @@ def test_views_average_their_softmax(rng):
 
 
 @pytest.mark.parametrize(("length", "crop", "stride", "expected"), [
-    (100, 48, 32, [(0, 48), (32, 80), (52, 100)]), (48, 48, 32, [(0, 48)]), (30, 48, 32, [(0, 30)]), (80, 48, 32, [(0, 48), (32, 80)])])
+    (100, 48, 32, [(0, 48), (32, 80), (52, 100)]), (48, 48, 32, [(0, 48)]), (30, 48, 32, [(0, 30)]),
+    (80, 48, 32, [(0, 48), (32, 80)])])
 def test_windows_lie_as_in_mmseg(length, crop, stride, expected):
     assert windows(length, crop, stride) == expected
 

@@ -1,8 +1,8 @@
 """SegNeXt against mmsegmentation 1.2.2: the golden file, and (with JSEG_REFEREE_PYTHON) every size live.
 
-Limits: logits within 1e-4 of the reference's range, gradients within 1e-3 relative by norm, at least 99.9 % equal labels.
-A bias before BatchNorm has a zero gradient in theory and noise in practice: a bias is measured by at least a hundredth of the
-gradient of its own layer's weight.
+Limits: logits within 1e-4 of the reference's range, gradients within 1e-3 relative by norm, at least 99.9 % equal
+labels. A bias before BatchNorm has a zero gradient in theory and noise in practice: a bias is measured by at least a
+hundredth of the gradient of its own layer's weight.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def build(name: str):
     case = shared.CASES[name]
     head = {"type": "LightHamHead", "in_index": [1, 2, 3], "num_classes": case["classes"], "dropout_ratio": 0.0,
             "norm_cfg": {"type": "GN", "num_groups": 32}, **case["head"]}
-    head["ham_kwargs"] = {"MD_S": 1, "MD_R": 16, "train_steps": 6, "eval_steps": 7, **case["head"].get("ham_kwargs", {})}
+    head["ham_kwargs"] = {"MD_S": 1, "MD_R": 16, "train_steps": 6, "eval_steps": 7,
+                          **case["head"].get("ham_kwargs", {})}
     backbone = {"type": "MSCAN", "variant": NAMES[case["variant"]], **case.get("backbone", {})}
     model = build_model({"type": "EncoderDecoder", "backbone": backbone, "decode_head": head})
     load(model)
@@ -66,7 +67,8 @@ def close(name: str, ours: np.ndarray, theirs: np.ndarray, limit: float) -> floa
     assert np.isfinite(ours).all(), f"{name}: {np.count_nonzero(~np.isfinite(ours))} values are not finite"
     worst = int(np.abs(ours - theirs).argmax())
     error = float(abs(ours[worst] - theirs[worst]))
-    assert error <= limit, f"{name}: error {error:.3g} > {limit:.3g} at {worst}: ours {ours[worst]!r}, reference {theirs[worst]!r}"
+    assert error <= limit, (f"{name}: error {error:.3g} > {limit:.3g} at {worst}: ours {ours[worst]!r}, reference "
+                            f"{theirs[worst]!r}")
     return error
 
 
@@ -104,7 +106,8 @@ def check_training(name: str, model, expected: dict, keep) -> dict[str, float]:
 def gradient_floors(keys: list[str], norms: np.ndarray) -> np.ndarray:
     """The smallest norm each gradient's error is related to."""
     by_key = dict(zip(keys, norms.tolist()))
-    return np.array([1e-2 * by_key.get(key.removesuffix("bias") + "weight", 0.0) if key.endswith("bias") else 1e-6 * norms.max()
+    return np.array([1e-2 * by_key.get(key.removesuffix("bias") + "weight", 0.0) if key.endswith("bias")
+                     else 1e-6 * norms.max()
                      for key in keys])
 
 
@@ -155,8 +158,8 @@ def check_case(name: str, expected: dict, keep, monkeypatch) -> dict[str, float]
 
 def test_golden_file_is_current(golden):
     assert str(golden["hash"]) == shared.script_hash(), (
-        f"{shared.GOLDEN.name} was made by other versions of {', '.join(shared.SCRIPTS)}: run make_segnext.py again under a Python "
-        "with PyTorch and mmsegmentation 1.2.2")
+        f"{shared.GOLDEN.name} was made by other versions of {', '.join(shared.SCRIPTS)}: run make_segnext.py again "
+        "under a Python with PyTorch and mmsegmentation 1.2.2")
 
 
 @pytest.mark.parametrize("name", shared.IN_GOLDEN)
@@ -168,6 +171,7 @@ def test_equals_mmseg(name, golden, monkeypatch):
 @pytest.mark.parametrize("name", list(shared.CASES))
 def test_equals_mmseg_live(name, tmp_path, monkeypatch):
     path = tmp_path / "full.npz"
-    subprocess.run([REFEREE, str(PARITY / "make_segnext.py"), "--full", "--cases", name, "--out", str(path)], check=True, timeout=900)
+    subprocess.run([REFEREE, str(PARITY / "make_segnext.py"), "--full", "--cases", name, "--out", str(path)],
+                   check=True, timeout=900)
     with np.load(path) as file:
         check_case(name, dict(file), np.asarray, monkeypatch)

@@ -1,14 +1,16 @@
 // Runs the device code of jseg/ops/*/cuda.cuh on the CPU, one block at a time, every thread a fiber of its own.
 //
-// A thread runs until it reaches a barrier or a warp operation; then the next one runs, in an order chosen by the schedule
-// (0 ascending, 1 descending, above: shuffled anew at every round by that seed). What is found:
-//   - threads of a block at different barriers, or some at a barrier and others gone; warp operations whose lanes differ in
-//     place or mask, or have exited; a block that cannot go on;
+// A thread runs until it reaches a barrier or a warp operation; then the next one runs, in an order chosen by the
+// schedule (0 ascending, 1 descending, above: shuffled anew at every round by that seed). What is found:
+//   - threads of a block at different barriers, or some at a barrier and others gone; warp operations whose lanes
+//     differ in place or mask, or have exited; a block that cannot go on;
 //   - missing barriers: shared memory starts as NaN in every block, and some schedule reads it before it is written, or
 //     after it is overwritten: the result is wrong;
-//   - writes around a shared array (guard zones); reads there give NaN. The caller puts guard zones around global memory;
+//   - writes around a shared array (guard zones); reads there give NaN. The caller puts guard zones around global
+//     memory;
 //   - launches that a device would refuse (grid, block, shared memory).
-// It does not find: races inside one warp between two warp operations, misaligned vectors, what a real memory model allows.
+// It does not find: races inside one warp between two warp operations, misaligned vectors, what a real memory model
+// allows.
 #pragma once
 #include <csetjmp>
 #include <cstdint>
@@ -156,7 +158,8 @@ inline void check_shared() {
     for (const SharedArray& s : device().shared) {
         total += s.size;
         for (int i = 0; i < GUARD; i++)
-            if (s.memory[i] != char(0xff) || s.memory[GUARD + s.size + i] != char(0xff)) return fail("a write beside a shared array of " + std::to_string(s.size) + " bytes");
+            if (s.memory[i] != char(0xff) || s.memory[GUARD + s.size + i] != char(0xff))
+                return fail("a write beside a shared array of " + std::to_string(s.size) + " bytes");
     }
     if (total > MAX_STATIC_SHARED) fail(std::to_string(total) + " bytes of shared memory, 49152 are allowed");
     device().launches.back().shared = std::max(device().launches.back().shared, total);
@@ -171,10 +174,13 @@ inline bool release_warp(unsigned first, unsigned end) {
         bool all = true;
         for (unsigned j = first; j < first + 32; j++) {
             if (!(f.mask >> (j - first) & 1)) continue;
-            if (j >= end || d.fibers[j]->state == DONE) return fail(std::string("a warp operation waits for a lane that is gone, at ") + f.site), false;
+            if (j >= end || d.fibers[j]->state == DONE)
+                return fail(std::string("a warp operation waits for a lane that is gone, at ") + f.site), false;
             const Fiber& g = *d.fibers[j];
             if (g.state != AT_WARP) all = false;
-            else if (g.mask != f.mask || g.site != f.site) return fail(std::string("lanes of one warp at different operations, ") + f.site + " and " + g.site), false;
+            else if (g.mask != f.mask || g.site != f.site)
+                return fail(std::string("lanes of one warp at different operations, ") + f.site + " and " + g.site),
+                       false;
         }
         if (!(f.mask >> (i - first) & 1)) return fail(std::string("a lane outside its own mask, at ") + f.site), false;
         if (!all) continue;
@@ -201,17 +207,22 @@ inline void run_block(std::mt19937& random) {
         for (unsigned w = 0; w < d.threads; w += 32) released |= release_warp(w, std::min(d.threads, w + 32));
         if (released || !d.error.empty()) continue;
         unsigned waiting = 0, done = 0;
-        for (unsigned i = 0; i < d.threads; i++) waiting += d.fibers[i]->state == AT_BARRIER, done += d.fibers[i]->state == DONE;
+        for (unsigned i = 0; i < d.threads; i++)
+            waiting += d.fibers[i]->state == AT_BARRIER, done += d.fibers[i]->state == DONE;
         if (done == d.threads) return check_shared();
-        if (waiting != d.threads) return fail(std::to_string(waiting) + " threads wait at a barrier, " + std::to_string(done) + " have exited, of " + std::to_string(d.threads));
+        if (waiting != d.threads)
+            return fail(std::to_string(waiting) + " threads wait at a barrier, " + std::to_string(done) +
+                        " have exited, of " + std::to_string(d.threads));
         for (unsigned i = 0; i < d.threads; i++) {
-            if (d.fibers[i]->site != d.fibers[0]->site) return fail(std::string("divergent barriers ") + d.fibers[0]->site + " and " + d.fibers[i]->site);
+            if (d.fibers[i]->site != d.fibers[0]->site)
+                return fail(std::string("divergent barriers ") + d.fibers[0]->site + " and " + d.fibers[i]->site);
             d.fibers[i]->state = READY;
         }
     }
 }
 
-template <class K, class... A> void launch(const char* name, K kernel, int64_t blocks, int64_t threads, A... arguments) {
+template <class K, class... A> void launch(const char* name, K kernel, int64_t blocks, int64_t threads,
+                                           A... arguments) {
     Device& d = device();
     d.kernel = name;
     d.block = {0, 0, 0};
@@ -255,7 +266,8 @@ inline unsigned lane() { return device().current & 31; }
 #define __syncwarp() emu::wait(emu::AT_WARP, EMU_SITE, 0xffffffffu)
 #define __shfl_xor_sync(mask, value, step) emu::shuffle(value, emu::lane() ^ (step), mask, EMU_SITE)
 #define __shfl_sync(mask, value, source) emu::shuffle(value, source, mask, EMU_SITE)
-#define __shfl_down_sync(mask, value, step) emu::shuffle(value, emu::lane() + (step) > 31 ? emu::lane() : emu::lane() + (step), mask, EMU_SITE)
+#define __shfl_down_sync(mask, value, step) \
+    emu::shuffle(value, emu::lane() + (step) > 31 ? emu::lane() : emu::lane() + (step), mask, EMU_SITE)
 
 template <class T> T atomicAdd(T* at, T value) {
     T before = *at;

@@ -25,13 +25,15 @@ class EmulationError(AssertionError):
 
 
 def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
-    """The emulated library of one kernel, from a cache in Jittor's folder; `source` replaces its cuda.cuh and all headers.
+    """The emulated library of one kernel, from a cache in Jittor's folder;
+    `source` replaces its cuda.cuh and all headers.
 
     Args:
         source: text of a complete translation unit.
     """
     text = source or f'#include "{OPS / kernel / "cuda.cuh"}"\n'
-    command = [jt.flags.cc_path, "-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC", "-fvisibility=hidden", "-I", str(HERE), "-I", str(OPS / "include")]
+    command = [jt.flags.cc_path, "-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC", "-fvisibility=hidden",
+               "-I", str(HERE), "-I", str(OPS / "include")]
     digest = hashlib.sha256(" ".join([text, *command]).encode())
     for path in [HERE / "cuda_emu.h", OPS / kernel / "cuda.cuh", *sorted(OPS.glob("include/c*"))]:
         digest.update(path.read_bytes())
@@ -42,7 +44,8 @@ def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             unit = pathlib.Path(place, "unit.cc")
             unit.write_text(text)
-            done = subprocess.run([*command, str(unit), "-o", f"{place}/out.so"], capture_output=True, text=True, timeout=600)
+            done = subprocess.run([*command, str(unit), "-o", f"{place}/out.so"], capture_output=True,
+                                  text=True, timeout=600)
             assert done.returncode == 0, done.stderr[-4000:]
             os.replace(f"{place}/out.so", target)
     library = ctypes.CDLL(str(target))
@@ -86,7 +89,8 @@ class Emulator:
         """Run an entry point on guarded memory."""
         function = getattr(self.library, name)
         function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
-        call = make_call([(None, 0) if v is None else (v.address, v.count) for v in ins], [(o.address, o.count) for o in outs], scalars)
+        call = make_call([(None, 0) if v is None else (v.address, v.count) for v in ins],
+                         [(o.address, o.count) for o in outs], scalars)
         work = Guarded("float32", -(-function(ctypes.byref(call), None) // 4))
         self.library.emu_set(self.schedule, 0)
         function(ctypes.byref(call), work.address)
@@ -98,7 +102,9 @@ class Emulator:
                 tensor.check(f"{name}: " + ("workspace" if tensor is work else f"tensor {i}"))
 
     def dry(self, name: str, scalars: list) -> tuple[list, str]:
-        """The launches of a call with these scalars, and the emulator's complaint; nothing runs, no tensor is needed."""
+        """The launches of a call with these scalars, and the emulator's complaint;
+        nothing runs, no tensor is needed.
+        """
         function = getattr(self.library, name)
         function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
         call = make_call([(GUARD, 1)] * 52, [(GUARD, 1)] * 52, scalars)

@@ -12,7 +12,8 @@ import pytest
 
 from jseg.errors import KernelError
 from jseg.ops import cpu_library, depthwise, msca, nmf
-from jseg.ops.common import Case, check_dtype, check_same, check_shape, pick
+from jseg.ops.case import Case
+from jseg.ops.common import check_dtype, check_same, check_shape, pick
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -105,7 +106,8 @@ def test_a_second_process_compiles_nothing():
 
 def test_the_slowest_files_start_first_and_what_a_killed_process_left_goes(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(cpu_library, "_compile", lambda kernel, target: started.append(kernel) or target.write_text("") and "")
+    monkeypatch.setattr(cpu_library, "_compile", lambda kernel, target: started.append(kernel)
+                        or target.write_text("") and "")
     monkeypatch.setattr(cpu_library, "run_compiler", lambda command, target: "")
     monkeypatch.setattr(cpu_library.os, "cpu_count", lambda: 1)
     (tmp_path / "tmpleft.o").write_text("half")
@@ -134,9 +136,12 @@ for kernel in test_ops.KERNELS:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags, lanes", [("-march=x86-64 -mavx2 -mfma", 8), ("-march=x86-64 -mavx2", 8), ("-mno-avx", 4), ("-mno-avx512f", 8)])
+@pytest.mark.parametrize("flags, lanes", [("-march=x86-64 -mavx2 -mfma", 8), ("-march=x86-64 -mavx2", 8),
+                                          ("-mno-avx", 4), ("-mno-avx512f", 8)])
 def test_every_case_with_narrower_vectors(flags, lanes, monkeypatch):
-    """Forward and every gradient of every kernel, built as for a CPU with AVX2 or plain SSE: the limits of test_ops.py."""
+    """Forward and every gradient of every kernel, built as for a CPU with AVX2 or plain SSE:
+    the limits of test_ops.py.
+    """
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("these are flags of x86-64")
     monkeypatch.setenv("JSEG_CPU_FLAGS", flags)

@@ -1,4 +1,5 @@
-"""Every CUDA kernel through nvcc: compiles for five generations of GPUs, spills nothing, stays within its shared memory.
+"""Every CUDA kernel through nvcc: compiles for five generations of GPUs,
+spills nothing, stays within its shared memory.
 
 `python tests/ops/test_cuda_compile.py` prints the table of docs/kernels.md (minutes).
 """
@@ -24,27 +25,33 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc here")
 
 
 def resources(kernel: str, archs) -> list[dict]:
-    """Compile one kernel; what ptxas says of each of its device functions: name, arch, registers, shared, stack, spills (bytes)."""
+    """Compile one kernel; what ptxas says of each of its device functions:
+    name, arch, registers, shared, stack, spills (bytes).
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [*nvcc_command(str(NVCC), list(archs)), "-Xptxas=-v", "-c", "-x", "cu", str(OPS / kernel / "cuda.cuh"), "-o", f"{folder}/out.o"]
+        command = [*nvcc_command(str(NVCC), list(archs)), "-Xptxas=-v", "-c", "-x", "cu",
+                   str(OPS / kernel / "cuda.cuh"), "-o", f"{folder}/out.o"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "warning" not in done.stderr, done.stderr
-    pattern = (r"entry function '(\w+)' for 'sm_(\d+)'\n.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
+    pattern = (r"entry function '(\w+)' for 'sm_(\d+)'\n.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) "
+               r"bytes spill loads\n"
                r".*?Used (\d+) registers(.*?)\n")
     found = []
     for name, arch, stack, stores, loads, registers, rest in re.findall(pattern, done.stderr, flags=re.S):
         shared = re.search(r"(\d+) bytes smem", rest)
-        found.append({"name": name, "arch": int(arch), "registers": int(registers), "shared": int(shared.group(1)) if shared else 0,
-                      "stack": int(stack), "spills": int(stores) + int(loads)})
+        found.append({"name": name, "arch": int(arch), "registers": int(registers), "shared": int(shared.group(1))
+                      if shared else 0, "stack": int(stack), "spills": int(stores) + int(loads)})
     assert {f["arch"] for f in found} == set(archs), f"{kernel}: ptxas spoke of {sorted({f['arch'] for f in found})}"
     return found
 
 
 def _check(kernel: str, archs) -> None:
     for f in resources(kernel, archs):
-        assert f["spills"] == 0 and f["stack"] == 0, f"{kernel}: {f['name']} for sm_{f['arch']} spills {f['spills']} bytes, stack {f['stack']}"
-        assert f["shared"] <= MAX_SHARED, f"{kernel}: {f['name']} for sm_{f['arch']} wants {f['shared']} bytes of shared memory"
+        assert f["spills"] == 0 and f["stack"] == 0, (f"{kernel}: {f['name']} for sm_{f['arch']} spills {f['spills']} "
+                                                      f"bytes, stack {f['stack']}")
+        assert f["shared"] <= MAX_SHARED, (f"{kernel}: {f['name']} for sm_{f['arch']} wants {f['shared']} bytes of "
+                                           "shared memory")
 
 
 @needs_nvcc
@@ -67,20 +74,24 @@ def test_the_library_links(tmp_path):
     command, objects = nvcc_command(str(NVCC), [80]), []
     for kernel in ("upsample_argmax", "upsample_cross_entropy"):
         objects.append(str(tmp_path / f"{kernel}.o"))
-        subprocess.run([*command, "-c", "-x", "cu", str(OPS / kernel / "cuda.cuh"), "-o", objects[-1]], check=True, timeout=900)
+        subprocess.run([*command, "-c", "-x", "cu", str(OPS / kernel / "cuda.cuh"), "-o", objects[-1]],
+                       check=True, timeout=900)
     subprocess.run([*command, "-shared", *objects, "-o", str(tmp_path / "lib.so")], check=True, timeout=900)
-    names = subprocess.run(["nm", "-D", "--defined-only", str(tmp_path / "lib.so")], capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(["nm", "-D", "--defined-only", str(tmp_path / "lib.so")], capture_output=True, text=True,
+                           check=True).stdout
     for symbol in ("jseg_upsample_argmax_run_float32", "jseg_upsample_cross_entropy_run_bfloat16"):
         assert symbol in names, names
 
 
 def _readable(names: list[str]) -> dict:
     """Mangled name -> function name with its numbers, without types."""
-    plain = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout.splitlines()
+    plain = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True,
+                           check=True).stdout.splitlines()
     short = {}
     for name, text in zip(names, plain):
         text = text.replace("(anonymous namespace)::", "")
-        text = re.sub(r"^void ", "", re.sub(r"\((?:[^()]|\([^()]*\))*\)$", "", re.sub(r"\(int\)", "", text))).replace("jseg::", "")
+        text = re.sub(r"^void ", "", re.sub(r"\((?:[^()]|\([^()]*\))*\)$", "", re.sub(r"\(int\)", "", text))).replace(
+            "jseg::", "")
         numbers = re.findall(r"(?<=[<, ])\d+(?=[,>])", text)
         short[name] = text.split("<")[0] + (f"<{', '.join(numbers)}>" if numbers else "")
     return short
@@ -88,14 +99,16 @@ def _readable(names: list[str]) -> dict:
 
 def table() -> str:
     """Markdown: registers per generation (the most of all types), shared memory, spills."""
-    lines = ["| kernel | device function | " + " | ".join(f"sm_{a}" for a in ARCHS) + " | shared bytes | spills |", "|---|---|" + "---|" * (len(ARCHS) + 2)]
+    lines = ["| kernel | device function | " + " | ".join(f"sm_{a}" for a in ARCHS) + " | shared bytes | spills |",
+             "|---|---|" + "---|" * (len(ARCHS) + 2)]
     for kernel in KERNELS:
         found = [f for arch in ARCHS for f in resources(kernel, (arch,))]
         short = _readable([f["name"] for f in found])
         for function in dict.fromkeys(short[f["name"]] for f in found):
             mine = [f for f in found if short[f["name"]] == function]
             registers = [max(f["registers"] for f in mine if f["arch"] == a) for a in ARCHS]
-            lines.append(f"| {kernel} | `{function}` | " + " | ".join(map(str, registers)) + f" | {max(f['shared'] for f in mine)} | {sum(f['spills'] + f['stack'] for f in mine)} |")
+            lines.append(f"| {kernel} | `{function}` | " + " | ".join(map(str, registers))
+                         + f" | {max(f['shared'] for f in mine)} | {sum(f['spills'] + f['stack'] for f in mine)} |")
         print(f"{kernel}: {len(found)} compiled", file=sys.stderr, flush=True)
     return "\n".join(lines)
 

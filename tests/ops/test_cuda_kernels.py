@@ -1,7 +1,7 @@
 """The CUDA kernels on the CPU, under the emulator of cuda_emu.h: results, faults that must be caught, launch geometry.
 
-Each kernel runs through its own op.py with impl="cuda"; only the last step, the call of the device, is the emulator. Every
-tensor lies between guard zones. No GPU, nvcc or CUDA header is needed.
+Each kernel runs through its own op.py with impl="cuda"; only the last step, the call of the device, is the emulator.
+Every tensor lies between guard zones. No GPU, nvcc or CUDA header is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _cases(kernel):
 
 
 def _work(case) -> int:
-    """Elements of the largest tensor, roughly; the emulator runs about a million threads a second."""
+    """Elements of the largest tensor, roughly; the emulator runs about a million threads per second."""
     inputs = _inputs(case.kernel, case)
     area = np.prod(case.options.get("out", (1, 1))) if isinstance(case.options.get("out"), tuple) else 1
     hidden = case.options.get("hidden", 1) * np.prod(case.options.get("size", (1, 1))) * case.options.get("n", 1)
@@ -41,7 +41,8 @@ def _work(case) -> int:
 def _inputs(kernel, case, dtype="float32"):
     """Arguments in float64, rounded to what the kernel gets: maps to `dtype`, parameters to float32."""
     inputs = _cases(kernel).make(case, np.random.default_rng(7))
-    return {k: _round(v, dtype if _is_map(k, v) else "float32") if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for k, v in inputs.items()}
+    return {k: _round(v, dtype if _is_map(k, v) else "float32") if isinstance(v, np.ndarray) and v.dtype.kind == "f"
+            else v for k, v in inputs.items()}
 
 
 def _is_map(name, value) -> bool:
@@ -115,7 +116,8 @@ def _run(kernel, case, impl="cuda", dtype="float32"):
     tensors = _vars(inputs, dtype)
     outs = cases.call(tensors, impl)
     outs = list(outs) if isinstance(outs, (tuple, list)) else [outs]
-    results = {f"out{i}": out.float32().numpy() if out.dtype == "bfloat16" else out.numpy() for i, out in enumerate(outs)}
+    results = {f"out{i}": out.float32().numpy() if out.dtype == "bfloat16" else out.numpy()
+               for i, out in enumerate(outs)}
     names = _grad_names(cases, inputs)
     if names:
         dout = jt.array(_dout(results["out0"], dtype).astype(np.float32).reshape(outs[0].shape))
@@ -196,10 +198,11 @@ def test_half_precision_maps_with_float32_sums(kernel, case, dtype, emulate):
             assert np.array_equal(got[name], want[name])
             continue
         # outputs and map gradients are rounded once; sums are float32, so nothing grows with their length
-        assert _error(got[name], want[name]) <= 1.5 * HALF[dtype], f"{kernel} {case.name} {dtype} {name}: {_error(got[name], want[name])}"
+        assert _error(got[name], want[name]) <= 1.5 * HALF[dtype], (f"{kernel} {case.name} {dtype} {name}: "
+                                                                    f"{_error(got[name], want[name])}")
 
 
-# ---- faults that must be caught -----------------------------------------------------------------------------------------
+# ---- faults that must be caught --------------------------------------------------------------------------------------
 def _spliced(path: pathlib.Path) -> str:
     """A source with its jseg headers pasted in once each; `//@ name` says which file the text after it comes from."""
     seen: set = set()
@@ -241,25 +244,36 @@ def _caught(kernel, cases, text, emulate) -> str:
 
 
 FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source, what takes its place
-    "depthwise_wide_halo": ("depthwise", ["3x3_gelu"], "    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>(", "    load_tile<TH + 2 * HALF + 9, TW + 2 * HALF, LD>("),
-    "depthwise_narrow_halo": ("depthwise", ["3x3_gelu"], "    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>(", "    load_tile<TH + 2 * HALF, TW + 2 * HALF - 1, LD>("),
-    "depthwise_no_edge_test": ("depthwise", ["3x3_gelu"], "y >= 0 && y < h && x >= 0 && x < w ?", "y >= 0 && y < h && x < w ?"),
-    "depthwise_output_beyond": ("depthwise", ["3x3_gelu"], "if (top + row + r < s.h && left + column < s.w)\n            put(y", "if (left + column < s.w)\n            put(y"),
+    "depthwise_wide_halo": ("depthwise", ["3x3_gelu"], "    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>(",
+                            "    load_tile<TH + 2 * HALF + 9, TW + 2 * HALF, LD>("),
+    "depthwise_narrow_halo": ("depthwise", ["3x3_gelu"], "    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>(",
+                              "    load_tile<TH + 2 * HALF, TW + 2 * HALF - 1, LD>("),
+    "depthwise_no_edge_test": ("depthwise", ["3x3_gelu"], "y >= 0 && y < h && x >= 0 && x < w ?",
+                               "y >= 0 && y < h && x < w ?"),
+    "depthwise_output_beyond": ("depthwise", ["3x3_gelu"], "if (top + row + r < s.h && left + column < s.w)\n          "
+                                                           "  put(y", "if (left + column < s.w)\n            put(y"),
     "depthwise_early_return": ("depthwise", ["3x3_gelu"], "    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>(",
-                               "    if (left + int(threadIdx.x % TW) >= s.w) return;\n    load_tile<TH + 2 * HALF, TW + 2 * HALF, LD>("),
-    "msca_reach": ("msca", ["odd"], "constexpr int MAX_STRIPS = 8, REACH = 10,", "constexpr int MAX_STRIPS = 8, REACH = 8,"),
-    "msca_bias_outside": ("msca", ["odd"], "y >= 0 && y < p.h ? sums[e] : 0.0f;\n    }\n}\n\n// Adds", "sums[e];\n    }\n}\n\n// Adds"),
+                               "    if (left + int(threadIdx.x % TW) >= s.w) return;\n    load_tile<TH + 2 * HALF, TW "
+                               "+ 2 * HALF, LD>("),
+    "msca_reach": ("msca", ["odd"], "constexpr int MAX_STRIPS = 8, REACH = 10,",
+                   "constexpr int MAX_STRIPS = 8, REACH = 8,"),
+    "msca_bias_outside": ("msca", ["odd"], "y >= 0 && y < p.h ? sums[e] : 0.0f;\n    }\n}\n\n// Adds",
+                          "sums[e];\n    }\n}\n\n// Adds"),
     "argmax_output_beyond": ("upsample_argmax", ["odd"], "if (at >= n * p.height * p.width) return;", ""),
     "gemm_edge": ("pointwise", ["odd"], "e * at.ds < side_left && e * at.dd < depth_left ?", "e * at.ds < side_left ?"),
-    "norm_pixels_beyond": ("norm", ["position_many"], "if (first + e * THREADS < from.s.p) body", "if (first + e * THREADS < from.s.p + 1) body"),
-    "norm_run_beyond": ("norm", ["batch_odd"], "v[e] = i < count ? to_float(x[i]) : 0.0f;", "v[e] = i <= count ? to_float(x[i]) : 0.0f;"),
+    "norm_pixels_beyond": ("norm", ["position_many"], "if (first + e * THREADS < from.s.p) body",
+                           "if (first + e * THREADS < from.s.p + 1) body"),
+    "norm_run_beyond": ("norm", ["batch_odd"], "v[e] = i < count ? to_float(x[i]) : 0.0f;",
+                        "v[e] = i <= count ? to_float(x[i]) : 0.0f;"),
     "norm_pivot_left_out": ("norm", ["batch_long_rows"], "from[2] + 2 * off * from[1] + count * off * off", "from[2]"),
     "norm_wrong_statistic": ("norm", ["position_odd"], "from.s.position ? set + p : set", "set"),
     "attention_keys_beyond": ("attention", ["odd"], "row + i < s.l && key < s.m ? from", "row + i < s.l ? from"),
     "attention_no_fading": ("attention", ["several_blocks"], "sums[i][j] *= fade;", ";"),
-    "attention_queries_beyond": ("attention", ["windows_small"], "if (row < s.l && key < s.m) parts", "if (key < s.m) parts"),
+    "attention_queries_beyond": ("attention", ["windows_small"], "if (row < s.l && key < s.m) parts",
+                                 "if (key < s.m) parts"),
     "warp_divergence": ("upsample_cross_entropy", ["odd"], "if (threadIdx.x % WARP == 0) room[i * 8",
-                        "if (threadIdx.x % WARP < 3) __shfl_xor_sync(ALL_LANES, total, 1);\n        if (threadIdx.x % WARP == 0) room[i * 8"),
+                        "if (threadIdx.x % WARP < 3) __shfl_xor_sync(ALL_LANES, total, 1);\n        if (threadIdx.x % "
+                        "WARP == 0) room[i * 8"),
 }
 
 
@@ -268,14 +282,17 @@ def test_planted_faults_are_caught(fault, emulate):
     kernel, names, old, new = FAULTS[fault]
     text = _spliced(emulation.OPS / kernel / "cuda.cuh")
     assert text.count(old) >= 1, f"{fault}: the text to change is gone from {kernel}"
-    assert _caught(kernel, [c for c in _small(kernel) if c.name in names], text.replace(old, new), emulate), f"{fault} went unnoticed"
+    assert _caught(kernel, [c for c in _small(kernel) if c.name in names], text.replace(old, new),
+                   emulate), f"{fault} went unnoticed"
 
 
 BARRIERS = {   # file: the kernel that shows its barriers, and its cases that reach them
     "attention": ("attention", ["odd", "spatial_reduction", "several_blocks"]),
-    "cuda_base.cuh": ("depthwise", ["5x5_no_padding"]), "cuda_depthwise.cuh": ("depthwise", ["3x3_gelu"]), "cuda_gemm.cuh": ("pointwise", ["odd", "many_classes"]),
-    "layer_norm": ("layer_norm", ["odd"]), "linear": ("linear", ["odd"]),
-    "msca": ("msca", ["odd"]), "norm": ("norm", ["batch_odd", "batch_long_rows", "position_odd"]), "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
+    "cuda_base.cuh": ("depthwise", ["5x5_no_padding"]), "cuda_depthwise.cuh": ("depthwise", ["3x3_gelu"]),
+    "cuda_gemm.cuh": ("pointwise", ["odd", "many_classes"]), "layer_norm": ("layer_norm", ["odd"]),
+    "linear": ("linear", ["odd"]),
+    "msca": ("msca", ["odd"]), "norm": ("norm", ["batch_odd", "batch_long_rows", "position_odd"]),
+    "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
 
 
 def _barrier_list():
@@ -283,7 +300,8 @@ def _barrier_list():
     for file, (kernel, _) in BARRIERS.items():
         text = _spliced(emulation.OPS / kernel / "cuda.cuh")
         for i in range(len(_barriers(text, file))):
-            yield pytest.param(file, i, id=f"{file}-{i}", marks=[] if file == "cuda_depthwise.cuh" else [pytest.mark.slow])
+            yield pytest.param(file, i, id=f"{file}-{i}", marks=[] if file == "cuda_depthwise.cuh"
+                               else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize("file, number", list(_barrier_list()))
@@ -291,27 +309,33 @@ def test_a_missing_barrier_is_caught(file, number, emulate):
     kernel, names = BARRIERS[file]
     text = _spliced(emulation.OPS / kernel / "cuda.cuh")
     at = _barriers(text, file)[number]
-    caught = _caught(kernel, [c for c in _small(kernel) if c.name in names], text[:at] + text[at + len("__syncthreads();"):], emulate)
+    caught = _caught(kernel, [c for c in _small(kernel) if c.name in names],
+                     text[:at] + text[at + len("__syncthreads();"):], emulate)
     assert caught, f"{file}: nothing went wrong without the barrier after {text[:at].splitlines()[-2].strip()!r}"
 
 
-# ---- launches -----------------------------------------------------------------------------------------------------------
+# ---- launches --------------------------------------------------------------------------------------------------------
 def _calls(h, w):
     """symbol -> scalars of large and small calls on planes of h x w."""
     strips = [3, 5, 7, 11, 21]
-    return [("depthwise", "forward", [2, 64, h, w, h, w, 3, 3, 1, 1, 1, 1, 1, 1, 1]), ("depthwise", "backward", [2, 64, h, w, h, w, 3, 3, 1, 1, 1, 1, 1, 1, 1]),
-            ("depthwise", "backward", [2, 64, h, w, h, w, 7, 7, 1, 1, 3, 3, 1, 1, 1]), ("msca", "forward", [2, 64, h, w, *strips]),
-            ("msca", "backward", [2, 64, h, w, *strips]), ("msca", "backward", [2, 64, h, w, 1, 3, 9]), ("mix_ffn", "forward", [2, 64, 512, 64, h, w]),
-            ("mix_ffn", "backward", [2, 64, 512, 64, h, w]), ("pointwise", "forward", [2, 64, 150, h * w, 1]), ("pointwise", "backward", [2, 64, 150, h * w, 1]),
-            ("nmf", "forward", [1, 512, h * w, 64, 7, 1, 1e-6, 0, 1]), ("nmf", "backward", [1, 512, h * w, 16, 6, 1, 1e-6, 0, 1]),
-            ("norm", "forward", [2, 64, h * w, 0, 1, 1e-5]), ("norm", "backward", [2, 64, h * w, 8, 2, 1e-5]),
-            ("norm", "position_forward", [2, 64, h * w, 0, 0, 1e-5]), ("norm", "position_backward", [2, 64, h * w, 0, 2, 1e-5]),
+    return [("depthwise", "forward", [2, 64, h, w, h, w, 3, 3, 1, 1, 1, 1, 1, 1, 1]),
+            ("depthwise", "backward", [2, 64, h, w, h, w, 3, 3, 1, 1, 1, 1, 1, 1, 1]),
+            ("depthwise", "backward", [2, 64, h, w, h, w, 7, 7, 1, 1, 3, 3, 1, 1, 1]),
+            ("msca", "forward", [2, 64, h, w, *strips]), ("msca", "backward", [2, 64, h, w, *strips]),
+            ("msca", "backward", [2, 64, h, w, 1, 3, 9]), ("mix_ffn", "forward", [2, 64, 512, 64, h, w]),
+            ("mix_ffn", "backward", [2, 64, 512, 64, h, w]), ("pointwise", "forward", [2, 64, 150, h * w, 1]),
+            ("pointwise", "backward", [2, 64, 150, h * w, 1]),
+            ("nmf", "forward", [1, 512, h * w, 64, 7, 1, 1e-6, 0, 1]),
+            ("nmf", "backward", [1, 512, h * w, 16, 6, 1, 1e-6, 0, 1]), ("norm", "forward", [2, 64, h * w, 0, 1, 1e-5]),
+            ("norm", "backward", [2, 64, h * w, 8, 2, 1e-5]), ("norm", "position_forward", [2, 64, h * w, 0, 0, 1e-5]),
+            ("norm", "position_backward", [2, 64, h * w, 0, 2, 1e-5]),
             ("attention", "forward", [2, h * w, -(-h // 8) * -(-w // 8), 3, 40, 160, 0, 0.125, 0, 2, 1]),
             ("attention", "backward", [2, h * w, -(-h // 8) * -(-w // 8), 3, 40, 40, 2, 0.125, 0, 0, 0]),
             ("attention", "backward", [128, 49, 49, 3, 32, 32, 3, 0.125, 1, 64, 49]),
             ("linear", "forward", [2, h * w, 96, 384, 1]), ("linear", "backward", [2, h * w, 96, 10, 0]),
             ("layer_norm", "forward", [2 * h * w, 96, 1e-5]), ("layer_norm", "backward", [2 * h * w, 96, 1e-5]),
-            ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]), ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
+            ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]),
+            ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
             ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 1, 3]),
             ("upsample_cross_entropy", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 255, 0, 0, 1])]
 
@@ -322,15 +346,17 @@ def test_launches_are_what_a_device_accepts(h, w):
         for dtype in cuda_library.DTYPES[:2]:
             launches, error = emulation.Emulator(_library(kernel)).dry(f"jseg_{kernel}_{name}_{dtype}", scalars)
             assert launches and not error, f"{kernel} {name} {h}x{w}: {error or 'nothing was launched'}"
-            assert all(1 <= blocks < 2 ** 31 and threads in (64, 128, 256) for _, blocks, threads, _ in launches), launches
+            assert all(1 <= blocks < 2 ** 31 and threads in (64, 128, 256)
+                       for _, blocks, threads, _ in launches), launches
 
 
 def test_an_impossible_grid_is_refused():
-    launches, error = emulation.Emulator(_library("upsample_argmax")).dry("jseg_upsample_argmax_run_float32", [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 2])
+    launches, error = emulation.Emulator(_library("upsample_argmax")).dry("jseg_upsample_argmax_run_float32",
+                                                                          [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 2])
     assert "a grid of" in error, launches
 
 
-# ---- dispatch -----------------------------------------------------------------------------------------------------------
+# ---- dispatch --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kernel", ops.KERNELS)
 def test_auto_takes_the_cuda_kernel_on_a_gpu(kernel, emulate, monkeypatch):
     emulator = emulate(emulation.Emulator(_library(kernel)))
@@ -346,7 +372,8 @@ def test_auto_takes_the_cuda_kernel_on_a_gpu(kernel, emulate, monkeypatch):
 def test_impl_cuda_is_refused_without_a_gpu():
     if jt.flags.use_cuda:
         pytest.skip("there is a GPU")
-    with pytest.raises(common.KernelError, match="msca: there is no CUDA kernel that could run here, jt.flags.use_cuda is 0"):
+    with pytest.raises(common.KernelError,
+                       match="msca: there is no CUDA kernel that could run here, jt.flags.use_cuda is 0"):
         common.pick("cuda", "msca")
 
 

@@ -12,7 +12,8 @@ USES = [("y",), ("again",), ("more",), ("y", "again", "more")]
 
 
 @pytest.mark.parametrize("uses", USES, ids="+".join)
-@pytest.mark.parametrize("options", [{"over": "batch"}, {"over": "group", "groups": 2, "activation": "gelu"}, {"over": "position", "activation": "relu"}],
+@pytest.mark.parametrize("options", [{"over": "batch"}, {"over": "group", "groups": 2, "activation": "gelu"},
+                                     {"over": "position", "activation": "relu"}],
                          ids=lambda options: options["over"])
 @pytest.mark.parametrize("impl", ["jittor", "cpu", "cuda"])
 def test_gradients_of_every_use_are_added_up(impl, options, uses, monkeypatch, rng):
@@ -21,7 +22,8 @@ def test_gradients_of_every_use_are_added_up(impl, options, uses, monkeypatch, r
         monkeypatch.setattr(cuda_library, "cuda_op", emulation.Emulator(emulation.build("norm")))
     monkeypatch.setattr(jt.flags, "lazy_execution", 0)
     shape = (2, 4, 3, 5)
-    arrays = {"x": rng.standard_normal(shape), "weight": rng.uniform(0.5, 1.5, 4), "bias": rng.standard_normal(4), "residual": rng.standard_normal(shape)}
+    arrays = {"x": rng.standard_normal(shape), "weight": rng.uniform(0.5, 1.5, 4), "bias": rng.standard_normal(4),
+              "residual": rng.standard_normal(shape)}
     slopes = {use: rng.standard_normal(shape) for use in uses}
     tensors = {name: jt.array(a.astype(np.float32)) for name, a in arrays.items()}
     y, _, _, again, more = norm(**tensors, **options, fork=True, impl=impl)
@@ -31,4 +33,5 @@ def test_gradients_of_every_use_are_added_up(impl, options, uses, monkeypatch, r
     want = reference.backward(sum(slopes[use] for use in uses if use != "more") + np.zeros(shape), **arrays, **options)
     want["x"] = want["x"] + slopes.get("more", 0)
     for name, expected in want.items():
-        np.testing.assert_allclose(got[name], expected, rtol=0, atol=2e-6 * max(1.0, np.abs(expected).max()), err_msg=f"{impl} {options} {uses} d{name}")
+        np.testing.assert_allclose(got[name], expected, rtol=0, atol=2e-6 * max(1.0, np.abs(expected).max()),
+                                   err_msg=f"{impl} {options} {uses} d{name}")

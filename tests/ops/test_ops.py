@@ -1,6 +1,7 @@
 """Every folder of jseg/ops against its float64 reference: forward, every gradient, repeatability, central differences.
 
-A new kernel folder is found by its `cases.py`; nothing here names a kernel. What a folder offers: `jseg.ops.common.Case`.
+A new kernel folder is found by its `cases.py`; nothing here names a kernel. What a folder offers:
+`jseg.ops.common.Case`.
 """
 
 import importlib
@@ -40,12 +41,14 @@ def eager():
 def _inputs(kernel, case):
     """The case's arguments in float64, rounded to float32 first so that every impl gets the reference's numbers."""
     inputs = _parts(kernel)[0].make(case, np.random.default_rng(7))
-    return {k: v.astype(np.float32).astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for k, v in inputs.items()}
+    return {k: v.astype(np.float32).astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v
+            for k, v in inputs.items()}
 
 
 def _vars(inputs):
     kinds = {"f": np.float32, "i": np.int32, "u": np.int32}
-    return {k: jt.array(np.ascontiguousarray(v.astype(kinds[v.dtype.kind]))) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+    return {k: jt.array(np.ascontiguousarray(v.astype(kinds[v.dtype.kind]))) if isinstance(v, np.ndarray) else v
+            for k, v in inputs.items()}
 
 
 def _outputs(result):
@@ -69,7 +72,8 @@ def _run(kernel, case, impl):
     results = {f"out{i}": out.numpy() for i, out in enumerate(outs)}
     if names:
         loss = (outs[0] * jt.array(_dout(results["out0"]).reshape(outs[0].shape))).sum()
-        results.update((f"d{name}", g.numpy()) for name, g in zip(names, jt.grad(loss, [tensors[name] for name in names])))
+        results.update((f"d{name}", g.numpy())
+                       for name, g in zip(names, jt.grad(loss, [tensors[name] for name in names])))
     return results
 
 
@@ -113,8 +117,8 @@ def test_forward_and_gradients_match_the_reference(kernel, case, impl):
         error, index = _error(got[name], expected)
         limit = max(floor, 2 * _error(plain[name], expected)[0]) if impl != "jittor" else 50 * floor
         value = np.asarray(got[name]).reshape(np.shape(expected))[index]
-        assert error <= limit, (f"{kernel} {case.name} {impl} {name}: shape {np.shape(expected)}, relative error {error:.3e} > {limit:.3e} "
-                                f"at {index}: got {value}, expected {expected[index]}")
+        assert error <= limit, (f"{kernel} {case.name} {impl} {name}: shape {np.shape(expected)}, relative error "
+                                f"{error:.3e} > {limit:.3e} at {index}: got {value}, expected {expected[index]}")
 
 
 @pytest.mark.parametrize("kernel, case", PAIRS)
@@ -122,7 +126,8 @@ def test_second_run_is_identical(kernel, case):
     impl = "cpu" if (FOLDER / kernel / "cpu.cc").exists() else "jittor"
     first, second = _cached(_run, impl, kernel, case, impl), _run(kernel, case, impl)
     for name in first:
-        assert np.array_equal(first[name], second[name], equal_nan=True), f"{kernel} {case.name} {name}: the second run differs"
+        assert np.array_equal(first[name], second[name],
+                              equal_nan=True), f"{kernel} {case.name} {name}: the second run differs"
 
 
 @pytest.mark.parametrize("kernel, case", PAIRS)
@@ -139,10 +144,12 @@ def test_reference_gradients_match_central_differences(kernel, case):
     grads, rng, step = reference.backward(dout, **inputs), np.random.default_rng(3), 1e-6
     for name in names:
         direction = rng.standard_normal(inputs[name].shape) * (inputs[name] != 0)
-        ends = [np.asarray(_outputs(reference.forward(**{**inputs, name: inputs[name] + s * direction}))[0]) for s in (step, -step)]
+        ends = [np.asarray(_outputs(reference.forward(**{**inputs, name: inputs[name] + s * direction}))[0])
+                for s in (step, -step)]
         numeric, exact = float(((ends[0] - ends[1]) * dout).sum()) / (2 * step), float((grads[name] * direction).sum())
         scale = max(abs(exact), float(np.abs(grads[name] * direction).sum()), 1e-6)
-        assert abs(numeric - exact) <= 1e-5 * scale, f"{kernel} {case.name} d{name}: central difference {numeric}, reference {exact}"
+        assert abs(numeric - exact) <= 1e-5 * scale, (f"{kernel} {case.name} d{name}: central difference {numeric}, "
+                                                      f"reference {exact}")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -2,8 +2,8 @@
 
     python tests/parity/compare_jseg.py FOLDER         after compare_mmseg.py; writes FOLDER/result.json
 
-The weights reach jseg through the converted file alone. Dropout and drop path are set to 0 in the converted config, and the factorisation
-starts from the bases of segnext_cases.py, as on the other side.
+The weights reach jseg through the converted file alone. Dropout and drop path are set to 0 in the converted config, and
+the factorisation starts from the bases of segnext_cases.py, as on the other side.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ class Side:
         self.state, meta = load_weights(self.conversion.out)
         block = meta["config"]["model"]
         block["backbone"]["drop_path_rate"] = block["decode_head"]["dropout_ratio"] = 0.0
-        NMF2D.starting_bases = lambda this, batch: jt.array(shared.bases((batch * this.spatial, this.dimension, this.rank))).stop_grad()
+        NMF2D.starting_bases = lambda this, batch: jt.array(
+            shared.bases((batch * this.spatial, this.dimension, this.rank))).stop_grad()
         self.model = build_model(block)
 
     def group(self, name: str) -> dict[str, np.ndarray]:
         """Entries of the reference below `name/`."""
-        return {key.partition("/")[2]: self.reference[key] for key in self.reference.files if key.startswith(name + "/")}
+        return {key.partition("/")[2]: self.reference[key]
+                for key in self.reference.files if key.startswith(name + "/")}
 
     def load(self) -> None:
         """The converted weights, strictly."""
@@ -76,7 +78,8 @@ class Side:
         """Equal keys and parameter counts."""
         from jseg.layers import count_parameters
         count = count_parameters(self.model)
-        return {"parameters": count, "keys equal": sorted(self.state) == sorted(self.facts["keys"]) and count == self.facts["parameters"]}
+        return {"parameters": count, "keys equal": sorted(self.state) == sorted(self.facts["keys"])
+                and count == self.facts["parameters"]}
 
     def training(self) -> dict:
         """One training-mode step."""
@@ -91,8 +94,8 @@ class Side:
         worst = max(errors, key=errors.get)
         state, running = self.model.state_dict(), self.group("running")
         loss = float(self.reference["loss"])
-        return {"loss": abs(values["decode.loss_ce"].item() - loss) / loss, "gradients": errors[worst], "worst gradient": worst,
-                "gradients compared": len(errors),
+        return {"loss": abs(values["decode.loss_ce"].item() - loss) / loss, "gradients": errors[worst],
+                "worst gradient": worst, "gradients compared": len(errors),
                 "running statistics": max(error_of(state[key].numpy(), value) for key, value in running.items())}
 
     def trajectory(self) -> dict:
@@ -105,7 +108,8 @@ class Side:
         optimizer = build_optimizer(self.model, {"type": "SGD", "lr": self.job["lr"], "momentum": self.job["momentum"]})
         losses = []
         for step in range(self.job["steps"]):
-            loss = self.model.loss(jt.array(self.reference[f"step_pictures/{step}"]), jt.array(self.reference[f"step_labels/{step}"]))["loss"]
+            loss = self.model.loss(jt.array(self.reference[f"step_pictures/{step}"]),
+                                   jt.array(self.reference[f"step_labels/{step}"]))["loss"]
             optimizer.accumulate(loss)
             optimizer.step(optimizer.lrs)
             losses.append(loss.item())
@@ -113,9 +117,11 @@ class Side:
         ends = {key: value.numpy() for key, value in named_parameters(self.model).items()}
         theirs, exact, expected = self.group("trained"), self.group("exact"), self.reference["exact_losses"]
         way, drift, torch_drift = distance(exact, start), losses - expected, self.reference["trained_losses"] - expected
-        return {"trajectory losses": float(np.max(np.abs(drift) / expected)), "trajectory weights": distance(ends, exact) / way,
-                "torch losses": float(np.max(np.abs(torch_drift) / expected)), "torch weights": distance(theirs, exact) / way,
-                "loss differences": short(drift), "torch loss differences": short(torch_drift),
+        return {"trajectory losses": float(np.max(np.abs(drift) / expected)),
+                "trajectory weights": distance(ends, exact) / way,
+                "torch losses": float(np.max(np.abs(torch_drift) / expected)),
+                "torch weights": distance(theirs, exact) / way, "loss differences": short(drift),
+                "torch loss differences": short(torch_drift),
                 "first and last loss": [float(expected[0]), float(expected[-1])]}
 
     def inference(self) -> dict:
@@ -144,7 +150,8 @@ def main(folder: pathlib.Path) -> None:
     with jt.flag_scope(lazy_execution=0):
         side = Side(folder)
         result = {"versions": side.facts["versions"], "converted from": side.conversion.origin["family"],
-                  "md_r": side.conversion.origin["md_r"], **side.keys(), **side.inference(), **side.training(), **side.trajectory()}
+                  "md_r": side.conversion.origin["md_r"], **side.keys(), **side.inference(), **side.training(),
+                  **side.trajectory()}
     result["seconds"] = round(time.time() - start)
     (folder / "result.json").write_text(json.dumps(result, indent=1))
 

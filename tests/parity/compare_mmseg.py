@@ -1,11 +1,13 @@
-"""The reference side of one comparison of compare.py. Runs under a Python with PyTorch and mmsegmentation 1.2.2, without jseg.
+"""The reference side of one comparison of compare.py.
+Runs under a Python with PyTorch and mmsegmentation 1.2.2, without jseg.
 
     python tests/parity/compare_mmseg.py FOLDER [--checkpoint-only]        FOLDER/job.json says what; see configs.yaml
 
-mmsegmentation builds the model from its own config, every parameter and buffer gets random values, and the checkpoint is saved as its
-runner saves it (FOLDER/checkpoint.pth). Dropout and drop path are off in what follows; the factorisation starts from the bases of
-segnext_cases.py. FOLDER/reference.npz then holds the inputs and: training loss, every gradient and running statistic of one step, losses
-and weights of a run of SGD, evaluation logits, label maps of whole and slide inference and of test-time augmentation.
+mmsegmentation builds the model from its own config, every parameter and buffer gets random values, and the checkpoint
+is saved as its runner saves it (FOLDER/checkpoint.pth). Dropout and drop path are off in what follows; the
+factorisation starts from the bases of segnext_cases.py. FOLDER/reference.npz then holds the inputs and: training loss,
+every gradient and running statistic of one step, losses and weights of a run of SGD, evaluation logits, label maps of
+whole and slide inference and of test-time augmentation.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def value_of(key: str, shape) -> np.ndarray:
 def load(network) -> None:
     """Give every parameter and buffer its random value, step counters too."""
     import torch
-    state = {key: torch.tensor(len(key)) if key.endswith("num_batches_tracked") else torch.from_numpy(value_of(key, value.shape))
+    state = {key: torch.tensor(len(key)) if key.endswith("num_batches_tracked")
+             else torch.from_numpy(value_of(key, value.shape))
              for key, value in network.state_dict().items()}
     network.load_state_dict(state)
 
@@ -50,7 +53,8 @@ def build(job: dict, configs: pathlib.Path):
     model = copy.deepcopy(config.model)  # the saved config stays as it is
     model.data_preprocessor, model.backbone.init_cfg, model.backbone.drop_path_rate = None, None, 0.0
     model.decode_head.dropout_ratio = 0.0
-    NMF2D._build_bases = lambda self, b, s, d, r, device=None: torch.from_numpy(shared.bases((b * s, d, r)).copy()).to(torch.get_default_dtype())
+    NMF2D._build_bases = lambda self, b, s, d, r, device=None: torch.from_numpy(shared.bases((b * s, d, r)).copy()).to(
+        torch.get_default_dtype())
     network = MODELS.build(model)
     load(network)
     return network, config
@@ -63,13 +67,14 @@ def save(network, config, form: str, path: pathlib.Path) -> None:
     from mmseg.datasets import ADE20KDataset
     info, state = ADE20KDataset.METAINFO, network.state_dict()
     if form == "authors":
-        state = collections.OrderedDict((key.replace(".mlp.dwconv.", ".mlp.dwconv.dwconv."), value) for key, value in state.items())
+        state = collections.OrderedDict((key.replace(".mlp.dwconv.", ".mlp.dwconv.dwconv."), value)
+                                        for key, value in state.items())
         torch.save({"meta": {"CLASSES": info["classes"], "PALETTE": info["palette"]}, "state_dict": state}, path)
         return
     hub = mmengine.MessageHub.get_instance("parity")
     hub.update_scalar("train/loss", 1.0)
-    meta = {"mmengine_version": mmengine.__version__, "cfg": config.pretty_text, "dataset_meta": dict(info), "iter": 7, "epoch": 0,
-            "seed": 0, "experiment_name": "parity", "time": "20230101_000000"}
+    meta = {"mmengine_version": mmengine.__version__, "cfg": config.pretty_text, "dataset_meta": dict(info),
+            "iter": 7, "epoch": 0, "seed": 0, "experiment_name": "parity", "time": "20230101_000000"}
     torch.save({"meta": meta, "state_dict": state, "message_hub": hub.state_dict()}, path)
 
 
@@ -78,10 +83,12 @@ def inputs(side: int, classes: int, step: int = 0) -> tuple[np.ndarray, np.ndarr
     shape = (2, side, side)
     rows, columns = np.meshgrid(np.linspace(0, 5, side), np.linspace(0, 7, side), indexing="ij")
     phase = shared.numbers(f"phase{step}", (2, 3))[..., None, None]
-    pictures = np.sin(2 * rows * (1 + phase)) + np.cos(columns * (1 - phase)) + 0.3 * shared.numbers(f"noise{step}", (2, 3, side, side))
+    pictures = np.sin(2 * rows * (1 + phase)) + np.cos(columns * (1 - phase)) + 0.3 * shared.numbers(
+        f"noise{step}", (2, 3, side, side))
     blocks = np.abs(shared.numbers(f"labels{step}", (2, side // 8, side // 8)) * 1000).astype(np.int64) % classes
     labels = np.kron(blocks, np.ones((8, 8), np.int64))
-    return pictures.astype(np.float32), np.where(shared.numbers(f"ignored{step}", shape) > 1.3, 255, labels).astype(np.int32)
+    return pictures.astype(np.float32), np.where(shared.numbers(f"ignored{step}", shape) > 1.3, 255,
+                                                 labels).astype(np.int32)
 
 
 def training_step(network, side: int, out: dict) -> None:
@@ -97,7 +104,9 @@ def training_step(network, side: int, out: dict) -> None:
 
 
 def trajectory(network, job: dict, out: dict, *, exact: bool = False) -> None:
-    """Losses of a run of SGD and the weights at its end; `exact` runs it in float64, to see how much float32 itself strays."""
+    """Losses of a run of SGD and the weights at its end;
+    `exact` runs it in float64, to see how much float32 itself strays.
+    """
     import torch
     load(network)
     if exact:
@@ -108,7 +117,8 @@ def trajectory(network, job: dict, out: dict, *, exact: bool = False) -> None:
     for step in range(job["steps"]):
         pictures, labels = inputs(job["size"], network.num_classes, step)
         optimizer.zero_grad()
-        loss = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), samples([{}] * 2, labels))["decode.loss_ce"]
+        loss = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()),
+                            samples([{}] * 2, labels))["decode.loss_ce"]
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -124,7 +134,8 @@ def views_of(pictures: np.ndarray) -> list[tuple[np.ndarray, list[dict]]]:
     """Whole pictures, mirrored, and cut: three views for test-time augmentation."""
     side = pictures.shape[-1]
     cut = np.ascontiguousarray(pictures[:, :, side // 8:, :side - side // 4])
-    plain = {"ori_shape": (side - 9, side + 5), "img_shape": (side, side), "pad_shape": (side, side), "padding_size": [0, 0, 0, 0]}
+    plain = {"ori_shape": (side - 9, side + 5), "img_shape": (side, side), "pad_shape": (side, side),
+             "padding_size": [0, 0, 0, 0]}
     smaller = {**plain, "img_shape": cut.shape[2:], "pad_shape": cut.shape[2:]}
     mirrored = {**plain, "flip": True, "flip_direction": "horizontal"}
     return [(pictures, [plain] * 2), (np.ascontiguousarray(pictures[..., ::-1]), [mirrored] * 2), (cut, [smaller] * 2)]
@@ -149,7 +160,8 @@ def inference(network, job: dict, out: dict) -> dict:
         out["logits"] = network(torch.from_numpy(pictures), mode="tensor").numpy()
         found = [network.predict(torch.from_numpy(p), samples([{**m, "img_path": ""} for m in ms])) for p, ms in views]
     merged = SegTTAModel.merge_preds(types.SimpleNamespace(module=network), [list(view) for view in zip(*found)])
-    maps = {"TTA": [sample.pred_sem_seg.data.numpy().astype(np.uint8) for sample in merged], "whole": label_maps(network, pictures, metas)}
+    maps = {"TTA": [sample.pred_sem_seg.data.numpy().astype(np.uint8) for sample in merged],
+            "whole": label_maps(network, pictures, metas)}
     network.test_cfg.update(slide)
     maps["slide"] = label_maps(network, pictures, metas)
     out.update({f"{mode}/{i}": labels for mode, pair in maps.items() for i, labels in enumerate(pair)})

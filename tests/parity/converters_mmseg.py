@@ -4,8 +4,8 @@ Run by hand where mmsegmentation, SciPy, nibabel and cityscapesscripts are insta
 
     python tests/parity/converters_mmseg.py [NAME ...]
 
-Each script must give the same files with the same pixels; the deliberate differences are listed in `EXCUSED` with their reasons, and in
-docs/datasets.md. Exit status 1 if anything else differs. The fakes are those of tests/data/prepare.
+Each script must give the same files with the same pixels; the deliberate differences are listed in `EXCUSED` with their
+reasons, and in docs/datasets.md. Exit status 1 if anything else differs. The fakes are those of tests/data/prepare.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from jseg.data.prepare import Settings
 
 FAKES = {**fake_raw.FAKES, **fake_tiles.FAKES, **fake_more.FAKES}
 SHARED = pathlib.Path(os.environ.get("JSEG_TEST_DATA", ROOT.parent / "shared" / "data")) / "raw"
-LENGTHS = {"coco_stuff10k": {"COCO_LEN": 4}, "coco_stuff164k": {"COCO_LEN": 5}, "voc_aug": {"AUG_LEN": 4}}  # asserted in the scripts
+# asserted in the scripts
+LENGTHS = {"coco_stuff10k": {"COCO_LEN": 4}, "coco_stuff164k": {"COCO_LEN": 5}, "voc_aug": {"AUG_LEN": 4}}
 # How the faked tree must be renamed to be what MMSegmentation's script reads: (pattern, replacement); "" drops a file.
 LAYOUT = {
     "cityscapes": [(r"^[^/]+\.zip/", "")],
@@ -49,25 +50,29 @@ LAYOUT = {
 }
 # Words of the script's command line; {raw} and {out} are folders.
 WORDS = {
-    "cityscapes": "{raw} -o {out}", "coco_stuff10k": "{raw} -o {out} --nproc 1", "coco_stuff164k": "{raw} -o {out} --nproc 1",
-    "voc_aug": "{raw}/VOCdevkit {raw}/benchmark_RELEASE -o {out}", "isaid": "{raw} -o {out} --patch_width 16 --patch_height 16 --overlap_area 4",
+    "cityscapes": "{raw} -o {out}", "coco_stuff10k": "{raw} -o {out} --nproc 1",
+    "coco_stuff164k": "{raw} -o {out} --nproc 1", "voc_aug": "{raw}/VOCdevkit {raw}/benchmark_RELEASE -o {out}",
+    "isaid": "{raw} -o {out} --patch_width 16 --patch_height 16 --overlap_area 4",
     "pascal_context": "{raw}/VOCdevkit {raw}/trainval_merged.json -o {out}", "loveda": "{raw} -o {out}",
-    "potsdam": "{raw} -o {out} --clip_size 16 --stride_size 8", "vaihingen": "{raw} -o {out} --clip_size 16 --stride_size 8",
-    "levircd": "--dataset_path {raw} -o {out} --clip_size 16 --stride_size 16", "chase_db1": "{raw}/CHASEDB1.zip -o {out}",
-    "drive": "{raw}/training.zip {raw}/test.zip -o {out}", "nyu": "{raw}/nyu.zip -o {out}", "refuge": "--raw_data_root {raw} -o {out}",
-    "stare": "{raw}/stare-images.tar {raw}/labels-ah.tar {raw}/labels-vk.tar -o {out}", "synapse": "--dataset-path {raw} --save-path {out}",
-    "real_isaid": "{raw} -o {out}",
-    "hrf": "{raw}/healthy.zip {raw}/healthy_manualsegm.zip {raw}/glaucoma.zip {raw}/glaucoma_manualsegm.zip {raw}/diabetic_retinopathy.zip "
-           "{raw}/diabetic_retinopathy_manualsegm.zip -o {out}"}
+    "potsdam": "{raw} -o {out} --clip_size 16 --stride_size 8",
+    "vaihingen": "{raw} -o {out} --clip_size 16 --stride_size 8",
+    "levircd": "--dataset_path {raw} -o {out} --clip_size 16 --stride_size 16",
+    "chase_db1": "{raw}/CHASEDB1.zip -o {out}", "drive": "{raw}/training.zip {raw}/test.zip -o {out}",
+    "nyu": "{raw}/nyu.zip -o {out}", "refuge": "--raw_data_root {raw} -o {out}",
+    "stare": "{raw}/stare-images.tar {raw}/labels-ah.tar {raw}/labels-vk.tar -o {out}",
+    "synapse": "--dataset-path {raw} --save-path {out}", "real_isaid": "{raw} -o {out}",
+    "hrf": "{raw}/healthy.zip {raw}/healthy_manualsegm.zip {raw}/glaucoma.zip {raw}/glaucoma_manualsegm.zip "
+           "{raw}/diabetic_retinopathy.zip {raw}/diabetic_retinopathy_manualsegm.zip -o {out}"}
 # Files that differ on purpose: (pattern, reason).
 EXCUSED = {
     "cityscapes": [(r"^leftImg8bit/", "ours copies (or links) the pictures, upstream leaves them in the raw tree")],
     "voc_aug": [(r"^(JPEGImages|SegmentationClass)/", "ours makes a complete folder, upstream adds to the raw tree"),
-                (r"^SegmentationClassAug/2007_000039", "a VOC train mask that SBD lacks but trainaug.txt names: upstream leaves it out"),
+                (r"^SegmentationClassAug/2007_000039", "a VOC train mask that SBD lacks but trainaug.txt names: "
+                                                       "upstream leaves it out"),
                 (r"^ImageSets/Segmentation/(train|val)\.txt", "ours copies the lists")],
     "pascal_context": [(r"^JPEGImages/", "ours makes a complete folder, upstream adds to the raw tree")],
-    "isaid_odd": [(r"^(img|ann)_dir/train/P0001_", "a picture as wide as a tile and lower: upstream compares with < and >, so it is not filled "
-                   "up and the tile is cut from a negative row")],
+    "isaid_odd": [(r"^(img|ann)_dir/train/P0001_", "a picture as wide as a tile and lower: upstream compares with < "
+                   "and >, so it is not filled up and the tile is cut from a negative row")],
 }
 
 
@@ -77,7 +82,8 @@ def isaid_odd() -> fake_raw.Raw:
     img, mask = fake_raw.photo(5, 9, 16), fake_raw.labels(5, range(16), 9, 16)
     from fake_encode import encode
     raw.files["train/images/images.zip/images/P0001.png"] = encode(img, "png")
-    raw.files["train/Semantic_masks/images.zip/images/P0001_instance_color_RGB.png"] = encode(fake_raw.painted(mask, fake_tiles.ISAID), "png")
+    raw.files["train/Semantic_masks/images.zip/images/P0001_instance_color_RGB.png"] = encode(
+        fake_raw.painted(mask, fake_tiles.ISAID), "png")
     return raw
 
 
@@ -97,7 +103,8 @@ def real_isaid() -> fake_raw.Raw:
 def real_drive() -> fake_raw.Raw:
     """Real pictures in DRIVE's two archives."""
     files = {path.relative_to(SHARED / "drive") for path in SHARED.glob("drive/*/*/*.*")}
-    return fake_raw.Raw({f"{path.parts[0]}.zip/{path}": (SHARED / "drive" / path).read_bytes() for path in sorted(files)})
+    return fake_raw.Raw({f"{path.parts[0]}.zip/{path}": (SHARED / "drive" / path).read_bytes()
+                         for path in sorted(files)})
 
 
 def real_coco_stuff164k() -> fake_raw.Raw:
@@ -113,7 +120,9 @@ REAL = {"real_isaid": real_isaid, "real_drive": real_drive, "real_coco_stuff164k
 
 
 def detail_stub() -> types.ModuleType:
-    """Stands in for the PASCAL in Detail API: the two calls the script makes; run lengths are decoded by counting, not by our decoder."""
+    """Stands in for the PASCAL in Detail API: the two calls the script makes;
+    run lengths are decoded by counting, not by our decoder.
+    """
     import json
 
     class Detail:
@@ -169,7 +178,8 @@ def run_theirs(name: str, script: str, raw: pathlib.Path, out: pathlib.Path) -> 
     spec.loader.exec_module(module)
     for key, value in ({"COCO_LEN": 12} if name == "real_coco_stuff164k" else LENGTHS.get(script, {})).items():
         setattr(module, key, value)
-    if script == "isaid":  # it saves mode P without a palette, of which newer Pillow makes 1-bit files: give it the older Pillow's meaning
+    # it saves mode P without a palette, of which newer Pillow makes 1-bit files: give it the older Pillow's meaning
+    if script == "isaid":
         module.Image = types.SimpleNamespace(open=Image.open, fromarray=lambda array, mode=None: Image.fromarray(array))
     words, sys.argv = sys.argv, [str(path), *WORDS.get(name, WORDS[script]).format(raw=raw, out=out).split()]
     try:
@@ -221,7 +231,8 @@ def compare(name: str) -> list[str]:
         run_theirs(name, script, place / "raw_theirs", place / "theirs")
         middle = time.perf_counter()
         options = {**raw.options, **({"labels": "polygons"} if name == "cityscapes" else {})}
-        importlib.import_module(script).convert(place / "raw", place / "ours", Settings(1, partial=True, progress=False), **options)
+        importlib.import_module(script).convert(place / "raw", place / "ours",
+                                                Settings(1, partial=True, progress=False), **options)
         seconds = f"{time.perf_counter() - middle:.1f} s (one process), theirs {middle - start:.1f} s"
         ours = {str(path.relative_to(place / "ours")): path for path in (place / "ours").rglob("*") if path.is_file()
                 and not path.name.startswith(".")}
@@ -229,18 +240,21 @@ def compare(name: str) -> list[str]:
         faults = [f"only ours: {key}" for key in sorted(set(ours) - set(theirs))]
         faults += [f"only theirs: {key}" for key in sorted(set(theirs) - set(ours))]
         faults += [f"differs: {key}" for key in sorted(set(ours) & set(theirs)) if not same(ours[key], theirs[key])]
-        bare = [fault for fault in faults if not any(re.search(pattern, fault.split(": ", 1)[1]) for pattern, _ in EXCUSED.get(name, []))]
-        print(f"{name}: {len(ours)} files of ours, {len(theirs)} of theirs, {len(faults) - len(bare)} differ as stated, {len(bare)} otherwise; "
-              f"{seconds}")
+        bare = [fault for fault in faults if not any(re.search(pattern, fault.split(": ", 1)[1])
+                                                     for pattern, _ in EXCUSED.get(name, []))]
+        print(f"{name}: {len(ours)} files of ours, {len(theirs)} of theirs, {len(faults) - len(bare)} differ as "
+              f"stated, {len(bare)} otherwise; {seconds}")
         for pattern, reason in EXCUSED.get(name, []):
-            print(f"    stated: {pattern}: {reason} ({sum(bool(re.search(pattern, f.split(': ', 1)[1])) for f in faults)} files)")
+            print(f"    stated: {pattern}: {reason} "
+                  f"({sum(bool(re.search(pattern, f.split(': ', 1)[1])) for f in faults)} files)")
         return bare
 
 
 def main(names: list[str]) -> int:
     """Compare the named scripts, or all."""
     wrong = 0
-    everything = [name for name in WORDS if not name.startswith("real_")] + ["isaid_odd", *(REAL if SHARED.is_dir() else ())]
+    everything = [name for name in WORDS if not name.startswith("real_")] + [
+        "isaid_odd", *(REAL if SHARED.is_dir() else ())]
     for name in names or everything:
         for fault in compare(name)[:10]:
             print(f"    {fault}")

@@ -1,4 +1,6 @@
-"""How far two sets of gradients are apart; both sides of a comparison import it, so it needs NumPy alone."""
+"""What both sides of a comparison share: how far two sets of gradients are apart, and random numbers. It needs NumPy
+alone.
+"""
 
 from __future__ import annotations
 
@@ -18,3 +20,10 @@ def gradient_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) 
         apart = np.linalg.norm(ours[key].astype(np.float64) - value)
         found[key] = float(apart / max(norms[key], floor, 1e-6 * largest))
     return found
+
+
+def uniform(*shape) -> np.ndarray:
+    """Numbers in [0, 1), float32, that depend on the shape alone: what a model draws in training, alike on both sides.
+    """
+    shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    return np.random.RandomState(int(np.prod(shape)) % 2**32).random_sample(shape).astype(np.float32)

@@ -1,9 +1,10 @@
-"""Golden losses, gradients, pixel weights and scores from mmsegmentation 1.2.2 (needs PyTorch; run it with an environment that has both):
+"""Golden losses, gradients, pixel weights and scores from mmsegmentation 1.2.2 (needs PyTorch;
+run it with an environment that has both):
 
     python tests/parity/losses_mmseg.py
 
-writes losses_mmseg.npz beside itself. tests/test_losses.py and tests/test_metrics.py read it and fail when this script has
-changed since. `INPUTS` and `CASES` say what is computed; importing this file needs NumPy only.
+writes losses_mmseg.npz beside itself. tests/test_losses.py and tests/test_metrics.py read it and fail when this script
+has changed since. `INPUTS` and `CASES` say what is computed; importing this file needs NumPy only.
 """
 
 import hashlib
@@ -20,7 +21,9 @@ WEIGHT = [0.5, 1.0, 2.0, 0.25, 1.5]
 
 
 def inputs() -> dict[str, np.ndarray]:
-    """Return logits (2, 5, 3, 4), one-channel logits, labels (2, 7, 9) with and without ignored pixels, pixel weights."""
+    """Return logits (2, 5, 3, 4), one-channel logits,
+    labels (2, 7, 9) with and without ignored pixels, pixel weights.
+    """
     rng = np.random.default_rng(20240607)
     labels = rng.integers(0, K, (2, 7, 9)).astype(np.int32)
     labels[labels == 3] = 1  # class 3 never occurs
@@ -46,7 +49,8 @@ CASES = {
     "ce_nothing_non_ignored": ("CrossEntropyLoss", {"avg_non_ignore": True}, {"labels": "nothing"}),
     "bce": ("CrossEntropyLoss", {"use_sigmoid": True}, {}),
     "bce_non_ignored": ("CrossEntropyLoss", {"use_sigmoid": True, "avg_non_ignore": True}, {}),
-    "bce_one": ("CrossEntropyLoss", {"use_sigmoid": True, "class_weight": [3.0]}, {"logits": "one", "labels": "binary"}),
+    "bce_one": ("CrossEntropyLoss", {"use_sigmoid": True, "class_weight": [3.0]},
+                {"logits": "one", "labels": "binary"}),
     "dice": ("DiceLoss", {}, {}),
     "dice_softmax": ("DiceLoss", {"use_sigmoid": False, "loss_weight": 3.0}, {}),
     "dice_naive_sum": ("DiceLoss", {"use_sigmoid": False, "naive_dice": True, "reduction": "sum"}, {}),
@@ -59,9 +63,11 @@ CASES = {
     "lovasz_all": ("LovaszLoss", {"reduction": "none", "classes": "all", "class_weight": WEIGHT}, {}),
     "lovasz_list": ("LovaszLoss", {"reduction": "none", "classes": [0, 3]}, {}),
     "lovasz_image": ("LovaszLoss", {"per_image": True}, {}),
-    "lovasz_binary": ("LovaszLoss", {"reduction": "none", "loss_type": "binary"}, {"logits": "one", "labels": "binary"}),
+    "lovasz_binary": ("LovaszLoss", {"reduction": "none", "loss_type": "binary"},
+                      {"logits": "one", "labels": "binary"}),
     "tversky": ("TverskyLoss", {}, {}),
-    "tversky_weights": ("TverskyLoss", {"alpha": 0.7, "beta": 0.3, "smooth": 0.5, "class_weight": WEIGHT, "ignore_index": 1}, {}),
+    "tversky_weights": ("TverskyLoss",
+                        {"alpha": 0.7, "beta": 0.3, "smooth": 0.5, "class_weight": WEIGHT, "ignore_index": 1}, {}),
     "tversky_nothing": ("TverskyLoss", {}, {"labels": "nothing"}),
 }
 
@@ -92,14 +98,16 @@ def _focal(torch, losses, loss, logits, labels, ignore_index):
     flat, target = logits.permute(0, 2, 3, 1).reshape(-1, k), labels.reshape(-1)
     valid = (target != ignore_index).view(-1, 1)
     hot = torch.nn.functional.one_hot(torch.where(target == ignore_index, 0, target), k + 1)[:, :k]
-    return loss.loss_weight * py_sigmoid_focal_loss(flat, hot, gamma=loss.gamma, alpha=loss.alpha, class_weight=loss.class_weight,
+    return loss.loss_weight * py_sigmoid_focal_loss(flat, hot, gamma=loss.gamma, alpha=loss.alpha,
+                                                    class_weight=loss.class_weight,
                                                     valid_mask=valid, reduction=loss.reduction)
 
 
 def _one(torch, losses, data, kind, arguments, call):
     logits = torch.tensor(data[call.get("logits", "logits")], requires_grad=True)
     labels = torch.tensor(data[call.get("labels", "void")]).long()
-    full = torch.nn.functional.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=call.get("align_corners", False))
+    full = torch.nn.functional.interpolate(logits, labels.shape[1:], mode="bilinear",
+                                           align_corners=call.get("align_corners", False))
     loss, ignore = getattr(losses, kind)(**arguments), call.get("ignore_index", 255)
     if kind == "FocalLoss":
         value = _focal(torch, losses, loss, full, labels, ignore)

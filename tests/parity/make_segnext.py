@@ -1,11 +1,13 @@
-"""Write the reference results of the SegNeXt parity check. Runs under a Python with PyTorch and mmsegmentation 1.2.2, without jseg.
+"""Write the reference results of the SegNeXt parity check.
+Runs under a Python with PyTorch and mmsegmentation 1.2.2, without jseg.
 
-    python tests/parity/make_segnext.py                                     # rewrites tests/parity/segnext.npz, a few kB
+    python tests/parity/make_segnext.py                                     # rewrites segnext.npz beside it, a few kB
     python tests/parity/make_segnext.py --full --cases large --out all.npz  # every element, for the live comparison
 
-mmsegmentation builds each model from its own config; weights, pictures and starting bases come from segnext_cases.py; dropout
-and drop path are off. Results, for each case: logits and loss in training mode, gradient norms, running statistics after that
-step; then, on a fresh state, evaluation logits, label maps of whole and slide inference and of test-time augmentation.
+mmsegmentation builds each model from its own config; weights, pictures and starting bases come from segnext_cases.py;
+dropout and drop path are off. Results, for each case: logits and loss in training mode, gradient norms, running
+statistics after that step; then, on a fresh state, evaluation logits, label maps of whole and slide inference and of
+test-time augmentation.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def build(name: str):
     from mmseg.models.decode_heads.ham_head import NMF2D
     from mmseg.registry import MODELS
     mmseg, case = import_mmseg(), shared.CASES[name]
-    pattern = os.path.join(os.path.dirname(mmseg.__file__), ".mim", "configs", "segnext", f"segnext_mscan-{case['variant']}_*.py")
+    pattern = os.path.join(os.path.dirname(mmseg.__file__), ".mim", "configs", "segnext",
+                           f"segnext_mscan-{case['variant']}_*.py")
     model = Config.fromfile(glob.glob(pattern)[0]).model
     model.data_preprocessor, model.backbone.init_cfg, model.backbone.drop_path_rate = None, None, 0.0
     model.backbone.update(case.get("backbone", {}))
@@ -49,7 +52,8 @@ def load(network) -> None:
     """Give every parameter and buffer its value (the norms' step counters keep theirs)."""
     import torch
     state = network.state_dict()
-    network.load_state_dict({key: value if key.endswith("num_batches_tracked") else torch.from_numpy(shared.weight(key, value.shape))
+    network.load_state_dict({key: value if key.endswith("num_batches_tracked")
+                             else torch.from_numpy(shared.weight(key, value.shape))
                              for key, value in state.items()})
 
 
@@ -103,7 +107,8 @@ def results(name: str, full: bool) -> dict[str, np.ndarray]:
     out["loss"] = losses["decode.loss_ce"].detach().numpy()
     out["accuracy"] = losses["decode.acc_seg"].numpy()
     out["gradient_norms"] = np.array([np.linalg.norm(gradients[key]) for key in sorted(gradients)], np.float32)
-    running = {k: v.numpy().copy() for k, v in network.state_dict().items() if k.rpartition(".")[2].startswith("running")}
+    running = {k: v.numpy().copy() for k, v in network.state_dict().items()
+               if k.rpartition(".")[2].startswith("running")}
     out["running"] = keep(np.concatenate([running[key].ravel() for key in sorted(running)]))
     out["parameters"] = np.array(sum(p.numel() for p in network.parameters()))
     if full:
@@ -132,7 +137,8 @@ def main() -> None:
     import torch
     torch.use_deterministic_algorithms(True)
     mmseg = import_mmseg()
-    found = {"hash": np.array(shared.script_hash()), "versions": np.array(f"mmseg {mmseg.__version__}, torch {torch.__version__}")}
+    found = {"hash": np.array(shared.script_hash()),
+             "versions": np.array(f"mmseg {mmseg.__version__}, torch {torch.__version__}")}
     for name in args.cases:
         found.update({f"{name}/{key}": value for key, value in results(name, args.full).items()})
     np.savez_compressed(args.out, **found)

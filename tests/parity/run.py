@@ -1,9 +1,9 @@
 """Compare jseg with MMSegmentation on PyTorch, in a virtual environment of its own: `make parity`.
 
-PyTorch and Jittor never share a process. The environment is made once, in .venv-parity; `--python` names one that exists
-already. What runs: the live comparison of SegNeXt (logits, loss, every gradient, running statistics, whole, slide and
-augmented label maps), of the transforms on real photographs, of the dataset converters, and of converted checkpoints for every model of
-configs.yaml, whose results go to docs/parity.md.
+PyTorch and Jittor never share a process. The environment is made once, in .venv-parity; `--python` names one that
+exists already. What runs: the live comparison of SegNeXt (logits, loss, every gradient, running statistics, whole,
+slide and augmented label maps), of the transforms on real photographs, of the dataset converters, and of converted
+checkpoints for every model of configs.yaml, whose results go to docs/parity.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def referee(folder: pathlib.Path) -> str:
     if not done.exists():
         print(f"parity: making {folder} with PyTorch and MMSegmentation, once", flush=True)
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES],
+                       check=True)
         done.touch()
     return str(python)
 

@@ -1,6 +1,7 @@
 """What both sides of the SegNeXt parity check share: cases, weights, pictures. NumPy only; neither PyTorch nor Jittor.
 
-Weights are a function of (state key, shape), so neither side stores them. A golden file holds some elements of each result.
+Weights are a function of (state key, shape), so neither side stores them. A golden file holds some elements of each
+result.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ T, B = [64, 160, 256], [128, 320, 512]
 CASES = {  # published size, picture size, batch, and what replaces the published backbone and head settings
     "mini": {"variant": "t", "size": (65, 97), "batch": 2, "classes": 7,
              "backbone": {"embed_dims": [16, 32, 32, 64], "depths": [2, 1, 2, 1], "mlp_ratios": [4, 4, 2, 2]},
-             "head": {"in_channels": [32, 32, 64], "channels": 32, "ham_channels": 64, "ham_kwargs": {"MD_S": 2, "MD_R": 8}}},
-    "tiny": {"variant": "t", "size": (64, 64), "batch": 2, "classes": 150, "head": {"in_channels": T, "channels": 256, "ham_channels": 256}},
-    "small": {"variant": "s", "size": (64, 64), "batch": 2, "classes": 150, "head": {"in_channels": B, "channels": 256, "ham_channels": 256}},
-    "base": {"variant": "b", "size": (64, 64), "batch": 2, "classes": 150, "head": {"in_channels": B, "channels": 512, "ham_channels": 512}},
-    "large": {"variant": "l", "size": (64, 64), "batch": 2, "classes": 150, "head": {"in_channels": B, "channels": 1024, "ham_channels": 1024}},
+             "head": {"in_channels": [32, 32, 64], "channels": 32, "ham_channels": 64,
+                      "ham_kwargs": {"MD_S": 2, "MD_R": 8}}},
+    "tiny": {"variant": "t", "size": (64, 64), "batch": 2, "classes": 150,
+             "head": {"in_channels": T, "channels": 256, "ham_channels": 256}},
+    "small": {"variant": "s", "size": (64, 64), "batch": 2, "classes": 150,
+              "head": {"in_channels": B, "channels": 256, "ham_channels": 256}},
+    "base": {"variant": "b", "size": (64, 64), "batch": 2, "classes": 150,
+             "head": {"in_channels": B, "channels": 512, "ham_channels": 512}},
+    "large": {"variant": "l", "size": (64, 64), "batch": 2, "classes": 150,
+              "head": {"in_channels": B, "channels": 1024, "ham_channels": 1024}},
 }
 IN_GOLDEN = ("mini", "tiny")
 SLIDE = {"mode": "slide", "crop_size": [48, 48], "stride": [32, 32]}
@@ -52,7 +58,9 @@ def weight(key: str, shape) -> np.ndarray:
 
 
 def bases(shape) -> np.ndarray:
-    """Starting bases of the factorisation, (pictures, dimension, rank) float32: alike for all pictures, columns of length 1."""
+    """Starting bases of the factorisation, (pictures, dimension, rank) float32:
+    alike for all pictures, columns of length 1.
+    """
     values = np.abs(numbers(f"bases{tuple(shape[1:])}", shape[1:])) + 0.05
     values = values / np.linalg.norm(values, axis=0, keepdims=True)
     return np.broadcast_to(values, shape).astype(np.float32)
@@ -64,7 +72,8 @@ def pictures(name: str) -> np.ndarray:
     shape = (case["batch"], 3, *case["size"])
     rows, columns = np.meshgrid(*(np.linspace(0, 3, side) for side in case["size"]), indexing="ij")
     phase = numbers("phase", shape[:2])[..., None, None]
-    return (np.sin(2 * rows + phase) + np.cos(3 * columns * (1 + phase)) + 0.3 * numbers("noise", shape)).astype(np.float32)
+    return (np.sin(2 * rows + phase) + np.cos(3 * columns * (1 + phase)) + 0.3 * numbers("noise", shape)).astype(
+        np.float32)
 
 
 def labels(name: str) -> np.ndarray:
@@ -80,13 +89,15 @@ def metas(name: str) -> list[dict]:
     h, w = CASES[name]["size"]
     padding = (0, 5, 0, 3)
     found = {"img_shape": (h - 3, w - 5), "pad_shape": (h, w), "padding_size": list(padding)}
-    return [{**found, "ori_shape": (40, 70)}, {**found, "ori_shape": (83, 60), "flip": True, "flip_direction": "horizontal"}]
+    return [{**found, "ori_shape": (40, 70)},
+            {**found, "ori_shape": (83, 60), "flip": True, "flip_direction": "horizontal"}]
 
 
 def augmented(name: str) -> list[tuple[np.ndarray, list[dict]]]:
     """Three versions of the batch for test-time augmentation, of different sizes, the second one mirrored."""
     first = pictures(name)
-    plain = [{"ori_shape": (50, 66), "img_shape": first.shape[2:], "pad_shape": first.shape[2:], "padding_size": [0, 0, 0, 0]}
+    plain = [{"ori_shape": (50, 66), "img_shape": first.shape[2:], "pad_shape": first.shape[2:],
+              "padding_size": [0, 0, 0, 0]}
              for _ in first]
     mirrored = [{**meta, "flip": True, "flip_direction": "horizontal"} for meta in plain]
     cut = np.ascontiguousarray(first[:, :, 8:56, 4:60])

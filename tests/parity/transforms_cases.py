@@ -55,16 +55,18 @@ CASES = [
     ({"type": "RandomCrop", "crop_size": 70}, 1),
     ({"type": "RandomFlip", "prob": 0.5}, 3),
     ({"type": "RandomFlip", "prob": 1.0, "direction": ["horizontal", "vertical", "diagonal"]}, 5),
-    ({"type": "RandomFlip", "prob": [0.4, 0.6], "direction": ["horizontal", "vertical"], "swap_seg_labels": [[1, 5], [2, 3]]}, 2),
+    ({"type": "RandomFlip", "prob": [0.4, 0.6], "direction": ["horizontal", "vertical"],
+      "swap_seg_labels": [[1, 5], [2, 3]]}, 2),
     ({"type": "RandomRotate", "prob": 0.75, "degree": 20}, 4),
     ({"type": "RandomRotate", "prob": 1.0, "degree": [-180, 180], "pad_val": [10, 120, 230], "seg_pad_val": 7}, 3),
     ({"type": "RandomRotate", "prob": 1.0, "degree": 45, "auto_bound": True}, 3),
     ({"type": "RandomRotate", "prob": 1.0, "degree": 45, "center": [10.5, 20.0]}, 2),
     ({"type": "RandomCutOut", "prob": 1.0, "n_holes": 3, "cutout_shape": [12, 7], "seg_fill_in": 255}, 2),
-    ({"type": "RandomCutOut", "prob": 0.7, "n_holes": [1, 4], "cutout_ratio": [[0.1, 0.3], [0.5, 0.25]], "fill_in": [9, 99, 199]}, 4),
+    ({"type": "RandomCutOut", "prob": 0.7, "n_holes": [1, 4], "cutout_ratio": [[0.1, 0.3], [0.5, 0.25]],
+      "fill_in": [9, 99, 199]}, 4),
     ({"type": "PhotoMetricDistortion"}, 16),
-    ({"type": "PhotoMetricDistortion", "brightness_delta": 80, "contrast_range": [0.1, 3.0], "saturation_range": [0.1, 3.0],
-      "hue_delta": 90}, 6),
+    ({"type": "PhotoMetricDistortion", "brightness_delta": 80, "contrast_range": [0.1, 3.0],
+      "saturation_range": [0.1, 3.0], "hue_delta": 90}, 6),
     ({"type": "CLAHE"}, 1),
     ({"type": "CLAHE", "clip_limit": 2.0, "tile_grid_size": [4, 3]}, 1),
     ({"type": "AdjustGamma", "gamma": 2.2}, 1),
@@ -84,7 +86,9 @@ CASES = [
 
 
 def fingerprint(array: np.ndarray) -> list:
-    """What is kept of a result: shape, type, start of the sha256 of its bytes, mean, and 2 x 2 pixels from its middle."""
+    """What is kept of a result: shape, type, start of the sha256 of its bytes,
+    mean, and 2 x 2 pixels from its middle.
+    """
     array = np.ascontiguousarray(array)
     h, w = array.shape[0] // 2, array.shape[1] // 2
     middle = array[max(h - 1, 0):h + 1, max(w - 1, 0):w + 1].ravel()
@@ -95,8 +99,9 @@ def fingerprint(array: np.ndarray) -> list:
 def opencv_identity() -> str:
     """Start of a sha256 over what OpenCV's interpolating and float operations give on this processor.
 
-    Releases of OpenCV, and one release on processors with other vector instructions, round some of them differently (bicubic
-    resizing, conversion from and to HSV). Where this text differs, results of such operations cannot agree to the bit.
+    Releases of OpenCV, and one release on processors with other vector instructions, round some of them differently
+    (bicubic resizing, conversion from and to HSV). Where this text differs, results of such operations cannot agree to
+    the bit.
     """
     img = scene(0, 120, 160)["img"]
     hsv = cv2.cvtColor(img, cv2.COLOR_BGR2HSV)
@@ -104,5 +109,6 @@ def opencv_identity() -> str:
     results = [cv2.resize(img, size, interpolation=way) for way in range(5) for size in ((97, 40), (211, 190))]
     results += [hsv, cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), cv2.warpAffine(img, turn, (150, 110)),
                 cv2.createCLAHE(40.0, (8, 8)).apply(img[..., 0]),
-                cv2.multiply(cv2.subtract(img.astype(np.float32), np.full((1, 3), 103.53)), np.full((1, 3), 1 / 57.375))]
+                cv2.multiply(cv2.subtract(img.astype(np.float32), np.full((1, 3), 103.53)),
+                             np.full((1, 3), 1 / 57.375))]
     return hashlib.sha256(b"".join(result.tobytes() for result in results)).hexdigest()[:16]

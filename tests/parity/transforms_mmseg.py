@@ -1,8 +1,9 @@
-"""What MMSegmentation 1.2.2's own transforms make of the pictures in transforms_cases.py, with the parameters they drew.
+"""What MMSegmentation 1.2.2's own transforms make of the pictures in transforms_cases.py,
+with the parameters they drew.
 
 Runs under a Python that has mmsegmentation and mmcv (never jseg):
-    python tests/parity/transforms_mmseg.py                              writes transforms_mmseg.json beside this file
-    python tests/parity/transforms_mmseg.py --photos LIST --out FILE     the same on real photographs, for a live comparison
+    python tests/parity/transforms_mmseg.py                            writes transforms_mmseg.json beside this file
+    python tests/parity/transforms_mmseg.py --photos LIST --out FILE   the same on photographs, for a live comparison
 LIST is a JSON file: [[picture path, mask path], ...].
 """
 
@@ -94,7 +95,8 @@ def photometric(values) -> dict:
     params["saturation"], params["hue"] = half(), half()
     if not params["contrast_first"]:
         params["contrast"] = half()
-    return {key: value if value is None or isinstance(value, (bool, float)) else int(value) for key, value in params.items()}
+    return {key: value if value is None or isinstance(value, (bool, float)) else int(value)
+            for key, value in params.items()}
 
 
 def run(block: dict, sample: dict, mixed: list) -> tuple[dict, dict]:
@@ -204,15 +206,16 @@ def read_files(folder: pathlib.Path) -> list[dict]:
 
 def script_hash() -> str:
     """sha256 over this file and the cases."""
-    return hashlib.sha256(b"".join((HERE / name).read_bytes() for name in ("transforms_mmseg.py", "transforms_cases.py"))).hexdigest()
+    return hashlib.sha256(b"".join((HERE / name).read_bytes()
+                                   for name in ("transforms_mmseg.py", "transforms_cases.py"))).hexdigest()
 
 
 def photographs(pairs: list) -> dict:
     """Read real pictures with upstream's loaders and run every case on them."""
     samples = []
     for img_path, mask_path in pairs:
-        sample = LoadImageFromFile().transform({"img_path": img_path, "seg_map_path": mask_path, "reduce_zero_label": False,
-                                                "seg_fields": []})
+        sample = LoadImageFromFile().transform({"img_path": img_path, "seg_map_path": mask_path,
+                                                "reduce_zero_label": False, "seg_fields": []})
         samples.append(LoadAnnotations().transform(sample))
     n = len(samples)
     return {"inputs": [{name: fingerprint(s[name]) for name in NAMES} for s in samples],

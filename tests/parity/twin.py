@@ -1,12 +1,13 @@
 """Train the same recipe under mmsegmentation, and draw both runs in one picture.
 
-    python tests/parity/twin.py train CONFIG FOLDER --python PYTHON [--set train_cfg.max_iters=1000]      PYTHON has mmsegmentation 1.2.2
-    python tests/parity/twin.py draw RUN FOLDER PICTURE.svg                                              RUN: folder of `jseg train` with the same settings
+    python tests/parity/twin.py train CONFIG FOLDER --python PYTHON [--set train_cfg.max_iters=1000]
+    python tests/parity/twin.py draw RUN FOLDER PICTURE.svg
 
-The twin gets jseg's initial weights, jseg's batches (the same pictures and augmentations in the same order) and jseg's rates; network,
-losses, gradients and optimizer are mmsegmentation's and PyTorch's. What stays different: rounding, and the factorisation's random
-bases. Its weights are scored by `jseg.engine.evaluate` (equal to mmsegmentation's: docs/parity.md). For SegNeXt configs with AdamW, without
-drop path and dropout.
+PYTHON has mmsegmentation 1.2.2; RUN is the folder of `jseg train` with the same settings. The twin gets
+jseg's initial weights, jseg's batches (the same pictures and augmentations in the same order) and jseg's rates;
+network, losses, gradients and optimizer are mmsegmentation's and PyTorch's. What stays different: rounding, and the
+factorisation's random bases. Its weights are scored by `jseg.engine.evaluate` (equal to mmsegmentation's:
+docs/parity.md). For SegNeXt configs with AdamW, without drop path and dropout.
 """
 
 from __future__ import annotations
@@ -26,17 +27,21 @@ def job_of(config: dict) -> dict:
     from jseg.engine.schedules import LearningRate, build_schedules
     model, head = config["model"], config["model"]["decode_head"]
     if model["backbone"].get("drop_path_rate") or head.get("dropout_ratio"):
-        raise SystemExit("the config has drop path or dropout, whose random masks the two sides cannot share; set both to 0")
+        raise SystemExit("the config has drop path or dropout, whose random masks the two sides cannot share; set both "
+                         "to 0")
     letter, cfg = model["backbone"]["variant"][0], config["train_cfg"]
-    options = {"model.backbone.drop_path_rate": 0.0, "model.decode_head.dropout_ratio": 0.0, "model.decode_head.num_classes": head["num_classes"],
+    options = {"model.backbone.drop_path_rate": 0.0, "model.decode_head.dropout_ratio": 0.0,
+               "model.decode_head.num_classes": head["num_classes"],
                "model.decode_head.ham_kwargs.MD_R": head["ham_kwargs"]["MD_R"]}
     loss = head["loss_decode"]
     if loss["type"] != "CrossEntropyLoss" or not loss.get("avg_non_ignore"):
         raise SystemExit("the twin knows CrossEntropyLoss with avg_non_ignore: true only")
-    rates = LearningRate(build_schedules(config.get("param_scheduler")), [config["optimizer"]["lr"]], cfg["max_iters"], 1)
-    return {"config": f"segnext/segnext_mscan-{letter}_1xb16-adamw-160k_ade20k-512x512.py", "options": options, "optimizer": config["optimizer"],
-            "paramwise_cfg": config.get("paramwise_cfg"), "seed": config.get("seed") or 0, "every": cfg["val_interval"],
-            "class_weight": loss.get("class_weight"), "shape": [config["train_dataloader"]["batch_size"], *config["data_preprocessor"]["size"]],
+    rates = LearningRate(build_schedules(config.get("param_scheduler")), [config["optimizer"]["lr"]],
+                         cfg["max_iters"], 1)
+    return {"config": f"segnext/segnext_mscan-{letter}_1xb16-adamw-160k_ade20k-512x512.py", "options": options,
+            "optimizer": config["optimizer"], "paramwise_cfg": config.get("paramwise_cfg"), "seed": config.get("seed")
+            or 0, "every": cfg["val_interval"], "class_weight": loss.get("class_weight"),
+            "shape": [config["train_dataloader"]["batch_size"], *config["data_preprocessor"]["size"]],
             "rates": [rates.at(i)[0] for i in range(cfg["max_iters"])]}
 
 
@@ -70,7 +75,8 @@ def score(config: dict, model, folder: pathlib.Path) -> None:
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
         for path in states:
             with np.load(path) as file:
-                load_into(model, {key: file[key] for key in file.files if not key.endswith("num_batches_tracked")}, source=str(path))
+                load_into(model, {key: file[key] for key in file.files if not key.endswith("num_batches_tracked")},
+                          source=str(path))
             scores = evaluate(model, build_loader(config, "val"), config.get("evaluator"))["metrics"]
             print(json.dumps({"iter": int(path.stem.partition("_")[2]), "val": scores}), file=log, flush=True)
             print(f"{path.stem}: mIoU {scores['mIoU']:.4f}")
@@ -85,11 +91,14 @@ def draw(run: pathlib.Path, folder: pathlib.Path, picture: pathlib.Path) -> None
     for name, side in sides.items():
         steps = [(step["iter"], step["loss"]) for step in side.steps]
         if len(steps) > len(sides["jseg"].steps):  # logged at each step: average as jseg's log does
-            steps = [(i, float(np.mean([loss for at, loss in steps if i - every < at <= i]))) for i in range(every, steps[-1][0] + 1, every)]
+            steps = [(i, float(np.mean([loss for at, loss in steps if i - every < at <= i])))
+                     for i in range(every, steps[-1][0] + 1, every)]
         losses.append(Series(name, *zip(*steps)))
-        scores.append(Series(name, [e["iter"] for e in side.evaluations], [e["val"]["mIoU"] for e in side.evaluations], dots=True))
+        scores.append(Series(name, [e["iter"] for e in side.evaluations], [e["val"]["mIoU"] for e in side.evaluations],
+                             dots=True))
         print(f"{name}: last mIoU {scores[-1].y[-1]:.4f}, best {max(scores[-1].y):.4f}")
-    charts = [line_chart(losses, y_label="training loss"), line_chart(scores, y_label="val mIoU", percent=True, from_zero=True)]
+    charts = [line_chart(losses, y_label="training loss"),
+              line_chart(scores, y_label="val mIoU", percent=True, from_zero=True)]
     picture.write_text(stacked(charts), encoding="utf-8")
 
 
@@ -101,7 +110,8 @@ def main() -> None:
     one.add_argument("config")
     one.add_argument("folder", type=pathlib.Path)
     one.add_argument("--python", required=True, help="a Python with PyTorch and mmsegmentation")
-    one.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of the config")
+    one.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                     help="override one value of the config")
     two = commands.add_parser("draw", help="one picture of both runs")
     for name in ("run", "folder", "picture"):
         two.add_argument(name, type=pathlib.Path)

@@ -2,9 +2,10 @@
 
     python tests/parity/twin_mmseg.py FOLDER < batches
 
-mmsegmentation's own SegNeXt, MMEngine's AdamW and per-parameter settings. The loss is PyTorch's weighted mean over pixels that count, which
-is what mmsegmentation's `class_weight` with `avg_non_ignore` means; its own code raises IndexError there as soon as a label is ignored. FOLDER/twin.json holds the options and the rate of
-every iteration, FOLDER/initial.npz the weights to begin with; images (N, 3, H, W) float32 and labels (N, H, W) int64 of each iteration
+mmsegmentation's own SegNeXt, MMEngine's AdamW and per-parameter settings. The loss is PyTorch's weighted mean over
+pixels that count, which is what mmsegmentation's `class_weight` with `avg_non_ignore` means; its own code raises
+IndexError there as soon as a label is ignored. FOLDER/twin.json holds the options and the rate of every iteration,
+FOLDER/initial.npz the weights to begin with; images (N, 3, H, W) float32 and labels (N, H, W) int64 of each iteration
 come as bytes through standard input. Writes FOLDER/log.jsonl and FOLDER/state_<iter>.npz.
 """
 
@@ -33,7 +34,8 @@ def build(job: dict, folder: pathlib.Path, configs: pathlib.Path):
         network.load_state_dict({key: torch.from_numpy(file[key]) for key in file.files}, strict=False)
     missing = set(network.state_dict()) - set(file.files)
     assert all(key.endswith("num_batches_tracked") for key in missing), missing
-    wrapper = build_optim_wrapper(network, {"type": "OptimWrapper", "optimizer": job["optimizer"], "paramwise_cfg": job["paramwise_cfg"]})
+    wrapper = build_optim_wrapper(network, {"type": "OptimWrapper", "optimizer": job["optimizer"],
+                                            "paramwise_cfg": job["paramwise_cfg"]})
     return network.train().to(memory_format=torch.channels_last), wrapper.optimizer
 
 
@@ -63,15 +65,18 @@ def main(folder: pathlib.Path) -> None:
         for done, rate in enumerate(job["rates"], start=1):
             images, labels = next_batch(job["shape"])
             logits = network.decode_head(network.extract_feat(images.contiguous(memory_format=torch.channels_last)))
-            loss = F.cross_entropy(F.interpolate(logits, labels.shape[1:], mode="bilinear"), labels, weight=weight, ignore_index=255)
+            loss = F.cross_entropy(F.interpolate(logits, labels.shape[1:], mode="bilinear"), labels, weight=weight,
+                                   ignore_index=255)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            print(json.dumps({"iter": done, "loss": loss.item(), "seconds": round(time.perf_counter() - began, 2)}), file=log, flush=True)
+            print(json.dumps({"iter": done, "loss": loss.item(), "seconds": round(time.perf_counter() - began, 2)}),
+                  file=log, flush=True)
             if done % job["every"] == 0 or done == len(job["rates"]):
-                np.savez(folder / f"state_{done}.npz", **{key: value.numpy() for key, value in network.state_dict().items()})
+                np.savez(folder / f"state_{done}.npz",
+                         **{key: value.numpy() for key, value in network.state_dict().items()})
 
 
 if __name__ == "__main__":

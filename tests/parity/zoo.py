@@ -1,13 +1,14 @@
 """Compare every model of MMSegmentation 1.2.2's configs with jseg: `make parity-zoo`.
 
-    python tests/parity/zoo.py --python PYTHON                             what has no result yet, cheapest families first
+    python tests/parity/zoo.py --python PYTHON                what has no result yet, cheapest families first
     python tests/parity/zoo.py --python PYTHON --family fcn pspnet --train
     python tests/parity/zoo.py --python PYTHON --only fcn_r50-d8_4xb2-40k_cityscapes-512x1024
-    python tests/parity/zoo.py --page                                      write docs/parity_zoo.md from the results alone
+    python tests/parity/zoo.py --page                         write docs/parity_zoo.md from the results alone
 
-PYTHON has torch and mmsegmentation 1.2.2 (`make parity` makes one in .venv-parity). Both sides run in processes of their own, a few models
-at a time. Configs whose models are alike (but for training settings) are run once. Results are kept in tests/parity/zoo.json, so an
-interrupted run goes on where it stopped; `--again` forgets those that are asked for. The last line says how many of all agree.
+PYTHON has torch and mmsegmentation 1.2.2 (`make parity` makes one in .venv-parity). Both sides run in processes of
+their own, a few models at a time. Configs whose models are alike (but for training settings) are run once. Results are
+kept in tests/parity/zoo.json, so an interrupted run goes on where it stopped; `--again` forgets those that are asked
+for. The last line says how many of all agree.
 """
 
 from __future__ import annotations
@@ -23,13 +24,21 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from jseg.text import fill_prose  # noqa: E402
+
 RESULTS, PAGE = HERE / "zoo.json", ROOT / "docs" / "parity_zoo.md"
 LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
-# By norm. With smooth activations nothing but a fault makes gradients differ; with ReLU, rounding moves values across its edge.
+# By norm. With smooth activations nothing but a fault makes gradients differ; with ReLU, rounding moves values across
+# its edge.
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
-SIZE, SIZES = [128, 160], {"psanet": [640, 640]}  # pictures in pixels; PSANet's masks have a size of their own
-ONE_SIZE = ("beit", "mae")  # they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
+SIZE = [128, 160]  # of the pictures, in pixels
+SIZES = {"mobilenet_v3": [520, 560]}  # LRASPP pools over windows of 392 pixels
+SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
+# they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
+ONE_SIZE = ("beit", "mae")
 LIST = """
 import json, pathlib, sys
 from mmengine.config import Config
@@ -66,8 +75,10 @@ def failures(result: dict) -> list[str]:
     if "failed" in result:
         return [result["failed"]]
     found = [] if result["keys equal"] else ["keys, shapes or parameter counts differ"]
-    found += [f"{key} {result[key]:.2g} > {limit:g}" for key, limit in LIMITS.items() if key in result and not result[key] <= limit]
-    found += [f"{mode} {result[mode]:.3%} equal < {LABELS:.1%}" for mode in ("whole", "slide") if mode in result and not result[mode] >= LABELS]
+    found += [f"{key} {result[key]:.2g} > {limit:g}" for key, limit in LIMITS.items() if key in result
+              and not result[key] <= limit]
+    found += [f"{mode} {result[mode]:.3%} equal < {LABELS:.1%}" for mode in ("whole", "slide") if mode in result
+              and not result[mode] >= LABELS]
     for key, limit in GRADIENTS.items():
         if key in result and not result[key] <= limit:
             found.append(f"{key} {result[key]:.2g} > {limit:g} ({result[f'worst of {key}']})")
@@ -84,13 +95,15 @@ def run_batch(batch: list[dict], python: str) -> dict[str, dict]:
         (folder / "jobs.json").write_text(json.dumps(batch))
         log = open(folder / "log.txt", "w")
         for command in ([python, HERE / "zoo_mmseg.py"], [sys.executable, HERE / "zoo_jseg.py"]):
-            subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=1200 * len(batch))
+            subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+                           timeout=1200 * len(batch))
         log.close()
         found = {}
         for job in batch:
             path = folder / job["name"] / "result.json"
             lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
-            found[job["config"]] = json.loads(path.read_text()) if path.exists() else {"failed": f"a process ended: {' '.join(lines[-1:])[:200]}"}
+            found[job["config"]] = json.loads(path.read_text()) if path.exists() else {
+                "failed": f"a process ended: {' '.join(lines[-1:])[:200]}"}
         return found
     finally:
         shutil.rmtree(folder)
@@ -103,7 +116,8 @@ def load_results() -> dict[str, dict]:
 
 def save_results(kept: dict) -> None:
     """Write the results, a line for each, so that changes read well."""
-    lines = [f" {json.dumps(name)}: {json.dumps(result, sort_keys=True)}" for name, result in sorted(kept["results"].items())]
+    lines = [f" {json.dumps(name)}: {json.dumps(result, sort_keys=True)}"
+             for name, result in sorted(kept["results"].items())]
     alike = [f" {json.dumps(name)}: {json.dumps(same)}" for name, same in sorted(kept["configs"].items())]
     RESULTS.write_text('{"configs": {\n' + ",\n".join(alike) + '\n}, "results": {\n' + ",\n".join(lines) + "\n}}\n")
     PAGE.write_text(page(kept), encoding="utf-8")
@@ -124,30 +138,38 @@ def page(kept: dict) -> str:
         good += not faults
         if faults:
             rows.append(f"| {name} | {'; '.join(faults)} |")
-    train = [f"| {name.rpartition('/')[2].removesuffix('.py')} | {r['logits']:.1e} | {r['whole']:.3%} / {r.get('slide', float('nan')):.3%} | {r['losses']:.1e} | "
-             f"{r['smooth gradients']:.1e} / {r['gradients']:.1e} ({r['gradients compared']}) | {r['running statistics']:.1e} | {r['date']} |"
+    train = [f"| {name.rpartition('/')[2].removesuffix('.py')} | {r['logits']:.1e} | {r['whole']:.3%} / "
+             f"{r.get('slide', float('nan')):.3%} | {r['losses']:.1e} | {r['smooth gradients']:.1e} / "
+             f"{r['gradients']:.1e} ({r['gradients compared']}) | {r['running statistics']:.1e} | {r['date']} |"
              for name, r in sorted(kept["results"].items()) if "smooth gradients" in r and not failures(r)]
     total = len(kept["configs"])
-    return "\n".join([
+    return fill_prose("\n".join([
         "# Agreement with every config of MMSegmentation 1.2.2", "",
-        "Written by `make parity-zoo` (tests/parity/zoo.py); do not edit. MMSegmentation builds each model from its own config with random weights; the",
-        "checkpoint goes through `jseg convert`, is loaded strictly, and both sides see the same pictures. Equal: keys, shapes and parameter counts; logits",
-        f"within {LIMITS['logits']:g} of their range; label maps on {LABELS:.1%} of the pixels, whole and slide. Alike models are run once.", "",
+        "Written by `make parity-zoo` (tests/parity/zoo.py); do not edit. MMSegmentation builds each model from its "
+        "own config with random weights; the checkpoint goes through `jseg convert`, is loaded strictly, and both "
+        "sides see the same pictures. Equal: keys, shapes and parameter counts; logits "
+        f"within {LIMITS['logits']:g} of their range; label maps on {LABELS:.1%} of the pixels, whole and slide. "
+        "Alike models are run once.", "",
         f"**{good} of {total}** agree.", "", "| family | configs | agree | fail | not run |", "|---|---|---|---|---|",
         *[f"| {family} | {n} | {ok} | {bad} | {n - ok - bad} |" for family, (n, ok, bad) in families.items()], "",
         "## One training step", "",
-        "Losses term by term, gradients of every parameter and running statistics against MMSegmentation in float64. Gradients: the worst",
-        f"by norm, with GELU for ReLU (limit {GRADIENTS['smooth gradients']:g}) and as the config is (limit {GRADIENTS['gradients']:g}: rounding moves values",
-        "across a ReLU's edge, which flips their whole gradient, in PyTorch's own float32 too), and how many were compared.", "",
-        "| model | logits | labels whole / slide | losses | gradients smooth / as they are | running statistics | day |",
+        "Losses term by term, gradients of every parameter and running statistics against MMSegmentation in float64. "
+        f"Gradients: the worst by norm, with GELU for ReLU (limit {GRADIENTS['smooth gradients']:g}) and as the config "
+        f"is (limit {GRADIENTS['gradients']:g}: rounding moves values across a ReLU's edge, which flips their whole "
+        "gradient, in PyTorch's own float32 too), and how many were compared.", "",
+        "| model | logits | labels whole / slide | losses | gradients smooth / as they are | running statistics "
+        "| day |",
         "|---|---|---|---|---|---|---|", *train, "",
-        "## What fails, and at which step", "", "| config | cause |", "|---|---|", *rows, ""])
+        "## What fails, and at which step", "", "| config | cause |", "|---|---|", *rows, ""]))
 
 
 def job_of(name: str, train: bool) -> dict:
     """What both sides are told of a config."""
     family = name.partition("/")[0]
-    job = {"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": train, "size": SIZES.get(family, SIZE)}
+    job = {"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": train,
+           "size": SIZES.get(family, SIZE)}
+    if family in SLIDES:
+        job["slide"] = SLIDES[family]
     return {**job, "img_size": True, "slide": False} if family in ONE_SIZE else job
 
 
@@ -174,9 +196,11 @@ def main() -> int:
             first.setdefault(model, name)
         kept["configs"] = {name: first[model] for name, model in configs.items()}
     wanted = [name for name in kept["configs"] if (not args.family or name.partition("/")[0] in args.family)
-              and (not args.only or any(name.removesuffix(".py").endswith(only.removesuffix(".py")) for only in args.only))]
+              and (not args.only or any(name.removesuffix(".py").endswith(only.removesuffix(".py"))
+                                        for only in args.only))]
     todo = list(dict.fromkeys(kept["configs"][name] for name in wanted))
-    done = [name for name in todo if name in kept["results"] and ("smooth gradients" in kept["results"][name] or not args.train)]
+    done = [name for name in todo if name in kept["results"]
+            and ("smooth gradients" in kept["results"][name] or not args.train)]
     todo = [name for name in todo if args.again or name not in done]
     print(f"parity-zoo: {len(wanted)} configs, {len(todo)} models to run", flush=True)
     for start in range(0, len(todo), args.batch):
@@ -185,8 +209,10 @@ def main() -> int:
             kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
             print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)
         save_results(kept)
-    bad = [name for name in wanted if (result := kept["results"].get(kept["configs"][name])) is None or failures(result)]
-    good = sum(1 for same in kept["configs"].values() if same in kept["results"] and not failures(kept["results"][same]))
+    bad = [name for name in wanted if (result := kept["results"].get(kept["configs"][name])) is None
+           or failures(result)]
+    good = sum(1 for same in kept["configs"].values() if same in kept["results"]
+               and not failures(kept["results"][same]))
     print(f"{good} of {len(kept['configs'])}")
     return 1 if bad else 0
 

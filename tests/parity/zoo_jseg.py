@@ -2,7 +2,8 @@
 
     python tests/parity/zoo_jseg.py FOLDER       after zoo_mmseg.py; writes FOLDER/<name>/result.json
 
-The weights reach jseg through the converted file alone. A result says at which step a model failed: referee, translate and convert, run.
+The weights reach jseg through the converted file alone. A result says at which step a model failed: referee, translate
+and convert, run.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import json
 import pathlib
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 from compare_jseg import error_of
-from gradients import gradient_errors
+from gradients import gradient_errors, uniform
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -35,29 +37,37 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
 
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.engine.checkpoint import load_into, load_weights
-    from jseg.layers import count_parameters
-    from jseg.models import build_model
+    from jseg.layers import named_parameters
+    from jseg.layers.init import without_values
+    from jseg.models import build_model, remap_keys
     reference = np.load(folder / "reference.npz")
     facts = json.loads(str(reference["facts"]))
     conversion = convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors")
     state, meta = load_weights(conversion.out)
-    model = build_model(meta["config"]["model"])
+    with without_values():
+        model = build_model(meta["config"]["model"])
     load_into(model, state)
+    trainable = sum(value.numel() for value in named_parameters(model).values() if not value.is_stop_grad())
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    result = {"parameters": count_parameters(model), "keys equal": ours == facts["keys"] and count_parameters(model) == facts["parameters"],
+    # Jittor has no scalars; a class may name its weights otherwise than MMSegmentation
+    theirs = remap_keys({key: shape or [1] for key, shape in facts["keys"].items()}, meta["config"])
+    result = {"parameters": trainable, "keys equal": ours == theirs and trainable == facts["parameters"],
               "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])
     with jt.no_grad():
         scores = model(jt.array(pictures))
-        scores = jt.nn.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners) if tuple(scores.shape[2:]) != size else scores
+        scores = (jt.nn.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners)
+                  if tuple(scores.shape[2:]) != size else scores)
         theirs = reference["logits"]
-        result["logits"] = error_of(scores.numpy() if theirs.shape[1] > 1 else scores.numpy()[:, 1:], theirs) if job.get("logits", True) else 0.0
+        result["logits"] = (error_of(scores.numpy() if theirs.shape[1] > 1 else scores.numpy()[:, 1:], theirs)
+                            if job.get("logits", True) else 0.0)
     model.test_cfg = {"mode": "whole"}
     result["whole"] = equal_share(model.predict(pictures, metas), reference["whole"])
     if "slide" in reference.files:
-        model.test_cfg = {**facts["slide"], "crop_size": tuple(facts["slide"]["crop_size"]), "stride": tuple(facts["slide"]["stride"])}
+        model.test_cfg = {**facts["slide"], "crop_size": tuple(facts["slide"]["crop_size"]),
+                          "stride": tuple(facts["slide"]["stride"])}
         result["slide"] = equal_share(model.predict(pictures, metas), reference["slide"])
     result["classes seen"] = len(np.unique(reference["whole"]))
     if job.get("train"):
@@ -73,9 +83,11 @@ def training(config: dict, state: dict, reference) -> dict:
     losses = {key: abs(found[key].item() - value) / max(abs(value), 1e-6)
               for key, value in terms.items() if "acc" not in key and key in found}
     state_after = model.state_dict()
-    running = {key: error_of(state_after[key].numpy(), value) for key, value in reference_group(reference, "running/").items()}
+    running = {key: error_of(state_after[key].numpy(), value)
+               for key, value in reference_group(reference, "running/").items()}
     result = {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"),
-              "losses": max(losses.values(), default=float("inf")), "running statistics": max(running.values(), default=0.0)}
+              "losses": max(losses.values(), default=float("inf")),
+              "running statistics": max(running.values(), default=0.0)}
     result.update(gradient_facts("gradients", gradients, reference_group(reference, "gradient/")))
     with smooth_relu():
         _, gradients = training_step(build_still(config, state), reference)
@@ -99,7 +111,9 @@ def training_step(model, reference) -> tuple[dict, dict[str, np.ndarray]]:
     import jittor as jt
 
     from jseg.layers import named_parameters
-    found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
+    from jseg.ops import ranks
+    with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))):
+        found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
     parameters = named_parameters(model)
     return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
 
@@ -109,7 +123,8 @@ def gradient_facts(name: str, ours: dict[str, np.ndarray], theirs: dict[str, np.
     errors = gradient_errors(ours, theirs)
     worst = max(errors, key=errors.get)
     untouched = [key for key in ours if key not in theirs and np.abs(ours[key]).max() > 0]
-    return {name: errors[worst], f"worst of {name}": worst, f"{name} compared": len(errors), f"{name} without partner": untouched}
+    return {name: errors[worst], f"worst of {name}": worst, f"{name} compared": len(errors),
+            f"{name} without partner": untouched}
 
 
 def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
@@ -119,17 +134,22 @@ def reference_group(reference, prefix: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too (why: zoo_mmseg.smooth_relu)."""
+    """ReLU and ReLU6 become GELU in all of jseg, fused into norms too, HSwish Swish and HSigmoid a sigmoid
+    (why: zoo_mmseg.smooth_relu).
+    """
     from jseg import ops
     from jseg.layers import activation
-    norm, relu, plain = ops.norm, activation.relu, dict(activation._PLAIN)
+    norm, relu, plain, hard_sigmoid = ops.norm, activation.relu, dict(activation._PLAIN), activation.hard_sigmoid
     holders = [module for name, module in list(sys.modules.items())
                if name.startswith("jseg.") and getattr(module, "relu", None) is relu]
 
     def smooth_norm(*args, **words):
-        return norm(*args, **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
+        return norm(*args,
+                    **{**words, "activation": "gelu" if words.get("activation") == "relu" else words.get("activation")})
 
-    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu)
+    activation._PLAIN.update(ReLU=activation.gelu, ReLU6=activation.gelu, HSwish=activation.swish,
+                             Hardswish=activation.swish)
+    activation.hard_sigmoid = lambda x, **_: activation.jt.sigmoid(x)
     ops.norm = smooth_norm
     for module in holders:
         module.relu = activation.gelu
@@ -137,6 +157,7 @@ def smooth_relu():
         yield
     finally:
         activation._PLAIN.update(plain)
+        activation.hard_sigmoid = hard_sigmoid
         ops.norm = norm
         for module in holders:
             module.relu = relu
@@ -155,7 +176,8 @@ def main(folder: pathlib.Path) -> None:
     for job in json.loads((folder / "jobs.json").read_text()):
         own, began = folder / job["name"], time.time()
         if not (own / "reference.npz").exists():
-            text = (own / "error.txt").read_text().strip().splitlines() if (own / "error.txt").exists() else ["nothing written"]
+            text = (own / "error.txt").read_text().strip().splitlines() if (own / "error.txt").exists() else [
+                "nothing written"]
             result = {"failed": f"referee: {text[-1]}"}
         else:
             try:

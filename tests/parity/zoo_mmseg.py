@@ -1,11 +1,14 @@
-"""The reference side of `make parity-zoo`: models of MMSegmentation's own configs, under a Python with PyTorch and without jseg.
+"""The reference side of `make parity-zoo`: models of MMSegmentation's own configs,
+under a Python with PyTorch and without jseg.
 
-    python tests/parity/zoo_mmseg.py FOLDER      FOLDER/jobs.json: [{"name", "config", "size": [H, W], "train": true}, ...]
+    python tests/parity/zoo_mmseg.py FOLDER
 
-For each job MMSegmentation builds the model from its own config, every parameter and buffer gets values that depend on its key alone,
-and FOLDER/<name>/ receives checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and
-slide inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64, dropout and drop
-path off; and the gradients of the same step with smooth activations (see `smooth_relu`). A job that fails leaves error.txt.
+FOLDER/jobs.json: [{"name", "config", "size": [H, W], "train": true}, ...]. For each job MMSegmentation builds the model
+from its own config, every parameter and buffer gets values that depend on its key alone, and FOLDER/<name>/ receives
+checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and slide
+inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64,
+dropout and drop path off; and the gradients of the same step with smooth activations (see `smooth_relu`). A job that
+fails leaves error.txt.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import traceback
 import zlib
 
 import numpy as np
+from gradients import uniform
 from make_segnext import import_mmseg, samples
+from zoo_operators import add_context_operators
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -38,7 +43,7 @@ def value_of(key: str, shape) -> np.ndarray:
         values = 1.0 + 0.5 * np.tanh(values)
     elif leaf in ("running_mean", "bias") or leaf.endswith("_bias"):
         values = 0.1 * values
-    elif leaf.startswith(("layer_scale", "gamma")) and len(shape) <= 1:
+    elif (leaf.startswith(("layer_scale", "gamma")) or ".gamma." in key) and len(shape) <= 1:
         values = 0.05 + 0.02 * values
     elif len(shape) <= 1:
         values = 1.0 + 0.2 * values
@@ -48,13 +53,14 @@ def value_of(key: str, shape) -> np.ndarray:
         values = values / np.sqrt(np.prod(shape[1:]))
         if "conv_seg" in key or "cls_seg" in key:
             values = values * CLASS_SPREAD
-    return values.astype(np.float32)
+    return np.asarray(values, np.float32)  # an array for a scalar too
 
 
 def load(network) -> None:
     """Give every floating-point parameter and buffer its random value; index tables and counters stay."""
     import torch
-    state = {key: torch.from_numpy(value_of(key, value.shape)).reshape(value.shape).to(value.dtype) if value.is_floating_point() else value
+    state = {key: torch.from_numpy(value_of(key, value.shape)).reshape(value.shape).to(value.dtype)
+             if value.is_floating_point() else value
              for key, value in network.state_dict().items()}
     for name, module in network.named_modules():
         last = getattr(module, "norm3_name", None) or getattr(module, "norm2_name", None)
@@ -69,7 +75,8 @@ def without_start(block):
         if block.get("type") == "SyncBN":
             block["type"] = "BN"
         for key in list(block):
-            if key == "pretrained" or (key == "init_cfg" and isinstance(block[key], dict) and block[key].get("type") == "Pretrained"):
+            if key == "pretrained" or (key == "init_cfg" and isinstance(block[key], dict)
+                                       and block[key].get("type") == "Pretrained"):
                 block[key] = None
             else:
                 without_start(block[key])
@@ -91,8 +98,32 @@ def still(network) -> None:
             module.dropout = 0.0
 
 
+def add_missing_operators() -> None:
+    """Give MMSegmentation the operators that it takes from mmcv's compiled ones, where these are stand-ins that do
+    nothing.
+    """
+    from mmseg.models.decode_heads import point_head
+    if isinstance(point_head.point_sample, type) or point_head.point_sample is None:
+        point_head.point_sample = sample_points
+
+
+def sample_points(x, points, align_corners=False, **options):
+    """What `mmcv.ops.point_sample` does, where mmcv has no compiled operators: points (N, P, 2) or (N, P, Q, 2), 0 to 1
+    from edge to edge.
+    """
+    from torch.nn import functional as F
+    flat, points = points.dim() == 3, points.to(x.dtype)
+    found = F.grid_sample(x,
+                          2.0 * (points.unsqueeze(2) if flat else points) - 1.0,
+                          align_corners=align_corners,
+                          **options)
+    return found.squeeze(3) if flat else found
+
+
 def run_once(head) -> None:
-    """Let a head of a cascade keep its first result: MMSegmentation runs it twice a step, and its running statistics move twice."""
+    """Let a head of a cascade keep its first result: MMSegmentation runs it twice per step,
+    and its running statistics move twice.
+    """
     forward, kept = head.forward, []
 
     def kept_forward(*given):
@@ -108,10 +139,12 @@ def inputs(size, classes: int) -> tuple[np.ndarray, np.ndarray]:
     height, width = size
     rows, columns = np.meshgrid(np.linspace(0, 5, height), np.linspace(0, 7, width), indexing="ij")
     phase = numbers("phase", (2, 3))[..., None, None]
-    pictures = np.sin(2 * rows * (1 + phase)) + np.cos(columns * (1 - phase)) + 0.3 * numbers("noise", (2, 3, height, width))
+    pictures = np.sin(2 * rows * (1 + phase)) + np.cos(columns * (1 - phase)) + 0.3 * numbers(
+        "noise", (2, 3, height, width))
     blocks = np.abs(numbers("labels", (2, -(-height // 16), -(-width // 16))) * 1000).astype(np.int64) % classes
     labels = np.kron(blocks, np.ones((16, 16), np.int64))[:, :height, :width]
-    return pictures.astype(np.float32), np.where(numbers("ignored", (2, height, width)) > 1.3, 255, labels).astype(np.int32)
+    return pictures.astype(np.float32), np.where(numbers("ignored", (2, height, width)) > 1.3, 255,
+                                                 labels).astype(np.int32)
 
 
 def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
@@ -130,53 +163,83 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     network = MODELS.build(block)
     load(network)
     network.eval()
-    meta = {"mmengine_version": mmengine.__version__, "cfg": config.pretty_text, "dataset_meta": info, "iter": 7, "epoch": 0, "seed": 0}
+    meta = {"mmengine_version": mmengine.__version__, "cfg": config.pretty_text, "dataset_meta": info, "iter": 7,
+            "epoch": 0, "seed": 0}
     torch.save({"meta": meta, "state_dict": network.state_dict()}, folder / "checkpoint.pth")
     head = network.decode_head[-1] if hasattr(network.decode_head, "__len__") else network.decode_head
     pictures, labels = inputs(job["size"], head.num_classes)
     height, width = job["size"]
-    metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width), "padding_size": [0, 0, 0, 0]}] * 2
+    metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width),
+              "padding_size": [0, 0, 0, 0]}] * 2
     out = {"pictures": pictures, "labels": labels}
-    network.test_cfg = Config({"mode": "whole"})
+    of_heads = dict(network.test_cfg or {})  # words of single heads stay
+    network.test_cfg = Config({**of_heads, "mode": "whole"})
     with torch.no_grad():
-        out["logits"] = network.encode_decode(torch.from_numpy(pictures), metas).numpy()
-        out["whole"] = label_maps(network, pictures, metas)
-        if job.get("slide", True):
-            network.test_cfg = Config(SLIDE)
-            out["slide"] = label_maps(network, pictures, metas)
+        logits = network.encode_decode(torch.from_numpy(pictures), metas)
+        out["logits"] = logits.numpy().copy()
+        out["whole"] = label_maps(network.postprocess_result(logits, samples([dict(m) for m in metas])))
+        if slide := job.get("slide", SLIDE):
+            network.test_cfg = Config({**of_heads, **slide})
+            out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
     if job.get("train"):
-        out.update(training_step(network.double(), pictures, labels, metas))
+        data_samples = labelled_samples(metas, labels, edge_step(config))
+        out.update(training_step(network.double(), pictures, data_samples))
         with smooth_relu():
-            smooth = training_step(network, pictures, labels, metas)
+            smooth = training_step(network, pictures, data_samples)
         out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
         network.float()
-    facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters()), "slide": SLIDE, "metas": metas}
+    facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
+                      if not key.endswith("num_batches_tracked")},
+             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": slide,
+             "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
 @contextlib.contextmanager
 def smooth_relu():
-    """ReLU and ReLU6 become GELU, in place where they were.
+    """ReLU and ReLU6 become GELU, in place where they were; HSwish becomes Swish and HSigmoid a sigmoid.
 
-    Rounding moves values across a ReLU's edge and flips their whole gradient, so in a deep network float32 gradients stray
-    by percents from exact ones, whoever computes them. Without edges, what differs is a fault.
+    Rounding moves values across a ReLU's edge and flips their whole gradient, so in a deep network float32 gradients
+    stray by percents from exact ones, whoever computes them. Without edges, what differs is a fault.
     """
     import torch
+    from mmcv.cnn.bricks.hsigmoid import HSigmoid
     from torch.nn import functional
-    before = functional.relu, functional.hardtanh, torch.relu
+    before = (functional.relu, functional.hardtanh, torch.relu, functional.relu_, functional.hardswish,
+              HSigmoid.forward)
 
     def gelu(x, *_, inplace: bool = False, **__):
-        return x.copy_(functional.gelu(x.clone())) if inplace else functional.gelu(x)
+        y = functional.gelu(x.clone())  # it saves its input, which sums in place may change behind a ReLU
+        return x.copy_(y) if inplace else y
 
-    functional.relu, functional.hardtanh, torch.relu = gelu, gelu, gelu
+    functional.relu, functional.hardtanh, torch.relu, functional.relu_ = gelu, gelu, gelu, gelu
+    functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
     try:
         yield
     finally:
-        functional.relu, functional.hardtanh, torch.relu = before
+        (functional.relu, functional.hardtanh, torch.relu, functional.relu_, functional.hardswish,
+         HSigmoid.forward) = before
 
 
-def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
+def edge_step(config):
+    """The transform of the training pipeline that draws edges, or None."""
+    from mmseg.registry import TRANSFORMS
+    steps = config.get("train_dataloader", {}).get("dataset", {}).get("pipeline") or []
+    return next((TRANSFORMS.build(step) for step in steps if step["type"] == "GenerateEdge"), None)
+
+
+def labelled_samples(metas: list[dict], labels: np.ndarray, edges) -> list:
+    """Data samples with label maps, and edge maps where the pipeline draws them."""
+    import torch
+    from mmengine.structures import PixelData
+    found = samples([dict(m) for m in metas], labels)
+    for sample, label in zip(found, labels if edges is not None else ()):
+        drawn = edges({"img_shape": label.shape, "gt_seg_map": label})["gt_edge_map"]
+        sample.gt_edge_map = PixelData(data=torch.from_numpy(drawn.astype(np.int64))[None])
+    return found
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list) -> dict[str, np.ndarray]:
     """Losses, gradients and running statistics of one step from the random weights, in float64."""
     import torch
     load(network)
@@ -186,32 +249,35 @@ def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
+    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
     try:
-        losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
+        losses = network.loss(torch.from_numpy(pictures).double(), data_samples)
         network.zero_grad()
-        sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key).backward()
+        sum(value if not isinstance(value, list) else sum(value)
+            for key, value in losses.items() if "loss" in key).backward()
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.rand = rand
         for stage in stages:
             del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
-    found.update({f"gradient/{key}": p.grad.numpy().copy() for key, p in network.named_parameters() if p.grad is not None})
+    found.update({f"gradient/{key}": p.grad.numpy().copy() for key, p in network.named_parameters()
+                  if p.grad is not None})
     found.update({f"running/{key}": v.numpy().copy() for key, v in network.state_dict().items() if ".running_" in key})
     return found
 
 
-def label_maps(network, pictures: np.ndarray, metas: list[dict]) -> np.ndarray:
-    """Label maps (N, H, W) of MMSegmentation's own post-processing."""
-    import torch
-    found = network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas]))
+def label_maps(found: list) -> np.ndarray:
+    """(N, H, W) from what MMSegmentation's own post-processing gives."""
     return np.stack([sample.pred_sem_seg.data.numpy()[0].astype(np.uint8) for sample in found])
 
 
 def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
     import torch
-    torch.set_num_threads(2)
     mmseg = import_mmseg()
+    add_missing_operators()
+    add_context_operators()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]

@@ -27,12 +27,14 @@ def convert(src, out, settings: Settings = Settings()) -> Report:
     """Convert CHASE_DB1 in `src` to `out`."""
     with Job("chase_db1", src, out, EXPECTED, settings, archives="CHASE") as job:
         pictures = job.source.find(r"Image_(\d\d)([LR])\.jpg", "pictures")
-        masks = [pair(pictures, job.source.find(rf"Image_(\d\d)([LR])_{who}\.png"), job.source, f"mask {who}") for who in OBSERVERS]
+        masks = [pair(pictures, job.source.find(rf"Image_(\d\d)([LR])_{who}\.png"), job.source, f"mask {who}")
+                 for who in OBSERVERS]
         split = {key: "training" if int(key[0]) <= LAST_TRAINING else "validation" for key in pictures}
         job.need(split.values(), ("training", "validation"))
         todo = [((picture, *(found[key][1] for found in masks)),
                  (f"images/{split[key]}/Image_{''.join(key)}.png",
-                  *(f"annotations/{split[key]}/Image_{''.join(key)}_{who}.png" for who in OBSERVERS))) for key, picture in pictures.items()]
+                  *(f"annotations/{split[key]}/Image_{''.join(key)}_{who}.png" for who in OBSERVERS)))
+                for key, picture in pictures.items()]
         return job.run(pair_items(todo, convert_pair, label=Threshold()))
 
 

@@ -2,8 +2,8 @@
 
 Source: any tool that exports COCO .json (polygons or run lengths).
 Licence: yours.
-Expected raw tree: one .json with images, annotations, categories; the pictures anywhere below SOURCE under their file_name.
-Command: python tools/convert_datasets/coco_json.py export --out data/mine
+Expected raw tree: one .json with images, annotations, categories; the pictures anywhere below SOURCE under their
+file_name. Command: python tools/convert_datasets/coco_json.py export --out data/mine
 Expected counts: as many pictures as the json lists.
 Label 0 is background and the categories follow in the order of their ids (`--no-background`: the first category is 0
 and what no annotation covers is 255). Large areas are drawn first, so that small things on them stay visible. Crowds
@@ -231,7 +231,8 @@ def convert(src, out, settings: Settings = Settings(), *, background: bool = Tru
         source = job.source
         found = source.find(r"((?:.+/)?[^/]+)\.json", "annotation files (.json)")
         if len(found) > 1:
-            raise ConvertError(f"{source.where}: {len(found)} .json files ({', '.join(list(found.values())[:3])}, ...); give one at a time")
+            raise ConvertError(f"{source.where}: {len(found)} .json files ({', '.join(list(found.values())[:3])}, "
+                               "...); give one at a time")
         name = next(iter(found.values()))
         export = read_export(source.json(name), source.label(name), background, crowd)
         if len({file for file, _, _ in export.pictures}) < len(export.pictures):
@@ -255,7 +256,8 @@ def convert(src, out, settings: Settings = Settings(), *, background: bool = Tru
 
 def add_arguments(parser) -> None:
     """The options of this converter."""
-    parser.add_argument("--no-background", dest="background", action="store_false", help="what no annotation covers is 255, not class 0")
+    parser.add_argument("--no-background", dest="background", action="store_false",
+                        help="what no annotation covers is 255, not class 0")
     parser.add_argument("--crowd", choices=("keep", "ignore"), default="keep",
                         help="annotations with iscrowd: 1 become their class, or 255 (default: %(default)s)")
 

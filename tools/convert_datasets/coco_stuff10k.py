@@ -6,7 +6,8 @@ Expected raw tree (zip or folder):
     images/COCO_train2014_000000000077.jpg   annotations/COCO_train2014_000000000077.mat   imageLists/{train,test}.txt
 Command: python tools/convert_datasets/coco_stuff10k.py cocostuff-10k-v1.1.zip --out data/coco_stuff10k
 Expected counts: 9000 training and 1000 test pictures.
-The 171 used of the ids 1 to 182 are numbered without gaps; 0 stays 0, so the dataset class reduces the zero label (reduce_zero_label).
+The 171 used of the ids 1 to 182 are numbered without gaps; 0 stays 0, so the dataset class reduces the zero label
+(reduce_zero_label).
 """
 
 from __future__ import annotations
@@ -41,12 +42,15 @@ def convert(src, out, settings: Settings = Settings()) -> Report:
     """Convert COCO-Stuff 10k in `src` to `out`."""
     with Job("coco_stuff10k", src, out, EXPECTED, settings) as job:
         source = job.source
-        lists = {f"{key[0]}2014": source.lines(name) for key, name in source.find(r"imageLists/(train|test)\.txt", "lists").items()}
+        lists = {f"{key[0]}2014": source.lines(name)
+                 for key, name in source.find(r"imageLists/(train|test)\.txt", "lists").items()}
         job.need(lists, list(COUNTS))
-        pairs = pair(source.find(r"images/(\w+)\.jpg", "pictures"), source.find(r"annotations/(\w+)\.mat", "masks"), source)
+        pairs = pair(source.find(r"images/(\w+)\.jpg", "pictures"), source.find(r"annotations/(\w+)\.mat", "masks"),
+                     source)
         lacking = [name for names in lists.values() for name in names if (name,) not in pairs]
         if lacking:
-            raise ConvertError(f"{source.where}: {len(lacking)} listed pictures are not there: {', '.join(lacking[:5])}; download it again")
+            raise ConvertError(f"{source.where}: {len(lacking)} listed pictures are not there: "
+                               f"{', '.join(lacking[:5])}; download it again")
         todo = [(pairs[name,], (f"images/{split}/{name}.jpg", f"annotations/{split}/{name}_labelTrainIds.png"))
                 for split, names in lists.items() for name in names]
         return job.run(pair_items(todo, convert_pair, label=LABELS))

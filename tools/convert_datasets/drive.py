@@ -6,7 +6,8 @@ Expected raw tree (archives or folders):
     training/{images/21_training.tif,1st_manual/21_manual1.gif}
     test/{images/01_test.tif,1st_manual/01_manual1.gif,2nd_manual/01_manual2.gif}
 Command: python tools/convert_datasets/drive.py DRIVE --out data/DRIVE
-Expected counts: 20 training and 20 validation pictures (the test part, whose masks newer downloads lack); 20 and 40 masks.
+Expected counts: 20 training and 20 validation pictures (the test part, whose masks newer downloads lack); 20 and 40
+masks.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ def convert(src, out, settings: Settings = Settings()) -> Report:
                    (key[0] == "training" or job.expected["annotations/validation"])]
         lone = [name for key, name in masks.items() if key[:2] not in pictures]
         if lacking or lone:
-            raise ConvertError(f"{job.source.where}: {', '.join((lacking or lone)[:5])}: no {'mask' if lacking else 'picture'} for it; "
-                               "the download is incomplete")
+            raise ConvertError(f"{job.source.where}: {', '.join((lacking or lone)[:5])}: no "
+                               f"{'mask' if lacking else 'picture'} for it; the download is incomplete")
         todo = []
         for (split, number), picture in pictures.items():
             drawn = {who: masks[split, number, who] for who in "12" if (split, number, who) in masks}
             todo.append(((picture, *drawn.values()), (f"images/{SPLITS[split]}/{number}.png",
-                                                      *(f"annotations/{SPLITS[split]}/{number}_manual{who}.png" for who in drawn))))
+                                                      *(f"annotations/{SPLITS[split]}/{number}_manual{who}.png"
+                                                        for who in drawn))))
         return job.run(pair_items(todo, convert_pair, label=Threshold()))
 
 

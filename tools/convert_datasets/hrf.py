@@ -4,7 +4,8 @@ Source: www5.cs.fau.de/research/data/fundus-images, six archives (Budai et al., 
 Licence: CC BY 4.0.
 Expected raw tree (the six archives in one folder, or unpacked):
     healthy.zip: 01_h.jpg      glaucoma.zip: 01_g.jpg      diabetic_retinopathy.zip: 01_dr.JPG
-    healthy_manualsegm.zip: 01_h.tif      glaucoma_manualsegm.zip: 01_g.tif      diabetic_retinopathy_manualsegm.zip: 01_dr.tif
+    healthy_manualsegm.zip: 01_h.tif      glaucoma_manualsegm.zip: 01_g.tif
+    diabetic_retinopathy_manualsegm.zip: 01_dr.tif
 Command: python tools/convert_datasets/hrf.py HRF --out data/HRF
 Expected counts: 15 training pictures (numbers 01 to 05 of each kind), 30 validation.
 """

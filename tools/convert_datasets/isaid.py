@@ -3,14 +3,16 @@
 Source: captain-whu.github.io/iSAID, pictures from DOTA 1.0 (Waqas Zamir et al., "iSAID", CVPR workshops 2019).
 Licence: CC BY-NC-SA 4.0 for annotations; pictures for academic use only.
 Expected raw tree (the archives may stay closed):
-    train/images/{part1.zip,...} or train/images/P0000.png      train/Semantic_masks/{images.zip or *.png}: P0000_instance_color_RGB.png
-    val/...                                                     test/images/...
+    train/images/{part1.zip,...} or train/images/P0000.png
+    train/Semantic_masks/{images.zip or *.png}: P0000_instance_color_RGB.png
+    val/...      test/images/...
 Command: python tools/convert_datasets/isaid.py iSAID --out data/iSAID
-Expected counts: 1411 train, 458 val and 937 test pictures; 33978 train and 11644 val tiles of 896x896 with 384 pixels of overlap; test
-pictures are not cut. Original JSeg uses `--width 800 --height 800 --overlap 200`; its documented 28029 and 9512 files leave P1527 and P1530
-out and count a picture that is not larger than a tile in both directions once: the report counts the same way and compares.
-`--width` and `--height` mean what they say (MMSegmentation and original JSeg swap them). No picture is skipped in silence (original JSeg
-skips P1527 and P1530): one whose mask does not fit is an error, and `--skip P1527` leaves it out and says so.
+Expected counts: 1411 train, 458 val and 937 test pictures; 33978 train and 11644 val tiles of 896x896 with 384 pixels
+of overlap; test pictures are not cut. Original JSeg uses `--width 800 --height 800 --overlap 200`; its documented 28029
+and 9512 files leave P1527 and P1530 out and count a picture that is not larger than a tile in both directions once: the
+report counts the same way and compares. `--width` and `--height` mean what they say (MMSegmentation and original JSeg
+swap them). No picture is skipped in silence (original JSeg skips P1527 and P1530): one whose mask does not fit is an
+error, and `--skip P1527` leaves it out and says so.
 """
 
 from __future__ import annotations
@@ -58,12 +60,12 @@ def check_pictures(pairs, skip: tuple, where: str) -> None:
     counts = Counter(split for split, _ in pairs)
     for split, count in PICTURES.items():
         if not count - left_out <= counts[split] <= count:
-            raise ConvertError(f"{where}: {counts[split]} {split} pictures, but {count} are published; is the download complete? If this is what "
-                               "you have, add --partial")
+            raise ConvertError(f"{where}: {counts[split]} {split} pictures, but {count} are published; is the download "
+                               "complete? If this is what you have, add --partial")
 
 
-def convert(src, out, settings: Settings = Settings(), *, width: int = 896, height: int = 896, overlap: int = 384, skip: tuple = (),
-            unknown: int | None = None) -> Report:
+def convert(src, out, settings: Settings = Settings(), *, width: int = 896, height: int = 896, overlap: int = 384,
+            skip: tuple = (), unknown: int | None = None) -> Report:
     """Convert iSAID in `src` to `out`.
 
     Args:
@@ -76,14 +78,17 @@ def convert(src, out, settings: Settings = Settings(), *, width: int = 896, heig
         pictures = job.source.find(r"(train|val)/(?:.+/)?(P\d+)\.png", "pictures")
         masks = job.source.find(r"(train|val)/(?:.+/)?(P\d+)_instance_color_RGB\.png", "masks")
         job.need({split for split, _ in pictures} & {split for split, _ in masks}, ("train", "val"))
-        pictures, masks = ({key: name for key, name in found.items() if key[1] not in skip} for found in (pictures, masks))
+        pictures, masks = ({key: name for key, name in found.items() if key[1] not in skip}
+                           for found in (pictures, masks))
         pairs = pair(pictures, masks, job.source)
         if not settings.partial:
             check_pictures(pairs, skip, job.source.where)
         label = ColorTable(COLORS, unknown)
         tile = "{box.top}_{box.bottom}_{box.left}_{box.right}"
-        items = pair_items([(files, (f"img_dir/{split}/{name}_{tile}.png", f"ann_dir/{split}/{name}_{tile}_instance_color_RGB.png"))
-                            for (split, name), files in pairs.items()], cut, tiling=tiling, label=label, pad=(0, IGNORED))
+        items = pair_items([(files, (f"img_dir/{split}/{name}_{tile}.png",
+                                     f"ann_dir/{split}/{name}_{tile}_instance_color_RGB.png"))
+                            for (split, name), files in pairs.items()], cut, tiling=tiling, label=label,
+                           pad=(0, IGNORED))
         tests = job.source.find(r"test/(?:.+/)?(P\d+)\.png")
         items += [Item(name, copy_picture, (name,), (f"img_dir/test/{key[0]}.png",)) for key, name in tests.items()]
         if not tests:
@@ -91,7 +96,8 @@ def convert(src, out, settings: Settings = Settings(), *, width: int = 896, heig
         report = job.run(items)
         made = {split: report.notes.pop(split, 0) for split in PICTURES}
         if (width, height, overlap) == DEVKIT_TILES:
-            report.notes.update({f"{split} files as original JSeg counts them (documented: {DEVKIT[split]})": made[split] for split in made})
+            report.notes.update({f"{split} files as original JSeg counts them (documented: {DEVKIT[split]})": made[
+                split] for split in made})
         report.notes.update({f"left out as asked: {name}": 1 for name in skip})
         return report
 
@@ -101,8 +107,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--width", type=int, default=896, help="of a tile in pixels (default: 896)")
     parser.add_argument("--height", type=int, default=896, help="of a tile in pixels (default: 896)")
     parser.add_argument("--overlap", type=int, default=384, help="pixels that neighbouring tiles share (default: 384)")
-    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave a picture out, for example P1527; repeatable")
-    parser.add_argument("--unknown", type=int, choices=range(256), metavar="INDEX", help="index for unknown colours (default: an error)")
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME",
+                        help="leave a picture out, for example P1527; repeatable")
+    parser.add_argument("--unknown", type=int, choices=range(256), metavar="INDEX",
+                        help="index for unknown colours (default: an error)")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def brushed(shape: dict, size: tuple[int, int], where: str) -> np.ndarray:
 
 
 def _round(x: float, y: float, radius: float) -> list[tuple[float, float]]:
-    return [(x + radius * math.cos(2 * math.pi * i / 64), y + radius * math.sin(2 * math.pi * i / 64)) for i in range(64)]
+    return [(x + radius * math.cos(2 * math.pi * i / 64), y + radius * math.sin(2 * math.pi * i / 64))
+            for i in range(64)]
 
 
 def convert_one(item: Item, source: Source, writer: Writer, *, classes: tuple[str, ...]) -> Remarks:
@@ -118,8 +119,9 @@ def convert_one(item: Item, source: Source, writer: Writer, *, classes: tuple[st
     for place, shape in enumerate(notes["shapes"], 1):
         label, name = shape["label"], f"{where}: shape {place} ({shape['label']})"
         if label not in classes and label not in (IGNORE, BACKGROUND):
-            raise ConvertError(f"{where}: label {label!r} is not one of the classes{nearest(label, classes)} ({', '.join(classes)}); add it to "
-                               f"--classes, or rename it to {IGNORE} if it counts nowhere")
+            raise ConvertError(f"{where}: label {label!r} is not one of the classes{nearest(label, classes)} "
+                               f"({', '.join(classes)}); add it to --classes, or rename it to {IGNORE} if it counts "
+                               "nowhere")
         index = 255 if label == IGNORE else 0 if label == BACKGROUND else classes.index(label)
         if shape.get("shape_type") == "mask":
             mask[brushed(shape, size, name)] = index
@@ -153,7 +155,9 @@ def picture_of(stem: str, named: Any, source: Source) -> str | None:
 
 
 def convert(src, out, settings: Settings = Settings(), *, classes: tuple[str, ...] = ()) -> Report:
-    """Convert LabelMe annotations in `src` to `out`; `classes` are the names from index 0 on, empty takes what is found."""
+    """Convert LabelMe annotations in `src` to `out`;
+    `classes` are the names from index 0 on, empty takes what is found.
+    """
     with Job("labelme", src, out, {}, settings) as job:
         source, items, labels, foreign, owners = job.source, [], set(), [], {}
         for (stem,), name in source.find(r"((?:.+/)?[^/]+)\.json", "LabelMe files (.json)").items():

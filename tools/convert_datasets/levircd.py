@@ -14,7 +14,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # jseg from this checkout, installed or not
 
-from jseg.data.prepare import ColorTable, Item, Job, Report, Settings, Source, Tiling, Writer, command, cut_pair, pair, pair_items
+from jseg.data.prepare import (ColorTable, Item, Job, Report, Settings, Source, Tiling, Writer, command, cut_pair,
+                               pair, pair_items)
 
 OUT = "data/LEVIRCD"
 TILES = {"train": 7120, "val": 1024, "test": 2048}
@@ -30,7 +31,8 @@ def cut_three(item: Item, source: Source, writer: Writer, *, tiling: Tiling) -> 
 
 def convert(src, out, settings: Settings = Settings(), *, size: int = 256, overlap: int = 0) -> Report:
     """Convert LEVIR-CD in `src` to `out`; `size` and `overlap` of the tiles in pixels."""
-    expected = {f"{split}/{part}": count if (size, overlap) == (256, 0) else None for split, count in TILES.items() for part in ("A", "B", "label")}
+    expected = {f"{split}/{part}": count if (size, overlap) == (256, 0) else None for split, count in TILES.items()
+                for part in ("A", "B", "label")}
     with Job("levircd", src, out, expected, settings, archives="train|val|test|levir") as job:
         find = job.source.find
         before = find(r"(train|val|test)/A/(\w+)\.png", "pictures (A)")
@@ -38,7 +40,8 @@ def convert(src, out, settings: Settings = Settings(), *, size: int = 256, overl
         masks = pair(before, find(r"(train|val|test)/label/(\w+)\.png"), job.source)
         job.need({split for split, _ in before}, list(TILES))
         tile = "{box.left}_{box.top}_{box.right}_{box.bottom}.png"
-        todo = [((a, after[key][1], masks[key][1]), tuple(f"{key[0]}/{part}/{key[1]}_{tile}" for part in ("A", "B", "label")))
+        todo = [((a, after[key][1], masks[key][1]),
+                 tuple(f"{key[0]}/{part}/{key[1]}_{tile}" for part in ("A", "B", "label")))
                 for key, a in before.items()]
         return job.run(pair_items(todo, cut_three, tiling=Tiling.overlapping(size, size, overlap)))
 
@@ -46,7 +49,8 @@ def convert(src, out, settings: Settings = Settings(), *, size: int = 256, overl
 def add_arguments(parser) -> None:
     """The options of this converter."""
     parser.add_argument("--size", type=int, default=256, help="side of a tile in pixels (default: 256)")
-    parser.add_argument("--overlap", type=int, default=0, help="pixels that neighbouring tiles share (default: 0, as published)")
+    parser.add_argument("--overlap", type=int, default=0,
+                        help="pixels that neighbouring tiles share (default: 0, as published)")
 
 
 if __name__ == "__main__":

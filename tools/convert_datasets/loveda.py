@@ -1,4 +1,4 @@
-"""LoveDA land cover: town and country pictures in one folder a split.
+"""LoveDA land cover: town and country pictures in one folder per split.
 
 Source: zenodo.org/record/5706578, Train.zip, Val.zip, Test.zip (Wang et al., "LoveDA", NeurIPS datasets track 2021).
 Licence: CC BY-NC-SA 4.0.
@@ -19,7 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # jseg fro
 from jseg.data.prepare import IndexTable, Job, Report, Settings, command, convert_pair, pair, pair_items
 
 OUT = "data/loveDA"
-EXPECTED = {"img_dir/train": 2522, "ann_dir/train": 2522, "img_dir/val": 1669, "ann_dir/val": 1669, "img_dir/test": 1796}
+EXPECTED = {"img_dir/train": 2522, "ann_dir/train": 2522, "img_dir/val": 1669, "ann_dir/val": 1669,
+            "img_dir/test": 1796}
 LABELS = IndexTable({label: label for label in range(8)})
 
 
@@ -30,7 +31,8 @@ def convert(src, out, settings: Settings = Settings()) -> Report:
         masks = job.source.find(r"(Train|Val)/(?:Rural|Urban)/masks_png/(\d+)\.png", "masks")
         job.need({split for split, _ in pictures}, ("Train", "Val", "Test"))
         labelled = pair({key: name for key, name in pictures.items() if key[0] != "Test"}, masks, job.source)
-        todo = [(labelled.get((split, name), (picture,)), tuple(f"{folder}/{split.lower()}/{name}.png" for folder in ("img_dir", "ann_dir")))
+        todo = [(labelled.get((split, name), (picture,)),
+                 tuple(f"{folder}/{split.lower()}/{name}.png" for folder in ("img_dir", "ann_dir")))
                 for (split, name), picture in pictures.items()]
         return job.run(pair_items(todo, convert_pair, label=LABELS))
 

@@ -1,7 +1,7 @@
-"""NYU Depth v2 (for depth estimation): pictures and 16-bit depth maps of the published lists in one folder a split.
+"""NYU Depth v2 (for depth estimation): pictures and 16-bit depth maps of the published lists in one folder per split.
 
-Source: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html; the prepared nyu.zip of the BTS authors (Silberman et al., ECCV 2012).
-Licence: see the publisher's page.
+Source: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html; the prepared nyu.zip of the BTS authors (Silberman et al.,
+ECCV 2012). Licence: see the publisher's page.
 Expected raw tree (zip or folder):
     nyu/{nyu_train.txt,nyu_test.txt}: lines "kitchen_0028b/rgb_00045.jpg kitchen_0028b/sync_depth_00045.png 518.8579"
     nyu/kitchen_0028b/{rgb_00045.jpg,sync_depth_00045.png}
@@ -29,7 +29,8 @@ EXPECTED = {f"{kind}/{split}": count for split, count in COUNTS.items() for kind
 def copy_pair(item: Item, source: Source, writer: Writer) -> None:
     """Copy picture and depth map after both were decoded and their sizes compared."""
     contents = [source.read(name) for name in item.inputs]
-    check_pair(*(decode(reader, data, source.label(name)) for reader, data, name in zip((read_image, read_mask), contents, item.inputs)),
+    check_pair(*(decode(reader, data, source.label(name))
+                 for reader, data, name in zip((read_image, read_mask), contents, item.inputs)),
                *map(source.label, item.inputs))
     for data, member, name in zip(contents, item.inputs, item.values):
         writer.copy(name, source, member, data)
@@ -46,9 +47,11 @@ def convert(src, out, settings: Settings = Settings()) -> Report:
             for line in job.source.lines(listing):
                 rgb, depth = (part.strip("/") for part in (line.split() + ["", ""])[:2])
                 if folder + rgb not in job.source or folder + depth not in job.source:
-                    raise ConvertError(f"{job.source.label(listing)}: {line!r}: no such files beside the list; the download is incomplete")
-                todo.append(((folder + rgb, folder + depth), (f"images/{split}/{rgb.replace('/rgb', '')}",
-                                                              f"annotations/{split}/{depth.replace('/sync_depth', '')}")))
+                    raise ConvertError(f"{job.source.label(listing)}: {line!r}: no such files beside the list; the "
+                                       "download is incomplete")
+                outputs = (f"images/{split}/{rgb.replace('/rgb', '')}",
+                           f"annotations/{split}/{depth.replace('/sync_depth', '')}")
+                todo.append(((folder + rgb, folder + depth), outputs))
         return job.run(pair_items(todo, copy_pair))
 
 

@@ -34,8 +34,10 @@ def by_split(found: dict) -> dict[tuple[str, str], str]:
 def convert(src, out, settings: Settings = Settings()) -> Report:
     """Convert REFUGE in `src` to `out`."""
     with Job("refuge", src, out, EXPECTED, settings, archives="refuge|training|validation|test") as job:
-        pictures = by_split(job.source.find(r"[^/]*(training|validation|test)[^/]*/(?:.+/)?([^/]+)\.jpg", "pictures", case=False))
-        masks = by_split(job.source.find(r"[^/]*(training|validation|test)[^/]*/(?:.+/)?([^/]+)\.bmp", "masks", case=False))
+        pictures = by_split(job.source.find(r"[^/]*(training|validation|test)[^/]*/(?:.+/)?([^/]+)\.jpg",
+                                            "pictures", case=False))
+        masks = by_split(job.source.find(r"[^/]*(training|validation|test)[^/]*/(?:.+/)?([^/]+)\.bmp",
+                                         "masks", case=False))
         job.need({split for split, _ in pictures}, SPLITS)
         todo = [(files, (f"images/{split}/{stem}.png", f"annotations/{split}/{stem}.png"))
                 for (split, stem), files in pair(pictures, masks, job.source).items()]

@@ -2,8 +2,8 @@
 
 Source: cecas.clemson.edu/~ahoover/stare, stare-images.tar, labels-ah.tar, labels-vk.tar (Hoover et al., IEEE TMI 2000).
 Licence: research; see the publisher's page.
-Expected raw tree (archives or folders): im0001.ppm.gz, im0001.ah.ppm.gz, im0001.vk.ppm.gz, ... (20 pictures; .gz may be unpacked)
-Command: python tools/convert_datasets/stare.py STARE --out data/STARE
+Expected raw tree (archives or folders): im0001.ppm.gz, im0001.ah.ppm.gz, im0001.vk.ppm.gz, ... (20 pictures; .gz may be
+unpacked) Command: python tools/convert_datasets/stare.py STARE --out data/STARE
 Expected counts: 10 training pictures (im0001 to im0139), 10 validation (im0162 to im0324); two masks each.
 """
 
@@ -26,11 +26,13 @@ def convert(src, out, settings: Settings = Settings()) -> Report:
     """Convert STARE in `src` to `out`."""
     with Job("stare", src, out, EXPECTED, settings, archives="stare|labels") as job:
         pictures = job.source.find(r"im(\d{4})\.ppm(?:\.gz)?", "pictures")
-        masks = [pair(pictures, job.source.find(rf"im(\d{{4}})\.{who}\.ppm(?:\.gz)?"), job.source, f"mask {who}") for who in OBSERVERS]
+        masks = [pair(pictures, job.source.find(rf"im(\d{{4}})\.{who}\.ppm(?:\.gz)?"), job.source, f"mask {who}")
+                 for who in OBSERVERS]
         split = {key: "training" if int(key[0]) <= LAST_TRAINING else "validation" for key in pictures}
         job.need(split.values(), ("training", "validation"))
         todo = [((picture, *(found[key][1] for found in masks)),
-                 (f"images/{split[key]}/im{key[0]}.png", *(f"annotations/{split[key]}/im{key[0]}.{who}.png" for who in OBSERVERS)))
+                 (f"images/{split[key]}/im{key[0]}.png",
+                  *(f"annotations/{split[key]}/im{key[0]}.{who}.png" for who in OBSERVERS)))
                 for key, picture in pictures.items()]
         return job.run(pair_items(todo, convert_pair, label=Threshold()))
 

@@ -3,10 +3,12 @@
 Source: host.robots.ox.ac.uk/pascal/VOC/voc2012, VOCtrainval_11-May-2012.tar (Everingham et al., IJCV 2015).
 Licence: pictures under the terms of Flickr.
 Expected raw tree (tar or folder):
-    VOCdevkit/VOC2012/{JPEGImages/2007_000032.jpg,SegmentationClass/2007_000032.png,ImageSets/Segmentation/{train,val}.txt}
+    VOCdevkit/VOC2012/{JPEGImages/2007_000032.jpg,SegmentationClass/2007_000032.png}
+    VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt
 Command: python tools/convert_datasets/voc2012.py VOCtrainval_11-May-2012.tar --out data/VOCdevkit/VOC2012
 Expected counts: 2913 masks, of which 1464 train and 1449 val.
-Masks hold 0 = background, 1 to 20 and 255 = border, with the published colours for viewers. MMSegmentation trains from the raw tree.
+Masks hold 0 = background, 1 to 20 and 255 = border, with the published colours for viewers. MMSegmentation trains from
+the raw tree.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ LABELS = IndexTable({255: 255, **{label: label for label in range(21)}})
 
 def voc_colours() -> list[tuple[int, int, int]]:
     """The 256 colours of VOC: bit i of a channel, from the top, is bit 3 * i + channel of the index."""
-    return [tuple(sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)) for index in range(256)]
+    return [tuple(sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3))
+            for index in range(256)]
 
 
 def read_lists(job: Job) -> dict[str, list[str]]:
@@ -42,21 +45,24 @@ def read_lists(job: Job) -> dict[str, list[str]]:
     job.need(lists, list(COUNTS))
     for split, names in lists.items():
         if len(names) != COUNTS[split] and not job.settings.partial:
-            raise ConvertError(f"{job.source.label(found[split,])}: {len(names)} pictures, {COUNTS[split]} were published; download it again, "
-                               "or add --partial if this is what you have")
+            raise ConvertError(f"{job.source.label(found[split,])}: {len(names)} pictures, {COUNTS[split]} were "
+                               "published; download it again, or add --partial if this is what you have")
     return lists
 
 
 def mask_items(job: Job, names: list[str], also_aug: Collection[str] = ()) -> list[Item]:
-    """One item for each of the named pictures with its mask; masks named in `also_aug` go to SegmentationClassAug too."""
+    """One item for each of the named pictures with its mask;
+    masks named in `also_aug` go to SegmentationClassAug too.
+    """
     pictures = job.source.find(r"JPEGImages/(\w+)\.jpg", "pictures")
     masks = job.source.find(r"SegmentationClass/(\w+)\.png", "masks")
     lacking = [name for name in names if (name,) not in pictures or (name,) not in masks]
     if lacking:
-        raise ConvertError(f"{job.source.where}: {len(lacking)} of {len(names)} listed pictures lack picture or mask: {', '.join(lacking[:5])}; "
-                           "download it again")
+        raise ConvertError(f"{job.source.where}: {len(lacking)} of {len(names)} listed pictures lack picture or mask: "
+                           f"{', '.join(lacking[:5])}; download it again")
     folders = {name: ["SegmentationClass"] + ["SegmentationClassAug"] * (name in also_aug) for name in names}
-    todo = [((pictures[name,], *[masks[name,]] * len(folders[name])), (f"JPEGImages/{name}.jpg", *(f"{f}/{name}.png" for f in folders[name])))
+    todo = [((pictures[name,], *[masks[name,]] * len(folders[name])),
+             (f"JPEGImages/{name}.jpg", *(f"{f}/{name}.png" for f in folders[name])))
             for name in names]
     return pair_items(todo, convert_pair, label=LABELS, palette=voc_colours())
 

@@ -4,7 +4,8 @@ A guesser is a module of this folder with
     NEAREST: what it reads, for messages;
     recognise(shapes, meta) -> bool: whether these keys are its own;
     guess(shapes, *, numpy_values, meta, where) -> Guess;
-    complete(settings, found, *, origin, where, notes) -> dict: a stated config, checked against the weights, with the rules that its
+    complete(settings, found, *, origin, where, notes) -> dict: a stated config, checked against the weights, with the
+    rules that its
         release leaves unsaid.
 A new file is found by itself.
 """
@@ -29,7 +30,8 @@ class Guess:
 
     Args:
         release: name for reports.
-        config: a jseg config: model, preprocessing, test pipeline; the `model.backbone` block alone for a backbone's weights.
+        config: a jseg config: model, preprocessing, test pipeline; the `model.backbone` block alone for a backbone's
+            weights.
         backbone_only: the file holds a backbone (an ImageNet classifier) and no segmentation model.
     """
 
@@ -46,7 +48,8 @@ _LOOKS = (  # (pattern of a key, name); the first that matches is what the messa
     (r"layer\d\.\d+\.conv\d\.weight", "a ResNet (PSPNet, DeepLabV3+, UPerNet...)"),
     (r"features\.\d+\.conv\.|inverted_res", "MobileNet"),
     (r"query_embed|query_feat|transformer_decoder", "MaskFormer or Mask2Former"),
-    (r"mask_decoder|image_encoder", "Segment Anything"), (r"text_model|visual\.", "CLIP"), (r"bbox_head|rpn_head", "a detector"))
+    (r"mask_decoder|image_encoder", "Segment Anything"), (r"text_model|visual\.", "CLIP"),
+    (r"bbox_head|rpn_head", "a detector"))
 
 
 def guessers() -> list[ModuleType]:
@@ -66,5 +69,6 @@ def looks_like(shapes: Shapes) -> str:
             found = f"its keys are those of {name}"
             break
     else:
-        found = f"its {len(shapes)} keys ({', '.join(key[:60] for key in list(shapes)[:3])}...) are of no family jseg knows"
+        found = (f"its {len(shapes)} keys ({', '.join(key[:60] for key in list(shapes)[:3])}...) are of no family jseg "
+                 "knows")
     return f"{found}; without a config jseg converts {'; '.join(module.NEAREST for module in guessers())}"

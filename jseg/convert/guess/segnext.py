@@ -2,13 +2,14 @@
 
 SegNeXt exists in three releases with nearly equal keys whose masks differ when one is run by another's rules:
 
-    release                    mlp.dwconv keys    rank MD_R            test pictures are      gradient through the factorisation
-    mmsegmentation 1.x         .dwconv.           16                   padded to x32          all steps
-    authors' PyTorch           .dwconv.dwconv.    16 T, S; 64 B, L     resized to x32         all steps
-    original JSeg (.pkl)       .dwconv.dwconv.    16 T, S; 64 B, L     resized to x32         the last step
+    release                 mlp.dwconv keys   rank MD_R           test pictures are   gradient through the factorisation
+    mmsegmentation 1.x      .dwconv.          16                  padded to x32       all steps
+    authors' PyTorch        .dwconv.dwconv.   16 T, S; 64 B, L    resized to x32      all steps
+    original JSeg (.pkl)    .dwconv.dwconv.   16 T, S; 64 B, L    resized to x32      the last step
 
-Sources: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py and decode_heads/ham_head.py (Apache-2.0), the authors' repository
-(Visual-Attention-Network/SegNeXt, mmseg 0.x), original JSeg's configs. A config that states a rule wins over this table.
+Sources: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py and decode_heads/ham_head.py (Apache-2.0), the authors'
+repository (Visual-Attention-Network/SegNeXt, mmseg 0.x), original JSeg's configs. A config that states a rule wins over
+this table.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ NEAREST = ", ".join(family.name for family in FAMILIES.values())
 def recognise(shapes: Shapes, meta: Mapping[str, Any]) -> bool:
     """Whether an MSCAN backbone stands alone or under a LightHamHead."""
     heads = [key for key in shapes if key.startswith("decode_head.")]
-    return any(_MSCAN.match(key) for key in shapes) and (not heads or any(key.startswith("decode_head.squeeze.") for key in heads))
+    return any(_MSCAN.match(key) for key in shapes) and (not heads or any(key.startswith("decode_head.squeeze.")
+                                                                          for key in heads))
 
 
 def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where: str) -> Guess:
@@ -92,23 +94,25 @@ def backbone_facts(shapes: Shapes, where: str, prefix: str = "backbone.") -> dic
     try:
         stages = max(int(m[1]) for key in shapes if (m := re.match(rf"{re.escape(prefix)}block(\d)\.", key)))
         dims = [shapes[f"{prefix}norm{i}.weight"][0] for i in range(1, stages + 1)]
-        depths = [len({key.split(".")[prefix.count(".") + 1] for key in shapes if key.startswith(f"{prefix}block{i}.")}) for i in range(1, stages + 1)]
+        depths = [len({key.split(".")[prefix.count(".") + 1] for key in shapes if key.startswith(f"{prefix}block{i}.")})
+                  for i in range(1, stages + 1)]
         ratios = [shapes[f"{prefix}block{i}.0.mlp.fc1.weight"][0] / dims[i - 1] for i in range(1, stages + 1)]
         unit = f"{prefix}block1.0.attn.spatial_gating_unit."
-        strips = sorted(int(m[1]) for key in shapes if key.startswith(unit) and (m := re.match(r"conv(\d)_1\.weight", key[len(unit):])))
+        strips = sorted(int(m[1]) for key in shapes if key.startswith(unit)
+                        and (m := re.match(r"conv(\d)_1\.weight", key[len(unit):])))
         kernels = [shapes[f"{unit}conv0.weight"][-1], *([1, shapes[f"{unit}conv{i}_1.weight"][-1]] for i in strips)]
         in_channels = shapes[f"{prefix}patch_embed1.proj.0.weight"][1]
-        for i, (dim, depth, ratio) in enumerate(zip(dims, depths, ratios), 1):  # no size is believed that the file does not hold
+        # no size is believed that the file does not hold
+        for i, (dim, depth, ratio) in enumerate(zip(dims, depths, ratios), 1):
             for j in range(depth):
                 for key, size in (("attn.proj_1", (dim, dim)), ("mlp.fc2", (dim, int(dim * ratio)))):
                     if tuple(shapes[f"{prefix}block{i}.{j}.{key}.weight"][:2]) != size:
                         raise ValueError(f"{prefix}block{i}.{j}.{key}.weight of shape {size}")
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise ConvertError(f"{where}: an incomplete MSCAN backbone: {error} is missing or has an odd shape") from error
-    variant = next((name for name, sizes in VARIANTS.items() if sizes == {"embed_dims": dims, "depths": depths}), None)
-    facts: dict[str, Any] = {"variant": variant} if variant else {"embed_dims": dims, "depths": depths, "num_stages": stages}
-    if ratios != [8, 8, 4, 4]:
-        facts["mlp_ratios"] = [int(r) if r == int(r) else r for r in ratios]
+    sizes = {"embed_dims": dims, "depths": depths, "mlp_ratios": [int(r) if r == int(r) else r for r in ratios]}
+    variant = next((name for name, known in VARIANTS.items() if known == sizes), None)
+    facts: dict[str, Any] = {"variant": variant} if variant else {**sizes, "num_stages": stages}
     if kernels != [list(k) if isinstance(k, tuple) else k for k in KERNEL_SIZES]:
         facts["attention_kernel_sizes"] = kernels
         facts["attention_kernel_paddings"] = [kernels[0] // 2, *([0, k[1] // 2] for k in kernels[1:])]
@@ -126,14 +130,16 @@ def head_facts(shapes: Shapes, widths: list[int], where: str) -> dict:
     try:
         ham, joined = shapes["decode_head.squeeze.conv.weight"][:2]
         channels, classes = shapes["decode_head.align.conv.weight"][0], shapes["decode_head.conv_seg.weight"][0]
-        for key, size in (("hamburger.ham_in", (ham, ham)), ("hamburger.ham_out", (ham, ham)), ("align", (channels, ham))):
+        for key, size in (("hamburger.ham_in", (ham, ham)), ("hamburger.ham_out", (ham, ham)),
+                          ("align", (channels, ham))):
             if tuple(shapes[f"decode_head.{key}.conv.weight"][:2]) != size:
                 raise ValueError(f"decode_head.{key}.conv.weight of shape {size}")
     except (KeyError, ValueError, IndexError) as error:
         raise ConvertError(f"{where}: an incomplete LightHamHead: {error} is missing or has an odd shape") from error
     index = next((list(range(k, len(widths))) for k in range(len(widths)) if sum(widths[k:]) == joined), None)
     if index is None:
-        raise ConvertError(f"{where}: decode_head.squeeze takes {joined} channels, which are no last maps of a backbone of widths {widths}")
+        raise ConvertError(f"{where}: decode_head.squeeze takes {joined} channels, which are no last maps of a "
+                           f"backbone of widths {widths}")
     norm = {"type": "GN", "num_groups": 32} if "decode_head.squeeze.gn.weight" in shapes else \
         {"type": "BN"} if "decode_head.squeeze.bn.weight" in shapes else None
     return {"in_channels": [widths[i] for i in index], "in_index": index, "channels": channels, "ham_channels": ham,
@@ -156,18 +162,18 @@ def default_config(shapes: Shapes, family: Family, where: str) -> dict:
     widths = backbone_widths(backbone)
     ham = {"MD_S": 1, "MD_R": rank_by_rule(family, variant), "train_steps": 6, "eval_steps": 7,
            "rand_init": "decode_head.hamburger.ham.bases" not in shapes, "grad": family.grad}
-    head = {"type": "LightHamHead", **head_facts(shapes, widths, where), "dropout_ratio": 0.1, "align_corners": False, "ham_kwargs": ham,
-            "ignore_index": 255, "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0}}
-    preprocessor = {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True,
-                    "size": [512, 512], "pad_val": 0, "seg_pad_val": 255}
+    head = {"type": "LightHamHead", **head_facts(shapes, widths, where), "dropout_ratio": 0.1, "align_corners": False,
+            "ham_kwargs": ham, "ignore_index": 255, "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0}}
+    preprocessor = {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+                    "bgr_to_rgb": True, "size": [512, 512], "pad_val": 0, "seg_pad_val": 255}
     resize = {"type": "Resize", "scale": [2048, 512], "keep_ratio": True}
     pipeline = [{"type": "LoadImageFromFile"}, resize, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
     if family.test_size == "resize":
         pipeline.insert(2, {"type": "ResizeToMultiple", "size_divisor": 32})
     else:
         preprocessor["test_cfg"] = {"size_divisor": 32}
-    return {"model": {"type": "EncoderDecoder", "backbone": backbone, "neck": None, "decode_head": head, "auxiliary_head": None,
-                      "test_cfg": {"mode": "whole"}},
+    return {"model": {"type": "EncoderDecoder", "backbone": backbone, "neck": None, "decode_head": head,
+                      "auxiliary_head": None, "test_cfg": {"mode": "whole"}},
             "data_preprocessor": preprocessor,
             "test_dataloader": {"batch_size": 1, "dataset": {"pipeline": pipeline}},
             "tta": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}}
@@ -175,12 +181,13 @@ def default_config(shapes: Shapes, family: Family, where: str) -> dict:
 
 def backbone_widths(block: Mapping[str, Any]) -> list[int]:
     """Widths of an MSCAN block's maps."""
-    from jseg.models.backbones.mscan import VARIANTS
-    return list(block.get("embed_dims") or VARIANTS.get(block.get("variant"), {}).get("embed_dims", []))
+    from jseg.models.backbones.mscan import SIZES, VARIANTS
+    return list(block.get("embed_dims") or VARIANTS.get(block.get("variant"), SIZES)["embed_dims"])
 
 
 def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
-    """Check a stated config's model against the weights and write down the rules it leaves to its release; changes go to `notes`.
+    """Check a stated config's model against the weights and write down the rules it leaves to its release;
+    changes go to `notes`.
 
     Raises:
         ConvertError: the config is of another model, or of other sizes.
@@ -188,26 +195,32 @@ def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: li
     from jseg.models.heads.ham_head import ham_options
     settings = copy.deepcopy(settings)
     model = settings.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict) or not isinstance(model.get("decode_head"), dict):
+    if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict) or not isinstance(
+        model.get("decode_head"), dict):
         raise ConvertError(f"{where}: config ({origin}): no model with backbone and decode_head in it")
     known, faults = found.config["model"], []
     _drop_unknown_auxiliary(model, notes)
     if model.get("neck"):
-        raise ConvertError(f"{where}: config ({origin}): model.neck {brief(model['neck'].get('type'))}; SegNeXt has none")
+        raise ConvertError(f"{where}: config ({origin}): model.neck {brief(model['neck'].get('type'))}; SegNeXt has "
+                           "none")
     for block in ("backbone", "decode_head"):
         said, real = model[block], known[block]
         if said.get("type") != real["type"]:
-            raise ConvertError(f"{where}: config ({origin}): model.{block} is {brief(said.get('type'))}, the weights are of {real['type']}; "
-                               "give the right config with --config")
+            raise ConvertError(f"{where}: config ({origin}): model.{block} is {brief(said.get('type'))}, the weights "
+                               f"are of {real['type']}; give the right config with --config")
         said_sizes, real_sizes = _sizes(block, said), _sizes(block, real)
-        faults += [f"{block}.{key} {brief(said_sizes[key])} (weights: {brief(real_sizes[key])})" for key in real_sizes if said_sizes[key] != real_sizes[key]]
+        faults += [f"{block}.{key} {brief(said_sizes[key])} (weights: {brief(real_sizes[key])})"
+                   for key in real_sizes if said_sizes[key] != real_sizes[key]]
     norm = known["decode_head"]["norm_cfg"]
-    if norm is not None and model["decode_head"].get("norm_cfg") is None:  # early configs of original JSeg left it to the class
+    # early configs of original JSeg left it to the class
+    if norm is not None and model["decode_head"].get("norm_cfg") is None:
         model["decode_head"]["norm_cfg"] = norm
         notes.append(f"model.decode_head.norm_cfg: the config names none, the weights have one: {norm['type']}"
-                     + (f" of {norm['num_groups']} groups, SegNeXt's, is taken" if "num_groups" in norm else " is taken"))
+                     + (f" of {norm['num_groups']} groups, SegNeXt's, is taken" if "num_groups" in norm
+                        else " is taken"))
     if faults:
-        raise ConvertError(f"{where}: the config ({origin}) does not fit the weights: {', '.join(faults)}; give the right one with --config")
+        raise ConvertError(f"{where}: the config ({origin}) does not fit the weights: {', '.join(faults)}; give the "
+                           "right one with --config")
     ham, rules = dict(model["decode_head"].get("ham_kwargs") or {}), known["decode_head"]["ham_kwargs"]
     for key in ("MD_R", "grad"):
         if not any(key in (k, k.upper()) for k in ham) and not (key == "grad" and "GRAD" in ham):
@@ -216,31 +229,35 @@ def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: li
         options = ham_options(ham)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConvertError(f"{where}: config ({origin}): model.decode_head.{error}") from error
-    if not isinstance(options["MD_R"], int) or not 1 <= options["MD_R"] <= 4096 or bool(options["rand_init"]) != rules["rand_init"]:
-        raise ConvertError(f"{where}: config ({origin}): ham_kwargs MD_R {brief(options['MD_R'])}, rand_init {brief(options['rand_init'])} do not fit "
-                           "weights " + ("without" if rules["rand_init"] else "with") + " stored bases")
+    if (not isinstance(options["MD_R"], int) or not 1 <= options["MD_R"] <= 4096
+        or bool(options["rand_init"]) != rules["rand_init"]):
+        raise ConvertError(f"{where}: config ({origin}): ham_kwargs MD_R {brief(options['MD_R'])}, rand_init "
+                           f"{brief(options['rand_init'])} do not fit weights "
+                           + ("without" if rules["rand_init"] else "with") + " stored bases")
     model["decode_head"]["ham_kwargs"] = ham
     return settings
 
 
 def _drop_unknown_auxiliary(model: dict, notes: list[str]) -> None:
-    """Auxiliary heads serve training only: one that jseg lacks is left out with its weights, and so are the lines that say so."""
+    """Auxiliary heads serve training only: one that jseg lacks is left out with its weights,
+    and so are the lines that say so.
+    """
     from jseg.registry import MODELS
     heads = model.get("auxiliary_head")
     kinds = [head.get("type") for head in (heads if isinstance(heads, list) else [heads]) if isinstance(head, dict)]
     if heads and not all(isinstance(kind, str) and kind in MODELS for kind in kinds):
         model["auxiliary_head"] = None
         notes[:] = [note for note in notes if not note.startswith("model.auxiliary_head")]
-        notes.append(f"model.auxiliary_head: {', '.join(map(brief, kinds))} left out with its weights: used in training only, and jseg has none such")
+        notes.append(f"model.auxiliary_head: {', '.join(map(brief, kinds))} left out with its weights: used in "
+                     "training only, and jseg has none such")
 
 
 def _sizes(block: str, said: Mapping) -> dict[str, Any]:
     """The arguments of a block that decide shapes, defaults filled in, comparable."""
     if block == "backbone":
-        from jseg.models.backbones.mscan import KERNEL_SIZES, VARIANTS
-        variant = VARIANTS.get(said.get("variant") or "", {})
-        defaults = {"embed_dims": variant.get("embed_dims"), "depths": variant.get("depths"), "mlp_ratios": (8, 8, 4, 4), "num_stages": 4,
-                    "in_channels": 3, "attention_kernel_sizes": KERNEL_SIZES}
+        from jseg.models.backbones.mscan import KERNEL_SIZES, SIZES, VARIANTS
+        defaults = {**VARIANTS.get(said.get("variant") or "", SIZES), "num_stages": 4, "in_channels": 3,
+                    "attention_kernel_sizes": KERNEL_SIZES}
     else:
         defaults = {"in_channels": None, "in_index": None, "channels": None, "ham_channels": 512, "num_classes": None}
     return {key: _lists(default if said.get(key) is None else said[key]) for key, default in defaults.items()}

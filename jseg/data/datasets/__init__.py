@@ -1,4 +1,6 @@
-"""Datasets: one file each with class names, colours and layout; `DATASETS.build({type: CamVidDataset, ...})` makes one."""
+"""Datasets: one file each with class names, colours and layout;
+`DATASETS.build({type: CamVidDataset, ...})` makes one.
+"""
 
 import importlib
 import pkgutil
@@ -33,10 +35,10 @@ from jseg.data.datasets.wrappers import ClassBalancedDataset, ConcatDataset, Rep
 
 __all__ = ["ADE20KDataset", "SegDataset", "BDD100KDataset", "CamVidDataset", "ChaseDB1Dataset", "CityscapesDataset",
            "COCOStuffDataset", "DarkZurichDataset", "DRIVEDataset", "FolderDataset", "HRFDataset", "HSIDrive20Dataset",
-           "iSAIDDataset", "LEVIRCDDataset", "LIPDataset", "LoveDADataset", "MapillaryDataset_v1", "MapillaryDataset_v2",
-           "NightDrivingDataset", "NYUDataset", "PascalContextDataset", "PascalContextDataset59", "PascalVOCDataset",
-           "PotsdamDataset", "REFUGEDataset", "STAREDataset", "SynapseDataset", "ISPRSDataset", "ClassBalancedDataset",
-           "ConcatDataset", "RepeatDataset"]
+           "iSAIDDataset", "LEVIRCDDataset", "LIPDataset", "LoveDADataset", "MapillaryDataset_v1",
+           "MapillaryDataset_v2", "NightDrivingDataset", "NYUDataset", "PascalContextDataset", "PascalContextDataset59",
+           "PascalVOCDataset", "PotsdamDataset", "REFUGEDataset", "STAREDataset", "SynapseDataset", "ISPRSDataset",
+           "ClassBalancedDataset", "ConcatDataset", "RepeatDataset"]
 
 for _file in pkgutil.iter_modules(__path__):  # a new file registers itself, with or without a line above
     importlib.import_module(f"{__name__}.{_file.name}")

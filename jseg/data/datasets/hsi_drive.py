@@ -1,9 +1,10 @@
 """HSI-Drive v2.0 street pictures of a hyperspectral camera, 11 classes (Basterretxea et al., IEEE IV 2021).
 
-Layout as published upstream: `images/{training,validation,test}/*.npy`, arrays of 25 channels, and `annotations/.../*.png`. The
-pipeline here reads pictures of three channels and refuses .npy files; with three bands written as pictures, say `img_suffix: .png`.
-Names and colours as in mmsegmentation's main branch (after 1.2.2), mmseg/datasets/hsi_drive.py (Apache-2.0); the keyword arguments are
-SegDataset's. Upstream evaluates with class 0 ignored: here, name classes 1 to 10 in `metainfo.classes`.
+Layout as published upstream: `images/{training,validation,test}/*.npy`, arrays of 25 channels, and
+`annotations/.../*.png`. The pipeline here reads pictures of three channels and refuses .npy files; with three bands
+written as pictures, say `img_suffix: .png`. Names and colours as in mmsegmentation's main branch (after 1.2.2),
+mmseg/datasets/hsi_drive.py (Apache-2.0); the keyword arguments are SegDataset's. Upstream evaluates with class 0
+ignored: here, name classes 1 to 10 in `metainfo.classes`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """LoveDA land cover, 7 classes with background (Wang et al., NeurIPS 2021 datasets and benchmarks).
 
 Layout: `img_dir/{train,val,test}/*.png` and `ann_dir/{train,val}/*.png`; the test pictures have no published masks.
-Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/loveda.py (Apache-2.0); the keyword arguments are SegDataset's.
+Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/loveda.py (Apache-2.0); the keyword arguments are
+SegDataset's.
 """
 
 from __future__ import annotations

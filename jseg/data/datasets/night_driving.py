@@ -1,8 +1,9 @@
 """Nighttime Driving test pictures, the 19 classes of Cityscapes (Dai and Van Gool, ITSC 2018); for evaluation only.
 
-Layout as published: `leftImg8bit/test/night/*_leftImg8bit.png` and `gtCoarse_daytime_trainvaltest/test/night/*_gtCoarse_labelTrainIds.png`;
-nothing is converted.
-Suffixes as in mmsegmentation 1.2.2, mmseg/datasets/night_driving.py (Apache-2.0); the keyword arguments are SegDataset's.
+Layout as published: `leftImg8bit/test/night/*_leftImg8bit.png` and
+`gtCoarse_daytime_trainvaltest/test/night/*_gtCoarse_labelTrainIds.png`; nothing is converted.
+Suffixes as in mmsegmentation 1.2.2, mmseg/datasets/night_driving.py (Apache-2.0); the keyword arguments are
+SegDataset's.
 """
 
 from __future__ import annotations

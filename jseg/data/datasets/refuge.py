@@ -1,8 +1,8 @@
 """REFUGE retina pictures, optic disc and cup, 3 classes (Orlando et al., Medical Image Analysis 2020).
 
 Layout: `{images,annotations}/{training,validation,test}/*.png`.
-Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/refuge.py (Apache-2.0); the keyword arguments are SegDataset's.
-The blank at the start of " Optic Cup" is published so.
+Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/refuge.py (Apache-2.0); the keyword arguments are
+SegDataset's. The blank at the start of " Optic Cup" is published so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """STARE retina vessels, 2 classes (Hoover et al., IEEE TMI 2000).
 
 Layout: `{images,annotations}/{training,validation}/`: `im0001.png` with `im0001.ah.png` and `.vk.png`.
-Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/stare.py (Apache-2.0); the keyword arguments are SegDataset's.
+Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/stare.py (Apache-2.0); the keyword arguments are
+SegDataset's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Synapse multi-organ slices, 9 classes with background (BTCV, MICCAI 2015; split of TransUNet, Chen et al. 2021).
 
 Layout: `img_dir/{train,val}/case0005_slice000.jpg` and `ann_dir/{train,val}/case0005_slice000.png`.
-Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/synapse.py (Apache-2.0); the keyword arguments are SegDataset's.
+Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/synapse.py (Apache-2.0); the keyword arguments are
+SegDataset's.
 """
 
 from __future__ import annotations

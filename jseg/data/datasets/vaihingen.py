@@ -1,8 +1,10 @@
-"""ISPRS Vaihingen aerial pictures, 6 classes (ISPRS 2D semantic labelling contest); upstream calls the class ISPRSDataset.
+"""ISPRS Vaihingen aerial pictures, 6 classes (ISPRS 2D semantic labelling contest);
+upstream calls the class ISPRSDataset.
 
 Layout after tiling: `img_dir/{train,val}/area1_0_0_512_512.png` and the same names in `ann_dir/`.
 The pictures show near infrared, red and green.
-Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/isprs.py (Apache-2.0); the keyword arguments are SegDataset's.
+Names and colours as in mmsegmentation 1.2.2, mmseg/datasets/isprs.py (Apache-2.0); the keyword arguments are
+SegDataset's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Datasets made of datasets: one after the other, one several times, or pictures of rare classes more often.
 
 As in mmengine's dataset_wrapper.py (Apache-2.0). Class balancing: LVIS (Gupta, Dollar, Girshick, CVPR 2019), sec. 5.
-Deviations: the parts of a ConcatDataset must have the same class names; a dataset is repeated to change what an epoch means only;
-ClassBalancedDataset counts classes in the masks (mmengine asks the dataset for `get_cat_ids`, which no segmentation dataset has).
+Deviations: the parts of a ConcatDataset must have the same class names; a dataset is repeated to change what an epoch
+means only; ClassBalancedDataset counts classes in the masks (mmengine asks the dataset for `get_cat_ids`, which no
+segmentation dataset has).
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class ConcatDataset:
         self.ignore_index = self.datasets[0].ignore_index
         for i, part in enumerate(self.datasets):
             if part.classes != self.classes:
-                raise ConfigError(f"ConcatDataset: datasets[{i}] has classes {part.classes}, datasets[0] {self.classes}; "
-                                  "give all the same metainfo.classes")
+                raise ConfigError(f"ConcatDataset: datasets[{i}] has classes {part.classes}, datasets[0] "
+                                  f"{self.classes}; give all the same metainfo.classes")
         self._ends: list[int] | None = None
 
     def __len__(self) -> int:
@@ -89,7 +90,8 @@ class RepeatDataset:
         if times < 1:
             raise ConfigError(f"RepeatDataset: times must be at least 1, got {times}")
         self.dataset, self.times = _built(dataset, "RepeatDataset.dataset", test_mode), times
-        self.classes, self.palette, self.ignore_index = self.dataset.classes, self.dataset.palette, self.dataset.ignore_index
+        self.classes, self.palette, self.ignore_index = (self.dataset.classes, self.dataset.palette,
+                                                         self.dataset.ignore_index)
 
     def __len__(self) -> int:
         return len(self.dataset) * self.times
@@ -107,27 +109,30 @@ class RepeatDataset:
 class ClassBalancedDataset:
     """Pictures of rare classes several times in an epoch.
 
-    A class in the share f of the pictures asks for max(1, sqrt(oversample_thr / f)) times; a picture appears as often as its most
-    demanding class asks, rounded up. Every mask is read once, in parallel, when the length is first needed.
+    A class in the share f of the pictures asks for max(1, sqrt(oversample_thr / f)) times; a picture appears as often
+    as its most demanding class asks, rounded up. Every mask is read once, in parallel, when the length is first needed.
 
     Args:
         dataset: a dataset block with masks.
         oversample_thr: share of pictures, above 0 and at most 1, below which a class is rare.
-        cache_file: where to keep the classes of each picture (JSON) for the next start; they are counted anew when files changed.
-        workers: processes that read masks; None takes one a core.
+        cache_file: where to keep the classes of each picture (JSON) for the next start; they are counted anew when
+            files changed.
+        workers: processes that read masks; None takes one per core.
         test_mode: True for evaluation; handed on.
     Raises:
         ConfigError: `oversample_thr` is out of range.
         DataError: later: a mask is missing, unreadable or holds a label out of range.
     """
 
-    def __init__(self, dataset: Mapping | SegDataset, oversample_thr: float, cache_file: str = "", workers: int | None = None,
-                 test_mode: bool = False):
+    def __init__(self, dataset: Mapping | SegDataset, oversample_thr: float, cache_file: str = "",
+                 workers: int | None = None, test_mode: bool = False):
         if not 0 < oversample_thr <= 1:
-            raise ConfigError(f"ClassBalancedDataset: oversample_thr must be above 0 and at most 1, got {oversample_thr}")
+            raise ConfigError("ClassBalancedDataset: oversample_thr must be above 0 and at most 1, got "
+                              f"{oversample_thr}")
         self.dataset, self.oversample_thr = _built(dataset, "ClassBalancedDataset.dataset", test_mode), oversample_thr
         self.cache_file, self.workers = os.path.expanduser(cache_file), workers
-        self.classes, self.palette, self.ignore_index = self.dataset.classes, self.dataset.palette, self.dataset.ignore_index
+        self.classes, self.palette, self.ignore_index = (self.dataset.classes, self.dataset.palette,
+                                                         self.dataset.ignore_index)
         self._order: np.ndarray | None = None
 
     @property

@@ -1,8 +1,9 @@
 """One reader over folders, zip and tar files, also nested: a publisher's download is read as it lies on disk.
 
-Every file has a name with "/" in it. A file inside an archive is named like a file in a folder: `Train.zip/Train/Rural/1.png`.
-Nothing is unpacked: zip members are read one by one, tar members by their offset. Only what has no random access, a compressed tar or
-an archive inside an archive, is first expanded into a scratch folder. `.gz` files are read decompressed, under their own names.
+Every file has a name with "/" in it. A file inside an archive is named like a file in a folder:
+`Train.zip/Train/Rural/1.png`. Nothing is unpacked: zip members are read one by one, tar members by their offset. Only
+what has no random access, a compressed tar or an archive inside an archive, is first expanded into a scratch folder.
+`.gz` files are read decompressed, under their own names.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _JUNK = re.compile(r"(^|/)(__MACOSX(/|$)|\.|Thumbs\.db$|desktop\.ini$)")
 
 
 class Entry(NamedTuple):
-    """Where the bytes of one file are: kind "file", "zip" or "tar"; the container's path; the member; size and a stamp of its state."""
+    """Where the bytes of one file are: kind "file", "zip" or "tar"; the container's path;
+    the member; size and a stamp of its state.
+    """
 
     kind: str
     container: str
@@ -70,7 +73,7 @@ class Source:
             elif os.path.exists(root):
                 regular_file(root, what="folder or archive", error=ConvertError)
                 if not root.lower().endswith(ARCHIVES):
-                    self._add(os.path.basename(root), _file_entry(root))
+                    self._add_entry(os.path.basename(root), _file_entry(root))
                 else:
                     self._add_archive(os.path.basename(root), root)
             else:
@@ -110,7 +113,7 @@ class Source:
         entry = self._entries[name]
         return entry.container if entry.kind == "file" else None
 
-    # ---- finding ----------------------------------------------------------------------------------------------------------
+    # ---- finding -----------------------------------------------------------------------------------------------------
 
     def find(self, pattern: str, what: str | None = None, *, case: bool = True) -> dict[tuple[str, ...], str]:
         """Map the groups of `pattern` to the name of the file it finds at the end of a name.
@@ -120,7 +123,8 @@ class Source:
             what: if given, finding nothing is an error that uses these words.
             case: False ignores upper and lower case.
         Raises:
-            ConvertError: nothing found, or two files with the same groups at the same depth (a plain file wins over an archived one).
+            ConvertError: nothing found, or two files with the same groups at the same depth (a plain file wins over an
+            archived one).
         """
         regex = re.compile(f"(?:^|/){pattern}$", 0 if case else re.IGNORECASE)
         found: dict[tuple[str, ...], str] = {}
@@ -134,17 +138,18 @@ class Source:
                 found[key] = self._better(other, name)
         if what is not None and not found:
             some = ", ".join(list(self._entries)[:4]) or "no files at all"
-            raise ConvertError(f"{self.where}: no {what} found; expected names like {spell(pattern)} (there: {some}); the expected tree "
-                               "is in --help")
+            raise ConvertError(f"{self.where}: no {what} found; expected names like {spell(pattern)} (there: {some}); "
+                               "the expected tree is in --help")
         return dict(sorted(found.items()))
 
     def _better(self, one: str, two: str) -> str:
         kinds = [self._entries[name].kind for name in (one, two)]
         if kinds[0] != kinds[1] and "file" in kinds:
             return (one, two)[kinds.index("file")]
-        raise ConvertError(f"{self.label(one)} and {self.label(two)} are the same picture by name; leave one of them out of the source")
+        raise ConvertError(f"{self.label(one)} and {self.label(two)} are the same picture by name; leave one of them "
+                           "out of the source")
 
-    # ---- reading ----------------------------------------------------------------------------------------------------------
+    # ---- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file; a `.gz` file is decompressed.
@@ -200,9 +205,9 @@ class Source:
             self._open[path] = zipfile.ZipFile(path)
         return self._open[path]
 
-    # ---- listing ----------------------------------------------------------------------------------------------------------
+    # ---- listing -----------------------------------------------------------------------------------------------------
 
-    def _add(self, name: str, entry: Entry) -> None:
+    def _add_entry(self, name: str, entry: Entry) -> None:
         if not _JUNK.search(name):
             if name in self._entries:
                 raise ConvertError(f"{entry.container}: holds {name} twice; {_AGAIN}, or give the roots separately")
@@ -223,7 +228,7 @@ class Source:
                 if file.lower().endswith(ARCHIVES) and not _JUNK.search(name):
                     self._add_archive(name, path)
                 else:
-                    self._add(name, _file_entry(path))
+                    self._add_entry(name, _file_entry(path))
 
     def _add_archive(self, name: str, path: str, depth: int = 1) -> None:
         if not self._wanted.search(os.path.basename(name)):
@@ -244,7 +249,7 @@ class Source:
                 if _JUNK.search(member):
                     continue
                 if not member.lower().endswith(ARCHIVES):
-                    self._add(full, Entry("zip", path, info.filename, 0, info.file_size, info.CRC))
+                    self._add_entry(full, Entry("zip", path, info.filename, 0, info.file_size, info.CRC))
                 elif self._wanted.search(os.path.basename(member)):
                     with archive.open(info) as stream:
                         self._add_archive(full, self._expand(stream, full), depth + 1)
@@ -260,7 +265,7 @@ class Source:
                 if _JUNK.search(member):
                     continue
                 if not member.lower().endswith(ARCHIVES):
-                    self._add(full, Entry("tar", path, info.name, info.offset_data, info.size, stamp))
+                    self._add_entry(full, Entry("tar", path, info.name, info.offset_data, info.size, stamp))
                 elif self._wanted.search(os.path.basename(member)):
                     self._add_archive(full, self._expand(stream, full), depth + 1)
 
@@ -296,8 +301,8 @@ def pair(pictures: Mapping, masks: Mapping, source: Source, what: str = "mask") 
         lone = [source.label(name) for key, name in here.items() if key not in there]
         if lone:
             more = f" and {len(lone) - 5} more" if len(lone) > 5 else ""
-            raise ConvertError(f"{source.where}: {len(lone)} of {len(here)} files have {lacks}: {', '.join(lone[:5])}{more}; the download is "
-                               "incomplete, or a split is missing")
+            raise ConvertError(f"{source.where}: {len(lone)} of {len(here)} files have {lacks}: "
+                               f"{', '.join(lone[:5])}{more}; the download is incomplete, or a split is missing")
     return {key: (name, masks[key]) for key, name in pictures.items()}
 
 

@@ -60,7 +60,8 @@ def _status_of(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 2
     if not isinstance(error, (JsegError, OSError)):
         raise error
-    text = "no space left on the target: free some, then run the same command again (what is finished is kept)" if disk_full(error) else error
+    text = ("no space left on the target: free some, then run the same command again (what is finished is kept)"
+            if disk_full(error) else error)
     print(printable(str(text).replace("\n", " ")), file=sys.stderr)
     return 2
 
@@ -71,13 +72,16 @@ def _parser(convert: Callable, out: str, add_arguments: Callable | None) -> argp
     parser = argparse.ArgumentParser(
         prog=script, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"example: python tools/convert_datasets/{script} ~/Downloads --out {out}")
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="the download: a folder, or archives (.zip, .tar, .tgz); never changed")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE",
+                        help="the download: a folder, or archives (.zip, .tar, .tgz); never changed")
     parser.add_argument("-o", "--out", default=out, metavar="FOLDER", help=f"where to write (default: {out})")
-    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one a core)")
-    parser.add_argument("--overwrite", action="store_true", help="do everything again; default: skip what a former run finished")
+    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="do everything again; default: skip what a former run finished")
     parser.add_argument("--partial", action="store_true", help="accept other numbers of files than the published "
                                                                "ones, and what is left out")
-    parser.add_argument("--link", action="store_true", help="link unchanged pictures to a source folder instead of copying them")
+    parser.add_argument("--link", action="store_true",
+                        help="link unchanged pictures to a source folder instead of copying them")
     parser.add_argument("--max-file-mb", type=_count, default=MOST_BYTES >> 20, metavar="N",
                         help="largest file of the source, decompressed (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

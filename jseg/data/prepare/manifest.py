@@ -1,7 +1,8 @@
 """What a conversion has written: resumable runs, atomic files, checked counts, a report.
 
-Every finished item is one line of `.prepare-<dataset>.jsonl` in the output folder: its name, a digest of its inputs and options, its files
-with their sizes. A later run skips items whose line still holds and whose files are all there in full size.
+Every finished item is one line of `.prepare-<dataset>.jsonl` in the output folder: its name, a digest of its inputs and
+options, its files with their sizes. A later run skips items whose line still holds and whose files are all there in
+full size.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Settings:
     """How to run a conversion; the same for all datasets.
 
     Args:
-        workers: processes; 0 takes one a core.
+        workers: processes; 0 takes one per core.
         overwrite: do everything again, also what is finished.
         partial: accept counts that differ from the published ones.
         link: link pictures that need no change to the source instead of copying them (folders only).
@@ -74,8 +75,10 @@ class Item:
     def digest(self, source: Source) -> str:
         """Hash of inputs (their sizes and stamps) and options."""
         state = [(name, source.entry(name).size, source.entry(name).stamp) for name in self.inputs if name]
-        work, options = (self.work.func, self.work.keywords) if isinstance(self.work, functools.partial) else (self.work, {})
-        return hashlib.sha256(pickle.dumps((state, work.__qualname__, options, self.values), protocol=4)).hexdigest()[:16]
+        work, options = (self.work.func, self.work.keywords) if isinstance(self.work, functools.partial) else (
+            self.work, {})
+        return hashlib.sha256(pickle.dumps((state, work.__qualname__, options, self.values),
+                                           protocol=4)).hexdigest()[:16]
 
 
 @dataclass
@@ -106,8 +109,10 @@ class Report:
                 if count is not None and self.counts[folder] != count]
 
     def __str__(self) -> str:
-        lines = [f"{self.dataset}: {self.written} items converted, {self.kept} were there already, {self.seconds:.1f} s -> {self.out}"]
-        lines += [f"  {folder}: {self.counts[folder]}" + ("" if count in (None, self.counts[folder]) else f" (published: {count})")
+        lines = [f"{self.dataset}: {self.written} items converted, {self.kept} were there already, {self.seconds:.1f} "
+                 f"s -> {self.out}"]
+        lines += [f"  {folder}: {self.counts[folder]}"
+                  + ("" if count in (None, self.counts[folder]) else f" (published: {count})")
                   for folder, count in self.expected.items()]
         lines += [f"  {note}: {count}" for note, count in sorted(self.notes.items())]
         lines += [f"  left out, {kind}: {len(names)} ({_first(names)})"
@@ -130,7 +135,8 @@ class Writer:
     def mask(self, name: str, mask: np.ndarray, palette: Sequence | None = None) -> None:
         """Write an (H, W) index mask as PNG, with colours for viewers if a palette is given."""
         if palette is None and mask.dtype == np.uint8:
-            write_image(self.out / name, np.ascontiguousarray(mask))  # the same pixels in a third of the time, the file a third larger
+            # the same pixels in a third of the time, the file a third larger
+            write_image(self.out / name, np.ascontiguousarray(mask))
         else:
             write_mask(self.out / name, mask, palette)
         self._book(name)
@@ -146,7 +152,9 @@ class Writer:
         self._book(name)
 
     def copy(self, name: str, source: Source, member: str, data: bytes) -> None:
-        """Write `data`, the bytes of a member of the source, unchanged; or link to the member if links are wanted and it is a file."""
+        """Write `data`, the bytes of a member of the source, unchanged;
+        or link to the member if links are wanted and it is a file.
+        """
         original = source.path(member) if self._link else None
         if original is None:
             return self.data(name, data)
@@ -175,15 +183,16 @@ class Job:
         ConvertError: source missing or damaged; output and source are the same folder.
     """
 
-    def __init__(self, dataset: str, src: str | os.PathLike | Sequence, out: str | os.PathLike, expected: Mapping[str, int | None],
-                 settings: Settings = Settings(), *, archives: str = ""):
+    def __init__(self, dataset: str, src: str | os.PathLike | Sequence, out: str | os.PathLike,
+                 expected: Mapping[str, int | None], settings: Settings = Settings(), *, archives: str = ""):
         self.dataset, self.settings, self.expected = dataset, settings, dict(expected)
         self.out = os.path.abspath(os.path.expanduser(os.fspath(out)))
         roots = [src] if isinstance(src, (str, os.PathLike)) else list(src)
         roots = [os.path.expanduser(os.fspath(root)) for root in roots]
         for root in roots:
             if os.path.realpath(root) == os.path.realpath(self.out):
-                raise ConvertError(f"{root}: source and output are the same folder; the source is never changed: give another --out")
+                raise ConvertError(f"{root}: source and output are the same folder; the source is never changed: give "
+                                   "another --out")
         if os.path.exists(self.out) and not os.path.isdir(self.out):
             raise ConvertError(f"{self.out}: the output must be a folder, this is a file")
         self._scratch = os.path.join(self.out, f".scratch-{dataset}")
@@ -212,8 +221,9 @@ class Job:
         missing = [name for name in wanted if name not in found]
         if missing and (not self.settings.partial or len(missing) == len(wanted)):
             some = ", ".join(self.source.names[:4]) or "no files at all"
-            raise ConvertError(f"{self.source.where}: no files of {what} {', '.join(missing)} (there: {some}); give all of the download, see "
-                               "the expected tree in --help, or add --partial to convert what is there")
+            raise ConvertError(f"{self.source.where}: no files of {what} {', '.join(missing)} (there: {some}); give "
+                               "all of the download, see the expected tree in --help, or add --partial to convert what "
+                               "is there")
 
     def leave_out(self, kind: str, names: Sequence[str]) -> None:
         """Say in the report that these things of the source are in no file written."""
@@ -227,7 +237,8 @@ class Job:
             items: in the order wanted; names are unique.
             texts: file name -> lines, written at the end.
         Raises:
-            ConvertError: an item failed (what is finished is kept), two items write one file, or the counts are not the published ones.
+            ConvertError: an item failed (what is finished is kept), two items write one file, or the counts are not the
+            published ones.
         """
         items = list(items)
         left_out = {kind: list(names) for kind, names in self._left_out.items()}
@@ -243,7 +254,7 @@ class Job:
         todo = [item for item in items if item.name not in done]
         report.kept = len(items) - len(todo)
         for record in done.values():
-            _add(report, Remarks(record["notes"], record.get("left_out", {})))
+            _add_remarks(report, Remarks(record["notes"], record.get("left_out", {})))
         workers = self.settings.workers or default_workers()
         with open(self._book, "a", encoding="utf-8") as book:
             for item, (files, remarks) in map_items(_do, (self.source, self.out, self.settings.link), todo,
@@ -251,11 +262,12 @@ class Job:
                                                   title=self.dataset, progress=self.settings.progress):
                 for file in files:
                     if owners.setdefault(file, item.name) != item.name:
-                        raise ConvertError(f"{item.name} and {owners[file]} both make {file}; leave one of them out of the source")
+                        raise ConvertError(f"{item.name} and {owners[file]} both make {file}; leave one of them out of "
+                                           "the source")
                 book.write(json.dumps({"item": item.name, "digest": digests[item.name], "files": files,
                                        **remarks._asdict()}) + "\n")
                 book.flush()
-                _add(report, remarks)
+                _add_remarks(report, remarks)
                 report.written += 1
         writer = Writer(self.out)
         for name, lines in (texts or {}).items():
@@ -263,12 +275,15 @@ class Job:
         return self._counted(report)
 
     def _guard_source(self) -> None:
-        """Raise if the output folder's own files would overwrite the source's: when the source lies in a folder we write into."""
+        """Raise if the output folder's own files would overwrite the source's:
+        when the source lies in a folder we write into.
+        """
         tops = {os.path.join(os.path.realpath(self.out), folder.split("/")[0]) for folder in self.expected}
         for root in self.source.roots:
             place = os.path.realpath(root) + os.sep
             if any(place.startswith(top + os.sep) for top in tops):
-                raise ConvertError(f"{root}: the output would be written into the source; the source is never changed: give another --out")
+                raise ConvertError(f"{root}: the output would be written into the source; the source is never changed: "
+                                   "give another --out")
 
     def _finished(self, digests: Mapping[str, str]) -> dict[str, dict]:
         """Records of items that need not be done; files of outdated records are removed."""
@@ -284,7 +299,8 @@ class Job:
                         records[record["item"]] = record
         done = {}
         for name, record in records.items():
-            if digests.get(name) == record["digest"] and all(_size(os.path.join(self.out, f)) == n for f, n in record["files"].items()):
+            if digests.get(name) == record["digest"] and all(_size(os.path.join(self.out, f)) == n
+                                                             for f, n in record["files"].items()):
                 done[name] = record
             elif name in digests:
                 for file in record["files"]:
@@ -295,8 +311,9 @@ class Job:
         report.counts = {folder: _count(os.path.join(self.out, folder)) for folder in self.expected}
         report.seconds = time.monotonic() - self._started
         if report.differences() and not self.settings.partial:
-            raise ConvertError(f"{self.out}: counts are not the published ones: {', '.join(report.differences())}. Is the download complete, and "
-                               "was the folder empty before? If this is what you have, add --partial")
+            raise ConvertError(f"{self.out}: counts are not the published ones: {', '.join(report.differences())}. Is "
+                               "the download complete, and was the folder empty before? If this is what you have, add "
+                               "--partial")
         return report
 
 
@@ -312,7 +329,7 @@ def _do(context: tuple[Source, str, bool], item: Item) -> tuple[dict[str, int], 
     return writer.files, remarks or Remarks()
 
 
-def _add(report: Report, remarks: Remarks) -> None:
+def _add_remarks(report: Report, remarks: Remarks) -> None:
     for note, count in remarks.notes.items():
         report.notes[note] = report.notes.get(note, 0) + count
     for kind, names in remarks.left_out.items():

@@ -1,6 +1,8 @@
-"""Read matrices from MATLAB files of version 5 to 7, without SciPy: what COCO-Stuff 10k, SBD and Pascal Context need of them.
+"""Read matrices from MATLAB files of version 5 to 7, without SciPy:
+what COCO-Stuff 10k, SBD and Pascal Context need of them.
 
-Format: MathWorks, "MAT-File Format" (level 5). Numbers, structs and cells are read; characters, sparse and other kinds are passed over.
+Format: MathWorks, "MAT-File Format" (level 5). Numbers, structs and cells are read; characters, sparse and other kinds
+are passed over.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def matrix(data: bytes, *path: str) -> np.ndarray:
             there = type(value).__name__
             if isinstance(value, dict):
                 there = ", ".join(known if known.isprintable() else repr(known) for known in list(value)[:8])
-            raise DataError(f"{name}: the MATLAB file has no {'.'.join(path[:step + 1])!r} (there: {there}); does it belong to this dataset?")
+            raise DataError(f"{name}: the MATLAB file has no {'.'.join(path[:step + 1])!r} (there: {there}); does it "
+                            "belong to this dataset?")
         value = value[key]
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.size == 0:
         raise DataError(f"{name}: {'.'.join(path)} is not a matrix")

@@ -60,7 +60,8 @@ def read_nifti(data: bytes, name: str) -> Volume:
     offset, slope, intercept = struct.unpack_from(order + "3f", data, 108)
     shape = tuple(dims[:max(count, 0)])
     if kind not in _TYPES or not 1 <= count <= 7 or min(shape) < 1:
-        raise DataError(f"{name}: NIfTI sample type {kind} with shape {shape} is not known; accepted are integers and floats")
+        raise DataError(f"{name}: NIfTI sample type {kind} with shape {shape} is not known; accepted are integers and "
+                        "floats")
     if not 352 <= offset <= len(data) or offset != int(offset):
         raise DataError(f"{name}: damaged: its values begin at byte {offset:g} of {len(data)}; download it again")
     if (plane := math.prod(shape[:-1])) > MOST_PLANE:
@@ -70,5 +71,6 @@ def read_nifti(data: bytes, name: str) -> Volume:
     dtype = np.dtype(order + _TYPES[kind])
     size = math.prod(shape)
     if len(data) < int(offset) + size * dtype.itemsize:
-        raise DataError(f"{name}: truncated: {len(data)} of {int(offset) + size * dtype.itemsize} bytes; download it again")
+        raise DataError(f"{name}: truncated: {len(data)} of {int(offset) + size * dtype.itemsize} bytes; download it "
+                        "again")
     return Volume(np.frombuffer(data, dtype, size, int(offset)).reshape(shape, order="F"), slope, intercept)

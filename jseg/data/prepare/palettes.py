@@ -1,7 +1,9 @@
-"""From the colours or ids in a published mask to class indices, by table lookup; what a table lacks is an error with its place.
+"""From the colours or ids in a published mask to class indices, by table lookup;
+what a table lacks is an error with its place.
 
-All readers here are called with (bytes of the file, its name for messages) and return an (H, W) uint8 mask. They work on strips of
-rows: a painted mask of 10,000 x 10,000 pixels in a PNG file needs little more memory than the 100 MB of its indices.
+All readers here are called with (bytes of the file, its name for messages) and return an (H, W) uint8 mask. They work
+on strips of rows: a painted mask of 10,000 x 10,000 pixels in a PNG file needs little more memory than the 100 MB of
+its indices.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ _SHOWN = 5
 
 
 class _Table:
-    """Lookup of codes (non-negative integers) in a table of index + 1, and 0 where nothing is known; the table itself is not pickled."""
+    """Lookup of codes (non-negative integers) in a table of index + 1, and 0 where nothing is known;
+    the table itself is not pickled.
+    """
 
     unknown: int | None
     _table: np.ndarray | None = None
@@ -39,7 +43,8 @@ class _Table:
     def _codes(self, strip: np.ndarray) -> np.ndarray:
         return strip
 
-    def look_up(self, strips: Iterable[np.ndarray], size: tuple[int, int], name: str, what: str, cure: str) -> np.ndarray:
+    def look_up(self, strips: Iterable[np.ndarray], size: tuple[int, int], name: str, what: str,
+                cure: str) -> np.ndarray:
         """Map a picture of `size` (height, width), given in strips of rows (rows, W[, 3]), to (H, W) uint8.
 
         Raises:
@@ -70,7 +75,7 @@ class _Table:
         value -= 1
         if bad.any():
             if self.unknown is None:
-                _note(found, codes, bad, top)
+                _count_unknown(found, codes, bad, top)
             value[bad] = 0 if self.unknown is None else self.unknown
         return value
 
@@ -92,7 +97,7 @@ def _thin(strips: Iterable[np.ndarray], width: int) -> Iterable[np.ndarray]:
             yield strip[top:top + rows]
 
 
-def _note(found: dict[int, list[int]], codes: np.ndarray, bad: np.ndarray, top: int) -> None:
+def _count_unknown(found: dict[int, list[int]], codes: np.ndarray, bad: np.ndarray, top: int) -> None:
     places = np.flatnonzero(bad.ravel())
     values, first, counts = np.unique(codes.ravel()[places], return_index=True, return_counts=True)
     for value, at, count in zip(values.tolist(), places[first].tolist(), counts.tolist()):
@@ -122,8 +127,9 @@ class ColorTable(_Table):
 
     def _indices(self, strips: Iterable[np.ndarray], size: tuple[int, int], name: str) -> np.ndarray:
         known = f"{', '.join(map(str, list(self.colors)[:8]))}{', ...' if len(self.colors) > 8 else ''}"
-        return self.look_up(strips, size, name, "colour not in the colour map",
-                            f"Known are {known}: the mask was smoothed, or saved as JPEG, or belongs to another dataset")
+        return (self.look_up(strips, size, name, "colour not in the colour map",
+                             f"Known are {known}: the mask was smoothed, or saved as JPEG, or belongs to another "
+                             "dataset"))
 
     def _build(self) -> np.ndarray:
         table = np.zeros(1 << 24, np.int16)  # of its 32 MB only the pages of known colours take memory
@@ -151,7 +157,8 @@ class IndexTable(_Table):
         reader: from the bytes of a file to an (H, W) integer array.
     """
 
-    def __init__(self, ids: Mapping[int, int], unknown: int | None = None, reader: Callable[[bytes], np.ndarray] = read_mask):
+    def __init__(self, ids: Mapping[int, int], unknown: int | None = None,
+                 reader: Callable[[bytes], np.ndarray] = read_mask):
         self.ids, self.unknown, self.reader = dict(ids), unknown, reader
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
@@ -161,7 +168,8 @@ class IndexTable(_Table):
     def indices(self, mask: np.ndarray, name: str) -> np.ndarray:
         """(H, W) integers -> (H, W) uint8."""
         low, high = min(self.ids), max(self.ids)
-        return self.look_up((np.ascontiguousarray(mask),), mask.shape, name, "label not known", f"Known are {len(self.ids)} ids from {low} to {high}: the "
+        return self.look_up((np.ascontiguousarray(mask),), mask.shape, name, "label not known",
+                            f"Known are {len(self.ids)} ids from {low} to {high}: the "
                             "file belongs to another dataset, or has been converted already")
 
     def _build(self) -> np.ndarray:
@@ -172,7 +180,9 @@ class IndexTable(_Table):
 
 
 class Threshold:
-    """Read a black-and-white mask: 1 where the grey (or blue) value is at least `level`, else 0; smoothed and JPEG masks do too."""
+    """Read a black-and-white mask: 1 where the grey (or blue) value is at least `level`, else 0;
+    smoothed and JPEG masks do too.
+    """
 
     def __init__(self, level: int = 128):
         self.level = level

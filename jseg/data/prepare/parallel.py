@@ -28,7 +28,7 @@ _memory: "_Memory | None" = None  # what the worker processes share; None in a p
 
 
 def default_workers() -> int:
-    """One process a core this process may use."""
+    """One process per core this process may use."""
     try:
         return max(len(os.sched_getaffinity(0)), 1)
     except AttributeError:
@@ -45,7 +45,8 @@ def map_items(function: Callable[[Any, Any], Any], context: Any, items: Sequence
         items: each has an attribute `name` for messages.
         workers: processes; 1 works in this process.
     Raises:
-        ConvertError: the first error of a worker in the order of the items; it names the item. Items after it may have been done.
+        ConvertError: the first error of a worker in the order of the items; it names the item. Items after it may have
+        been done.
     """
     bar = tqdm(total=len(items), desc=title, unit="file", disable=not progress, file=sys.stderr, mininterval=0.5)
     workers = min(workers, len(items))
@@ -56,7 +57,8 @@ def map_items(function: Callable[[Any, Any], Any], context: Any, items: Sequence
                 bar.update()
             return
         spawn = get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start, initargs=(function, context, _Memory(spawn, workers * SHARE)))
+        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start,
+                                   initargs=(function, context, _Memory(spawn, workers * SHARE)))
         waiting: deque = deque()
         todo = iter(items)
         try:
@@ -71,8 +73,8 @@ def map_items(function: Callable[[Any, Any], Any], context: Any, items: Sequence
                 bar.update()
         except BrokenProcessPool:
             names = ", ".join(item.name for item, _ in ((item, future), *waiting))
-            raise ConvertError(f"a worker process was killed while it had in hand: {names}; the system does so when memory runs out: "
-                               "use fewer --workers, then run the same command again") from None
+            raise ConvertError(f"a worker process was killed while it had in hand: {names}; the system does so when "
+                               "memory runs out: use fewer --workers, then run the same command again") from None
         except KeyboardInterrupt:
             for process in list((pool._processes or {}).values()):
                 process.terminate()  # it leaves no part of a file behind
@@ -115,7 +117,8 @@ class _Memory:
 
 
 def claim(size: int) -> contextlib.AbstractContextManager:
-    """Wait until `size` bytes are free among the workers of this run, and hold them; what is too large for all waits to be alone.
+    """Wait until `size` bytes are free among the workers of this run, and hold them;
+    what is too large for all waits to be alone.
 
     Claims must not be nested.
     """
@@ -149,19 +152,23 @@ def _run(item: Any) -> Any:
 
 
 def _guarded(function: Callable, context: Any, item: Any) -> Any:
-    """Call the function; whatever goes wrong becomes a JsegError that names the item and can be sent between processes."""
+    """Call the function; whatever goes wrong becomes a JsegError that names
+    the item and can be sent between processes.
+    """
     try:
         return function(context, item)
     except JsegError as error:
         text = str(error)
     except Exception as error:
         if disk_full(error):
-            text = f"no space left on the target while writing {item.name}: free some, then run the same command again (what is finished is kept)"
+            text = (f"no space left on the target while writing {item.name}: free some, then run the same command "
+                    "again (what is finished is kept)")
         elif isinstance(error, MemoryError):
             text = f"{item.name}: not enough memory; use fewer --workers"
         elif isinstance(error, OSError):
             text = f"{item.name}: {error}"
         else:
             last = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{item.name}: {type(error).__name__}: {error} ({os.path.basename(last.filename)}, line {last.lineno})"
+            text = (f"{item.name}: {type(error).__name__}: {error} ({os.path.basename(last.filename)}, line "
+                    f"{last.lineno})")
     raise ConvertError(text)

@@ -23,7 +23,8 @@ def checked_size(height: Any, width: Any, name: str) -> tuple[int, int]:
     """
     sides = [0, 0]  # what is no number stays 0
     for place, side in enumerate((height, width)):
-        if isinstance(side, (int, float)) and abs(side) < 1e9 or isinstance(side, str) and re.fullmatch("[0-9]{1,9}", side):
+        if isinstance(side, (int, float)) and abs(side) < 1e9 or isinstance(side, str) and re.fullmatch(
+            "[0-9]{1,9}", side):
             sides[place] = int(side)
     if not all(1 <= side <= MOST_SIDE for side in sides):
         raise DataError(f"{name}: a picture of height {height!r} and width {width!r}; accepted are whole numbers from "
@@ -66,13 +67,16 @@ def decode_rle(segment: Any, size: tuple[int, int], name: str) -> np.ndarray:
     except (TypeError, KeyError, ValueError, IndexError, OverflowError) as error:
         raise DataError(f"{name}: not a run-length mask ({type(error).__name__}: {error})") from error
     if (height, width) != tuple(size) or sum(runs) != height * width or min(runs, default=0) < 0:
-        raise DataError(f"{name}: a run-length mask of {width}x{height} with {sum(runs)} pixels does not fit the picture of {size[1]}x{size[0]}")
+        raise DataError(f"{name}: a run-length mask of {width}x{height} with {sum(runs)} pixels does not fit the "
+                        f"picture of {size[1]}x{size[0]}")
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(width, height).T
 
 
 def _unpack(text: str | bytes) -> list[int]:
-    """COCO's text form: groups of five bits, low ones first, sign in the last; from the third on differences to the run before last."""
+    """COCO's text form: groups of five bits, low ones first, sign in the last;
+    from the third on differences to the run before last.
+    """
     data = text.encode("ascii") if isinstance(text, str) else text
     runs: list[int] = []
     at = 0

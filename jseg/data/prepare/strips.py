@@ -1,9 +1,10 @@
 """Decode a large picture in strips of rows, so that 10,000 x 10,000 pixels take some megabytes instead of hundreds.
 
-A PNG file is one zlib stream of rows, each stored as differences to the row above. The stream is inflated piece by piece; a strip of
-its rows becomes a small PNG file of its own, behind the last decoded row of the strip before, and OpenCV decodes that. A TIFF file is
-strips already: some of them become a small TIFF file. The pixels are those of `read_image`, which keeps two copies of the whole picture
-(OpenCV does). Other formats, TIFF files in tiles, and all but 8-bit grey or RGB samples are decoded whole.
+A PNG file is one zlib stream of rows, each stored as differences to the row above. The stream is inflated piece by
+piece; a strip of its rows becomes a small PNG file of its own, behind the last decoded row of the strip before, and
+OpenCV decodes that. A TIFF file is strips already: some of them become a small TIFF file. The pixels are those of
+`read_image`, which keeps two copies of the whole picture (OpenCV does). Other formats, TIFF files in tiles, and all but
+8-bit grey or RGB samples are decoded whole.
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ from jseg.errors import DataError
 __all__ = ["Strips", "decode", "needs"]
 
 STRIP_PX = 1 << 20  # pixels decoded at once; smaller pictures are decoded whole
-MOST_PX = 1 << 29   # pixels of a picture in strips, whose mask takes a byte per pixel; published ones have up to 20,000²
+# pixels of a picture in strips, whose mask takes a byte per pixel; published ones have up to 20,000²
+MOST_PX = 1 << 29
 MOST_WIDTH = 1 << 24
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 6: 4}  # of PNG's colour types without a palette
 _WHOLE = (b"acTL", b"eXIf", b"tRNS")  # animations, turned pictures, transparent colours: `read_image` knows what to do
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # magic and byte order
-_TIFF_TAGS = {256: 0, 257: 0, 258: 1, 259: 1, 262: 0, 273: 0, 274: 1, 277: 1, 278: 0, 279: 0, 284: 1, 317: 1, 322: 0, 339: 1}  # and defaults
+# and defaults
+_TIFF_TAGS = {256: 0, 257: 0, 258: 1, 259: 1, 262: 0, 273: 0, 274: 1, 277: 1, 278: 0, 279: 0, 284: 1, 317: 1,
+              322: 0, 339: 1}
 _COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, deflate, packed bits, old deflate: strips that stand alone
 _AGAIN = "copy or download it again"
 
 
 class Strips(NamedTuple):
-    """A picture: height and width in pixels, and an iterator over its rows as (rows, W, 3) uint8 BGR strips, from top to bottom.
+    """A picture: height and width in pixels, and an iterator over its rows as (rows,
+    W, 3) uint8 BGR strips, from top to bottom.
 
     Iterating raises a DataError where the file is damaged.
     """
@@ -67,7 +72,8 @@ def needs(head: bytes, size: int) -> tuple[int, int]:
 
     Args:
         head: the first bytes of the file, at least its header.
-        size: of the file in bytes. A TIFF file whose directory lies elsewhere is taken for one of `size` pixels in strips.
+        size: of the file in bytes. A TIFF file whose directory lies elsewhere is taken for one of `size` pixels in
+            strips.
     """
     layout = _Png.of(head) or _Tiff.of(head)
     if layout is not None:
@@ -90,7 +96,7 @@ def decode(reader, data: bytes, name: str) -> np.ndarray:
         raise DataError(str(error).replace(f"<{len(data)} bytes>", name, 1)) from error.__cause__
 
 
-# ---- PNG ------------------------------------------------------------------------------------------------------------------
+# ---- PNG -------------------------------------------------------------------------------------------------------------
 
 
 class _Png(NamedTuple):
@@ -129,15 +135,18 @@ class _Png(NamedTuple):
                 strip = self._decoded(above + raw[:count * stride], name)[1 if above else 0:]
                 done += count
                 above = b"\0" + (strip[-1] if channels == 1 else strip[-1][:, [2, 1, 0, 3][:channels]]).tobytes()
-                yield strip if channels == 3 else cv2.cvtColor(strip, cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR)
+                yield strip if channels == 3 else cv2.cvtColor(strip, cv2.COLOR_GRAY2BGR if channels == 1
+                                                               else cv2.COLOR_BGRA2BGR)
         except zlib.error as error:
-            raise DataError(f"{name}: truncated or damaged ({error}, after row {done} of {self.height}); {_AGAIN}") from error
+            raise DataError(
+                f"{name}: truncated or damaged ({error}, after row {done} of {self.height}); {_AGAIN}") from error
         if done < self.height:
             raise DataError(f"{name}: truncated: it holds {done} of {self.height} rows; {_AGAIN}")
 
     def _decoded(self, raw: bytes, name: str) -> np.ndarray:
         """Decode stored rows as a picture of their own: (rows, W[, channels]) uint8."""
-        head = struct.pack(">IIBBBBB", self.width, len(raw) // (1 + self.width * _CHANNELS[self.color]), 8, self.color, 0, 0, 0)
+        head = struct.pack(">IIBBBBB", self.width, len(raw) // (1 + self.width * _CHANNELS[self.color]), 8,
+                           self.color, 0, 0, 0)
         chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(raw, 0)), (b"IEND", b""))
         file = b"".join((_MAGIC, *(part for kind, content in chunks for part in _chunk(kind, content))))
         return _by_opencv(file, cv2.IMREAD_UNCHANGED, name)
@@ -185,7 +194,7 @@ def _chunk(kind: bytes, content: bytes) -> tuple[bytes, ...]:
     return struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
 
 
-# ---- TIFF -----------------------------------------------------------------------------------------------------------------
+# ---- TIFF ------------------------------------------------------------------------------------------------------------
 
 
 class _Tiff(NamedTuple):
@@ -211,11 +220,13 @@ class _Tiff(NamedTuple):
             (predictor,), (rows,) = tags[317], tags[278]
         except (struct.error, KeyError, ValueError):
             return None
-        wanted = {258: (8, 8, 8), 262: (2,), 274: (1,), 277: (3,), 284: (1,), 322: (0,)}  # bits, RGB, upright, samples, together, no tiles
+        # bits, RGB, upright, samples, together, no tiles
+        wanted = {258: (8, 8, 8), 262: (2,), 274: (1,), 277: (3,), 284: (1,), 322: (0,)}
         if any(tags[tag] != value for tag, value in wanted.items()) or set(tags[339]) != {1}:
             return None
         rows = min(rows or height, height)
-        if compression not in _COMPRESSIONS or not rows or not width or len(tags[273]) != -(-height // rows) or len(tags[279]) != len(tags[273]):
+        if (compression not in _COMPRESSIONS or not rows or not width or len(tags[273]) != -(-height // rows)
+            or len(tags[279]) != len(tags[273])):
             return None
         if compression != 1 and rows * width > 4 * STRIP_PX:  # one piece, so to say
             return None
@@ -232,7 +243,8 @@ class _Tiff(NamedTuple):
             if self.compression != 1:
                 yield _by_opencv(self._file(data, first, count, height), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, name)
                 continue
-            raw = b"".join(data[offset:offset + size] for offset, size in list(zip(self.offsets, self.sizes))[first:first + count])
+            raw = b"".join(data[offset:offset + size]
+                           for offset, size in list(zip(self.offsets, self.sizes))[first:first + count])
             if len(raw) < height * self.width * 3:
                 raise DataError(f"{name}: truncated or damaged (a strip lacks rows); {_AGAIN}")
             yield np.frombuffer(raw, np.uint8, height * self.width * 3).reshape(height, self.width, 3)[..., ::-1]
@@ -243,8 +255,8 @@ class _Tiff(NamedTuple):
         body = b"".join(data[offset:offset + size] for offset, size in zip(self.offsets[first:first + count], sizes))
         body += b"\0" * (len(body) % 2)
         starts = [8 + sum(sizes[:i]) for i in range(count)]
-        tags = {256: (self.width,), 257: (height,), 258: (8, 8, 8), 259: (self.compression,), 262: (2,), 273: starts, 277: (3,),
-                278: (self.rows,), 279: sizes, 284: (1,), 317: (self.predictor,)}
+        tags = {256: (self.width,), 257: (height,), 258: (8, 8, 8), 259: (self.compression,), 262: (2,),
+                273: starts, 277: (3,), 278: (self.rows,), 279: sizes, 284: (1,), 317: (self.predictor,)}
         far = 8 + len(body) + 2 + 12 * len(tags) + 4  # where values go that do not fit into an entry
         entries, values = b"", b""
         for tag, numbers in tags.items():
@@ -252,7 +264,8 @@ class _Tiff(NamedTuple):
             entries += struct.pack("<HHI", tag, 4, len(numbers))
             entries += packed if len(packed) == 4 else struct.pack("<I", far + len(values))
             values += packed if len(packed) > 4 else b""
-        return struct.pack("<2sHI", b"II", 42, 8 + len(body)) + body + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0" + values
+        return (struct.pack("<2sHI", b"II", 42, 8 + len(body)) + body + struct.pack("<H", len(tags)) + entries
+                + b"\0\0\0\0" + values)
 
 
 def _tiff_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:

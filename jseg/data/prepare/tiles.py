@@ -1,7 +1,8 @@
 """Where the tiles of a large picture lie, and cutting them.
 
-Two rules place them. "published" is what the scripts do with which the Potsdam, Vaihingen and LEVIR-CD numbers were made: tiles stand
-side by side, whatever stride those scripts are given, and the last one is moved back to end at the border. "overlap" is a true stride.
+Two rules place them. "published" is what the scripts do with which the Potsdam, Vaihingen and LEVIR-CD numbers were
+made: tiles stand side by side, whatever stride those scripts are given, and the last one is moved back to end at the
+border. "overlap" is a true stride.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ class Tiling(NamedTuple):
             ConvertError: a size below 1, or an overlap that is negative or not smaller than the tile.
         """
         if min(height, width) < 1 or not 0 <= overlap < min(height, width):
-            raise ConvertError(f"tiles of {width}x{height} (width x height) with an overlap of {overlap}: sizes must be at least 1 and the "
-                               "overlap from 0 to less than the smaller side")
+            raise ConvertError(f"tiles of {width}x{height} (width x height) with an overlap of {overlap}: sizes must "
+                               "be at least 1 and the overlap from 0 to less than the smaller side")
         return cls(height, width, height - overlap, width - overlap)
 
     def boxes(self, height: int, width: int) -> Iterator[Box]:
-        """Yield the tiles of a picture, row by row; a picture smaller than a tile gives one box of its own size in that direction."""
+        """Yield the tiles of a picture, row by row; a picture smaller than a tile gives
+        one box of its own size in that direction.
+        """
         for top in starts(height, self.height, self.step_y):
             for left in starts(width, self.width, self.step_x):
                 yield Box(top, min(top + self.height, height), left, min(left + self.width, width))

@@ -1,4 +1,6 @@
-"""What converters do with one picture: copy or re-encode it beside its masks, or cut it into tiles. For use as `Item.work`."""
+"""What converters do with one picture: copy or re-encode it beside its masks, or cut it into tiles.
+For use as `Item.work`.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ def convert_pair(item: Item, source: Source, writer: Writer, *, label: Label, pa
                  size: tuple[int, int] | None = None) -> None:
     """Write a picture and its masks.
 
-    `item.inputs` are the picture and any number of masks; `item.values` the names to write them under, "" to leave one out. A picture is
-    copied byte for byte unless its suffix changes or `size` is given; it is decoded in any case, so that damage is found now.
+    `item.inputs` are the picture and any number of masks; `item.values` the names to write them under, "" to leave one
+    out. A picture is copied byte for byte unless its suffix changes or `size` is given; it is decoded in any case, so
+    that damage is found now.
 
     Args:
         label: reads a mask from (bytes, name) as (H, W) indices.
@@ -46,9 +49,10 @@ def convert_pair(item: Item, source: Source, writer: Writer, *, label: Label, pa
         writer.mask(name, _resized(mask, size, area=False), palette)
 
 
-def cut_pair(item: Item, source: Source, writer: Writer, *, tiling: Tiling, label: Label | None = None, pad: tuple[int, int] | None = None,
-             palette: Sequence | None = None) -> None:
-    """Cut a picture and its mask into tiles; `item.values` are name patterns with `{box.top}`, `{box.bottom}`, `{box.left}`, `{box.right}`.
+def cut_pair(item: Item, source: Source, writer: Writer, *, tiling: Tiling, label: Label | None = None,
+             pad: tuple[int, int] | None = None, palette: Sequence | None = None) -> None:
+    """Cut a picture and its mask into tiles; `item.values` are name patterns with `{box.top}`,
+    `{box.bottom}`, `{box.left}`, `{box.right}`.
 
     Args:
         tiling: where the tiles lie.
@@ -58,11 +62,14 @@ def cut_pair(item: Item, source: Source, writer: Writer, *, tiling: Tiling, labe
     """
     picture, *masks = item.inputs
     with claim(memory_for(source, item.inputs)):
-        mask = label(source.read(masks[0]), source.label(masks[0])) if masks else None  # first: the colours are given back before the picture comes
+        # first: the colours are given back before the picture comes
+        mask = label(source.read(masks[0]), source.label(masks[0])) if masks else None
         img = Strips.read(source.read(picture), source.label(picture))
         if mask is not None:
-            check_pair(np.broadcast_to(np.uint8(0), (img.height, img.width)), mask, source.label(picture), source.label(masks[0]))
-        height, width = (img.height, img.width) if pad is None else (max(img.height, tiling.height), max(img.width, tiling.width))
+            check_pair(np.broadcast_to(np.uint8(0), (img.height, img.width)), mask, source.label(picture),
+                       source.label(masks[0]))
+        height, width = (img.height, img.width) if pad is None else (max(img.height, tiling.height),
+                                                                     max(img.width, tiling.width))
         rows = [list(boxes) for _, boxes in itertools.groupby(tiling.boxes(height, width), key=lambda box: box.top)]
         spans = [(boxes[0].top, min(boxes[0].bottom, img.height)) for boxes in rows]
         for boxes, span, band in zip(rows, spans, bands(img.strips, spans)):

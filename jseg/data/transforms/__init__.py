@@ -8,6 +8,7 @@ from jseg.data.transforms.loading import LoadAnnotations, LoadImageFromFile, Pac
 from jseg.data.transforms.mosaic import RandomMosaic
 from jseg.data.transforms.resize import RandomChoiceResize, RandomResize, Resize, ResizeShortestEdge, ResizeToMultiple
 
-__all__ = ["AdjustGamma", "CLAHE", "Compose", "LoadAnnotations", "LoadImageFromFile", "Normalize", "PackSegInputs", "Pad",
-           "PhotoMetricDistortion", "RandomChoiceResize", "RandomCrop", "RandomCutOut", "RandomFlip", "RandomMosaic", "RandomResize",
-           "RandomRotate", "Resize", "ResizeShortestEdge", "ResizeToMultiple", "Transform"]
+__all__ = ["AdjustGamma", "CLAHE", "Compose", "LoadAnnotations", "LoadImageFromFile", "Normalize",
+           "PackSegInputs", "Pad", "PhotoMetricDistortion", "RandomChoiceResize", "RandomCrop", "RandomCutOut",
+           "RandomFlip", "RandomMosaic", "RandomResize", "RandomRotate", "Resize", "ResizeShortestEdge",
+           "ResizeToMultiple", "Transform"]

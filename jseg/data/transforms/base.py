@@ -1,15 +1,17 @@
 """What all transforms share: the draw/apply contract and the checks of their arguments.
 
-A sample is a dict: `img` (H, W, 3) uint8 BGR, `gt_seg_map` (H, W) uint8 or int32 (absent when only predicting), `img_path`,
-`seg_map_path`, and the shapes and factors that transforms note down (`ori_shape`, `img_shape`, `pad_shape` as (h, w),
-`scale_factor` as (w, h), `flip`, `flip_direction`).
+A sample is a dict: `img` (H, W, 3) uint8 BGR, `gt_seg_map` (H, W) uint8 or int32 (absent when only predicting),
+`img_path`, `seg_map_path`, and the shapes and factors that transforms note down (`ori_shape`, `img_shape`, `pad_shape`
+as (h, w), `scale_factor` as (w, h), `flip`, `flip_direction`).
 
-Names, arguments, defaults and meaning are those of MMSegmentation 1.2.2 and MMCV 2.1 (Apache-2.0); each file lists what differs.
-Two things differ everywhere: a transform never changes its input, and arguments may be lists where upstream wants tuples,
-because YAML has no tuples. As upstream, `scale` and `size` are (width, height), `crop_size` is (height, width).
+Names, arguments, defaults and meaning are those of MMSegmentation 1.2.2 and MMCV 2.1 (Apache-2.0); each file lists what
+differs. Two things differ everywhere: a transform never changes its input, and arguments may be lists where upstream
+wants tuples, because YAML has no tuples. As upstream, `scale` and `size` are (width, height), `crop_size` is (height,
+width).
 
-On one machine with one OpenCV the pixels equal upstream's to the bit. OpenCV itself rounds bicubic resizing and HSV differently
-on processors with other vector instructions, so pictures (never masks) may differ a little between machines.
+On one machine with one OpenCV the pixels equal upstream's to the bit. OpenCV itself rounds bicubic resizing and HSV
+differently on processors with other vector instructions, so pictures (never masks) may differ a little between
+machines.
 """
 
 from __future__ import annotations
@@ -29,9 +31,15 @@ INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "b
 class Transform:
     """One step of a pipeline, in two halves: all its randomness, then a pure function of sample and parameters.
 
-    A transform without randomness leaves `draw` as it is. Parameters are plain numbers, lists and None, so that they can be
-    written to JSON and replayed.
+    A transform without randomness leaves `draw` as it is. Parameters are plain numbers, lists and None, so that they
+    can be written to JSON and replayed.
+
+    `on_bare_pictures` is False for steps that read, need or pack files: a picture given as an array goes without them.
+    `reads_pictures` is True for the step whose `scale` says how 16-bit pictures are read.
     """
+
+    on_bare_pictures = True
+    reads_pictures = False
 
     def draw(self, sample: dict, rng: np.random.Generator) -> dict[str, Any]:
         """Choose the parameters for one sample; the only place that may use `rng`."""
@@ -73,7 +81,8 @@ def check_uint8(sample: dict, who: str) -> np.ndarray:
     """Return the sample's picture; TypeError unless it is uint8, for transforms that only have a meaning there."""
     img = sample["img"]
     if img.dtype != np.uint8:
-        raise TypeError(f"{who} takes uint8 pictures, got {img.dtype}: put it before Normalize and leave to_float32 off")
+        raise TypeError(
+            f"{who} takes uint8 pictures, got {img.dtype}: put it before Normalize and leave to_float32 off")
     return img
 
 

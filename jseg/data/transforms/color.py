@@ -1,9 +1,9 @@
 """PhotoMetricDistortion, CLAHE, AdjustGamma, Normalize: what changes the picture's values and leaves its mask alone.
 
-Upstream: mmseg/datasets/transforms/transforms.py (MMSegmentation 1.2.2), mmcv/image/photometric.py (MMCV 2.1). The photometric
-distortion is SSD's (ECCV 2016); CLAHE is Zuiderveld's, Graphics Gems IV, 1994.
-Deviations: brightness, contrast, saturation and hue are done with tables of the 256 values (same pixels, less time); pictures
-that are not uint8 are refused where upstream casts them to uint8.
+Upstream: mmseg/datasets/transforms/transforms.py (MMSegmentation 1.2.2), mmcv/image/photometric.py (MMCV 2.1). The
+photometric distortion is SSD's (ECCV 2016); CLAHE is Zuiderveld's, Graphics Gems IV, 1994.
+Deviations: brightness, contrast, saturation and hue are done with tables of the 256 values (same pixels, less time);
+pictures that are not uint8 are refused where upstream casts them to uint8.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class AdjustGamma(Transform):
 class Normalize(Transform):
     """Turn the picture into float32, (value - mean) / std; notes `img_norm_cfg`.
 
-    The data preprocessor does this for whole batches; put it into a pipeline only if the preprocessor has no mean and std.
+    The data preprocessor does this for whole batches; put it into a pipeline only if the preprocessor has no mean and
+    std.
 
     Args:
         mean, std: per channel, on the 0..255 scale, in the order of the result.

@@ -21,7 +21,8 @@ class Compose:
         transforms: blocks `{type: ..., ...}` or transforms already built.
         where: the list's place in the config, for messages.
     Raises:
-        ConfigError: a block names an unknown transform or argument (all faults of the list at once are `jseg check`'s work).
+        ConfigError: a block names an unknown transform or argument (all faults of the list at once are `jseg check`'s
+        work).
     """
 
     def __init__(self, transforms: Sequence[Mapping | Transform], where: str = "pipeline"):
@@ -39,5 +40,6 @@ class Compose:
             try:
                 sample = step(sample, rng)
             except (ValueError, TypeError, cv2.error) as error:
-                raise DataError(f"{sample.get('img_path', 'sample')}: {self.where}[{i}] {type(step).__name__}: {error}") from error
+                raise DataError(
+                    f"{sample.get('img_path', 'sample')}: {self.where}[{i}] {type(step).__name__}: {error}") from error
         return sample

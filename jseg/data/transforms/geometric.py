@@ -2,9 +2,10 @@
 
 Upstream: mmseg/datasets/transforms/transforms.py (MMSegmentation 1.2.2), mmcv/transforms/processing.py and
 mmcv/image/geometric.py (MMCV 2.1). CutOut: DeVries and Taylor, 2017.
-Deviations: a single `pad_val` of RandomRotate fills all three channels (upstream hands the bare number to OpenCV, which fills
-blue and leaves 0 in green and red); RandomRotate updates `img_shape` when `auto_bound` changes the size; RandomFlip takes the
-integers 0 and 1 as `prob`; RandomCutOut takes n_holes as a list, and equal bounds; Pad notes `pad_shape` as (h, w).
+Deviations: a single `pad_val` of RandomRotate fills all three channels (upstream hands the bare number to OpenCV, which
+fills blue and leaves 0 in green and red); RandomRotate updates `img_shape` when `auto_bound` changes the size;
+RandomFlip takes the integers 0 and 1 as `prob`; RandomCutOut takes n_holes as a list, and equal bounds; Pad notes
+`pad_shape` as (h, w).
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ class RandomCrop(Transform):
 
     Args:
         crop_size: (height, width) in pixels, or one integer for both.
-        cat_max_ratio: in 0..1. Below 1, rectangles are drawn anew, up to 10 times, until two or more classes are in it and the
-            most frequent holds less than this share of the labelled pixels; the last one drawn is then taken as it is. Samples
-            without a mask take the first.
+        cat_max_ratio: in 0..1. Below 1, rectangles are drawn anew, up to 10 times, until two or more classes are in it
+            and the most frequent holds less than this share of the labelled pixels; the last one drawn is then taken as
+            it is. Samples without a mask take the first.
         ignore_index: the label that does not count as a class.
     """
 
     def __init__(self, crop_size: int | Sequence[int], cat_max_ratio: float = 1.0, ignore_index: int = 255):
-        self.crop_size = number_pair((crop_size, crop_size) if isinstance(crop_size, Integral) else crop_size, "crop_size")
+        self.crop_size = number_pair((crop_size, crop_size) if isinstance(crop_size, Integral) else crop_size,
+                                     "crop_size")
         self.cat_max_ratio = probability(cat_max_ratio, "cat_max_ratio")
         self.ignore_index = ignore_index
 
@@ -94,14 +96,17 @@ class RandomFlip(Transform):
         self.directions = [direction] if isinstance(direction, str) else list(direction)
         for name in self.directions:
             if name not in _FLIP_AXES:
-                raise ValueError(f"direction {name!r} is unknown{nearest(name, _FLIP_AXES)} (known: {', '.join(_FLIP_AXES)})")
+                raise ValueError(f"direction {name!r} is unknown{nearest(name, _FLIP_AXES)} (known: "
+                                 f"{', '.join(_FLIP_AXES)})")
         if isinstance(prob, (list, tuple)):
             self.probs = [probability(p, "each of prob") for p in prob]
             if isinstance(direction, str) or len(self.probs) != len(self.directions) or sum(self.probs) > 1 + 1e-9:
-                raise ValueError(f"prob {prob!r} must have one value per direction {direction!r} and a sum of at most 1")
+                raise ValueError(
+                    f"prob {prob!r} must have one value per direction {direction!r} and a sum of at most 1")
         else:
             self.probs = [probability(prob) / len(self.directions)] * len(self.directions)
-        self.swap_seg_labels = [number_pair(p, "each of swap_seg_labels", positive=False) for p in swap_seg_labels or ()]
+        self.swap_seg_labels = [number_pair(p, "each of swap_seg_labels", positive=False)
+                                for p in swap_seg_labels or ()]
 
     def draw(self, sample: dict, rng: np.random.Generator) -> dict:
         """Draw {"direction": its name, or None for no flip}."""
@@ -154,7 +159,8 @@ class RandomRotate(Transform):
         self.seg_pad_val = seg_pad_val
         self.center = None if center is None else number_pair(center, "center", integer=False, positive=False)
         if center is not None and auto_bound:
-            raise ValueError("auto_bound and center exclude each other: the enlarged picture is rotated about its own centre")
+            raise ValueError("auto_bound and center exclude each other: the enlarged picture is rotated about its own "
+                             "centre")
         self.auto_bound = auto_bound
 
     def draw(self, sample: dict, rng: np.random.Generator) -> dict:
@@ -171,7 +177,8 @@ class RandomRotate(Transform):
         turned = cv2.warpAffine(img, matrix, size, flags=cv2.INTER_LINEAR, borderValue=self.pad_val)
         out = {**sample, "img": turned, "img_shape": turned.shape[:2]}
         if mask is not None:
-            out["gt_seg_map"] = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST, borderValue=self.seg_pad_val)
+            out["gt_seg_map"] = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST,
+                                               borderValue=self.seg_pad_val)
         return out
 
     def _matrix(self, shape: tuple[int, int], degree: float) -> tuple[np.ndarray, tuple[int, int]]:
@@ -202,9 +209,11 @@ class RandomCutOut(Transform):
     """
 
     def __init__(self, prob: float, n_holes: int | Sequence[int], cutout_shape: Sequence | None = None,
-                 cutout_ratio: Sequence | None = None, fill_in: Sequence[float] = (0, 0, 0), seg_fill_in: int | None = None):
+                 cutout_ratio: Sequence | None = None, fill_in: Sequence[float] = (0, 0, 0),
+                 seg_fill_in: int | None = None):
         self.prob = probability(prob)
-        self.n_holes = number_pair((n_holes, n_holes) if isinstance(n_holes, Integral) else n_holes, "n_holes", positive=False)
+        self.n_holes = number_pair((n_holes, n_holes) if isinstance(n_holes, Integral) else n_holes, "n_holes",
+                                   positive=False)
         if not 0 <= self.n_holes[0] <= self.n_holes[1]:
             raise ValueError(f"n_holes must be at least 0, or (least, most), got {n_holes!r}")
         if (cutout_shape is None) == (cutout_ratio is None):
@@ -265,7 +274,8 @@ class Pad(Transform):
     def __init__(self, size: Sequence[int] | None = None, size_divisor: int | None = None, pad_to_square: bool = False,
                  pad_val: float | Mapping = 0, padding_mode: str = "constant"):
         if (size is not None) + (size_divisor is not None) != 1 and not (pad_to_square and size is None):
-            raise ValueError(f"one of size (width, height) and size_divisor is needed, got {size!r} and {size_divisor!r}")
+            raise ValueError(f"one of size (width, height) and size_divisor is needed, got {size!r} and "
+                             f"{size_divisor!r}")
         if pad_to_square and size is not None:
             raise ValueError("pad_to_square and size exclude each other")
         if padding_mode not in _BORDERS:
@@ -294,5 +304,6 @@ class Pad(Transform):
         img = cv2.copyMakeBorder(sample["img"], 0, add[0], 0, add[1], self.border, value=self.img_val)
         out = {**sample, "img": img, "img_shape": img.shape[:2], "pad_shape": img.shape[:2]}
         if sample.get("gt_seg_map") is not None:
-            out["gt_seg_map"] = cv2.copyMakeBorder(sample["gt_seg_map"], 0, add[0], 0, add[1], self.border, value=self.seg_val)
+            out["gt_seg_map"] = cv2.copyMakeBorder(sample["gt_seg_map"], 0, add[0], 0, add[1], self.border,
+                                                   value=self.seg_val)
         return out

@@ -1,9 +1,10 @@
 """LoadImageFromFile, LoadAnnotations, PackSegInputs: the first and the last steps of a pipeline.
 
-Upstream: mmcv/transforms/loading.py (MMCV 2.1), mmseg/datasets/transforms/loading.py and formatting.py (MMSegmentation 1.2.2).
-Deviations: files are read by `jseg.data.io` (its docstring lists what differs); `backend_args`, `color_type` and
-`imdecode_backend` accept only upstream's defaults, so that a config asking for another backend does not get this one silently;
-masks with more than 256 values stay int32 instead of wrapping; PackSegInputs changes nothing, batches are made by the loader.
+Upstream: mmcv/transforms/loading.py (MMCV 2.1), mmseg/datasets/transforms/loading.py and formatting.py (MMSegmentation
+1.2.2). Deviations: files are read by `jseg.data.io` (its docstring lists what differs); `backend_args`, `color_type`
+and `imdecode_backend` accept only upstream's defaults, so that a config asking for another backend does not get this
+one silently; masks with more than 256 values stay int32 instead of wrapping; PackSegInputs changes nothing, batches are
+made by the loader.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class LoadImageFromFile(Transform):
         DataError: see `jseg.data.io.read_image`.
     """
 
+    on_bare_pictures, reads_pictures = False, True
+
     def __init__(self, to_float32: bool = False, color_type: str = "color", imdecode_backend: str = "cv2", *,
                  backend_args: None = None, scale: str = "bits"):
         if scale not in SCALES:
@@ -51,25 +54,29 @@ class LoadImageFromFile(Transform):
         """See the class."""
         img = read_image(sample["img_path"], scale=self.scale)
         shape = img.shape[:2]
-        return {**sample, "img": img.astype(np.float32) if self.to_float32 else img, "img_shape": shape, "ori_shape": shape}
+        return {**sample, "img": img.astype(np.float32) if self.to_float32 else img, "img_shape": shape,
+                "ori_shape": shape}
 
 
 @TRANSFORMS.register()
 class LoadAnnotations(Transform):
     """Read `sample["seg_map_path"]` into `gt_seg_map` (H, W), uint8 or (16-bit files) int32.
 
-    The dataset says in the sample what the mask means: `reduce_zero_label` (this transform is the only one that applies it),
-    `label_map` {old index: new index}, applied after it, and `color_map` {(r, g, b): index} for coloured masks.
+    The dataset says in the sample what the mask means: `reduce_zero_label` (this transform is the only one that applies
+    it), `label_map` {old index: new index}, applied after it, and `color_map` {(r, g, b): index} for coloured masks.
 
     Args:
-        reduce_zero_label: must agree with the dataset's flag; leave it out (upstream deprecates it here too). It decides only for
-            samples that carry no flag.
+        reduce_zero_label: must agree with the dataset's flag; leave it out (upstream deprecates it here too). It
+            decides only for samples that carry no flag.
         imdecode_backend, backend_args: MMCV's; only "pillow" and None.
     Raises:
         DataError: see `jseg.data.io.read_mask`; or the two zero-label flags contradict each other.
     """
 
-    def __init__(self, reduce_zero_label: bool | None = None, backend_args: None = None, imdecode_backend: str = "pillow"):
+    on_bare_pictures = False
+
+    def __init__(self, reduce_zero_label: bool | None = None, backend_args: None = None,
+                 imdecode_backend: str = "pillow"):
         _only("imdecode_backend", imdecode_backend, "pillow")
         _only("backend_args", backend_args, None)
         self.reduce_zero_label = reduce_zero_label
@@ -80,8 +87,8 @@ class LoadAnnotations(Transform):
         mask = read_mask(path, sample.get("color_map"))
         flag = sample.get("reduce_zero_label", self.reduce_zero_label)
         if self.reduce_zero_label is not None and bool(flag) != self.reduce_zero_label:
-            raise DataError(f"{path}: LoadAnnotations says reduce_zero_label: {self.reduce_zero_label}, the dataset says {flag}; "
-                            "set it on the dataset only")
+            raise DataError(f"{path}: LoadAnnotations says reduce_zero_label: {self.reduce_zero_label}, the dataset "
+                            f"says {flag}; set it on the dataset only")
         if flag:
             mask = reduce_zero(mask, path)
         if sample.get("label_map"):
@@ -99,8 +106,8 @@ def reduce_zero(mask: np.ndarray, path: str = "mask") -> np.ndarray:
         DataError: a label above 255, which would become 255 or lie beyond it.
     """
     if mask.dtype != np.uint8 and mask.max(initial=0) > 255:
-        raise DataError(f"{path}: reduce_zero_label with label {mask.max()}: 255 marks ignored pixels, so labels above it cannot "
-                        "be shifted; write the masks with labels from 0 and switch reduce_zero_label off")
+        raise DataError(f"{path}: reduce_zero_label with label {mask.max()}: 255 marks ignored pixels, so labels above "
+                        "it cannot be shifted; write the masks with labels from 0 and switch reduce_zero_label off")
     reduced = mask - 1  # of an unsigned 0: 255
     reduced[(mask == 0) | (mask == 255)] = 255
     return reduced
@@ -113,6 +120,8 @@ class PackSegInputs(Transform):
     Args:
         meta_keys: accepted and unused: every entry of the sample but its arrays reaches the batch's metas.
     """
+
+    on_bare_pictures = False
 
     def __init__(self, meta_keys: Sequence[str] = ()):
         self.meta_keys = tuple(meta_keys)

@@ -1,8 +1,8 @@
 """RandomMosaic: four samples become one.
 
-Upstream: mmseg/datasets/transforms/transforms.py (MMSegmentation 1.2.2), with its MultiImageMixDataset. Mosaic: YOLOv4, 2020.
-Deviations: whether a sample becomes a mosaic is decided when the other samples are chosen (`extra_indices`), so that they are
-loaded only if they are used; upstream loads three for every sample.
+Upstream: mmseg/datasets/transforms/transforms.py (MMSegmentation 1.2.2), with its MultiImageMixDataset. Mosaic: YOLOv4,
+2020. Deviations: whether a sample becomes a mosaic is decided when the other samples are chosen (`extra_indices`), so
+that they are loaded only if they are used; upstream loads three for every sample.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class RandomMosaic(Transform):
     """Paste the sample and three others around a random centre, each resized to fit `img_scale` and cut at the border.
 
     The caller asks `extra_indices` first, loads the samples it names, puts them (as far transformed as this one) into
-    `sample["mix_results"]` and calls the transform; the entry is taken out again. Without it the sample passes unchanged.
-    The sample itself goes to the upper left, the others to upper right, lower left and lower right.
+    `sample["mix_results"]` and calls the transform; the entry is taken out again. Without it the sample passes
+    unchanged. The sample itself goes to the upper left, the others to upper right, lower left and lower right.
 
     Args:
         prob: of making a mosaic, 0..1.
@@ -35,8 +35,8 @@ class RandomMosaic(Transform):
         seg_pad_val: label of such pixels.
     """
 
-    def __init__(self, prob: float, img_scale: Sequence[int] = (640, 640), center_ratio_range: Sequence[float] = (0.5, 1.5),
-                 pad_val: float = 0, seg_pad_val: int = 255):
+    def __init__(self, prob: float, img_scale: Sequence[int] = (640, 640),
+                 center_ratio_range: Sequence[float] = (0.5, 1.5), pad_val: float = 0, seg_pad_val: int = 255):
         self.prob = probability(prob)
         self.img_scale = number_pair(img_scale, "img_scale")
         self.center_ratio_range = number_pair(center_ratio_range, "center_ratio_range", integer=False, positive=False)
@@ -46,7 +46,9 @@ class RandomMosaic(Transform):
         self.seg_pad_val = seg_pad_val
 
     def extra_indices(self, length: int, rng: np.random.Generator) -> list[int]:
-        """Decide whether to make a mosaic, and name the three other samples of a dataset of `length`: 3 indices or none."""
+        """Decide whether to make a mosaic, and name the three other samples of a dataset of `length`:
+        3 indices or none.
+        """
         if rng.random() >= self.prob:
             return []
         return [int(index) for index in rng.integers(length, size=_EXTRA)]

@@ -3,8 +3,8 @@
 Upstream: mmcv/transforms/processing.py and mmcv/image/geometric.py (MMCV 2.1), mmseg/datasets/transforms/transforms.py
 (MMSegmentation 1.2.2). Pictures are resized by OpenCV (bilinear by default), masks with nearest neighbour.
 Deviations: no boxes, key points or depth maps, no Pillow backend; the arguments that upstream's random resizes pass on
-(`keep_ratio`, `interpolation`, `max_size`) are named instead of `**kwargs`; an integer among RandomChoiceResize's `scales` means
-(s, s) for Resize, where upstream fails or takes it for a factor.
+(`keep_ratio`, `interpolation`, `max_size`) are named instead of `**kwargs`; an integer among RandomChoiceResize's
+`scales` means (s, s) for Resize, where upstream fails or takes it for a factor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["Resize", "ResizeShortestEdge", "RandomResize", "RandomChoiceResize",
 
 def _interpolation(name: str) -> str:
     if name not in INTERPOLATIONS:
-        raise ValueError(f"interpolation {name!r} is unknown{nearest(name, INTERPOLATIONS)} (known: {', '.join(INTERPOLATIONS)})")
+        raise ValueError(f"interpolation {name!r} is unknown{nearest(name, INTERPOLATIONS)} (known: "
+                         f"{', '.join(INTERPOLATIONS)})")
     return name
 
 
@@ -32,7 +33,8 @@ def _scaled(size: tuple[int, int], factor: tuple[float, float]) -> tuple[int, in
 
 
 def rescaled_size(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the same proportions within `scale`: its longer side bounds the longer side, its shorter the shorter.
+    """The largest size of the same proportions within `scale`:
+    its longer side bounds the longer side, its shorter the shorter.
 
     Args:
         size: (width, height) of the picture.
@@ -46,7 +48,8 @@ def _resized(sample: dict, size: tuple[int, int], interpolation: str, **notes) -
     """Resize picture and mask to `size` = (width, height) and note what was done."""
     h, w = sample["img"].shape[:2]
     if min(size) < 1:
-        raise ValueError(f"resizing a picture of {w}x{h} (width x height) to {size[0]}x{size[1]} leaves nothing; raise scale")
+        raise ValueError(f"resizing a picture of {w}x{h} (width x height) to {size[0]}x{size[1]} leaves nothing; raise "
+                         "scale")
     img = resize_to(sample["img"], size, interpolation)
     out = {**sample, **notes, "img": img, "img_shape": img.shape[:2], "scale_factor": (size[0] / w, size[1] / h)}
     if sample.get("gt_seg_map") is not None:
@@ -61,8 +64,8 @@ class Resize(Transform):
     Args:
         scale: (width, height) in pixels, or one integer for both; wins over `scale_factor`.
         scale_factor: a factor for both sides or (for width, for height), used without `scale`.
-        keep_ratio: keep the proportions: the picture becomes as large as fits `scale`, its longer side within the larger number
-            and its shorter side within the smaller, whatever the order.
+        keep_ratio: keep the proportions: the picture becomes as large as fits `scale`, its longer side within the
+            larger number and its shorter side within the smaller, whatever the order.
         interpolation: of the picture: nearest, bilinear, bicubic, area or lanczos. Masks always take the nearest.
     """
 
@@ -92,7 +95,8 @@ def _as_scale(scale: int | Sequence[int], name: str = "scale") -> tuple[int, int
 
 @TRANSFORMS.register()
 class ResizeShortestEdge(Transform):
-    """Resize picture and mask, keeping proportions, until the shorter side has a given length and the longer one is bounded.
+    """Resize picture and mask, keeping proportions, until the shorter side has
+    a given length and the longer one is bounded.
 
     Args:
         scale: the shorter side in pixels; of two numbers, the smaller.
@@ -118,7 +122,8 @@ class ResizeShortestEdge(Transform):
         return _resized(sample, rescaled_size((w, h), scale), "bilinear", scale=scale, keep_ratio=True)
 
 
-def _resizer(resize_type: str, keep_ratio: bool, interpolation: str, max_size: int | None) -> Resize | ResizeShortestEdge:
+def _resizer(resize_type: str, keep_ratio: bool, interpolation: str,
+             max_size: int | None) -> Resize | ResizeShortestEdge:
     """Build what a random resize hands its drawn scale to."""
     if resize_type == "Resize":
         if max_size is not None:
@@ -137,8 +142,8 @@ class RandomResize(Transform):
     """Resize to a random scale.
 
     Args:
-        scale: (width, height), multiplied by a ratio drawn evenly from `ratio_range`; or two such pairs, between which width and
-            height are drawn evenly, each for itself, bounds included.
+        scale: (width, height), multiplied by a ratio drawn evenly from `ratio_range`; or two such pairs, between which
+            width and height are drawn evenly, each for itself, bounds included.
         ratio_range: (least, largest) ratio; needed with one pair, refused with two.
         resize_type: Resize or ResizeShortestEdge.
         keep_ratio, interpolation: handed to Resize.
@@ -156,8 +161,8 @@ class RandomResize(Transform):
                 raise ValueError(f"ratio_range must be (least, largest), got {ratio_range!r}")
         else:
             if not isinstance(scale, (list, tuple)) or len(scale) != 2 or ratio_range is not None:
-                raise ValueError(f"scale must be (width, height) with ratio_range, or two such pairs without, got {scale!r} and "
-                                 f"ratio_range {ratio_range!r}")
+                raise ValueError("scale must be (width, height) with ratio_range, or two such pairs without, got "
+                                 f"{scale!r} and ratio_range {ratio_range!r}")
             self.scale = tuple(number_pair(pair, "each pair of scale") for pair in scale)
             self.ratio_range = None
         self.resize = _resizer(resize_type, keep_ratio, interpolation, max_size)
@@ -180,9 +185,9 @@ class RandomChoiceResize(Transform):
     """Resize to one of several scales, each as likely.
 
     Args:
-        scales: a list of scales: (width, height), or one integer each, meaning (s, s) for Resize and the shorter side for
-            ResizeShortestEdge. A flat list [512, 640] is two integer scales, as in MMSegmentation's configs; one (width, height)
-            pair is written [[512, 640]].
+        scales: a list of scales: (width, height), or one integer each, meaning (s, s) for Resize and the shorter side
+            for ResizeShortestEdge. A flat list [512, 640] is two integer scales, as in MMSegmentation's configs; one
+            (width, height) pair is written [[512, 640]].
         resize_type: Resize or ResizeShortestEdge.
         keep_ratio, interpolation: handed to Resize.
         max_size: handed to ResizeShortestEdge.
@@ -222,7 +227,8 @@ class ResizeToMultiple(Transform):
 
     def apply(self, sample: dict, params: dict) -> dict:
         """See the class."""
-        size = tuple(math.ceil(side / divisor) * divisor for side, divisor in zip(sample["img"].shape[1::-1], self.size_divisor))
+        size = tuple(math.ceil(side / divisor) * divisor
+                     for side, divisor in zip(sample["img"].shape[1::-1], self.size_divisor))
         img = resize_to(sample["img"], size, self.interpolation)
         out = {**sample, "img": img, "img_shape": img.shape[:2], "pad_shape": img.shape[:2]}
         if sample.get("gt_seg_map") is not None:

@@ -1,10 +1,11 @@
 """HRNet: branches of several resolutions side by side, which exchange their maps again and again.
 
-Paper: Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition", TPAMI 2020 (first Sun et al., CVPR 2019).
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/hrnet.py (Apache-2.0), whose words, keys and arithmetic these are.
+Paper: Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition", TPAMI 2020 (first Sun et al.,
+CVPR 2019). Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/hrnet.py (Apache-2.0), whose words, keys and
+arithmetic these are.
 
-Deviations: `zero_init_residual` works (upstream's condition is never met); `norm_eval` is not here: `frozen_stages` fixes the norms
-of the frozen stages.
+Deviations: `zero_init_residual` works (upstream's condition is never met); `norm_eval` is not here: `frozen_stages`
+fixes the norms of the frozen stages.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import Conv2d, build_norm, conv_norm, relu
+from jseg.layers import Conv2d, Numbered, build_norm, conv_norm, relu
 from jseg.layers.freeze import freeze, run_frozen
 from jseg.models.backbones.resnet import BasicBlock, Bottleneck, make_stage, zero_last_norms
 from jseg.registry import MODELS
@@ -30,7 +31,9 @@ _STEM_CHANNELS = 64
 
 
 class ConvNorm(nn.Sequential):
-    """A convolution without bias and a norm. Keys "0" and "1". Shape: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+    """A convolution without bias and a norm. Keys "0" and "1". Shape:
+    (N, in_channels, H, W) -> (N, out_channels, H', W').
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, norm_cfg: Mapping):
         conv = Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
@@ -42,22 +45,9 @@ class ConvNorm(nn.Sequential):
         return conv_norm(x, conv, norm, activation=activation, residual=residual)
 
 
-class Named(nn.Module):
-    """Modules under the keys "0", "1", ...; a place may be empty and then has no key. `names[i]` is the module at i, or None."""
-
-    def __init__(self, modules: Sequence[nn.Module | None]):
-        super().__init__()
-        self.count = len(modules)
-        for i, module in enumerate(modules):
-            if module is not None:
-                setattr(self, str(i), module)
-
-    def __getitem__(self, place: int) -> nn.Module | None:
-        return getattr(self, str(place), None)
-
-
-class Fusion(Named):
-    """What one branch receives: its own map, the coarser ones projected and resized, the finer ones by strided convolutions.
+class Fusion(Numbered):
+    """What one branch receives: its own map, the coarser ones projected and resized, the finer ones by strided
+    convolutions.
 
     Args:
         place: of the branch that receives, 0 the finest.
@@ -83,9 +73,10 @@ class Fusion(Named):
     def execute(self, maps: Sequence[jt.Var]) -> jt.Var:
         y = maps[self.place]
         size = tuple(y.shape[2:])
-        for other in range(self.place + 1, self.count):
+        for other in range(self.place + 1, len(self)):
             x, factor = self[other](maps[other], activation=None), 2**(other - self.place)
-            x = ops.bilinear_resize(x, (x.shape[2] * factor, x.shape[3] * factor))  # may be larger than `size` by a few rows
+            # may be larger than `size` by a few rows
+            x = ops.bilinear_resize(x, (x.shape[2] * factor, x.shape[3] * factor))
             y = ops.bilinear_resize(x, size, add=y)
         if self.place == 0:
             return relu(y)
@@ -115,17 +106,18 @@ class HRModule(nn.Module):
                  multiscale_output: bool, norm_cfg: Mapping):
         super().__init__()
         widths = [width * block.expansion for width in channels]
-        self.branches = Named([_blocks(block, *sizes, norm_cfg) for sizes in zip(in_channels, channels, num_blocks)])
+        self.branches = Numbered([_blocks(block, *sizes, norm_cfg) for sizes in zip(in_channels, channels, num_blocks)])
         receivers = len(widths) if multiscale_output else 1
-        self.fuse_layers = Named([Fusion(i, widths, norm_cfg) for i in range(receivers)] if len(widths) > 1 else [])
+        self.fuse_layers = Numbered([Fusion(i, widths, norm_cfg) for i in range(receivers)] if len(widths) > 1 else [])
 
     def execute(self, maps: Sequence[jt.Var]) -> list[jt.Var]:
-        maps = [self.branches[i](x) for i, x in enumerate(maps)]
-        return [self.fuse_layers[i](maps) for i in range(self.fuse_layers.count)] if len(maps) > 1 else maps
+        maps = [branch(x) for branch, x in zip(self.branches, maps)]
+        return [fuse(maps) for fuse in self.fuse_layers] if len(maps) > 1 else maps
 
 
-class Transition(Named):
-    """Maps of the next stage: adapted in width where that changes, and new ones by strided convolutions of the coarsest.
+class Transition(Numbered):
+    """Maps of the next stage: adapted in width where that changes, and new ones by strided convolutions of the
+    coarsest.
 
     Args:
         before, after: widths of the maps; `after` has as many or more.
@@ -140,12 +132,13 @@ class Transition(Named):
                 parts.append(None if width == before[i] else ConvNorm(before[i], width, 3, norm_cfg=norm_cfg))
                 continue
             steps = [before[-1]] * (i - len(before) + 1)
-            parts.append(nn.Sequential(*[ConvNorm(a, b, 3, stride=2, norm_cfg=norm_cfg) for a, b in zip(steps, (*steps[1:], width))]))
+            parts.append(nn.Sequential(*[ConvNorm(a, b, 3, stride=2, norm_cfg=norm_cfg)
+                                         for a, b in zip(steps, (*steps[1:], width))]))
         super().__init__(parts)
 
     def execute(self, maps: Sequence[jt.Var]) -> list[jt.Var]:
-        given = [*maps, *[maps[-1]] * (self.count - len(maps))]
-        return [x if self[i] is None else self[i](x) for i, x in enumerate(given)]
+        given = [*maps, *[maps[-1]] * (len(self) - len(maps))]
+        return [x if part is None else part(x) for part, x in zip(self, given)]
 
 
 @MODELS.register()
@@ -153,8 +146,9 @@ class HRNet(nn.Module):
     """A stem of stride 4 and four stages, each of which adds a branch of half the resolution.
 
     Args:
-        extra: `{stage1: {...}, ..., stage4: {...}}`, each with num_modules, num_branches, block ("BASIC" or "BOTTLENECK"), and
-            num_blocks and num_channels, one number per branch. W18, W32 and W48 are named by stage 4's first width.
+        extra: `{stage1: {...}, ..., stage4: {...}}`, each with num_modules, num_branches, block ("BASIC" or
+            "BOTTLENECK"), and num_blocks and num_channels, one number per branch. W18, W32 and W48 are named by stage
+            4's first width.
         in_channels: channels of the picture.
         norm_cfg: norm of every convolution.
         frozen_stages: -1: none; 0: the stem; n: the stem and the first n stages. A frozen part computes as in
@@ -162,23 +156,29 @@ class HRNet(nn.Module):
         zero_init_residual: start each block as the identity.
         multiscale_output: False gives the finest map only.
     Shape:
-        x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), strides 4, 8, 16, 32
+        x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), strides
+            4, 8, 16, 32
     Raises:
         ConfigError: a stage that is missing, has other words, or lists of other lengths than `num_branches`.
     """
 
     TINY = MappingProxyType({"type": "HRNet", "extra": {
         "stage1": {"num_modules": 1, "num_branches": 1, "block": "BOTTLENECK", "num_blocks": [1], "num_channels": [4]},
-        "stage2": {"num_modules": 1, "num_branches": 2, "block": "BASIC", "num_blocks": [1, 1], "num_channels": [8, 12]},
-        "stage3": {"num_modules": 2, "num_branches": 3, "block": "BASIC", "num_blocks": [1, 1, 1], "num_channels": [8, 12, 16]},
-        "stage4": {"num_modules": 1, "num_branches": 4, "block": "BASIC", "num_blocks": [1, 1, 1, 1], "num_channels": [8, 12, 16, 24]}}})
+        "stage2": {"num_modules": 1, "num_branches": 2, "block": "BASIC", "num_blocks": [1, 1],
+                   "num_channels": [8, 12]},
+        "stage3": {"num_modules": 2, "num_branches": 3, "block": "BASIC", "num_blocks": [1, 1, 1],
+                   "num_channels": [8, 12, 16]},
+        "stage4": {"num_modules": 1, "num_branches": 4, "block": "BASIC", "num_blocks": [1, 1, 1, 1],
+                   "num_channels": [8, 12, 16, 24]}}})
 
-    def __init__(self, extra: Mapping, in_channels: int = 3, norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
+    def __init__(self, extra: Mapping, in_channels: int = 3,
+                 norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  frozen_stages: int = -1, zero_init_residual: bool = False, multiscale_output: bool = True):
         super().__init__()
         stages = _checked(extra)
         if frozen_stages not in range(-1, len(stages) + 1):
-            raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {len(stages)} stages")
+            raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {len(stages)} "
+                              "stages")
         self.frozen_stages = frozen_stages
         self.conv1 = Conv2d(in_channels, _STEM_CHANNELS, 3, stride=2, padding=1, bias=False)
         self.bn1 = build_norm(norm_cfg, _STEM_CHANNELS)[1]
@@ -193,7 +193,8 @@ class HRNet(nn.Module):
             setattr(self, f"transition{i}", Transition(widths, after, norm_cfg))
             for j in range(stage["num_modules"]):
                 whole = multiscale_output or i < len(stages) - 1 or j < stage["num_modules"] - 1
-                modules.append(HRModule(block, after, stage["num_channels"], stage["num_blocks"], multiscale_output=whole, norm_cfg=norm_cfg))
+                modules.append(HRModule(block, after, stage["num_channels"], stage["num_blocks"],
+                                        multiscale_output=whole, norm_cfg=norm_cfg))
             setattr(self, f"stage{i + 1}", nn.Sequential(*modules))
             widths = after
         self.out_channels = widths if multiscale_output else widths[:1]
@@ -222,7 +223,8 @@ class HRNet(nn.Module):
 
     def _frozen(self) -> list[str]:
         """Names of the frozen parts."""
-        parts = (("conv1", "bn1", "conv2", "bn2"), ("layer1", "transition1"), ("stage2", "transition2"), ("stage3", "transition3"), ("stage4",))
+        parts = (("conv1", "bn1", "conv2", "bn2"), ("layer1", "transition1"), ("stage2", "transition2"),
+                 ("stage3", "transition3"), ("stage4",))
         return [name for part in parts[:self.frozen_stages + 1] for name in part]
 
 
@@ -238,14 +240,17 @@ def _checked(extra: Mapping) -> list[Mapping]:
     stages = [extra[f"stage{i}"] for i in range(1, 5)]
     for i, stage in enumerate(stages, 1):
         if sorted(stage) != sorted(_STAGE_WORDS):
-            raise ConfigError(f"extra.stage{i} has {', '.join(stage)}; accepted, all of them: {', '.join(_STAGE_WORDS)}")
+            raise ConfigError(
+                f"extra.stage{i} has {', '.join(stage)}; accepted, all of them: {', '.join(_STAGE_WORDS)}")
         branches = stage["num_branches"]
         if stage["block"] not in _BLOCKS:
             raise ConfigError(f"extra.stage{i}: block is {stage['block']!r}; accepted: {', '.join(_BLOCKS)}")
         if not len(stage["num_blocks"]) == len(stage["num_channels"]) == branches or stage["num_modules"] < 1:
-            raise ConfigError(f"extra.stage{i}: num_blocks {list(stage['num_blocks'])} and num_channels {list(stage['num_channels'])} need "
-                              f"num_branches = {branches} numbers each; num_modules is {stage['num_modules']}, at least 1")
+            raise ConfigError(f"extra.stage{i}: num_blocks {list(stage['num_blocks'])} and num_channels "
+                              f"{list(stage['num_channels'])} need num_branches = {branches} numbers each; num_modules "
+                              f"is {stage['num_modules']}, at least 1")
     counts = [stage["num_branches"] for stage in stages]
     if counts[0] != 1 or counts != sorted(counts):
-        raise ConfigError(f"extra: num_branches are {counts}; the first stage has 1, and none has fewer than the one before")
+        raise ConfigError(f"extra: num_branches are {counts}; the first stage has 1, and none has fewer than the one "
+                          "before")
     return stages

@@ -1,13 +1,14 @@
 """MSCAN, the encoder of SegNeXt: multi-scale convolutional attention.
 
-Paper: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022, sec. 3.1.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py (Apache-2.0), whose state keys and arithmetic these are.
+Paper: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022, sec.
+3.1. Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/mscan.py (Apache-2.0), whose state keys and arithmetic these
+are.
 
 Deviations from upstream:
 - maps stay (N, C, H, W) throughout; upstream turns them into tokens and back between blocks (same values);
 - the strip branches may be any number; upstream builds what it is given and always runs three;
-- operators do a block's elementwise steps on the way (gate, shortcuts, layer scale, stochastic depth), and without gradients
-  BatchNorm too: `MSCABlock.execute`. No weight changes, so training and loading need nothing undone;
+- operators do a block's elementwise steps on the way (gate, shortcuts, layer scale, stochastic depth), and without
+  gradients BatchNorm too: `MSCABlock.execute`. No weight changes, so training and loading need nothing undone;
 - `in_channels` is honoured; upstream's stem always takes 3;
 - `num_batches_tracked` of the norms is not kept (see layers.norms).
 """
@@ -28,7 +29,7 @@ from jseg.layers.freeze import freeze, run_frozen
 from jseg.layers.init import constant
 from jseg.registry import MODELS, nearest
 
-__all__ = ["MSCAN", "VARIANTS"]
+__all__ = ["MSCAN", "SIZES", "VARIANTS"]
 
 KERNEL_SIZES = (5, (1, 7), (1, 11), (1, 21))
 PADDINGS = (2, (0, 3), (0, 5), (0, 10))
@@ -43,8 +44,8 @@ class Mlp(nn.Module):
         act_cfg: activation after the depthwise convolution.
         drop_prob: dropout after the activation and at the end, in [0, 1).
     Shape:
-        x, shortcut: (N, channels, H, W); scale: (channels,); factor: (N,); affine: (scale, shift) of the input, (channels,) each
-        -> shortcut + factor * scale * block(affine(x)), (N, channels, H, W)
+        x, shortcut: (N, channels, H, W); scale: (channels,); factor: (N,); affine: (scale, shift) of the input,
+        (channels,) each -> shortcut + factor * scale * block(affine(x)), (N, channels, H, W)
     """
 
     def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float = 0.0):
@@ -56,9 +57,10 @@ class Mlp(nn.Module):
         self.is_gelu = act_cfg["type"] == "GELU"
         self.drop = Dropout(drop_prob)
 
-    def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None, affine: tuple = (None, None)) -> jt.Var:
-        return mix_ffn(x, self.fc1, self.dwconv, self.fc2, self.activate, self.drop, is_gelu=self.is_gelu, shortcut=shortcut, scale=scale,
-                       factor=factor, affine=affine)
+    def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None,
+                affine: tuple = (None, None)) -> jt.Var:
+        return mix_ffn(x, self.fc1, self.dwconv, self.fc2, self.activate, self.drop, is_gelu=self.is_gelu,
+                       shortcut=shortcut, scale=scale, factor=factor, affine=affine)
 
 
 class MSCAAttention(nn.Module):
@@ -81,8 +83,10 @@ class MSCAAttention(nn.Module):
         self.conv0 = Conv2d(channels, channels, side, padding=side // 2, groups=channels)
         self.branches = len(strips)
         for i, length in enumerate(strips):
-            setattr(self, f"conv{i}_1", Conv2d(channels, channels, (1, length), padding=(0, length // 2), groups=channels))
-            setattr(self, f"conv{i}_2", Conv2d(channels, channels, (length, 1), padding=(length // 2, 0), groups=channels))
+            setattr(self, f"conv{i}_1", Conv2d(channels, channels, (1, length), padding=(0, length // 2),
+                                               groups=channels))
+            setattr(self, f"conv{i}_2", Conv2d(channels, channels, (length, 1), padding=(length // 2, 0),
+                                               groups=channels))
         self.conv3 = Conv2d(channels, channels, 1)
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -98,8 +102,8 @@ class MSCASpatialAttention(nn.Module):
     """1x1, activation, gated multi-scale attention, 1x1, plus the input.
 
     Shape:
-        x, shortcut: (N, C, H, W); again: x, for its second use; scale: (C,); factor: (N,); affine: (scale, shift) of the input,
-        (C,) each -> shortcut + factor * scale * attention(affine(x)), (N, C, H, W)
+        x, shortcut: (N, C, H, W); again: x, for its second use; scale: (C,); factor: (N,); affine: (scale, shift) of
+        the input, (C,) each -> shortcut + factor * scale * attention(affine(x)), (N, C, H, W)
     """
 
     def __init__(self, channels: int, kernel_sizes, paddings, *, act_cfg: dict):
@@ -116,8 +120,8 @@ class MSCASpatialAttention(nn.Module):
                                input_scale=affine[0], input_shift=affine[1])
         hidden = hidden if self.is_gelu else self.activate(hidden)
         bias = self.proj_2.bias if affine[1] is None else self.proj_2.bias + affine[1]
-        return ops.pointwise(self.spatial_gating_unit(hidden), self.proj_2.weight, bias, residual=again, residual_scale=affine[0],
-                             scale=scale, factor=factor, shortcut=shortcut)
+        return ops.pointwise(self.spatial_gating_unit(hidden), self.proj_2.weight, bias, residual=again,
+                             residual_scale=affine[0], scale=scale, factor=factor, shortcut=shortcut)
 
 
 class MSCABlock(nn.Module):
@@ -133,8 +137,8 @@ class MSCABlock(nn.Module):
         x: (N, C, H, W) -> same
     """
 
-    def __init__(self, channels: int, *, kernel_sizes, paddings, mlp_ratio: float, drop_prob: float, drop_path_prob: float,
-                 act_cfg: dict, norm_cfg: dict):
+    def __init__(self, channels: int, *, kernel_sizes, paddings, mlp_ratio: float, drop_prob: float,
+                 drop_path_prob: float, act_cfg: dict, norm_cfg: dict):
         super().__init__()
         self.norm1 = build_norm(norm_cfg, channels)[1]
         self.attn = MSCASpatialAttention(channels, kernel_sizes, paddings, act_cfg=act_cfg)
@@ -148,13 +152,15 @@ class MSCABlock(nn.Module):
         if jt.flags.no_grad and not ops.uses_plain() and self._fixed_norms():
             x = self.attn(x, x, scale=self.layer_scale_1, shortcut=x, affine=self.norm1.affine())
             return self.mlp(x, scale=self.layer_scale_2, shortcut=x, affine=self.norm2.affine())
-        y, again, x = self.norm1.fork(x)
+        y, again, x = self.norm1.fork_output(x)
         x = self.attn(y, again, scale=self.layer_scale_1, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
-        y, _, x = self.norm2.fork(x)
+        y, _, x = self.norm2.fork_output(x)
         return self.mlp(y, scale=self.layer_scale_2, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
 
     def _fixed_norms(self) -> bool:
-        """Whether both norms are BatchNorm by running statistics: one scale and shift a channel, which operators can take over."""
+        """Whether both norms are BatchNorm by running statistics:
+        one scale and shift per channel, which operators can take over.
+        """
         return all(isinstance(norm, BatchNorm2d) and not norm.is_train for norm in (self.norm1, self.norm2))
 
 
@@ -188,11 +194,12 @@ class OverlapPatchEmbed(nn.Module):
 
 
 VARIANTS = {
-    "tiny": {"embed_dims": [32, 64, 160, 256], "depths": [3, 3, 5, 2]},
-    "small": {"embed_dims": [64, 128, 320, 512], "depths": [2, 2, 4, 2]},
-    "base": {"embed_dims": [64, 128, 320, 512], "depths": [3, 3, 12, 3]},
-    "large": {"embed_dims": [64, 128, 320, 512], "depths": [3, 5, 27, 3]},
+    "tiny": {"embed_dims": [32, 64, 160, 256], "depths": [3, 3, 5, 2], "mlp_ratios": [8, 8, 4, 4]},
+    "small": {"embed_dims": [64, 128, 320, 512], "depths": [2, 2, 4, 2], "mlp_ratios": [8, 8, 4, 4]},
+    "base": {"embed_dims": [64, 128, 320, 512], "depths": [3, 3, 12, 3], "mlp_ratios": [8, 8, 4, 4]},
+    "large": {"embed_dims": [64, 128, 320, 512], "depths": [3, 5, 27, 3], "mlp_ratios": [8, 8, 4, 4]},
 }
+SIZES = MappingProxyType({"embed_dims": [64, 128, 256, 512], "depths": [3, 4, 6, 3], "mlp_ratios": [4, 4, 4, 4]})
 
 
 @MODELS.register()
@@ -200,9 +207,10 @@ class MSCAN(nn.Module):
     """Multi-scale convolutional attention network, four stages at strides 4, 8, 16 and 32.
 
     Args:
-        variant: "tiny", "small", "base" or "large" (`VARIANTS`); explicit `embed_dims` and `depths` win over it.
+        variant: "tiny", "small", "base" or "large" (`VARIANTS`), whose sizes are then the defaults.
         in_channels: channels of the picture.
-        embed_dims, depths, mlp_ratios: widths, blocks and feed-forward ratios, one for each of `num_stages` stages.
+        embed_dims, depths, mlp_ratios: widths, blocks and feed-forward ratios, one for each of `num_stages` stages;
+            None for the variant's, or without a variant MMSegmentation's (`SIZES`).
         drop_rate: dropout in the feed-forward blocks, in [0, 1).
         drop_path_rate: stochastic depth of the last block, in [0, 1); earlier blocks get less, linearly from 0.
         attention_kernel_sizes, attention_kernel_paddings: see `MSCAAttention`.
@@ -211,22 +219,25 @@ class MSCAN(nn.Module):
             dropout, norms by their running statistics, which stand still) and its parameters get no gradient, so that
             no optimizer moves them.
     Shape:
-        x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W / 2**(i+2)))
+        x: (N, in_channels, H, W), any H and W >= 1 -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W /
+            2**(i+2)))
     Raises:
-        ConfigError: unknown variant, missing sizes, or lists whose lengths differ from `num_stages`.
+        ConfigError: unknown variant, or lists whose lengths differ from `num_stages`.
     """
 
-    TINY = MappingProxyType({"type": "MSCAN", "embed_dims": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "mlp_ratios": [2, 2, 2, 2]})
+    TINY = MappingProxyType({"type": "MSCAN", "embed_dims": [8, 16, 16, 32], "depths": [1, 1, 2, 1],
+                             "mlp_ratios": [2, 2, 2, 2]})
 
-    def __init__(self, *, variant: str | None = None, in_channels: int = 3, embed_dims=None, depths=None, mlp_ratios=(8, 8, 4, 4),
-                 drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
+    def __init__(self, *, variant: str | None = None, in_channels: int = 3, embed_dims=None, depths=None,
+                 mlp_ratios=None, drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
                  attention_kernel_sizes=KERNEL_SIZES, attention_kernel_paddings=PADDINGS,
                  act_cfg: dict | None = None, norm_cfg: dict | None = None, frozen_stages: int = -1):
         super().__init__()
-        embed_dims, depths = _sizes(variant, embed_dims, depths)
-        for name, values in (("embed_dims", embed_dims), ("depths", depths), ("mlp_ratios", mlp_ratios)):
+        sizes = _sizes(variant, embed_dims=embed_dims, depths=depths, mlp_ratios=mlp_ratios)
+        embed_dims, depths, mlp_ratios = sizes.values()
+        for name, values in sizes.items():
             if len(values) != num_stages:
-                raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one a stage), got {list(values)}")
+                raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one per stage), got {list(values)}")
         if not -1 <= frozen_stages <= num_stages:
             raise ConfigError(f"MSCAN: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to "
                               f"{num_stages} stages")
@@ -265,21 +276,18 @@ class MSCAN(nn.Module):
     def remap_keys(state: dict) -> dict:
         """Rename the keys of another release to ours.
 
-        The authors' release and original JSeg wrap the feed-forward block's depthwise convolution (`mlp.dwconv.dwconv.weight`);
-        mmsegmentation 1.x does not. All other keys pass unchanged.
+        The authors' release and original JSeg wrap the feed-forward block's depthwise convolution
+        (`mlp.dwconv.dwconv.weight`); mmsegmentation 1.x does not. All other keys pass unchanged.
         """
         return {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): value for key, value in state.items()}
 
 
-def _sizes(variant: str | None, embed_dims, depths) -> tuple[list, list]:
-    """Widths and depths from the variant's name, explicit ones first."""
+def _sizes(variant: str | None, **given) -> dict[str, list]:
+    """Widths, depths and ratios: explicit ones, else the variant's, else MMSegmentation's."""
     if variant is not None and variant not in VARIANTS:
-        raise ConfigError(f"MSCAN: unknown variant {variant!r}{nearest(variant, VARIANTS)} (known: {', '.join(VARIANTS)})")
-    known = VARIANTS.get(variant, {})
-    embed_dims, depths = embed_dims or known.get("embed_dims"), depths or known.get("depths")
-    if embed_dims is None or depths is None:
-        raise ConfigError(f"MSCAN: give 'variant' ({', '.join(VARIANTS)}) or both 'embed_dims' and 'depths'")
-    return list(embed_dims), list(depths)
+        raise ConfigError(f"MSCAN: unknown variant {variant!r}{nearest(variant, VARIANTS)} (known: "
+                          f"{', '.join(VARIANTS)})")
+    return {name: list(values or VARIANTS.get(variant, SIZES)[name]) for name, values in given.items()}
 
 
 def _checked_kernels(kernel_sizes, paddings) -> tuple[int, list[int]]:

@@ -1,8 +1,8 @@
 """What every head answers, and what an ordinary one is made of.
 
-A head turns features into *outputs* (whatever its losses need), outputs into losses, and outputs into class scores. An ordinary
-head writes only `decode`: selection of inputs, dropout, classifier, losses, sampler and accuracy are `SegmentationHead`'s.
-State key of the classifier: `conv_seg`, as in MMSegmentation.
+A head turns features into *outputs* (whatever its losses need), outputs into losses, and outputs into class scores. An
+ordinary head writes only `decode`: selection of inputs, dropout, classifier, losses, sampler and accuracy are
+`SegmentationHead`'s. State key of the classifier: `conv_seg`, as in MMSegmentation.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["Head", "SegmentationHead"]
 class Head(nn.Module):
     """The three methods that a segmentor asks of a head.
 
-    Facts: `num_classes` K, `align_corners`, `ignore_index`; `own_targets`: True where its classes are not the dataset's;
-    `needs_previous`: True where it can only follow another head in a cascade.
+    Facts: `num_classes` K, `align_corners`, `ignore_index`; `own_targets`: True where its classes are not the
+    dataset's; `needs_previous`: True where it can only follow another head in a cascade.
     """
 
     num_classes: int
@@ -51,8 +51,9 @@ class Head(nn.Module):
             outputs: what `execute` gave in training.
             labels: (N, H, W) int32, values in [0, num_classes) or `ignore_index`.
         Returns:
-            one scalar for each loss name, all of which are added up, and "acc_<...>" in percent for the log. In a step split over ranks
-            each loss is this rank's term of a sum: added over ranks they are the loss of the whole batch.
+            one scalar for each loss name, all of which are added up, and "acc_<...>" in percent for the log. In a step
+            split over ranks each loss is this rank's term of a sum: added over ranks they are the loss of the whole
+            batch.
         """
         raise NotImplementedError
 
@@ -62,7 +63,8 @@ class Head(nn.Module):
 
 
 class SegmentationHead(Head):
-    """A head that classifies each position of one map. Its `loss` and `scores` need nothing more of a subclass than `decode`.
+    """A head that classifies each position of one map.
+    Its `loss` and `scores` need nothing more of a subclass than `decode`.
 
     Args:
         options: see `HeadOptions`.

@@ -1,11 +1,12 @@
 """LightHamHead, the decoder of SegNeXt: concatenated stages through a Hamburger (matrix factorisation) block.
 
-Papers: Guo et al., "SegNeXt", NeurIPS 2022, sec. 3.2; Geng et al., "Is Attention Better Than Matrix Decomposition?", ICLR 2021.
-Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/ham_head.py (Apache-2.0), whose state keys and arithmetic these are.
+Papers: Guo et al., "SegNeXt", NeurIPS 2022, sec. 3.2; Geng et al., "Is Attention Better Than Matrix Decomposition?",
+ICLR 2021. Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/ham_head.py (Apache-2.0), whose state keys and
+arithmetic these are.
 
 Deviations from upstream:
-- in evaluation the starting bases are fixed by their shape; upstream draws new ones for every picture, so the same picture
-  gives a different mask each time. `rand_init` decides about training only;
+- in evaluation the starting bases are fixed by their shape; upstream draws new ones for every picture, so the same
+  picture gives a different mask each time. `rand_init` decides about training only;
 - `grad: one_step` differentiates the last factorisation step alone, as the Hamburger paper and original JSeg do;
 - `inv_t` is checked and then 1 is used, because upstream's NMF2D and the authors' set it to 1 whatever is given.
 """
@@ -29,18 +30,19 @@ from jseg.registry import MODELS, nearest
 
 __all__ = ["LightHamHead", "evaluation_bases", "ham_options"]
 
-_SPELLINGS = MappingProxyType({"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t", "RAND_INIT": "rand_init",
-                               "GRAD": "grad"})
-_DEFAULTS = MappingProxyType({"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "inv_t": 100, "rand_init": True, "grad": "full"})
+_SPELLINGS = MappingProxyType({"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t",
+                               "RAND_INIT": "rand_init", "GRAD": "grad"})
+_DEFAULTS = MappingProxyType({"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "inv_t": 100, "rand_init": True,
+                              "grad": "full"})
 
 
 def ham_options(given: dict | None) -> dict:
     """Merge `ham_kwargs` with the defaults, in mmsegmentation's spelling.
 
     Args:
-        given: mmsegmentation's MD_S, MD_R, train_steps, eval_steps, inv_t, rand_init, or the authors' MD_S, MD_D, MD_R, SPATIAL,
-            TRAIN_STEPS, EVAL_STEPS, INV_T, RAND_INIT; and `grad`, "full" or "one_step". MD_D (the width) follows from the
-            channels and is ignored; SPATIAL must be true, as everywhere in SegNeXt.
+        given: mmsegmentation's MD_S, MD_R, train_steps, eval_steps, inv_t, rand_init, or the authors' MD_S, MD_D, MD_R,
+            SPATIAL, TRAIN_STEPS, EVAL_STEPS, INV_T, RAND_INIT; and `grad`, "full" or "one_step". MD_D (the width)
+            follows from the channels and is ignored; SPATIAL must be true, as everywhere in SegNeXt.
     Raises:
         ConfigError: unknown key, a key given in both spellings, or a value out of range.
     """
@@ -50,7 +52,8 @@ def ham_options(given: dict | None) -> dict:
         name = _SPELLINGS.get(key, key)
         if key == "SPATIAL":
             if not value:
-                raise ConfigError("ham_kwargs: SPATIAL: false is not supported; SegNeXt factorises over positions (true)")
+                raise ConfigError("ham_kwargs: SPATIAL: false is not supported; SegNeXt factorises over positions "
+                                  "(true)")
             continue
         if key == "MD_D":
             continue
@@ -110,7 +113,9 @@ class NMF2D(nn.Module):
             self.bases = jt.array(evaluation_bases(self.spatial, self.dimension, self.rank)).stop_grad()
 
     def starting_bases(self, batch: int) -> jt.Var:
-        """Bases for `batch` pictures, (batch * MD_S, D, R): random in training with `rand_init`, else the same for all."""
+        """Bases for `batch` pictures, (batch * MD_S, D, R):
+        random in training with `rand_init`, else the same for all.
+        """
         shape = (batch * self.spatial, self.dimension, self.rank)
         if self.is_train and self.rand_init:
             bases = ranks.rand(shape)
@@ -160,8 +165,8 @@ class LightHamHead(SegmentationHead):
     """
 
     DEFAULTS = MappingProxyType({"input_transform": "multiple_select"})
-    TINY = MappingProxyType({"type": "LightHamHead", "channels": 16, "ham_channels": 16, "norm_cfg": {"type": "GN", "num_groups": 4},
-                             "ham_kwargs": {"MD_R": 4}})
+    TINY = MappingProxyType({"type": "LightHamHead", "channels": 16, "ham_channels": 16,
+                             "norm_cfg": {"type": "GN", "num_groups": 4}, "ham_kwargs": {"MD_R": 4}})
 
     def __init__(self, options: HeadOptions, *, ham_channels: int = 512, ham_kwargs: dict | None = None):
         super().__init__(options)
@@ -171,13 +176,13 @@ class LightHamHead(SegmentationHead):
 
     def decode(self, features: list[jt.Var]) -> jt.Var:
         """(N, channels, H_first, W_first) from the selected maps."""
-        return self.align(self.hamburger(self.squeeze.finish(self._squeezed(features))))
+        return self.align(self.hamburger(self.squeeze.norm_and_activate(self._squeezed(features))))
 
     def _squeezed(self, maps: list[jt.Var]) -> jt.Var:
         """The squeezing 1x1 convolution of the concatenated maps, (N, ham_channels, H_first, W_first).
 
-        Convolution and resize are linear and act on different axes, so each level is convolved at its own size by its share of
-        the weight, resized, and added up: less work, and the concatenated map never exists.
+        Convolution and resize are linear and act on different axes, so each level is convolved at its own size by its
+        share of the weight, resized, and added up: less work, and the concatenated map never exists.
         """
         size, conv = tuple(maps[0].shape[2:]), self.squeeze.conv
         if ops.uses_plain():

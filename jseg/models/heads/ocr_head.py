@@ -3,8 +3,8 @@
 Paper: Yuan et al., "Object-Contextual Representations for Semantic Segmentation", ECCV 2020, sec. 3.
 Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/ocr_head.py (Apache-2.0), whose keys and arithmetic these are.
 
-Deviations: `scale` above 1 is refused (upstream's forward fails on it); a cascade runs the head before once a step (see
-`EncoderDecoder`).
+Deviations: `scale` above 1 is refused (upstream's forward fails on it); a cascade runs the head before once per step
+(see `EncoderDecoder`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["OCRHead", "gather_classes"]
 
 
 def gather_classes(features: jt.Var, scores: jt.Var, scale: float = 1.0) -> jt.Var:
-    """One vector a class: the mean of all pixels, weighted by the softmax over pixels of the class's scaled scores.
+    """One vector per class: the mean of all pixels, weighted by the softmax over pixels of the class's scaled scores.
 
     Shape:
         features: (N, C, H, W); scores: (N, K, H, W) -> (N, C, K, 1)
@@ -33,8 +33,8 @@ def gather_classes(features: jt.Var, scores: jt.Var, scale: float = 1.0) -> jt.V
     """
     n, c, h, w = features.shape
     if tuple(scores.shape[2:]) != (h, w):
-        raise ValueError(f"OCRHead: the scores of the head before are {tuple(scores.shape)}, the features {tuple(features.shape)}; both heads "
-                         "must read maps of one size: set in_index")
+        raise ValueError(f"OCRHead: the scores of the head before are {tuple(scores.shape)}, the features "
+                         f"{tuple(features.shape)}; both heads must read maps of one size: set in_index")
     weights = nn.softmax(scale * scores.reshape(n, -1, h * w), dim=2)  # (N, K, H * W)
     return jt.matmul(features.reshape(n, c, h * w), weights.transpose(0, 2, 1)).unsqueeze(3)
 
@@ -77,7 +77,8 @@ class OCRHead(SegmentationHead):
     def __init__(self, options: HeadOptions, *, ocr_channels: int, scale: float = 1):
         super().__init__(options)
         if not 0 < scale <= 1:
-            raise ConfigError(f"scale is {scale}; accepted: above 0 and at most 1 (a larger one would shrink the queries, and the map with them)")
+            raise ConfigError(f"scale is {scale}; accepted: above 0 and at most 1 (a larger one would shrink the "
+                              "queries, and the map with them)")
         self.scale = scale
         self.object_context_block = ObjectAttention(options.channels, ocr_channels, options.blocks)
         self.bottleneck = ConvNormAct(options.input_width, options.channels, 3, padding=1, **options.blocks)

@@ -45,7 +45,8 @@ class PyramidPooling(nn.Sequential):
         x: (N, in_channels, H, W) -> list of (N, channels, H, W), one per scale
     """
 
-    def __init__(self, pool_scales: Sequence[int], in_channels: int, channels: int, *, blocks: dict, align_corners: bool):
+    def __init__(self, pool_scales: Sequence[int], in_channels: int, channels: int, *, blocks: dict,
+                 align_corners: bool):
         super().__init__(*[PoolBranch(scale, in_channels, channels, blocks) for scale in pool_scales])
         self.align_corners = align_corners
 
@@ -70,7 +71,8 @@ class PSPHead(SegmentationHead):
     def __init__(self, options: HeadOptions, *, pool_scales: Sequence[int] = (1, 2, 3, 6)):
         super().__init__(options)
         width, channels = options.input_width, options.channels
-        self.psp_modules = PyramidPooling(pool_scales, width, channels, blocks=options.blocks, align_corners=options.align_corners)
+        self.psp_modules = PyramidPooling(pool_scales, width, channels, blocks=options.blocks,
+                                          align_corners=options.align_corners)
         self.bottleneck = ConvNormAct(width + len(pool_scales) * channels, channels, 3, padding=1, **options.blocks)
 
     def decode(self, features: jt.Var) -> jt.Var:

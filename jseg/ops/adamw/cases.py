@@ -3,7 +3,7 @@
 import numpy as np
 
 from jseg.ops.adamw.op import ALIGN, adamw
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 
 CASES = [
     Case("one_value", sizes=[(1,)], step=1),
@@ -27,8 +27,8 @@ def make(case, rng):
     inputs = {"weights": rng.standard_normal(length) * filled, "exp_avg": rng.standard_normal(length) * 0.1 * filled,
               "exp_avg_sq": rng.uniform(0.01, 1, length) * filled}
     inputs.update({f"g{i}": rng.standard_normal(size) for i, size in enumerate(case.sizes)})
-    return {**inputs, "lr": 1e-2, "weight_decay": case.options.get("weight_decay", 0.1), "betas": case.options.get("betas", (0.9, 0.999)), "eps": 1e-8,
-            "step": case.step}
+    return {**inputs, "lr": 1e-2, "weight_decay": case.options.get("weight_decay", 0.1),
+            "betas": case.options.get("betas", (0.9, 0.999)), "eps": 1e-8, "step": case.step}
 
 
 def call(inputs, impl):

@@ -17,8 +17,9 @@ static_assert(BLOCK % ALIGN == 0 && ALIGN % VL == 0, "no vector may reach from o
 struct Numbers {
     V keep, rate, root, share, beta2, rest, eps;
     explicit Numbers(const Call& call)
-        : keep(splat(float(call.real(0)))), rate(splat(float(call.real(1)))), root(splat(float(call.real(2)))), share(splat(float(call.real(3)))),
-          beta2(splat(float(call.real(4)))), rest(splat(float(1 - call.real(4)))), eps(splat(float(call.real(5)))) {}
+        : keep(splat(float(call.real(0)))), rate(splat(float(call.real(1)))), root(splat(float(call.real(2)))),
+          share(splat(float(call.real(3)))), beta2(splat(float(call.real(4)))), rest(splat(float(1 - call.real(4)))),
+          eps(splat(float(call.real(5)))) {}
 };
 
 JSEG_INLINE V vsqrt(V x) {
@@ -32,7 +33,8 @@ struct Vectors {
     float *new_w, *new_m, *new_v;
 
     // Values at..at + VL, of which the first `left`, if any, have a gradient. Returns its squares.
-    inline __attribute__((always_inline)) V advance(int64_t at, const float* gradient, int64_t left, const Numbers& n) const {
+    inline __attribute__((always_inline)) V advance(int64_t at, const float* gradient, int64_t left,
+                                                    const Numbers& n) const {
         const V g = load_part(gradient, int(std::clamp<int64_t>(left, 0, VL))), m_old = load(m + at);
         const V m_new = m_old + (g - m_old) * n.share, v_new = load(v + at) * n.beta2 + g * g * n.rest;
         store(new_m + at, m_new);
@@ -44,11 +46,12 @@ struct Vectors {
 
 }  // namespace
 
-// in: weights, exp_avg, exp_avg_sq (L), then a gradient for each part; out: the three after the step, sums of squares of blocks;
-// scalars: keep rate root share beta2 eps
+// in: weights, exp_avg, exp_avg_sq (L), then a gradient for each part; out: the three after the step, sums of squares
+// of blocks; scalars: keep rate root share beta2 eps
 JSEG_KERNEL(jseg_adamw_run) {
     const Numbers numbers(call);
-    const Vectors vectors{call.in<float>(0), call.in<float>(1), call.in<float>(2), call.out<float>(0), call.out<float>(1), call.out<float>(2)};
+    const Vectors vectors{call.in<float>(0),  call.in<float>(1),  call.in<float>(2),
+                          call.out<float>(0), call.out<float>(1), call.out<float>(2)};
     float* squares = call.out<float>(3);
     const int parts = int(call.input_count) - 3;
     int64_t ends[64], length = 0;   // of each part, with the padding behind it

@@ -2,8 +2,9 @@
 //
 //   m += (g - m) share,  v = v beta2 + g^2 (1 - beta2),  w = w keep - rate m / (sqrt(v) root + eps)
 //
-// Layout: weights and moments (L) float, a multiple of 16; the gradient of a part is dense and the part begins at the next multiple
-// of 16. One block: 8192 values by 256 threads, neighbours in a vector, and the sum of their squared gradients.
+// Layout: weights and moments (L) float, a multiple of 16; the gradient of a part is dense and the part begins at the
+// next multiple of 16. One block: 8192 values by 256 threads, neighbours in a vector, and the sum of their squared
+// gradients.
 #include "cuda_base.cuh"
 
 namespace {
@@ -23,7 +24,8 @@ struct Vectors {
     float *new_w, *new_m, *new_v;
 };
 
-__global__ void __launch_bounds__(256) advance(Parts parts, Numbers n, Vectors vectors, int64_t length, float* squares) {
+__global__ void __launch_bounds__(256)
+    advance(Parts parts, Numbers n, Vectors vectors, int64_t length, float* squares) {
     JSEG_SHARED(float, room, 256 / WARP);
     const int64_t first = int64_t(blockIdx.x) * BLOCK, stop = first + BLOCK < length ? first + BLOCK : length;
     float total = 0.0f;
@@ -44,8 +46,8 @@ __global__ void __launch_bounds__(256) advance(Parts parts, Numbers n, Vectors v
 
 }  // namespace
 
-// inputs weights, exp_avg, exp_avg_sq (L), then a gradient for each part; outputs the three after the step, sums of squares of
-// blocks; numbers keep rate root share beta2 eps
+// inputs weights, exp_avg, exp_avg_sq (L), then a gradient for each part; outputs the three after the step, sums of
+// squares of blocks; numbers keep rate root share beta2 eps
 JSEG_CUDA_KERNEL(jseg_adamw_run) {
     if (work.measuring()) return;
     Parts parts{};
@@ -57,6 +59,7 @@ JSEG_CUDA_KERNEL(jseg_adamw_run) {
     }
     const Numbers n{float(call.real(0)), float(call.real(1)), float(call.real(2)), float(call.real(3)),
                     float(call.real(4)), float(1 - call.real(4)), float(call.real(5))};
-    const Vectors vectors{call.in<float>(0), call.in<float>(1), call.in<float>(2), call.out<float>(0), call.out<float>(1), call.out<float>(2)};
+    const Vectors vectors{call.in<float>(0),  call.in<float>(1),  call.in<float>(2),
+                          call.out<float>(0), call.out<float>(1), call.out<float>(2)};
     JSEG_LAUNCH(advance, ceil_div(length, BLOCK), 256, parts, n, vectors, length, call.out<float>(3));
 }

@@ -1,7 +1,8 @@
 """One step of AdamW on a flat vector, straight from the gradients of the parameters that lie in it.
 
-Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019; the numbers of PyTorch's torch/optim/adamw.py. The kernel
-reads each gradient where the backward pass left it and sums its squares on the way; the plain path packs the gradients first.
+Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019; the numbers of PyTorch's torch/optim/adamw.py.
+The kernel reads each gradient where the backward pass left it and sums its squares on the way; the plain path packs the
+gradients first.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def sum_of_squares(vector: jt.Var) -> jt.Var:
     return rest if not rows else rest + squares[:rows * _BLOCK].reshape(rows, _BLOCK).sum(1).sum()
 
 
-def adamw(weights: jt.Var, exp_avg: jt.Var, exp_avg_sq: jt.Var, gradients: Sequence[jt.Var], *, lr: float, weight_decay: float,
-          betas: tuple[float, float], eps: float, step: int, impl: str = "auto") -> tuple[jt.Var, jt.Var, jt.Var, jt.Var]:
+def adamw(weights: jt.Var, exp_avg: jt.Var, exp_avg_sq: jt.Var, gradients: Sequence[jt.Var], *, lr: float,
+          weight_decay: float, betas: tuple[float, float], eps: float, step: int, impl: str = "auto") -> tuple[
+              jt.Var, jt.Var, jt.Var, jt.Var]:
     """The next weights and moments. No gradient.
 
     Args:
@@ -48,7 +50,8 @@ def adamw(weights: jt.Var, exp_avg: jt.Var, exp_avg_sq: jt.Var, gradients: Seque
         eps: added to the root of the second moment, > 0.
         step: number of this step, from 1.
     Shape:
-        weights, exp_avg, exp_avg_sq: (L,) float32; zero where no part lies. Vectors and gradients of half precision are widened first.
+        weights, exp_avg, exp_avg_sq: (L,) float32; zero where no part lies. Vectors and gradients of half precision are
+            widened first.
     Returns:
         (weights, exp_avg, exp_avg_sq, sum of the squared gradients (1,))
     Raises:
@@ -59,14 +62,17 @@ def adamw(weights: jt.Var, exp_avg: jt.Var, exp_avg_sq: jt.Var, gradients: Seque
     check("adamw", 0 < len(gradients) <= MOST_GRADIENTS, f"{len(gradients)} gradients; accepted: 1 to {MOST_GRADIENTS}")
     length, room = weights.shape[0], sum(map(_room, gradients))
     check("adamw", length == room, f"the gradients fill {room} values, the vectors have {length}")
-    numbers = [1 - lr * weight_decay, lr / (1 - betas[0]**step), 1 / (1 - betas[1]**step)**0.5, 1 - betas[0], betas[1], eps]
+    numbers = [1 - lr * weight_decay, lr / (1 - betas[0]**step), 1 / (1 - betas[1]**step)**0.5, 1 - betas[0],
+               betas[1], eps]
     with jt.no_grad():
-        weights, exp_avg, exp_avg_sq, *gradients = as_parameters(weights, exp_avg, exp_avg_sq, *gradients)  # mixed precision: all kernels read float32
+        # mixed precision: all kernels read float32
+        weights, exp_avg, exp_avg_sq, *gradients = as_parameters(weights, exp_avg, exp_avg_sq, *gradients)
         impl = pick(impl, "adamw", weights, exp_avg, exp_avg_sq, *gradients)
         if impl == "jittor":
             return _composed(weights, exp_avg, exp_avg_sq, pack(gradients, length), *numbers)
         outputs = [((length,), "float32")] * 3 + [((-(-length // _BLOCK),), "float32")]
-        *results, squares = device_op(impl)("jseg_adamw_run", [weights, exp_avg, exp_avg_sq, *gradients], outputs, numbers)
+        *results, squares = device_op(impl)("jseg_adamw_run", [weights, exp_avg, exp_avg_sq, *gradients],
+                                            outputs, numbers)
         return (*results, squares.sum())
 
 
@@ -75,7 +81,9 @@ def _room(part: jt.Var) -> int:
 
 
 def _composed(weights, exp_avg, exp_avg_sq, gradient, keep, rate, root, share, beta2, eps):
-    """Plain framework operations. Numbers that change from step to step are inputs, not constants in a kernel's source."""
+    """Plain framework operations. Numbers that change from step to step are inputs,
+    not constants in a kernel's source.
+    """
     keep, rate, root = (jt.array(np.array([value], np.float32)) for value in (keep, rate, root))
     exp_avg = exp_avg + (gradient - exp_avg) * share
     exp_avg_sq = exp_avg_sq * beta2 + gradient * gradient * (1 - beta2)

@@ -6,7 +6,7 @@ n pictures or windows, l queries, m keys; width of queries and keys, out of valu
 import numpy as np
 
 from jseg.ops.attention.op import attention
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 
 CASES = [
     Case("one_token", n=1, l=1, m=1, heads=1, width=1),

@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend(Source<T> from, int64_t chu
 
 // ---- backward ---------------------------------------------------------------------------------------------
 
-// delta of one row a warp
+// delta of one row per warp
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     row_deltas(Tokens<const T> y, Tokens<const T> dy, int64_t heads, int64_t rows, float* delta) {

@@ -1,7 +1,7 @@
 """Shapes of bilinear_resize for tests and benchmarks."""
 
 from jseg.ops.bilinear_resize.op import bilinear_resize
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 
 CASES = [
     Case("one_pixel", n=1, c=2, size=(1, 1), out=(3, 5)),

@@ -1,7 +1,8 @@
 // Bilinear resizing of planes on the CPU, see include/bilinear.h for the positions.
 //
-// Forward: source rows are stretched to the output's width as they are needed, two are kept; output rows are mixed from the two in
-// vectors. Backward, the transpose: the output rows that read a source row are added up in vectors, then along the row.
+// Forward: source rows are stretched to the output's width as they are needed, two are kept; output rows are mixed from
+// the two in vectors. Backward, the transpose: the output rows that read a source row are added up in vectors, then
+// along the row.
 #include "bilinear.h"
 #include "call.h"
 
@@ -13,8 +14,9 @@ struct Resize {
     int64_t planes, h, w, height, width, step;   // step: floats of an output row, whole vectors
     Taps rows, columns;
     explicit Resize(const Call& call)
-        : planes(call.integer(0)), h(call.integer(1)), w(call.integer(2)), height(call.integer(3)), width(call.integer(4)), step(round_up(width, VL)),
-          rows(int(h), int(height), call.integer(5)), columns(int(w), int(width), call.integer(5)) {}
+        : planes(call.integer(0)), h(call.integer(1)), w(call.integer(2)), height(call.integer(3)),
+          width(call.integer(4)), step(round_up(width, VL)), rows(int(h), int(height), call.integer(5)),
+          columns(int(w), int(width), call.integer(5)) {}
 };
 
 // One source row at the output's width.
@@ -57,8 +59,10 @@ void gather_plane(const Resize& r, const float* dy, float* dx, float* part) {
     for (int64_t s = 0; s < r.h; s++) {
         std::memset(part, 0, r.step * sizeof(float));
         if (s)   // outputs between source rows s - 1 and s
-            for (int64_t o = r.rows.first[s - 1]; o < r.rows.first[s]; o++) add_row(r.width, dy + o * r.width, r.rows.fraction[o], part);
-        for (int64_t o = r.rows.first[s]; o < r.rows.first[s + 1]; o++) add_row(r.width, dy + o * r.width, 1.0f - r.rows.fraction[o], part);
+            for (int64_t o = r.rows.first[s - 1]; o < r.rows.first[s]; o++)
+                add_row(r.width, dy + o * r.width, r.rows.fraction[o], part);
+        for (int64_t o = r.rows.first[s]; o < r.rows.first[s + 1]; o++)
+            add_row(r.width, dy + o * r.width, 1.0f - r.rows.fraction[o], part);
         float* to = dx + s * r.w;
         std::memset(to, 0, r.w * sizeof(float));
         for (int64_t i = 0; i < r.width; i++) {
@@ -82,7 +86,8 @@ JSEG_KERNEL(jseg_bilinear_resize_forward) {
         float* rows = memory + omp_get_thread_num() * 2 * r.step;
 #pragma omp for schedule(static)
         for (int64_t p = 0; p < r.planes; p++)
-            resize_plane(r, x + p * r.h * r.w, add ? add + p * r.height * r.width : nullptr, y + p * r.height * r.width, rows);
+            resize_plane(r, x + p * r.h * r.w, add ? add + p * r.height * r.width : nullptr, y + p * r.height * r.width,
+                         rows);
     }
 }
 

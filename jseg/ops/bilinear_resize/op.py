@@ -1,8 +1,9 @@
 """Bilinear resizing of maps, with the sum of feature levels that often follows it.
 
-Meaning: PyTorch's `F.interpolate(x, size, mode="bilinear", align_corners=...)`, up or down, without antialiasing. Sample
-positions are computed in float64 (`jseg.ops.bilinear`). The plain path is two products with matrices that have two values per row: Jittor's own `interpolate` gathers four neighbours for each
-output, two orders of magnitude slower on a CPU, and its gradient is a scatter.
+Meaning: PyTorch's `F.interpolate(x, size, mode="bilinear", align_corners=...)`, up or down, without antialiasing.
+Sample positions are computed in float64 (`jseg.ops.bilinear`). The plain path is two products with matrices that have
+two values per row: Jittor's own `interpolate` gathers four neighbours for each output, two orders of magnitude slower
+on a CPU, and its gradient is a scatter.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class _Resize(jt.Function):
         return dx, dy if self.has_add else None, None, None, None
 
 
-def bilinear_resize(x: jt.Var, size: tuple[int, int], *, align_corners: bool = False, add: jt.Var | None = None, impl: str = "auto") -> jt.Var:
+def bilinear_resize(x: jt.Var, size: tuple[int, int], *, align_corners: bool = False, add: jt.Var | None = None,
+                    impl: str = "auto") -> jt.Var:
     """Resize maps bilinearly, and add other maps to the result.
 
     Args:
@@ -62,7 +64,8 @@ def _composed(x, size, align_corners, add):
     (n, c, h, w), (height, width) = x.shape, size
     # nn.matmul, not jt.matmul: `jseg flops` watches the latter and would take these sparse matrices for dense ones
     if width != w:
-        across = jt.array(resize_matrix(w, width, align_corners).T.astype(np.float32)).cast(x.dtype).stop_grad()  # (w, W)
+        across = jt.array(resize_matrix(w, width, align_corners).T.astype(np.float32)).cast(
+            x.dtype).stop_grad()  # (w, W)
         x = nn.matmul(x.reshape(n * c * h, w), across).reshape(n, c, h, width)  # (N, C, h, W)
     if height != h:
         down = jt.array(resize_matrix(h, height, align_corners).astype(np.float32)).cast(x.dtype).stop_grad()  # (H, h)

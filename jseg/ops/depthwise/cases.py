@@ -1,6 +1,6 @@
 """Shapes and options of `depthwise` that tests and benchmarks run."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.depthwise.op import depthwise
 
 CASES = [
@@ -26,7 +26,8 @@ def make(case, rng) -> dict:
     """Arguments of the case: float64 arrays and options."""
     o = case.options
     pair = {name: _pair(o.get(name, default)) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))}
-    inputs = {"x": rng.standard_normal((o["n"], o["c"], o["h"], o["w"])), "weight": rng.standard_normal((o["c"], 1, *o["k"]))}
+    inputs = {"x": rng.standard_normal((o["n"], o["c"], o["h"], o["w"])),
+              "weight": rng.standard_normal((o["c"], 1, *o["k"]))}
     if o.get("bias", True):
         inputs["bias"] = rng.standard_normal(o["c"])
     return {**inputs, **pair, "activation": o.get("activation")}

@@ -3,10 +3,10 @@
 //   z[y][x] = bias + sum_{i,j} w[i][j] * xpad[y * sy + i * dh][x * sx + j * dw]        y = z or gelu(z)
 //   g = dy or dy * gelu'(z)       db = sum g       dw[i][j] = sum g[y][x] * xpad[...]       dx: the transpose
 //
-// A plane is copied once into a zero-padded buffer whose columns are split by phase (column modulo sx), so that every tap
-// is a contiguous row at any stride:   buffer[(r * sx + phase) * ld + t] = xpad[r][t * sx + phase].
-// z is computed again in the backward pass. Each plane's weight gradient has its own sums, added over n in order: results
-// do not depend on the number of threads.
+// A plane is copied once into a zero-padded buffer whose columns are split by phase (column modulo sx), so that every
+// tap is a contiguous row at any stride:   buffer[(r * sx + phase) * ld + t] = xpad[r][t * sx + phase].
+// z is computed again in the backward pass. Each plane's weight gradient has its own sums, added over n in order:
+// results do not depend on the number of threads.
 #include <algorithm>
 #include <vector>
 #include "call.h"
@@ -72,7 +72,8 @@ void fill(const Shape& s, const float* x, float* padded) {
     }
 }
 
-void forward_plane(const Shape& s, Correlate kernel, const float* padded, const float* w, float bias, float* line, float* y) {
+void forward_plane(const Shape& s, Correlate kernel, const float* padded, const float* w, float bias, float* line,
+                   float* y) {
     const int64_t step = 8, ld = round_up(s.ow, VL);
     for (int64_t top = 0; top < s.oh; top += step) {
         Pass p = s.forward_pass(padded + top * s.sy * s.sx * s.ld);
@@ -81,13 +82,15 @@ void forward_plane(const Shape& s, Correlate kernel, const float* padded, const 
         for (int64_t r = 0; r < p.rows; r++)
             for (int64_t x = 0; x < s.ow; x += VL) {
                 V z = load(line + r * ld + x);
-                store_part(y + (top + r) * s.ow + x, s.gelu ? gelu(z) : z, static_cast<int>(std::min<int64_t>(VL, s.ow - x)));
+                store_part(y + (top + r) * s.ow + x, s.gelu ? gelu(z) : z,
+                           static_cast<int>(std::min<int64_t>(VL, s.ow - x)));
             }
     }
 }
 
 // dy -> g, in the padded gradient buffer (zero elsewhere).
-void fill_grad(const Shape& s, Correlate kernel, const float* padded, const float* w, float bias, const float* dy, float* g) {
+void fill_grad(const Shape& s, Correlate kernel, const float* padded, const float* w, float bias, const float* dy,
+               float* g) {
     float* origin = g + s.gtop * s.gld + s.gleft;
     if (s.gelu) {
         Pass p = s.forward_pass(padded);
@@ -126,7 +129,8 @@ void gather(const Shape& s, const float* g, const float* w, float* line, float* 
     Correlate kernel = forward_kernel(s);
     const int64_t step = 8, ld = round_up(s.w, VL);
     for (int64_t top = 0; top < s.h; top += step) {
-        Pass p{g + top * s.gld, s.gld, line, ld, std::min(step, s.h - top), s.w, static_cast<int>(s.taps()), s.goffsets.data()};
+        Pass p{g + top * s.gld,  s.gld, line, ld, std::min(step, s.h - top), s.w, static_cast<int>(s.taps()),
+               s.goffsets.data()};
         kernel(p, flipped.data(), 0.0f, false);
         for (int64_t r = 0; r < p.rows; r++) std::memcpy(dx + (top + r) * s.w, line + r * ld, s.w * sizeof(float));
     }
@@ -149,7 +153,8 @@ JSEG_KERNEL(jseg_depthwise_forward) {
         for (int64_t p = 0; p < s.n * s.c; p++) {
             int64_t c = p % s.c;
             fill(s, x + p * s.h * s.w, padded);
-            forward_plane(s, kernel, padded, w + c * s.taps(), bias ? bias[c] : 0.0f, padded + s.input_size(), y + p * s.oh * s.ow);
+            forward_plane(s, kernel, padded, w + c * s.taps(), bias ? bias[c] : 0.0f, padded + s.input_size(),
+                          y + p * s.oh * s.ow);
         }
     }
 }

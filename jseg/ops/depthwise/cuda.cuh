@@ -5,11 +5,11 @@
 //   dw[i][j] = sum_{n,y,x} g[y][x] x[y sy + i dh - ph][x sx + j dw - pw];    db = sum_{n,y,x} g
 //
 // Layout: x (N, C, H, W), y and dy (N, C, H', W') of type T; w (C, kh kw), bias (C), dw, db float.
-// One block (3x3 and 5x5, stride 1, "same" padding): a tile of 32 x 32 pixels (16 x 16 on small planes) of one plane; the tile
-// and its halo go to shared memory once, a thread computes 4 pixels of a column from registers. Backward computes z and g on
-// the tile and its halo again, so x and dy are read once and g is never stored; every tile's weight sums go to the workspace
-// and are added in tile order. All other filters: a thread a pixel, a block a weight; with GELU, g is stored as float.
-// Nothing is atomic: results repeat bit by bit.
+// One block (3x3 and 5x5, stride 1, "same" padding): a tile of 32 x 32 pixels (16 x 16 on small planes) of one plane;
+// the tile and its halo go to shared memory once, a thread computes 4 pixels of a column from registers. Backward
+// computes z and g on the tile and its halo again, so x and dy are read once and g is never stored; every tile's weight
+// sums go to the workspace and are added in tile order. All other filters: a thread per pixel, a block per weight; with
+// GELU, g is stored as float. Nothing is atomic: results repeat bit by bit.
 #include "cuda_depthwise.cuh"
 
 namespace {
@@ -17,7 +17,8 @@ namespace {
 jseg::DepthwiseShape depthwise_shape(const jseg::Call& call) {
     int v[12];
     for (int i = 0; i < 12; i++) v[i] = int(call.integer(2 + i));
-    return {call.integer(0), call.integer(1), v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], call.integer(14) != 0};
+    return {call.integer(0), call.integer(1),      v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10],
+            v[11],           call.integer(14) != 0};
 }
 
 }  // namespace
@@ -33,6 +34,6 @@ JSEG_CUDA_KERNEL(jseg_depthwise_backward) {
     const jseg::DepthwiseShape s = depthwise_shape(call);
     float* scratch = jseg::take_depthwise_backward(s, work);
     if (work.measuring()) return;
-    jseg::run_depthwise_backward(s, call.in<T>(0), call.in<float>(1), call.in<float>(2), call.in<T>(3), call.out<T>(0), call.out<float>(1),
-                                 call.out<float>(2), scratch);
+    jseg::run_depthwise_backward(s, call.in<T>(0), call.in<float>(1), call.in<float>(2), call.in<T>(3), call.out<T>(0),
+                                 call.out<float>(1), call.out<float>(2), scratch);
 }

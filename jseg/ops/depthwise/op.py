@@ -1,8 +1,8 @@
 """Depthwise convolution (one filter per channel) with optional bias and GELU in the same pass.
 
-MSCAN's MLP and SegFormer's MixFFN put a 3x3 depthwise convolution and a GELU between two 1x1 convolutions; strips such as
-1x21 are the same operation. The kernels keep no tensor but their inputs: with an activation the backward pass computes
-the pre-activation again.
+MSCAN's MLP and SegFormer's MixFFN put a 3x3 depthwise convolution and a GELU between two 1x1 convolutions; strips such
+as 1x21 are the same operation. The kernels keep no tensor but their inputs: with an activation the backward pass
+computes the pre-activation again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from jseg.ops.common import as_parameters, check, check_shape, device_op, like, 
 __all__ = ["depthwise"]
 
 
-def depthwise(x, weight, bias=None, *, stride=1, padding=0, dilation=1, activation: str | None = None, impl: str = "auto"):
+def depthwise(x, weight, bias=None, *, stride=1, padding=0, dilation=1, activation: str | None = None,
+              impl: str = "auto"):
     """Convolve each channel with its own filter.
 
     Args:
@@ -34,14 +35,17 @@ def depthwise(x, weight, bias=None, *, stride=1, padding=0, dilation=1, activati
     check_shape("depthwise", "weight", weight, (x.shape[1], 1, None, None))
     if bias is not None:
         check_shape("depthwise", "bias", bias, (x.shape[1],))
-    size = tuple((x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1))
+    size = tuple((x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
+                 for i in (0, 1))
     check("depthwise", min(size) >= 1 and min(x.shape) >= 1,
-          f"x {tuple(x.shape)} with weight {tuple(weight.shape)}, stride {stride}, padding {padding}, dilation {dilation} has no output")
+          f"x {tuple(x.shape)} with weight {tuple(weight.shape)}, stride {stride}, padding {padding}, dilation "
+          f"{dilation} has no output")
     tensors = (x, weight) if bias is None else (x, weight, bias)
     impl = pick(impl, "depthwise", *tensors)
     if impl == "jittor":
         return _composed(x, weight, bias, stride, padding, dilation, activation)
-    return _Depthwise.apply(x, *as_parameters(weight, bias), size, stride, padding, dilation, activation, device_op(impl))
+    return _Depthwise.apply(x, *as_parameters(weight, bias), size, stride, padding, dilation, activation,
+                            device_op(impl))
 
 
 def _pair(name: str, value, low: int) -> tuple:

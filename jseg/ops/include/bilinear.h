@@ -1,8 +1,9 @@
-// Bilinear resampling of class scores: positions for upsample_cross_entropy and upsample_argmax, and the steps of the former.
+// Bilinear resampling of class scores: positions for upsample_cross_entropy and upsample_argmax, and the steps of the
+// former.
 //
-// Its scores travel as (N, h, w, Kp): classes innermost, padded to whole vectors with a value far below any score, so that one
-// output pixel is a few vector operations and the pad lanes vanish in a softmax. A *band* is the set of output rows that lie
-// between the same two source rows; the horizontal interpolation is done once per band and column.
+// Its scores travel as (N, h, w, Kp): classes innermost, padded to whole vectors with a value far below any score, so
+// that one output pixel is a few vector operations and the pad lanes vanish in a softmax. A *band* is the set of output
+// rows that lie between the same two source rows; the horizontal interpolation is done once per band and column.
 #pragma once
 #include <vector>
 
@@ -18,8 +19,10 @@ struct Taps {
     std::vector<float> fraction;
     std::vector<int> first;   // outputs first[s] .. first[s + 1] - 1 have lower == s
 
-    Taps(int size_in, int size_out, bool align_corners) : lower(size_out), upper(size_out), fraction(size_out), first(size_in + 1, 0) {
-        double step = align_corners ? (size_out > 1 ? double(size_in - 1) / (size_out - 1) : 0.0) : double(size_in) / size_out;
+    Taps(int size_in, int size_out, bool align_corners)
+        : lower(size_out), upper(size_out), fraction(size_out), first(size_in + 1, 0) {
+        double step =
+            align_corners ? (size_out > 1 ? double(size_in - 1) / (size_out - 1) : 0.0) : double(size_in) / size_out;
         for (int o = 0; o < size_out; o++) {
             double position = align_corners ? o * step : (o + 0.5) * step - 0.5;
             if (position < 0) position = 0;
@@ -49,8 +52,8 @@ inline void classes_innermost(const float* source, float* target, int n, int cla
 }
 
 // Scores of the two source rows of a band at one output column: top and bottom, `padded` floats each.
-JSEG_INLINE void column_scores(const float* row0, const float* row1, int64_t left, int64_t right, float fraction, int64_t padded,
-                               float* top, float* bottom) {
+JSEG_INLINE void column_scores(const float* row0, const float* row1, int64_t left, int64_t right, float fraction,
+                               int64_t padded, float* top, float* bottom) {
     const V a = splat(1.0f - fraction), b = splat(fraction);
     for (int64_t k = 0; k < padded; k += VL) {
         store(top + k, a * load(row0 + left * padded + k) + b * load(row0 + right * padded + k));

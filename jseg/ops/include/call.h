@@ -14,7 +14,8 @@ struct Call {
     const double* scalars;
     int64_t scalar_count;
 
-    template <class T> const T* in(int i) const { return i < input_count ? static_cast<const T*>(inputs[i]) : nullptr; }   // null: absent
+    // null: absent
+    template <class T> const T* in(int i) const { return i < input_count ? static_cast<const T*>(inputs[i]) : nullptr; }
     template <class T> T* out(int i) const { return static_cast<T*>(outputs[i]); }
     int64_t integer(int i) const { return static_cast<int64_t>(scalars[i]); }
     double real(int i) const { return scalars[i]; }

@@ -1,7 +1,7 @@
 // What every CUDA kernel of jseg shares: how it is called, where its temporary memory lies, types, sums over a block.
 //
-// A `cuda.cuh` is compiled by nvcc into the library of jseg/ops/cuda_library.py, and by a host compiler together with the
-// emulator of tests/ops/cuda_emu.h. Three macros hide the difference: JSEG_LAUNCH, JSEG_SHARED and JSEG_UNROLL.
+// A `cuda.cuh` is compiled by nvcc into the library of jseg/ops/cuda_library.py, and by a host compiler together with
+// the emulator of tests/ops/cuda_emu.h. Three macros hide the difference: JSEG_LAUNCH, JSEG_SHARED and JSEG_UNROLL.
 //
 // Conventions: blocks and grids have one dimension; T is the type of the large tensors (float, __half, __nv_bfloat16),
 // parameters and every sum are float; nothing uses atomics, so a second run gives the same bits.
@@ -40,7 +40,7 @@ __host__ __device__ constexpr int larger(int a, int b) { return a > b ? a : b; }
 inline unsigned checked_blocks(int64_t blocks) { return blocks > 0x7fffffffLL ? 0u : static_cast<unsigned>(blocks); }
 #endif
 
-// ---- element types ----------------------------------------------------------------------------------------------------
+// ---- element types --------------------------------------------------------------------------------------------------
 __device__ __forceinline__ float to_float(float v) { return v; }
 __device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
@@ -48,21 +48,21 @@ __device__ __forceinline__ void put(float* p, float v) { *p = v; }
 __device__ __forceinline__ void put(__half* p, float v) { *p = __float2half_rn(v); }
 __device__ __forceinline__ void put(__nv_bfloat16* p, float v) { *p = __float2bfloat16_rn(v); }
 
-// ---- GELU, exact (erf) ------------------------------------------------------------------------------------------------
+// ---- GELU, exact (erf) ----------------------------------------------------------------------------------------------
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
 __device__ __forceinline__ float gelu_slope(float x) {
     return 0.5f * (1.0f + erff(x * 0.70710678118654752f)) + x * 0.39894228040143268f * expf(-0.5f * x * x);
 }
 
-// ---- sums -------------------------------------------------------------------------------------------------------------
+// ---- sums -----------------------------------------------------------------------------------------------------------
 template <class V> __device__ __forceinline__ V warp_sum(V v) {
     JSEG_UNROLL
     for (int step = WARP / 2; step; step /= 2) v += __shfl_xor_sync(ALL_LANES, v, step);
     return v;
 }
 
-// Sums 32 values over the lanes of a warp in 31 shuffles: at each step a lane hands half of its values to its partner and
-// keeps the other half. Afterwards lane i returns the sum of value i. Destroys `v`.
+// Sums 32 values over the lanes of a warp in 31 shuffles: at each step a lane hands half of its values to its partner
+// and keeps the other half. Afterwards lane i returns the sum of value i. Destroys `v`.
 template <int HALF = WARP / 2> __device__ __forceinline__ float warp_sum_each(float (&v)[WARP]) {
     const bool high = threadIdx.x & HALF;
     JSEG_UNROLL
@@ -74,7 +74,8 @@ template <int HALF = WARP / 2> __device__ __forceinline__ float warp_sum_each(fl
     else return v[0];
 }
 
-// Sum of `v` over a block of THREADS; valid in thread 0. `room`: THREADS / 32 shared values, free again after a barrier.
+// Sum of `v` over a block of THREADS; valid in thread 0. `room`: THREADS / 32 shared values, free again after a
+// barrier.
 template <int THREADS, class V> __device__ __forceinline__ V block_sum(V v, V* room) {
     v = warp_sum(v);
     if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = v;
@@ -97,7 +98,7 @@ __global__ void sum_parts(const Part* parts, int64_t rows, int64_t count, int64_
     put(out + at, float(total));
 }
 
-// ---- calls ------------------------------------------------------------------------------------------------------------
+// ---- calls ----------------------------------------------------------------------------------------------------------
 // Temporary memory, laid out by `take` in a first, measuring call and used in a second one with the same scalars.
 class Workspace {
 public:
@@ -131,9 +132,9 @@ template <class Body> int64_t run_call(const Call& call, void* memory, Body body
 
 }  // namespace jseg
 
-// Defines `template <class T> void name(call, work)` and exports it for the three element types. With memory == nullptr it
-// returns the bytes of workspace it wants (its body must return after the last `take` when `work.measuring()`), else 0 or
-// minus a cudaError_t. Kernels run on the default stream, as Jittor's do.
+// Defines `template <class T> void name(call, work)` and exports it for the three element types. With memory == nullptr
+// it returns the bytes of workspace it wants (its body must return after the last `take` when `work.measuring()`), else
+// 0 or minus a cudaError_t. Kernels run on the default stream, as Jittor's do.
 #define JSEG_CUDA_EXPORT(name, suffix, type)                                                                          \
     extern "C" __attribute__((visibility("default"))) int64_t name##_##suffix(const jseg::Call& call, void* memory) { \
         return jseg::run_call(call, memory, name##_body<type>);                                                       \

@@ -1,8 +1,8 @@
 // Bilinear resampling of class scores on the device, shared by upsample_cross_entropy and upsample_argmax.
 //
-// One axis: value = source[lower] (1 - fraction) + source[lower + 1] fraction, fraction = 0 at the last source (PyTorch's
-// F.interpolate). A small kernel writes lower and fraction of every output, computed in double, and for every source s the
-// first output whose lower is s: the outputs that read s are first[s - 1] .. first[s + 1] - 1.
+// One axis: value = source[lower] (1 - fraction) + source[lower + 1] fraction, fraction = 0 at the last source
+// (PyTorch's F.interpolate). A small kernel writes lower and fraction of every output, computed in double, and for
+// every source s the first output whose lower is s: the outputs that read s are first[s - 1] .. first[s + 1] - 1.
 #pragma once
 #include "cuda_base.cuh"
 
@@ -25,7 +25,8 @@ struct Axis {
 };
 
 inline Axis take_axis(int size_in, int size_out, bool align_corners, Workspace& work) {
-    const double step = align_corners ? (size_out > 1 ? double(size_in - 1) / (size_out - 1) : 0.0) : double(size_in) / size_out;
+    const double step =
+        align_corners ? (size_out > 1 ? double(size_in - 1) / (size_out - 1) : 0.0) : double(size_in) / size_out;
     Axis a{size_in, size_out, step, align_corners ? 0.0 : 0.5 * step - 0.5, nullptr, nullptr, nullptr};
     a.lower = work.take<int>(size_out), a.fraction = work.take<float>(size_out), a.first = work.take<int>(size_in + 1);
     return a;
@@ -48,7 +49,9 @@ static __global__ void fill_axis(Axis a) {
         a.first[i] = begin;
     }
 }
-inline void run_axis(const Axis& a) { JSEG_LAUNCH(fill_axis, ceil_div(larger(a.size_in + 1, a.size_out), 256), 256, a); }
+inline void run_axis(const Axis& a) {
+    JSEG_LAUNCH(fill_axis, ceil_div(larger(a.size_in + 1, a.size_out), 256), 256, a);
+}
 
 __device__ __forceinline__ float mix(float a, float b, float fraction) { return a * (1.0f - fraction) + b * fraction; }
 
@@ -56,13 +59,15 @@ __device__ __forceinline__ float mix(float a, float b, float fraction) { return 
 struct Corners {
     int64_t at[4];   // upper left, upper right, lower left, lower right
     float fx, fy;
-    __device__ Corners(const Axis& rows, const Axis& columns, int y, int x) : fx(columns.fraction[x]), fy(rows.fraction[y]) {
+    __device__ Corners(const Axis& rows, const Axis& columns, int y, int x)
+        : fx(columns.fraction[x]), fy(rows.fraction[y]) {
         const int64_t y0 = rows.lower[y], x0 = columns.lower[x], w = columns.size_in;
         const int64_t y1 = y0 + 1 < rows.size_in ? y0 + 1 : y0, x1 = x0 + 1 < w ? x0 + 1 : x0;
         at[0] = y0 * w + x0, at[1] = y0 * w + x1, at[2] = y1 * w + x0, at[3] = y1 * w + x1;
     }
     template <class T> __device__ float score(const T* plane) const {
-        return mix(mix(to_float(plane[at[0]]), to_float(plane[at[1]]), fx), mix(to_float(plane[at[2]]), to_float(plane[at[3]]), fx), fy);
+        return mix(mix(to_float(plane[at[0]]), to_float(plane[at[1]]), fx),
+                   mix(to_float(plane[at[2]]), to_float(plane[at[3]]), fx), fy);
     }
 };
 

@@ -1,5 +1,6 @@
-// Depthwise filters on the device: a tiled path for 3x3 and 5x5 at stride 1 and "same" padding, a direct one for all else.
-// depthwise, msca and mix_ffn call `run_depthwise` and `run_depthwise_backward`. The maths is in depthwise/cuda.cuh.
+// Depthwise filters on the device: a tiled path for 3x3 and 5x5 at stride 1 and "same" padding, a direct one for all
+// else. depthwise, msca and mix_ffn call `run_depthwise` and `run_depthwise_backward`. The maths is in
+// depthwise/cuda.cuh.
 #pragma once
 #include <type_traits>
 #include "cuda_base.cuh"
@@ -37,7 +38,8 @@ __device__ __forceinline__ void load_tile(const T* plane, int h, int w, int top,
     }
 }
 
-// ROWS sums of a K x K window whose corner is `tile`, one below the other; `weight` [K][K], `flip` turns it by 180 degrees.
+// ROWS sums of a K x K window whose corner is `tile`, one below the other; `weight` [K][K], `flip` turns it by 180
+// degrees.
 template <int K, int ROWS, int LD, bool FLIP>
 __device__ __forceinline__ void window_sums(const float* tile, const float* weight, float (&sums)[ROWS]) {
     JSEG_UNROLL
@@ -56,9 +58,10 @@ __device__ __forceinline__ void window_sums(const float* tile, const float* weig
 
 constexpr int ROWS_EACH = 4;   // rows of a column that one thread computes
 
-// ---- tiled: one block, one tile of TW x 4 GROUPS pixels of one plane -----------------------------------------------------
+// ---- tiled: one block, one tile of TW x 4 GROUPS pixels of one plane ------------------------------------------------
 template <class X, class Y, int K, int TW, int GROUPS>
-__global__ void __launch_bounds__(TW* GROUPS) depthwise_tile(DepthwiseShape s, Tiles t, const X* x, const float* weight, const float* bias, Y* y) {
+__global__ void __launch_bounds__(TW* GROUPS)
+    depthwise_tile(DepthwiseShape s, Tiles t, const X* x, const float* weight, const float* bias, Y* y) {
     constexpr int HALF = K / 2, TH = GROUPS * ROWS_EACH, LD = TW + 2 * HALF + 1;
     JSEG_SHARED(float, tile, (TH + 2 * HALF) * LD);
     JSEG_SHARED(float, w, K * K);
@@ -80,9 +83,11 @@ __global__ void __launch_bounds__(TW* GROUPS) depthwise_tile(DepthwiseShape s, T
 
 // g = dy or dy gelu'(z) on the tile and K/2 pixels around it; then dx, and this tile's sums g x (K * K of them) and g.
 template <class X, class G, class DX, int K, int TW, int GROUPS>
-__global__ void __launch_bounds__(TW* GROUPS) depthwise_tile_backward(DepthwiseShape s, Tiles t, const X* x, const float* weight, const float* bias,
-                                                                      const G* dy, DX* dx, float* parts) {
-    constexpr int HALF = K / 2, TH = GROUPS * ROWS_EACH, XLD = TW + 4 * HALF + 1, GLD = TW + 2 * HALF + 1, WARPS = TW * GROUPS / WARP;
+__global__ void __launch_bounds__(TW* GROUPS)
+    depthwise_tile_backward(DepthwiseShape s, Tiles t, const X* x, const float* weight, const float* bias, const G* dy,
+                            DX* dx, float* parts) {
+    constexpr int HALF = K / 2, TH = GROUPS * ROWS_EACH, XLD = TW + 4 * HALF + 1, GLD = TW + 2 * HALF + 1,
+                  WARPS = TW * GROUPS / WARP;
     JSEG_SHARED(float, xs, (TH + 4 * HALF) * XLD);
     JSEG_SHARED(float, gs, (TH + 2 * HALF) * GLD);
     JSEG_SHARED(float, w, K * K);
@@ -107,11 +112,13 @@ __global__ void __launch_bounds__(TW* GROUPS) depthwise_tile_backward(DepthwiseS
     window_sums<K, ROWS_EACH, GLD, true>(gs + row * GLD + column, w, sums);
     JSEG_UNROLL
     for (int r = 0; r < ROWS_EACH; r++)
-        if (top + row + r < s.h && left + column < s.w) put(dx + (plane * s.h + top + row + r) * s.w + left + column, sums[r]);
+        if (top + row + r < s.h && left + column < s.w)
+            put(dx + (plane * s.h + top + row + r) * s.w + left + column, sums[r]);
 
     float grads[WARP] = {}, own[ROWS_EACH];
     JSEG_UNROLL
-    for (int r = 0; r < ROWS_EACH; r++) grads[K * K] += own[r] = gs[(row + r + HALF) * GLD + column + HALF];   // zero outside the plane
+    // zero outside the plane
+    for (int r = 0; r < ROWS_EACH; r++) grads[K * K] += own[r] = gs[(row + r + HALF) * GLD + column + HALF];
     JSEG_UNROLL
     for (int j = 0; j < K; j++) {
         float line[ROWS_EACH + K - 1];
@@ -132,8 +139,10 @@ __global__ void __launch_bounds__(TW* GROUPS) depthwise_tile_backward(DepthwiseS
     }
 }
 
-// parts (C, count, taps + 1) -> dw (C, taps), db (C), or added to them. One warp a sum; lanes take every 32nd part, in order.
-static __global__ void sum_filter_parts(const float* parts, int64_t c, int64_t count, int taps, bool add, float* dw, float* db) {
+// parts (C, count, taps + 1) -> dw (C, taps), db (C), or added to them. One warp a sum; lanes take every 32nd part, in
+// order.
+static __global__ void sum_filter_parts(const float* parts, int64_t c, int64_t count, int taps, bool add, float* dw,
+                                        float* db) {
     const int64_t at = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / WARP;
     if (at >= c * (taps + 1)) return;   // whole warps
     const float* p = parts + at / (taps + 1) * count * (taps + 1) + at % (taps + 1);
@@ -147,9 +156,10 @@ static __global__ void sum_filter_parts(const float* parts, int64_t c, int64_t c
     *out = (add ? *out : 0.0f) + float(total);
 }
 
-// ---- direct: any size, stride and dilation; one thread a pixel ------------------------------------------------------------
+// ---- direct: any size, stride and dilation; one thread per pixel ----------------------------------------------------
 template <class X>
-__device__ __forceinline__ float direct_sum(const DepthwiseShape& s, const X* plane, const float* weight, float sum, int y, int x) {
+__device__ __forceinline__ float direct_sum(const DepthwiseShape& s, const X* plane, const float* weight, float sum,
+                                            int y, int x) {
     for (int i = 0; i < s.kh; i++) {
         const int r = y * s.sy + i * s.dh - s.ph;
         if (r < 0 || r >= s.h) continue;
@@ -163,11 +173,13 @@ __device__ __forceinline__ float direct_sum(const DepthwiseShape& s, const X* pl
 
 // y = (add ? y : 0) + z or gelu(z); with `dy`, y = dy gelu'(z) instead.
 template <class X, class DY, class Y>
-__global__ void depthwise_direct(DepthwiseShape s, const X* x, const float* weight, const float* bias, const DY* dy, bool add, Y* y) {
+__global__ void depthwise_direct(DepthwiseShape s, const X* x, const float* weight, const float* bias, const DY* dy,
+                                 bool add, Y* y) {
     const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= s.results()) return;
     const int64_t plane = at / s.ow / s.oh, c = plane % s.c;
-    const float z = direct_sum(s, x + plane * s.h * s.w, weight + c * s.taps(), bias ? bias[c] : 0.0f, int(at / s.ow % s.oh), int(at % s.ow));
+    const float z = direct_sum(s, x + plane * s.h * s.w, weight + c * s.taps(), bias ? bias[c] : 0.0f,
+                               int(at / s.ow % s.oh), int(at % s.ow));
     put(y + at, dy ? to_float(dy[at]) * gelu_slope(z) : (add ? to_float(y[at]) : 0.0f) + (s.gelu ? gelu(z) : z));
 }
 
@@ -185,7 +197,8 @@ __global__ void depthwise_direct_dx(DepthwiseShape s, const G* g, const float* w
         if (r < i * s.dh || y >= s.oh || y * s.sy != r - i * s.dh) continue;
         for (int j = 0; j < s.kw; j++) {
             const int x = (q - j * s.dw) / s.sx;
-            if (q >= j * s.dw && x < s.ow && x * s.sx == q - j * s.dw) sum += w[i * s.kw + j] * to_float(g[(plane * s.oh + y) * s.ow + x]);
+            if (q >= j * s.dw && x < s.ow && x * s.sx == q - j * s.dw)
+                sum += w[i * s.kw + j] * to_float(g[(plane * s.oh + y) * s.ow + x]);
         }
     }
     put(dx + at, sum);
@@ -193,9 +206,10 @@ __global__ void depthwise_direct_dx(DepthwiseShape s, const G* g, const float* w
 
 constexpr int DIRECT_THREADS = 256;
 
-// One block a channel and tap; the last "tap" is the bias.
+// One block per channel and tap; the last "tap" is the bias.
 template <class X, class G>
-__global__ void __launch_bounds__(DIRECT_THREADS) depthwise_direct_dw(DepthwiseShape s, const X* x, const G* g, float* dw, float* db) {
+__global__ void __launch_bounds__(DIRECT_THREADS)
+    depthwise_direct_dw(DepthwiseShape s, const X* x, const G* g, float* dw, float* db) {
     JSEG_SHARED(double, room, DIRECT_THREADS / WARP);
     const int64_t c = blockIdx.x / (s.taps() + 1);
     const int tap = int(blockIdx.x % (s.taps() + 1)), down = tap / s.kw * s.dh - s.ph, right = tap % s.kw * s.dw - s.pw;
@@ -218,7 +232,7 @@ __global__ void __launch_bounds__(DIRECT_THREADS) depthwise_direct_dw(DepthwiseS
     else if (db) db[c] = float(total);
 }
 
-// ---- host side --------------------------------------------------------------------------------------------------------
+// ---- host side ------------------------------------------------------------------------------------------------------
 // Calls `go` with compile-time tile sizes: 16 x 16 pixels for small planes, else 32 x 32.
 template <class Go> void with_tile(int h, int w, Go go) {
     if (h <= 16 && w <= 16) go(std::integral_constant<int, 16>{}, std::integral_constant<int, 4>{});
@@ -226,46 +240,55 @@ template <class Go> void with_tile(int h, int w, Go go) {
 }
 
 template <class X, class Y>
-void run_depthwise(const DepthwiseShape& s, const X* x, const float* weight, const float* bias, Y* y, bool add = false) {
+void run_depthwise(const DepthwiseShape& s, const X* x, const float* weight, const float* bias, Y* y,
+                   bool add = false) {
     auto tile = [&](auto k) {
         with_tile(s.h, s.w, [&](auto tw, auto groups) {
             const Tiles t = make_tiles(s.h, s.w, groups * ROWS_EACH, tw);
-            JSEG_LAUNCH((depthwise_tile<X, Y, k.value, tw.value, groups.value>), s.n * s.c * t.each(), tw * groups, s, t, x, weight, bias, y);
+            JSEG_LAUNCH((depthwise_tile<X, Y, k.value, tw.value, groups.value>), s.n * s.c * t.each(), tw * groups, s,
+                        t, x, weight, bias, y);
         });
     };
     if (!add && s.tiled(3)) return tile(std::integral_constant<int, 3>{});
     if (!add && s.tiled(5)) return tile(std::integral_constant<int, 5>{});
-    JSEG_LAUNCH((depthwise_direct<X, X, Y>), ceil_div(s.results(), DIRECT_THREADS), DIRECT_THREADS, s, x, weight, bias, static_cast<const X*>(nullptr), add, y);
+    JSEG_LAUNCH((depthwise_direct<X, X, Y>), ceil_div(s.results(), DIRECT_THREADS), DIRECT_THREADS, s, x, weight, bias,
+                static_cast<const X*>(nullptr), add, y);
 }
 
 // Workspace of the backward pass: parts of the sums (tiled), or g (direct, with GELU).
 inline float* take_depthwise_backward(const DepthwiseShape& s, Workspace& work) {
     int64_t floats = s.gelu ? s.results() : 0;
     if (s.tiled(3) || s.tiled(5))
-        with_tile(s.h, s.w, [&](auto tw, auto groups) { floats = s.n * s.c * make_tiles(s.h, s.w, groups * ROWS_EACH, tw).each() * (s.taps() + 1); });
+        with_tile(s.h, s.w, [&](auto tw, auto groups) {
+            floats = s.n * s.c * make_tiles(s.h, s.w, groups * ROWS_EACH, tw).each() * (s.taps() + 1);
+        });
     return work.take<float>(floats);
 }
 
 // `add` adds to dx (direct filters only), `add_sums` to dw and db (tiled filters only).
 template <class X, class G, class DX>
-void run_depthwise_backward(const DepthwiseShape& s, const X* x, const float* weight, const float* bias, const G* dy, DX* dx, float* dw, float* db,
-                            float* scratch, bool add = false, bool add_sums = false) {
+void run_depthwise_backward(const DepthwiseShape& s, const X* x, const float* weight, const float* bias, const G* dy,
+                            DX* dx, float* dw, float* db, float* scratch, bool add = false, bool add_sums = false) {
     auto tile = [&](auto k) {
         with_tile(s.h, s.w, [&](auto tw, auto groups) {
             const Tiles t = make_tiles(s.h, s.w, groups * ROWS_EACH, tw);
-            JSEG_LAUNCH((depthwise_tile_backward<X, G, DX, k.value, tw.value, groups.value>), s.n * s.c * t.each(), tw * groups, s, t, x, weight, bias, dy, dx, scratch);
-            JSEG_LAUNCH(sum_filter_parts, ceil_div(s.c * (s.taps() + 1) * WARP, 256), 256, scratch, s.c, s.n * t.each(), s.taps(), add_sums, dw, db);
+            JSEG_LAUNCH((depthwise_tile_backward<X, G, DX, k.value, tw.value, groups.value>), s.n * s.c * t.each(),
+                        tw * groups, s, t, x, weight, bias, dy, dx, scratch);
+            JSEG_LAUNCH(sum_filter_parts, ceil_div(s.c * (s.taps() + 1) * WARP, 256), 256, scratch, s.c, s.n * t.each(),
+                        s.taps(), add_sums, dw, db);
         });
     };
     if (!add && s.tiled(3)) return tile(std::integral_constant<int, 3>{});
     if (!add && s.tiled(5)) return tile(std::integral_constant<int, 5>{});
     auto rest = [&](auto* g) {
         using Slope = std::remove_cv_t<std::remove_pointer_t<decltype(g)>>;
-        JSEG_LAUNCH((depthwise_direct_dx<Slope, DX>), ceil_div(s.inputs(), DIRECT_THREADS), DIRECT_THREADS, s, g, weight, add, dx);
+        JSEG_LAUNCH((depthwise_direct_dx<Slope, DX>), ceil_div(s.inputs(), DIRECT_THREADS), DIRECT_THREADS, s, g,
+                    weight, add, dx);
         JSEG_LAUNCH((depthwise_direct_dw<X, Slope>), s.c * (s.taps() + 1), DIRECT_THREADS, s, x, g, dw, db);
     };
     if (!s.gelu) return rest(dy);
-    JSEG_LAUNCH((depthwise_direct<X, G, float>), ceil_div(s.results(), DIRECT_THREADS), DIRECT_THREADS, s, x, weight, bias, dy, false, scratch);
+    JSEG_LAUNCH((depthwise_direct<X, G, float>), ceil_div(s.results(), DIRECT_THREADS), DIRECT_THREADS, s, x, weight,
+                bias, dy, false, scratch);
     rest(static_cast<const float*>(scratch));
 }
 

@@ -1,10 +1,10 @@
 // Single-precision matrix products for 1x1 convolutions, of any size.
 //
-// Two shapes occur. *Panels*: Y (M, P) = A (M, K) X (K, P) with P pixels: A is packed in groups of MR rows, X in panels of
-// PANEL pixels, and a tile of MR x PANEL sums stays in registers. Packing also takes care of pixel planes whose size is a
-// power of two, which would otherwise fall on few cache lines. *Pixel sums*: C (M, K) = sum over pixels of A[m] B[k], the
-// weight gradients: the same tiles with both sides turned while they are packed; partial sums over fixed runs of pixels are added
-// in fixed order, so neither result depends on the number of threads.
+// Two shapes occur. *Panels*: Y (M, P) = A (M, K) X (K, P) with P pixels: A is packed in groups of MR rows, X in panels
+// of PANEL pixels, and a tile of MR x PANEL sums stays in registers. Packing also takes care of pixel planes whose size
+// is a power of two, which would otherwise fall on few cache lines. *Pixel sums*: C (M, K) = sum over pixels of A[m]
+// B[k], the weight gradients: the same tiles with both sides turned while they are packed; partial sums over fixed runs
+// of pixels are added in fixed order, so neither result depends on the number of threads.
 #pragma once
 #include <algorithm>
 
@@ -22,7 +22,7 @@ constexpr int MR = 4, NV = 2;
 #endif
 constexpr int PANEL = NV * VL;
 
-// ---- panels -----------------------------------------------------------------------------------------------------------
+// ---- panels ---------------------------------------------------------------------------------------------------------
 
 inline int64_t packed_rows_size(int64_t m, int64_t k) { return round_up(m, MR) * k; }
 
@@ -44,12 +44,14 @@ inline void pack_group(int64_t rows, int64_t k, const float* from, int64_t row_s
         for (int r = 0; r < MR; r++) to[j * MR + r] = r < rows ? from[r * row_step + j * column_step] : 0.0f;
 }
 
-// A[m][k] = source[m * row_step + k * column_step] -> groups of MR rows: target[(group * K + k) * MR + r], missing rows 0.
+// A[m][k] = source[m * row_step + k * column_step] -> groups of MR rows: target[(group * K + k) * MR + r], missing rows
+// 0.
 inline void pack_rows(int64_t m, int64_t k, const float* source, int64_t row_step, int64_t column_step, float* target) {
     const int64_t groups = round_up(m, MR) / MR;
 #pragma omp parallel for schedule(static) if (m * k > 16384)
     for (int64_t g = 0; g < groups; g++)
-        pack_group(std::min<int64_t>(MR, m - g * MR), k, source + g * MR * row_step, row_step, column_step, target + g * k * MR);
+        pack_group(std::min<int64_t>(MR, m - g * MR), k, source + g * MR * row_step, row_step, column_step,
+                   target + g * k * MR);
 }
 
 // Column j of packed rows times scale[j]: A diag(scale).
@@ -102,8 +104,8 @@ JSEG_INLINE void panel_tile(int64_t k, const float* a, const float* b, int rows,
 // Rows [first, last) (first a multiple of MR) of A times one packed panel of `count` pixels.
 // finish(row, vector, sums) is called once for each vector that holds pixels; the last one may be partly filled.
 template <class Finish>
-JSEG_INLINE void panel_product(int64_t first, int64_t last, int64_t k, const float* packed_rows, const float* panel, int64_t count,
-                               Finish&& finish) {
+JSEG_INLINE void panel_product(int64_t first, int64_t last, int64_t k, const float* packed_rows, const float* panel,
+                               int64_t count, Finish&& finish) {
     const int64_t vectors = (count + VL - 1) / VL;
     for (int64_t m = first; m < last; m += MR) {
         const float* a = packed_rows + m * k;
@@ -121,8 +123,8 @@ struct Rows {
     int64_t image_step, row_step;
 };
 
-// Panels that `image_product` packs in one go, at most 48 KB where there are several: planes whose size is a power of two have their
-// rows on the same few cache lines, so a row of X or Y should be read and written in long runs.
+// Panels that `image_product` packs in one go, at most 48 KB where there are several: planes whose size is a power of
+// two have their rows on the same few cache lines, so a row of X or Y should be read and written in long runs.
 inline int64_t panels_at_once(int64_t k) { return std::clamp<int64_t>(12288 / (k * PANEL), 1, 4); }
 inline int64_t panels_size(int64_t k) { return panels_at_once(k) * k * PANEL; }
 
@@ -131,34 +133,40 @@ inline void pack_panels(int64_t k, int64_t count, const float* source, int64_t s
     if (count % PANEL == 0)
         for (int64_t j = 0; j < k; j++)
             for (int64_t p = 0; p < count; p += PANEL)
-                for (int v = 0; v < NV; v++) store(target + p * k + j * PANEL + v * VL, load(source + j * step + p + v * VL));
+                for (int v = 0; v < NV; v++)
+                    store(target + p * k + j * PANEL + v * VL, load(source + j * step + p + v * VL));
     else
-        for (int64_t p = 0; p < count; p += PANEL) pack_panel(k, std::min<int64_t>(PANEL, count - p), source + p, step, target + p * k);
+        for (int64_t p = 0; p < count; p += PANEL)
+            pack_panel(k, std::min<int64_t>(PANEL, count - p), source + p, step, target + p * k);
 }
 
-// Y[n] (M, P) = finish(A X[n]) for N images, in parallel; `panels` holds panels_size(K) floats a thread.
+// Y[n] (M, P) = finish(A X[n]) for N images, in parallel; `panels` holds panels_size(K) floats per thread.
 // finish(image, row, pixel, count, sums): `count` <= VL pixels from `pixel` on.
 template <class Finish>
-inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, const float* packed_rows, const Rows& x, float* panels,
-                          Finish&& finish) {
-    const int64_t run = panels_at_once(k) * PANEL, per_image = (pixels + run - 1) / run, all = images * per_image, threads = omp_get_max_threads();
+inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, const float* packed_rows, const Rows& x,
+                          float* panels, Finish&& finish) {
+    const int64_t run = panels_at_once(k) * PANEL, per_image = (pixels + run - 1) / run, all = images * per_image,
+                  threads = omp_get_max_threads();
     const int64_t groups = round_up(m, MR) / MR;
-    const int64_t splits = std::max<int64_t>(1, std::min(4 * threads / all, groups / 8)), share = (groups + splits - 1) / splits * MR;
+    const int64_t splits = std::max<int64_t>(1, std::min(4 * threads / all, groups / 8)),
+                  share = (groups + splits - 1) / splits * MR;
 #pragma omp parallel
     {
         NoDenormals guard;
         float* mine = panels + omp_get_thread_num() * panels_size(k);
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < all * splits; job++) {
-            const int64_t image = job / splits / per_image, begin = job / splits % per_image * run, end = std::min(pixels, begin + run);
+            const int64_t image = job / splits / per_image, begin = job / splits % per_image * run,
+                          end = std::min(pixels, begin + run);
             const int64_t m0 = job % splits * share, m1 = std::min(m, m0 + share);
             pack_panels(k, end - begin, x.data + image * x.image_step + begin, x.row_step, mine);
             for (int64_t top = m0; top < m1; top += MR)
                 for (int64_t p = begin; p < end; p += PANEL) {
                     const auto tile = [&](int64_t rows, int64_t count) __attribute__((always_inline)) {
-                        panel_product(top, top + rows, k, packed_rows, mine + (p - begin) * k, count, [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
-                            finish(image, row, p + v * VL, std::min<int64_t>(VL, count - v * VL), sums);
-                        });
+                        panel_product(top, top + rows, k, packed_rows, mine + (p - begin) * k, count,
+                                      [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                                          finish(image, row, p + v * VL, std::min<int64_t>(VL, count - v * VL), sums);
+                                      });
                     };
                     if (end - p >= PANEL && m1 - top >= MR) tile(MR, PANEL);
                     else tile(std::min<int64_t>(MR, m1 - top), std::min<int64_t>(PANEL, end - p));
@@ -167,9 +175,10 @@ inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, 
     }
 }
 
-// ---- pixel sums -------------------------------------------------------------------------------------------------------
+// ---- pixel sums -----------------------------------------------------------------------------------------------------
 
-constexpr int64_t SUM_M = 128, SUM_K = 4 * PANEL, SUM_P = 128;   // rows, columns and pixels of a block: a panel of it fits in first-level cache
+// rows, columns and pixels of a block: a panel of it fits in first-level cache
+constexpr int64_t SUM_M = 128, SUM_K = 4 * PANEL, SUM_P = 128;
 
 // `count` <= PANEL rows of `length` pixels -> target[pixel * PANEL + row], missing rows up to a whole vector 0.
 inline void pack_turned(int64_t count, int64_t length, const float* source, int64_t row_step, float* target) {
@@ -204,31 +213,37 @@ struct PixelSums {   // how one pixel-sum product is cut; depends on the sizes o
     int64_t size() const { return partial_size() + omp_get_max_threads() * thread_size(); }
 };
 
-// Rows [m0, m0 + rows) and columns [k0, k0 + columns) of A B^T over one segment of the pixels; `out` has rows of cut.k floats.
-inline void sum_block(const PixelSums& cut, int64_t segment, int64_t m0, int64_t rows, int64_t k0, int64_t columns, const Rows& a, const Rows& b, float* out,
-                      float* a_packed) {
+// Rows [m0, m0 + rows) and columns [k0, k0 + columns) of A B^T over one segment of the pixels; `out` has rows of cut.k
+// floats.
+inline void sum_block(const PixelSums& cut, int64_t segment, int64_t m0, int64_t rows, int64_t k0, int64_t columns,
+                      const Rows& a, const Rows& b, float* out, float* a_packed) {
     float* panel = a_packed + SUM_M * SUM_P;
     const int64_t first = cut.chunks * segment / cut.segments, last = cut.chunks * (segment + 1) / cut.segments;
     for (int64_t chunk = first; chunk < last; chunk++) {
-        const int64_t image = chunk / cut.per_image, p = chunk % cut.per_image * SUM_P, length = std::min(SUM_P, cut.pixels - p);
-        const float *a_from = a.data + image * a.image_step + m0 * a.row_step + p, *b_from = b.data + image * b.image_step + k0 * b.row_step + p;
-        for (int64_t r = 0; r < rows; r += MR) pack_group(std::min<int64_t>(MR, rows - r), length, a_from + r * a.row_step, a.row_step, 1, a_packed + r * length);
+        const int64_t image = chunk / cut.per_image, p = chunk % cut.per_image * SUM_P,
+                      length = std::min(SUM_P, cut.pixels - p);
+        const float *a_from = a.data + image * a.image_step + m0 * a.row_step + p,
+                    *b_from = b.data + image * b.image_step + k0 * b.row_step + p;
+        for (int64_t r = 0; r < rows; r += MR)
+            pack_group(std::min<int64_t>(MR, rows - r), length, a_from + r * a.row_step, a.row_step, 1,
+                       a_packed + r * length);
         for (int64_t j = 0; j < columns; j += PANEL) {
             const int64_t count = std::min<int64_t>(PANEL, columns - j);
             pack_turned(count, length, b_from + j * b.row_step, b.row_step, panel);
-            panel_product(0, rows, length, a_packed, panel, count, [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
-                float* at = out + row * cut.k + j + v * VL;
-                const int64_t here = count - v * VL;
-                store_part(at, chunk > first ? load_part(at, here) + sums : sums, here);
-            });
+            panel_product(0, rows, length, a_packed, panel, count,
+                          [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                              float* at = out + row * cut.k + j + v * VL;
+                              const int64_t here = count - v * VL;
+                              store_part(at, chunk > first ? load_part(at, here) + sums : sums, here);
+                          });
         }
     }
 }
 
 // C[m][k] = sum over n, p of A[n][m][p] B[n][k][p], added to C if `add`. Row m of C starts at c + m * c_step.
 // `memory`: PixelSums(m, k, N, P).size() floats.
-inline void pixel_sums(int64_t images, int64_t m, int64_t k, int64_t pixels, const Rows& a, const Rows& b, float* c, int64_t c_step, bool add,
-                       float* memory) {
+inline void pixel_sums(int64_t images, int64_t m, int64_t k, int64_t pixels, const Rows& a, const Rows& b, float* c,
+                       int64_t c_step, bool add, float* memory) {
     const PixelSums cut(m, k, images, pixels);
     float* partial = memory;
     float* thread_memory = memory + cut.partial_size();
@@ -238,8 +253,10 @@ inline void pixel_sums(int64_t images, int64_t m, int64_t k, int64_t pixels, con
         float* mine = thread_memory + omp_get_thread_num() * PixelSums::thread_size();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < cut.segments * cut.m_blocks * cut.k_blocks; job++) {
-            const int64_t segment = job / (cut.m_blocks * cut.k_blocks), m0 = job / cut.k_blocks % cut.m_blocks * SUM_M, k0 = job % cut.k_blocks * SUM_K;
-            sum_block(cut, segment, m0, std::min(SUM_M, m - m0), k0, std::min(SUM_K, k - k0), a, b, partial + segment * m * k + m0 * k + k0, mine);
+            const int64_t segment = job / (cut.m_blocks * cut.k_blocks), m0 = job / cut.k_blocks % cut.m_blocks * SUM_M,
+                          k0 = job % cut.k_blocks * SUM_K;
+            sum_block(cut, segment, m0, std::min(SUM_M, m - m0), k0, std::min(SUM_K, k - k0), a, b,
+                      partial + segment * m * k + m0 * k + k0, mine);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < m; i++)
@@ -254,7 +271,8 @@ inline void pixel_sums(int64_t images, int64_t m, int64_t k, int64_t pixels, con
 constexpr int64_t SUM_RUN = 1024;   // pixels added in float before the sum goes on in double
 
 // out[m] = sum over n, p of factor[n] a[n][m][p], in parallel over rows; without `factor` it is 1.
-inline void row_sums(int64_t images, int64_t m, int64_t pixels, const Rows& a, float* out, const float* factor = nullptr) {
+inline void row_sums(int64_t images, int64_t m, int64_t pixels, const Rows& a, float* out,
+                     const float* factor = nullptr) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < m; row++) {
         double total = 0;

@@ -32,11 +32,13 @@ JSEG_INLINE int32_t lanes_min(VI v) {
     return v[0];
 }
 
-// One lane on: the last lane of `before`, then all but the last of `v`. And back: all but the first of `v`, then the first of `after`.
+// One lane on: the last lane of `before`, then all but the last of `v`. And back: all but the first of `v`, then the
+// first of `after`.
 JSEG_INLINE V shifted_up(V before, V v) { return __builtin_shuffle(before, v, lane_index() + (VL - 1)); }
 JSEG_INLINE V shifted_down(V v, V after) { return __builtin_shuffle(v, after, lane_index() + 1); }
 
-// COUNT (a power of two, at most VL) vectors become the same lanes in turn: lane * COUNT + i of the whole was v[i][lane].
+// COUNT (a power of two, at most VL) vectors become the same lanes in turn: lane * COUNT + i of the whole was
+// v[i][lane].
 template <int COUNT>
 JSEG_INLINE void interleave(V (&v)[COUNT]) {
     static_assert((COUNT & (COUNT - 1)) == 0 && COUNT <= VL, "halves must meet");

@@ -1,11 +1,12 @@
-// Correlation of one padded plane with one small filter, and the gradient of the filter: the parts depthwise and msca share.
+// Correlation of one padded plane with one small filter, and the gradient of the filter: the parts depthwise and msca
+// share.
 //
 //   correlate:       dst[y][x] (+)= bias + sum_t weight[t] * src[y * ld + x + offset(t)]      for y < rows, x < width
 //   correlate_grad:  sums[t]    += sum_{y, x} g[y][x] * src[y * ld + x + offset(t)]
 //
-// Rows are computed in whole vectors: src must be readable to the rounded width plus the filter, lanes beyond `width` are
-// stored as zero, and g must be zero there. Fixed filter sizes keep the weights in registers and take R rows at a time, so
-// that a loaded vector serves several rows; any other filter goes through a list of offsets.
+// Rows are computed in whole vectors: src must be readable to the rounded width plus the filter, lanes beyond `width`
+// are stored as zero, and g must be zero there. Fixed filter sizes keep the weights in registers and take R rows at a
+// time, so that a loaded vector serves several rows; any other filter goes through a list of offsets.
 #pragma once
 #include "vec.h"
 
@@ -162,7 +163,8 @@ static inline double plane_sum(const float* g, int64_t ld, int64_t rows, int64_t
     return total;
 }
 
-// Row length of a padded plane: a multiple of VL that no power of two divides far, or the rows of a column share one cache set.
+// Row length of a padded plane: a multiple of VL that no power of two divides far, or the rows of a column share one
+// cache set.
 JSEG_INLINE int64_t row_stride(int64_t floats) {
     int64_t ld = round_up(floats, VL);
     return ld % 256 == 0 ? ld + VL : ld;

@@ -1,5 +1,6 @@
-// One vector of floats as wide as the compile target allows, in GCC's vector extensions: AVX-512 16, AVX 8, else 4 lanes.
-// NaN goes in, NaN comes out, in every function here. Also: denormals off inside a scope, and scratch memory per thread.
+// One vector of floats as wide as the compile target allows, in GCC's vector extensions: AVX-512 16, AVX 8, else 4
+// lanes. NaN goes in, NaN comes out, in every function here. Also: denormals off inside a scope, and scratch memory per
+// thread.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -71,7 +72,8 @@ JSEG_INLINE float largest(V v) {
     return m;
 }
 
-// e^clamped for values in -87.3 ... 88.8 in the form 2^n p: n stands in the low bits of `rounded` (taken as an integer).
+// e^clamped for values in -87.3 ... 88.8 in the form 2^n p: n stands in the low bits of `rounded` (taken as an
+// integer).
 JSEG_INLINE V exp_parts(V clamped, V& rounded) {
     const V shift = splat(12582912.0f);                       // 1.5 * 2^23: adding it rounds to an integer
     rounded = clamped * 1.44269504f + shift;
@@ -117,9 +119,9 @@ JSEG_INLINE V normal_cdf(V x, V& density) {
     V tail = p * density;
     return x > 0.0f ? 1.0f - tail : tail;
 }
-// x Phi(x) = max(x, 0) - |x| Phi(-|x|), and Phi(-a) = polynomial(a)^8, fitted here to 4e-9 absolute on a <= 6 (beyond, a Phi(-a) stays at
-// 6e-9): no exponential, no division, no select, and in float32 at most 2.4e-7 from the exact value, where a correctly rounded erf
-// gives 4.5e-7.
+// x Phi(x) = max(x, 0) - |x| Phi(-|x|), and Phi(-a) = polynomial(a)^8, fitted here to 4e-9 absolute on a <= 6 (beyond,
+// a Phi(-a) stays at 6e-9): no exponential, no division, no select, and in float32 at most 2.4e-7 from the exact value,
+// where a correctly rounded erf gives 4.5e-7.
 JSEG_INLINE V gelu(V x) {
     V a = vmin(vabs(x), splat(6.0f));
     V p = splat(-2.958799428e-7f);
@@ -172,8 +174,8 @@ public:
     NoDenormals(const NoDenormals&) = delete;
 };
 
-// Memory of this thread that only grows; 64-byte aligned. Its contents are undefined at each call, and one call gives one
-// block: a kernel asks once and cuts the block up itself.
+// Memory of this thread that only grows; 64-byte aligned. Its contents are undefined at each call, and one call gives
+// one block: a kernel asks once and cuts the block up itself.
 inline float* scratch(int64_t floats) {
     struct Block {
         float* data = nullptr;

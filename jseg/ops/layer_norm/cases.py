@@ -1,6 +1,6 @@
 """Shapes of layer_norm for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.layer_norm.op import layer_norm
 
 CASES = [

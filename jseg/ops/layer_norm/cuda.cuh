@@ -4,8 +4,8 @@
 //   g = dy w,  dx = (g - mean(g) - x_hat mean(g x_hat)) rstd,  dw = sum over tokens of dy x_hat,  db = sum of dy
 //
 // Layout: x, y, dy, dx (R, C) of type T; w, b, dw, db (C), mean and rstd (2, R) float. Forward and dx: a warp takes a
-// row, its block 8 rows. dw and db: a block takes 32 channels of a run of rows, 8 threads a channel; the runs are added
-// in order: results repeat bit by bit.
+// row, its block 8 rows. dw and db: a block takes 32 channels of a run of rows, 8 threads per channel; the runs are
+// added in order: results repeat bit by bit.
 #include "cuda_base.cuh"
 
 namespace {

@@ -1,6 +1,6 @@
 """Shapes of linear for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.linear.op import linear
 
 CASES = [

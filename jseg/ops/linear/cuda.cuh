@@ -36,7 +36,7 @@ template <class T> struct TokenEnding {   // i: token, j: channel
         put(y + i * d + j, shortcut ? u + to_float(shortcut[i * d + j]) : u);
     }
 };
-// slope <- dy f act'(u); a thread an element. What is null is left out.
+// slope <- dy f act'(u); a thread per element. What is null is left out.
 template <class T>
 __global__ void end_slopes(const T* dy, int64_t size, int64_t each, const float* factor, const float* u, float* slope) {
     const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

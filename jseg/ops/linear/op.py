@@ -25,7 +25,7 @@ def linear(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, activation:
 
     Args:
         activation: None or "gelu" (exact, by erf).
-        factor: one number a picture (stochastic depth), taken as constant in the gradient.
+        factor: one number per picture (stochastic depth), taken as constant in the gradient.
     Shape:
         x: (N, ..., C) float32; weight: (D, C); bias: (D,); factor: (N,); shortcut: (N, ..., D) -> (N, ..., D)
         The CUDA kernel also takes float16 and bfloat16 tokens; weights and sums are float32 all the same.

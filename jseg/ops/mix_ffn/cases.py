@@ -1,6 +1,6 @@
 """Shapes of mix_ffn for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.mix_ffn.op import mix_ffn
 
 CASES = [
@@ -34,7 +34,8 @@ def make(case, rng):
     inputs = {"x": rng.standard_normal((case.n, c, *case.size)) * case.options.get("scale", 1.0),
               "fc1_w": rng.standard_normal((hidden, c, 1, 1)) / c ** 0.5, "fc1_b": rng.standard_normal(hidden) * 0.3,
               "dw_w": rng.standard_normal((hidden, 1, 3, 3)) / 3, "dw_b": rng.standard_normal(hidden) * 0.3,
-              "fc2_w": rng.standard_normal((out, hidden, 1, 1)) / hidden ** 0.5, "fc2_b": rng.standard_normal(out) * 0.3}
+              "fc2_w": rng.standard_normal((out, hidden, 1, 1)) / hidden ** 0.5,
+              "fc2_b": rng.standard_normal(out) * 0.3}
     shapes = {"scale": out, "factor": case.n, "shortcut": (case.n, out, *case.size), "input_scale": c, "input_shift": c}
     for name in case.options.get("more", ()):
         inputs[name] = rng.standard_normal(shapes[name]) * (rng.random(case.n) < 0.6 if name == "factor" else 1)

@@ -1,12 +1,14 @@
-// Y = shortcut + factor[image] scale (W2 gelu(dw3x3(W1 X + b1) + bd) + b2) on the CPU, X (N, C, H, W), hidden E channels, Y (N, D, H, W).
-// Shortcut, factor (N) and scale (D) may be absent; so may an affine input in_scale X + in_shift, which goes into W1 and b1.
+// Y = shortcut + factor[image] scale (W2 gelu(dw3x3(W1 X + b1) + bd) + b2) on the CPU, X (N, C, H, W), hidden E
+// channels, Y (N, D, H, W). Shortcut, factor (N) and scale (D) may be absent; so may an affine input in_scale X +
+// in_shift, which goes into W1 and b1.
 //
-// Forward: a tile of output pixels stays in the second-level cache. For each chunk of hidden channels: hidden values on the
-// tile and one pixel around it; then, a strip of rows at a time, depthwise filter and GELU straight into panels, and their product with
-// that chunk's columns of W2 added to the tile of Y.
+// Forward: a tile of output pixels stays in the second-level cache. For each chunk of hidden channels: hidden values on
+// the tile and one pixel around it; then, a strip of rows at a time, depthwise filter and GELU straight into panels,
+// and their product with that chunk's columns of W2 added to the tile of Y.
 // Backward: for a few images and a chunk of hidden channels at a time, with G = gelu(A), A = dw(U) + bd, U = W1 X + b1:
 //     dG = W2^T dY,  dA = dG gelu'(A),  dW2 = dY G^T,  dU = dw^T(dA),  dW1 = dU X^T,  dX += W1^T dU,
-// and sums for the rest; dY times factor takes the place of dY, scale goes into W2, and dscale = W2 . dW2 + b2 db2 by rows. The hidden tensor never exists as a whole. Sums run in an order that no thread count changes.
+// and sums for the rest; dY times factor takes the place of dY, scale goes into W2, and dscale = W2 . dW2 + b2 db2 by
+// rows. The hidden tensor never exists as a whole. Sums run in an order that no thread count changes.
 #include <unistd.h>
 
 #include "call.h"
@@ -20,7 +22,8 @@ namespace {
 struct Shape {
     int64_t n, c, e, d, h, w, pixels;
     explicit Shape(const Call& call)
-        : n(call.integer(0)), c(call.integer(1)), e(call.integer(2)), d(call.integer(3)), h(call.integer(4)), w(call.integer(5)), pixels(h * w) {}
+        : n(call.integer(0)), c(call.integer(1)), e(call.integer(2)), d(call.integer(3)), h(call.integer(4)),
+          w(call.integer(5)), pixels(h * w) {}
 };
 
 // Floats that fit in one core's second-level cache.
@@ -33,30 +36,36 @@ int64_t cache_floats() {
     return (bytes > 0 ? std::clamp<int64_t>(bytes, 1 << 18, 1 << 22) : 1 << 19) / 4;
 }
 
-// ---- forward ----------------------------------------------------------------------------------------------------------
+// ---- forward --------------------------------------------------------------------------------------------------------
 
 constexpr int FILTER_ROWS = VL == 16 ? 3 : 2;   // rows of hidden values that are read once for several output rows
 
 struct Tiling {
-    int64_t chunk, th, tw, rows, columns;   // hidden channels of a chunk; sides of a tile; number of tiles down and across
-    int64_t strip;                          // rows filtered before their second product: a strip of a chunk takes some 48 KB
+    // hidden channels of a chunk; sides of a tile; number of tiles down and across
+    int64_t chunk, th, tw, rows, columns;
+    // rows filtered before their second product: a strip of a chunk takes some 48 KB
+    int64_t strip;
     int64_t x_size, hidden_step, strip_step;
     explicit Tiling(const Shape& s) {
-        chunk = std::min<int64_t>(s.e, (s.c <= 48 ? 32 : s.c <= 192 ? 64 : 128) / MR * MR);   // a chunk begins with a group of rows
+        // a chunk begins with a group of rows
+        chunk = std::min<int64_t>(s.e, (s.c <= 48 ? 32 : s.c <= 192 ? 64 : 128) / MR * MR);
         columns = s.w <= 160 ? 1 : (s.w + 127) / 128;
         tw = columns == 1 ? s.w : round_up((s.w + columns - 1) / columns, VL);
         columns = (s.w + tw - 1) / tw;
         strip = FILTER_ROWS * std::max<int64_t>(1, 256 / (FILTER_ROWS * tw));
-        const int64_t fitting = std::max<int64_t>(4, (cache_floats() / tw - strip * chunk) / (s.c + s.d + chunk)), threads = omp_get_max_threads();
+        const int64_t fitting = std::max<int64_t>(4, (cache_floats() / tw - strip * chunk) / (s.c + s.d + chunk)),
+                      threads = omp_get_max_threads();
         rows = (s.h + fitting - 1) / fitting;
-        while (s.n * rows * columns % threads && s.n * rows * columns < 4 * threads && (s.h + rows) / (rows + 1) >= 4) rows++;
+        while (s.n * rows * columns % threads && s.n * rows * columns < 4 * threads && (s.h + rows) / (rows + 1) >= 4)
+            rows++;
         th = (s.h + rows - 1) / rows;
         rows = (s.h + th - 1) / th;
         const int64_t region = round_up((th + 2) * std::min(tw + 2, s.w), PANEL);
         x_size = region * s.c, hidden_step = region + VL, strip_step = round_up(strip * tw, PANEL);
     }
     int64_t thread_size(const Shape& s) const {
-        return x_size + chunk * (hidden_step + strip_step) + (th + strip - 1) / strip * s.d * strip_step + round_up(tw + 2, 16) + 16 + strip_step;
+        return x_size + chunk * (hidden_step + strip_step) + (th + strip - 1) / strip * s.d * strip_step +
+               round_up(tw + 2, 16) + 16 + strip_step;
     }
 };
 
@@ -70,7 +79,8 @@ struct Forward {
 
 // Pixels of a region (row-major, `width` wide, corner at `corner`) -> panels of all channels.
 void pack_region(const float* x, const Shape& s, int64_t corner, int64_t width, int64_t count, float* panels) {
-    const int64_t run = width == s.w ? 4 * PANEL : PANEL;   // planes whose size is a power of two are better read in long runs
+    // planes whose size is a power of two are better read in long runs
+    const int64_t run = width == s.w ? 4 * PANEL : PANEL;
     for (int64_t p = 0; p < count; p += run, panels += s.c * run) {
         const int64_t end = std::min<int64_t>(count, p + run);
         if (width == s.w) {
@@ -80,19 +90,22 @@ void pack_region(const float* x, const Shape& s, int64_t corner, int64_t width, 
         for (int64_t at = p; at < end;) {
             const int64_t row = at / width, column = at % width, length = std::min(width - column, end - at);
             for (int64_t c = 0; c < s.c; c++)
-                std::memcpy(panels + c * PANEL + (at - p), x + c * s.pixels + corner + row * s.w + column, length * sizeof(float));
+                std::memcpy(panels + c * PANEL + (at - p), x + c * s.pixels + corner + row * s.w + column,
+                            length * sizeof(float));
             at += length;
         }
     }
 }
 
-// R output rows of the depthwise filter from R + 2 rows, which begin `before` (0 or 1) pixels left of the output and end `after`
-// pixels right of it; beyond, they are zero.
+// R output rows of the depthwise filter from R + 2 rows, which begin `before` (0 or 1) pixels left of the output and
+// end `after` pixels right of it; beyond, they are zero.
 template <int R>
-JSEG_INLINE void filter_rows(const float* const* rows, int64_t before, int64_t width, int64_t after, const V* w, V bias, float* out) {
+JSEG_INLINE void filter_rows(const float* const* rows, int64_t before, int64_t width, int64_t after, const V* w, V bias,
+                             float* out) {
     V last[R + 2], now[R + 2];
 #pragma GCC unroll 5
-    for (int i = 0; i < R + 2; i++) last[i] = before ? splat(rows[i][-1]) : V{}, now[i] = load_part(rows[i], width + after);
+    for (int i = 0; i < R + 2; i++)
+        last[i] = before ? splat(rows[i][-1]) : V{}, now[i] = load_part(rows[i], width + after);
     for (int64_t x = 0; x < width; x += VL) {
         V sums[R], next[R + 2];
         const int64_t left = width + after - x - VL;
@@ -122,17 +135,20 @@ JSEG_INLINE void filter_rows(const float* const* rows, int64_t before, int64_t w
 struct Tile {   // output pixels of a tile, and the region with one pixel around it, as far as that lies in the picture
     int64_t y0, x0, height, width, top, left, r_height, r_width;
     Tile(const Shape& s, const Tiling& t, int64_t y, int64_t x)
-        : y0(y), x0(x), height(std::min(t.th, s.h - y)), width(std::min(t.tw, s.w - x)), top(std::max<int64_t>(0, y - 1)), left(std::max<int64_t>(0, x - 1)),
+        : y0(y), x0(x), height(std::min(t.th, s.h - y)), width(std::min(t.tw, s.w - x)),
+          top(std::max<int64_t>(0, y - 1)), left(std::max<int64_t>(0, x - 1)),
           r_height(std::min(s.h, y + height + 1) - top), r_width(std::min(s.w, x + width + 1) - left) {}
 };
 
-// Rows [y, end) of a tile of one hidden channel: filtered (in `line`), GELU, into one row of panels that lie `step` floats apart.
-[[gnu::noinline]] void filter_strip(const Tile& tile, const float* hidden, const float* zeros, const float* weight, float bias, int64_t y, int64_t end, float* line,
-                                    float* target, int64_t step) {
+// Rows [y, end) of a tile of one hidden channel: filtered (in `line`), GELU, into one row of panels that lie `step`
+// floats apart.
+[[gnu::noinline]] void filter_strip(const Tile& tile, const float* hidden, const float* zeros, const float* weight,
+                                    float bias, int64_t y, int64_t end, float* line, float* target, int64_t step) {
     V w[9];
 #pragma GCC unroll 9
     for (int i = 0; i < 9; i++) w[i] = splat(weight[i]);
-    const int64_t before = tile.x0 - tile.left, after = tile.r_width - before - tile.width, pixels = (end - y) * tile.width;
+    const int64_t before = tile.x0 - tile.left, after = tile.r_width - before - tile.width,
+                  pixels = (end - y) * tile.width;
     float* out = line;
     for (int64_t left = end - y; left > 0; left -= FILTER_ROWS, y += FILTER_ROWS, out += FILTER_ROWS * tile.width) {
         const float* rows[FILTER_ROWS + 2];
@@ -142,7 +158,8 @@ struct Tile {   // output pixels of a tile, and the region with one pixel around
         }
         if (left >= FILTER_ROWS) filter_rows<FILTER_ROWS>(rows, before, tile.width, after, w, splat(bias), out);
         else
-            for (int r = 0; r < left; r++) filter_rows<1>(rows + r, before, tile.width, after, w, splat(bias), out + r * tile.width);
+            for (int r = 0; r < left; r++)
+                filter_rows<1>(rows + r, before, tile.width, after, w, splat(bias), out + r * tile.width);
     }
     for (int64_t p = 0; p < pixels; p += PANEL, target += step)
 #pragma GCC unroll 3
@@ -150,7 +167,8 @@ struct Tile {   // output pixels of a tile, and the region with one pixel around
 }
 
 // Hidden values of one chunk on the region of a tile.
-[[gnu::noinline]] void hidden_chunk(const Forward& f, int64_t e0, int64_t chunk, int64_t region, const float* panels, float* hidden) {
+[[gnu::noinline]] void hidden_chunk(const Forward& f, int64_t e0, int64_t chunk, int64_t region, const float* panels,
+                                    float* hidden) {
     const int64_t c = f.s.c, step = f.t.hidden_step;
     for (int64_t p = 0; p < region; p += PANEL)
         panel_product(0, chunk, c, f.fc1_packed + e0 * c, panels + p * c, std::min<int64_t>(PANEL, region - p),
@@ -160,10 +178,12 @@ struct Tile {   // output pixels of a tile, and the region with one pixel around
 }
 
 // Product of one strip of a chunk, in panels, with the chunk's columns of W2, added to what earlier chunks gave.
-[[gnu::noinline]] void add_strip(const Forward& f, int64_t e0, int64_t chunk, int64_t pixels, const float* g, float* out) {
+[[gnu::noinline]] void add_strip(const Forward& f, int64_t e0, int64_t chunk, int64_t pixels, const float* g,
+                                 float* out) {
     const int64_t d = f.s.d, step = f.t.strip_step;
     for (int64_t p = 0; p < pixels; p += PANEL)
-        panel_product(0, d, chunk, f.fc2_packed + e0 * round_up(d, MR), g + p * chunk, std::min<int64_t>(PANEL, pixels - p),
+        panel_product(0, d, chunk, f.fc2_packed + e0 * round_up(d, MR), g + p * chunk,
+                      std::min<int64_t>(PANEL, pixels - p),
                       [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
                           float* at = out + row * step + p + v * VL;
                           store(at, e0 ? load(at) + sums : sums + f.fc2_b[row]);
@@ -181,7 +201,8 @@ struct Tile {   // output pixels of a tile, and the region with one pixel around
             const float* from = out + (r / t.strip * s.d + d) * t.strip_step + r % t.strip * tile.width;
             for (int64_t x = 0; x < tile.width; x += VL) {
                 const V value = load_part(from + x, tile.width - x) * scale;
-                store_part(f.y + to + x, f.shortcut ? value + load_part(f.shortcut + to + x, tile.width - x) : value, tile.width - x);
+                store_part(f.y + to + x, f.shortcut ? value + load_part(f.shortcut + to + x, tile.width - x) : value,
+                           tile.width - x);
             }
         }
     }
@@ -190,7 +211,8 @@ struct Tile {   // output pixels of a tile, and the region with one pixel around
 void forward_tile(const Forward& f, int64_t image, const Tile& tile, float* memory) {
     const Shape& s = f.s;
     const Tiling& t = f.t;
-    float *panels = memory, *hidden = panels + t.x_size, *g = hidden + t.chunk * t.hidden_step, *zeros = g + t.chunk * t.strip_step;
+    float *panels = memory, *hidden = panels + t.x_size, *g = hidden + t.chunk * t.hidden_step,
+          *zeros = g + t.chunk * t.strip_step;
     float *line = zeros + round_up(t.tw + 2, 16) + 16, *out = line + t.strip_step;
     const int64_t region = tile.r_height * tile.r_width;
     pack_region(f.x + image * s.c * s.pixels, s, tile.top * s.w + tile.left, tile.r_width, region, panels);
@@ -201,14 +223,15 @@ void forward_tile(const Forward& f, int64_t image, const Tile& tile, float* memo
         for (int64_t y = 0; y < tile.height; y += t.strip) {
             const int64_t end = std::min(tile.height, y + t.strip);
             for (int64_t e = 0; e < chunk; e++)
-                filter_strip(tile, hidden + e * t.hidden_step, zeros, f.dw_w + (e0 + e) * 9, f.dw_b[e0 + e], y, end, line, g + e * PANEL, chunk * PANEL);
+                filter_strip(tile, hidden + e * t.hidden_step, zeros, f.dw_w + (e0 + e) * 9, f.dw_b[e0 + e], y, end,
+                             line, g + e * PANEL, chunk * PANEL);
             add_strip(f, e0, chunk, (end - y) * tile.width, g, out + y / t.strip * s.d * t.strip_step);
         }
     }
     finish_tile(f, image, tile, out);
 }
 
-// ---- backward ---------------------------------------------------------------------------------------------------------
+// ---- backward -------------------------------------------------------------------------------------------------------
 
 struct Planes {   // one hidden channel of one image, with a border of zeros
     int64_t step, size;
@@ -284,15 +307,16 @@ JSEG_INLINE void input_rows(int64_t width, int64_t step, Channel& c, int64_t y) 
     c.total[10] = total;
 }
 
-// Depthwise backward of one channel of one image, two rows at a time: dU follows one row behind dA, so that all of it stays in
-// the first-level cache. Adds to the eleven sums, in float over at most some SUM_RUN pixels.
+// Depthwise backward of one channel of one image, two rows at a time: dU follows one row behind dA, so that all of it
+// stays in the first-level cache. Adds to the eleven sums, in float over at most some SUM_RUN pixels.
 void filter_backward(const Shape& s, const Planes& planes, const float* weight, Channel& c, double* sums) {
     const int64_t step = planes.step, width = s.w, height = s.h;
 #pragma GCC unroll 9
     for (int i = 0; i < 9; i++) c.w[i] = splat(weight[i]), c.flipped[i] = splat(weight[8 - i]);
     std::memcpy(c.up + step + 1, c.u, width * sizeof(float));
     for (int64_t y = 0, run = 0; y < height; y += 2) {
-        for (int64_t row = y + 1; row < std::min(y + 3, height); row++) std::memcpy(c.up + (row + 1) * step + 1, c.u + row * width, width * sizeof(float));
+        for (int64_t row = y + 1; row < std::min(y + 3, height); row++)
+            std::memcpy(c.up + (row + 1) * step + 1, c.u + row * width, width * sizeof(float));
         if (y + 2 <= height) slope_rows<2>(width, step, c, y);
         else slope_rows<1>(width, step, c, y);
         if (y) input_rows<2>(width, step, c, y - 1);
@@ -306,7 +330,8 @@ void filter_backward(const Shape& s, const Planes& planes, const float* weight, 
 }
 
 struct Cut {   // images and hidden channels at a time: both buffers together take some 8 MB
-    int64_t chunk, images, row_step;   // row_step: an odd number of cache lines, or the rows of a plane share few cache sets
+    // row_step: an odd number of cache lines, or the rows of a plane share few cache sets
+    int64_t chunk, images, row_step;
     explicit Cut(const Shape& s) {
         const int64_t room = 1 << 20;
         chunk = 128;
@@ -319,16 +344,19 @@ struct Cut {   // images and hidden channels at a time: both buffers together ta
 
 }  // namespace
 
-// in: x, fc1_w (E, C), fc1_b, dw_w (E, 9), dw_b, fc2_w (D, E), fc2_b, scale (D), factor (N), shortcut (N, D, H, W), in_scale, in_shift (C),
-// the last five each or absent; out: y; integers: N C E D H W
+// in: x, fc1_w (E, C), fc1_b, dw_w (E, 9), dw_b, fc2_w (D, E), fc2_b, scale (D), factor (N), shortcut (N, D, H, W),
+// in_scale, in_shift (C), the last five each or absent; out: y; integers: N C E D H W
 JSEG_KERNEL(jseg_mix_ffn_forward) {
     const Shape s(call);
     const Tiling t(s);
-    const int64_t fc1_size = round_up(packed_rows_size(s.e, s.c), 16), fc2_size = round_up(round_up(s.d, MR) * s.e, 16), thread_size = round_up(t.thread_size(s), 16);
+    const int64_t fc1_size = round_up(packed_rows_size(s.e, s.c), 16), fc2_size = round_up(round_up(s.d, MR) * s.e, 16),
+                  thread_size = round_up(t.thread_size(s), 16);
     float* memory = scratch(fc1_size + fc2_size + round_up(s.e, 16) + omp_get_max_threads() * thread_size);
-    float *fc1_packed = memory, *fc2_packed = memory + fc1_size, *shifted = fc2_packed + fc2_size, *tiles = shifted + round_up(s.e, 16);
+    float *fc1_packed = memory, *fc2_packed = memory + fc1_size, *shifted = fc2_packed + fc2_size,
+          *tiles = shifted + round_up(s.e, 16);
     for (int64_t e0 = 0; e0 < s.e; e0 += t.chunk)
-        pack_rows(s.d, std::min(t.chunk, s.e - e0), call.in<float>(5) + e0, s.e, 1, fc2_packed + e0 * round_up(s.d, MR));
+        pack_rows(s.d, std::min(t.chunk, s.e - e0), call.in<float>(5) + e0, s.e, 1,
+                  fc2_packed + e0 * round_up(s.d, MR));
     pack_rows(s.e, s.c, call.in<float>(1), s.c, 1, fc1_packed);
     const float* fc1_b = call.in<float>(2);
     if (const float* in_scale = call.in<float>(10)) {
@@ -336,47 +364,64 @@ JSEG_KERNEL(jseg_mix_ffn_forward) {
         shifted_bias(s.e, s.c, call.in<float>(1), call.in<float>(11), fc1_b, shifted);
         fc1_b = shifted;
     }
-    const Forward f{s, t, call.in<float>(0), fc1_b, call.in<float>(3), call.in<float>(4), call.in<float>(6), call.in<float>(7), call.in<float>(8),
-                    call.in<float>(9), fc1_packed, fc2_packed, call.out<float>(0)};
+    const Forward f{s, t, call.in<float>(0), fc1_b, call.in<float>(3), call.in<float>(4), call.in<float>(6),
+                    call.in<float>(7), call.in<float>(8), call.in<float>(9), fc1_packed, fc2_packed,
+                    call.out<float>(0)};
 #pragma omp parallel
     {
         NoDenormals guard;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < s.n * t.rows * t.columns; job++)
-            forward_tile(f, job / (t.rows * t.columns), Tile(s, t, job / t.columns % t.rows * t.th, job % t.columns * t.tw), tiles + omp_get_thread_num() * thread_size);
+            forward_tile(f, job / (t.rows * t.columns),
+                         Tile(s, t, job / t.columns % t.rows * t.th, job % t.columns * t.tw),
+                         tiles + omp_get_thread_num() * thread_size);
     }
 }
 
-// in: x to fc2_b as forward, dy, scale, factor, the last two each or absent; out: dx, dfc1_w, dfc1_b, ddw_w, ddw_b, dfc2_w, dfc2_b[, dscale]
+// in: x to fc2_b as forward, dy, scale, factor, the last two each or absent; out: dx, dfc1_w, dfc1_b, ddw_w, ddw_b,
+// dfc2_w, dfc2_b[, dscale]
 JSEG_KERNEL(jseg_mix_ffn_backward) {
     const Shape s(call);
     const Cut cut(s);
     const Planes planes(s);
-    const float *x = call.in<float>(0), *fc1_w = call.in<float>(1), *fc1_b = call.in<float>(2), *dw_w = call.in<float>(3), *dw_b = call.in<float>(4);
-    const float *fc2_w = call.in<float>(5), *dy = call.in<float>(7), *scale = call.in<float>(8), *factor = call.in<float>(9);
-    float *dx = call.out<float>(0), *dfc1_w = call.out<float>(1), *dfc1_b = call.out<float>(2), *ddw_w = call.out<float>(3), *ddw_b = call.out<float>(4);
+    const float *x = call.in<float>(0), *fc1_w = call.in<float>(1), *fc1_b = call.in<float>(2),
+                *dw_w = call.in<float>(3), *dw_b = call.in<float>(4);
+    const float *fc2_w = call.in<float>(5), *dy = call.in<float>(7), *scale = call.in<float>(8),
+                *factor = call.in<float>(9);
+    float *dx = call.out<float>(0), *dfc1_w = call.out<float>(1), *dfc1_b = call.out<float>(2),
+          *ddw_w = call.out<float>(3), *ddw_b = call.out<float>(4);
     float* dfc2_w = call.out<float>(5);
     const int64_t threads = omp_get_max_threads(), map = cut.images * cut.chunk * cut.row_step;
-    const int64_t packed_size = round_up(std::max(packed_rows_size(cut.chunk, std::max(s.c, s.d)), packed_rows_size(s.c, cut.chunk)), 16);
-    const int64_t work_size = std::max({threads * std::max({panels_size(s.c), panels_size(s.d), panels_size(cut.chunk)}), threads * 2 * planes.size,
-                                        PixelSums(s.d, cut.chunk, cut.images, s.pixels).size(), PixelSums(cut.chunk, s.c, cut.images, s.pixels).size()});
+    const int64_t packed_size =
+        round_up(std::max(packed_rows_size(cut.chunk, std::max(s.c, s.d)), packed_rows_size(s.c, cut.chunk)), 16);
+    const int64_t work_size =
+        std::max({threads * std::max({panels_size(s.c), panels_size(s.d), panels_size(cut.chunk)}),
+                  threads * 2 * planes.size, PixelSums(s.d, cut.chunk, cut.images, s.pixels).size(),
+                  PixelSums(cut.chunk, s.c, cut.images, s.pixels).size()});
     float* memory = scratch(2 * map + packed_size + work_size);
     float *u = memory, *g = u + map, *packed = g + map, *work = packed + packed_size;
     for (int64_t n0 = 0; n0 < s.n; n0 += cut.images)
         for (int64_t e0 = 0; e0 < s.e; e0 += cut.chunk) {
-            const int64_t images = std::min(cut.images, s.n - n0), chunk = std::min(cut.chunk, s.e - e0), step = chunk * cut.row_step;
-            const Rows x_part{x + n0 * s.c * s.pixels, s.c * s.pixels, s.pixels}, dy_part{dy + n0 * s.d * s.pixels, s.d * s.pixels, s.pixels};
+            const int64_t images = std::min(cut.images, s.n - n0), chunk = std::min(cut.chunk, s.e - e0),
+                          step = chunk * cut.row_step;
+            const Rows x_part{x + n0 * s.c * s.pixels, s.c * s.pixels, s.pixels},
+                dy_part{dy + n0 * s.d * s.pixels, s.d * s.pixels, s.pixels};
             const Rows u_rows{u, step, cut.row_step}, g_rows{g, step, cut.row_step};
             float* dx_part = dx + n0 * s.c * s.pixels;
             pack_rows(chunk, s.c, fc1_w + e0 * s.c, s.c, 1, packed);
-            image_product(images, chunk, s.c, s.pixels, packed, x_part, work, [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
-                store_part(u + image * step + row * cut.row_step + p, sums + fc1_b[e0 + row], count);
-            });
+            image_product(images, chunk, s.c, s.pixels, packed, x_part, work,
+                          [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums)
+                              __attribute__((always_inline)) {
+                                  store_part(u + image * step + row * cut.row_step + p, sums + fc1_b[e0 + row], count);
+                              });
             pack_rows(chunk, s.d, fc2_w + e0, 1, s.e, packed);
             if (scale) scale_columns(chunk, s.d, scale, packed);
-            image_product(images, chunk, s.d, s.pixels, packed, dy_part, work, [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
-                store_part(g + image * step + row * cut.row_step + p, factor ? sums * factor[n0 + image] : sums, count);
-            });
+            image_product(images, chunk, s.d, s.pixels, packed, dy_part, work,
+                          [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums)
+                              __attribute__((always_inline)) {
+                                  store_part(g + image * step + row * cut.row_step + p,
+                                             factor ? sums * factor[n0 + image] : sums, count);
+                              });
 #pragma omp parallel
             {
                 NoDenormals guard;
@@ -387,7 +432,8 @@ JSEG_KERNEL(jseg_mix_ffn_backward) {
                     double sums[11] = {};
                     for (int64_t image = 0; image < images; image++) {
                         const int64_t at = image * step + e * cut.row_step;
-                        Channel channel{{}, {}, dw_b[e0 + e], factor ? factor[n0 + image] : 1.0f, u + at, g + at, up, up + planes.size};
+                        Channel channel{{},     {},     dw_b[e0 + e], factor ? factor[n0 + image] : 1.0f,
+                                        u + at, g + at, up,           up + planes.size};
                         filter_backward(s, planes, dw_w + (e0 + e) * 9, channel, sums);
                     }
                     const int64_t to = e0 + e;
@@ -399,10 +445,12 @@ JSEG_KERNEL(jseg_mix_ffn_backward) {
             pixel_sums(images, s.d, chunk, s.pixels, dy_part, g_rows, dfc2_w + e0, s.e, n0 > 0, work);
             pixel_sums(images, chunk, s.c, s.pixels, u_rows, x_part, dfc1_w + e0 * s.c, s.c, n0 > 0, work);
             pack_rows(s.c, chunk, fc1_w + e0 * s.c, 1, s.c, packed);
-            image_product(images, s.c, chunk, s.pixels, packed, u_rows, work, [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
-                float* at = dx_part + (image * s.c + row) * s.pixels + p;
-                store_part(at, e0 ? load_part(at, count) + sums : sums, count);
-            });
+            image_product(images, s.c, chunk, s.pixels, packed, u_rows, work,
+                          [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums)
+                              __attribute__((always_inline)) {
+                                  float* at = dx_part + (image * s.c + row) * s.pixels + p;
+                                  store_part(at, e0 ? load_part(at, count) + sums : sums, count);
+                              });
         }
     float* dfc2_b = call.out<float>(6);
     row_sums(s.n, s.d, s.pixels, {dy, s.d * s.pixels, s.pixels}, dfc2_b, factor);

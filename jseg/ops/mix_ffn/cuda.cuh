@@ -1,14 +1,16 @@
-// Y = shortcut + f s (W2 gelu(dw3x3(W1 (is X + ih) + b1) + bd) + b2) on CUDA, forward and backward; the hidden tensor is never saved.
+// Y = shortcut + f s (W2 gelu(dw3x3(W1 (is X + ih) + b1) + bd) + b2) on CUDA, forward and backward; the hidden tensor
+// is never saved.
 //
-//   U = W1 X + b1,  A = dw(U) + bd,  G = gelu(A),  Y = W2 G + b2       (s per channel, f per picture, shortcut: optional)
+//   U = W1 X + b1,  A = dw(U) + bd,  G = gelu(A),  Y = W2 G + b2     (s per channel, f per picture, shortcut: optional)
 //   dY' = f dY,  M = sum_n dY' G^T,  S = sum dY':   dW2 = s M,  db2 = s S,  ds = sum_e W2 M + b2 S
 //   dG = (s W2)^T dY',  dA = dG gelu'(A),  ddw = sum dA U(+tap),  dbd = sum dA,
 //   dU = dw^T(dA),  dW1 = dU X^T,  db1 = sum dU,  dX = W1^T dU         (is, ih: inference only, no gradient)
 //
-// Layout: X (N, C, P), Y (N, D, P) of type T, P = H W; hidden tensors (images, E, P) float in the workspace, for as many images
-// at once as fit into 256 MiB (at least one); parameters and their gradients float. U and A are computed again in the backward
-// pass. The products are those of cuda_gemm.cuh, the 3x3 filter with its GELU and their backward pass the tiles of
-// cuda_depthwise.cuh. Gradients of parameters are added over parts and groups of images in order: results repeat bit by bit.
+// Layout: X (N, C, P), Y (N, D, P) of type T, P = H W; hidden tensors (images, E, P) float in the workspace, for as
+// many images at once as fit into 256 MiB (at least one); parameters and their gradients float. U and A are computed
+// again in the backward pass. The products are those of cuda_gemm.cuh, the 3x3 filter with its GELU and their backward
+// pass the tiles of cuda_depthwise.cuh. Gradients of parameters are added over parts and groups of images in order:
+// results repeat bit by bit.
 #include "cuda_depthwise.cuh"
 #include "cuda_gemm.cuh"
 
@@ -23,7 +25,8 @@ struct MixShape {
     int64_t n, c, e, d, p, group;
     int h, w;
     MixShape(const Call& call, int tensors)
-        : n(call.integer(0)), c(call.integer(1)), e(call.integer(2)), d(call.integer(3)), p(call.integer(4) * call.integer(5)), h(int(call.integer(4))), w(int(call.integer(5))) {
+        : n(call.integer(0)), c(call.integer(1)), e(call.integer(2)), d(call.integer(3)),
+          p(call.integer(4) * call.integer(5)), h(int(call.integer(4))), w(int(call.integer(5))) {
         group = JSEG_HIDDEN_BYTES / (e * p * 4 * tensors);
         group = group < 1 ? 1 : group < n ? group : n;
     }
@@ -38,8 +41,9 @@ template <class X> void expand(const MixShape& s, const Call& call, const X* x, 
              Store<float>{matrix(u, s.e * s.p, s.p, 1), call.in<float>(2), false, false});
 }
 
-// M -> dW2 and ds, S -> db2; one block a row d.
-static __global__ void __launch_bounds__(256) finish_scale(const float* w2, const float* b2, const float* scale, int64_t e, float* dw2, float* db2, float* dscale) {
+// M -> dW2 and ds, S -> db2; one block per row d.
+static __global__ void __launch_bounds__(256) finish_scale(const float* w2, const float* b2, const float* scale,
+                                                           int64_t e, float* dw2, float* db2, float* dscale) {
     JSEG_SHARED(double, room, 256 / WARP);
     const int64_t d = blockIdx.x;
     double total = 0;
@@ -54,20 +58,23 @@ static __global__ void __launch_bounds__(256) finish_scale(const float* w2, cons
 }
 
 // Both products that read dY of a group: M and dG.
-template <class G> void back_through_fc2(const MixShape& s, const GemmSize& size, const G* dy, const float* w2, const float* g, bool more, float* parts,
-                                         float* dw2, float* db2, float* dg) {
+template <class G> void back_through_fc2(const MixShape& s, const GemmSize& size, const G* dy, const float* w2,
+                                         const float* g, bool more, float* parts, float* dw2, float* db2, float* dg) {
     run_reduction(size, matrix(dy, s.d * s.p, s.p, 1), matrix(g, s.e * s.p, 1, s.p), true, more, parts, dw2);
     JSEG_LAUNCH((row_sums<G>), s.d, 256, dy, size.batches, s.d, s.p, more, db2);
-    run_gemm(gemm_size(size.batches, s.e, s.p, s.d), matrix(w2, 0, 1, s.e), matrix(dy, s.d * s.p, s.p, 1), Store<float>{matrix(dg, s.e * s.p, s.p, 1), nullptr, false, false});
+    run_gemm(gemm_size(size.batches, s.e, s.p, s.d), matrix(w2, 0, 1, s.e), matrix(dy, s.d * s.p, s.p, 1),
+             Store<float>{matrix(dg, s.e * s.p, s.p, 1), nullptr, false, false});
 }
 
 }  // namespace
 
-// inputs X, W1, b1, dw, bd, W2, b2 [, scale, factor, shortcut, input scale, input shift]; output Y; integers: N C E D H W
+// inputs X, W1, b1, dw, bd, W2, b2 [, scale, factor, shortcut, input scale, input shift]; output Y; integers: N C E D H
+// W
 JSEG_CUDA_KERNEL(jseg_mix_ffn_forward) {
     const MixShape s(call, 2);
     const bool affine = given(call, 10);
-    float *u = work.take<float>(s.hidden()), *g = work.take<float>(s.hidden()), *mapped = work.take<float>(affine ? s.group * s.c * s.p : 0);
+    float *u = work.take<float>(s.hidden()), *g = work.take<float>(s.hidden()),
+          *mapped = work.take<float>(affine ? s.group * s.c * s.p : 0);
     if (work.measuring()) return;
     const float* factor = call.in<float>(8);
     const T* shortcut = call.in<T>(9);
@@ -75,19 +82,23 @@ JSEG_CUDA_KERNEL(jseg_mix_ffn_forward) {
         const int64_t images = s.images(first), out = first * s.d * s.p;
         const T* x = call.in<T>(0) + first * s.c * s.p;
         if (affine) {
-            JSEG_LAUNCH((affine_rows<T>), ceil_div(images * s.c * s.p, 256), 256, x, images, s.c, s.p, call.in<float>(10), call.in<float>(11), static_cast<const float*>(nullptr), mapped);
+            JSEG_LAUNCH((affine_rows<T>), ceil_div(images * s.c * s.p, 256), 256, x, images, s.c, s.p,
+                        call.in<float>(10), call.in<float>(11), static_cast<const float*>(nullptr), mapped);
             expand(s, call, static_cast<const float*>(mapped), images, u);
         } else {
             expand(s, call, x, images, u);
         }
         run_depthwise(s.filter(images), static_cast<const float*>(u), call.in<float>(3), call.in<float>(4), g);
-        run_gemm(gemm_size(images, s.d, s.p, s.e), matrix(call.in<float>(5), 0, s.e, 1), matrix(static_cast<const float*>(g), s.e * s.p, s.p, 1),
-                 Ending<T>{call.out<T>(0) + out, s.d, s.p, call.in<float>(6), false, nullptr, nullptr, shortcut ? shortcut + out : nullptr, nullptr,
-                           call.in<float>(7), factor ? factor + first : nullptr});
+        run_gemm(gemm_size(images, s.d, s.p, s.e), matrix(call.in<float>(5), 0, s.e, 1),
+                 matrix(static_cast<const float*>(g), s.e * s.p, s.p, 1),
+                 Ending<T>{call.out<T>(0) + out, s.d, s.p, call.in<float>(6), false, nullptr, nullptr,
+                           shortcut ? shortcut + out : nullptr, nullptr, call.in<float>(7),
+                           factor ? factor + first : nullptr});
     }
 }
 
-// inputs X, W1, b1, dw, bd, W2, b2, dY, scale or None, factor or None; outputs: the gradients of the first seven, then of the scale
+// inputs X, W1, b1, dw, bd, W2, b2, dY, scale or None, factor or None; outputs: the gradients of the first seven, then
+// of the scale
 JSEG_CUDA_KERNEL(jseg_mix_ffn_backward) {
     const MixShape s(call, 3);
     const GemmSize fc1 = reduction_size(s.group, s.e, s.c, s.p), fc2 = reduction_size(s.group, s.d, s.e, s.p);
@@ -98,7 +109,9 @@ JSEG_CUDA_KERNEL(jseg_mix_ffn_backward) {
     float *w2s = work.take<float>(scaled ? s.d * s.e : 0), *dys = work.take<float>(dropped ? s.group * s.d * s.p : 0);
     if (work.measuring()) return;
     const float *cu = u, *cg = g, *cdg = dg, *w2 = call.in<float>(5), *none = nullptr;
-    if (scaled) JSEG_LAUNCH((affine_rows<float>), ceil_div(s.d * s.e, 256), 256, w2, 1, s.d, s.e, call.in<float>(8), none, none, w2s);
+    if (scaled)
+        JSEG_LAUNCH((affine_rows<float>), ceil_div(s.d * s.e, 256), 256, w2, 1, s.d, s.e, call.in<float>(8), none, none,
+                    w2s);
     if (scaled) w2 = w2s;
     for (int64_t first = 0; first < s.n; first += s.group) {
         const bool more = first > 0;
@@ -108,18 +121,23 @@ JSEG_CUDA_KERNEL(jseg_mix_ffn_backward) {
         expand(s, call, x, images, u);
         run_depthwise(s.filter(images), cu, call.in<float>(3), call.in<float>(4), g);
         if (dropped) {
-            JSEG_LAUNCH((affine_rows<T>), ceil_div(images * s.d * s.p, 256), 256, dy, images, s.d, s.p, none, none, call.in<float>(9) + first, dys);
-            back_through_fc2(s, small2, static_cast<const float*>(dys), w2, cg, more, parts2, call.out<float>(5), call.out<float>(6), dg);
+            JSEG_LAUNCH((affine_rows<T>), ceil_div(images * s.d * s.p, 256), 256, dy, images, s.d, s.p, none, none,
+                        call.in<float>(9) + first, dys);
+            back_through_fc2(s, small2, static_cast<const float*>(dys), w2, cg, more, parts2, call.out<float>(5),
+                             call.out<float>(6), dg);
         } else {
             back_through_fc2(s, small2, dy, w2, cg, more, parts2, call.out<float>(5), call.out<float>(6), dg);
         }
         float* du = g;   // G is done with
-        run_depthwise_backward(s.filter(images), cu, call.in<float>(3), call.in<float>(4), cdg, du, call.out<float>(3), call.out<float>(4), scratch, false, more);
-        run_reduction(small1, matrix(cg, s.e * s.p, s.p, 1), matrix(x, s.c * s.p, 1, s.p), true, more, parts1, call.out<float>(1));
+        run_depthwise_backward(s.filter(images), cu, call.in<float>(3), call.in<float>(4), cdg, du, call.out<float>(3),
+                               call.out<float>(4), scratch, false, more);
+        run_reduction(small1, matrix(cg, s.e * s.p, s.p, 1), matrix(x, s.c * s.p, 1, s.p), true, more, parts1,
+                      call.out<float>(1));
         JSEG_LAUNCH((row_sums<float>), s.e, 256, cg, images, s.e, s.p, more, call.out<float>(2));
         run_gemm(gemm_size(images, s.c, s.p, s.e), matrix(call.in<float>(1), 0, 1, s.c), matrix(cg, s.e * s.p, s.p, 1),
                  Store<T>{matrix(call.out<T>(0) + first * s.c * s.p, s.c * s.p, s.p, 1), nullptr, false, false});
     }
     if (scaled)
-        JSEG_LAUNCH(finish_scale, s.d, 256, call.in<float>(5), call.in<float>(6), call.in<float>(8), s.e, call.out<float>(5), call.out<float>(6), call.out<float>(7));
+        JSEG_LAUNCH(finish_scale, s.d, 256, call.in<float>(5), call.in<float>(6), call.in<float>(8), s.e,
+                    call.out<float>(5), call.out<float>(6), call.out<float>(7));
 }

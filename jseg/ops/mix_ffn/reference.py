@@ -34,14 +34,16 @@ def _hidden(x, fc1_w, fc1_b, dw_w, dw_b):
     return u, _filter(u, dw_w) + dw_b[:, None, None]
 
 
-def forward(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, *, scale=None, factor=None, shortcut=None, input_scale=None, input_shift=None):
+def forward(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, *, scale=None, factor=None, shortcut=None, input_scale=None,
+            input_shift=None):
     """y, as `op.mix_ffn`."""
     _, a = _hidden(_affine(x, input_scale, input_shift), fc1_w, fc1_b, dw_w, dw_b)
     y = (_product(fc2_w, gelu(a)) + fc2_b[:, None, None]) * _per_channel(scale) * _per_picture(factor)
     return y if shortcut is None else y + shortcut
 
 
-def backward(dout, x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, *, scale=None, factor=None, shortcut=None, input_scale=None, input_shift=None):
+def backward(dout, x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, *, scale=None, factor=None, shortcut=None,
+             input_scale=None, input_shift=None):
     """Gradients of sum(dout * y)."""
     h, w = x.shape[2:]
     used = _affine(x, input_scale, input_shift)

@@ -1,6 +1,6 @@
 """Shapes of `msca` that tests and benchmarks run. `bands` cases are tall enough to be cut into bands."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.msca.op import msca
 
 CASES = [
@@ -21,18 +21,23 @@ FLOOR = 3e-6
 
 
 def make(case, rng) -> dict:
-    """Arguments of the case: float64 arrays by the names of reference.py. Filters are scaled to keep y near x in size."""
+    """Arguments of the case: float64 arrays by the names of reference.py.
+    Filters are scaled to keep y near x in size.
+    """
     o = case.options
     c, k0 = o["c"], o.get("k0", 5)
-    inputs = {"x": rng.standard_normal((o["n"], c, o["h"], o["w"])), "w0": rng.standard_normal((c, 1, k0, k0)) / k0, "b0": rng.standard_normal(c)}
+    inputs = {"x": rng.standard_normal((o["n"], c, o["h"], o["w"])), "w0": rng.standard_normal((c, 1, k0, k0)) / k0,
+              "b0": rng.standard_normal(c)}
     for i, k in enumerate(o.get("sizes", (7, 11, 21))):
         inputs[f"row{i}"], inputs[f"row_bias{i}"] = rng.standard_normal((c, 1, 1, k)) / k ** 0.5, rng.standard_normal(c)
-        inputs[f"column{i}"], inputs[f"column_bias{i}"] = rng.standard_normal((c, 1, k, 1)) / k ** 0.5, rng.standard_normal(c)
+        inputs[f"column{i}"], inputs[f"column_bias{i}"] = (rng.standard_normal((c, 1, k, 1)) / k ** 0.5,
+                                                           rng.standard_normal(c))
     return inputs
 
 
 def call(inputs: dict, impl: str):
     """Run the op on the arguments `make` gave."""
     count = (len(inputs) - 3) // 4
-    strips = [tuple(inputs[f"{name}{i}"] for name in ("row", "row_bias", "column", "column_bias")) for i in range(count)]
+    strips = [tuple(inputs[f"{name}{i}"] for name in ("row", "row_bias", "column", "column_bias"))
+              for i in range(count)]
     return msca(inputs["x"], inputs["w0"], inputs["b0"], strips, impl=impl)

@@ -2,13 +2,13 @@
 //
 //   a = conv0(x) + b0        t_s = row_s(a) + br_s        y = a + sum_s (col_s(t_s) + bc_s)
 //
-//   da = dy + sum_s row_s'(col_s'(dy))        dx = conv0'(da)        (' = transposed: correlation with the flipped filter)
+//   da = dy + sum_s row_s'(col_s'(dy))        dx = conv0'(da)     (' = transposed: correlation with the flipped filter)
 //   dcol_s[i] = sum dy * t_s shifted i        drow_s[j] = sum col_s'(dy) * a shifted j        dw0 = sum da * x shifted
 //
 // One task is a band of rows of one plane (n, c). Its rows and a halo are copied into zero-padded buffers, all of one
 // geometry, that fit the second-level cache; x is read once and y written once. A band recomputes what it needs of its
-// neighbours, a and t_s included in the backward pass, so tasks share nothing. Weight gradients are sums per task, added in
-// task order: results do not depend on the number of threads.
+// neighbours, a and t_s included in the backward pass, so tasks share nothing. Weight gradients are sums per task,
+// added in task order: results do not depend on the number of threads.
 #include <algorithm>
 #include <unistd.h>
 #include <vector>
@@ -39,8 +39,15 @@ Filter make_filter(const float* weight, const float* bias, int kh, int kw, int64
     else if (kh == 5 && kw == 5) f.run = correlate_fixed<5, 5, 4>, f.grad = correlate_grad_fixed<5, 5, 4>;
     else if (kh == 1)
         switch (kw) { JSEG_ROW(3); JSEG_ROW(5); JSEG_ROW(7); JSEG_ROW(9); JSEG_ROW(11); JSEG_ROW(15); JSEG_ROW(21); }
-    else if (kw == 1)
-        switch (kh) { JSEG_COLUMN(3); JSEG_COLUMN(5); JSEG_COLUMN(7); JSEG_COLUMN(9); JSEG_COLUMN(11); JSEG_COLUMN(15); JSEG_COLUMN(21); }
+    else if (kw == 1) switch (kh) {
+            JSEG_COLUMN(3);
+            JSEG_COLUMN(5);
+            JSEG_COLUMN(7);
+            JSEG_COLUMN(9);
+            JSEG_COLUMN(11);
+            JSEG_COLUMN(15);
+            JSEG_COLUMN(21);
+        }
     return f;
 }
 
@@ -96,7 +103,8 @@ struct Band {
             std::memcpy(at(buffer, r), plane + r * plan.w, plan.w * sizeof(float));
     }
     Pass pass(const Filter& f, float* src, float* dst, int64_t first, int64_t last) const {
-        return {at(src, first - f.kh / 2) - f.kw / 2, plan.ld, at(dst, first), plan.ld, last - first, plan.w, f.taps, f.offsets.data()};
+        return {at(src, first - f.kh / 2) - f.kw / 2, plan.ld, at(dst, first), plan.ld, last - first, plan.w, f.taps,
+                f.offsets.data()};
     }
     void forward(const Filter& f, float* src, float* dst, int64_t first, int64_t last, bool add) const {
         f.run(pass(f, src, dst, clip(first), clip(last)), f.weight + channel * f.taps, f.bias[channel], add);
@@ -136,7 +144,8 @@ void forward_band(const Band& b, const float* x, float* y, float* memory) {
 
 void backward_band(const Band& b, const float* x, const float* dy, float* dx, double* sums, float* memory) {
     const Plan& plan = b.plan;
-    float *in = memory, *a = in + plan.size, *t = a + plan.size, *g = t + plan.size, *dt = g + plan.size, *da = dt + plan.size;
+    float *in = memory, *a = in + plan.size, *t = a + plan.size, *g = t + plan.size, *dt = g + plan.size,
+          *da = dt + plan.size;
     const int64_t near = plan.conv0.kh / 2;   // rows of da beyond the band that dx needs
     b.copy_in(x, in, plan.halo);
     b.copy_in(dy, g, plan.halo);
@@ -165,7 +174,8 @@ void for_bands(const Plan& plan, int buffers, Work work) {
     {
         NoDenormals guard;
         float* memory = scratch(buffers * plan.size);
-        std::memset(memory, 0, buffers * plan.size * sizeof(float));   // the left and right borders stay zero from here on
+        // the left and right borders stay zero from here on
+        std::memset(memory, 0, buffers * plan.size * sizeof(float));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < plan.n * plan.c * plan.bands; task++) {
             const int64_t plane = task / plan.bands, top = task % plan.bands * plan.band;
@@ -177,7 +187,8 @@ void for_bands(const Plan& plan, int buffers, Work work) {
 
 }  // namespace
 
-// inputs x, w0, b0, then per strip w_row, b_row, w_col, b_col; output y; scalars N, C, H, W, strips, k0, k of each strip.
+// inputs x, w0, b0, then per strip w_row, b_row, w_col, b_col; output y; scalars N, C, H, W, strips, k0, k of each
+// strip.
 JSEG_KERNEL(jseg_msca_forward) {
     const Plan plan(call, 4);
     const float* x = call.in<float>(0);

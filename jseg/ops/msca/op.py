@@ -1,7 +1,7 @@
 """Multi-scale convolutional attention: the depthwise part of SegNeXt's attention in one read and one write.
 
-SegNeXt (NeurIPS 2022), sec. 3.1, equation 1; MMSegmentation `mscan.py@v1.2.2`, `MSCAAttention` (Apache-2.0), without its
-final 1x1 convolution and the product with the input, which belong to the caller:
+SegNeXt (NeurIPS 2022), sec. 3.1, equation 1; MMSegmentation `mscan.py@v1.2.2`, `MSCAAttention` (Apache-2.0), without
+its final 1x1 convolution and the product with the input, which belong to the caller:
 
     a = conv0(x);  y = a + sum over strips of column(row(a))
 
@@ -21,14 +21,16 @@ def msca(x, w0, b0, strips, *, impl: str = "auto"):
     """conv0 plus the sum of row-column strip pairs applied to conv0's output, all depthwise, stride 1, "same" padding.
 
     Args:
-        strips: list of (w_row (C, 1, 1, k), b_row (C,), w_col (C, 1, k, 1), b_col (C,)); k odd, 1 to 127; up to 8 pairs.
+        strips: list of (w_row (C, 1, 1, k), b_row (C,), w_col (C, 1, k, 1), b_col (C,)); k odd, 1 to 127; up to 8
+            pairs.
         impl: see `jseg.ops.common`.
     Shape:
         x (N, C, H, W); w0 (C, 1, k0, k0) with k0 odd, 1 to 31; b0 (C,) -> (N, C, H, W)
     Raises:
         KernelError: shapes that do not fit, even kernel sizes, an unknown impl.
     """
-    check("msca", len(x.shape) == 4 and min(x.shape) >= 1, f"x is {tuple(x.shape)}, expected (N, C, H, W) with no empty side")
+    check("msca", len(x.shape) == 4 and min(x.shape) >= 1,
+          f"x is {tuple(x.shape)}, expected (N, C, H, W) with no empty side")
     c, k0 = x.shape[1], w0.shape[-1]
     check_shape("msca", "w0", w0, (c, 1, k0, k0))
     check_shape("msca", "b0", b0, (c,))

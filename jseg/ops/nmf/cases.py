@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.nmf.op import nmf
 
 CASES = [

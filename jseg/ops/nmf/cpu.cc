@@ -1,15 +1,18 @@
 // Non-negative matrix factorisation by multiplicative updates, all steps in one call; float32. The maths of forward and
 // backward is in reference.py. Here, per image:
 //
-//   x is copied once into chunks of 64 pixels, [chunk][d][64], so that both products of a step read it in order. One pass
-//   over the chunks does the coefficients' update and adds up x c and c^T c for the bases' update that follows. Every
-//   thread owns a run of chunks and has sums of its own, added in thread order: results repeat at a given thread count.
+//   x is copied once into chunks of 64 pixels, [chunk][d][64], so that both products of a step read it in order. One
+//   pass over the chunks does the coefficients' update and adds up x c and c^T c for the bases' update that follows.
+//   Every thread owns a run of chunks and has sums of its own, added in thread order: results repeat at a given thread
+//   count.
 //
-//   The backward pass walks the steps from the last to the first, again one pass over x each, and keeps what it multiplies
-//   x's gradient from: dx = sum_t b_t z_t^T + sum_t m_t c_t^T, one product of depth (2 steps + 1) R at the end.
+//   The backward pass walks the steps from the last to the first, again one pass over x each, and keeps what it
+//   multiplies x's gradient from: dx = sum_t b_t z_t^T + sum_t m_t c_t^T, one product of depth (2 steps + 1) R at the
+//   end.
 //
-// The rank is padded to `r` = multiple of 16 with columns of zeros, which stay zero. Coefficients are (L, r), bases (D, r).
-// saved (made by the forward pass), per image:  c_0..c_S (L, r), b_0..b_S (D, r), x c_1..x c_S (D, r), c_1^T c_1..c_S^T c_S (r, r).
+// The rank is padded to `r` = multiple of 16 with columns of zeros, which stay zero. Coefficients are (L, r), bases (D,
+// r). saved (made by the forward pass), per image:  c_0..c_S (L, r), b_0..b_S (D, r), x c_1..x c_S (D, r), c_1^T
+// c_1..c_S^T c_S (r, r).
 #include <algorithm>
 #include "call.h"
 #include "product.h"
@@ -26,7 +29,8 @@ struct Plan {
 
     explicit Plan(const Call& call) {
         n = call.integer(0), d = call.integer(1), l = call.integer(2), rank = call.integer(3), steps = call.integer(4);
-        inv_t = static_cast<float>(call.real(5)), eps = static_cast<float>(call.real(6)), one_step = call.integer(7) != 0;
+        inv_t = static_cast<float>(call.real(5)), eps = static_cast<float>(call.real(6)),
+        one_step = call.integer(7) != 0;
         r = round_up(rank, 16);
         chunks = (l + CHUNK - 1) / CHUNK;
     }
@@ -80,7 +84,8 @@ void softmax(const Plan& p, int64_t rows, const float* z, float* to) {
 }
 
 // fresh = old * top / bottom, where bottom = old gram + eps (left in `bottom`); fresh may be old.
-void update(const Plan& p, int64_t rows, const float* old, const float* top, const float* gram, float* bottom, float* fresh) {
+void update(const Plan& p, int64_t rows, const float* old, const float* top, const float* gram, float* bottom,
+            float* fresh) {
     product(rows, p.r, p.r, old, p.r, 1, gram, p.r, bottom, p.r, false);
     for (int64_t i = 0; i < rows * p.r; i += VL) {
         V b = load(bottom + i) + p.eps;
@@ -89,9 +94,11 @@ void update(const Plan& p, int64_t rows, const float* old, const float* top, con
     }
 }
 
-// Back through `update`: from the gradient of fresh (dfresh) to dtop and dold; gram_grad += old^T dbottom. dold may be dfresh.
-void update_back(const Plan& p, int64_t rows, const float* old, const float* top, const float* gram_matrix, const float* bottom,
-                 const float* fresh, const float* dfresh, float* dtop, float* dold, float* dbottom, float* gram_grad) {
+// Back through `update`: from the gradient of fresh (dfresh) to dtop and dold; gram_grad += old^T dbottom. dold may be
+// dfresh.
+void update_back(const Plan& p, int64_t rows, const float* old, const float* top, const float* gram_matrix,
+                 const float* bottom, const float* fresh, const float* dfresh, float* dtop, float* dold, float* dbottom,
+                 float* gram_grad) {
     for (int64_t i = 0; i < rows * p.r; i += VL) {
         V q = load(dfresh + i) / load(bottom + i);
         store(dtop + i, q * load(old + i));
@@ -106,11 +113,13 @@ void update_back(const Plan& p, int64_t rows, const float* old, const float* top
 void transpose(const Plan& p, int64_t rows, const float* from, float* to) {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t k = 0; k < p.r; k++) to[k * CHUNK + i] = from[i * p.r + k];
-    for (int64_t k = 0; rows < CHUNK && k < p.r; k++) std::memset(to + k * CHUNK + rows, 0, (CHUNK - rows) * sizeof(float));
+    for (int64_t k = 0; rows < CHUNK && k < p.r; k++)
+        std::memset(to + k * CHUNK + rows, 0, (CHUNK - rows) * sizeof(float));
 }
 
 // out[d][chunk's pixels] = weights (D, depth) times columns (depth, CHUNK).
-void write_chunk(const Plan& p, int64_t depth, const float* weights, const float* columns, int64_t chunk, float* line, float* out) {
+void write_chunk(const Plan& p, int64_t depth, const float* weights, const float* columns, int64_t chunk, float* line,
+                 float* out) {
     const int64_t width = p.width(chunk);
     float* to = out + chunk * CHUNK;
     if (width == CHUNK) return product(p.d, CHUNK, depth, weights, depth, 1, columns, CHUNK, to, p.l, false);
@@ -156,7 +165,8 @@ struct Forward {
     float *xs, *parts, *threads_memory, *state;
     int64_t part_size, thread_size;
 
-    // One pass: coefficients from `coef_old` to `coef_new` with `bases`; adds x c and c^T c, or writes y if it is the last.
+    // One pass: coefficients from `coef_old` to `coef_new` with `bases`; adds x c and c^T c, or writes y if it is the
+    // last.
     void pass(Share me, bool first, float* coef_old, float* coef_new, const float* bases, float* y) const {
         const int64_t r = p.r, block = CHUNK * r;
         float *part = parts + me.id * part_size, *sums = part + p.d * r;
@@ -198,7 +208,8 @@ struct Forward {
             float* top = all ? saved.top(t) : state;
             add_parts(parts, part_size, me.count, a * r, b * r, top, false);
             for (int64_t i = a; i < b; i += CHUNK)
-                update(p, std::min(CHUNK, b - i), saved.bases(at(t - 1)) + i * r, top + i * r, coef_gram, bottom, saved.bases(at(t)) + i * r);
+                update(p, std::min(CHUNK, b - i), saved.bases(at(t - 1)) + i * r, top + i * r, coef_gram, bottom,
+                       saved.bases(at(t)) + i * r);
             if (all && me.id == 0) std::memcpy(saved.gram(t), coef_gram, r * r * sizeof(float));
             me.wait();
         }
@@ -224,7 +235,8 @@ struct Backward {
         const float* bases = saved.bases(t);
         float *part = parts + me.id * part_size, *sums = part + p.d * r;
         float *memory = threads_memory + me.id * thread_size, *bases_gram = memory, *coef_gram = bases_gram + r * r;
-        float *top = coef_gram + r * r, *bottom = top + block, *dbottom = bottom + block, *fresh_room = dbottom + block, *chunk = fresh_room + block;
+        float *top = coef_gram + r * r, *bottom = top + block, *dbottom = bottom + block, *fresh_room = dbottom + block,
+              *chunk = fresh_room + block;
         gram(p, p.d, bases, bases, bases_gram, false);
         if (t < steps) add_grams(p, parts + p.d * r, part_size, me.count, true, coef_gram);
         me.wait();
@@ -274,14 +286,15 @@ struct Backward {
     // Back through the bases' update b_{t-1} -> b_t: dbases, dtop, and each thread's part of the gram's gradient.
     void bases_back(Share me, int64_t t) const {
         const int64_t r = p.r, a = me.first(p.d), b = me.last(p.d);
-        float *bottom = threads_memory + me.id * thread_size, *dbottom = bottom + CHUNK * r, *fresh = dbottom + CHUNK * r;
+        float *bottom = threads_memory + me.id * thread_size, *dbottom = bottom + CHUNK * r,
+              *fresh = dbottom + CHUNK * r;
         float* sums = parts + me.id * part_size + p.d * r;
         std::memset(sums, 0, r * r * sizeof(float));
         for (int64_t i = a; i < b; i += CHUNK) {
             const int64_t rows = std::min(CHUNK, b - i), q = i * r;
             update(p, rows, saved.bases(t - 1) + q, saved.top(t) + q, saved.gram(t), bottom, fresh);
-            update_back(p, rows, saved.bases(t - 1) + q, saved.top(t) + q, saved.gram(t), bottom, saved.bases(t) + q, dbases + q, dtop + q,
-                        dbases + q, dbottom, sums);
+            update_back(p, rows, saved.bases(t - 1) + q, saved.top(t) + q, saved.gram(t), bottom, saved.bases(t) + q,
+                        dbases + q, dtop + q, dbases + q, dbottom, sums);
             for (int64_t k = 0; k < rows; k++)
                 std::memcpy(weights + (i + k) * depth() + (steps + t) * r, dtop + (i + k) * r, r * sizeof(float));
         }
@@ -318,8 +331,8 @@ struct Backward {
     }
 };
 
-// Runs work(memory, share, n) for every image. With as many images as threads each image has one thread and nobody waits;
-// else all threads share each image in turn. `floats` is what one image needs with `threads` threads on it.
+// Runs work(memory, share, n) for every image. With as many images as threads each image has one thread and nobody
+// waits; else all threads share each image in turn. `floats` is what one image needs with `threads` threads on it.
 template <class Floats, class Work>
 void for_images(const Plan& p, Floats floats, Work work) {
     const int threads = omp_get_max_threads();
@@ -339,19 +352,22 @@ void for_images(const Plan& p, Floats floats, Work work) {
 
 }  // namespace
 
-// inputs x, bases; outputs y and, if the ninth scalar is 1, saved; scalars N, D, L, R, steps, inv_t, eps, one_step, save.
+// inputs x, bases; outputs y and, if the ninth scalar is 1, saved; scalars N, D, L, R, steps, inv_t, eps, one_step,
+// save.
 JSEG_KERNEL(jseg_nmf_forward) {
     const Plan p(call);
     const bool save = call.integer(8) != 0;
     const int64_t steps = save && !p.one_step ? p.steps : 0, per_image = p.saved_size(steps);
-    const int64_t xs = p.chunks * CHUNK * p.d, part = p.d * p.r + p.r * p.r, own = p.r * p.r + 3 * CHUNK * p.r + CHUNK * p.d;
+    const int64_t xs = p.chunks * CHUNK * p.d, part = p.d * p.r + p.r * p.r,
+                  own = p.r * p.r + 3 * CHUNK * p.r + CHUNK * p.d;
     const int64_t state = p.d * p.r + p.chunks * CHUNK * p.r;
     auto floats = [&](int threads) { return xs + threads * (part + own) + state + per_image; };
     for_images(p, floats, [&](float* memory, Share me, int64_t n, int threads) {
         float *parts = memory + xs, *own_memory = parts + threads * part, *last = own_memory + threads * own;
         const Saved saved{p, save ? call.out<float>(1) + n * per_image : last + state, steps};
         const Forward f{p, memory, parts, own_memory, last, part, own};
-        f.image(me, call.in<float>(0) + n * p.d * p.l, call.in<float>(1) + n * p.d * p.rank, call.out<float>(0) + n * p.d * p.l, saved);
+        f.image(me, call.in<float>(0) + n * p.d * p.l, call.in<float>(1) + n * p.d * p.rank,
+                call.out<float>(0) + n * p.d * p.l, saved);
     });
 }
 
@@ -361,13 +377,16 @@ JSEG_KERNEL(jseg_nmf_backward) {
     const int64_t steps = p.one_step ? 0 : p.steps, per_image = p.saved_size(steps), depth = (2 * steps + 1) * p.r;
     const int64_t xs = p.chunks * CHUNK * p.d, part = p.d * p.r + p.r * p.r, coef = p.l * p.r;
     const int64_t own = std::max(2 * p.r * p.r + 4 * CHUNK * p.r, depth * CHUNK) + CHUNK * p.d;
-    auto floats = [&](int threads) { return xs + threads * (part + own) + (steps + 2) * coef + p.d * (2 * p.r + depth); };
+    auto floats = [&](int threads) {
+        return xs + threads * (part + own) + (steps + 2) * coef + p.d * (2 * p.r + depth);
+    };
     for_images(p, floats, [&](float* memory, Share me, int64_t n, int threads) {
         float *parts = memory + xs, *own_memory = parts + threads * part, *z = own_memory + threads * own;
-        float *dcoef = z + (steps + 1) * coef, *dbases = dcoef + coef, *dtop = dbases + p.d * p.r, *weights = dtop + p.d * p.r;
+        float *dcoef = z + (steps + 1) * coef, *dbases = dcoef + coef, *dtop = dbases + p.d * p.r,
+              *weights = dtop + p.d * p.r;
         const Saved saved{p, const_cast<float*>(call.in<float>(1)) + n * per_image, steps};
         const Backward b{p, saved, steps, memory, parts, own_memory, z, dcoef, dbases, weights, dtop, part, own};
-        b.image(me, call.in<float>(0) + n * p.d * p.l, call.in<float>(2) + n * p.d * p.l, call.out<float>(0) + n * p.d * p.l,
-                call.out<float>(1) + n * p.d * p.rank);
+        b.image(me, call.in<float>(0) + n * p.d * p.l, call.in<float>(2) + n * p.d * p.l,
+                call.out<float>(0) + n * p.d * p.l, call.out<float>(1) + n * p.d * p.rank);
     });
 }

@@ -1,10 +1,11 @@
 """Non-negative matrix factorisation by multiplicative updates: the Hamburger of SegNeXt's decoder.
 
 "Is Attention Better Than Matrix Decomposition?" (ICLR 2021), sec. 3; the meaning is MMSegmentation's `NMF2D` in
-`ham_head.py@v1.2.2` (Apache-2.0): softmax start of the coefficients, `steps` updates of coefficients then bases, one last
-update of the coefficients, product. Deviations: the bases to start from are an argument (upstream draws them at each call),
-and the gradient can be taken through all steps ("full", as upstream's PyTorch code does) or through the last update of the
-coefficients only ("one_step", as the paper and the first Jittor code do; the bases then get a zero gradient).
+`ham_head.py@v1.2.2` (Apache-2.0): softmax start of the coefficients, `steps` updates of coefficients then bases, one
+last update of the coefficients, product. Deviations: the bases to start from are an argument (upstream draws them at
+each call), and the gradient can be taken through all steps ("full", as upstream's PyTorch code does) or through the
+last update of the coefficients only ("one_step", as the paper and the first Jittor code do; the bases then get a zero
+gradient).
 """
 
 import jittor as jt
@@ -30,7 +31,8 @@ def nmf(x, bases, *, steps: int, inv_t: float = 1.0, eps: float = 1e-6, grad: st
     Raises:
         KernelError: shapes that do not fit, steps < 0, an unknown grad or impl.
     """
-    check("nmf", len(x.shape) == 3 and min(x.shape) >= 1, f"x is {tuple(x.shape)}, expected (N, D, L) with no empty side")
+    check("nmf", len(x.shape) == 3 and min(x.shape) >= 1,
+          f"x is {tuple(x.shape)}, expected (N, D, L) with no empty side")
     check_shape("nmf", "bases", bases, (x.shape[0], x.shape[1], None))
     check("nmf", isinstance(steps, int) and steps >= 0, f"steps is {steps!r}, expected an integer >= 0")
     check("nmf", grad in ("full", "one_step"), f"grad is {grad!r}, accepted are 'full' and 'one_step'")
@@ -71,7 +73,8 @@ class _Nmf(jt.Function):
         save = not jt.flags.no_grad
         (n, d, length), rank = x.shape, bases.shape[2]
         kept, padded = (steps if grad == "full" else 0), -(-rank // 16) * 16
-        size = n * padded * ((kept + 1) * length + (2 * kept + 1) * d + kept * padded)   # `Plan::saved_size` in cpu.cc; CUDA needs less
+        # `Plan::saved_size` in cpu.cc; CUDA needs less
+        size = n * padded * ((kept + 1) * length + (2 * kept + 1) * d + kept * padded)
         self.scalars = [n, d, length, rank, steps, inv_t, eps, grad == "one_step", save]
         self.run, self.saved, outputs = run, (x, bases.shape), [(x.shape, x.dtype)] + [((size,), "float32")] * save
         y, *self.state = run("jseg_nmf_forward", [x, bases], outputs, self.scalars)

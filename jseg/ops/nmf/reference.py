@@ -1,8 +1,8 @@
 """Non-negative matrix factorisation in NumPy float64, forward and backward. See op.py for the meaning.
 
 The backward pass undoes the updates one by one. With c' = c n / m, n = x^T b, m = c b^T b + eps and q = dc' / m:
-dn = q c, dc = q n + dm b^T b, dm = -q c', dx += b dn^T, db += x dn + b (s + s^T) where s = c^T dm. The bases' update is the
-same with the roles changed.
+dn = q c, dc = q n + dm b^T b, dm = -q c', dx += b dn^T, db += x dn + b (s + s^T) where s = c^T dm. The bases' update is
+the same with the roles changed.
 """
 
 import numpy as np

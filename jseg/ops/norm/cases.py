@@ -1,6 +1,6 @@
 """Shapes of norm for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.norm.op import norm
 
 CASES = [
@@ -30,7 +30,8 @@ FLOOR = 2e-6
 def make(case, rng):
     """Random maps whose channels differ in mean and spread."""
     shape, c = (case.n, case.c, *case.size), case.c
-    x = rng.standard_normal(shape) * rng.uniform(0.5, 2, (c, 1, 1)) + rng.standard_normal((c, 1, 1)) + case.options.get("offset", 0.0)
+    x = rng.standard_normal(shape) * rng.uniform(0.5, 2, (c, 1, 1)) + rng.standard_normal((c, 1, 1)) + case.options.get(
+        "offset", 0.0)
     inputs = {"x": x, "weight": rng.uniform(0.5, 1.5, c), "bias": rng.standard_normal(c) * 0.5}
     inputs.update((key, case.options[key]) for key in ("over", "groups", "activation") if key in case.options)
     if case.options.get("residual"):

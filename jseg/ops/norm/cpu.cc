@@ -1,8 +1,9 @@
-// Normalisation on the CPU: y = activation((x - mean) * rstd * weight[c] + bias[c] + residual), rstd = 1 / sqrt(variance + eps).
+// Normalisation on the CPU: y = activation((x - mean) * rstd * weight[c] + bias[c] + residual), rstd = 1 /
+// sqrt(variance + eps).
 //
-// Statistics over "batch" (one set of values a channel) or "group" (one a picture and group of channels): a set is a list of
-// pixel rows, small enough to stay in the second-level cache, and one thread walks it: sum, centred squares, result. Over
-// "position" (one set a picture and pixel, all channels): blocks of pixels, vectors along the pixels.
+// Statistics over "batch" (one set of values per channel) or "group" (one per picture and group of channels): a set is
+// a list of pixel rows, small enough to stay in the second-level cache, and one thread walks it: sum, centred squares,
+// result. Over "position" (one set per picture and pixel, all channels): blocks of pixels, vectors along the pixels.
 // Backward, with dz = dy * activation'(z), g = weight[c] dz and xhat = (x - mean) rstd:
 //     dx = rstd (g - mean(g) - xhat mean(g xhat)),  dweight[c] = sum dz xhat,  dbias[c] = sum dz,  dresidual = dz.
 // Partial sums have a size that depends on the shape only, so no result depends on the number of threads.
@@ -17,7 +18,8 @@ using namespace jseg;
 namespace {
 
 enum Activation { NONE, RELU, GELU };
-constexpr int64_t CHUNK = 1024, BLOCK = 4 * VL, BLOCKS_A_JOB = 16;   // floats of one partial sum; pixels of a block; blocks of a job
+// floats of one partial sum; pixels of a block; blocks of a job
+constexpr int64_t CHUNK = 1024, BLOCK = 4 * VL, BLOCKS_A_JOB = 16;
 
 JSEG_INLINE V activated(V z, int64_t activation) {
     if (activation == RELU) return vmax(z, V{});
@@ -51,7 +53,8 @@ JSEG_INLINE double squares_about(const float* from, float mean, int64_t pixels) 
 }
 
 // y = activation((x - mean) scale + shift + residual) over the row that begins at `at`; `residual` may be null.
-JSEG_INLINE void finish_row(const float* x, const float* residual, float* y, int64_t at, int64_t pixels, float mean, V scale, V shift, int64_t activation) {
+JSEG_INLINE void finish_row(const float* x, const float* residual, float* y, int64_t at, int64_t pixels, float mean,
+                            V scale, V shift, int64_t activation) {
     for (int64_t i = 0; i < pixels; i += VL) {
         const int64_t left = pixels - i;
         V z = (load_part(x + at + i, left) - mean) * scale + shift;
@@ -64,7 +67,8 @@ struct Shape {
     int64_t n, c, pixels, groups, activation, sets, rows;   // groups 0: over the batch
     double eps;
     explicit Shape(const Call& call)
-        : n(call.integer(0)), c(call.integer(1)), pixels(call.integer(2)), groups(call.integer(3)), activation(call.integer(4)), eps(call.real(5)) {
+        : n(call.integer(0)), c(call.integer(1)), pixels(call.integer(2)), groups(call.integer(3)),
+          activation(call.integer(4)), eps(call.real(5)) {
         sets = groups ? n * groups : c;
         rows = groups ? c / groups : n;
     }
@@ -78,10 +82,12 @@ float rstd_of(float variance, double eps) { return float(1.0 / std::sqrt(varianc
 
 #include "sync.h"
 
-// in: x (N, C, P), weight (C), bias (C), residual or absent; out: y, mean (sets), variance (sets); N C P groups activation eps
+// in: x (N, C, P), weight (C), bias (C), residual or absent; out: y, mean (sets), variance (sets); N C P groups
+// activation eps
 JSEG_KERNEL(jseg_norm_forward) {
     const Shape s(call);
-    const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2), *residual = call.in<float>(3);
+    const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2),
+                *residual = call.in<float>(3);
     float *y = call.out<float>(0), *means = call.out<float>(1), *variances = call.out<float>(2);
 #pragma omp parallel
     {
@@ -91,7 +97,8 @@ JSEG_KERNEL(jseg_norm_forward) {
             double total = 0, squares = 0;
             for (int64_t r = 0; r < s.rows; r++) {
                 const float* from = x + s.row(set, r) * s.pixels;
-                total += row_total(s.pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) { return load_part(from + i, left); });
+                total += row_total(s.pixels, [&](int64_t i, int64_t left)
+                                                 __attribute__((always_inline)) { return load_part(from + i, left); });
             }
             const float mean = float(total / double(s.rows * s.pixels));
             for (int64_t r = 0; r < s.rows; r++) squares += squares_about(x + s.row(set, r) * s.pixels, mean, s.pixels);
@@ -107,13 +114,16 @@ JSEG_KERNEL(jseg_norm_forward) {
     }
 }
 
-// in: x, weight, bias, residual, mean, variance, dy, dy_again, dx_more (the last three may be absent; the first two are added up,
-// the last is added to dx); out: dx, dweight, dbias[, dresidual]; scalars as forward
+// in: x, weight, bias, residual, mean, variance, dy, dy_again, dx_more (the last three may be absent; the first two are
+// added up, the last is added to dx); out: dx, dweight, dbias[, dresidual]; scalars as forward
 JSEG_KERNEL(jseg_norm_backward) {
     const Shape s(call);
-    const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2), *residual = call.in<float>(3);
-    const float *means = call.in<float>(4), *variances = call.in<float>(5), *dy = call.in<float>(6), *again = call.in<float>(7), *more = call.in<float>(8);
-    float *dx = call.out<float>(0), *dweight = call.out<float>(1), *dbias = call.out<float>(2), *dresidual = call.output_count > 3 ? call.out<float>(3) : nullptr;
+    const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2),
+                *residual = call.in<float>(3);
+    const float *means = call.in<float>(4), *variances = call.in<float>(5), *dy = call.in<float>(6),
+                *again = call.in<float>(7), *more = call.in<float>(8);
+    float *dx = call.out<float>(0), *dweight = call.out<float>(1), *dbias = call.out<float>(2),
+          *dresidual = call.output_count > 3 ? call.out<float>(3) : nullptr;
     std::vector<double> row_sums(2 * s.n * s.c);   // of each row: dz, dz xhat
 #pragma omp parallel
     {
@@ -162,7 +172,8 @@ JSEG_KERNEL(jseg_norm_backward) {
 #pragma omp for schedule(static)
         for (int64_t channel = 0; channel < s.c; channel++) {
             double z = 0, x_hat = 0;
-            for (int64_t image = 0; image < s.n; image++) z += row_sums[2 * (image * s.c + channel)], x_hat += row_sums[2 * (image * s.c + channel) + 1];
+            for (int64_t image = 0; image < s.n; image++)
+                z += row_sums[2 * (image * s.c + channel)], x_hat += row_sums[2 * (image * s.c + channel) + 1];
             dbias[channel] = float(z), dweight[channel] = float(x_hat);
         }
     }
@@ -171,7 +182,8 @@ JSEG_KERNEL(jseg_norm_backward) {
 // Over positions. As forward, but mean and variance are (N, P).
 JSEG_KERNEL(jseg_norm_position_forward) {
     const Shape s(call);
-    const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2), *residual = call.in<float>(3);
+    const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2),
+                *residual = call.in<float>(3);
     float *y = call.out<float>(0), *means = call.out<float>(1), *variances = call.out<float>(2);
     const int64_t vectors = (s.pixels + VL - 1) / VL;
     const float share = 1.0f / float(s.c);
@@ -180,7 +192,8 @@ JSEG_KERNEL(jseg_norm_position_forward) {
         NoDenormals guard;
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < s.n * vectors; job++) {
-            const int64_t image = job / vectors, p = job % vectors * VL, left = s.pixels - p, at = image * s.c * s.pixels + p;
+            const int64_t image = job / vectors, p = job % vectors * VL, left = s.pixels - p,
+                          at = image * s.c * s.pixels + p;
             V mean{}, variance{};
             for (int64_t c = 0; c < s.c; c++) mean += load_part(x + at + c * s.pixels, left);
             mean *= share;
@@ -206,9 +219,12 @@ JSEG_KERNEL(jseg_norm_position_forward) {
 // Over positions. Inputs and outputs as backward.
 JSEG_KERNEL(jseg_norm_position_backward) {
     const Shape s(call);
-    const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2), *residual = call.in<float>(3);
-    const float *means = call.in<float>(4), *variances = call.in<float>(5), *dy = call.in<float>(6), *again = call.in<float>(7), *more = call.in<float>(8);
-    float *dx = call.out<float>(0), *dweight = call.out<float>(1), *dbias = call.out<float>(2), *dresidual = call.output_count > 3 ? call.out<float>(3) : nullptr;
+    const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2),
+                *residual = call.in<float>(3);
+    const float *means = call.in<float>(4), *variances = call.in<float>(5), *dy = call.in<float>(6),
+                *again = call.in<float>(7), *more = call.in<float>(8);
+    float *dx = call.out<float>(0), *dweight = call.out<float>(1), *dbias = call.out<float>(2),
+          *dresidual = call.output_count > 3 ? call.out<float>(3) : nullptr;
     const int64_t per_image = (s.pixels + BLOCK * BLOCKS_A_JOB - 1) / (BLOCK * BLOCKS_A_JOB), jobs = s.n * per_image;
     const float share = 1.0f / float(s.c);
     std::vector<float> partial(2 * jobs * s.c);
@@ -218,11 +234,13 @@ JSEG_KERNEL(jseg_norm_position_backward) {
         std::vector<float> lanes(2 * s.c * VL);
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < jobs; job++) {
-            const int64_t image = job / per_image, first = job % per_image * BLOCK * BLOCKS_A_JOB, last = std::min(s.pixels, first + BLOCK * BLOCKS_A_JOB);
+            const int64_t image = job / per_image, first = job % per_image * BLOCK * BLOCKS_A_JOB,
+                          last = std::min(s.pixels, first + BLOCK * BLOCKS_A_JOB);
             std::fill(lanes.begin(), lanes.end(), 0.0f);
             for (int64_t p = first; p < last; p += VL) {
                 const int64_t left = s.pixels - p, at = image * s.c * s.pixels + p;
-                const V mean = load_part(means + image * s.pixels + p, left), variance = load_part(variances + image * s.pixels + p, left);
+                const V mean = load_part(means + image * s.pixels + p, left),
+                        variance = load_part(variances + image * s.pixels + p, left);
                 V rstd, sum_g{}, sum_gx{};
                 for (int i = 0; i < VL; i++) rstd[i] = rstd_of(variance[i], s.eps);
                 for (int64_t c = 0; c < s.c; c++) {
@@ -256,7 +274,8 @@ JSEG_KERNEL(jseg_norm_position_backward) {
 #pragma omp for schedule(static)
         for (int64_t c = 0; c < s.c; c++) {
             double z = 0, x_hat = 0;
-            for (int64_t job = 0; job < jobs; job++) z += partial[(job * s.c + c) * 2], x_hat += partial[(job * s.c + c) * 2 + 1];
+            for (int64_t job = 0; job < jobs; job++)
+                z += partial[(job * s.c + c) * 2], x_hat += partial[(job * s.c + c) * 2 + 1];
             dbias[c] = float(z), dweight[c] = float(x_hat);
         }
     }

@@ -1,23 +1,26 @@
-// Normalisation on CUDA: y = act(z), z = xhat w[c] + b[c] + residual, xhat = (x - mean) rstd, rstd = 1 / sqrt(variance + eps).
+// Normalisation on CUDA: y = act(z), z = xhat w[c] + b[c] + residual, xhat = (x - mean) rstd, rstd = 1 / sqrt(variance
+// + eps).
 //
 // A set is what mean and variance are taken over: a channel of all pictures ("batch"), a group of channels of a picture
 // ("group"), or the channels of a pixel ("position"). With dz = (dy + dy_again) act'(z) and g = w[c] dz:
 //     dx = rstd (g - mean(g) - xhat mean(g xhat)) + dx_more,  dw[c] = sum dz xhat,  db[c] = sum dz,  dresidual = dz.
 //
-// Layout: x, y, residual and their gradients (N, C, P) of type T with P = H W pixels; w, b (C), statistics and gradients of
-// w, b float. A row is the pixels of one picture's channel. Batch and group: a block holds 4096 neighbouring values in
-// registers and reports their mean m, sum of distances x - m and sum of squared distances; a set's parts are then put together
-// in double, so a mean that is large against the spread costs no digits and x is read once. Position: 32 pixels a block,
-// 8 threads each. The backward pass computes z and dz again in both of its passes over the maps instead of saving them.
+// Layout: x, y, residual and their gradients (N, C, P) of type T with P = H W pixels; w, b (C), statistics and
+// gradients of w, b float. A row is the pixels of one picture's channel. Batch and group: a block holds 4096
+// neighbouring values in registers and reports their mean m, sum of distances x - m and sum of squared distances; a
+// set's parts are then put together in double, so a mean that is large against the spread costs no digits and x is read
+// once. Position: 32 pixels per block, 8 threads each. The backward pass computes z and dz again in both of its passes
+// over the maps instead of saving them.
 #include "cuda_base.cuh"
 
 namespace {
 using namespace jseg;
 
 enum Activation { NONE, RELU, GELU };
-constexpr int THREADS = 256, HELD = 16, RUN = THREADS * HELD;   // values a thread holds for statistics; values a block
+// values a thread holds for statistics; values per block
+constexpr int THREADS = 256, HELD = 16, RUN = THREADS * HELD;
 constexpr int EACH = 4, CHUNK = THREADS * EACH;                 // pixels of a row that a thread and a block work on
-constexpr int LANES = 32, SLICES = THREADS / LANES;             // position: pixels of a block, threads a pixel
+constexpr int LANES = 32, SLICES = THREADS / LANES;             // position: pixels of a block, threads per pixel
 constexpr int FEW = 64;                                         // threads that put the parts of one set together
 
 struct NormShape {
@@ -30,7 +33,9 @@ struct NormShape {
           act(int(call.integer(4))), eps(float(call.real(5))) {}
     int64_t sets() const { return position ? n * p : groups ? n * groups : c; }
     __host__ __device__ int64_t rows_of_set() const { return groups ? c / groups : n; }
-    __device__ int64_t row_of_set(int64_t set, int64_t i) const { return groups ? set * rows_of_set() + i : i * c + set; }
+    __device__ int64_t row_of_set(int64_t set, int64_t i) const {
+        return groups ? set * rows_of_set() + i : i * c + set;
+    }
     int64_t cuts() const { return ceil_div(p, CHUNK); }
     // Neighbouring values of one set: a whole group, or a row of the batch.
     __host__ __device__ int64_t run_length() const { return groups ? rows_of_set() * p : p; }
@@ -49,11 +54,17 @@ template <class T> struct Row {
     int64_t at, set;   // first pixel of the row; its statistics, or, over positions, those of its first pixel
     float weight, bias;
     __device__ Row(const Source<T>& from, int64_t row)
-        : from(from), at(row * from.s.p), set(from.s.position ? row / from.s.c * from.s.p : from.s.groups ? row / from.s.rows_of_set() : row % from.s.c),
+        : from(from), at(row * from.s.p), set(from.s.position ? row / from.s.c * from.s.p
+                                              : from.s.groups ? row / from.s.rows_of_set()
+                                                              : row % from.s.c),
           weight(from.weight[row % from.s.c]), bias(from.bias[row % from.s.c]) {}
     __device__ __forceinline__ int64_t statistic(int64_t p) const { return from.s.position ? set + p : set; }
-    __device__ __forceinline__ float rstd(int64_t p) const { return 1.0f / sqrtf(from.variance[statistic(p)] + from.s.eps); }
-    __device__ __forceinline__ float hat(int64_t p) const { return (to_float(from.x[at + p]) - from.mean[statistic(p)]) * rstd(p); }
+    __device__ __forceinline__ float rstd(int64_t p) const {
+        return 1.0f / sqrtf(from.variance[statistic(p)] + from.s.eps);
+    }
+    __device__ __forceinline__ float hat(int64_t p) const {
+        return (to_float(from.x[at + p]) - from.mean[statistic(p)]) * rstd(p);
+    }
     __device__ __forceinline__ float before(int64_t p, float hat) const {
         const float z = hat * weight + bias;
         return from.residual ? z + to_float(from.residual[at + p]) : z;
@@ -71,9 +82,9 @@ template <class T> struct Slope {   // dz; a null gradient is zero
     }
 };
 
-// ---- statistics -------------------------------------------------------------------------------------------------------
+// ---- statistics -----------------------------------------------------------------------------------------------------
 
-// One block a part of a run: parts[0..2] <- mean m, sum of x - m, sum of (x - m)^2.
+// One block per part of a run: parts[0..2] <- mean m, sum of x - m, sum of (x - m)^2.
 template <class T> __global__ void __launch_bounds__(THREADS) run_moments(NormShape s, const T* x, float* parts) {
     JSEG_SHARED(float, room, THREADS / WARP);
     JSEG_SHARED(float, more_room, THREADS / WARP);
@@ -103,8 +114,9 @@ template <class T> __global__ void __launch_bounds__(THREADS) run_moments(NormSh
     to[0] = mean, to[1] = rest, to[2] = squares;
 }
 
-// One block a set: its parts -> mean and variance.
-static __global__ void __launch_bounds__(FEW) finish_moments(NormShape s, const float* parts, float* means, float* variances) {
+// One block per set: its parts -> mean and variance.
+static __global__ void __launch_bounds__(FEW)
+    finish_moments(NormShape s, const float* parts, float* means, float* variances) {
     JSEG_SHARED(double, room, FEW / WARP);
     JSEG_SHARED(double, shared_mean, 1);
     const int64_t set = blockIdx.x, cuts = s.run_cuts(), runs = s.groups ? 1 : s.n;
@@ -138,10 +150,12 @@ __device__ __forceinline__ float over_slices(float v, float* room) {
     return total;
 }
 
-// 32 pixels a block: mean and variance over the channels.
-template <class T> __global__ void __launch_bounds__(THREADS) position_moments(NormShape s, const T* x, float* means, float* variances) {
+// 32 pixels per block: mean and variance over the channels.
+template <class T> __global__ void __launch_bounds__(THREADS)
+    position_moments(NormShape s, const T* x, float* means, float* variances) {
     JSEG_SHARED(float, room, THREADS);
-    const int64_t tiles = ceil_div(s.p, LANES), image = blockIdx.x / tiles, p = blockIdx.x % tiles * LANES + threadIdx.x % LANES;
+    const int64_t tiles = ceil_div(s.p, LANES), image = blockIdx.x / tiles,
+                  p = blockIdx.x % tiles * LANES + threadIdx.x % LANES;
     const bool inside = p < s.p;
     const int slice = int(threadIdx.x) / LANES;
     x += image * s.c * s.p + p;
@@ -156,10 +170,11 @@ template <class T> __global__ void __launch_bounds__(THREADS) position_moments(N
     if (inside && slice == 0) means[image * s.p + p] = mean, variances[image * s.p + p] = squares;
 }
 
-// ---- the pass forward, and the two backward ---------------------------------------------------------------------------
+// ---- the pass forward, and the two backward -------------------------------------------------------------------------
 
 // A block's part of a row; body(row, pixel) for each pixel of this thread.
-template <class T, class Body> __device__ __forceinline__ void each_pixel(const Source<T>& from, int64_t cuts, Body body) {
+template <class T, class Body> __device__ __forceinline__ void each_pixel(const Source<T>& from, int64_t cuts,
+                                                                          Body body) {
     const Row<T> row(from, blockIdx.x / cuts);
     const int64_t first = blockIdx.x % cuts * CHUNK + threadIdx.x;
     JSEG_UNROLL
@@ -175,7 +190,8 @@ template <class T> __global__ void __launch_bounds__(THREADS) normalise(Source<T
 }
 
 // parts[block] <- sums of dz and dz xhat over the block's part of a row.
-template <class T> __global__ void __launch_bounds__(THREADS) row_parts(Source<T> from, Slope<T> slope, int64_t cuts, float2* parts) {
+template <class T> __global__ void __launch_bounds__(THREADS)
+    row_parts(Source<T> from, Slope<T> slope, int64_t cuts, float2* parts) {
     JSEG_SHARED(float, room, THREADS / WARP);
     JSEG_SHARED(float, more_room, THREADS / WARP);
     float sum_z = 0, sum_x = 0;
@@ -187,8 +203,9 @@ template <class T> __global__ void __launch_bounds__(THREADS) row_parts(Source<T
     if (threadIdx.x == 0) parts[blockIdx.x] = {sum_z, sum_x};
 }
 
-// One block a channel: dw and db.
-static __global__ void __launch_bounds__(FEW) finish_channels(NormShape s, int64_t cuts, const float2* parts, float* dweight, float* dbias) {
+// One block per channel: dw and db.
+static __global__ void __launch_bounds__(FEW)
+    finish_channels(NormShape s, int64_t cuts, const float2* parts, float* dweight, float* dbias) {
     JSEG_SHARED(double, room, FEW / WARP);
     JSEG_SHARED(double, more_room, FEW / WARP);
     const int64_t c = blockIdx.x;
@@ -201,8 +218,9 @@ static __global__ void __launch_bounds__(FEW) finish_channels(NormShape s, int64
     if (threadIdx.x == 0) dbias[c] = float(sum_z), dweight[c] = float(sum_x);
 }
 
-// One block a set: means of g and g xhat.
-static __global__ void __launch_bounds__(FEW) finish_sets(NormShape s, int64_t cuts, const float2* parts, const float* weight, float2* means) {
+// One block per set: means of g and g xhat.
+static __global__ void __launch_bounds__(FEW)
+    finish_sets(NormShape s, int64_t cuts, const float2* parts, const float* weight, float2* means) {
     JSEG_SHARED(double, room, FEW / WARP);
     JSEG_SHARED(double, more_room, FEW / WARP);
     double sum_g = 0, sum_gx = 0;
@@ -216,12 +234,14 @@ static __global__ void __launch_bounds__(FEW) finish_sets(NormShape s, int64_t c
     if (threadIdx.x == 0) means[blockIdx.x] = {float(sum_g / count), float(sum_gx / count)};
 }
 
-// 32 pixels a block: means of g and g xhat over the channels. Few channels close together make rstd large, and with it the
-// rounding of the saved mean: xhat then has a mean `off` of its own, which the means take out again.
-template <class T> __global__ void __launch_bounds__(THREADS) position_means(Source<T> from, Slope<T> slope, float2* means) {
+// 32 pixels per block: means of g and g xhat over the channels. Few channels close together make rstd large, and with
+// it the rounding of the saved mean: xhat then has a mean `off` of its own, which the means take out again.
+template <class T> __global__ void __launch_bounds__(THREADS)
+    position_means(Source<T> from, Slope<T> slope, float2* means) {
     JSEG_SHARED(float, room, THREADS);
     const NormShape& s = from.s;
-    const int64_t tiles = ceil_div(s.p, LANES), image = blockIdx.x / tiles, p = blockIdx.x % tiles * LANES + threadIdx.x % LANES;
+    const int64_t tiles = ceil_div(s.p, LANES), image = blockIdx.x / tiles,
+                  p = blockIdx.x % tiles * LANES + threadIdx.x % LANES;
     const bool inside = p < s.p;
     const int slice = int(threadIdx.x) / LANES;
     float sum_g = 0, sum_gx = 0, off = 0;
@@ -237,7 +257,8 @@ template <class T> __global__ void __launch_bounds__(THREADS) position_means(Sou
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) back_to_input(Source<T> from, Slope<T> slope, int64_t cuts, const float2* means, const T* more, T* dx, T* dresidual) {
+__global__ void __launch_bounds__(THREADS) back_to_input(Source<T> from, Slope<T> slope, int64_t cuts,
+                                                         const float2* means, const T* more, T* dx, T* dresidual) {
     each_pixel(from, cuts, [&](const Row<T>& row, int64_t p) {
         const float2 mean = means[row.statistic(p)];
         const float hat = row.hat(p), dz = slope(row, p, hat);
@@ -247,7 +268,7 @@ __global__ void __launch_bounds__(THREADS) back_to_input(Source<T> from, Slope<T
     });
 }
 
-// ---- calls ------------------------------------------------------------------------------------------------------------
+// ---- calls ----------------------------------------------------------------------------------------------------------
 
 template <class T> void forward(const Call& call, Workspace& work, bool position) {
     const NormShape s(call, position);
@@ -269,14 +290,15 @@ template <class T> void backward(const Call& call, Workspace& work, bool positio
     const NormShape s(call, position);
     float2 *parts = work.take<float2>(s.n * s.c * s.cuts()), *means = work.take<float2>(s.sets());
     if (work.measuring()) return;
-    const Source<T> from{s, call.in<T>(0), call.in<T>(3), call.in<float>(1), call.in<float>(2), call.in<float>(4), call.in<float>(5)};
+    const Source<T> from{
+        s, call.in<T>(0), call.in<T>(3), call.in<float>(1), call.in<float>(2), call.in<float>(4), call.in<float>(5)};
     const Slope<T> slope{call.in<T>(6), call.in<T>(7)};
     JSEG_LAUNCH((row_parts<T>), s.n * s.c * s.cuts(), THREADS, from, slope, s.cuts(), parts);
     JSEG_LAUNCH(finish_channels, s.c, FEW, s, s.cuts(), parts, call.out<float>(1), call.out<float>(2));
     if (position) JSEG_LAUNCH((position_means<T>), s.n * ceil_div(s.p, LANES), THREADS, from, slope, means);
     else JSEG_LAUNCH(finish_sets, s.sets(), FEW, s, s.cuts(), parts, from.weight, means);
-    JSEG_LAUNCH((back_to_input<T>), s.n * s.c * s.cuts(), THREADS, from, slope, s.cuts(), means, call.in<T>(8), call.out<T>(0),
-                call.output_count > 3 ? call.out<T>(3) : nullptr);
+    JSEG_LAUNCH((back_to_input<T>), s.n * s.c * s.cuts(), THREADS, from, slope, s.cuts(), means, call.in<T>(8),
+                call.out<T>(0), call.output_count > 3 ? call.out<T>(3) : nullptr);
 }
 
 }  // namespace
@@ -285,6 +307,7 @@ template <class T> void backward(const Call& call, Workspace& work, bool positio
 JSEG_CUDA_KERNEL(jseg_norm_forward) { forward<T>(call, work, false); }
 JSEG_CUDA_KERNEL(jseg_norm_position_forward) { forward<T>(call, work, true); }
 
-// inputs x, w, b, residual, mean, variance, dy, dy_again, dx_more, each of the last three or None; outputs dx, dw, db [, dresidual]
+// inputs x, w, b, residual, mean, variance, dy, dy_again, dx_more, each of the last three or None; outputs dx, dw, db
+// [, dresidual]
 JSEG_CUDA_KERNEL(jseg_norm_backward) { backward<T>(call, work, false); }
 JSEG_CUDA_KERNEL(jseg_norm_position_backward) { backward<T>(call, work, true); }

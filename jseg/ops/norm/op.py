@@ -1,9 +1,9 @@
 """Batch, group and layer normalisation of maps with an activation and a residual in the same pass.
 
-Ioffe & Szegedy, ICML 2015; Wu & He, ECCV 2018; Ba et al., 2016. The mean comes first, then the variance of the distances from
-it: E[x^2] - E[x]^2, which Jittor's own norms use, cancels in float32 when the mean is large against the spread. The kernels
-read a channel or group once from memory for its statistics and compute activation and residual again in the backward pass
-instead of saving them.
+Ioffe & Szegedy, ICML 2015; Wu & He, ECCV 2018; Ba et al., 2016. The mean comes first, then the variance of the
+distances from it: E[x^2] - E[x]^2, which Jittor's own norms use, cancels in float32 when the mean is large against the
+spread. The kernels read a channel or group once from memory for its statistics and compute activation and residual
+again in the backward pass instead of saving them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ _ACTIVATIONS = (None, "relu", "gelu")
 _OVER = ("batch", "group", "position")
 
 
-def norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, over: str, groups: int = 1, eps: float = 1e-5, activation: str | None = None,
-         residual: jt.Var | None = None, sync: bool = False, fork: bool = False, impl: str = "auto") -> tuple:
+def norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, over: str, groups: int = 1, eps: float = 1e-5,
+         activation: str | None = None, residual: jt.Var | None = None, sync: bool = False, fork: bool = False,
+         impl: str = "auto") -> tuple:
     """y = activation((x - mean) / sqrt(variance + eps) * weight + bias + residual), with the statistics it used.
 
     Args:
-        over: what mean and variance are taken over: "batch" (all pictures and pixels of a channel), "group" (`groups` groups of
-            consecutive channels of one picture, all pixels) or "position" (the channels of one pixel).
+        over: what mean and variance are taken over: "batch" (all pictures and pixels of a channel), "group" (`groups`
+            groups of consecutive channels of one picture, all pixels) or "position" (the channels of one pixel).
         activation: None, "relu" or "gelu" (exact, by erf).
         sync: under MPI, take the statistics of "batch" over all ranks; on CUDA this runs the plain path.
         fork: also return y and x for a second use; their gradients are then added up inside this operation.
     Shape:
-        x, residual: (N, C, H, W) float32; weight, bias: (C,) -> y (N, C, H, W); mean and biased variance (C,), (N, G) or (N, H * W).
-        The CUDA kernel also takes float16 and bfloat16 maps; statistics and sums are float32 all the same.
+        x, residual: (N, C, H, W) float32; weight, bias: (C,) -> y (N, C, H, W); mean and biased variance (C,), (N, G)
+        or (N, H * W). The CUDA kernel also takes float16 and bfloat16 maps; statistics and sums are float32 all the
+        same.
     Returns:
         (y, mean, variance), with `fork` (y, mean, variance, y, x). Mean and variance carry no gradient.
     Raises:
@@ -81,8 +83,8 @@ class _Norm(jt.Function):
 def moments(x: jt.Var, dims: list[int], *, sync: bool = False) -> tuple[jt.Var, jt.Var, int]:
     """Mean and biased variance over `dims`, kept as size-1 axes, and the number of values each is taken over.
 
-    The plain path's statistics. With `sync` under MPI, and pictures on axis 0, they span the batches of all ranks: the mean comes
-    first, then the squared distances from that common mean. Ranks may hold different numbers of pictures.
+    The plain path's statistics. With `sync` under MPI, and pictures on axis 0, they span the batches of all ranks: the
+    mean comes first, then the squared distances from that common mean. Ranks may hold different numbers of pictures.
     """
     count = 1
     for dim in dims:
@@ -100,13 +102,15 @@ def moments(x: jt.Var, dims: list[int], *, sync: bool = False) -> tuple[jt.Var, 
 
 def _check(x, weight, bias, residual, over, groups, activation) -> None:
     """Raise KernelError unless the arguments fit."""
-    check("norm", x.ndim == 4 and min(x.shape) >= 1, f"x is {tuple(x.shape)}; accepted: (N, C, H, W) with no empty side")
+    check("norm", x.ndim == 4 and min(x.shape) >= 1,
+          f"x is {tuple(x.shape)}; accepted: (N, C, H, W) with no empty side")
     check_shape("norm", "weight", weight, (x.shape[1],))
     check_shape("norm", "bias", bias, (x.shape[1],))
     if residual is not None:
         check_same("norm", x=x, residual=residual)
     check("norm", over in _OVER, f"over is {over!r}; accepted: {', '.join(_OVER)}")
-    check("norm", groups >= 1 and x.shape[1] % groups == 0, f"groups={groups} must divide the channel count {x.shape[1]}")
+    check("norm", groups >= 1 and x.shape[1] % groups == 0,
+          f"groups={groups} must divide the channel count {x.shape[1]}")
     check("norm", activation in _ACTIVATIONS, f"activation is {activation!r}; accepted: None, 'relu', 'gelu'")
 
 

@@ -6,7 +6,9 @@ from jseg.ops.pointwise.reference import gelu, gelu_slope
 
 
 def _sets(x, over, groups):
-    """x as an array whose `axes` are the values of one set of statistics, and the shape the statistics are reported in."""
+    """x as an array whose `axes` are the values of one set of statistics,
+    and the shape the statistics are reported in.
+    """
     n, c, h, w = x.shape
     if over == "group":
         return x.reshape(n, groups, -1), (2,), (n, groups)

@@ -1,6 +1,6 @@
 """Shapes of pointwise for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.pointwise.op import pointwise
 
 CASES = [
@@ -18,8 +18,10 @@ CASES = [
     Case("branch", n=3, c=9, out=11, size=(5, 13), more=("residual", "scale", "factor", "shortcut")),
     Case("branch_long_rows", n=2, c=3, out=4, size=(40, 41), more=("residual", "scale", "factor", "shortcut")),
     Case("dropped", n=2, c=5, out=7, size=(5, 7), more=("factor", "shortcut")),
-    Case("affine_input", n=2, c=5, out=7, size=(5, 7), more=("input_scale", "input_shift", "residual", "residual_scale", "scale", "shortcut")),
-    Case("branch_stage1", n=2, c=32, out=32, size=(128, 128), more=("residual", "scale", "factor", "shortcut"), bench=True),
+    Case("affine_input", n=2, c=5, out=7, size=(5, 7),
+         more=("input_scale", "input_shift", "residual", "residual_scale", "scale", "shortcut")),
+    Case("branch_stage1", n=2, c=32, out=32, size=(128, 128), more=("residual", "scale", "factor", "shortcut"),
+         bench=True),
     Case("stage1", n=2, c=32, out=32, size=(128, 128), activation="gelu", bench=True),
     Case("stage2", n=2, c=64, out=64, size=(64, 64), activation="gelu", bench=True),
     Case("stage3", n=2, c=160, out=160, size=(32, 32), bench=True),
@@ -33,7 +35,8 @@ FLOOR = 1e-6
 def make(case, rng):
     """Random input, weights of unit gain."""
     inputs = {"x": rng.standard_normal((case.n, case.c, *case.size)) * case.options.get("scale", 1.0),
-              "weight": rng.standard_normal((case.out, case.c, 1, 1)) / case.c ** 0.5, "bias": rng.standard_normal(case.out)}
+              "weight": rng.standard_normal((case.out, case.c, 1, 1)) / case.c ** 0.5,
+              "bias": rng.standard_normal(case.out)}
     maps, vectors = (case.n, case.out, *case.size), {"input_scale": case.c, "input_shift": case.c, "factor": case.n}
     for name in case.options.get("more", ()):
         shape = maps if name in ("gate", "residual", "shortcut") else vectors.get(name, case.out)

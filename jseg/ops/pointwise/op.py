@@ -1,7 +1,9 @@
-"""1x1 convolution as a matrix product over pixels, fused with what surrounds it in attention blocks and residual branches.
+"""1x1 convolution as a matrix product over pixels,
+fused with what surrounds it in attention blocks and residual branches.
 
-Fused before it: a per-channel affine map of the input (a BatchNorm at inference). Fused behind it: GELU, a gate, a residual, a
-per-channel scale, a per-picture factor (stochastic depth), a shortcut. The plain path runs them as operations of their own.
+Fused before it: a per-channel affine map of the input (a BatchNorm at inference). Fused behind it: GELU, a gate, a
+residual, a per-channel scale, a per-picture factor (stochastic depth), a shortcut. The plain path runs them as
+operations of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ class _Pointwise(jt.Function):
 
     def execute(self, x, weight, bias, gate, residual, scale, factor, shortcut, activation, constants, run):
         residual_scale, input_scale, input_shift = constants
-        self.saved, self.has_shortcut, self.run = (x, weight, bias, gate, residual, scale, factor), shortcut is not None, run
+        self.saved, self.has_shortcut, self.run = (x, weight, bias, gate, residual, scale,
+                                                   factor), shortcut is not None, run
         n, c, h, w = x.shape
         self.scalars = [n, c, weight.shape[0], h * w, activation == "gelu"]
         more = [gate, residual, residual_scale, scale, factor, shortcut, input_scale, input_shift]
@@ -30,28 +33,32 @@ class _Pointwise(jt.Function):
     def grad(self, dy):
         x, weight, bias, gate, residual, scale, factor = self.saved
         dy = like(dy, x)
-        inputs, outputs = [x, weight, bias, dy], [(x.shape, x.dtype), (weight.shape, "float32"), ((weight.shape[0],), "float32")]
+        inputs, outputs = [x, weight, bias, dy], [(x.shape, x.dtype), (weight.shape, "float32"),
+                                                  ((weight.shape[0],), "float32")]
         same = residual is not None and scale is None and factor is None  # then the residual's gradient is dy itself
         if any(v is not None for v in (gate, None if same else residual, scale, factor)):
             inputs += [gate, None if same else residual, scale, factor]
-            outputs += [(dy.shape if gate is not None or not (same or residual is None) else (1,), x.dtype), ((weight.shape[0],), "float32")]
-        dx, dweight, dbias, dextra, dscale = (self.run("jseg_pointwise_backward", inputs, outputs, self.scalars) + [None, None])[:5]
+            outputs += [(dy.shape if gate is not None or not (same or residual is None) else (1,), x.dtype),
+                        ((weight.shape[0],), "float32")]
+        dx, dweight, dbias, dextra, dscale = (self.run("jseg_pointwise_backward", inputs, outputs, self.scalars)
+                                              + [None, None])[:5]
         return (dx, dweight, None if bias is None else dbias, None if gate is None else dextra,
                 None if residual is None else dy if same else dextra, None if scale is None else dscale, None,
                 dy if self.has_shortcut else None, None, None, None)
 
 
-def pointwise(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, activation: str | None = None, gate: jt.Var | None = None,
-              residual: jt.Var | None = None, residual_scale: jt.Var | None = None, scale: jt.Var | None = None,
-              factor: jt.Var | None = None, shortcut: jt.Var | None = None, input_scale: jt.Var | None = None,
-              input_shift: jt.Var | None = None, impl: str = "auto") -> jt.Var:
-    """y = shortcut + factor * scale * (gate * activation(weight * (input_scale * x + input_shift) + bias) + residual_scale * residual).
+def pointwise(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, activation: str | None = None,
+              gate: jt.Var | None = None, residual: jt.Var | None = None, residual_scale: jt.Var | None = None,
+              scale: jt.Var | None = None, factor: jt.Var | None = None, shortcut: jt.Var | None = None,
+              input_scale: jt.Var | None = None, input_shift: jt.Var | None = None, impl: str = "auto") -> jt.Var:
+    """y = shortcut + factor * scale * (gate * activation(weight * (input_scale * x +
+    input_shift) + bias) + residual_scale * residual).
 
     Everything after `bias` is optional. `activation` and `gate` do not go together with the other endings.
 
     Args:
         activation: None or "gelu" (exact, by erf).
-        factor: one number a picture, taken as constant in the gradient.
+        factor: one number per picture, taken as constant in the gradient.
     Shape:
         x: (N, C, H, W) float32; weight: (D, C, 1, 1) or (D, C); bias, scale, residual_scale: (D,); factor: (N,);
         input_scale, input_shift: (C,), both or none; gate, residual, shortcut: (N, D, H, W) -> (N, D, H, W)
@@ -69,10 +76,13 @@ def pointwise(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, activati
         residual = residual if residual_scale is None else residual * _channels(residual_scale)
         residual_scale = input_scale = input_shift = None
     if plain:
-        return _composed(x, weight.reshape(*weight.shape[:2], 1, 1), bias, activation, gate, residual, scale, factor, shortcut)
+        return _composed(x, weight.reshape(*weight.shape[:2], 1, 1), bias, activation, gate, residual, scale,
+                         factor, shortcut)
     gate, residual, shortcut = (v if v is None else like(v, x) for v in (gate, residual, shortcut))
-    weight, bias, scale, factor, *constants = as_parameters(weight, bias, scale, factor, residual_scale, input_scale, input_shift)
-    return _Pointwise.apply(x, weight, bias, gate, residual, scale, factor, shortcut, activation, tuple(constants), device_op(impl))
+    weight, bias, scale, factor, *constants = as_parameters(weight, bias, scale, factor, residual_scale,
+                                                            input_scale, input_shift)
+    return _Pointwise.apply(x, weight, bias, gate, residual, scale, factor, shortcut, activation, tuple(constants),
+                            device_op(impl))
 
 
 def _check(x, weight, activation, maps: dict, vectors: dict, affine: dict, factor) -> None:
@@ -80,13 +90,16 @@ def _check(x, weight, activation, maps: dict, vectors: dict, affine: dict, facto
     check("pointwise", x.ndim == 4, f"x is {tuple(x.shape)}; accepted: (N, C, H, W)")
     check_shape("pointwise", "weight", weight, (None, x.shape[1]) if weight.ndim == 2 else (None, x.shape[1], 1, 1))
     out = weight.shape[0]
-    for names, shape in ((vectors, (out,)), (affine, (x.shape[1],)), (maps, (x.shape[0], out, *x.shape[2:])), ({"factor": factor}, (x.shape[0],))):
+    for names, shape in ((vectors, (out,)), (affine, (x.shape[1],)), (maps, (x.shape[0], out, *x.shape[2:])),
+                         ({"factor": factor}, (x.shape[0],))):
         for name, value in names.items():
             if value is not None:
                 check_shape("pointwise", name, value, shape)
     check("pointwise", activation in _ACTIVATIONS, f"activation is {activation!r}; accepted: None, 'gelu'")
-    check("pointwise", (affine["input_scale"] is None) == (affine["input_shift"] is None), "input_scale and input_shift go together; give both")
-    check("pointwise", vectors["residual_scale"] is None or maps["residual"] is not None, "residual_scale needs a residual")
+    check("pointwise", (affine["input_scale"] is None) == (affine["input_shift"] is None),
+          "input_scale and input_shift go together; give both")
+    check("pointwise", vectors["residual_scale"] is None or maps["residual"] is not None,
+          "residual_scale needs a residual")
     others = [maps["residual"], maps["shortcut"], vectors["scale"], factor]
     check("pointwise", all(v is None for v in others) or (activation is None and maps["gate"] is None),
           "activation and gate do not go together with residual, scale, factor and shortcut; use two calls")

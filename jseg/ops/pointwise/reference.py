@@ -37,16 +37,17 @@ def _branch(u, activation, gate, residual, residual_scale):
     return t if residual is None else t + residual * _per_channel(residual_scale)
 
 
-def forward(x, weight, bias=None, *, activation=None, gate=None, residual=None, residual_scale=None, scale=None, factor=None, shortcut=None,
-            input_scale=None, input_shift=None):
+def forward(x, weight, bias=None, *, activation=None, gate=None, residual=None, residual_scale=None, scale=None,
+            factor=None, shortcut=None, input_scale=None, input_shift=None):
     """y, as `op.pointwise`."""
     x = x if input_scale is None else x * input_scale[:, None, None] + input_shift[:, None, None]
-    y = _branch(_product(x, weight, bias), activation, gate, residual, residual_scale) * _per_channel(scale) * _per_picture(factor)
+    y = _branch(_product(x, weight, bias), activation, gate, residual,
+                residual_scale) * _per_channel(scale) * _per_picture(factor)
     return y if shortcut is None else y + shortcut
 
 
-def backward(dout, x, weight, bias=None, *, activation=None, gate=None, residual=None, residual_scale=None, scale=None, factor=None,
-             shortcut=None, input_scale=None, input_shift=None):
+def backward(dout, x, weight, bias=None, *, activation=None, gate=None, residual=None, residual_scale=None,
+             scale=None, factor=None, shortcut=None, input_scale=None, input_shift=None):
     """Gradients of sum(dout * y)."""
     used = x if input_scale is None else x * input_scale[:, None, None] + input_shift[:, None, None]
     u = _product(used, weight, bias)
@@ -54,10 +55,12 @@ def backward(dout, x, weight, bias=None, *, activation=None, gate=None, residual
     da = dt if gate is None else dt * gate
     du = da * gelu_slope(u) if activation == "gelu" else da
     dused = np.einsum("dc,ndhw->nchw", weight.reshape(weight.shape[:2]), du)
-    grads = {"x": dused * _per_channel(input_scale), "weight": np.einsum("ndhw,nchw->dc", du, used).reshape(weight.shape),
-             "bias": du.sum((0, 2, 3)), "gate": dt * (gelu(u) if activation == "gelu" else u), "residual": dt * _per_channel(residual_scale),
-             "scale": (dout * _per_picture(factor) * _branch(u, activation, gate, residual, residual_scale)).sum((0, 2, 3)), "shortcut": dout,
-             "input_scale": (dused * x).sum((0, 2, 3)), "input_shift": dused.sum((0, 2, 3))}
+    grads = {"x": dused * _per_channel(input_scale),
+             "weight": np.einsum("ndhw,nchw->dc", du, used).reshape(weight.shape),
+             "bias": du.sum((0, 2, 3)), "gate": dt * (gelu(u) if activation == "gelu" else u),
+             "residual": dt * _per_channel(residual_scale), "scale":
+             (dout * _per_picture(factor) * _branch(u, activation, gate, residual, residual_scale)).sum((0, 2, 3)),
+             "shortcut": dout, "input_scale": (dused * x).sum((0, 2, 3)), "input_shift": dused.sum((0, 2, 3))}
     if residual is not None:
         grads["residual_scale"] = (dt * residual).sum((0, 2, 3))
     return grads

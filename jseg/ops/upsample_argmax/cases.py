@@ -1,7 +1,7 @@
 """Shapes of upsample_argmax for tests and benchmarks."""
 
 from jseg.ops.bilinear import Resampling, resize_matrix
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.upsample_argmax.op import upsample_argmax
 
 CASES = [
@@ -27,8 +27,10 @@ def make(case, rng):
     """Random logits; `levels`: only so many different values, for ties; `through`: two resizes in a row."""
     shape = (case.n, case.k, *case.size)
     levels = case.options.get("levels")
-    inputs = {"logits": rng.standard_normal(shape) * 3 if levels is None else rng.integers(0, levels, shape).astype(float), "size": case.out}
-    inputs.update({name: case.options[name] for name in ("through", "align_corners", "with_prob") if name in case.options})
+    inputs = {"logits": rng.standard_normal(shape) * 3 if levels is None
+              else rng.integers(0, levels, shape).astype(float), "size": case.out}
+    inputs.update({name: case.options[name] for name in ("through", "align_corners", "with_prob")
+                   if name in case.options})
     return inputs
 
 
@@ -36,6 +38,7 @@ def call(inputs, impl):
     """Labels, or labels and probability."""
     inputs = dict(inputs)
     if through := inputs.pop("through", None):
-        matrices = [resize_matrix(b, c) @ resize_matrix(a, b) for a, b, c in zip(inputs["logits"].shape[2:], through, inputs["size"])]
+        matrices = [resize_matrix(b, c) @ resize_matrix(a, b)
+                    for a, b, c in zip(inputs["logits"].shape[2:], through, inputs["size"])]
         inputs["size"] = tuple(map(Resampling.from_matrix, matrices))
     return upsample_argmax(**inputs, impl=impl)

@@ -1,10 +1,11 @@
 // Class of the largest bilinearly resized score on the CPU, and its softmax probability.
 //
-// Along each axis an output reads T neighbouring sources: two for one resize, three for two resizes in a row. The lanes of a vector
-// are neighbouring output pixels of a row, so that no step crosses lanes. A band is the set of output rows with the same first
-// source row; its source rows are copied together class by class. For a vector of columns, each class is interpolated along the T
-// source rows once, as the first of them and the differences of the others from it; then the rows of the band follow, several at a
-// time: first + sum of weight x difference, since an output's weights sum to one.
+// Along each axis an output reads T neighbouring sources: two for one resize, three for two resizes in a row. The lanes
+// of a vector are neighbouring output pixels of a row, so that no step crosses lanes. A band is the set of output rows
+// with the same first source row; its source rows are copied together class by class. For a vector of columns, each
+// class is interpolated along the T source rows once, as the first of them and the differences of the others from it;
+// then the rows of the band follow, several at a time: first + sum of weight x difference, since an output's weights
+// sum to one.
 #include <algorithm>
 #include <vector>
 
@@ -20,11 +21,13 @@ template <int T> struct Columns {   // VL output columns, the last of them repea
     V weight[T];
     int64_t first;
     bool near;         // all source pixels lie in one vector
-    Columns(const int32_t* firsts, const float* weights, int64_t x, int64_t width, int64_t w) : first(firsts[x]), near(true) {
+    Columns(const int32_t* firsts, const float* weights, int64_t x, int64_t width, int64_t w)
+        : first(firsts[x]), near(true) {
         for (int i = 0; i < VL; i++) {
             const int64_t at = std::min(x + i, width - 1);
             for (int t = 0; t < T; t++) {
-                source[t][i] = int32_t(std::min<int64_t>(firsts[at] + t, w - 1) - first), weight[t][i] = weights[at * T + t];
+                source[t][i] = int32_t(std::min<int64_t>(firsts[at] + t, w - 1) - first),
+                weight[t][i] = weights[at * T + t];
                 near = near && source[t][i] < VL;
             }
         }
@@ -45,9 +48,11 @@ template <int T> struct Columns {   // VL output columns, the last of them repea
     }
 };
 
-// Of every class, T * VL floats: the first source row and the differences of the others from it. Rows are `row_size` floats apart.
+// Of every class, T * VL floats: the first source row and the differences of the others from it. Rows are `row_size`
+// floats apart.
 template <int T>
-void interpolate_classes(const Columns<T>& columns, int64_t classes, int64_t w, const float* rows, int64_t row_size, float* scores) {
+void interpolate_classes(const Columns<T>& columns, int64_t classes, int64_t w, const float* rows, int64_t row_size,
+                         float* scores) {
     for (int64_t k = 0; k < classes; k++, scores += T * VL) {
         const V top = columns.interpolate(rows + k * w);
         store(scores, top);
@@ -127,7 +132,8 @@ template <int T> void run(const Call& call) {
             for (int64_t k = 0; k < classes; k++)
                 for (int t = 0; t < T; t++) {
                     const int64_t source = std::min<int64_t>(row_first[first] + t, h - 1);
-                    std::memcpy(rows + t * row_size + k * w, call.in<float>(0) + ((image * classes + k) * h + source) * w, w * sizeof(float));
+                    std::memcpy(rows + t * row_size + k * w,
+                                call.in<float>(0) + ((image * classes + k) * h + source) * w, w * sizeof(float));
                 }
             for (int64_t x = 0; x < width; x += VL) {
                 interpolate_classes<T>(columns[x / VL], classes, w, rows, row_size, scores);
@@ -138,9 +144,12 @@ template <int T> void run(const Call& call) {
                     const auto find = count == ROWS ? winners<T, ROWS> : count == 4 ? winners<T, 4> : winners<T, 1>;
                     find(classes, scores, row_weights + y * T, label, peak);
                     for (int r = 0; r < count; r++) {
-                        const int64_t at = (image * height + y + r) * width + x, here = std::min<int64_t>(VL, width - x);
+                        const int64_t at = (image * height + y + r) * width + x,
+                                      here = std::min<int64_t>(VL, width - x);
                         std::memcpy(labels + at, &label[r], here * sizeof(int32_t));
-                        if (with_prob) store_part(prob + at, probability<T>(classes, scores, row_weights + (y + r) * T, peak[r]), here);
+                        if (with_prob)
+                            store_part(prob + at, probability<T>(classes, scores, row_weights + (y + r) * T, peak[r]),
+                                       here);
                     }
                 }
             }
@@ -150,8 +159,9 @@ template <int T> void run(const Call& call) {
 
 }  // namespace
 
-// in: scores (N, K, h, w), first source and T weights per output row, (H) int32 and (H, T), and per output column, (W) and (W, T);
-// out: labels (N, H, W) int32, probability (N, H, W) if `with_prob`, else any 1; integers: N K h w H W with_prob T
+// in: scores (N, K, h, w), first source and T weights per output row, (H) int32 and (H, T), and per output column, (W)
+// and (W, T); out: labels (N, H, W) int32, probability (N, H, W) if `with_prob`, else any 1; integers: N K h w H W
+// with_prob T
 JSEG_KERNEL(jseg_upsample_argmax_run) {
     const int64_t taps = call.integer(7);
     (taps == 2 ? run<2> : taps == 3 ? run<3> : run<4>)(call);

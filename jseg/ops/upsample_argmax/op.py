@@ -1,6 +1,8 @@
-"""Bilinear resizing of logits to a label map: class of the largest resized logit, without the (N, K, H, W) tensor in the kernels.
+"""Bilinear resizing of logits to a label map: class of the largest resized logit,
+without the (N, K, H, W) tensor in the kernels.
 
-This is the last step of mmsegmentation's inference (`resize` to the network's input, cut, `resize` to the picture's size, `argmax`).
+This is the last step of mmsegmentation's inference (`resize` to the network's input, cut, `resize` to the picture's
+size, `argmax`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def upsample_argmax(logits: jt.Var, size: tuple, *, align_corners: bool = False,
     """Class of the largest bilinearly resized logit at every output pixel; the lowest class wins a tie. No gradient.
 
     Args:
-        size: for rows and for columns of the output, a length >= 1 in pixels, or a `Resampling` where it is more than one resize.
+        size: for rows and for columns of the output, a length >= 1 in pixels, or a `Resampling` where it is more than
+            one resize.
         align_corners: as in `F.interpolate`, for lengths.
         with_prob: also return the softmax probability of the winning class, in (0, 1].
     Shape:
@@ -39,7 +42,8 @@ def upsample_argmax(logits: jt.Var, size: tuple, *, align_corners: bool = False,
         chosen = pick(impl, "upsample_argmax", logits)
         if chosen == "jittor" or (taps > MAX_TAPS and impl == "auto"):
             return _composed(logits, rows, columns, with_prob)
-        check("upsample_argmax", taps <= MAX_TAPS, f"{taps} sources per output; the kernels take {MAX_TAPS}, impl='jittor' any number")
+        check("upsample_argmax", taps <= MAX_TAPS,
+              f"{taps} sources per output; the kernels take {MAX_TAPS}, impl='jittor' any number")
         shape = (logits.shape[0], rows.size_out, columns.size_out)
         tables = [jt.array(table) for axis in (rows, columns) for table in (axis.first, axis.with_taps(taps))]
         outputs = [(shape, "int32"), (shape if with_prob else (1,), "float32")]
@@ -56,7 +60,8 @@ def _resamplings(logits: jt.Var, size: tuple, align_corners: bool) -> list[Resam
         if not isinstance(side, Resampling):
             check("upsample_argmax", int(side) >= 1, f"size is {tuple(size)}; accepted: (H, W), each at least 1")
             side = resampling(source, int(side), bool(align_corners))
-        check("upsample_argmax", side.size_in == source, f"a Resampling of {side.size_in} sources, the logits have {source}")
+        check("upsample_argmax", side.size_in == source,
+              f"a Resampling of {side.size_in} sources, the logits have {source}")
         axes.append(side)
     return axes
 
@@ -76,5 +81,6 @@ def _composed(logits, rows, columns, with_prob):
             probs.append(1.0 / jt.exp(full - peak.unsqueeze(1)).sum(1))
         if rows.size_out > step:
             jt.sync([labels[-1], *probs[-1:]])
-    labels, probs = (parts[0] if len(parts) == 1 else jt.concat(parts, 1) if parts else None for parts in (labels, probs))
+    labels, probs = (parts[0] if len(parts) == 1 else jt.concat(parts, 1) if parts else None
+                     for parts in (labels, probs))
     return (labels, probs) if with_prob else labels

@@ -1,6 +1,6 @@
 """Shapes of upsample_cross_entropy for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.upsample_cross_entropy.op import upsample_cross_entropy
 
 CASES = [

@@ -2,8 +2,9 @@
 //
 // With v = resized scores of one pixel, m = max v, s = sum exp(v - m), t = its label, c = weight of the pixel:
 //     loss = c (m + log s - v[t]),      d loss / d v[k] = c (exp(v[k] - m) / s - [k = t]).
-// Bands (see bilinear.h) are the units of work. A band adds its gradient to two source rows that it alone owns: `upper_part`
-// (its own source row) and `lower_part` (the row below); both are summed at the end, so the result does not depend on threads.
+// Bands (see bilinear.h) are the units of work. A band adds its gradient to two source rows that it alone owns:
+// `upper_part` (its own source row) and `lower_part` (the row below); both are summed at the end, so the result does
+// not depend on threads.
 #include <cmath>
 #include <cstring>
 
@@ -41,7 +42,8 @@ bool label_wins(const float* v, int label, float peak) {
 }
 
 // One output pixel. `v` holds its scores and is overwritten; returns its unweighted loss.
-JSEG_INLINE float pixel(const Problem& p, float* v, float peak, int label, float weight, float fraction, float* d_top, float* d_bottom) {
+JSEG_INLINE float pixel(const Problem& p, float* v, float peak, int label, float weight, float fraction, float* d_top,
+                        float* d_bottom) {
     const float wanted = v[label];
     V total = V{};
     for (int64_t k = 0; k < p.padded; k += VL) {
@@ -75,7 +77,8 @@ void spread(float* row, const float* d, int64_t left, int64_t right, float fract
 
 // All output rows of one band. `buffer`: 5 Kp floats.
 Sums band(const Problem& p, const Taps& rows, const Taps& columns, int image, int source_row, float* buffer) {
-    float *top = buffer, *bottom = top + p.padded, *v = bottom + p.padded, *d_top = v + p.padded, *d_bottom = d_top + p.padded;
+    float *top = buffer, *bottom = top + p.padded, *v = bottom + p.padded, *d_top = v + p.padded,
+          *d_bottom = d_top + p.padded;
     const int64_t row_size = p.w * p.padded, row = (int64_t)image * p.h + source_row;
     const float* row0 = p.scores + row * row_size;
     const float* row1 = source_row + 1 < p.h ? row0 + row_size : row0;
@@ -96,7 +99,8 @@ Sums band(const Problem& p, const Taps& rows, const Taps& columns, int image, in
                 continue;
             }
             if (!ready) {
-                column_scores(row0, row1, columns.lower[x], columns.upper[x], columns.fraction[x], p.padded, top, bottom);
+                column_scores(row0, row1, columns.lower[x], columns.upper[x], columns.fraction[x], p.padded, top,
+                              bottom);
                 std::memset(d_top, 0, 2 * p.padded * sizeof(float));
                 ready = true;
             }
@@ -105,7 +109,8 @@ Sums band(const Problem& p, const Taps& rows, const Taps& columns, int image, in
             const float slope = weight * (p.pixel_slope ? p.pixel_slope[at] : 1.0f);
             const float peak = pixel_scores(top, bottom, rows.fraction[y], p.padded, v);
             sums.correct += label_wins(v, label, peak);
-            const float loss = weight * pixel(p, v, peak, label, slope, rows.fraction[y], d_row0 ? d_top : nullptr, d_bottom);
+            const float loss =
+                weight * pixel(p, v, peak, label, slope, rows.fraction[y], d_row0 ? d_top : nullptr, d_bottom);
             if (p.pixel_loss) p.pixel_loss[at] = loss;
             sums.loss += loss;
             sums.share += share;
@@ -140,16 +145,18 @@ void collect(const Problem& p, float scale, float* out) {
 
 // in: scores (N, K, h, w), labels (N, H, W) int32, class_weight (K) or absent, pixel_weight (N, H, W) or absent,
 //     pixel_slope (N, H, W) or absent
-// out: summary (2): loss, accuracy; pixel losses (N, H, W) if `per_pixel`, else any 1; d_scores (N, K, h, w) if `with_grad`, else any 1
-// integers: N K h w H W align_corners ignore_index avg_non_ignore per_pixel with_grad
+// out: summary (2): loss, accuracy; pixel losses (N, H, W) if `per_pixel`, else any 1; d_scores (N, K, h, w) if
+// `with_grad`, else any 1 integers: N K h w H W align_corners ignore_index avg_non_ignore per_pixel with_grad
 // d_scores is the gradient of the mean loss, or of sum(pixel_slope * losses) if `per_pixel`.
 JSEG_KERNEL(jseg_upsample_cross_entropy_run) {
     Problem p{};
     p.n = call.integer(0), p.classes = call.integer(1), p.h = call.integer(2), p.w = call.integer(3);
     p.height = call.integer(4), p.width = call.integer(5), p.ignore = call.integer(7);
-    const bool align = call.integer(6), avg_non_ignore = call.integer(8), per_pixel = call.integer(9), with_grad = call.integer(10);
+    const bool align = call.integer(6), avg_non_ignore = call.integer(8), per_pixel = call.integer(9),
+               with_grad = call.integer(10);
     p.padded = round_up(p.classes, VL);
-    p.labels = call.in<int32_t>(1), p.class_weight = call.in<float>(2), p.pixel_weight = call.in<float>(3), p.pixel_slope = call.in<float>(4);
+    p.labels = call.in<int32_t>(1), p.class_weight = call.in<float>(2), p.pixel_weight = call.in<float>(3),
+    p.pixel_slope = call.in<float>(4);
     p.pixel_loss = per_pixel ? call.out<float>(1) : nullptr;
 
     const int64_t plane = (int64_t)p.h * p.w, map = p.n * plane * p.padded, bands = (int64_t)p.n * p.h;
@@ -166,13 +173,16 @@ JSEG_KERNEL(jseg_upsample_cross_entropy_run) {
     {
         NoDenormals guard;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t b = 0; b < bands; b++) parts[b] = band(p, rows, columns, b / p.h, b % p.h, buffers + buffer * omp_get_thread_num());
+        for (int64_t b = 0; b < bands; b++)
+            parts[b] = band(p, rows, columns, b / p.h, b % p.h, buffers + buffer * omp_get_thread_num());
     }
     Sums all;
-    for (const Sums& part : parts) all.loss += part.loss, all.share += part.share, all.valid += part.valid, all.correct += part.correct;
+    for (const Sums& part : parts)
+        all.loss += part.loss, all.share += part.share, all.valid += part.valid, all.correct += part.correct;
     const double eps = 1.1920928955078125e-7;
     const int64_t pixels = (int64_t)p.n * p.height * p.width;
-    const double count = (p.class_weight ? all.share : double(all.valid)) + (avg_non_ignore ? 0 : pixels - all.valid) + eps;
+    const double count =
+        (p.class_weight ? all.share : double(all.valid)) + (avg_non_ignore ? 0 : pixels - all.valid) + eps;
     call.out<float>(0)[0] = all.loss / count;
     call.out<float>(0)[1] = (all.correct + eps) * 100.0 / (all.valid + eps);
     if (!per_pixel) call.out<float>(1)[0] = 0;

@@ -3,14 +3,14 @@
 // With v = resized scores of one pixel, m = max v, s = sum exp(v - m), t = its label, c = weight of the pixel:
 //     loss = c (m + log s - v[t]),      d loss / d v[k] = c (exp(v[k] - m) / s - [k = t]).
 //
-// Layout: scores (N, K, h, w) of type T; labels (N, H, W) int32; weights, losses and the gradient float (a mean's gradient is too
-// small for float16 before the loss scale has multiplied it).
-// Forward, one block = 256 output pixels, a thread each: one pass over the classes with a running maximum and sum; the state of
-// a pixel (m, c / s, c, t: 16 bytes) and the block's sums of loss, class weight, valid and correct pixels go to the workspace;
-// one more block adds the sums in order, in double.
-// Backward, a thread per source pixel and class, classes side by side: it holds the 3 x 3 scores around its source in registers,
-// walks over the output pixels that read the source, computes v[k] again and gathers; a warp reads the same pixel state. Each
-// gradient is written once: no atomics, results repeat bit by bit.
+// Layout: scores (N, K, h, w) of type T; labels (N, H, W) int32; weights, losses and the gradient float (a mean's
+// gradient is too small for float16 before the loss scale has multiplied it).
+// Forward, one block = 256 output pixels, a thread each: one pass over the classes with a running maximum and sum; the
+// state of a pixel (m, c / s, c, t: 16 bytes) and the block's sums of loss, class weight, valid and correct pixels go
+// to the workspace; one more block adds the sums in order, in double.
+// Backward, a thread per source pixel and class, classes side by side: it holds the 3 x 3 scores around its source in
+// registers, walks over the output pixels that read the source, computes v[k] again and gathers; a warp reads the same
+// pixel state. Each gradient is written once: no atomics, results repeat bit by bit.
 #include "cuda_bilinear.cuh"
 
 namespace {
@@ -42,9 +42,11 @@ __device__ __forceinline__ double sum_four(const double (&v)[SUMMED]) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) pixel_losses(const T* scores, const int32_t* labels, Weights weights, int64_t n, int classes, int ignore,
-                                                    Axis rows, Axis columns, float* losses, PixelState* states, double* parts) {
-    const int64_t at = int64_t(blockIdx.x) * 256 + threadIdx.x, width = columns.size_out, area = int64_t(rows.size_in) * columns.size_in;
+__global__ void __launch_bounds__(256)
+    pixel_losses(const T* scores, const int32_t* labels, Weights weights, int64_t n, int classes, int ignore, Axis rows,
+                 Axis columns, float* losses, PixelState* states, double* parts) {
+    const int64_t at = int64_t(blockIdx.x) * 256 + threadIdx.x, width = columns.size_out,
+                  area = int64_t(rows.size_in) * columns.size_in;
     const bool inside = at < n * rows.size_out * width;
     const int label = inside ? labels[at] : ignore;
     double sums[SUMMED] = {};
@@ -64,7 +66,8 @@ __global__ void __launch_bounds__(256) pixel_losses(const T* scores, const int32
             wanted = k == label ? v : wanted;
         }
         const float share = weights.of_class ? weights.of_class[label] : 1.0f;
-        const float weight = share * (weights.of_pixel ? weights.of_pixel[at] : 1.0f), slope = weight * (weights.slope ? weights.slope[at] : 1.0f);
+        const float weight = share * (weights.of_pixel ? weights.of_pixel[at] : 1.0f),
+                    slope = weight * (weights.slope ? weights.slope[at] : 1.0f);
         const float loss = weight * (peak - wanted + logf(total));
         if (losses) losses[at] = loss;
         if (states) states[at] = {peak, slope / total, slope, label};
@@ -78,8 +81,9 @@ __global__ void __launch_bounds__(256) pixel_losses(const T* scores, const int32
 }
 
 // parts -> summary: loss, accuracy; scale: 1 / count, or 1 where every pixel has its own loss. One block.
-static __global__ void __launch_bounds__(256) finish_losses(const double* parts, int64_t count, double pixels, bool weighted, bool avg_non_ignore, bool per_pixel,
-                                                            float* summary, float* scale) {
+static __global__ void __launch_bounds__(256)
+    finish_losses(const double* parts, int64_t count, double pixels, bool weighted, bool avg_non_ignore, bool per_pixel,
+                  float* summary, float* scale) {
     JSEG_SHARED(double, totals, SUMMED);
     double sums[SUMMED] = {};
     for (int64_t i = threadIdx.x; i < count; i += 256)
@@ -100,7 +104,8 @@ struct Range {
     int begin, end;
     bool upper;   // the thread's source is the upper (right) one of the two
 };
-__device__ __forceinline__ float gather(const PixelState* states, int k, const Axis& rows, const Axis& columns, Range y, Range x, float a, float b, float c, float d) {
+__device__ __forceinline__ float gather(const PixelState* states, int k, const Axis& rows, const Axis& columns, Range y,
+                                        Range x, float a, float b, float c, float d) {
     float total = 0;
     for (int r = y.begin; r < y.end; r++) {
         const float fy = rows.fraction[r];
@@ -120,7 +125,8 @@ __device__ __forceinline__ float gather(const PixelState* states, int k, const A
 }
 
 template <class T>
-__global__ void __launch_bounds__(128) score_grads(const T* scores, const PixelState* states, int64_t n, int classes, Axis rows, Axis columns, const float* scale, float* out) {
+__global__ void __launch_bounds__(128) score_grads(const T* scores, const PixelState* states, int64_t n, int classes,
+                                                   Axis rows, Axis columns, const float* scale, float* out) {
     const int64_t item = int64_t(blockIdx.x) * 128 + threadIdx.x, h = rows.size_in, w = columns.size_in;
     if (item >= n * h * w * classes) return;
     const int k = int(item % classes);
@@ -141,8 +147,12 @@ __global__ void __launch_bounds__(128) score_grads(const T* scores, const PixelS
         const Range yr{i ? rows.first[y] : y ? rows.first[y - 1] : 0, i ? rows.first[y + 1] : rows.first[y], i == 0};
         JSEG_UNROLL
         for (int j = 0; j < 2; j++) {
-            const Range xr{j ? columns.first[x] : x ? columns.first[x - 1] : 0, j ? columns.first[x + 1] : columns.first[x], j == 0};
-            total += gather(map, k, rows, columns, yr, xr, near[i][j], near[i][j + 1], near[i + 1][j], near[i + 1][j + 1]);
+            const Range xr{j   ? columns.first[x]
+                           : x ? columns.first[x - 1]
+                               : 0,
+                           j ? columns.first[x + 1] : columns.first[x], j == 0};
+            total +=
+                gather(map, k, rows, columns, yr, xr, near[i][j], near[i][j + 1], near[i + 1][j], near[i + 1][j + 1]);
         }
     }
     out[(image * classes + k) * h * w + y * w + x] = total * *scale;
@@ -151,14 +161,15 @@ __global__ void __launch_bounds__(128) score_grads(const T* scores, const PixelS
 }  // namespace
 
 // inputs scores, labels int32, class weight or None, pixel weight or None, pixel slope or None
-// outputs summary (2): loss, accuracy; pixel losses if `per_pixel`, else any 1; gradient of the scores if `with_grad`, else any 1
-// integers: N K h w H W align_corners ignore_index avg_non_ignore per_pixel with_grad
+// outputs summary (2): loss, accuracy; pixel losses if `per_pixel`, else any 1; gradient of the scores if `with_grad`,
+// else any 1 integers: N K h w H W align_corners ignore_index avg_non_ignore per_pixel with_grad
 // The gradient is that of the mean loss, or of sum(pixel_slope * losses) if `per_pixel`.
 JSEG_CUDA_KERNEL(jseg_upsample_cross_entropy_run) {
     const int64_t n = call.integer(0);
     const int classes = int(call.integer(1));
     const bool align = call.integer(6), per_pixel = call.integer(9), with_grad = call.integer(10);
-    const Axis rows = take_axis(int(call.integer(2)), int(call.integer(4)), align, work), columns = take_axis(int(call.integer(3)), int(call.integer(5)), align, work);
+    const Axis rows = take_axis(int(call.integer(2)), int(call.integer(4)), align, work),
+               columns = take_axis(int(call.integer(3)), int(call.integer(5)), align, work);
     const int64_t pixels = n * rows.size_out * columns.size_out, blocks = ceil_div(pixels, 256);
     double* parts = work.take<double>(blocks * SUMMED);
     float* scale = work.take<float>(1);
@@ -168,9 +179,12 @@ JSEG_CUDA_KERNEL(jseg_upsample_cross_entropy_run) {
     const Weights weights{call.in<float>(2), call.in<float>(3), call.in<float>(4)};
     run_axis(rows);
     run_axis(columns);
-    JSEG_LAUNCH((pixel_losses<T>), blocks, 256, call.in<T>(0), call.in<int32_t>(1), weights, n, classes, int(call.integer(7)), rows, columns,
-                per_pixel ? call.out<float>(1) : static_cast<float*>(nullptr), states, parts);
-    JSEG_LAUNCH(finish_losses, 1, 256, parts, blocks, double(pixels), weights.of_class != nullptr, call.integer(8) != 0, per_pixel, call.out<float>(0), scale);
+    JSEG_LAUNCH((pixel_losses<T>), blocks, 256, call.in<T>(0), call.in<int32_t>(1), weights, n, classes,
+                int(call.integer(7)), rows, columns, per_pixel ? call.out<float>(1) : static_cast<float*>(nullptr),
+                states, parts);
+    JSEG_LAUNCH(finish_losses, 1, 256, parts, blocks, double(pixels), weights.of_class != nullptr, call.integer(8) != 0,
+                per_pixel, call.out<float>(0), scale);
     if (!with_grad) return;
-    JSEG_LAUNCH((score_grads<T>), ceil_div(n * rows.size_in * columns.size_in * classes, 128), 128, call.in<T>(0), states, n, classes, rows, columns, scale, call.out<float>(2));
+    JSEG_LAUNCH((score_grads<T>), ceil_div(n * rows.size_in * columns.size_in * classes, 128), 128, call.in<T>(0),
+                states, n, classes, rows, columns, scale, call.out<float>(2));
 }

@@ -1,9 +1,9 @@
 """Bilinear upsampling and softmax cross-entropy in one step; the (N, K, H, W) tensor never exists in the kernels.
 
 Averages follow mmsegmentation 1.2.2's `cross_entropy` (mmseg/models/losses/cross_entropy_loss.py) and `accuracy`
-(mmseg/models/losses/accuracy.py), Apache-2.0. Deviation: with `class_weight` and ignored pixels but without `avg_non_ignore`
-mmseg indexes its weights with the ignore index and fails; here an ignored pixel then counts as one, so that weights of
-all ones change nothing.
+(mmseg/models/losses/accuracy.py), Apache-2.0. Deviation: with `class_weight` and ignored pixels but without
+`avg_non_ignore` mmseg indexes its weights with the ignore index and fails; here an ignored pixel then counts as one, so
+that weights of all ones change nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ _EPS = float(np.finfo(np.float32).eps)
 
 
 class _UpsampleCrossEntropy(jt.Function):
-    """The kernels. A mean loss makes its gradient on the way forward: it is as small as the logits, and a second pass over the pixels is saved."""
+    """The kernels. A mean loss makes its gradient on the way forward: it is as small as the logits,
+    and a second pass over the pixels is saved.
+    """
 
     def execute(self, logits, labels, class_weight, pixel_weight, options, per_pixel, wants_grad, run):
         self.saved, self.run = (logits, labels, class_weight, pixel_weight, options, per_pixel), run
         with_grad = wants_grad and not per_pixel
-        summary, losses, self.d_logits = _run(run, logits, labels, class_weight, pixel_weight, None, options, per_pixel, with_grad)
+        summary, losses, self.d_logits = _run(run, logits, labels, class_weight, pixel_weight, None, options,
+                                              per_pixel, with_grad)
         return (losses if per_pixel else summary[0:1]), summary[1:2].stop_grad()
 
     def grad(self, d_loss, d_accuracy):
@@ -37,8 +40,11 @@ class _UpsampleCrossEntropy(jt.Function):
 
 
 def _run(run, logits, labels, class_weight, pixel_weight, slope, options, per_pixel, with_grad) -> list:
-    """One kernel call -> summary (2,) of loss and accuracy, per-pixel losses, gradient of the logits; unwanted ones have one element."""
-    outputs = [((2,), "float32"), (labels.shape if per_pixel else (1,), "float32"), (logits.shape if with_grad else (1,), "float32")]
+    """One kernel call -> summary (2,) of loss and accuracy, per-pixel losses, gradient of the logits;
+    unwanted ones have one element.
+    """
+    outputs = [((2,), "float32"), (labels.shape if per_pixel else (1,), "float32"),
+               (logits.shape if with_grad else (1,), "float32")]
     align_corners, ignore_index, avg_non_ignore = options
     scalars = [*logits.shape, *labels.shape[1:], align_corners, ignore_index, avg_non_ignore, per_pixel, with_grad]
     return run("jseg_upsample_cross_entropy_run", [logits, labels, class_weight, pixel_weight, slope], outputs, scalars)
@@ -68,11 +74,13 @@ def upsample_cross_entropy(logits: jt.Var, labels: jt.Var, *, align_corners: boo
     labels = labels.int32()
     impl = pick(impl, "upsample_cross_entropy", logits)
     if impl == "jittor":
-        return _composed(logits, labels, align_corners, ignore_index, class_weight, avg_non_ignore, pixel_weight, reduction)
+        return _composed(logits, labels, align_corners, ignore_index, class_weight, avg_non_ignore,
+                         pixel_weight, reduction)
     class_weight = None if class_weight is None else jt.array(class_weight)
     pixel_weight = None if pixel_weight is None else pixel_weight.float32().stop_grad()
     wants_grad = not (jt.flags.no_grad or logits.is_stop_grad())
-    return tuple(_UpsampleCrossEntropy.apply(logits, labels, class_weight, pixel_weight, (align_corners, ignore_index, avg_non_ignore),
+    return tuple(_UpsampleCrossEntropy.apply(logits, labels, class_weight, pixel_weight,
+                                             (align_corners, ignore_index, avg_non_ignore),
                                              reduction == "none", wants_grad, device_op(impl)))
 
 
@@ -80,7 +88,8 @@ def _check(logits, labels, class_weight, pixel_weight, reduction) -> np.ndarray 
     """Validate the arguments; the class weights come back as (K,) float32 or None."""
     name = "upsample_cross_entropy"
     check(name, logits.ndim == 4 and labels.ndim == 3 and logits.shape[0] == labels.shape[0],
-          f"logits are {tuple(logits.shape)}, labels {tuple(labels.shape)}; accepted: (N, K, h, w) and (N, H, W) with the same N")
+          f"logits are {tuple(logits.shape)}, labels {tuple(labels.shape)}; accepted: (N, K, h, w) and (N, H, W) with "
+          "the same N")
     check(name, reduction in ("mean", "none"), f"reduction is {reduction!r}; accepted: 'mean', 'none'")
     if pixel_weight is not None:
         check_same(name, labels=labels, pixel_weight=pixel_weight)
@@ -88,7 +97,8 @@ def _check(logits, labels, class_weight, pixel_weight, reduction) -> np.ndarray 
         return None
     weight = np.asarray(class_weight.numpy() if isinstance(class_weight, jt.Var) else class_weight, np.float32)
     check(name, weight.shape == (logits.shape[1],),
-          f"class_weight has shape {weight.shape}, the logits have {logits.shape[1]} classes; give one weight a class")
+          f"class_weight has shape {weight.shape}, the logits have {logits.shape[1]} classes; give one weight "
+          "per class")
     return weight
 
 

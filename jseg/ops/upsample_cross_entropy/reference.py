@@ -23,20 +23,21 @@ def _parts(logits, labels, align_corners, ignore_index, class_weight, avg_non_ig
     return rows, columns, full, log_prob, target, valid, weight, losses, count
 
 
-def forward(logits, labels, *, align_corners=False, ignore_index=255, class_weight=None, avg_non_ignore=False, pixel_weight=None,
-            reduction="mean"):
+def forward(logits, labels, *, align_corners=False, ignore_index=255, class_weight=None, avg_non_ignore=False,
+            pixel_weight=None, reduction="mean"):
     """Loss and accuracy, as `op.upsample_cross_entropy`."""
-    _, _, full, _, target, valid, _, losses, count = _parts(logits, labels, align_corners, ignore_index, class_weight, avg_non_ignore, pixel_weight)
+    _, _, full, _, target, valid, _, losses, count = _parts(logits, labels, align_corners, ignore_index, class_weight,
+                                                            avg_non_ignore, pixel_weight)
     correct = ((full.argmax(1) == target) & valid).sum()
     accuracy = (correct + EPS) * 100.0 / (valid.sum() + EPS)
     return (losses if reduction == "none" else losses.sum() / count), accuracy
 
 
-def backward(dout, logits, labels, *, align_corners=False, ignore_index=255, class_weight=None, avg_non_ignore=False, pixel_weight=None,
-             reduction="mean"):
+def backward(dout, logits, labels, *, align_corners=False, ignore_index=255, class_weight=None, avg_non_ignore=False,
+             pixel_weight=None, reduction="mean"):
     """Gradient of sum(dout * loss) for the logits."""
-    rows, columns, _, log_prob, target, _, weight, _, count = _parts(logits, labels, align_corners, ignore_index, class_weight, avg_non_ignore,
-                                                                     pixel_weight)
+    rows, columns, _, log_prob, target, _, weight, _, count = _parts(logits, labels, align_corners, ignore_index,
+                                                                     class_weight, avg_non_ignore, pixel_weight)
     slope = weight * (dout if reduction == "none" else np.asarray(dout).reshape(()) / count)
     d_full = np.exp(log_prob)
     d_full -= np.arange(logits.shape[1])[None, :, None, None] == target[:, None]

@@ -30,7 +30,8 @@ def decode(data: bytes) -> np.ndarray:
 
 def mat(variables: dict, compress: bool = True) -> bytes:
     """A MATLAB 5 file of 2-D uint8, uint16 or float64 arrays, cells (lists) and structs (dicts)."""
-    body = b"".join(_compressed(_matrix(name, value)) if compress else _matrix(name, value) for name, value in variables.items())
+    body = b"".join(_compressed(_matrix(name, value)) if compress else _matrix(name, value)
+                    for name, value in variables.items())
     return b"MATLAB 5.0 MAT-file, fake".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + body
 
 
@@ -48,7 +49,8 @@ def _element(kind: int, data: bytes) -> bytes:
 def _matrix(name: str, value) -> bytes:
     if isinstance(value, dict):
         shape, code = (1, 1), 2
-        content = _element(5, struct.pack("<i", 32)) + _element(1, b"".join(key.encode().ljust(32, b"\0") for key in value))
+        content = _element(5, struct.pack("<i", 32)) + _element(
+            1, b"".join(key.encode().ljust(32, b"\0") for key in value))
         content += b"".join(_matrix("", part) for part in value.values())
     elif isinstance(value, list):
         shape, code = (len(value), 1), 1
@@ -56,7 +58,8 @@ def _matrix(name: str, value) -> bytes:
     else:
         code, stored = {"uint8": (9, 2), "uint16": (11, 4), "float64": (6, 9)}[value.dtype.name]
         shape, content = value.shape, _element(stored, value.tobytes(order="F"))
-    head = _element(6, struct.pack("<II", code, 0)) + _element(5, struct.pack("<2i", *shape)) + _element(1, name.encode())
+    head = _element(6, struct.pack("<II", code, 0)) + _element(5, struct.pack("<2i", *shape)) + _element(
+        1, name.encode())
     return struct.pack("<II", 14, len(head + content)) + head + content
 
 

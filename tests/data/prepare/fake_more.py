@@ -21,7 +21,8 @@ def chase_db1() -> Raw:
     raw = Raw(whole=True)
     for number in range(1, 15):
         for place, eye in enumerate("LR"):
-            name, split, seed = f"Image_{number:02d}{eye}", "training" if number <= 10 else "validation", 10 * number + place
+            name, split, seed = (f"Image_{number:02d}{eye}", "training" if number <= 10 else "validation",
+                                 10 * number + place)
             raw.files[f"CHASEDB1.zip/{name}.jpg"] = jpg = encode(photo(seed), "jpg")
             raw.want[f"images/{split}/{name}.png"] = decode(jpg)
             for observer in ("1stHO", "2ndHO"):
@@ -35,7 +36,8 @@ def chase_db1() -> Raw:
 
 def drive() -> Raw:
     raw = Raw()
-    for split, out, numbers, observers in (("training", "training", (21, 22), "1"), ("test", "validation", (1, 2), "12")):
+    for split, out, numbers, observers in (("training", "training", (21, 22), "1"),
+                                           ("test", "validation", (1, 2), "12")):
         for number in numbers:
             tif = encode(photo(number), "tif")
             raw.files[f"{split}.zip/{split}/images/{number:02d}_{split}.tif"] = tif
@@ -43,21 +45,26 @@ def drive() -> Raw:
             raw.want[f"images/{out}/{number:02d}.png"] = decode(tif)
             for observer in observers:
                 mask = labels(number + int(observer), (0, 255))
-                raw.files[f"{split}.zip/{split}/{'1st' if observer == '1' else '2nd'}_manual/{number:02d}_manual{observer}.gif"] = encode(mask, "gif")
+                place = f"{split}.zip/{split}/{'1st' if observer == '1' else '2nd'}_manual"
+                raw.files[f"{place}/{number:02d}_manual{observer}.gif"] = encode(mask, "gif")
                 raw.want[f"annotations/{out}/{number:02d}_manual{observer}.png"] = binary(mask)
-    raw.picture, raw.mask = "training.zip/training/images/21_training.tif", "training.zip/training/1st_manual/21_manual1.gif"
+    raw.picture, raw.mask = ("training.zip/training/images/21_training.tif",
+                             "training.zip/training/1st_manual/21_manual1.gif")
     raw.resized, raw.split = encode(vessels(0)[:, 1:], "gif"), "test.zip"
     return raw
 
 
 def hrf() -> Raw:
     raw = Raw(whole=True)
-    for kind, archive, end in (("h", "healthy", "jpg"), ("g", "glaucoma", "jpg"), ("dr", "diabetic_retinopathy", "JPG")):
+    for kind, archive, end in (("h", "healthy", "jpg"), ("g", "glaucoma", "jpg"),
+                               ("dr", "diabetic_retinopathy", "JPG")):
         for number in range(1, 16):
-            name, split, mask = f"{number:02d}_{kind}", "training" if number <= 5 else "validation", vessels(number + len(kind))
+            name, split, mask = (f"{number:02d}_{kind}", "training" if number <= 5 else "validation",
+                                 vessels(number + len(kind)))
             raw.files[f"{archive}.zip/{name}.{end}"] = jpg = encode(photo(number), "jpg")
             raw.files[f"{archive}_manualsegm.zip/{name}.tif"] = encode(mask, "tif")
-            raw.want.update({f"images/{split}/{name}.png": decode(jpg), f"annotations/{split}/{name}.png": binary(mask)})
+            raw.want.update({f"images/{split}/{name}.png": decode(jpg),
+                             f"annotations/{split}/{name}.png": binary(mask)})
     raw.picture, raw.mask = "healthy.zip/02_h.jpg", "healthy_manualsegm.zip/02_h.tif"
     raw.resized, raw.split = encode(vessels(0)[2:], "tif"), "glaucoma"
     return raw
@@ -72,7 +79,8 @@ def stare() -> Raw:
         raw.want[f"images/{split}/{name}.png"] = img
         for observer in ("ah", "vk"):
             mask = vessels(number + len(raw.files))
-            raw.files[f"labels-{observer}.tar/{name}.{observer}.ppm.gz"] = gzip.compress(encode(np.dstack([mask] * 3), "ppm"), mtime=0)
+            raw.files[f"labels-{observer}.tar/{name}.{observer}.ppm.gz"] = gzip.compress(
+                encode(np.dstack([mask] * 3), "ppm"), mtime=0)
             raw.want[f"annotations/{split}/{name}.{observer}.png"] = binary(mask)
     raw.picture, raw.mask = "stare-images.tar/im0002.ppm.gz", "labels-ah.tar/im0002.ah.ppm.gz"
     raw.resized, raw.split = gzip.compress(encode(photo(0)[1:], "ppm"), mtime=0), "labels-vk"
@@ -88,7 +96,8 @@ def nyu() -> Raw:
             jpg, buffer = encode(photo(seed), "jpg"), io.BytesIO()
             Image.fromarray(np.arange(H * W, dtype=np.uint16).reshape(H, W) * 40).save(buffer, "PNG")
             raw.files.update({f"nyu.zip/nyu/{rgb}": jpg, f"nyu.zip/nyu/{depth}": buffer.getvalue()})
-            raw.want.update({f"images/{split}/{scene}_00045.jpg": jpg, f"annotations/{split}/{scene}_00045.png": buffer.getvalue()})
+            raw.want.update({f"images/{split}/{scene}_00045.jpg": jpg,
+                             f"annotations/{split}/{scene}_00045.png": buffer.getvalue()})
             lines.append(f"/{rgb} /{depth} 518.8579")
         raw.files[f"nyu.zip/nyu/nyu_{split}.txt"] = "\n".join([*lines, ""]).encode()
     raw.picture, raw.mask = "nyu.zip/nyu/office_0003/rgb_00045.jpg", "nyu.zip/nyu/office_0003/sync_depth_00045.png"
@@ -101,11 +110,13 @@ def refuge() -> Raw:
     grey, train = (255, 0, 128), "Annotation-Training400.zip/Annotation-Training400/Disc_Cup_Masks"
     trees = {"training": [("REFUGE-Training400.zip/Training400/Glaucoma/g0001", f"{train}/Glaucoma/g0001"),
                           ("REFUGE-Training400.zip/Training400/Non-Glaucoma/n0001", f"{train}/Non-Glaucoma/n0001")],
-             "validation": [("REFUGE-Validation400.zip/REFUGE-Validation400/V0001", "REFUGE-Validation400-GT.zip/Disc_Cup_Masks/V0001")],
+             "validation": [("REFUGE-Validation400.zip/REFUGE-Validation400/V0001",
+                             "REFUGE-Validation400-GT.zip/Disc_Cup_Masks/V0001")],
              "test": [("REFUGE-Test400.zip/Test400/T0001", "REFUGE-Test-GT.zip/Disc_Cup_Masks/G/T0001")]}
     for split, entries in trees.items():
         for seed, (picture, where) in enumerate(entries):
-            name, mask, jpg = picture.rsplit("/", 1)[1], labels(seed + len(split), (0, 1, 2)), encode(photo(seed), "jpg")
+            name, mask, jpg = (picture.rsplit("/", 1)[1], labels(seed + len(split), (0, 1, 2)),
+                               encode(photo(seed), "jpg"))
             raw.files.update({f"{picture}.jpg": jpg, f"{where}.bmp": encode(np.array(grey, np.uint8)[mask], "bmp")})
             raw.want.update({f"images/{split}/{name}.png": decode(jpg), f"annotations/{split}/{name}.png": mask})
     raw.picture, raw.mask = "REFUGE-Training400.zip/Training400/Glaucoma/g0001.jpg", f"{train}/Glaucoma/g0001.bmp"
@@ -122,39 +133,46 @@ def synapse() -> Raw:
         raw.files[f"{split}.txt"] = "".join(f"img{number}.nii.gz\n" for number in numbers).encode()
         for number in numbers:
             rng = np.random.default_rng(int(number))
-            scan, mask = rng.integers(-400, 500, (6, 5, 3)).astype(np.int16), rng.choice(list(organs), (6, 5, 3)).astype(np.int16)
+            scan, mask = (rng.integers(-400, 500, (6, 5, 3)).astype(np.int16),
+                          rng.choice(list(organs), (6, 5, 3)).astype(np.int16))
             raw.files.update({f"img/img{number}.nii.gz": nifti(scan), f"label/label{number}.nii.gz": nifti(mask)})
             for z in range(3):
-                grey = ((np.clip(scan[:, ::-1, z], -125, 275) + 125) / 400 * 255).astype(np.float32).astype(np.uint8)  # (6, 5)
+                grey = ((np.clip(scan[:, ::-1, z], -125, 275) + 125) / 400 * 255).astype(np.float32).astype(
+                    np.uint8)  # (6, 5)
                 buffer = io.BytesIO()
                 Image.fromarray(np.dstack([grey] * 3)).save(buffer, "JPEG")
                 raw.want[f"img_dir/{split}/case{number}_slice{z:03d}.jpg"] = buffer.getvalue()
-                raw.want[f"ann_dir/{split}/case{number}_slice{z:03d}.png"] = np.vectorize(organs.get)(mask[:, ::-1, z]).astype(np.uint8)
+                raw.want[f"ann_dir/{split}/case{number}_slice{z:03d}.png"] = np.vectorize(organs.get)(
+                    mask[:, ::-1, z]).astype(np.uint8)
     raw.picture, raw.mask, raw.split = "img/img0006.nii.gz", "label/label0006.nii.gz", "val.txt"
     raw.unknown, raw.resized = nifti(np.full((6, 5, 3), 14)), nifti(np.zeros((6, 4, 3)))
     return raw
 
 
-CAMVID = {"Sky": ((128, 128, 128), 0), "Wall": ((64, 192, 0), 1), "Column_Pole": ((192, 192, 128), 2), "LaneMkgsDriv": ((128, 0, 192), 3),
-          "Child": ((192, 128, 64), 9), "Void": ((0, 0, 0), 11), "MotorcycleScooter": ((192, 0, 192), 10)}
+CAMVID = {"Sky": ((128, 128, 128), 0), "Wall": ((64, 192, 0), 1), "Column_Pole": ((192, 192, 128), 2),
+          "LaneMkgsDriv": ((128, 0, 192), 3), "Child": ((192, 128, 64), 9), "Void": ((0, 0, 0), 11),
+          "MotorcycleScooter": ((192, 0, 192), 10)}
 
 
 def camvid() -> Raw:
     raw = Raw()
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    frames = (("0001TP_006690", "train"), ("0001TP_008550", "test"), ("0006R0_f00930", "train"), ("0016E5_07957", "train"),
-              ("0016E5_07959", "val"), ("Seq05VD_f00000", "test"))
+    frames = (("0001TP_006690", "train"), ("0001TP_008550", "test"), ("0006R0_f00930", "train"),
+              ("0016E5_07957", "train"), ("0016E5_07959", "val"), ("Seq05VD_f00000", "test"))
     for seed, (name, split) in enumerate(frames):
         mask, png = labels(seed, range(len(CAMVID))), encode(photo(seed), "png")
         raw.files[f"701_StillsRaw_full.zip/701_StillsRaw_full/{name}.png"] = png
-        raw.files[f"LabeledApproved_full.zip/{name}_L.png"] = encode(painted(mask, [color for color, _ in CAMVID.values()]), "png")
+        raw.files[f"LabeledApproved_full.zip/{name}_L.png"] = encode(
+            painted(mask, [color for color, _ in CAMVID.values()]), "png")
         raw.want[f"{split}/{name}.png"] = png
         raw.want[f"{split}annot/{name}.png"] = np.array([label for _, label in CAMVID.values()], np.uint8)[mask]
         lists[split].append(f"{split}/{name}.png {split}annot/{name}.png")
     raw.want.update({f"{split}.txt": lines for split, lines in lists.items()})
-    raw.picture, raw.mask = "701_StillsRaw_full.zip/701_StillsRaw_full/0016E5_07957.png", "LabeledApproved_full.zip/0016E5_07957_L.png"
+    raw.picture, raw.mask = ("701_StillsRaw_full.zip/701_StillsRaw_full/0016E5_07957.png",
+                             "LabeledApproved_full.zip/0016E5_07957_L.png")
     mask = painted(labels(3, (0, 1)), [(128, 128, 128), (64, 192, 0)])
-    raw.unknown, raw.resized, raw.split = encode(changed(mask, (1, 1, 1)), "png"), encode(mask[:5], "png"), "0016E5_07959"
+    raw.unknown, raw.resized, raw.split = (encode(changed(mask, (1, 1, 1)), "png"), encode(mask[:5], "png"),
+                                           "0016E5_07959")
     return raw
 
 
@@ -168,7 +186,8 @@ def labelme() -> Raw:
     for seed, name in enumerate(("a", "town/b")):
         jpg = encode(photo(seed), "jpg")
         raw.files[f"{name}.jpg"] = jpg
-        raw.files[f"{name}.json"] = json.dumps({"imagePath": "x.jpg", "imageData": None, "imageHeight": H, "imageWidth": W, "shapes": shapes}).encode()
+        raw.files[f"{name}.json"] = json.dumps({"imagePath": "x.jpg", "imageData": None, "imageHeight": H,
+                                                "imageWidth": W, "shapes": shapes}).encode()
         raw.want.update({f"images/{name}.jpg": jpg, f"masks/{name}.png": mask})
     raw.want["classes.txt"] = ["background", "roof", "tree"]
     raw.options = {"classes": ("background", "roof", "tree")}
@@ -189,8 +208,10 @@ def coco_json() -> Raw:
     for number, name in enumerate(("a.jpg", "b.jpg")):
         raw.files[f"pictures/{name}"] = raw.want[f"images/{name}"] = encode(photo(number), "jpg")
         notes["images"].append({"id": number, "file_name": name, "height": H, "width": W})
-        notes["annotations"] += [{"id": 2 * number, "image_id": number, "category_id": 3, "segmentation": rle(small), "area": 0},
-                                 {"id": 2 * number + 1, "image_id": number, "category_id": 7, "segmentation": [[2, 1, 11, 1, 11, 8, 2, 8]]}]
+        notes["annotations"] += [{"id": 2 * number, "image_id": number, "category_id": 3,
+                                  "segmentation": rle(small), "area": 0},
+                                 {"id": 2 * number + 1, "image_id": number, "category_id": 7,
+                                  "segmentation": [[2, 1, 11, 1, 11, 8, 2, 8]]}]
         raw.want[f"masks/{name[0]}.png"] = mask
     raw.files["instances.json"] = json.dumps(notes).encode()
     raw.want["classes.txt"] = ["background", "roof", "tree"]
@@ -201,4 +222,5 @@ def coco_json() -> Raw:
     return raw
 
 
-FAKES = {fake.__name__: fake for fake in (chase_db1, drive, hrf, stare, nyu, refuge, synapse, camvid, labelme, coco_json)}
+FAKES = {fake.__name__: fake for fake in (chase_db1, drive, hrf, stare, nyu, refuge, synapse, camvid,
+                                          labelme, coco_json)}

@@ -7,19 +7,23 @@ from fake_encode import encode
 from fake_raw import Raw, changed, labels, painted, photo
 
 ISPRS = ((0, 0, 0), (255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0))
-ISAID = ((0, 0, 0), (0, 0, 63), (0, 63, 63), (0, 63, 0), (0, 63, 127), (0, 63, 191), (0, 63, 255), (0, 127, 63), (0, 127, 127), (0, 0, 127),
-         (0, 0, 191), (0, 0, 255), (0, 191, 127), (0, 127, 191), (0, 127, 255), (0, 100, 155))
+ISAID = ((0, 0, 0), (0, 0, 63), (0, 63, 63), (0, 63, 0), (0, 63, 127), (0, 63, 191), (0, 63, 255), (0, 127, 63),
+         (0, 127, 127), (0, 0, 127), (0, 0, 191), (0, 0, 255), (0, 191, 127), (0, 127, 191), (0, 127, 255),
+         (0, 100, 155))
 
 
 def isaid() -> Raw:
-    """Tiles of 16x16 with an overlap of 4: a picture larger than a tile, one smaller, and one of a tile's height but smaller in width."""
+    """Tiles of 16x16 with an overlap of 4: a picture larger than a tile, one smaller,
+    and one of a tile's height but smaller in width.
+    """
     raw = Raw(options={"width": 16, "height": 16, "overlap": 4})
     sizes = {("train", "P0000"): (20, 41, (0, 4), (0, 12, 24, 25)), ("train", "P0001"): (10, 12, (0,), (0,)),
              ("val", "P0003"): (33, 16, (0, 12, 17), (0,)), ("val", "P0004"): (40, 9, (0, 12, 24), (0,))}
     for seed, ((split, name), (h, w, tops, lefts)) in enumerate(sizes.items()):
         img, mask = photo(seed, h, w), labels(seed, range(16), h, w)
         raw.files[f"{split}/images/images.zip/images/{name}.png"] = encode(img, "png")
-        raw.files[f"{split}/Semantic_masks/images.zip/images/{name}_instance_color_RGB.png"] = encode(painted(mask, ISAID), "png")
+        raw.files[f"{split}/Semantic_masks/images.zip/images/{name}_instance_color_RGB.png"] = encode(
+            painted(mask, ISAID), "png")
         img = np.pad(img, [(0, max(16 - h, 0)), (0, max(16 - w, 0)), (0, 0)])
         mask = np.pad(mask, [(0, max(16 - h, 0)), (0, max(16 - w, 0))], constant_values=255)
         for y in tops:
@@ -29,7 +33,8 @@ def isaid() -> Raw:
                 raw.want[f"ann_dir/{split}/{tile}_instance_color_RGB.png"] = mask[y:y + 16, x:x + 16]
     test = encode(photo(9), "png")
     raw.files["test/images/images.zip/images/P0006.png"] = raw.want["img_dir/test/P0006.png"] = test
-    raw.picture, raw.mask = "train/images/images.zip/images/P0000.png", "train/Semantic_masks/images.zip/images/P0000_instance_color_RGB.png"
+    raw.picture, raw.mask = ("train/images/images.zip/images/P0000.png",
+                             "train/Semantic_masks/images.zip/images/P0000_instance_color_RGB.png")
     mask = painted(labels(0, range(16), 20, 41), ISAID)
     raw.unknown, raw.resized, raw.split = encode(changed(mask, (1, 2, 3)), "png"), encode(mask[:, :-1], "png"), "val/"
     return raw
@@ -49,7 +54,8 @@ def potsdam() -> Raw:
     for seed, (split, name) in enumerate((("train", "2_10"), ("train", "6_7"), ("val", "5_15"))):
         img, mask = photo(seed, 40, 52), labels(seed, range(7), 40, 52)
         raw.files[f"2_Ortho_RGB.zip/2_Ortho_RGB/top_potsdam_{name}_RGB.tif"] = encode(img, "tif")
-        raw.files[f"5_Labels_all_noBoundary.zip/top_potsdam_{name}_label_noBoundary.tif"] = encode(painted(mask, ISPRS), "tif")
+        raw.files[f"5_Labels_all_noBoundary.zip/top_potsdam_{name}_label_noBoundary.tif"] = encode(
+            painted(mask, ISPRS), "tif")
         _isprs(raw, split, name, img, mask)
     raw.picture = "2_Ortho_RGB.zip/2_Ortho_RGB/top_potsdam_2_10_RGB.tif"
     raw.mask = "5_Labels_all_noBoundary.zip/top_potsdam_2_10_label_noBoundary.tif"
@@ -66,7 +72,8 @@ def vaihingen() -> Raw:
         raw.files[f"{gt}/top_mosaic_09cm_{name}_noBoundary.tif"] = encode(painted(mask, ISPRS), "tif")
         if split:  # the published ground truth has an area9 whose picture does not exist
             raw.files[f"ISPRS_semantic_labeling_Vaihingen.zip/top/top_mosaic_09cm_{name}.tif"] = encode(img, "tif")
-            raw.files[f"ISPRS_semantic_labeling_Vaihingen.zip/gts_for_participants/top_mosaic_09cm_{name}.tif"] = encode(painted(mask, ISPRS), "tif")
+            raw.files[f"ISPRS_semantic_labeling_Vaihingen.zip/gts_for_participants/top_mosaic_09cm_{name}.tif"] = (
+                encode(painted(mask, ISPRS), "tif"))
             _isprs(raw, split, name, img, mask)
     raw.picture = "ISPRS_semantic_labeling_Vaihingen.zip/top/top_mosaic_09cm_area1.tif"
     raw.mask = f"{gt}/top_mosaic_09cm_area1_noBoundary.tif"
@@ -84,7 +91,8 @@ def levircd() -> Raw:
             raw.files[f"{split}.zip/{split}/{part}/{name}.png"] = encode(array, "png")
             for y in (0, 16):
                 for x in (0, 16, 24):
-                    raw.want[f"{split}/{part}/{name}_{x}_{y}_{x + 16}_{y + 16}.png"] = (mask if part == "label" else array)[y:y + 16, x:x + 16]
+                    raw.want[f"{split}/{part}/{name}_{x}_{y}_{x + 16}_{y + 16}.png"] = (
+                        mask if part == "label" else array)[y:y + 16, x:x + 16]
     raw.picture, raw.mask = "train.zip/train/B/train_1.png", "train.zip/train/label/train_1.png"
     mask = labels(0, (0, 1), 32, 40) * np.uint8(255)
     raw.unknown, raw.resized, raw.split = encode(changed(mask, 254), "png"), encode(mask[3:], "png"), "val.zip"

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).resolve().parents[3] / "tools" / "convert_datasets")]
+sys.path[:0] = [str(pathlib.Path(__file__).parent),
+                str(pathlib.Path(__file__).resolve().parents[3] / "tools" / "convert_datasets")]
 
 import camvid
 import cityscapes
@@ -38,7 +39,8 @@ def test_potsdam_true_stride(tmp_path):
     potsdam.convert(tmp_path / "raw", tmp_path / "out", QUIET, size=16, overlap=8)
     tiles = {path.stem for path in (tmp_path / "out/ann_dir/val").iterdir()}
     assert tiles == {f"5_15_{x}_{y}_{x + 16}_{y + 16}" for y in (0, 8, 16, 24) for x in (0, 8, 16, 24, 32, 36)}
-    assert np.array_equal(mask_of(tmp_path / "out/ann_dir/val/5_15_8_8_24_24.png")[8:, 8:], raw.want["ann_dir/val/5_15_16_16_32_32.png"][:8, :8])
+    assert np.array_equal(mask_of(tmp_path / "out/ann_dir/val/5_15_8_8_24_24.png")[8:, 8:],
+                          raw.want["ann_dir/val/5_15_16_16_32_32.png"][:8, :8])
 
 
 def test_potsdam_unknown_colours_get_the_index_asked_for(tmp_path):
@@ -56,7 +58,8 @@ def test_potsdam_takes_no_other_kind_of_picture_and_nested_archives(tmp_path):
     files["Potsdam.zip/5_Labels_all.zip/top_potsdam_2_10_label.tif"] = b"another kind"
     write_tree(files, tmp_path / "raw")
     potsdam.convert(tmp_path / "raw" / "Potsdam.zip", tmp_path / "out", QUIET, size=16)
-    assert np.array_equal(mask_of(tmp_path / "out/img_dir/train/2_10_0_0_16_16.png"), raw.want["img_dir/train/2_10_0_0_16_16.png"])
+    assert np.array_equal(mask_of(tmp_path / "out/img_dir/train/2_10_0_0_16_16.png"),
+                          raw.want["img_dir/train/2_10_0_0_16_16.png"])
     assert not list((tmp_path / "out").glob(".scratch*"))
 
 
@@ -151,4 +154,5 @@ def test_labelme_finds_the_classes_and_refuses_odd_shapes(tmp_path):
 
 
 def test_voc_colours():
-    assert voc2012.voc_colours()[:4] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)] and voc2012.voc_colours()[255] == (224, 224, 192)
+    assert (voc2012.voc_colours()[:4] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
+            and voc2012.voc_colours()[255] == (224, 224, 192))

@@ -1,4 +1,6 @@
-"""The converters' shared helpers: archives, processes, tiles, tables, manifest, MATLAB and NIfTI files, run lengths, command line."""
+"""The converters' shared helpers: archives, processes, tiles, tables, manifest,
+MATLAB and NIfTI files, run lengths, command line.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from fake_encode import encode, mat, nifti, pack, rle, write_tree
 
-from jseg.data.prepare import ColorTable, IndexTable, Item, Job, Settings, Source, Tiling, convert_pair, natural, pair_items
+from jseg.data.prepare import (ColorTable, IndexTable, Item, Job, Settings, Source, Tiling, convert_pair,
+                               natural, pair_items)
 from jseg.data.prepare.matfile import matrix, read_mat
 from jseg.data.prepare.nifti import read_nifti
 from jseg.data.prepare.parallel import map_items
@@ -29,7 +32,7 @@ QUIET = Settings(workers=1, progress=False)
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
-# ---- archives -----------------------------------------------------------------------------------------------------------------
+# ---- archives --------------------------------------------------------------------------------------------------------
 
 
 def source(path, tmp_path, **options) -> Source:
@@ -38,7 +41,8 @@ def source(path, tmp_path, **options) -> Source:
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tgz", "tar.gz"])
 def test_archives_read_alike(kind, tmp_path):
-    members = {"b/2.txt": b"two", "a/1.txt": b"one", "__MACOSX/b/2.txt": b"junk", "a/.DS_Store": b"junk", f"inner.{kind}/c/3.txt": b"three"}
+    members = {"b/2.txt": b"two", "a/1.txt": b"one", "__MACOSX/b/2.txt": b"junk", "a/.DS_Store": b"junk",
+               f"inner.{kind}/c/3.txt": b"three"}
     (tmp_path / f"x.{kind}").write_bytes(pack(members, f"x.{kind}"))
     src = source(tmp_path / f"x.{kind}", tmp_path)
     assert src.names == [f"x.{kind}/a/1.txt", f"x.{kind}/b/2.txt", f"x.{kind}/inner.{kind}/c/3.txt"]
@@ -47,7 +51,8 @@ def test_archives_read_alike(kind, tmp_path):
 
 
 def test_folder_and_archive_of_the_same_file(tmp_path):
-    write_tree({"Train/1.png": b"plain", "Train.zip/Train/1.png": b"packed", "Train.zip/Train/2.png": b"packed"}, tmp_path / "raw")
+    write_tree({"Train/1.png": b"plain", "Train.zip/Train/1.png": b"packed", "Train.zip/Train/2.png": b"packed"},
+               tmp_path / "raw")
     src = source(tmp_path / "raw", tmp_path)
     found = src.find(r"(Train)/(\d)\.png")
     assert src.read(found["Train", "1"]) == b"plain" and src.read(found["Train", "2"]) == b"packed"
@@ -115,11 +120,12 @@ def test_missing_source_and_nothing_found(tmp_path):
         source(tmp_path / "nowhere", tmp_path)
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "readme.txt").write_text("x")
-    with pytest.raises(ConvertError, match=r"no pictures found; expected names like train/\*\.png \(there: readme.txt\)"):
+    with pytest.raises(ConvertError,
+                       match=r"no pictures found; expected names like train/\*\.png \(there: readme.txt\)"):
         source(tmp_path / "raw", tmp_path).find(r"train/(\d+)\.png", "pictures")
 
 
-# ---- processes ----------------------------------------------------------------------------------------------------------------
+# ---- processes -------------------------------------------------------------------------------------------------------
 
 
 def slow_square(offset: int, item: Item) -> int:
@@ -150,12 +156,13 @@ def test_killed_worker_is_one_clear_line():
         list(map_items(slow_square, 0, items(1, 99), workers=2, progress=False))
 
 
-# ---- tiles --------------------------------------------------------------------------------------------------------------------
+# ---- tiles -----------------------------------------------------------------------------------------------------------
 
 
 def test_starts_and_boxes():
     assert starts(6000, 512, 512) == [*range(0, 5121, 512), 5488]
-    assert len(starts(6000, 512, 512)) ** 2 * 24 == 3456 and len(starts(6000, 512, 256)) ** 2 * 24 == 12696  # Potsdam, train
+    # Potsdam, train
+    assert len(starts(6000, 512, 512)) ** 2 * 24 == 3456 and len(starts(6000, 512, 256)) ** 2 * 24 == 12696
     assert starts(512, 512, 256) == [0] and starts(513, 512, 256) == [0, 1] and starts(100, 512, 256) == [0]
     assert list(Tiling.published(4).boxes(4, 6)) == [Box(0, 4, 0, 4), Box(0, 4, 2, 6)]
     assert list(Tiling.overlapping(2, 4, 1).boxes(3, 3)) == [Box(0, 2, 0, 3), Box(1, 3, 0, 3)]
@@ -193,22 +200,25 @@ cv2.imwrite({folder!r} + '/pic.png', img, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 del img
 open('/proc/self/clear_refs', 'w').write('5')  # forget the peak so far: making them took more than reading them may
 with Job('wide', {folder!r}, {folder!r} + '/out', {{}}, Settings(1, progress=False)) as job:
-    job.run(pair_items([(('pic.png', 'mask.png'), ('i_{{box.left}}_{{box.top}}.png', 'm_{{box.left}}_{{box.top}}.png'))], cut_pair,
+    tiles = ('i_{{box.left}}_{{box.top}}.png', 'm_{{box.left}}_{{box.top}}.png')
+    job.run(pair_items([(('pic.png', 'mask.png'), tiles)], cut_pair,
                        tiling=Tiling.published(2500), label=ColorTable({{(0, 0, 0): 0, (0, 0, 255): 1}})))
 print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])
 """
 
 
 def test_wide_pictures_need_little_memory(tmp_path):
-    done = subprocess.run([sys.executable, "-c", WIDE.format(root=str(ROOT), folder=str(tmp_path))], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", WIDE.format(root=str(ROOT), folder=str(tmp_path))],
+                          capture_output=True, text=True, timeout=100)
     if "clear_refs" in done.stderr:
         pytest.skip("the peak cannot be reset here")
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 520_000, f"{done.stdout.strip()} KiB"  # half the height and half the memory of 10,000 x 10,000
+    # half the height and half the memory of 10,000 x 10,000
+    assert int(done.stdout) < 520_000, f"{done.stdout.strip()} KiB"
     assert len(list((tmp_path / "out").glob("m_*.png"))) == 8
 
 
-# ---- tables -------------------------------------------------------------------------------------------------------------------
+# ---- tables ----------------------------------------------------------------------------------------------------------
 
 
 def test_color_table_reports_places_and_counts():
@@ -217,8 +227,10 @@ def test_color_table_reports_places_and_counts():
     rgb[2, 3] = (1, 2, 3)
     assert np.array_equal(np.argwhere(table(encode(rgb, "png"), "m.png") == 7), [[2, 3]])
     rgb[1, 4], rgb[4, 1:3] = (9, 9, 9), (3, 2, 1)
-    with pytest.raises(DataError, match=r"m\.png: colour not in the colour map: \(3, 2, 1\) at 2 pixels, first at row 4, column 1; "
-                                        r"\(9, 9, 9\) at 1 pixel, first at row 1, column 4\. Known are \(0, 0, 0\), \(1, 2, 3\)"):
+    with pytest.raises(DataError, match=r"m\.png: colour not in the colour map: \(3, 2, 1\) at 2 pixels, first at row "
+                                        r"4, column 1; "
+                                        r"\(9, 9, 9\) at 1 pixel, first at row 1, column 4\. Known are \(0, 0, 0\), "
+                                        r"\(1, 2, 3\)"):
         table(encode(rgb, "png"), "m.png")
     assert ColorTable(table.colors, unknown=255)(encode(rgb, "png"), "m.png")[4, 1] == 255
 
@@ -233,13 +245,14 @@ def test_tables_over_several_strips(monkeypatch, rng):
         IndexTable({0: 9, 1: 8, 2: 7, 3: 6}).indices(mask, "m")
 
 
-# ---- formats ------------------------------------------------------------------------------------------------------------------
+# ---- formats ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_mat_files(compress, rng):
     s = rng.integers(0, 500, (7, 5)).astype(np.uint16)
-    data = mat({"S": s, "tiny": np.array([[3.0]]), "GTcls": {"B": [np.zeros((2, 2), np.uint8)], "Segmentation": s.astype(np.uint8)}}, compress)
+    data = mat({"S": s, "tiny": np.array([[3.0]]),
+                "GTcls": {"B": [np.zeros((2, 2), np.uint8)], "Segmentation": s.astype(np.uint8)}}, compress)
     assert np.array_equal(matrix(data, "S"), s) and matrix(data, "tiny")[0, 0] == 3
     assert np.array_equal(matrix(data, "GTcls", "Segmentation"), s.astype(np.uint8))
     assert len(read_mat(data)["GTcls"]["B"]) == 1
@@ -266,30 +279,35 @@ def test_run_lengths(rng):
         assert np.array_equal(decode_rle(rle(mask), (9, 13), "x"), mask)
     plain = {"size": [2, 3], "counts": [1, 2, 3]}
     assert np.array_equal(decode_rle(plain, (2, 3), "x"), [[0, 1, 0], [1, 0, 0]])
-    for broken, text in (({"size": [2, 3], "counts": [1, 2]}, "does not fit"), ({"size": [3, 2], "counts": [6]}, "does not fit"),
-                         ({"counts": [6]}, "not a run-length mask"), ({"size": [2, 3], "counts": "\x01"}, "not a run-length mask")):
+    for broken, text in (({"size": [2, 3], "counts": [1, 2]}, "does not fit"),
+                         ({"size": [3, 2], "counts": [6]}, "does not fit"),
+                         ({"counts": [6]}, "not a run-length mask"),
+                         ({"size": [2, 3], "counts": "\x01"}, "not a run-length mask")):
         with pytest.raises(DataError, match=text):
             decode_rle(broken, (2, 3), "x")
 
 
 def test_polygons():
-    assert np.array_equal(np.argwhere(fill_polygons([[(1, 1), (2, 1), (2, 2), (1, 2)]], (4, 5))), [[1, 1], [1, 2], [2, 1], [2, 2]])
+    assert np.array_equal(np.argwhere(fill_polygons([[(1, 1), (2, 1), (2, 2), (1, 2)]], (4, 5))),
+                          [[1, 1], [1, 2], [2, 1], [2, 2]])
 
 
-# ---- manifest -----------------------------------------------------------------------------------------------------------------
+# ---- manifest --------------------------------------------------------------------------------------------------------
 
 
 def simple_job(tmp_path, settings=QUIET, expected=None, names=("a", "b"), **options):
     with Job("simple", tmp_path / "raw", tmp_path / "out", expected or {}, settings) as job:
         table = IndexTable({0: 0, 1: options.get("one", 1)})
-        return job.run(pair_items([((f"{n}.jpg", f"{n}.png"), (f"img/{n}.jpg", f"ann/{n}.png")) for n in names], convert_pair, label=table))
+        return job.run(pair_items([((f"{n}.jpg", f"{n}.png"), (f"img/{n}.jpg", f"ann/{n}.png")) for n in names],
+                                  convert_pair, label=table))
 
 
 @pytest.fixture
 def raw(tmp_path):
     """Two pictures with masks."""
     for name in "ab":
-        write_tree({f"{name}.jpg": encode(np.zeros((4, 5, 3), np.uint8), "jpg"), f"{name}.png": encode(np.eye(4, 5, dtype=np.uint8), "png")},
+        write_tree({f"{name}.jpg": encode(np.zeros((4, 5, 3), np.uint8), "jpg"),
+                    f"{name}.png": encode(np.eye(4, 5, dtype=np.uint8), "png")},
                    tmp_path / "raw")
     return tmp_path
 
@@ -316,7 +334,8 @@ def test_changed_source_or_options_are_done_again(raw):
 def test_old_tiles_do_not_stay(raw):
     simple_job(raw)
     with Job("simple", raw / "raw", raw / "out", {}, QUIET) as job:
-        job.run(pair_items([(("a.jpg", "a.png"), ("img/renamed.jpg", "ann/renamed.png"))], convert_pair, label=IndexTable({0: 0, 1: 1})))
+        job.run(pair_items([(("a.jpg", "a.png"), ("img/renamed.jpg", "ann/renamed.png"))], convert_pair,
+                           label=IndexTable({0: 0, 1: 1})))
     assert sorted(path.name for path in (raw / "out/img").iterdir()) == ["b.jpg", "renamed.jpg"]
 
 
@@ -333,8 +352,8 @@ def test_output_never_touches_the_source(raw):
 def test_two_items_never_write_one_file(raw):
     with pytest.raises(ConvertError, match=r"b\.png and a\.png both make img/same\.jpg"):
         with Job("x", raw / "raw", raw / "out", {}, QUIET) as job:
-            job.run(pair_items([((f"{n}.jpg", f"{n}.png"), ("img/same.jpg", f"ann/{n}.png")) for n in "ab"], convert_pair,
-                               label=IndexTable({0: 0, 1: 1})))
+            job.run(pair_items([((f"{n}.jpg", f"{n}.png"), ("img/same.jpg", f"ann/{n}.png")) for n in "ab"],
+                               convert_pair, label=IndexTable({0: 0, 1: 1})))
 
 
 def test_counts(raw):
@@ -351,7 +370,7 @@ def test_processes_give_what_one_gives(raw):
     assert one == {path.name: path.read_bytes() for path in (raw / "out").rglob("*.png")}
 
 
-# ---- command ------------------------------------------------------------------------------------------------------------------
+# ---- command ---------------------------------------------------------------------------------------------------------
 
 
 def test_command_line_in_a_process(tmp_path):
@@ -359,15 +378,17 @@ def test_command_line_in_a_process(tmp_path):
     from fake_raw import FAKES
     raw = FAKES["cityscapes"]()
     write_tree(raw.files, tmp_path / "raw")
-    command = [sys.executable, str(ROOT / "tools/convert_datasets/cityscapes.py"), str(tmp_path / "raw"), "-o", str(tmp_path / "out"),
-               "--workers", "2"]
+    command = [sys.executable, str(ROOT / "tools/convert_datasets/cityscapes.py"), str(tmp_path / "raw"), "-o",
+               str(tmp_path / "out"), "--workers", "2"]
     done = subprocess.run([*command, "--partial"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 0 and "cityscapes: 4 items converted" in done.stdout and "gtFine/train: 2 (published: 2975)" in done.stdout
+    assert (done.returncode == 0 and "cityscapes: 4 items converted" in done.stdout
+            and "gtFine/train: 2 (published: 2975)" in done.stdout)
     assert "4/4" in done.stderr  # the progress bar
     again = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert again.returncode == 2 and "gtFine/train 2 of 2975" in again.stderr and "Traceback" not in again.stderr
     shown = subprocess.run([*command[:2], "--help"], capture_output=True, text=True, timeout=60).stdout
-    assert "Expected counts" in shown and shown.rstrip().splitlines()[-1].startswith("example: python tools/convert_datasets/cityscapes.py")
+    assert "Expected counts" in shown and shown.rstrip().splitlines()[-1].startswith(
+        "example: python tools/convert_datasets/cityscapes.py")
 
 
 @pytest.mark.parametrize("words, text", [([], "arguments are required"), (["x", "--workers", "-1"], "0 or more"),

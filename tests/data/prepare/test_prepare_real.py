@@ -37,7 +37,8 @@ def load_all(dataset) -> np.ndarray:
 
 def test_ade20k(shared_data, tmp_path):
     ade20k.convert(shared_data / "raw/ade20k", tmp_path, SETTINGS)
-    dataset = ADE20KDataset(data_root=str(tmp_path), data_prefix={"img_path": "images/validation", "seg_map_path": "annotations/validation"},
+    dataset = ADE20KDataset(data_root=str(tmp_path),
+                            data_prefix={"img_path": "images/validation", "seg_map_path": "annotations/validation"},
                             pipeline=LOAD)
     assert len(dataset) == 3 and (load_all(dataset)[:150] > 0).sum() >= 10
 
@@ -45,7 +46,8 @@ def test_ade20k(shared_data, tmp_path):
 def test_cityscapes(shared_data, tmp_path):
     cityscapes.convert(shared_data / "raw/cityscapes", tmp_path, Settings(1, partial=True, link=True, progress=False))
     for split, count in (("train", 4), ("val", 1)):
-        dataset = CityscapesDataset(data_root=str(tmp_path), data_prefix={"img_path": f"leftImg8bit/{split}", "seg_map_path": f"gtFine/{split}"},
+        dataset = CityscapesDataset(data_root=str(tmp_path),
+                                    data_prefix={"img_path": f"leftImg8bit/{split}", "seg_map_path": f"gtFine/{split}"},
                                     pipeline=LOAD)
         assert len(dataset) == count and load_all(dataset)[0] > 100_000  # road
     assert next((tmp_path / "leftImg8bit/train/aachen").iterdir()).is_symlink()
@@ -54,7 +56,8 @@ def test_cityscapes(shared_data, tmp_path):
 def test_coco_stuff164k(shared_data, tmp_path):
     coco_stuff164k.convert(shared_data / "raw/coco_stuff", tmp_path, SETTINGS)
     for split, count in (("train2017", 8), ("val2017", 4)):
-        dataset = COCOStuffDataset(data_root=str(tmp_path), data_prefix={"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
+        dataset = COCOStuffDataset(data_root=str(tmp_path),
+                                   data_prefix={"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
                                    pipeline=LOAD)
         assert len(dataset) == count and (load_all(dataset)[:171] > 0).sum() > 10
 
@@ -62,7 +65,8 @@ def test_coco_stuff164k(shared_data, tmp_path):
 def test_isaid(shared_data, tmp_path):
     report = isaid.convert(shared_data / "raw/isaid", tmp_path, SETTINGS)
     for split in ("train", "val"):
-        dataset = iSAIDDataset(data_root=str(tmp_path), data_prefix={"img_path": f"img_dir/{split}", "seg_map_path": f"ann_dir/{split}"},
+        dataset = iSAIDDataset(data_root=str(tmp_path),
+                               data_prefix={"img_path": f"img_dir/{split}", "seg_map_path": f"ann_dir/{split}"},
                                pipeline=LOAD)
         assert len(dataset) == report.counts[f"img_dir/{split}"] > 0
         counts = load_all(dataset)
@@ -77,7 +81,8 @@ def test_drive(shared_data, tmp_path):
         "validation/02_manual1.png", "validation/02_manual2.png"]
     for path in masks:
         mask = read_mask(path)
-        assert mask.shape == (584, 565) and 0.03 < mask.mean() < 0.25 and mask.max() == 1, path  # vessels cover some percent
+        # vessels cover some percent
+        assert mask.shape == (584, 565) and 0.03 < mask.mean() < 0.25 and mask.max() == 1, path
     assert read_image(tmp_path / "images/validation/01.png").shape == (584, 565, 3)
 
 

@@ -47,12 +47,14 @@ def filtered_png(img: np.ndarray) -> bytes:
         guess = left + above - corner
         near = np.argmin([abs(guess - left), abs(guess - above), abs(guess - corner)], 0)
         paeth = np.choose(near, [left, above, corner])
-        raw += bytes([y % 5]) + ((row - (0 * row, left, above, (left + above) // 2, paeth)[y % 5]) % 256).astype(np.uint8).tobytes()
+        raw += bytes([y % 5]) + ((row - (0 * row, left, above, (left + above) // 2, paeth)[y % 5]) % 256).astype(
+            np.uint8).tobytes()
         above = row
     packed = zlib.compress(raw)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", img.shape[1], len(img), 8, {3: 2, 4: 6}[bpp], 0, 0, 0))]
     chunks += [(b"IDAT", packed[i:i + 100]) for i in range(0, len(packed), 100)] + [(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c))
+                                           for k, c in chunks)
 
 
 def tiff(img: np.ndarray, **options) -> bytes:
@@ -70,12 +72,14 @@ def kinds(rng) -> dict[str, tuple[bytes, bool]]:
     exif[0x0112] = 6
     Image.fromarray(rgb).save(turned, "PNG", exif=exif)
     return {
-        "png rgb": (encode(rgb, "png"), True), "png grey": (encode(grey, "png"), True), "png rgba": (encode(photo(rng, 4), "png"), True),
-        "png filters": (filtered_png(rgb), True), "png filters rgba": (filtered_png(photo(rng, 4)), True),
-        "png palette": (palette.getvalue(), False), "png turned": (turned.getvalue(), False),
+        "png rgb": (encode(rgb, "png"), True), "png grey": (encode(grey, "png"), True),
+        "png rgba": (encode(photo(rng, 4), "png"), True), "png filters": (filtered_png(rgb), True),
+        "png filters rgba": (filtered_png(photo(rng, 4)), True), "png palette": (palette.getvalue(), False),
+        "png turned": (turned.getvalue(), False),
         "png 16 bits": (cv2.imencode(".png", rgb.astype(np.uint16) * 257)[1].tobytes(), False),
-        "jpeg": (encode(rgb, "jpg"), False), "tiff grey": (tiff(grey), False), "tiff turned": (tiff(rgb, tiffinfo={274: 3}), False),
-        "tiff raw": (tiff(rgb, tiffinfo={278: 4}), True), "tiff lzw": (tiff(rgb, compression="tiff_lzw", tiffinfo={278: 3}), True),
+        "jpeg": (encode(rgb, "jpg"), False), "tiff grey": (tiff(grey), False),
+        "tiff turned": (tiff(rgb, tiffinfo={274: 3}), False), "tiff raw": (tiff(rgb, tiffinfo={278: 4}), True),
+        "tiff lzw": (tiff(rgb, compression="tiff_lzw", tiffinfo={278: 3}), True),
         "tiff deflate, predictor": (tiff(rgb, compression="tiff_adobe_deflate", tiffinfo={278: 7, 317: 2}), True),
         "tiff lzw in one piece": (tiff(rgb, compression="tiff_lzw", tiffinfo={278: 41}), False)}
 
@@ -87,7 +91,8 @@ def test_strips_are_the_whole_decoders_pixels(rng):
         whole = read_image(data)
         assert (picture.height, picture.width) == whole.shape[:2], name
         assert np.array_equal(np.concatenate(strips), whole), name
-        assert (len(strips) > 1) == in_strips and (not in_strips or max(map(len, strips)) <= 7), (name, [len(s) for s in strips])
+        assert (len(strips) > 1) == in_strips and (not in_strips or max(map(len, strips)) <= 7), (
+            name, [len(s) for s in strips])
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
@@ -114,12 +119,15 @@ def test_bands_overlap_and_leave_nothing_out(rng):
 
 def test_tiles_from_strips_and_nothing_stays_of_a_damaged_picture(rng, tmp_path):
     img, mask = photo(rng), rng.integers(0, 3, (41, 30))
-    files = {"a.png": filtered_png(img), "a_mask.png": encode(np.array(COLORS, np.uint8)[mask], "png"), "b.png": encode(img, "png")}
+    files = {"a.png": filtered_png(img), "a_mask.png": encode(np.array(COLORS, np.uint8)[mask], "png"),
+             "b.png": encode(img, "png")}
 
     def convert():
         with Job("tiles", tmp_path / "raw", tmp_path / "out", {}, Settings(1, progress=False)) as job:
-            items = pair_items([(("a.png", "a_mask.png"), ("img/{box.top}_{box.left}.png", "ann/{box.top}_{box.left}.png"))], cut_pair,
-                               tiling=Tiling.overlapping(16, 32, 4), label=ColorTable({c: i for i, c in enumerate(COLORS)}), pad=(0, 255))
+            items = pair_items(
+                [(("a.png", "a_mask.png"), ("img/{box.top}_{box.left}.png", "ann/{box.top}_{box.left}.png"))], cut_pair,
+                               tiling=Tiling.overlapping(16, 32, 4),
+                label=ColorTable({c: i for i, c in enumerate(COLORS)}), pad=(0, 255))
             return job.run([*items, Item("b", copy_picture, ("b.png",), ("b.png",))])
 
     write_tree(files, tmp_path / "raw")
@@ -142,7 +150,8 @@ def test_tiles_from_strips_and_nothing_stays_of_a_damaged_picture(rng, tmp_path)
 def test_unknown_colours_are_counted_over_all_strips(rng):
     mask = np.zeros((41, 30, 3), np.uint8)
     mask[3, 5] = mask[40, 1] = 9
-    with pytest.raises(DataError, match=r"m: colour not in the colour map: \(9, 9, 9\) at 2 pixels, first at row 3, column 5"):
+    with pytest.raises(DataError,
+                       match=r"m: colour not in the colour map: \(9, 9, 9\) at 2 pixels, first at row 3, column 5"):
         ColorTable({(0, 0, 0): 0})(encode(mask, "png"), "m")
     assert ColorTable({(0, 0, 0): 0}, unknown=7)(encode(mask, "png"), "m")[40, :3].tolist() == [0, 7, 0]
 

@@ -1,4 +1,6 @@
-"""The operations of jseg.ops written with PyTorch's operators, as a PyTorch user would. Never imports jseg or Jittor."""
+"""The operations of jseg.ops written with PyTorch's operators, as a PyTorch user would.
+Never imports jseg or Jittor.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ def _adamw(weights, exp_avg, exp_avg_sq, *, lr, weight_decay, betas, eps, step, 
         start += -(-grad.numel() // 16) * 16
     parts = [[v[at:at + g.numel()] for at, g in zip(starts, grads)] for v in vectors]
     steps = [torch.tensor(float(step - 1), device=weights.device) for _ in grads]  # counted up before it is used
-    adamw(parts[0], grads, parts[1], parts[2], [], steps, fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr, weight_decay=weight_decay,
-          eps=eps, maximize=False)
+    adamw(parts[0], grads, parts[1], parts[2], [], steps, fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1],
+          lr=lr, weight_decay=weight_decay, eps=eps, maximize=False)
     return (*vectors, sum((g * g).sum() for g in grads))
 
 
@@ -82,8 +84,8 @@ def _branch(y, scale, factor, shortcut):
     return y if shortcut is None else y + shortcut
 
 
-def _pointwise(x, weight, bias=None, gate=None, residual=None, residual_scale=None, scale=None, factor=None, shortcut=None,
-               input_scale=None, input_shift=None, *, activation=None):
+def _pointwise(x, weight, bias=None, gate=None, residual=None, residual_scale=None, scale=None, factor=None,
+               shortcut=None, input_scale=None, input_shift=None, *, activation=None):
     y = F.conv2d(_affine(x, input_scale, input_shift), weight, bias)
     y = F.gelu(y) if activation == "gelu" else y
     y = y if gate is None else y * gate
@@ -92,7 +94,8 @@ def _pointwise(x, weight, bias=None, gate=None, residual=None, residual_scale=No
     return _branch(y, scale, factor, shortcut)
 
 
-def _mix_ffn(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, scale=None, factor=None, shortcut=None, input_scale=None, input_shift=None):
+def _mix_ffn(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, scale=None, factor=None, shortcut=None, input_scale=None,
+             input_shift=None):
     y = F.conv2d(_affine(x, input_scale, input_shift), fc1_w, fc1_b)
     y = F.conv2d(y, dw_w, dw_b, padding=1, groups=dw_w.shape[0])
     return _branch(F.conv2d(F.gelu(y), fc2_w, fc2_b), scale, factor, shortcut)
@@ -109,6 +112,26 @@ def _norm(x, weight, bias, residual=None, *, over, groups=1, activation=None):
     return {None: lambda v: v, "relu": F.relu, "gelu": F.gelu}[activation](y)
 
 
+def _criss_cross(query, key, value):
+    h = query.shape[2]
+    down = torch.einsum("nchw,nciw->nhwi", query, key)
+    down = down.masked_fill(torch.eye(h, dtype=torch.bool, device=query.device)[:, None], float("-inf"))
+    weights = torch.cat([down, torch.einsum("nchw,nchj->nhwj", query, key)], 3).softmax(3)
+    return (torch.einsum("nhwi,ndiw->ndhw", weights[..., :h], value)
+            + torch.einsum("nhwj,ndhj->ndhw", weights[..., h:], value))
+
+
+def _psa_mask(x, *, mask_size, kind):
+    n, _, h, w = x.shape
+    place = torch.arange(h * w, device=x.device)
+    down, right = ((side[:, None] - side + (size - 1) // 2)
+                   for side, size in zip((place // w, place % w), mask_size))  # [other position, position]
+    inside = (down >= 0) & (down < mask_size[0]) & (right >= 0) & (right < mask_size[1])
+    index = torch.where(inside, down * mask_size[1] + right, 0)
+    y = x.reshape(n, -1, h * w).gather(1, index.expand(n, -1, -1)) * inside
+    return (y if kind == "collect" else y.transpose(1, 2)).reshape(n, h * w, h, w)
+
+
 def _nmf(x, bases, *, steps, inv_t=1.0, eps=1e-6, grad="full"):
     if grad != "full":
         raise NotImplementedError("the one-step gradient is not written here")
@@ -121,6 +144,10 @@ def _nmf(x, bases, *, steps, inv_t=1.0, eps=1e-6, grad="full"):
     return bases @ coef.transpose(1, 2)
 
 
+def _point_sample(x, points, *, mode="bilinear", align_corners=False):
+    return F.grid_sample(x, 2 * points[:, :, None] - 1, mode=mode, align_corners=align_corners)[..., 0]
+
+
 def _upsample_argmax(logits, *, size, through=None, align_corners=False, with_prob=False):
     if through is not None:
         logits = F.interpolate(logits, size=tuple(through), mode="bilinear", align_corners=align_corners)
@@ -131,8 +158,8 @@ def _upsample_argmax(logits, *, size, through=None, align_corners=False, with_pr
     return labels, prob
 
 
-def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None, *, align_corners=False, ignore_index=255,
-                            avg_non_ignore=False, reduction="mean"):
+def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None, *, align_corners=False,
+                            ignore_index=255, avg_non_ignore=False, reduction="mean"):
     if class_weight is not None or pixel_weight is not None:
         raise NotImplementedError("weighted losses are not written here")
     full = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=align_corners)
@@ -145,9 +172,10 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
     return losses.sum() / (valid.sum() if avg_non_ignore else labels.numel()), accuracy
 
 
-OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize, "depthwise": _depthwise,
-              "layer_norm": _layer_norm, "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn,
-              "nmf": _nmf, "norm": _norm, "upsample_argmax": _upsample_argmax,
+OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize,
+              "criss_cross": _criss_cross, "depthwise": _depthwise, "layer_norm": _layer_norm, "linear": _linear,
+              "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm,
+              "point_sample": _point_sample, "psa_mask": _psa_mask, "upsample_argmax": _upsample_argmax,
               "upsample_cross_entropy": _upsample_cross_entropy}
 
 
@@ -176,7 +204,8 @@ class OperatorTask:
         with torch.set_grad_enabled(bool(self.names)):
             outs = self.operation(**self.tensors, **self.options)
         outs = list(outs) if isinstance(outs, tuple) else [outs]
-        grads = torch.autograd.grad(outs[0], [self.tensors[n] for n in self.names], self.dout.reshape(outs[0].shape)) if self.names else []
+        grads = (torch.autograd.grad(outs[0], [self.tensors[n] for n in self.names], self.dout.reshape(outs[0].shape))
+                 if self.names else [])
         if self.device == "cuda":
             torch.cuda.synchronize()
         return outs + list(grads)
@@ -188,4 +217,5 @@ class OperatorTask:
         """out0, out1... and d<input> for each gradient."""
         values = [value.detach().cpu().numpy() for value in self._run()]
         count = len(values) - len(self.names)
-        return {**{f"out{i}": v for i, v in enumerate(values[:count])}, **{f"d{n}": v for n, v in zip(self.names, values[count:])}}
+        return {**{f"out{i}": v for i, v in enumerate(values[:count])},
+                **{f"d{n}": v for n, v in zip(self.names, values[count:])}}

@@ -1,8 +1,9 @@
 """SegNeXt in plain PyTorch, for machines with PyTorch but without mmsegmentation. Never imports jseg or Jittor.
 
-Structure, arithmetic and state keys are those of mmsegmentation 1.2.2 (mmseg/models/backbones/mscan.py and decode_heads/ham_head.py,
-Apache-2.0; paper: SegNeXt, NeurIPS 2022), so that the same weights load strictly and the same work is timed. Deviation: maps stay
-(N, C, H, W); upstream turns them into tokens and back between blocks, which copies now and then.
+Structure, arithmetic and state keys are those of mmsegmentation 1.2.2 (mmseg/models/backbones/mscan.py and
+decode_heads/ham_head.py, Apache-2.0; paper: SegNeXt, NeurIPS 2022), so that the same weights load strictly and the same
+work is timed. Deviation: maps stay (N, C, H, W); upstream turns them into tokens and back between blocks, which copies
+now and then.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.attn, self.drop_path = nn.BatchNorm2d(c), Attention(c), PathDrop(drop_path)
         self.norm2, self.mlp = nn.BatchNorm2d(c), FeedForward(c, c * ratio)
-        self.layer_scale_1, self.layer_scale_2 = nn.Parameter(torch.full((c,), 1e-2)), nn.Parameter(torch.full((c,), 1e-2))
+        self.layer_scale_1, self.layer_scale_2 = (nn.Parameter(torch.full((c,), 1e-2)),
+                                                  nn.Parameter(torch.full((c,), 1e-2)))
 
     def forward(self, x):
         """(N, C, H, W) -> same."""

@@ -1,10 +1,11 @@
 """PyTorch's side of a comparison: mmsegmentation's SegNeXt and PyTorch's operators, run on request by another Python.
 
-    PYTHON jseg/bench/torch_side.py        speaks `protocol` on standard input and output
+    PYTHON tests/parity/torch_side.py        speaks `protocol` on standard input and output
 
-That Python has PyTorch and, if possible, mmsegmentation 1.2.2, whose shipped configs (mmseg/.mim/configs/segnext) give the model;
-without it `torch_segnext` stands in. This file never imports jseg or Jittor. Timed is what jseg's side does too: for inference from
-pictures in memory to label maps in memory (logits resized once to the picture's size, argmax), for training loss, gradients, AdamW.
+That Python has PyTorch and, if possible, mmsegmentation 1.2.2, whose shipped configs (mmseg/.mim/configs/segnext) give
+the model; without it `torch_segnext` stands in. This file never imports jseg or Jittor. Timed is what jseg's side does
+too: for inference from pictures in memory to label maps in memory (logits resized once to the picture's size, argmax),
+for training loss, gradients, AdamW.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import os
 import sys
 
 import numpy as np
-import protocol  # noqa: I001  (the file beside this one: the folder of a script is on its path)
 import torch
 from torch.nn import functional as F
 
-import torch_kernels
+import torch_kernels  # the folder of a script is on its path
 import torch_segnext
 
-sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]
-sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "convert"))
-import mmseg_side  # noqa: E402  (imports nothing of jseg)
+HERE = os.path.dirname(os.path.abspath(__file__))
+LIBRARY = os.path.join(os.path.dirname(os.path.dirname(HERE)), "jseg")
+sys.path[:] = [p for p in sys.path if p != HERE] + [os.path.join(LIBRARY, room) for room in ("bench", "convert")]
+import mmseg_side  # noqa: E402  (these two are plain files that import nothing of jseg)
+import protocol  # noqa: E402
 
 HEAD_WORDS = ("in_channels", "in_index", "channels", "ham_channels", "num_classes", "dropout_ratio", "align_corners")
 HAM_WORDS = ("MD_S", "MD_R", "train_steps", "eval_steps", "rand_init")
@@ -48,13 +50,15 @@ def build(config: dict):
     model = config["model"]
     backbone, head = model["backbone"], model["decode_head"]
     if (backbone["type"], head["type"]) != ("MSCAN", "LightHamHead") or "variant" not in backbone:
-        raise ValueError(f"this side knows MSCAN variants with LightHamHead, got {backbone['type']} with {head['type']}")
+        raise ValueError(
+            f"this side knows MSCAN variants with LightHamHead, got {backbone['type']} with {head['type']}")
     mmseg = import_mmseg()
     if mmseg is None:
         return torch_segnext.SegNeXt(model), f"plain PyTorch {torch.__version__} (no mmsegmentation)"
     from mmengine.config import Config
     from mmseg.registry import MODELS
-    pattern = os.path.join(os.path.dirname(mmseg.__file__), ".mim", "configs", "segnext", f"segnext_mscan-{backbone['variant'][0]}_*.py")
+    pattern = os.path.join(os.path.dirname(mmseg.__file__), ".mim", "configs", "segnext",
+                           f"segnext_mscan-{backbone['variant'][0]}_*.py")
     cfg = Config.fromfile(sorted(glob.glob(pattern))[0]).model
     cfg.data_preprocessor, cfg.backbone.init_cfg = None, None
     cfg.backbone.drop_path_rate = backbone.get("drop_path_rate", 0.0)
@@ -88,7 +92,8 @@ class NetworkTask:
             self.network.decode_head.forward = torch.compile(self.network.decode_head.forward)
         if self.mode == "train":
             words = self.config["optimizer"]
-            self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=words.get("lr", 6e-5), betas=tuple(words.get("betas", (0.9, 0.999))),
+            self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=words.get("lr", 6e-5),
+                                               betas=tuple(words.get("betas", (0.9, 0.999))),
                                                weight_decay=words.get("weight_decay", 0.01))
 
     def _pictures(self):
@@ -99,8 +104,9 @@ class NetworkTask:
             return self.network(self._pictures())
 
     def _full(self, logits):
-        return F.interpolate(logits, size=self.labels.shape[1:], mode="bilinear", align_corners=self.config["model"]["decode_head"].get(
-            "align_corners", False))
+        return F.interpolate(logits, size=self.labels.shape[1:], mode="bilinear",
+                             align_corners=self.config["model"]["decode_head"].get(
+                                 "align_corners", False))
 
     def _label_maps(self, logits) -> np.ndarray:
         return self._full(logits).argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32).cpu().numpy()
@@ -129,7 +135,9 @@ class NetworkTask:
             torch.cuda.synchronize()
 
     def results(self) -> dict[str, np.ndarray]:
-        """What other sides must agree with: logits and label maps, or loss and gradient norms of a step without randomness."""
+        """What other sides must agree with: logits and label maps,
+        or loss and gradient norms of a step without randomness.
+        """
         with no_randomness(self.network, self.bases):
             if self.mode == "infer":
                 with torch.inference_mode():
@@ -138,14 +146,16 @@ class NetworkTask:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._loss()
             loss.backward()
-            norms = {f"gradient/{name}": np.float64(p.grad.double().norm().item()) for name, p in self.network.named_parameters()}
+            norms = {f"gradient/{name}": np.float64(p.grad.double().norm().item())
+                     for name, p in self.network.named_parameters()}
             return {"loss": np.float32(loss.item()), **norms}
 
 
 def load(network, weights: dict) -> None:
     """Load weights strictly; the norms' step counters, which jseg does not keep, stay."""
     state = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
-    state.update({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in weights.items() if not key.endswith("bases")})
+    state.update({key: torch.from_numpy(np.ascontiguousarray(value))
+                  for key, value in weights.items() if not key.endswith("bases")})
     network.load_state_dict(state)
 
 
@@ -175,7 +185,8 @@ def main() -> None:
 
     def hello(request: dict) -> dict:
         return {"torch": torch.__version__, "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(),
-                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "mmseg": import_mmseg() is not None}
+                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+                "mmseg": import_mmseg() is not None}
 
     def open_model(request: dict) -> dict:
         task = tasks[request.get("task", "main")] = NetworkTask(request)
@@ -192,7 +203,8 @@ def main() -> None:
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:
         torch.set_num_threads(int(threads))
-    protocol.serve({"hello": hello, "open": open_model, "open_kernel": open_kernel, "results": results}, tasks, {"side": "torch"})
+    protocol.serve({"hello": hello, "open": open_model, "open_kernel": open_kernel, "results": results}, tasks,
+                   {"side": "torch"})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The operation `criss_cross`; see op.py."""

@@ -1,0 +1,1 @@
+"""The operation `psa_mask`; see op.py."""
