@@ -122,8 +122,8 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
                                 {"config": settings, "classes": names, "palette": palette, "origin": origin,
                                  "jseg_version": _jseg_version()})
     sources = {contents.source_keys[old]: new for new, made in renames.items() for old in made.parts}
-    loaded = [new for old, new in sources.items() if new == old]
-    return Conversion(out, origin, loaded, {old: new for old, new in sources.items() if new != old},
+    return Conversion(out, origin, [new for old, new in sources.items() if new == old],
+                      {old: new for old, new in sources.items() if new != old},
                       {**contents.dropped, **dropped}, contents.notes + notes, digest)
 
 

@@ -77,8 +77,8 @@ class MultiheadAttention(nn.Module):
 
 
 class ReducedAttention(nn.Module):
-    """Attention whose keys and values come from a map `reduction` times smaller in each direction; from the tokens
-    themselves at 1.
+    """Attention whose keys and values come from a map `reduction` times smaller in each direction;
+    from the tokens themselves at 1.
 
     Args:
         channels, heads, bias: see `MultiheadAttention`.

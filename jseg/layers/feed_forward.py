@@ -57,8 +57,8 @@ class FFN(nn.Module):
 def mix_ffn(x: jt.Var, fc1: Conv2d, depthwise: Conv2d, fc2: Conv2d, activate: Callable, drop: Dropout, *, is_gelu: bool,
             shortcut: jt.Var, scale: jt.Var | None = None, factor: jt.Var | None = None,
             affine: tuple = (None, None)) -> jt.Var:
-    """shortcut + factor * scale * drop(fc2(drop(activate(depthwise(fc1(affine(x))))))), one operation for GELU without
-    dropout.
+    """shortcut + factor * scale * drop(fc2(drop(activate(depthwise(fc1(affine(x))))))),
+    one operation for GELU without dropout.
 
     Args:
         is_gelu: whether `activate` is GELU.

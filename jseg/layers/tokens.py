@@ -1,5 +1,5 @@
-"""Tokens (N, L, C) and channel-last maps (N, H, W, C): the linear layer, the ways to and from (N, C, H, W), and patch
-embedding.
+"""Tokens (N, L, C) and channel-last maps (N, H, W, C):
+the linear layer, the ways to and from (N, C, H, W), and patch embedding.
 
 Papers: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Dosovitskiy et al., "An Image is Worth 16x16 Words",
 ICLR 2021, sec. 3.1 (patches). State keys follow mmsegmentation 1.2.2 (mmseg/models/utils/embed.py, Apache-2.0).
@@ -43,8 +43,8 @@ class Linear(nn.Module):
 
     def close_branch(self, x: jt.Var, drop: Dropout, *, scale: jt.Var | None = None, factor: jt.Var | None = None,
                      shortcut: jt.Var | None = None) -> jt.Var:
-        """shortcut + factor * scale * drop(this layer of x): the end of a residual branch, in one operation where
-        nothing is dropped.
+        """shortcut + factor * scale * drop(this layer of x): the end of a residual branch,
+        in one operation where nothing is dropped.
 
         Shape:
             scale: (out_channels,); factor: (N,), see `DropPath.factor`; shortcut: (N, ..., out_channels)
@@ -72,8 +72,8 @@ def to_map(x: jt.Var, size: tuple[int, int]) -> jt.Var:
 
 
 def pad_corner(x: jt.Var, multiple: tuple[int, int], *, split: bool = False) -> jt.Var:
-    """Zeros below and to the right, up to multiples of `multiple` (vertical, horizontal); with `split` half of them
-    above and left.
+    """Zeros below and to the right, up to multiples of `multiple` (vertical, horizontal);
+    with `split` half of them above and left.
 
     Shape:
         x: (N, H, W, C) -> (N, H', W', C)

@@ -19,8 +19,8 @@ __all__ = ["TransformerEncoderLayer"]
 
 
 class TransformerEncoderLayer(nn.Module):
-    """Normalised attention and normalised feed-forward block, each with its shortcut. Keys: `ln1`, `attn`, `ln2`,
-    `ffn`.
+    """Normalised attention and normalised feed-forward block, each with its shortcut.
+    Keys: `ln1`, `attn`, `ln2`, `ffn`.
 
     Args:
         channels, heads, hidden_channels: C, number of heads, width inside the feed-forward block.

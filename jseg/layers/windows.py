@@ -1,9 +1,10 @@
-"""Maps cut into square windows and put together again, shifted and filled up where asked, and the tables that attention
-in windows needs.
+"""Maps cut into square windows and put together again, shifted and filled up where asked,
+and the tables that attention in windows needs.
 
 Papers: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", ICCV 2021, sec. 3.2; Chu
-et al., "Twins: Revisiting the Design of Spatial Attention in Vision Transformers", NeurIPS 2021, sec. 3.2. Facts:
-mmsegmentation 1.2.2, mmseg/models/backbones/swin.py (Apache-2.0).
+et al., "Twins:
+Revisiting the Design of Spatial Attention in Vision Transformers", NeurIPS 2021, sec. 3.2. Facts: mmsegmentation 1.2.2,
+mmseg/models/backbones/swin.py (Apache-2.0).
 
 Filling up, shifting and cutting are one gather, whose gradient is the gather of the way back; upstream runs three
 operations.
@@ -16,8 +17,8 @@ import functools
 import jittor as jt
 import numpy as np
 
-__all__ = [
-    "cut_windows", "from_windows", "relative_bias", "relative_index", "shift_mask", "to_windows", "window_counts"]
+__all__ = ["cut_windows", "from_windows", "relative_bias", "relative_index", "shift_mask", "to_windows",
+           "window_counts"]
 
 
 class _Gather(jt.Function):
@@ -89,9 +90,8 @@ def shift_mask(height: int, width: int, side: int, shift: int) -> np.ndarray:
         (windows, side * side, side * side) float32, 0 or -100.
     """
     rows, columns = window_counts((height, width), side)
-    parts = [
-        np.searchsorted([count * side - side, count * side - shift], np.arange(count * side), side="right")
-        for count in (rows, columns)]
+    parts = [np.searchsorted([count * side - side, count * side - shift], np.arange(count * side), side="right")
+             for count in (rows, columns)]
     regions = cut_windows(parts[0][:, None] * 3 + parts[1][None, :], side)
     return np.where(regions[:, :, None] != regions[:, None, :], np.float32(-100), np.float32(0))
 

@@ -15,10 +15,9 @@ from jseg.models.backbones.mscan import MSCAN
 
 
 def model_of(backbone: dict):
-    return build_model({
-        "type": "EncoderDecoder", "backbone": dict(backbone), "decode_head": {
-            "type": "FCNHead", "in_channels": 32 if backbone["type"] in ("ConvNeXt", "MSCAN") else 16, "channels": 8,
-            "num_classes": 5}})
+    return build_model({"type": "EncoderDecoder", "backbone": dict(backbone), "decode_head": {
+        "type": "FCNHead", "in_channels": 32 if backbone["type"] in ("ConvNeXt", "MSCAN") else 16, "channels": 8,
+        "num_classes": 5}})
 
 
 @pytest.mark.parametrize(("backbone", "rules", "depths"), [
@@ -26,8 +25,8 @@ def model_of(backbone: dict):
         "backbone.cls_token": 0, "backbone.patch_embed.projection.weight": 0, "backbone.layers.0.attn.qkv.weight": 1,
         "backbone.layers.2.ffn.layers.1.weight": 3, "backbone.layers.1.attn.relative_position_bias_table": 2,
         "decode_head.conv_seg.weight": 4}),
-    (MAE.TINY, {"num_layers": 3, "decay_rate": 0.5, "decay_type": "layer_wise"}, {
-        "backbone.pos_embed": 0, "backbone.ln1.weight": 4}),
+    (MAE.TINY, {"num_layers": 3, "decay_rate": 0.5, "decay_type": "layer_wise"},
+     {"backbone.pos_embed": 0, "backbone.ln1.weight": 4}),
     (ConvNeXt.TINY, {"num_layers": 6, "decay_rate": 0.5, "decay_type": "stage_wise"}, {
         "backbone.downsample_layers.3.1.weight": 0, "backbone.stages.0.0.pointwise_conv1.weight": 1,
         "backbone.norm2.weight": 7, "backbone.stages.3.0.depthwise_conv.weight": 4}),
@@ -38,9 +37,8 @@ def model_of(backbone: dict):
         "backbone.stages.3.0.pointwise_conv1.weight": 6, "decode_head.conv_seg.weight": 7})])
 def test_rates_by_depth(backbone, rules, depths):
     model = model_of(backbone)
-    found = {
-        name: group for group in param_groups(model, lr=1.0, weight_decay=0.1, paramwise_cfg=rules)
-        for name in group.names}
+    found = {name: group for group in param_groups(model, lr=1.0, weight_decay=0.1, paramwise_cfg=rules)
+             for name in group.names}
     assert found.keys() == {name for name, _ in model.named_parameters() if "position_index" not in name}
     for name, depth in depths.items():
         assert found[name].lr == pytest.approx(0.5 ** (rules["num_layers"] + 1 - depth)), name

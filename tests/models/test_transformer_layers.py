@@ -55,8 +55,8 @@ def test_shift_mask_and_relative_index():
 def test_bicubic_positions(rng):
     """Rows sum to 1, a grid of the same size is kept, and values of PyTorch 2.13's F.interpolate."""
     assert np.allclose(cubic_matrix(4, 7).sum(1), 1, atol=1e-6)
-    np.testing.assert_allclose(
-        cubic_matrix(2, 4) @ np.array([0.0, 1.0]), [-0.10546875, 0.2265625, 0.7734375, 1.10546875], atol=1e-6)
+    np.testing.assert_allclose(cubic_matrix(2, 4) @ np.array([0.0, 1.0]),
+                               [-0.10546875, 0.2265625, 0.7734375, 1.10546875], atol=1e-6)
     x = rng.standard_normal((1, 12, 5)).astype(np.float32)
     given = var(x)
     found = resize_positions(given, (3, 4), (5, 2))
@@ -81,8 +81,9 @@ def test_patch_embedding_fills_up(padding, size, rng):
     assert found == size and tuple(tokens.shape) == (1, size[0] * size[1], 5)
     before = {"corner": ((0, 1), (0, 3)), "same": ((0, 1), (1, 2)), 0: ((0, 0), (0, 0))}[padding]
     filled = np.pad(x[0], (*before, (0, 0)))
-    first = np.einsum("hwc,dchw->d", filled[:4, :4].astype(np.float64), layer.projection.weight.numpy())
-    np.testing.assert_allclose(tokens.numpy()[0, 0], first + layer.projection.bias.numpy(), atol=1e-5)
+    first = np.einsum("hwc,dchw->d", filled[:4, :4].astype(np.float64),
+                      layer.projection.weight.numpy()) + layer.projection.bias.numpy()
+    np.testing.assert_allclose(tokens.numpy()[0, 0], first, atol=1e-5)
     with pytest.raises(ValueError, match="padding is 'valid'"):
         PatchEmbed(3, 5, 4, padding="valid")
 
@@ -114,8 +115,8 @@ def test_attention_over_fewer_keys(reduction, drop_prob, rng):
         np.testing.assert_allclose(found, shortcut + factor[:, None, None] * (mixed @ out.weight.numpy().T), atol=1e-4)
     if drop_prob:
         layer.train()
-        first, second = (layer.on_map(maps[0], shortcut=maps[1]).numpy() for _ in range(2))
-        assert not np.allclose(first, second)
+        assert not np.allclose(layer.on_map(maps[0], shortcut=maps[1]).numpy(),
+                               layer.on_map(maps[0], shortcut=maps[1]).numpy())
 
 
 def test_close_branch(rng):
@@ -124,8 +125,8 @@ def test_close_branch(rng):
     layer.bias.assign(rng.standard_normal(4).astype(np.float32))
     found = layer.close_branch(var(x), Dropout(0.0), scale=var(scale), factor=var(factor),
                                shortcut=var(shortcut)).numpy()
-    product = x @ layer.weight.numpy().T.astype(np.float64) + layer.bias.numpy()
-    exact = shortcut + factor[:, None, None] * scale * product
+    exact = shortcut + factor[:, None, None] * scale * (x @ layer.weight.numpy().T.astype(np.float64)
+                                                        + layer.bias.numpy())
     np.testing.assert_allclose(found, exact, atol=1e-5)
     with pytest.raises(ConfigError, match="attn_drop_rate is 0.1; accepted: 0"):
         check_attn_drop(0.1)

@@ -21,8 +21,8 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import (FFN, Dropout, DropPath, Linear, PatchEmbed, build_norm, check_attn_drop, check_heads, pair,
-                         to_map)
+from jseg.layers import (FFN, Dropout, DropPath, Linear, PatchEmbed, build_norm, check_attn_drop,
+                         check_heads, pair, to_map)
 from jseg.layers.init import constant, trunc_normal, zeros
 from jseg.layers.windows import relative_bias
 from jseg.models.backbones.vision_transformer import chosen_blocks
@@ -85,8 +85,8 @@ class BEiTAttention(nn.Module):
         n, length, c = x.shape
         bias = jt.concat([self.q_bias, jt.zeros_like(self.q_bias), self.v_bias]) if self.has_qv_bias else self.qkv.bias
         qkv = ops.linear(x, self.qkv.weight, bias).reshape(n, length, 3, self.heads, c // self.heads)
-        index = self.relative_position_index if index is None else index
-        positions = relative_bias(self.relative_position_bias_table, index)
+        positions = relative_bias(self.relative_position_bias_table, self.relative_position_index
+                                  if index is None else index)
         mixed = ops.attention(qkv, bias=positions).reshape(n, length, c)
         return self.proj.close_branch(mixed, self.proj_drop, scale=scale, factor=factor, shortcut=shortcut)
 
@@ -143,9 +143,8 @@ class BEiT(nn.Module):
     """
 
     QKV_BIAS: bool | str = "qv_bias"  # what `qv_bias` true means
-    TINY = MappingProxyType({
-        "type": "BEiT", "img_size": 48, "patch_size": 16, "embed_dims": 16, "num_layers": 3, "num_heads": 2,
-        "mlp_ratio": 2, "out_indices": [0, 2], "final_norm": True})
+    TINY = MappingProxyType({"type": "BEiT", "img_size": 48, "patch_size": 16, "embed_dims": 16, "num_layers": 3,
+                             "num_heads": 2, "mlp_ratio": 2, "out_indices": [0, 2], "final_norm": True})
 
     def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int = 16, in_channels: int = 3,
                  embed_dims: int = 768, num_layers: int = 12, num_heads: int = 12, mlp_ratio: int = 4,
@@ -188,8 +187,8 @@ class BEiT(nn.Module):
 
     @staticmethod
     def depth_of(key: str, num_layers: int, decay_type: str) -> int | None:
-        """Depth of a parameter for layer-wise decay: 0 for tokens, positions and patches, i + 1 for block i, None for
-        the last norm.
+        """Depth of a parameter for layer-wise decay: 0 for tokens, positions and patches,
+        i + 1 for block i, None for the last norm.
 
         Raises:
             ConfigError: stage-wise decay; there are no stages.
@@ -197,6 +196,5 @@ class BEiT(nn.Module):
         if decay_type != "layer_wise":
             raise ConfigError(f"paramwise_cfg.decay_type: {decay_type}; a network without stages takes layer_wise")
         first, _, rest = key.partition(".")
-        if first == "layers":
-            return int(rest.partition(".")[0]) + 1
-        return 0 if first in ("cls_token", "pos_embed", "patch_embed") else None
+        return (0 if first in ("cls_token", "pos_embed", "patch_embed") else int(rest.partition(".")[0]) + 1
+                if first == "layers" else None)

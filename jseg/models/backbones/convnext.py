@@ -55,8 +55,8 @@ class ConvNeXtBlock(nn.Module):
         self.depthwise_conv = Conv2d(channels, channels, 7, padding=3, groups=channels, init_std=0.02)
         self.norm = build_norm(norm_cfg, channels)[1]
         widths = (channels, 4 * channels), (4 * channels, channels)
-        products = [Linear(*pair) if linear else Conv2d(*pair, 1, init_std=0.02) for pair in widths]
-        self.pointwise_conv1, self.pointwise_conv2 = products
+        self.pointwise_conv1, self.pointwise_conv2 = (Linear(*pair) if linear else Conv2d(*pair, 1, init_std=0.02)
+                                                      for pair in widths)
         self.activate, self.fused = build_activation(act_cfg), "gelu" if act_cfg["type"] == "GELU" else None
         self.gamma = constant(channels, layer_scale) if layer_scale > 0 else None
         self.drop_path = DropPath(drop_path_prob)
@@ -65,8 +65,8 @@ class ConvNeXtBlock(nn.Module):
         first, second = self.pointwise_conv1, self.pointwise_conv2
         y = ops.pointwise(self.norm(self.depthwise_conv(x)), first.weight, first.bias, activation=self.fused)
         y = y if self.fused else self.activate(y)
-        return ops.pointwise(y, second.weight, second.bias, scale=self.gamma, factor=self.drop_path.factor(x.shape[0]),
-                             shortcut=x)
+        return ops.pointwise(y, second.weight, second.bias, scale=self.gamma,
+                             factor=self.drop_path.factor(x.shape[0]), shortcut=x)
 
 
 @MODELS.register()
@@ -91,20 +91,20 @@ class ConvNeXt(nn.Module):
         ConfigError: an unknown `arch`, an index that is no stage, or `gap_before_final_norm`.
     """
 
-    TINY = MappingProxyType({
-        "type": "ConvNeXt", "arch": {"depths": [1, 1, 2, 1], "channels": [8, 16, 16, 32]}, "out_indices": [0, 1, 2, 3],
-        "layer_scale_init_value": 0.5, "gap_before_final_norm": False})
+    TINY = MappingProxyType({"type": "ConvNeXt", "arch": {"depths": [1, 1, 2, 1], "channels": [8, 16, 16, 32]},
+                             "out_indices": [0, 1, 2, 3],
+                             "layer_scale_init_value": 0.5, "gap_before_final_norm": False})
 
     def __init__(self, arch: str | Mapping = "tiny", in_channels: int = 3, stem_patch_size: int = 4,
                  norm_cfg: dict = MappingProxyType({"type": "LN2d", "eps": 1e-6}),
-                 act_cfg: dict = MappingProxyType({"type": "GELU"}),
-                 linear_pw_conv: bool = True, drop_path_rate: float = 0.0, layer_scale_init_value: float = 1e-6,
+                 act_cfg: dict = MappingProxyType({"type": "GELU"}), linear_pw_conv: bool = True,
+                 drop_path_rate: float = 0.0, layer_scale_init_value: float = 1e-6,
                  out_indices: int | Sequence[int] = -1, frozen_stages: int = 0, gap_before_final_norm: bool = True):
         super().__init__()
         depths, channels = _sizes(arch)
         if gap_before_final_norm:
-            raise ConfigError(
-                "gap_before_final_norm: true gives one vector a picture (it is for classification); set it to false")
+            raise ConfigError("gap_before_final_norm: true gives one vector a picture (it is for classification); set "
+                              "it to false")
         if not 0 <= frozen_stages <= len(depths):
             raise ConfigError(f"frozen_stages is {frozen_stages}; accepted: 0 to {len(depths)}")
         self.out_indices, self.frozen_stages = chosen_blocks(out_indices, len(depths)), frozen_stages
@@ -114,15 +114,15 @@ class ConvNeXt(nn.Module):
         parts += [nn.Sequential(build_norm(norm_cfg, before)[1], Conv2d(before, after, 2, stride=2, init_std=0.02))
                   for before, after in zip(channels, channels[1:])]
         for i, (depth, width) in enumerate(zip(depths, channels)):
-            first = sum(depths[:i])
             stages.append(nn.Sequential(*[
                 ConvNeXtBlock(width, linear=linear_pw_conv, layer_scale=layer_scale_init_value, drop_path_prob=rate,
-                              act_cfg=act_cfg, norm_cfg=norm_cfg) for rate in rates[first:first + depth]]))
+                              act_cfg=act_cfg,
+                              norm_cfg=norm_cfg) for rate in rates[sum(depths[:i]):sum(depths[:i]) + depth]]))
             if i in self.out_indices:
                 setattr(self, f"norm{i}", build_norm(norm_cfg, width)[1])
         self.downsample_layers, self.stages = nn.Sequential(*parts), nn.Sequential(*stages)
-        self.out_channels = [channels[i] for i in self.out_indices]
-        self.strides = [stem_patch_size * 2**i for i in self.out_indices]
+        self.out_channels, self.strides = ([channels[i] for i in self.out_indices],
+                                           [stem_patch_size * 2**i for i in self.out_indices])
         for i in range(frozen_stages):
             freeze(self.downsample_layers[i])
             freeze(self.stages[i])

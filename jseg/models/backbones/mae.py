@@ -41,8 +41,8 @@ class MAE(BEiT):
                  norm_cfg: dict = MappingProxyType({"type": "LN"}), act_cfg: dict = MappingProxyType({"type": "GELU"}),
                  patch_norm: bool = False, final_norm: bool = False, num_fcs: int = 2, init_values: float = 0.1):
         super().__init__(img_size, patch_size, in_channels, embed_dims, num_layers, num_heads, mlp_ratio, out_indices,
-                         True, attn_drop_rate, drop_path_rate, norm_cfg, act_cfg, patch_norm, final_norm, num_fcs,
-                         init_values)
+                         True, attn_drop_rate, drop_path_rate, norm_cfg, act_cfg, patch_norm, final_norm,
+                         num_fcs, init_values)
         self.pos_embed = trunc_normal((1, self.window[0] * self.window[1] + 1, embed_dims))
         for i, layer in enumerate(self.layers, 1):  # as in BEiT's pretraining: later blocks begin smaller
             layer.attn.relative_position_bias_table *= 0

@@ -1,8 +1,8 @@
 """MixVisionTransformer (MiT), the encoder of SegFormer: overlapping patches, attention over fewer keys, Mix-FFN.
 
 Paper: Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers", NeurIPS 2021,
-sec. 3.1.
-Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/mit.py (Apache-2.0), whose words, keys and arithmetic these are.
+sec. 3.1. Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/mit.py (Apache-2.0), whose words, keys and arithmetic
+these are.
 
 Deviations:
 - the residual stream stays (N, C, H, W), and only attention sees tokens; upstream has tokens and makes maps of them
@@ -21,8 +21,8 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import ConfigError
-from jseg.layers import (Conv2d, Dropout, DropPath, ReducedAttention, build_activation, build_norm, check_attn_drop,
-                         mix_ffn)
+from jseg.layers import (Conv2d, Dropout, DropPath, ReducedAttention, build_activation, build_norm,
+                         check_attn_drop, mix_ffn)
 from jseg.models.made import Made
 from jseg.registry import MODELS
 
@@ -40,8 +40,9 @@ _AUTHORS = (  # (pattern of an authors' key, ours with the stage from 0)
 
 
 class OverlapPatchEmbed(nn.Module):
-    """A strided convolution whose windows overlap, and a norm.
-    Shape: (N, C0, H, W) -> (N, C, ceil(H / stride), ceil(W / stride))."""
+    """A strided convolution whose windows overlap, and a norm. Shape:
+    (N, C0, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)).
+    """
 
     def __init__(self, in_channels: int, channels: int, *, patch_size: int, stride: int, norm_cfg: dict):
         super().__init__()
@@ -61,11 +62,12 @@ class MixFFN(nn.Module):
 
     def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float):
         super().__init__()
-        self.activate, self.is_gelu = build_activation(act_cfg), act_cfg["type"] == "GELU"
-        self.drop = Dropout(drop_prob)
-        self.layers = nn.Sequential(Conv2d(channels, hidden_channels, 1),
-                                    Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels),
-                                    nn.Identity(), nn.Identity(), Conv2d(hidden_channels, channels, 1))
+        self.activate, self.is_gelu, self.drop = (build_activation(act_cfg), act_cfg["type"] == "GELU",
+                                                  Dropout(drop_prob))
+        self.layers = nn.Sequential(
+            Conv2d(channels, hidden_channels, 1),
+            Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels),
+            nn.Identity(), nn.Identity(), Conv2d(hidden_channels, channels, 1))
 
     def execute(self, x: jt.Var, *, shortcut: jt.Var, factor: jt.Var | None) -> jt.Var:
         fc1, depthwise, _, _, fc2 = self.layers
@@ -126,21 +128,20 @@ class MixVisionTransformer(nn.Module):
         ConfigError: lists of other lengths than `num_stages`, an index beyond it, or dropout of attention weights.
     """
 
-    TINY = MappingProxyType({
-        "type": "MixVisionTransformer", "embed_dims": 8, "num_layers": [1, 2, 1, 1], "num_heads": [1, 2, 2, 4],
-        "sr_ratios": [4, 2, 2, 1], "mlp_ratio": 2})
+    TINY = MappingProxyType({"type": "MixVisionTransformer", "embed_dims": 8, "num_layers": [1, 2, 1, 1],
+                             "num_heads": [1, 2, 2, 4], "sr_ratios": [4, 2, 2, 1], "mlp_ratio": 2})
 
     def __init__(self, in_channels: int = 3, embed_dims: int = 64, num_stages: int = 4,
                  num_layers: Sequence[int] = (3, 4, 6, 3), num_heads: Sequence[int] = (1, 2, 4, 8),
                  patch_sizes: Sequence[int] = (7, 3, 3, 3), strides: Sequence[int] = (4, 2, 2, 2),
                  sr_ratios: Sequence[int] = (8, 4, 2, 1), out_indices: Sequence[int] = (0, 1, 2, 3), mlp_ratio: int = 4,
                  qkv_bias: bool = True, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
-                 drop_path_rate: float = 0.0, act_cfg: dict = MappingProxyType({"type": "GELU"}),
+                 drop_path_rate: float = 0.0,
+                 act_cfg: dict = MappingProxyType({"type": "GELU"}),
                  norm_cfg: dict = MappingProxyType({"type": "LN", "eps": 1e-6})):
         super().__init__()
-        lists = {
-            "num_layers": num_layers, "num_heads": num_heads, "patch_sizes": patch_sizes, "strides": strides,
-            "sr_ratios": sr_ratios}
+        lists = {"num_layers": num_layers, "num_heads": num_heads, "patch_sizes": patch_sizes, "strides": strides,
+                 "sr_ratios": sr_ratios}
         for name, values in lists.items():
             if len(values) != num_stages:
                 raise ConfigError(f"{name} needs {num_stages} values (one per stage), got {list(values)}")
@@ -153,10 +154,10 @@ class MixVisionTransformer(nn.Module):
             channels, first = embed_dims * num_heads[i], sum(num_layers[:i])
             embed = OverlapPatchEmbed(widths[-1], channels, patch_size=patch_sizes[i], stride=strides[i],
                                       norm_cfg=norm_cfg)
-            blocks = [
-                TransformerEncoderLayer(channels, num_heads[i], mlp_ratio=mlp_ratio, reduction=sr_ratios[i],
-                                        qkv_bias=qkv_bias, drop_prob=drop_rate, drop_path_prob=drop_paths[first + j],
-                                        act_cfg=act_cfg, norm_cfg=norm_cfg) for j in range(num_layers[i])]
+            blocks = [TransformerEncoderLayer(channels, num_heads[i], mlp_ratio=mlp_ratio, reduction=sr_ratios[i],
+                                              qkv_bias=qkv_bias, drop_prob=drop_rate,
+                                              drop_path_prob=drop_paths[first + j], act_cfg=act_cfg,
+                                              norm_cfg=norm_cfg) for j in range(num_layers[i])]
             stages.append(nn.Sequential(embed, nn.Sequential(*blocks), build_norm(norm_cfg, channels)[1]))
             widths.append(channels)
         self.layers = nn.Sequential(*stages)

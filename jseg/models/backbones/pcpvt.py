@@ -59,8 +59,9 @@ class TwinsLayer(nn.Module):
 
 
 class PositionEncoding(nn.Module):
-    """A 3x3 depthwise convolution of the tokens' map, added to them.
-    Shape: (N, H * W, C) and (H, W) -> (N, H * W, C)."""
+    """A 3x3 depthwise convolution of the tokens' map, added to them. Shape:
+    (N, H * W, C) and (H, W) -> (N, H * W, C).
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -94,9 +95,8 @@ class PCPVT(nn.Module):
         ConfigError: too few values for the stages, patches that are not their stride, or dropout of attention weights.
     """
 
-    TINY = MappingProxyType({
-        "type": "PCPVT", "embed_dims": [8, 16, 16, 32], "num_heads": [1, 2, 2, 4], "mlp_ratios": [2, 2, 2, 2],
-        "depths": [2, 1, 1, 1], "sr_ratios": [4, 2, 2, 1]})
+    TINY = MappingProxyType({"type": "PCPVT", "embed_dims": [8, 16, 16, 32], "num_heads": [1, 2, 2, 4],
+                             "mlp_ratios": [2, 2, 2, 2], "depths": [2, 1, 1, 1], "sr_ratios": [4, 2, 2, 1]})
 
     def __init__(self, in_channels: int = 3, embed_dims: Sequence[int] = (64, 128, 256, 512),
                  patch_sizes: Sequence[int] = (4, 2, 2, 2), strides: Sequence[int] = (4, 2, 2, 2),
@@ -116,21 +116,21 @@ class PCPVT(nn.Module):
         for k in range(count):
             words = {"mlp_ratio": mlp_ratios[k], "qkv_bias": qkv_bias, "drop_prob": drop_rate,
                      "reduction": sr_ratios[k]}
-            stages.append(nn.Sequential(*[
-                self._block(k, i, embed_dims[k], num_heads[k], drop_path_prob=rates[sum(depths[:k]) + i], **words)
-                for i in range(depths[k])]))
-        self.patch_embeds = nn.Sequential(
-            *[PatchEmbed(widths[k], widths[k + 1], strides[k], norm_cfg=norm_cfg) for k in range(count)])
+            stages.append(nn.Sequential(*[self._block(k, i, embed_dims[k], num_heads[k],
+                                                      drop_path_prob=rates[sum(depths[:k]) + i], **words)
+                                          for i in range(depths[k])]))
+        self.patch_embeds = nn.Sequential(*[PatchEmbed(widths[k], widths[k + 1], strides[k], norm_cfg=norm_cfg)
+                                            for k in range(count)])
         self.position_encoding_drops = nn.Sequential(*[Dropout(drop_rate) for _ in range(count)])
         self.layers = nn.Sequential(*stages)
         self.position_encodings = nn.Sequential(*[PositionEncoding(width) for width in embed_dims])
         self.norm_list = None
         if norm_after_stage:
-            self.norm_list = nn.Sequential(
-                *[build_norm(norm_cfg, width, channel_first=False)[1] for width in embed_dims])
+            self.norm_list = nn.Sequential(*[build_norm(norm_cfg, width, channel_first=False)[1]
+                                             for width in embed_dims])
         reductions = np.cumprod(strides).tolist()
-        self.out_channels = [embed_dims[i] for i in self.out_indices]
-        self.strides = [reductions[i] for i in self.out_indices]
+        self.out_channels, self.strides = [embed_dims[i]
+                                           for i in self.out_indices], [reductions[i] for i in self.out_indices]
 
     def _block(self, stage: int, index: int, channels: int, heads: int, *, mlp_ratio: int, qkv_bias: bool,
                reduction: int, drop_prob: float, drop_path_prob: float) -> nn.Module:

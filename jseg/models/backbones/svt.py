@@ -30,8 +30,8 @@ __all__ = ["SVT"]
 
 @functools.lru_cache(maxsize=64)
 def filling_mask(height: int, width: int, side: int) -> np.ndarray | None:
-    """What is added to the scores of windows: -1000 between tokens of the map and those that fill up; None where
-    nothing is masked.
+    """What is added to the scores of windows: -1000 between tokens of the map and those that fill up;
+    None where nothing is masked.
 
     Returns:
         (windows, side * side, side * side) float32, 0 or -1000.
@@ -61,8 +61,8 @@ class WindowAttention(nn.Module):
         super().__init__()
         check_heads(channels, heads)
         self.heads, self.side = heads, side
-        self.qkv, self.proj = Linear(channels, 3 * channels, bias=qkv_bias), Linear(channels, channels)
-        self.proj_drop = Dropout(drop_prob)
+        self.qkv, self.proj, self.proj_drop = (Linear(channels, 3 * channels, bias=qkv_bias),
+                                               Linear(channels, channels), Dropout(drop_prob))
 
     def execute(self, x: jt.Var, size: tuple[int, int], *, shortcut: jt.Var, factor: jt.Var | None) -> jt.Var:
         c, mask = x.shape[2], filling_mask(*size, self.side)
@@ -96,11 +96,12 @@ class SVT(PCPVT):
                  sr_ratios: Sequence[int] = (4, 2, 1), windiow_sizes: Sequence[int] = (7, 7, 7),
                  norm_after_stage: bool = True):
         if len(windiow_sizes) < len(depths):
-            raise ConfigError(
-                f"windiow_sizes is {list(windiow_sizes)}; it needs a value for each of {len(depths)} stages")
+            raise ConfigError(f"windiow_sizes is {list(windiow_sizes)}; it needs a value for each of {len(depths)} "
+                              "stages")
         self._sides = tuple(windiow_sizes)
-        super().__init__(in_channels, embed_dims, patch_sizes, strides, num_heads, mlp_ratios, out_indices, qkv_bias,
-                         drop_rate, attn_drop_rate, drop_path_rate, norm_cfg, depths, sr_ratios, norm_after_stage)
+        super().__init__(in_channels, embed_dims, patch_sizes, strides, num_heads, mlp_ratios, out_indices,
+                         qkv_bias, drop_rate, attn_drop_rate, drop_path_rate, norm_cfg, depths, sr_ratios,
+                         norm_after_stage)
 
     def _block(self, stage: int, index: int, channels: int, heads: int, *, mlp_ratio: int, qkv_bias: bool,
                reduction: int, drop_prob: float, drop_path_prob: float) -> nn.Module:

@@ -63,8 +63,9 @@ class WindowMSA(nn.Module):
 
 
 class ShiftWindowMSA(nn.Module):
-    """Attention in windows of a map.
-    Shape: x, shortcut: (N, H * W, C); factor: (N,) -> shortcut + factor * attention(x)."""
+    """Attention in windows of a map. Shape: x, shortcut: (N, H * W, C); factor:
+    (N,) -> shortcut + factor * attention(x).
+    """
 
     def __init__(self, channels: int, heads: int, side: int, shift: int, *, qkv_bias: bool, qk_scale: float | None,
                  drop_prob: float):
@@ -149,46 +150,45 @@ class SwinTransformer(nn.Module):
             index
     Raises:
         ConfigError: lists of different lengths, a first stride that is not `patch_size`, or dropout of attention
-            weights.
+        weights.
     """
 
-    TINY = MappingProxyType({
-        "type": "SwinTransformer", "pretrain_img_size": 32, "embed_dims": 8, "window_size": 3, "mlp_ratio": 2,
-        "depths": [2, 1, 1, 2], "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.0, "use_abs_pos_embed": True})
+    TINY = MappingProxyType({"type": "SwinTransformer", "pretrain_img_size": 32, "embed_dims": 8, "window_size": 3,
+                             "mlp_ratio": 2, "depths": [2, 1, 1, 2], "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.0,
+                             "use_abs_pos_embed": True})
 
     def __init__(self, pretrain_img_size: int | Sequence[int] = 224, in_channels: int = 3, embed_dims: int = 96,
                  patch_size: int = 4, window_size: int = 7, mlp_ratio: float = 4, depths: Sequence[int] = (2, 2, 6, 2),
                  num_heads: Sequence[int] = (3, 6, 12, 24), strides: Sequence[int] = (4, 2, 2, 2),
-                 out_indices: Sequence[int] = (0, 1, 2, 3), qkv_bias: bool = True, qk_scale: float | None = None,
-                 patch_norm: bool = True, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
-                 drop_path_rate: float = 0.1, use_abs_pos_embed: bool = False,
-                 act_cfg: dict = MappingProxyType({"type": "GELU"}), norm_cfg: dict = MappingProxyType({"type": "LN"}),
-                 frozen_stages: int = -1):
+                 out_indices: Sequence[int] = (0, 1, 2, 3), qkv_bias: bool = True,
+                 qk_scale: float | None = None, patch_norm: bool = True, drop_rate: float = 0.0,
+                 attn_drop_rate: float = 0.0, drop_path_rate: float = 0.1, use_abs_pos_embed: bool = False,
+                 act_cfg: dict = MappingProxyType({"type": "GELU"}),
+                 norm_cfg: dict = MappingProxyType({"type": "LN"}), frozen_stages: int = -1):
         super().__init__()
-        count, total = len(depths), sum(depths)
-        if not count == len(num_heads) == len(strides) or max(out_indices) >= count or strides[0] != patch_size:
-            raise ConfigError(
-                f"depths {list(depths)}, num_heads {list(num_heads)} and strides {list(strides)} need one "
-                f"value per stage, out_indices {list(out_indices)} lie below their number, and strides[0] "
-                f"is patch_size ({patch_size})")
+        if (not len(depths) == len(num_heads) == len(strides) or max(out_indices) >= len(depths)
+            or strides[0] != patch_size):
+            raise ConfigError(f"depths {list(depths)}, num_heads {list(num_heads)} and strides {list(strides)} need "
+                              f"one value per stage, out_indices {list(out_indices)} lie below their number, and "
+                              f"strides[0] is patch_size ({patch_size})")
         check_attn_drop(attn_drop_rate)
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
-        patch_cfg = norm_cfg if patch_norm else None
+        patch_cfg, total = norm_cfg if patch_norm else None, sum(depths)
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, norm_cfg=patch_cfg)
         self.grid = tuple(side // patch_size for side in pair(pretrain_img_size))
-        places = self.grid[0] * self.grid[1]
-        self.absolute_pos_embed = trunc_normal((1, places, embed_dims)) if use_abs_pos_embed else None
+        self.absolute_pos_embed = (trunc_normal((1, self.grid[0] * self.grid[1], embed_dims))
+                                   if use_abs_pos_embed else None)
         self.drop_after_pos = Dropout(drop_rate)
-        drop_paths = np.linspace(0.0, drop_path_rate, total).tolist()
-        widths, stages = [embed_dims * 2**i for i in range(count)], []
+        drop_paths, widths, stages = (np.linspace(0.0, drop_path_rate, total).tolist(),
+                                      [embed_dims * 2**i for i in range(len(depths))], [])
         for i, width in enumerate(widths):
-            blocks = [
-                SwinBlock(width, num_heads[i], side=window_size, shift=window_size // 2 if j % 2 else 0,
-                          mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_scale=qk_scale, drop_prob=drop_rate,
-                          drop_path_prob=drop_paths[sum(depths[:i]) + j], act_cfg=act_cfg, norm_cfg=norm_cfg)
-                for j in range(depths[i])]
-            merging = None if i == count - 1 else PatchMerging(width, 2 * width, strides[i + 1], norm_cfg=patch_cfg)
-            stages.append(SwinBlockSequence(blocks, merging))
+            blocks = [SwinBlock(width, num_heads[i], side=window_size, shift=window_size // 2 if j % 2 else 0,
+                                mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_scale=qk_scale, drop_prob=drop_rate,
+                                drop_path_prob=drop_paths[sum(depths[:i]) + j],
+                                act_cfg=act_cfg, norm_cfg=norm_cfg) for j in range(depths[i])]
+            last = i == len(depths) - 1
+            stages.append(SwinBlockSequence(blocks, None if last
+                                            else PatchMerging(width, 2 * width, strides[i + 1], norm_cfg=patch_cfg)))
         self.stages = nn.Sequential(*stages)
         for i in out_indices:
             setattr(self, f"norm{i}", build_norm(norm_cfg, widths[i], channel_first=False)[1])

@@ -74,9 +74,9 @@ class VisionTransformer(nn.Module):
         ConfigError: an index that is no block, a class token asked for and not there, or dropout of attention weights.
     """
 
-    TINY = MappingProxyType({
-        "type": "VisionTransformer", "img_size": 64, "patch_size": 16, "embed_dims": 16, "num_layers": 3,
-        "num_heads": 2, "mlp_ratio": 2, "out_indices": [0, 2], "final_norm": True})
+    TINY = MappingProxyType({"type": "VisionTransformer", "img_size": 64, "patch_size": 16, "embed_dims": 16,
+                             "num_layers": 3, "num_heads": 2, "mlp_ratio": 2, "out_indices": [0, 2],
+                             "final_norm": True})
 
     def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int = 16, patch_pad: str | int = "corner",
                  in_channels: int = 3, embed_dims: int = 768, num_layers: int = 12, num_heads: int = 12,
@@ -91,8 +91,8 @@ class VisionTransformer(nn.Module):
             raise ConfigError("output_cls_token needs with_cls_token: true")
         check_attn_drop(attn_drop_rate)
         self.out_indices, self.out_origin = chosen_blocks(out_indices, num_layers), out_origin
-        self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
-        self.interpolate_mode = interpolate_mode
+        self.with_cls_token, self.output_cls_token, self.interpolate_mode = (with_cls_token, output_cls_token,
+                                                                             interpolate_mode)
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, padding=patch_pad, bias=patch_bias,
                                       norm_cfg=norm_cfg if patch_norm else None,
                                       init_std=(2 / (in_channels * patch_size**2)) ** 0.5)

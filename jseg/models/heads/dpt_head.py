@@ -48,8 +48,8 @@ class ReassembleBlocks(nn.Module):
         self.resize_layers = nn.Sequential(ConvTranspose2d(first, first, 4), ConvTranspose2d(second, second, 2),
                                            nn.Identity(), Conv2d(last, last, 3, stride=2, padding=1))
         if readout_type == "project":
-            self.readout_projects = nn.Sequential(
-                *[nn.Sequential(Linear(2 * in_channels, in_channels)) for _ in out_channels])
+            self.readout_projects = nn.Sequential(*[nn.Sequential(Linear(2 * in_channels, in_channels))
+                                                    for _ in out_channels])
 
     def execute(self, features: list[tuple[jt.Var, jt.Var]]) -> list[jt.Var]:
         read = [self._read(i, *feature) for i, feature in enumerate(features)]
@@ -72,8 +72,8 @@ class ResidualUnit(nn.Module):
     def __init__(self, channels: int, blocks: dict):
         super().__init__()
         words = {"padding": 1, "bias": False, "order": ("act", "conv", "norm"), **blocks}
-        self.conv1 = ConvNormAct(channels, channels, 3, **words)
-        self.conv2 = ConvNormAct(channels, channels, 3, **words)
+        self.conv1, self.conv2 = ConvNormAct(channels, channels, 3,
+                                             **words), ConvNormAct(channels, channels, 3, **words)
 
     def execute(self, x: jt.Var) -> jt.Var:
         return self.conv2(self.conv1(x)) + x
@@ -119,25 +119,24 @@ class DPTHead(SegmentationHead):
     """
 
     DEFAULTS = MappingProxyType({"norm_cfg": {"type": "BN"}})
-    TINY = MappingProxyType({
-        "type": "DPTHead", "channels": 8, "embed_dims": 16, "post_process_channels": [4, 4, 8, 8],
-        "readout_type": "project", "input_transform": "multiple_select", "in_channels": [16, 16, 16, 16],
-        "in_index": [0, 1, 2, 3]})
+    TINY = MappingProxyType({"type": "DPTHead", "channels": 8, "embed_dims": 16, "post_process_channels": [4, 4, 8, 8],
+                             "readout_type": "project", "input_transform": "multiple_select",
+                             "in_channels": [16, 16, 16, 16], "in_index": [0, 1, 2, 3]})
 
     def __init__(self, options: HeadOptions, *, embed_dims: int = 768,
-                 post_process_channels: Sequence[int] = (96, 192, 384, 768), readout_type: str = "ignore",
-                 patch_size: int = 16, expand_channels: bool = False):
+                 post_process_channels: Sequence[int] = (96, 192, 384, 768),
+                 readout_type: str = "ignore", patch_size: int = 16, expand_channels: bool = False):
         super().__init__(options)
         if options.input_transform != "multiple_select" or not len(options.in_index) == len(post_process_channels) == 4:
-            raise ConfigError(
-                "DPT reads four maps: input_transform multiple_select, four in_index, four post_process_channels")
+            raise ConfigError("DPT reads four maps: input_transform multiple_select, four in_index, four "
+                              "post_process_channels")
         if readout_type not in _READOUTS or expand_channels:
             raise ConfigError(f"readout_type {readout_type!r}, expand_channels {expand_channels}; accepted: "
                               f"{', '.join(_READOUTS)}; false")
         channels, blocks = options.channels, options.blocks
         self.reassemble_blocks = ReassembleBlocks(embed_dims, post_process_channels, readout_type)
-        self.convs = nn.Sequential(
-            *[ConvNormAct(width, channels, 3, padding=1, bias=False) for width in post_process_channels])
+        self.convs = nn.Sequential(*[ConvNormAct(width, channels, 3, padding=1, bias=False)
+                                     for width in post_process_channels])
         self.fusion_blocks = nn.Sequential(*[FeatureFusionBlock(channels, blocks, has_finer=i > 0) for i in range(4)])
         self.project = ConvNormAct(channels, channels, 3, padding=1, norm_cfg=options.norm_cfg,
                                    act_cfg={"type": "ReLU"})

@@ -1,9 +1,8 @@
 """SegformerHead: a 1x1 block for each map, all resized to the first and joined by one more.
 
 Paper: Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers", NeurIPS 2021,
-sec. 3.2.
-Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/segformer_head.py (Apache-2.0), whose keys and values these
-are.
+sec. 3.2. Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/segformer_head.py (Apache-2.0), whose keys and values
+these are.
 
 Deviations:
 - the joining convolution runs on each map before it is resized, and the results are added up: a third of the operations
@@ -48,8 +47,8 @@ class SegformerHead(SegmentationHead):
         super().__init__(options)
         if interpolate_mode != "bilinear":
             raise ConfigError(f"interpolate_mode is {interpolate_mode!r}; accepted: 'bilinear'")
-        self.convs = nn.Sequential(
-            *[ConvNormAct(width, self.channels, 1, **options.blocks) for width in options.in_channels])
+        self.convs = nn.Sequential(*[ConvNormAct(width, self.channels, 1, **options.blocks)
+                                     for width in options.in_channels])
         self.fusion_conv = ConvNormAct(self.channels * len(options.in_channels), self.channels, 1,
                                        norm_cfg=options.norm_cfg, act_cfg={"type": "ReLU"})
 

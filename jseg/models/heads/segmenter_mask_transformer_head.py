@@ -1,5 +1,5 @@
-"""SegmenterMaskTransformerHead: tokens of the classes join those of the patches, and each patch is compared with each
-class.
+"""SegmenterMaskTransformerHead: tokens of the classes join those of the patches,
+and each patch is compared with each class.
 
 Paper: Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021, sec. 3.2.
 Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/segmenter_mask_head.py (Apache-2.0), whose words, keys and
@@ -44,9 +44,8 @@ class SegmenterMaskTransformerHead(SegmentationHead):
     """
 
     DEFAULTS = MappingProxyType({"act_cfg": {"type": "GELU"}, "norm_cfg": {"type": "LN"}})
-    TINY = MappingProxyType({
-        "type": "SegmenterMaskTransformerHead", "channels": 16, "num_layers": 2, "num_heads": 2, "embed_dims": 16,
-        "mlp_ratio": 2, "drop_path_rate": 0.0})
+    TINY = MappingProxyType({"type": "SegmenterMaskTransformerHead", "channels": 16, "num_layers": 2, "num_heads": 2,
+                             "embed_dims": 16, "mlp_ratio": 2, "drop_path_rate": 0.0})
 
     def __init__(self, options: HeadOptions, *, num_layers: int, num_heads: int, embed_dims: int, mlp_ratio: int = 4,
                  drop_path_rate: float = 0.1, drop_rate: float = 0.0, attn_drop_rate: float = 0.0, num_fcs: int = 2,
@@ -60,8 +59,8 @@ class SegmenterMaskTransformerHead(SegmentationHead):
             for rate in np.linspace(0.0, drop_path_rate, num_layers).tolist()])
         self.dec_proj = Linear(options.input_width, embed_dims)
         self.cls_emb = trunc_normal((1, self.num_classes, embed_dims), init_std)
-        self.patch_proj = Linear(embed_dims, embed_dims, bias=False)
-        self.classes_proj = Linear(embed_dims, embed_dims, bias=False)
+        self.patch_proj, self.classes_proj = (Linear(embed_dims, embed_dims, bias=False),
+                                              Linear(embed_dims, embed_dims, bias=False))
         self.decoder_norm = build_norm(options.norm_cfg, embed_dims, channel_first=False)[1]
         self.mask_norm = build_norm(options.norm_cfg, self.num_classes, channel_first=False)[1]
 

@@ -1,9 +1,8 @@
 """SETRMLAHead: SETR's head over aggregated levels.
 
 Paper: Zheng et al., "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers", CVPR
-2021, sec. 3.3.
-Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/setr_mla_head.py (Apache-2.0), whose words, keys and arithmetic
-these are.
+2021, sec. 3.3. Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/setr_mla_head.py (Apache-2.0), whose words,
+keys and arithmetic these are.
 """
 
 from __future__ import annotations
@@ -38,16 +37,15 @@ class SETRMLAHead(SegmentationHead):
     """
 
     DEFAULTS = MappingProxyType({"input_transform": "multiple_select"})
-    TINY = MappingProxyType({
-        "type": "SETRMLAHead", "channels": 16, "mla_channels": 4, "up_scale": 2, "norm_cfg": {"type": "BN"}})
+    TINY = MappingProxyType({"type": "SETRMLAHead", "channels": 16, "mla_channels": 4, "up_scale": 2,
+                             "norm_cfg": {"type": "BN"}})
 
     def __init__(self, options: HeadOptions, *, mla_channels: int = 128, up_scale: int = 4):
         super().__init__(options)
         count = len(options.in_channels)
         if options.channels != count * mla_channels:
-            raise ConfigError(
-                f"channels is {options.channels}; with {count} maps and mla_channels {mla_channels} it is "
-                f"{count * mla_channels}")
+            raise ConfigError(f"channels is {options.channels}; with {count} maps and mla_channels {mla_channels} it "
+                              f"is {count * mla_channels}")
         self.up_convs = nn.Sequential(*[
             nn.Sequential(ConvNormAct(width, mla_channels, 3, padding=1, **options.blocks),
                           ConvNormAct(mla_channels, mla_channels, 3, padding=1, **options.blocks),

@@ -1,9 +1,8 @@
 """SETRUPHead: SETR's naive and progressive upsampling heads.
 
 Paper: Zheng et al., "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers", CVPR
-2021, sec. 3.3.
-Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/setr_up_head.py (Apache-2.0), whose words, keys and arithmetic
-these are.
+2021, sec. 3.3. Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/setr_up_head.py (Apache-2.0), whose words, keys
+and arithmetic these are.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ class SETRUPHead(SegmentationHead):
         ConfigError: another kernel size.
     """
 
-    TINY = MappingProxyType({
-        "type": "SETRUPHead", "channels": 8, "num_convs": 2, "up_scale": 2, "norm_cfg": {"type": "BN"}})
+    TINY = MappingProxyType({"type": "SETRUPHead", "channels": 8, "num_convs": 2, "up_scale": 2,
+                             "norm_cfg": {"type": "BN"}})
 
     def __init__(self, options: HeadOptions, *,
                  norm_layer: dict = MappingProxyType({"type": "LN", "eps": 1e-6, "requires_grad": True}),

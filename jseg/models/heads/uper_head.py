@@ -53,8 +53,8 @@ class UPerHead(SegmentationHead):
         summed = [self.bottleneck(jt.concat([last, *self.psp_modules(last)], 1))]
         for x, block in zip(features[-2::-1], reversed(list(self.lateral_convs))):
             lateral = block(x)
-            above = ops.bilinear_resize(summed[0], tuple(lateral.shape[2:]), align_corners=self.align_corners,
-                                        add=lateral)
+            above = ops.bilinear_resize(summed[0], tuple(lateral.shape[2:]),
+                                        align_corners=self.align_corners, add=lateral)
             summed.insert(0, above)
         maps = [block(x) for block, x in zip(self.fpn_convs, summed)] + summed[-1:]
         maps = [maps[0], *(ops.bilinear_resize(x, size, align_corners=self.align_corners) for x in maps[1:])]

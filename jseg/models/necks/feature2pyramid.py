@@ -1,5 +1,5 @@
-"""Feature2Pyramid: maps of one size become a pyramid by transposed convolutions and pooling; between BEiT or MAE and
-UPerHead.
+"""Feature2Pyramid: maps of one size become a pyramid by transposed convolutions and pooling;
+between BEiT or MAE and UPerHead.
 
 Paper: Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, appendix (after XCiT, NeurIPS 2021).
 Upstream: mmsegmentation 1.2.2 mmseg/models/necks/featurepyramid.py (Apache-2.0), whose words, keys and arithmetic these
@@ -29,7 +29,8 @@ _SCALES = (4, 2, 1, 0.5, 0.25)
 
 class Enlarge4(nn.Sequential):
     """Two transposed convolutions with norm and GELU between them. Keys "0", "1", "3".
-    Shape: (N, C, H, W) -> (N, C, 4 H, 4 W)."""
+    Shape: (N, C, H, W) -> (N, C, 4 H, 4 W).
+    """
 
     def __init__(self, channels: int, norm_cfg: dict):
         super().__init__(ConvTranspose2d(channels, channels, 2), build_norm(norm_cfg, channels)[1], nn.Identity(),

@@ -1,8 +1,8 @@
 """MLANeck: sums of a transformer's maps from the last to the first, for SETR's head.
 
 Paper: Zheng et al., "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers", CVPR
-2021, sec. 3.3.
-Upstream: mmsegmentation 1.2.2 mmseg/models/necks/mla_neck.py (Apache-2.0), whose words, keys and arithmetic these are.
+2021, sec. 3.3. Upstream: mmsegmentation 1.2.2 mmseg/models/necks/mla_neck.py (Apache-2.0), whose words, keys and
+arithmetic these are.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ __all__ = ["MLANeck"]
 
 
 class Aggregation(nn.Module):
-    """1x1 blocks, running sums from the last map to the first, 3x3 blocks.
-    Shape: as `MLANeck`'s, results from the last map's on."""
+    """1x1 blocks, running sums from the last map to the first, 3x3 blocks. Shape:
+    as `MLANeck`'s, results from the last map's on.
+    """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, blocks: dict):
         super().__init__()
         self.channel_proj = nn.Sequential(*[ConvNormAct(width, out_channels, 1, **blocks) for width in in_channels])
-        self.feat_extract = nn.Sequential(
-            *[ConvNormAct(out_channels, out_channels, 3, padding=1, **blocks) for _ in in_channels])
+        self.feat_extract = nn.Sequential(*[ConvNormAct(out_channels, out_channels, 3, padding=1, **blocks)
+                                            for _ in in_channels])
 
     def execute(self, maps: list[jt.Var]) -> list[jt.Var]:
         total, results = None, []

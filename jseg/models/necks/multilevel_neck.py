@@ -57,9 +57,8 @@ class MultiLevelNeck(nn.Module):
                  norm_cfg: dict | None = None, act_cfg: dict | None = None):
         super().__init__()
         if len(in_channels) not in (1, len(scales)):
-            raise ValueError(
-                f"in_channels lists {len(in_channels)} maps, scales {len(scales)} levels; give one map or one "
-                "for each level")
+            raise ValueError(f"in_channels lists {len(in_channels)} maps, scales {len(scales)} levels; give one map or "
+                             "one for each level")
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.scales = tuple(scales)
         self.lateral_convs = nn.Sequential(*[ConvNormAct(width, out_channels, 1, **blocks) for width in in_channels])
