@@ -91,9 +91,7 @@ class Conv2d(nn.Module):
         else:
             if x.shape[1] != self.in_channels:  # Jittor's operator broadcasts one channel over many without a word
                 raise ValueError(f"Conv2d: x is {tuple(x.shape)}, but in_channels is {self.in_channels}")
-            y = nn.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
-            y = y if jt.flags.no_grad else _WholeGradient.apply(y)
-            y = y if bias is None else y + bias.reshape(1, -1, 1, 1)
+            y = nn.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return y if shortcut is None else y + shortcut
 
 
@@ -155,20 +153,6 @@ def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | Non
     weight = conv.weight * scale.reshape(-1, *[1] * (conv.weight.ndim - 1))
     bias = shift if conv.bias is None else shift + conv.bias * scale
     return activated(conv.run(x, weight, bias, shortcut=residual), activation)
-
-
-class _WholeGradient(jt.Function):
-    """The identity, whose gradient is computed before a convolution's own takes it.
-
-    Without lazy execution Jittor would otherwise join it with that one, not find its convolution any more, and write
-    every single product to memory.
-    """
-
-    def execute(self, x: jt.Var) -> jt.Var:
-        return x
-
-    def grad(self, dy: jt.Var) -> jt.Var:
-        return dy
 
 
 class ConvNormAct(nn.Module):

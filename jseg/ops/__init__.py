@@ -10,6 +10,7 @@ from jseg.ops.attention.op import attention
 from jseg.ops.bilinear_resize.op import bilinear_resize
 from jseg.ops.common import use, uses_plain
 from jseg.ops.criss_cross.op import criss_cross
+from jseg.ops.deformable_attention.op import deformable_attention
 from jseg.ops.depthwise.op import depthwise
 from jseg.ops.layer_norm.op import layer_norm
 from jseg.ops.linear.op import linear
@@ -23,8 +24,9 @@ from jseg.ops.psa_mask.op import psa_mask
 from jseg.ops.upsample_argmax.op import upsample_argmax
 from jseg.ops.upsample_cross_entropy.op import upsample_cross_entropy
 
-KERNELS = ("adamw", "attention", "bilinear_resize", "criss_cross", "depthwise", "layer_norm", "linear", "mix_ffn",
-           "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "upsample_argmax", "upsample_cross_entropy")
-__all__ = ["adamw", "attention", "bilinear_resize", "criss_cross", "depthwise", "layer_norm", "linear", "mix_ffn",
-           "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "upsample_argmax",
+KERNELS = ("adamw", "attention", "bilinear_resize", "criss_cross", "deformable_attention", "depthwise", "layer_norm",
+           "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "upsample_argmax",
+           "upsample_cross_entropy")
+__all__ = ["adamw", "attention", "bilinear_resize", "criss_cross", "deformable_attention", "depthwise", "layer_norm",
+           "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "upsample_argmax",
            "upsample_cross_entropy", "KERNELS", "use", "uses_plain"]

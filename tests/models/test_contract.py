@@ -52,9 +52,10 @@ def whole_model(name: str) -> dict:
         inner = "kernel_generate_head"  # a head in a head, which reads the maps
         if inner in head:
             return {**head, inner: whole_head(head[inner])}
-        if "input_transform" not in accepted(MODELS.get(head["type"])):  # no HeadOptions: it reads every map
+        words = accepted(MODELS.get(head["type"]))
+        if "input_transform" not in words:  # no HeadOptions: it reads every map
             return {"in_channels": widths, "num_classes": 5, **head}
-        several = head.get("input_transform", accepted(MODELS.get(head["type"]))["input_transform"].default) is not None
+        several = head.get("input_transform", words["input_transform"].default) is not None
         index = head.get("in_index", list(range(first, len(widths))))
         given = {"in_channels": [widths[i] for i in index], "in_index": index} if several else {
             "in_channels": widths[-1]}

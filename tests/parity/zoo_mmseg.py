@@ -16,19 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.machinery
-import importlib.util
 import json
 import pathlib
 import sys
 import traceback
-import types
 import zlib
 
 import numpy as np
 from gradients import gradient_errors, uniform
 from make_segnext import import_mmseg, samples
-from zoo_operators import add_context_operators
+from zoo_operators import add_psa_mask, allow_mmcv_operators
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -100,49 +97,6 @@ def still(network) -> None:
             module.drop_prob = 0.0
         elif isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
-
-
-def stand_in_operators() -> None:
-    """Let mmcv.ops be imported where mmcv has no compiled operators: those that it also writes with PyTorch work,
-    multi-scale deformable attention among them, and the others stop. Only where mmdetection is, which needs it.
-    """
-    if importlib.util.find_spec("mmdet") is None or importlib.util.find_spec("mmcv._ext") is not None:
-        return
-    stand_in = types.ModuleType("mmcv._ext")
-    stand_in.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
-
-    def missing(name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def stop(*_, **__):
-            raise RuntimeError(f"mmcv has no compiled operator {name} here")
-        return stop
-
-    stand_in.__getattr__ = missing
-    sys.modules["mmcv._ext"] = stand_in
-
-
-def add_missing_operators() -> None:
-    """Give MMSegmentation the operators that it takes from mmcv's compiled ones, where these are stand-ins that do
-    nothing.
-    """
-    from mmseg.models.decode_heads import point_head
-    if isinstance(point_head.point_sample, type) or point_head.point_sample is None:
-        point_head.point_sample = sample_points
-
-
-def sample_points(x, points, align_corners=False, **options):
-    """What `mmcv.ops.point_sample` does, where mmcv has no compiled operators: points (N, P, 2) or (N, P, Q, 2), 0 to 1
-    from edge to edge.
-    """
-    from torch.nn import functional as F
-    flat, points = points.dim() == 3, points.to(x.dtype)
-    found = F.grid_sample(x,
-                          2.0 * (points.unsqueeze(2) if flat else points) - 1.0,
-                          align_corners=align_corners,
-                          **options)
-    return found.squeeze(3) if flat else found
 
 
 def run_once(head) -> None:
@@ -291,10 +245,10 @@ def training_step(network, pictures: np.ndarray, data_samples: list, *, single: 
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
-    to_float = torch.Tensor.float
-    if not single:
-        torch.Tensor.float = torch.Tensor.double  # some losses write .float(), which is float32 whatever else is
     rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).to(torch.get_default_dtype())
+    to_float = torch.Tensor.float
+    if not single:  # some losses write .float(), which is float32 whatever else is
+        torch.Tensor.float = torch.Tensor.double
     try:
         losses = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), data_samples)
         network.zero_grad()
@@ -319,11 +273,10 @@ def label_maps(found: list) -> np.ndarray:
 
 def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
-    import torch
-    stand_in_operators()
+    compiled = allow_mmcv_operators()
     mmseg = import_mmseg()
-    add_missing_operators()
-    add_context_operators()
+    if not compiled:
+        add_psa_mask()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]

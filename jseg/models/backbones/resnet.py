@@ -218,8 +218,8 @@ class ResNet(nn.Module):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch", deep_stem: bool = False,
                  avg_down: bool = False, norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, groups: int = 1, base_width: int = 4, frozen_stages: int = -1,
-                 norm_eval: bool = False):
+                 zero_init_residual: bool = True, groups: int = 1, base_width: int = 4,
+                 frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__()
         if depth not in self.DEPTHS or style not in ("pytorch", "caffe"):
             raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, self.DEPTHS))}, "
@@ -296,8 +296,7 @@ class ResNetV1c(ResNet):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1,
-                 norm_eval: bool = False):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, True, False, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
                          frozen_stages=frozen_stages, norm_eval=norm_eval)
@@ -314,8 +313,7 @@ class ResNetV1d(ResNet):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1,
-                 norm_eval: bool = False):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, True, True, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
                          frozen_stages=frozen_stages, norm_eval=norm_eval)
@@ -339,8 +337,7 @@ class ResNeXt(ResNet):
                  style: str = "pytorch", deep_stem: bool = False, avg_down: bool = False,
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1,
-                 norm_eval: bool = False):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, deep_stem, avg_down, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
                          groups, base_width, frozen_stages, norm_eval)
