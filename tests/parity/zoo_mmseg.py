@@ -161,7 +161,9 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
         out["whole"] = label_maps(network.postprocess_result(logits, samples([dict(m) for m in metas])))
         if slide := job.get("slide", SLIDE):
             network.test_cfg = Config({**of_heads, **slide})
-            out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
+            # without pad_shape, which Mask2FormerHead would take for the size of every window
+            windows = [{key: value for key, value in meta.items() if key != "pad_shape"} for meta in metas]
+            out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples(windows)))
     if job.get("train"):
         data_samples = labelled_samples(metas, labels, edge_step(config))
         out.update(training_step(network.double(), pictures, data_samples))
