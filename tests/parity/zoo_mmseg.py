@@ -113,13 +113,13 @@ def run_once(head) -> None:
     head.forward = kept_forward
 
 
-def inputs(size, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def inputs(size, classes: int, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """(two normalised pictures, their labels with a tenth ignored)."""
     height, width = size
     rows, columns = np.meshgrid(np.linspace(0, 5, height), np.linspace(0, 7, width), indexing="ij")
-    phase = numbers("phase", (2, 3))[..., None, None]
+    phase = numbers("phase", (2, channels))[..., None, None]
     pictures = np.sin(2 * rows * (1 + phase)) + np.cos(columns * (1 - phase)) + 0.3 * numbers(
-        "noise", (2, 3, height, width))
+        "noise", (2, channels, height, width))
     blocks = np.abs(numbers("labels", (2, -(-height // 16), -(-width // 16))) * 1000).astype(np.int64) % classes
     labels = np.kron(blocks, np.ones((16, 16), np.int64))[:, :height, :width]
     return pictures.astype(np.float32), np.where(numbers("ignored", (2, height, width)) > 1.3, 255,
@@ -146,7 +146,7 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
             "epoch": 0, "seed": 0}
     torch.save({"meta": meta, "state_dict": network.state_dict()}, folder / "checkpoint.pth")
     head = network.decode_head[-1] if hasattr(network.decode_head, "__len__") else network.decode_head
-    pictures, labels = inputs(job["size"], head.num_classes)
+    pictures, labels = inputs(job["size"], head.num_classes, block["backbone"].get("in_channels", 3))
     if weighs_classes(config.model.to_dict()):
         labels = np.where(labels == 255, 0, labels).astype(np.int32)
     height, width = job["size"]
