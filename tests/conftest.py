@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -18,7 +19,12 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Register the markers; a warning from jseg's own code is an error."""
+    """Register the markers; a warning from jseg's own code is an error.
+
+    A shell's background job begins with Ctrl-C ignored, and so would every process that a test interrupts: the tests
+    begin as in the foreground.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
     config.addinivalue_line("markers", "zoo: a model beyond one of each kind; runs with --zoo (make test-zoo)")
     config.addinivalue_line("markers", "cuda: needs a GPU that Jittor can use")
