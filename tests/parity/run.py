@@ -23,14 +23,15 @@ PACKAGES = ["torch==2.13.0", "mmengine==0.10.7", "mmcv-lite==2.1.0", "mmsegmenta
 
 
 def referee(folder: pathlib.Path) -> str:
-    """The Python of the environment, which is made where it is missing."""
-    python, done = folder / "bin" / "python", folder / ".installed"
-    if not done.exists():
+    """The Python of the environment, which is made where it is missing or was made of other packages."""
+    python, done, wanted = folder / "bin" / "python", folder / ".installed", "\n".join(PACKAGES)
+    if not done.exists() or done.read_text() != wanted:
         print(f"parity: making {folder} with PyTorch and MMSegmentation, once", flush=True)
-        venv.create(folder, with_pip=True)
+        if not python.exists():
+            venv.create(folder, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES],
                        check=True)
-        done.touch()
+        done.write_text(wanted)
     return str(python)
 
 
