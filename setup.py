@@ -31,7 +31,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.9,<3.14",
+    python_requires=">=3.9,<3.15",
     packages=find_packages(include=["jseg", "jseg.*"]),
     package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"]},
     cmdclass={"build_py": BuildWithConfigs},

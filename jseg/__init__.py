@@ -16,16 +16,7 @@ __version__ = "0.1.0"
 __all__ = ["InferenceSegmentor", "load_config", "train", "evaluate", "configs_folder", "__version__"]
 
 _HOMES = {"InferenceSegmentor": "jseg.engine.predict", "load_config": "jseg.config", "train": "jseg.engine.train",
-          "evaluate": "jseg.engine.evaluate"}
-
-
-def configs_folder():
-    """The folder of the configs that come with jseg, a `pathlib.Path`:
-    the checkout's `configs/`, or its copy in an installed wheel.
-    """
-    import pathlib
-    package = pathlib.Path(__file__).resolve().parent
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+          "evaluate": "jseg.engine.evaluate", "configs_folder": "jseg.config"}
 
 
 def __getattr__(name: str):

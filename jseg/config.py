@@ -2,13 +2,16 @@
 
 A file may name parents with `_base_` (one path or a list, relative to the file, two levels deep at most). A child's
 blocks merge into its parents' blocks key by key, lists and scalars replace, and `_delete_: true` inside a block
-replaces the whole block. Unlike PyYAML, this loader reads `6e-5` and `1E5` as numbers and refuses a key given twice.
+replaces the whole block. Where there is no file of the name given, a config that comes with jseg is meant. Unlike
+PyYAML, this loader reads `6e-5` and `1E5` as numbers and refuses a key given twice.
 """
 
 from __future__ import annotations
 
 import copy
+import difflib
 import os
+import pathlib
 from typing import Any, Iterable, Mapping, Sequence
 
 import yaml
@@ -18,7 +21,8 @@ from jseg.registry import nearest
 from jseg.text import read_text
 from jseg.yaml_reader import MOST_BYTES, Allowance, add_exponents, parse_yaml
 
-__all__ = ["load_config", "dump_config", "merge", "apply_overrides", "MAX_DEPTH", "last_head", "stating_block"]
+__all__ = ["load_config", "find_config", "configs_folder", "shipped_configs", "dump_config", "merge",
+           "apply_overrides", "MAX_DEPTH", "last_head", "stating_block"]
 
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
 _FILE_COST = 100  # values that reading one more file counts for: thousands of empty files take time, too
@@ -42,15 +46,56 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
     """Read a config with everything it inherits, then apply overrides.
 
     Args:
-        path: a `.yaml` or `.yml` file.
+        path: a `.yaml` or `.yml` file, or the name of a config that comes with jseg (see `find_config`).
         overrides: `key.sub.key=value` texts as `--set` takes them, applied in order (see `apply_overrides`).
     Returns:
         Plain nested dicts, lists and scalars; `_base_` and `_delete_` are resolved.
     Raises:
-        ConfigError: a file is missing, is not YAML, repeats a key, inherits from itself or too deeply, or an override
-            does not fit. The text starts with the file and, where one is known, the line.
+        ConfigError: a file is missing (the text names the nearest), is not YAML, repeats a key, inherits from itself or
+            too deeply, or an override does not fit. The text starts with the file and, where one is known, the line.
     """
-    return apply_overrides(_load(os.fspath(path), (), Allowance()), overrides)
+    return apply_overrides(_load(find_config(path), (), Allowance()), overrides)
+
+
+def find_config(path: str | os.PathLike) -> str:
+    """The file that `path` means: itself, or, where nothing has that path, jseg's own config of that name.
+
+    Args:
+        path: a path, or a name as in `segnext/segnext_tiny_ade20k-512x512_160k.yaml`, also with `configs/` before it,
+            without the folder or without `.yaml`.
+    Returns:
+        the path of a file; `path` itself where neither a file nor a shipped config has that name.
+    Raises:
+        ConfigError: several shipped configs have that name.
+    """
+    given = os.fspath(path)
+    if os.path.lexists(given):
+        return given
+    wanted = _shipped_name(given)
+    found = {name: file for name, file in shipped_configs().items() if name == wanted or name.endswith(f"/{wanted}")}
+    if len(found) > 1:
+        raise ConfigError(f"{given}: several configs that come with jseg have this name: {', '.join(sorted(found))}; "
+                          "name one with its folder")
+    return next(iter(found.values()), given)
+
+
+def configs_folder() -> pathlib.Path:
+    """The folder of the configs that come with jseg: the checkout's `configs/`, or its copy in an installed wheel."""
+    package = pathlib.Path(__file__).resolve().parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def shipped_configs() -> dict[str, str]:
+    """The configs that come with jseg, without those in `_base_`: name, as `segnext/segnext_tiny_ade20k-512x512_160k`,
+    -> file."""
+    folder = configs_folder()
+    files = sorted(file for file in folder.rglob("*.yaml") if "_base_" not in file.parts)
+    return {file.relative_to(folder).with_suffix("").as_posix(): str(file) for file in files}
+
+
+def _shipped_name(path: str) -> str:
+    name = os.path.normpath(path).replace(os.sep, "/").removeprefix("configs/")
+    return name.removesuffix(".yaml").removesuffix(".yml")
 
 
 def merge(base: Mapping, child: Mapping) -> dict:
@@ -135,12 +180,17 @@ def _load(path: str, ancestors: tuple[str, ...], allowance: Allowance) -> dict:
 def _read(path: str, child: str, allowance: Allowance) -> dict:
     """Read one file as a mapping; `child` is the file whose `_base_` named it, for the message."""
     if not path.endswith((".yaml", ".yml")):
-        raise ConfigError(f"{path}: expected a config in YAML, a file that ends in .yaml or .yml")
+        if child or os.path.lexists(path):
+            raise ConfigError(f"{path}: expected a config in YAML, a file that ends in .yaml or .yml")
+        raise ConfigError(f"{path}: no config has this name; expected a file that ends in .yaml or .yml, or one of "
+                          f"those that come with jseg{_similar_configs(path)}")
     allowance.charge(_FILE_COST, child or path)
     try:
         text = read_text(path, what="config", error=ConfigError, most_bytes=MOST_BYTES)
     except ConfigError as error:
         hint = "" if os.path.lexists(path) else _similar_file(path)
+        if not hint and not child and not os.path.lexists(path):
+            hint = f", and none of the configs that come with jseg has this name{_similar_configs(path)}"
         raise ConfigError(f"{f'{child}: _base_: ' if child else ''}{error}{hint}") from error
     content = parse_yaml(text, path, allowance)
     if not isinstance(content, dict):
@@ -153,6 +203,23 @@ def _similar_file(path: str) -> str:
     folder = os.path.dirname(path) or "."
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return nearest(os.path.basename(path), names)
+
+
+def _similar_configs(path: str) -> str:
+    """The configs that come with jseg whose names are nearest; all of a folder where `path` is its name."""
+    wanted, shipped = _shipped_name(path), shipped_configs()
+    inside = [name for name in shipped if name.startswith(f"{wanted}/")]
+    if inside:
+        return f": {', '.join(f'{name}.yaml' for name in inside)}"
+    if len(wanted) > 200:
+        return ""
+
+    def likeness(name: str) -> float:
+        pairs = (wanted, name), (wanted.rpartition("/")[2], name.rpartition("/")[2])
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    found = [name for name in sorted(shipped, key=likeness, reverse=True)[:3] if likeness(name) > 0.6]
+    return f"; the nearest of them: {', '.join(f'{name}.yaml' for name in found)}" if found else ""
 
 
 def _descend(block: Any, keys: Sequence[str], where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Names in a config become objects: seven registries, one rule for unknown names and misspelt arguments."""
+"""Names in a config become objects: ten registries, one rule for unknown names and misspelt arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping
 from jseg.errors import ConfigError
 
 __all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES",
-           "accepted", "nearest"]
+           "PIXEL_DECODERS", "MATCH_COSTS", "SET_LOSSES", "accepted", "construct", "nearest"]
 
 
 def nearest(word: str, known) -> str:
@@ -123,11 +123,21 @@ class Registry:
             raise ConfigError(f"{_at(where)}{cfg['type']}: {error}") from error
 
 
+def construct(entry: Callable, cfg: Mapping | None, where: str = "", **extra: Any) -> Any:
+    """Construct a class from a block that needs no `type`, because one class alone can stand there.
+
+    Args, raises: as `Registry.build`; None is an empty block.
+    """
+    only = Registry(where.rpartition(".")[2] or "part")
+    only.register()(entry)
+    return only.build({"type": entry.__name__, **(cfg or {})}, where, **extra)
+
+
 _START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a "
           ".pth with 'jseg convert FILE.pth')")
 # words that belong in another place
 _ELSEWHERE = {"init_cfg": _START, "pretrained": _START, "checkpoint": _START, "load_from": _START,
-              "norm_eval": "; frozen_stages fixes the norms of the frozen stages"}
+              "norm_eval": "; ResNet alone takes it; frozen_stages fixes the norms of the frozen stages"}
 
 
 def _at(where: str) -> str:
@@ -141,3 +151,6 @@ DATASETS = Registry("dataset")
 TRANSFORMS = Registry("transform")
 OPTIMIZERS = Registry("optimizer")
 SCHEDULES = Registry("schedule")
+PIXEL_DECODERS = Registry("pixel decoder")  # these three: of heads that classify masks
+MATCH_COSTS = Registry("match cost")
+SET_LOSSES = Registry("set loss")

@@ -29,7 +29,7 @@ __all__ = ["Finding", "prepare", "findings", "jittor_home", "core_is_built", "gp
 
 ONEDNN_PACKAGE = "onednn-devel-cpu-gomp==2021.2.0"
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # the folder name Jittor 1.3.11 looks for on Linux x86-64
-PYTHON_VERSIONS = ((3, 9), (3, 13))  # tried: the first and the last
+PYTHON_VERSIONS = ((3, 9), (3, 14))  # tried: the first and the last
 NUMPY_VERSIONS = ((1, 22), (3,))
 CORE = "jittor_core*.so"
 JITTOR_VERSIONS = ((1, 3, 11), (1, 3, 12))  # tried: at least the first, below the second
@@ -227,7 +227,7 @@ def _check_python() -> None:
     here = f"{platform.python_version()} at {sys.executable}"
     if not PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1] or sysconfig.get_config_var(
         "Py_GIL_DISABLED"):
-        _add_finding("python", f"{here}: Jittor works with Python 3.9 to 3.13, and not with a free-threaded one",
+        _add_finding("python", f"{here}: Jittor works with Python 3.9 to 3.14, and not with a free-threaded one",
               "fatal", "make a virtual environment with one of them: python3.11 -m venv .venv")
     else:
         _add_finding("python", here)
@@ -240,7 +240,7 @@ def _check_numpy() -> None:
               'pip install "numpy>=1.26.4,<3"')
     elif _numbers(numpy) >= (2,):
         _add_finding("numpy",
-              f"{numpy}; Jittor knows NumPy 1 only, so it is imported with four of its files changed, from "
+              f"{numpy}; Jittor knows NumPy 1 only, so it is imported with six of its files changed, from "
               "links in its cache (jseg_numpy2_*); the installed package stays as it is")
     else:
         _add_finding("numpy", numpy)
@@ -426,7 +426,7 @@ class _JittorGate(importlib.abc.MetaPathFinder):
         if spec is None or spec.loader is None:
             return spec
         from jseg import runtime_compiler, runtime_import, runtime_numpy  # only processes that compute pay for them
-        if _numbers(_version("numpy")) >= (2,):
+        if _numbers(_version("numpy")) >= (2,) or runtime_toolchain.has_new_headers():
             spec = runtime_numpy.overlay_spec(spec, jittor_home() / ".cache" / "jittor")
         execute = spec.loader.exec_module
 

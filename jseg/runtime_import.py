@@ -9,6 +9,8 @@ What Jittor 1.3.11 does by itself, and what happens here instead:
   cannot be written.
   Here that file lies in JITTOR_HOME and is never written.
 - It switches off the check of certificates for every later download of the process. Here that is undone.
+- Its compile pool forks, which Python 3.14 no longer does unless asked: what it was given cannot be sent to a new
+  interpreter. Here it is asked.
 - A program that ends just after its first operation can wait for ever for a thread that had not begun. Here its end
   waits for that.
 - A forked child waits for ever at its first parallel loop, because OpenMP's threads stayed in the parent. Here a child
@@ -22,6 +24,7 @@ import ctypes
 import hashlib
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -92,6 +95,8 @@ def import_utilities() -> Any:
         else:
             os.environ["HOME"] = home
         ssl._create_default_https_context = certificates
+    if sys.platform.startswith("linux"):
+        utilities.Pool = multiprocessing.get_context("fork").Pool
     if not has_config_script():
         utilities._py3_include_path = include_flags()
         utilities._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")

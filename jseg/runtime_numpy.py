@@ -1,11 +1,11 @@
-"""Make Jittor 1.3.11 work with NumPy 2 and Python 3.13,
-and see after every import that arrays go in and out of Jittor unchanged.
+"""Make Jittor 1.3.11 work with NumPy 2, Python 3.13 and g++ 15, and see after every import that arrays go in and out
+of Jittor unchanged.
 
 Jittor reads NumPy's structures by hand, as NumPy 1 lays them out. NumPy 2 moved an array's element size and one entry
 of its table of functions (docs/jittor_numpy2.md), so Jittor would copy a wrong number of bytes, and call a null
 pointer. The cure is an overlay: a folder in Jittor's cache that holds links to the installed package's files, and
-changed copies of those named in `CHANGES`. Jittor is then imported from there; the installed package stays as it is.
-The changed sources ask NumPy for its version when they run.
+changed copies of those named in `CHANGES`. With NumPy 2, or g++ from 15 on, Jittor is imported from there; the
+installed package stays as it is. The changed sources ask NumPy for its version when they run.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ CHANGES = {
     ),
     "src/pyjt/py_converter.h": (
         (_CAST, _CONVERSION),
+    ),
+    # g++ 15, whose containers do not bring uint8_t and the like any more, and which reads templates that nobody uses
+    "src/types.h": (
+        ("#include <memory>", "#include <memory>\n#include <cstdint>"),
+    ),
+    "src/misc/stack_vector.h": (
+        ("inline T operator*() { return self->at(index); }", "inline T operator*() { return self->a[index]; }"),
     ),
     # Python 3.13, which no NumPy 1 has wheels for: what exec() defines is not in a function's locals() any more
     "compiler.py": (

@@ -22,20 +22,11 @@ from typing import Callable
 
 from jseg.errors import RuntimeSetupError
 
-__all__ = ["find_compiler", "try_compiler"]
+__all__ = ["find_compiler", "has_new_headers", "try_compiler"]
 
-# Jittor itself names none; g++ 15 has headers that no longer bring what Jittor leaves out to include
-OLDEST, NEWEST = (9,), (14,)
+OLDEST, NEWEST = (9,), (15,)  # Jittor itself names none
 INSTALL = "apt-get install -y g++, and export cc_path=/usr/bin/g++"
-SOURCE = """#include <vector>
-#include <list>
-#include <map>
-#include <set>
-#include <unordered_map>
-#include <unordered_set>
-#include <memory>
-typedef uint8_t jseg_probe_type;  // Jittor's types.h takes it for granted after these
-#include <Python.h>
+SOURCE = """#include <Python.h>
 #include <omp.h>
 #include <string>
 struct Node { void release(); };
@@ -78,6 +69,11 @@ def compiler_type(compiler: str) -> str | None:
     """"g++", "clang", or None for a name that Jittor 1.3.11 does not know."""
     name = os.path.basename(compiler)
     return "clang" if "clang" in name else "g++" if "g++" in name else None
+
+
+def has_new_headers() -> bool:
+    """Whether the compiler is g++ 15 or later, whose headers no longer bring what Jittor leaves out to include."""
+    return _version(os.environ.get("cc_path") or "g++")[:1] >= (15,)
 
 
 def try_compiler(include_flags: str) -> None:

@@ -1,11 +1,11 @@
 """Try jseg with many Pythons, NumPys and OpenCVs:
 `make matrix`, or `python3 tests/matrix.py --python 3.13 --deps newest`.
 
-For each cell it makes a virtual environment, installs the packages, runs the tests there with a Jittor cache of its
-own, and writes what came of it, with the date, into docs/matrix.md; rows of other systems, compilers and cells stay.
-Interpreters are found on the path (python3.9 to python3.14) and among pyenv's. A cell takes from 10 minutes on, since
-Jittor's core is built in it; a cell that was made before is used again, and --fresh forgets it. Needs nothing but
-Python itself.
+Each Python has one virtual environment and one Jittor cache, with a core for each major version of NumPy, which takes
+minutes to build. For each cell the script installs the cell's packages there, runs the tests, and writes what came of
+it, with the date, into docs/matrix.md; rows of other systems, compilers and cells stay. Interpreters are found on the
+path (python3.9 to python3.14) and among pyenv's. --fresh makes environments and caches anew. Needs nothing but Python
+itself.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="make environments and caches anew")
     parser.add_argument("tests", nargs="*", help="arguments for pytest (default: the whole of `make test`)")
     args = parser.parse_args()
-    failed = False
+    failed, args.renewed = False, set()
     for version in args.python or PYTHONS:
         for deps in args.deps or DEPS:
             row = run_cell(version, deps, args)
@@ -76,11 +76,12 @@ def run_cell(version: str, deps: str, args: argparse.Namespace) -> tuple[str, ..
     """Make one environment and run the tests in it; the row for the table."""
     here = (f"{system_name()}, {compiler_name()}", " ".join(args.tests) or "`make test`")
     today = datetime.date.today().isoformat()
-    python, cell = find_python(version), args.folder.resolve() / f"{version}-{deps}"
+    python, cell = find_python(version), args.folder.resolve() / version
     if python is None:
         return (version, deps, "-", "-", "-", *here, "not tried: no such interpreter here", today)
-    if args.fresh:
+    if args.fresh and cell not in args.renewed:
         shutil.rmtree(cell, ignore_errors=True)
+        args.renewed.add(cell)
     fault = make_environment(python, cell / "venv", DEPS[deps])
     if fault:
         return (version, deps, "-", "-", "-", *here, f"not tried: {fault}", today)
@@ -100,12 +101,14 @@ def run_cell(version: str, deps: str, args: argparse.Namespace) -> tuple[str, ..
 
 
 def make_environment(python: str, venv: pathlib.Path, packages: list[str]) -> str:
-    """A virtual environment with the packages and this checkout on its path; "" or why it cannot be made."""
-    if (venv / "made").exists():
+    """A virtual environment with these packages and this checkout on its path; "" or why it cannot be made."""
+    wanted = "\n".join([JITTOR, *COMMON, *packages])
+    if (venv / "made").exists() and (venv / "made").read_text() == wanted:
         return ""
-    shutil.rmtree(venv, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", str(venv)], check=True)
-    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+    (venv / "made").unlink(missing_ok=True)
+    if not (venv / "bin" / "python").exists():
+        subprocess.run([python, "-m", "venv", str(venv)], check=True)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--upgrade", "--disable-pip-version-check",
            "--only-binary", ":all:"]
     done = subprocess.run([*pip, *COMMON, *packages], capture_output=True, text=True)
     if done.returncode == 0:  # Jittor itself is a source package, and its metadata forbid NumPy 2
@@ -116,7 +119,7 @@ def make_environment(python: str, venv: pathlib.Path, packages: list[str]) -> st
                                                        if lines else "pip failed")
     for folder in (venv / "lib").glob("python*/site-packages"):
         (folder / "checkout.pth").write_text(f"{ROOT}\n")
-    (venv / "made").touch()
+    (venv / "made").write_text(wanted)
     return ""
 
 

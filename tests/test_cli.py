@@ -152,6 +152,21 @@ def test_check_prints_every_fault_and_goes_on(in_repo, capsys):
                         "'num_classes'?")
 
 
+def test_shipped_configs_have_names_in_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = CONFIG.removeprefix("configs/")
+    assert cli.main(["check", name]) == 0
+    assert capsys.readouterr().out.startswith(f"{name}: ok: MSCAN tiny")
+    weights = str(ROOT / "weights" / "segnext_tiny_camvid.safetensors")
+    for words in (["train", "segnxt.yaml"], ["val", "segnxt.yaml", "--checkpoint", weights], ["flops", "segnxt.yaml"],
+                  ["data", "check", "segnxt.yaml"], ["browse", "segnxt.yaml"], ["warmup", "segnxt.yaml"],
+                  ["check", "segnxt.yaml"], ["bench", "--model", "segnxt.yaml"]):
+        monkeypatch.setattr("jseg.config.shipped_configs", lambda: {"segnext/segnext": "x"})
+        assert cli.main(words) == 2, words
+        assert "the nearest of them: segnext/segnext.yaml" in capsys.readouterr().err, words
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)
 def test_doors_work_from_any_folder(path, tmp_path):
     done = subprocess.run([sys.executable, str(path), "--help"], cwd=tmp_path, capture_output=True,

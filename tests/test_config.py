@@ -89,6 +89,51 @@ def test_files_that_cannot_be_read(write, tmp_path):
     assert complaint(load_config, child).startswith(f"{child}: _base_: ")
 
 
+SHIPPED = "segnext/segnext_tiny_ade20k-512x512_160k.yaml"
+
+
+@pytest.mark.parametrize("name", [SHIPPED, f"configs/{SHIPPED}", f"./configs/{SHIPPED}", SHIPPED.removesuffix(".yaml"),
+                                  SHIPPED.partition("/")[2], SHIPPED.partition("/")[2].removesuffix(".yaml"),
+                                  pathlib.PurePath(SHIPPED)])
+def test_a_shipped_config_has_a_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name, ["seed=7"]) == {**load_config(pathlib.Path(__file__).parents[1] / "configs" / SHIPPED),
+                                             "seed": 7}
+
+
+def test_a_file_comes_before_the_shipped_config_of_its_name(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(SHIPPED, "a: 1\n")
+    assert load_config(SHIPPED) == {"a": 1}
+    with pytest.raises(ConfigError):  # only the command's own word is a name
+        load_config(write("child.yaml", f"_base_: other/{SHIPPED}\n"))
+
+
+@pytest.mark.parametrize("name, words", [
+    ("segnext/segnext_tny_ade20k-512x512_160k.yaml",
+     "cannot read the config (No such file or directory), and none of the configs that come with jseg has this name; "
+     "the nearest of them: segnext/segnext_tiny_ade20k-512x512_160k.yaml, "),
+    ("segnext_tiny_ade-512x512_160k", "no config has this name; expected a file that ends in .yaml or .yml, or one of "
+     "those that come with jseg; the nearest of them: segnext/segnext_"),
+    ("other/segnext_tiny_ade20k-512x512_160k.yaml",
+     "has this name; the nearest of them: segnext/segnext_tiny_ade20k-512x512_160k.yaml, "),
+    ("segnext", "those that come with jseg: segnext/segnext_base_ade20k-512x512_160k.yaml, segnext/"),
+    ("/segnext/segnext_tiny_ade20k-512x512_160k.yaml", "cannot read the config"),
+    (f"../{SHIPPED}", "cannot read the config"),
+    ("_base_/schedules/none.yaml", "cannot read the config"),
+    ("y" * 5000 + ".yaml", "cannot read the config (File name too long)")])
+def test_a_name_that_no_config_has_gets_the_nearest(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert complaint(load_config, name).startswith(f"{name}: ") and words in complaint(load_config, name)
+
+
+def test_a_name_that_two_shipped_configs_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jseg.config.shipped_configs", lambda: {"a/x": "a/x.yaml", "b/x": "b/x.yaml"})
+    assert (complaint(load_config, "x.yaml") == "x.yaml: several configs that come with jseg have this name: a/x, b/x; "
+                                                "name one with its folder")
+
+
 def test_bases_merge_in_order_and_lists_replace(write):
     write("base/model.yaml", "model: {type: A, head: {channels: 8, classes: 2}}\nlist: [1, 2, 3]\n")
     write("base/data.yaml", "data: {root: x}\nmodel: {head: {classes: 3}}\n")

@@ -69,6 +69,21 @@ def test_a_command_on_a_moved_cache_does_its_work(copied_cache, tmp_path):
     assert any((tmp_path / "out").iterdir()) and "2 to 4 minutes" in done.stderr
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks elsewhere are of no use to Jittor")
+def test_the_compile_pool_forks_where_python_does_not(tmp_path):
+    """As Python 3.14: what the pool is given would not go to a new interpreter, and the main module would run again."""
+    (tmp_path / "program.py").write_text("""
+import multiprocessing
+multiprocessing.set_start_method("forkserver")
+import jseg, jittor, jittor_utils
+with jittor_utils.Pool(1, initializer=lambda: None) as pool:
+    print("main", pool.apply(len, ("abc",)))
+""")
+    done = subprocess.run([sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.stdout.strip() == "main 3", done.stdout + done.stderr
+
+
 def test_doctor_names_a_moved_cache(tmp_path, monkeypatch):
     core = tmp_path / "here" / "jittor_core.so"
     core.parent.mkdir()

@@ -83,7 +83,8 @@ def build_parser(command: str) -> argparse.ArgumentParser:
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
     """Add the positional `config` and the repeatable `--set key.sub.key=value` (`args.overrides`)."""
-    parser.add_argument("config", nargs=nargs, metavar="CONFIG", help="a config file (.yaml)")
+    parser.add_argument("config", nargs=nargs, metavar="CONFIG",
+                        help="a config file (.yaml), or the name of a config that comes with jseg")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="override one value, for example --set optimizer.lr=6e-5; may be given many times")
 

@@ -26,7 +26,8 @@ def add_arguments(parser) -> None:
     """Options of `jseg bench`."""
     parser.add_argument("--kernels", nargs="?", const="", metavar="NAME",
                         help="the kernel table; with NAME only kernels whose name contains it")
-    parser.add_argument("--model", nargs="+", default=[], metavar="CONFIG", help="whole models of these config files")
+    parser.add_argument("--model", nargs="+", default=[], metavar="CONFIG",
+                        help="whole models of these config files or shipped configs")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="override one value of every config")
     parser.add_argument("--size", nargs=2, type=int, action="append", metavar=("H", "W"),

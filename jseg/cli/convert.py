@@ -20,7 +20,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="IN [OUT.safetensors], or OUT.yaml with --config; "
                         "OUT is beside IN by default")
     parser.add_argument("--config", dest="given_config", metavar="FILE",
-                        help="an mmsegmentation or original JSeg config (.py), or a jseg config (.yaml)")
+                        help="an mmsegmentation or original JSeg config (.py), or a jseg config (.yaml, or a shipped "
+                             "config's name)")
     parser.add_argument("--weights", choices=CHOICES, default="default",
                         help="which set of a file that holds a moving average and the weights as trained (default: "
                              "what its program would load)")

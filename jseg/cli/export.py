@@ -26,7 +26,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="change a value of the config inside, such as a path of this machine; may be given many "
                              "times")
-    parser.add_argument("--config", dest="given_config", metavar="FILE", help="put this config (.yaml) into the file, "
+    parser.add_argument("--config", dest="given_config", metavar="FILE",
+                        help="put this config (.yaml, or a shipped config's name) into the file, "
                         "with the class names and colours of its data set, instead of those inside it")
     parser.add_argument("--allow-nonfinite", action="store_true", help="write weights that hold NaN or inf")
     parser.add_argument("--origin", metavar="TEXT",

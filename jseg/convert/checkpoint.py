@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import pathlib
-from typing import Any, Mapping
+from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from jseg.convert.weights_file import write_weights_file, write_whole
 from jseg.errors import ConvertError
 from jseg.text import printable
 from jseg.weights_file import nonfinite_text
+
+if TYPE_CHECKING:
+    from jseg.models.made import Made
 
 __all__ = ["Conversion", "convert_checkpoint", "convert_config"]
 
@@ -103,7 +106,7 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     _check_sizes(contents, source.stat().st_size, where)
     settings, config_from, found, notes = _settings(contents, config, where)
     renames, dropped = _renames(contents, settings, found.backbone_only)
-    shapes = {new: tuple(contents.state[old].shape) or (1,) for new, old in renames.items()}  # Jittor: no scalars
+    shapes = _shapes(contents, renames, where)
     _refuse_absurd(settings, shapes, config_from, where)
     _account(shapes, _model_shapes(settings, found.backbone_only, where), where)
     if not allow_nonfinite:
@@ -111,12 +114,16 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     names, palette, classes_from = ([], [], "") if found.backbone_only else _class_list(
         settings, contents, classes, where, notes)
     origin = _origin(source, contents, found, settings, config_from, classes_from)
-    digest = write_weights_file(out, shapes, lambda key: _array(contents.state[renames[key]], f"{where}: {key}"),
+
+    def value(key: str) -> np.ndarray:
+        return renames[key].array(lambda old: _array(contents.state[old], f"{where}: {key}")).reshape(shapes[key])
+
+    digest = write_weights_file(out, shapes, value,
                                 {"config": settings, "classes": names, "palette": palette, "origin": origin,
                                  "jseg_version": _jseg_version()})
-    sources = {new: contents.source_keys[old] for new, old in renames.items()}
-    return Conversion(out, origin, [new for new, old in sources.items() if new == old],
-                      {old: new for new, old in sources.items() if new != old},
+    sources = {contents.source_keys[old]: new for new, made in renames.items() for old in made.parts}
+    return Conversion(out, origin, [new for old, new in sources.items() if new == old],
+                      {old: new for old, new in sources.items() if new != old},
                       {**contents.dropped, **dropped}, contents.notes + notes, digest)
 
 
@@ -147,9 +154,19 @@ def _check_sizes(contents: Contents, file_bytes: int, where: str) -> None:
                            "forged")
 
 
-def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """(our key -> key of `contents`, key of the file -> why it is dropped)."""
+def _shapes(contents: Contents, renames: Mapping[str, Made], where: str) -> dict[str, tuple]:
+    """Shape of each value of ours."""
+    try:
+        shapes = {new: made.shape(lambda old: contents.state[old].shape) for new, made in renames.items()}
+    except ValueError as error:
+        raise ConvertError(f"{where}: {error}; the file is damaged or of another model") from error
+    return {new: shape or (1,) for new, shape in shapes.items()}  # Jittor has no scalars
+
+
+def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tuple[dict[str, Made], dict[str, str]]:
+    """(our key -> keys of `contents` it is made of, key of the file -> why it is dropped)."""
     from jseg.models import remap_keys
+    from jseg.models.made import Made
     kept, dropped = {}, {}
     for key in contents.state:
         if key.endswith("num_batches_tracked"):
@@ -162,16 +179,21 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
             dropped[contents.source_keys[key]] = "mean and std, which stand in the config"
         else:
             kept[f"backbone.{key}" if backbone_only and not key.startswith("backbone.") else key] = key
-    renamed = remap_keys(kept, settings)
-    names, lost = {key: name for name, key in kept.items()}, sorted(set(kept.values()) - set(renamed.values()))
-    twins = {key: renamed.get(next(iter(remap_keys({names[key]: key}, settings)), None)) for key in lost}
-    state = contents.state
+    renamed = {new: Made.of(value) for new, value in remap_keys(kept, settings).items()}
+    names, state, sources = {key: name for name, key in kept.items()}, contents.state, contents.source_keys
+    lost = sorted(set(names) - {old for made in renamed.values() for old in made.parts})
+    twins = {key: _holder(renamed, remap_keys({names[key]: key}, settings)) for key in lost}
     differ = [key for key, twin in twins.items() if twin is None or not _same(state[key], state[twin])]
     if differ:
         raise ConvertError(f"two keys become one when renamed: {differ[:4]}; the file mixes two releases")
-    sources = contents.source_keys
     dropped.update({sources[key]: f"a copy of {sources[twin]}" for key, twin in twins.items()})
     return renamed, dropped
+
+
+def _holder(renamed: Mapping[str, Made], alone: Mapping) -> str | None:
+    """The key whose value took the place of one that was renamed alone, if it is a single one."""
+    made = renamed.get(next(iter(alone), None))
+    return made.parts[0] if made is not None and len(made.parts) == 1 else None
 
 
 def _same(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> bool:
@@ -222,10 +244,10 @@ def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
                            "config with --config")
 
 
-def _refuse_nonfinite(contents: Contents, renames: Mapping[str, str], where: str) -> None:
+def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: str) -> None:
     """ConvertError with the names of tensors that are not finite as float32; one tensor is in memory at a time."""
     bad = []
-    for key in renames.values():
+    for key in (old for made in renames.values() for old in made.parts):
         text = nonfinite_text({contents.source_keys[key]: _array(contents.state[key], f"{where}: {key}")})
         bad += [text] if text else []
     if bad:

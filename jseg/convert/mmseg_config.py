@@ -13,7 +13,7 @@ from typing import Any, Mapping
 
 from jseg.convert.mmseg_data import translate_new_data, translate_old_data
 from jseg.convert.mmseg_model import translate_model, translate_preprocessor
-from jseg.convert.mmseg_notes import Notes, cleaned
+from jseg.convert.mmseg_notes import Notes, brief, cleaned
 from jseg.convert.mmseg_schedule import translate_jseg_schedule, translate_new_schedule, translate_old_schedule
 from jseg.errors import ConvertError
 
@@ -94,10 +94,25 @@ def _translation(cfg: Mapping, source: str, metainfo: Mapping | None) -> Transla
     for blocks, names in parts:
         translated.update(blocks)
         used.update(names)
+    _hand_edges_over(translated["model"], notes)
     _evaluate_what_is_best(translated)
     _say_what_is_missing(translated, notes)
     _say_what_is_left(cfg, used, notes)
     return Translation({key: translated[key] for key in _ORDER if key in translated}, notes.lines)
+
+
+def _hand_edges_over(model: dict, notes: Notes) -> None:
+    """The width of GenerateEdge's edges goes to the head that learns them."""
+    if notes.edges is None:
+        return
+    head = model.get("decode_head")
+    if not isinstance(head, dict) or head.get("type") != "PIDHead":
+        notes.add("GenerateEdge", "no head of this model learns edges; left out")
+        return
+    head["edge_width"] = notes.edges.get("edge_width", 3)
+    if notes.edges.get("ignore_index", 255) != head.get("ignore_index", 255):
+        notes.add("GenerateEdge.ignore_index", f"{brief(notes.edges['ignore_index'])} was left out: edges leave the "
+                                               "head's ignore_index out")
 
 
 def _evaluate_what_is_best(config: dict) -> None:

@@ -102,7 +102,8 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
                                    "block was kept for you to change")
         return block
     _weights_note(block.get("pretrained") or block.get("init_cfg"), where, notes)
-    block = {key: value for key, value in block.items() if key not in ("pretrained", "init_cfg")}
+    block = {key: value for key, value in block.items()
+             if key not in ("pretrained", "init_cfg") and not (key == "norm_eval" and value is False)}
     parameters = accepted(registry.get(kind))
     kept = notes.take(block, parameters, where, _NEUTRAL)
     if terse:
@@ -110,6 +111,8 @@ def _known(registry: Registry, block: Any, where: str, notes: Notes, *, terse: b
     for key in ("norm_cfg", "act_cfg"):
         if isinstance(kept.get(key), dict):
             kept[key] = _plain_cfg(kept[key])
+    if isinstance(kept.get("backbone_cfg"), dict):
+        kept["backbone_cfg"] = _known(MODELS, kept["backbone_cfg"], f"{where}.backbone_cfg", notes)
     return kept
 
 
@@ -163,7 +166,7 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
     init = block.get("init_cfg")
     if isinstance(init, dict) and init.get("type") == "Normal":  # conv_seg, std 0.01: jseg's too
         block.pop("init_cfg")
-    kept = _known(MODELS, block, where, notes)
+    kept = _known(MODELS, {key: _without_start(value) for key, value in block.items()}, where, notes)
     if kept.get("type") not in MODELS:
         return kept
     words = accepted(MODELS.get(kept["type"]))
@@ -182,6 +185,15 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
     if kept.get("sampler") is not None:
         kept["sampler"] = _known(SAMPLERS, kept["sampler"], f"{where}.sampler", notes)
     return kept
+
+
+def _without_start(value: Any) -> Any:
+    """The parts of a head without `init_cfg: null`, which says nothing."""
+    if isinstance(value, list):
+        return [_without_start(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_start(item) for key, item in value.items() if key != "init_cfg" or item is not None}
 
 
 def _loss(block: Any, where: str, notes: Notes) -> Any:

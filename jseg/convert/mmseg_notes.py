@@ -22,11 +22,14 @@ class Notes:
     Args:
         source: the config's file or description.
         style: "mmseg 1.x", "mmseg 0.x" or "original JSeg".
+        edges: the words of the source's GenerateEdge, which is no transform here but a head's affair; None where it has
+            none.
     """
 
     source: str
     style: str
     lines: list[str] = dataclasses.field(default_factory=list)
+    edges: dict | None = None
 
     def add(self, where: str, text: str) -> None:
         """Enter a line once."""

@@ -55,8 +55,16 @@ def _known_step(step: Any, where: str, notes: Notes) -> dict:
 
 
 def new_pipeline(steps: Any, where: str, notes: Notes) -> list[dict]:
-    """A pipeline in 1.x words."""
-    return [_known_step(step, where, notes) for step in as_list(steps)]
+    """A pipeline in 1.x words. GenerateEdge leaves it for `notes.edges`:
+    heads draw edges on the labels of the batch.
+    """
+    kept = []
+    for step in as_list(steps):
+        if isinstance(step, dict) and step.get("type") == "GenerateEdge":
+            notes.edges = notes.take(step, ("edge_width", "ignore_index"), f"{where}.GenerateEdge")
+        else:
+            kept.append(_known_step(step, where, notes))
+    return kept
 
 
 def test_time_augmentation(pipeline: Any, notes: Notes) -> dict | None:

@@ -17,7 +17,7 @@ from jseg.registry import nearest
 __all__ = ["translate_new_schedule", "translate_old_schedule", "translate_jseg_schedule", "OPTIMIZER_KEYS",
            "SCHEDULE_KEYS"]
 
-OPTIMIZER_KEYS = {"AdamW": ("lr", "betas", "eps", "weight_decay"),
+OPTIMIZER_KEYS = {"Adam": ("lr", "betas", "eps", "weight_decay"), "AdamW": ("lr", "betas", "eps", "weight_decay"),
                   "SGD": ("lr", "momentum", "dampening", "weight_decay", "nesterov")}
 _RANGE = ("begin", "end", "by_epoch", "convert_to_iter_based")
 SCHEDULE_KEYS = {"LinearLR": ("start_factor", "end_factor", *_RANGE), "ConstantLR": ("factor", *_RANGE),

@@ -7,8 +7,8 @@ function whose only use here would be an attack (os.system) is refused, so that 
 
 What a hostile file may cost is bounded. Every step is charged what it can allocate, copies made on request (a list
 handed to `OrderedDict` a thousand times) included; the sum may exceed the file's size by `ALLOWANCE`. Memo numbers must
-be dense. Keys of dicts that are not text, whose hashes a file could make collide, are few and small. Integers are at
-most 255 bytes long, names of classes and functions 500 characters. So a file of a few megabytes is done within
+be dense. Dict keys other than text must be few and small, because a file could choose them with equal hashes. Integers
+are at most 255 bytes long, names of classes and functions 500 characters. So a file of a few megabytes is done within
 `MAX_STEPS` small steps: two seconds and 100 MB.
 
 Format: CPython's Lib/pickletools.py describes every opcode; this reader is written from that description.

@@ -4,7 +4,8 @@ libjpeg fills what is missing with grey and only counts a warning, which neither
 end mark stands in the middle of the data. Without an end mark it has to wait for more instead, and that can be seen:
 
 - a file of one scan (nearly all) is decoded by OpenCV without its end mark: no picture comes out where blocks are
-  missing;
+  missing. OpenCV before 4.11 puts an end mark there by itself; with it, Pillow's decoder gets the file first, and must
+  come to the last row;
 - a file of several scans (progressive) is fed to Pillow's decoder, which holds bytes back as long as it is inside a
   block, and must name every bit of every coefficient in its scans.
 
@@ -13,6 +14,7 @@ Missing bytes are detected from 16 on. Bytes altered in the middle decode withou
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -123,7 +125,7 @@ def decode_whole(data: bytes, layout: JpegLayout) -> tuple[np.ndarray | None, st
                 " channels"
             ),
         )
-    if layout.one_scan:
+    if layout.one_scan and (_opencv_sees_cuts() or _ends_by_itself(data[:layout.end])):
         img = imdecode(b"".join((memoryview(data)[:layout.end], _FILLER)), cv2.IMREAD_COLOR)
         if img is not None:
             return img, ""
@@ -135,6 +137,32 @@ def decode_whole(data: bytes, layout: JpegLayout) -> tuple[np.ndarray | None, st
     return upright(img, data), ""
 
 
+@functools.cache
+def _opencv_sees_cuts() -> bool:
+    """Whether OpenCV makes no picture of a JPEG file whose blocks are not all there, as it does from 4.11 on."""
+    whole = cv2.imencode(".jpg", np.arange(64 * 64, dtype=np.uint8).reshape(64, 64))[1].tobytes()
+    return imdecode(whole[:len(whole) // 2] + _FILLER, cv2.IMREAD_COLOR) is None
+
+
+def _ends_by_itself(data: bytes) -> bool:
+    """Whether Pillow's decoder comes to the last row of a file of one scan without its end mark."""
+    try:
+        used, fault = _decoder_of(data)[0].decode(data + _FILLER)
+    except Exception:  # as below
+        return False
+    return used < 0 and not fault
+
+
+def _decoder_of(data: bytes):
+    """Pillow's decoder for a JPEG file, and the picture that it fills."""
+    with opened(data) as picture:
+        name, extents, _, options = picture.tile[0]
+        decoder = Image._getdecoder(picture.mode, name, options, picture.decoderconfig)
+        canvas = Image.new(picture.mode, picture.size)
+        decoder.setimage(canvas.im, extents)
+    return decoder, canvas
+
+
 def _fed_to_the_end(data: bytes) -> tuple[bool | None, np.ndarray | None]:
     """Whether the decoder is between blocks after all data but the end mark, None where it breaks; and the picture,
     grey or RGB, as BGR.
@@ -143,11 +171,7 @@ def _fed_to_the_end(data: bytes) -> tuple[bool | None, np.ndarray | None]:
     marker. Single bytes are fed, as a decoder inside a block may for once have used up all it got.
     """
     try:
-        with opened(data) as picture:
-            name, extents, _, options = picture.tile[0]
-            decoder = Image._getdecoder(picture.mode, name, options, picture.decoderconfig)
-            canvas = Image.new(picture.mode, picture.size)
-            decoder.setimage(canvas.im, extents)
+        decoder, canvas = _decoder_of(data)
         kept = data
         for i, more in enumerate((_FILLER, *[b"\0"] * 8)):
             kept += more

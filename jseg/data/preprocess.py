@@ -13,19 +13,20 @@ first, then pad bottom and right, so that `pad_val` is a value on the normalised
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from jseg.errors import DataError
-from jseg.registry import Registry, nearest
+from jseg.registry import Registry
+from jseg.rules import COUNT, SIZE, fields
 
-__all__ = ["Batch", "PREPROCESSORS", "SegDataPreProcessor"]
+__all__ = ["Batch", "PREPROCESSORS", "SegDataPreProcessor", "padding_faults"]
 
 PREPROCESSORS = Registry("data preprocessor")  # what `data_preprocessor: {type: ...}` may name
 
-TEST_KEYS = ("size", "size_divisor", "resize_divisor")
+_TEST_CFG = {"size": SIZE, "size_divisor": COUNT, "resize_divisor": COUNT}
 NOT_META = ("label_map", "color_map", "mix_results")
 
 
@@ -85,7 +86,7 @@ class SegDataPreProcessor:
         self.reverse = bgr_to_rgb or rgb_to_bgr
         self.size = None if size is None else _pair(size)
         self.size_divisor, self.pad_val, self.seg_pad_val = size_divisor, float(pad_val), int(seg_pad_val)
-        self.test_cfg = _checked_test_cfg(test_cfg)
+        self.test_cfg = _read_test_cfg(test_cfg)
         values = np.arange(256, dtype=np.float32)
         self._tables = [values if mean is None else (values - self.mean[c]) / self.std[c] for c in range(3)]
 
@@ -185,14 +186,18 @@ def _pair(size: Sequence[int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _checked_test_cfg(cfg: dict | None) -> dict:
-    cfg = dict(cfg or {})
-    for key in cfg:
-        if key not in TEST_KEYS:
-            raise ValueError(f"test_cfg: unknown key {key!r}{nearest(key, TEST_KEYS)}; it takes {', '.join(TEST_KEYS)}")
-    cfg = {key: value for key, value in cfg.items() if value is not None}
-    if len(cfg) > 1:
-        raise ValueError(f"test_cfg takes one of {', '.join(TEST_KEYS)}, got {', '.join(cfg)}")
-    if "size" in cfg:
-        cfg["size"] = _pair(cfg["size"])
-    return cfg
+def padding_faults(cfg: Mapping, where: str = "test_cfg") -> list[str]:
+    """List what is wrong with a preprocessor's `test_cfg`; empty when nothing is."""
+    faults = fields(cfg, _TEST_CFG, where, "test_cfg")
+    given = [key for key in _TEST_CFG if cfg.get(key) is not None]
+    if len(given) > 1:
+        faults.append(f"{where}: takes one of {', '.join(_TEST_CFG)}, got {', '.join(given)}")
+    return faults
+
+
+def _read_test_cfg(cfg: Mapping | None) -> dict:
+    faults = padding_faults(cfg or {})
+    if faults:
+        raise ValueError("\n".join(faults))
+    cfg = {key: value for key, value in (cfg or {}).items() if value is not None}
+    return {**cfg, "size": tuple(cfg["size"])} if "size" in cfg else cfg

@@ -16,7 +16,7 @@ import numpy as np
 
 from jseg.config import stating_block
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
-from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PADDING, PREPROCESSOR, TOP_LEVEL, TTA
+from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PREPROCESSOR, TOP_LEVEL, TTA
 from jseg.engine.dry_step import dry_step
 from jseg.engine.evaluate import evaluator_faults
 from jseg.engine.limits import absurd
@@ -170,16 +170,15 @@ def _check_inputs(backbone: Any, head: Mapping, where: str) -> list[str]:
 
 
 def _check_preprocessor(block: Mapping) -> list[str]:
-    from jseg.data.preprocess import SegDataPreProcessor
+    from jseg.data.preprocess import PREPROCESSORS, padding_faults
 
-    registry = Registry("data preprocessor")
-    registry.register("SegDataPreProcessor")(SegDataPreProcessor)
     preprocessor = block["data_preprocessor"]
-    faults = _build(registry, preprocessor, "data_preprocessor")[1]
-    faults += known_fields(preprocessor, PREPROCESSOR, "data_preprocessor")
+    faults = []
     if isinstance(preprocessor.get("test_cfg"), Mapping):
-        faults += known_fields(preprocessor["test_cfg"], PADDING, "data_preprocessor.test_cfg")
-    return faults
+        faults = padding_faults(preprocessor["test_cfg"], "data_preprocessor.test_cfg")
+    rest = {key: value for key, value in preprocessor.items() if not faults or key != "test_cfg"}
+    return (faults + _build(PREPROCESSORS, rest, "data_preprocessor")[1]
+            + known_fields(preprocessor, PREPROCESSOR, "data_preprocessor"))
 
 
 def _check_loader(block: Mapping, split: str) -> list[str]:
@@ -241,8 +240,16 @@ def _check_classes(model: Mapping, dataset: Mapping, where: str) -> list[str]:
     names = class_names(_without_pipeline(dataset))
     return [f"{place}.num_classes: got {head['num_classes']}, but {where} ({dataset.get('type')}) has {len(names)} "
             "classes"
-            for place, head in heads_of(model) if names and isinstance(head, Mapping)
+            for place, head in heads_of(model) if names and isinstance(head, Mapping) and not _makes_targets(head)
             and head.get("num_classes") is not None and head["num_classes"] != len(names)]
+
+
+def _makes_targets(head: Mapping) -> bool:
+    """Whether a head's classes are not the dataset's."""
+    from jseg.models.heads.base import Head
+
+    entry = MODELS.get(head["type"]) if head.get("type") in MODELS else None
+    return isinstance(entry, type) and issubclass(entry, Head) and entry.own_targets
 
 
 def _check_optimizer(block: Mapping) -> list[str]:

@@ -72,9 +72,10 @@ def _stated(cfg: Mapping, heads: list[tuple[str, Mapping]]) -> Iterator[tuple[st
         yield f"{place}.ignore_index", head.get("ignore_index", DEFAULT), "its ignored pixels"
         losses = head.get("loss_decode")
         for i, loss in enumerate(losses if isinstance(losses, (list, tuple)) else [losses]):
-            if isinstance(loss, Mapping) and loss.get("ignore_index") is not None:
-                inner = f".{i}" if isinstance(losses, (list, tuple)) else ""
-                yield f"{place}.loss_decode{inner}.ignore_index", loss["ignore_index"], "class allowed"
+            inner = f".{i}" if isinstance(losses, (list, tuple)) else ""
+            for word in ("ignore_index", "ignore_label"):
+                if isinstance(loss, Mapping) and loss.get(word) is not None:
+                    yield f"{place}.loss_decode{inner}.{word}", loss[word], "class allowed"
     if isinstance(cfg.get("data_preprocessor"), Mapping):
         yield "data_preprocessor.seg_pad_val", cfg["data_preprocessor"].get("seg_pad_val", DEFAULT), "padding"
     for split in ("train", "val", "test"):

@@ -7,7 +7,7 @@ from typing import Mapping
 from jseg.rules import (COUNT, COUNT_OR_0, FACTOR, FLAG, MAPPING, NEEDED_COUNT, POSITIVE, SIZE, TEXT, Rule, is_number,
                         list_of)
 
-__all__ = ["TOP_LEVEL", "LOADER", "TTA", "PADDING", "PREPROCESSOR", "DATA_PREFIX", "OPTIMIZER"]
+__all__ = ["TOP_LEVEL", "LOADER", "TTA", "PREPROCESSOR", "DATA_PREFIX", "OPTIMIZER"]
 
 TOP_LEVEL = {
     "model": MAPPING, "data_preprocessor": MAPPING, "train_dataloader": MAPPING, "val_dataloader": MAPPING,
@@ -18,7 +18,6 @@ TOP_LEVEL = {
 LOADER = {"batch_size": NEEDED_COUNT, "num_workers": COUNT_OR_0, "dataset": MAPPING._replace(optional=False)}
 TTA = {"scales": Rule(list_of(lambda v: is_number(v) and v > 0), "a list of numbers above 0", optional=False),
        "flip": FLAG}
-PADDING = {"size": SIZE, "size_divisor": COUNT, "resize_divisor": COUNT}
 _CHANNELS = Rule(lambda v: list_of(is_number)(v) and len(v) == 3, "three numbers, one per channel")
 # the rest is its constructor's business
 PREPROCESSOR = {"mean": _CHANNELS, "std": _CHANNELS, "size": SIZE, "size_divisor": COUNT}

@@ -1,4 +1,4 @@
-"""AdamW, SGD, gradient clipping, accumulation and the moving average of weights, on flat vectors.
+"""Adam, AdamW, SGD, gradient clipping, accumulation and the moving average of weights, on flat vectors.
 
 Up to 48 parameters of one rate and decay share a vector: a step is then a handful of kernels whatever the number of
 parameters (per-tensor updates would compile and launch hundreds), and across ranks one all-reduce. After a step each
@@ -27,7 +27,7 @@ from jseg.ops.adamw.op import ALIGN, MOST_GRADIENTS, pack, sum_of_squares
 from jseg.registry import OPTIMIZERS, accepted
 from jseg.rules import FACTOR, MAPPING, fields
 
-__all__ = ["ParamGroup", "param_groups", "Optimizer", "AdamW", "SGD", "EMA", "build_optimizer",
+__all__ = ["ParamGroup", "param_groups", "Optimizer", "Adam", "AdamW", "SGD", "EMA", "build_optimizer",
            "paramwise_faults"]
 
 _PARAMWISE = {**layer_decay.RULES, "custom_keys": MAPPING, "bias_lr_mult": FACTOR, "bias_decay_mult": FACTOR,
@@ -295,6 +295,23 @@ class AdamW(Optimizer):
         for vector, result in zip(vectors, results):
             vector.update(result)
         return squares
+
+
+@OPTIMIZERS.register()
+class Adam(AdamW):
+    """Adam (ICLR 2015), whose weight decay is a part of the gradient, the numbers of torch.optim.Adam.
+
+    Args, raises: as `AdamW`, but without weight decay unless one is named.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], *, lr: float = 1e-3, betas: Sequence[float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0):
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def _update(self, i: int, grads: list[jt.Var], lr: float, weight_decay: float) -> jt.Var:
+        packed, (decay,) = self._packed()[i], _scalars(weight_decay)
+        super()._update(i, [packed + decay * self.weights[i]], lr, 0.0)
+        return sum_of_squares(packed)
 
 
 @OPTIMIZERS.register()

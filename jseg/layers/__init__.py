@@ -2,6 +2,7 @@
 
 from jseg.layers.activation import PReLU, build_activation, gelu, hard_sigmoid, hard_swish, relu
 from jseg.layers.attention import MultiheadAttention, ReducedAttention, check_attn_drop, check_heads
+from jseg.layers.channel_gate import AttentionRefinement, ChannelGate, GatedFusion
 from jseg.layers.conv import AdaptiveConv2d, Conv1d, Conv2d, ConvNormAct, DepthwiseSeparableConv, conv_norm, pair
 from jseg.layers.criss_cross import CrissCrossAttention
 from jseg.layers.divisible import make_divisible
@@ -20,11 +21,12 @@ from jseg.layers.squeeze import SqueezeExcitation
 from jseg.layers.tokens import Linear, PatchEmbed, PatchMerging, pad_corner, project_patches, to_map, to_tokens
 from jseg.layers.top import lead_of_best, top_places
 
-__all__ = ["AdaptiveConv2d", "BatchNorm2d", "Conv1d", "Conv2d", "ConvNormAct", "CrissCrossAttention",
-           "DepthwiseSeparableConv", "DisentangledNonLocal2d", "DropPath", "Dropout", "Dropout2d", "FFN", "GroupNorm",
-           "InvertedResidual", "InvertedResidualV3", "LayerNorm", "Linear", "MultiheadAttention", "NonLocal2d",
-           "Numbered", "PReLU", "PatchEmbed", "PatchMerging", "ReducedAttention", "Scale", "SelfAttentionBlock",
-           "SqueezeExcitation", "adaptive_avg_pool", "avg_pool", "buffer_names", "build_activation", "build_norm",
-           "check_attn_drop", "check_heads", "conv_norm", "count_parameters", "gelu", "hard_sigmoid", "hard_swish",
-           "lead_of_best", "make_divisible", "max_pool", "mix_ffn", "named_parameters", "nearest_resize", "pad_corner",
-           "pair", "project_patches", "relu", "to_map", "to_tokens", "top_places", "window_means"]
+__all__ = ["AdaptiveConv2d", "AttentionRefinement", "BatchNorm2d", "ChannelGate", "Conv1d", "Conv2d", "ConvNormAct",
+           "CrissCrossAttention", "DepthwiseSeparableConv", "DisentangledNonLocal2d", "DropPath", "Dropout",
+           "Dropout2d", "FFN", "GatedFusion", "GroupNorm", "InvertedResidual", "InvertedResidualV3", "LayerNorm",
+           "Linear", "MultiheadAttention", "NonLocal2d", "Numbered", "PReLU", "PatchEmbed", "PatchMerging",
+           "ReducedAttention", "Scale", "SelfAttentionBlock", "SqueezeExcitation", "adaptive_avg_pool", "avg_pool",
+           "buffer_names", "build_activation", "build_norm", "check_attn_drop", "check_heads", "conv_norm",
+           "count_parameters", "gelu", "hard_sigmoid", "hard_swish", "lead_of_best", "make_divisible", "max_pool",
+           "mix_ffn", "named_parameters", "nearest_resize", "pad_corner", "pair", "project_patches", "relu", "to_map",
+           "to_tokens", "top_places", "window_means"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
-__all__ = ["freeze", "run_frozen"]
+from jseg.layers.norms import BatchNorm2d
+
+__all__ = ["freeze", "hold_norms", "run_frozen"]
 
 
 def freeze(module: nn.Module) -> None:
@@ -23,3 +25,12 @@ def run_frozen(module: nn.Module, *inputs):
         part.is_train = False
     with jt.no_grad():
         return module(*inputs)
+
+
+def hold_norms(module: nn.Module) -> None:
+    """Let batch norms take their running statistics, which stand still; their weights learn on. The next `train()`
+    undoes it.
+    """
+    for part in module.modules():
+        if isinstance(part, BatchNorm2d):
+            part.is_train = False

@@ -12,8 +12,10 @@ from typing import Iterator
 
 import jittor as jt
 import numpy as np
+from jittor import nn
 
-__all__ = ["normal", "trunc_normal", "uniform", "xavier_uniform", "constant", "zeros", "ones", "without_values"]
+__all__ = ["normal", "trunc_normal", "uniform", "xavier_uniform", "start_with_xavier", "constant", "zeros", "ones",
+           "without_values"]
 
 _without_values: contextvars.ContextVar[bool] = contextvars.ContextVar("jseg_without_values", default=False)
 
@@ -65,6 +67,16 @@ def xavier_uniform(shape) -> jt.Var:
     cells = int(np.prod(shape[2:]))
     limit = np.sqrt(6.0 / (cells * (shape[0] + shape[1])))
     return jt.array(np.random.uniform(-limit, limit, tuple(shape)).astype(np.float32))
+
+
+def start_with_xavier(module: nn.Module, *, uniform: bool = True) -> None:
+    """Give every weight of two or more axes in a module new values of variance 2 / (fan_in + fan_out), as DETR's
+    transformers start.
+    """
+    for value in module.state_dict().values():
+        if value.ndim > 1:
+            std = float(np.sqrt(2.0 / (np.prod(value.shape[2:]) * (value.shape[0] + value.shape[1]))))
+            value.assign(xavier_uniform(tuple(value.shape)) if uniform else normal(tuple(value.shape), std))
 
 
 def constant(shape, value: float) -> jt.Var:

@@ -9,7 +9,17 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
-__all__ = ["buffer_names", "named_parameters", "count_parameters"]
+from jseg.layers.init import normal
+
+__all__ = ["Table", "buffer_names", "named_parameters", "count_parameters"]
+
+
+class Table(nn.Module):
+    """Rows that are learned, from N(0, 1): PyTorch's Embedding with its key. `weight`: (rows, channels)."""
+
+    def __init__(self, rows: int, channels: int):
+        super().__init__()
+        self.weight = normal((rows, channels), 1.0)
 
 
 def buffer_names(model: nn.Module) -> set[str]:

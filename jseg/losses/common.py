@@ -95,8 +95,8 @@ def check_choice(loss: str, name: str, value, accepted: Sequence) -> None:
 def sum_of_map(values: jt.Var) -> jt.Var:
     """The sum of (N, K, H, W), axis by axis.
 
-    Jittor's sum over all axes keeps one running float32 on the CPU: over 20 million values it loses 1e-4, and a mean 2
-    %.
+    Jittor's sum over all axes keeps one running float32 on the CPU: over 20 million values it loses 1e-4, and a mean
+    2 %.
     """
     return values.sum(3).sum(2).sum()
 

@@ -54,7 +54,7 @@ class Criterion:
             accuracy = percent if accuracy is None else accuracy
             value = self.rank_share(loss, value, labels)
             values[loss.loss_name] = values[loss.loss_name] + value if loss.loss_name in values else value
-        values["acc_seg"] = self._accuracy(logits, labels) if accuracy is None else accuracy
+        values["acc_seg"] = self.accuracy(logits, labels) if accuracy is None else accuracy
         return values
 
     def term(self, index: int, logits: jt.Var, labels: jt.Var) -> jt.Var:
@@ -87,7 +87,7 @@ class Criterion:
             return value
         return value * jt.array(np.array([ranks.share_of(divisor)], np.float32))  # an input: a constant would recompile
 
-    def _accuracy(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
+    def accuracy(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
         """Percent of counted pixels whose largest logit is right, for losses that do not know it; one map: above 0."""
         with jt.no_grad():
             if logits.shape[1] == 1:

@@ -17,7 +17,7 @@ from jseg import ops
 from jseg.losses.common import check_shapes
 from jseg.registry import SAMPLERS
 
-__all__ = ["OHEMPixelSampler"]
+__all__ = ["OHEMPixelSampler", "hard_pixels"]
 
 
 @SAMPLERS.register()
@@ -61,7 +61,7 @@ class OHEMPixelSampler:
             if self.thresh is not None:
                 nll, _ = ops.upsample_cross_entropy(logits, labels, align_corners=align_corners,
                                                     ignore_index=ignore_index, reduction="none")
-                chosen = _below(np.exp(-nll.numpy()[valid]), kept, self.thresh)
+                chosen = hard_pixels(np.exp(-nll.numpy()[valid]), kept, self.thresh)
             else:
                 total = sum(loss.pixels(logits, labels, ignore_index=ignore_index, align_corners=align_corners).numpy()
                             for loss in ranked)
@@ -71,8 +71,8 @@ class OHEMPixelSampler:
         return jt.array(weight).stop_grad()
 
 
-def _below(prob: np.ndarray, kept: int, thresh: float) -> np.ndarray:
-    """Mark probabilities under max(thresh, the `kept`-th smallest): (P,) -> (P,) bool."""
+def hard_pixels(prob: np.ndarray, kept: int, thresh: float) -> np.ndarray:
+    """Mark probabilities under max(thresh, the `kept`-th smallest, from 0): (P,) -> (P,) bool."""
     if prob.size == 0:
         return np.zeros(0, bool)
     rank = min(kept, prob.size - 1)

@@ -39,7 +39,7 @@ def remap_keys(state: Mapping, cfg: Mapping) -> dict:
 
     Strips `module.` (data-parallel wrappers), drops `num_batches_tracked` (which nothing reads), and lets each class
     that the config names, if it has a `remap_keys`, rename the keys below its own prefix; a state dict that needs none
-    of this comes back equal.
+    of this comes back equal. A value may become a `Made` of several.
 
     Args:
         state: keys to anything.

@@ -19,7 +19,7 @@ from typing import Iterator, Sequence
 import jittor as jt
 import numpy as np
 
-__all__ = ["rank", "world_size", "step", "in_step", "pictures", "rand", "total", "share_of", "gather",
+__all__ = ["rank", "world_size", "step", "in_step", "pictures", "rand", "rand_each", "total", "share_of", "gather",
            "broadcast", "barrier"]
 
 _CHUNK = 1 << 30  # bytes of one message: counts are C ints
@@ -78,6 +78,26 @@ def rand(shape: Sequence[int]) -> jt.Var:
                          "that")
     whole = jt.rand((_step_total, rows, *shape[1:]))
     return whole[rank()::world_size()].reshape(tuple(shape))
+
+
+def rand_each(counts: Sequence[int], shape: Sequence[int]) -> jt.Var:
+    """Uniform numbers in [0, 1) for pictures that have several rows each, (sum of counts, *shape).
+
+    In a split step the numbers are those that one process would use, as with `rand`.
+
+    Args:
+        counts: rows of each of this rank's pictures.
+        shape: of a row.
+    """
+    counts = [int(count) for count in counts]
+    if not in_step():
+        return rand((sum(counts), *shape))
+    padded = np.zeros(-(-_step_total // world_size()), np.int64)
+    padded[:len(counts)] = counts
+    every = np.stack(gather(padded), 1).reshape(-1)  # of picture k, wherever it is
+    ends, whole = np.cumsum(every), jt.rand((int(every.sum()), *shape))
+    rows = [np.arange(ends[k] - every[k], ends[k]) for k in range(rank(), _step_total, world_size())]
+    return whole[jt.array(np.concatenate(rows).astype(np.int32))]
 
 
 def total(x: jt.Var) -> jt.Var:

@@ -113,6 +113,8 @@ if __name__ == "__main__":
         "optimizers": [
             run_optimizer("AdamW", {"lr": 0.01, "betas": [0.9, 0.999], "weight_decay": 0.05, "eps": 1e-8}),
             run_optimizer("AdamW", {"lr": 0.02, "betas": [0.8, 0.95], "weight_decay": 0.0}, max_norm=0.7),
+            run_optimizer("Adam", {"lr": 0.01, "betas": [0.9, 0.999], "weight_decay": 0.05, "eps": 1e-8}),
+            run_optimizer("Adam", {"lr": 0.02, "betas": [0.8, 0.95]}, max_norm=0.7),
             run_optimizer("SGD", {"lr": 0.01}),
             run_optimizer("SGD", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}, max_norm=1.5),
             run_optimizer("SGD", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jittor import nn
 
-from jseg.engine.optim import EMA, SGD, AdamW, ParamGroup, build_optimizer, param_groups
+from jseg.engine.optim import EMA, SGD, Adam, AdamW, ParamGroup, build_optimizer, param_groups
 from jseg.engine.schedules import LearningRate, build_schedules
 from jseg.errors import ConfigError
 from jseg.layers import BatchNorm2d, Conv2d, GroupNorm, LayerNorm
@@ -39,7 +39,7 @@ def two_groups(case):
     groups = [ParamGroup(lr, decay, ["a"], params[:1]), ParamGroup(lr * 10, 0.0, ["b"], params[1:])]
     for group in groups:
         group.lay_out()
-    optimizer = {"AdamW": AdamW, "SGD": SGD}[case["kind"]](groups, **{"lr": lr, **case["options"]})
+    optimizer = {"Adam": Adam, "AdamW": AdamW, "SGD": SGD}[case["kind"]](groups, **{"lr": lr, **case["options"]})
     return params, optimizer
 
 

@@ -23,7 +23,11 @@ def gradient_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) 
 
 
 def uniform(*shape) -> np.ndarray:
-    """Numbers in [0, 1), float32, that depend on the shape alone: what a model draws in training, alike on both sides.
+    """Numbers in [0, 1), float32: what a model draws in training, alike on both sides.
+
+    Every row of the first axis is the same and depends on the rest of the shape alone, so that it does not matter
+    whether a side draws for all pictures at once or for one after the other.
     """
     shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    return np.random.RandomState(int(np.prod(shape)) % 2**32).random_sample(shape).astype(np.float32)
+    row = np.random.RandomState(int(np.prod(shape[1:])) % 2**32).random_sample(shape[1:]).astype(np.float32)
+    return np.broadcast_to(row, shape).copy()

@@ -46,6 +46,18 @@ def _bilinear_resize(x, add=None, *, size, align_corners=False):
     return y if add is None else y + add
 
 
+def _deformable_attention(value, points, weights, *, sizes):
+    """MMCV's way without compiled operators: sample each map, then weigh and add up."""
+    n, _, heads, width = value.shape
+    found = []
+    for i, (part, (h, w)) in enumerate(zip(value.split([h * w for h, w in sizes], 1), sizes)):
+        maps = part.permute(0, 2, 3, 1).reshape(n * heads, width, h, w)
+        grid = 2 * points[:, :, :, i].transpose(1, 2).flatten(0, 1) - 1  # (N * G, Q, P, 2)
+        found.append(F.grid_sample(maps, grid, align_corners=False))  # (N * G, D, Q, P)
+    shares = weights.transpose(1, 2).flatten(3).flatten(0, 1).unsqueeze(1)  # (N * G, 1, Q, maps * P)
+    return (torch.cat(found, 3) * shares).sum(3).reshape(n, heads, width, -1).permute(0, 3, 1, 2)
+
+
 def _depthwise(x, weight, bias=None, *, stride, padding, dilation, activation):
     y = F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups=x.shape[1])
     return F.gelu(y) if activation == "gelu" else y
@@ -173,7 +185,8 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
 
 
 OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize,
-              "criss_cross": _criss_cross, "depthwise": _depthwise, "layer_norm": _layer_norm, "linear": _linear,
+              "criss_cross": _criss_cross, "deformable_attention": _deformable_attention, "depthwise": _depthwise,
+              "layer_norm": _layer_norm, "linear": _linear,
               "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm,
               "point_sample": _point_sample, "psa_mask": _psa_mask, "upsample_argmax": _upsample_argmax,
               "upsample_cross_entropy": _upsample_cross_entropy}

@@ -37,7 +37,7 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
 
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.engine.checkpoint import load_into, load_weights
-    from jseg.layers import count_parameters
+    from jseg.layers import named_parameters
     from jseg.layers.init import without_values
     from jseg.models import build_model, remap_keys
     reference = np.load(folder / "reference.npz")
@@ -47,12 +47,13 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     with without_values():
         model = build_model(meta["config"]["model"])
     load_into(model, state)
+    trainable = sum(value.numel() for value in named_parameters(model).values() if not value.is_stop_grad())
     model.eval()
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    theirs = {key: shape or [1] for key, shape in facts["keys"].items()}  # Jittor has no scalars
-    theirs = remap_keys(theirs, meta["config"])
-    result = {"parameters": count_parameters(model), "keys equal": ours == theirs
-              and count_parameters(model) == facts["parameters"], "notes": conversion.notes}
+    # Jittor has no scalars; a class may name its weights otherwise than MMSegmentation
+    theirs = remap_keys({key: shape or [1] for key, shape in facts["keys"].items()}, meta["config"])
+    result = {"parameters": trainable, "keys equal": ours == theirs and trainable == facts["parameters"],
+              "notes": conversion.notes}
     pictures, metas = reference["pictures"], facts["metas"]
     size = tuple(pictures.shape[2:])
     with jt.no_grad():
@@ -91,6 +92,7 @@ def training(config: dict, state: dict, reference) -> dict:
     with smooth_relu():
         _, gradients = training_step(build_still(config, state), reference)
     result.update(gradient_facts("smooth gradients", gradients, reference_group(reference, "smooth/gradient/")))
+    result["smooth gradients of torch"] = float(reference["smooth_stray"])
     return result
 
 

@@ -7,8 +7,9 @@ FOLDER/jobs.json: [{"name", "config", "size": [H, W], "train": true}, ...]. For 
 from its own config, every parameter and buffer gets values that depend on its key alone, and FOLDER/<name>/ receives
 checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and slide
 inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64,
-dropout and drop path off; and the gradients of the same step with smooth activations (see `smooth_relu`). A job that
-fails leaves error.txt.
+dropout and drop path off; and the gradients of the same step with smooth activations (see `smooth_relu`), and
+how far PyTorch's own float32 strays from these. A job that fails leaves error.txt. Where a cross entropy has class
+weights no pixel is ignored: MMSegmentation's own fails on ignored ones.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import traceback
 import zlib
 
 import numpy as np
-from gradients import uniform
+from gradients import gradient_errors, uniform
 from make_segnext import import_mmseg, samples
-from zoo_operators import add_context_operators
+from zoo_operators import add_psa_mask, allow_mmcv_operators
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -98,28 +99,6 @@ def still(network) -> None:
             module.dropout = 0.0
 
 
-def add_missing_operators() -> None:
-    """Give MMSegmentation the operators that it takes from mmcv's compiled ones, where these are stand-ins that do
-    nothing.
-    """
-    from mmseg.models.decode_heads import point_head
-    if isinstance(point_head.point_sample, type) or point_head.point_sample is None:
-        point_head.point_sample = sample_points
-
-
-def sample_points(x, points, align_corners=False, **options):
-    """What `mmcv.ops.point_sample` does, where mmcv has no compiled operators: points (N, P, 2) or (N, P, Q, 2), 0 to 1
-    from edge to edge.
-    """
-    from torch.nn import functional as F
-    flat, points = points.dim() == 3, points.to(x.dtype)
-    found = F.grid_sample(x,
-                          2.0 * (points.unsqueeze(2) if flat else points) - 1.0,
-                          align_corners=align_corners,
-                          **options)
-    return found.squeeze(3) if flat else found
-
-
 def run_once(head) -> None:
     """Let a head of a cascade keep its first result: MMSegmentation runs it twice per step,
     and its running statistics move twice.
@@ -168,6 +147,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     torch.save({"meta": meta, "state_dict": network.state_dict()}, folder / "checkpoint.pth")
     head = network.decode_head[-1] if hasattr(network.decode_head, "__len__") else network.decode_head
     pictures, labels = inputs(job["size"], head.num_classes)
+    if weighs_classes(config.model.to_dict()):
+        labels = np.where(labels == 255, 0, labels).astype(np.int32)
     height, width = job["size"]
     metas = [{"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width),
               "padding_size": [0, 0, 0, 0]}] * 2
@@ -180,16 +161,22 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
         out["whole"] = label_maps(network.postprocess_result(logits, samples([dict(m) for m in metas])))
         if slide := job.get("slide", SLIDE):
             network.test_cfg = Config({**of_heads, **slide})
-            out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples([dict(m) for m in metas])))
+            # without pad_shape, which Mask2FormerHead would take for the size of every window
+            windows = [{key: value for key, value in meta.items() if key != "pad_shape"} for meta in metas]
+            out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples(windows)))
     if job.get("train"):
-        out.update(training_step(network.double(), pictures, labels, metas))
+        data_samples = labelled_samples(metas, labels, edge_step(config))
+        out.update(training_step(network.double(), pictures, data_samples))
         with smooth_relu():
-            smooth = training_step(network, pictures, labels, metas)
-        out.update({f"smooth/{key}": value for key, value in smooth.items() if key.startswith("gradient/")})
+            smooth = gradients_of(training_step(network, pictures, data_samples))
+            single = gradients_of(training_step(network.float(), pictures, data_samples, single=True))
+        out.update({f"smooth/{key}": value for key, value in smooth.items()})
+        out["smooth_stray"] = np.array(max(gradient_errors(single, smooth).values()))
         network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
                       if not key.endswith("num_batches_tracked")},
-             "parameters": sum(p.numel() for p in network.parameters()), "slide": slide, "metas": metas}
+             "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": slide,
+             "metas": metas}
     np.savez(folder / "reference.npz", facts=np.array(json.dumps(facts)), **out)
 
 
@@ -207,7 +194,8 @@ def smooth_relu():
               HSigmoid.forward)
 
     def gelu(x, *_, inplace: bool = False, **__):
-        return x.copy_(functional.gelu(x.clone())) if inplace else functional.gelu(x)
+        y = functional.gelu(x.clone())  # it saves its input, which sums in place may change behind a ReLU
+        return x.copy_(y) if inplace else y
 
     functional.relu, functional.hardtanh, torch.relu, functional.relu_ = gelu, gelu, gelu, gelu
     functional.hardswish, HSigmoid.forward = lambda x, inplace=False: functional.silu(x), lambda self, x: x.sigmoid()
@@ -218,25 +206,59 @@ def smooth_relu():
          HSigmoid.forward) = before
 
 
-def training_step(network, pictures: np.ndarray, labels: np.ndarray, metas: list[dict]) -> dict[str, np.ndarray]:
-    """Losses, gradients and running statistics of one step from the random weights, in float64."""
+def edge_step(config):
+    """The transform of the training pipeline that draws edges, or None."""
+    from mmseg.registry import TRANSFORMS
+    steps = config.get("train_dataloader", {}).get("dataset", {}).get("pipeline") or []
+    return next((TRANSFORMS.build(step) for step in steps if step["type"] == "GenerateEdge"), None)
+
+
+def labelled_samples(metas: list[dict], labels: np.ndarray, edges) -> list:
+    """Data samples with label maps, and edge maps where the pipeline draws them."""
+    import torch
+    from mmengine.structures import PixelData
+    found = samples([dict(m) for m in metas], labels)
+    for sample, label in zip(found, labels if edges is not None else ()):
+        drawn = edges({"img_shape": label.shape, "gt_seg_map": label})["gt_edge_map"]
+        sample.gt_edge_map = PixelData(data=torch.from_numpy(drawn.astype(np.int64))[None])
+    return found
+
+
+def gradients_of(step: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The gradients alone."""
+    return {key: value for key, value in step.items() if key.startswith("gradient/")}
+
+
+def weighs_classes(block) -> bool:
+    """Whether a cross entropy in a config block has class weights: MMSegmentation's then fails on ignored pixels."""
+    if isinstance(block, dict):
+        weighted = block.get("type") == "CrossEntropyLoss" and block.get("class_weight") is not None
+        return weighted or any(weighs_classes(value) for value in block.values())
+    return isinstance(block, (list, tuple)) and any(weighs_classes(item) for item in block)
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list, *, single: bool = False) -> dict[str, np.ndarray]:
+    """Losses, gradients and running statistics of one step from the random weights, in float64 unless `single`."""
     import torch
     load(network)
     still(network)
     network.train()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(torch.float32 if single else torch.float64)
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
         run_once(stage)
-    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
+    rand, torch.rand = torch.rand, lambda *shape, **_: torch.from_numpy(uniform(*shape)).to(torch.get_default_dtype())
+    to_float = torch.Tensor.float
+    if not single:  # some losses write .float(), which is float32 whatever else is
+        torch.Tensor.float = torch.Tensor.double
     try:
-        losses = network.loss(torch.from_numpy(pictures).double(), samples([dict(m) for m in metas], labels))
+        losses = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), data_samples)
         network.zero_grad()
         sum(value if not isinstance(value, list) else sum(value)
             for key, value in losses.items() if "loss" in key).backward()
     finally:
         torch.set_default_dtype(torch.float32)
-        torch.rand = rand
+        torch.rand, torch.Tensor.float = rand, to_float
         for stage in stages:
             del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
@@ -253,10 +275,10 @@ def label_maps(found: list) -> np.ndarray:
 
 def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
-    import torch
+    compiled = allow_mmcv_operators()
     mmseg = import_mmseg()
-    add_missing_operators()
-    add_context_operators()
+    if not compiled:
+        add_psa_mask()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]

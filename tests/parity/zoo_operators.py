@@ -1,32 +1,48 @@
 """Operators that MMSegmentation takes from mmcv's compiled ones, in plain PyTorch, where mmcv has none (mmcv-lite).
 
-Criss-cross attention is plain PyTorch in MMCV 2.x too: its own file is loaded. PSANet's mask is compiled there
+Most that MMSegmentation's configs need are plain PyTorch in MMCV 2.x too. PSANet's mask is compiled there
 (mmcv/ops/csrc/pytorch/cpu/psamask.cpp); here it is a gather with the same indices.
 """
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
-import pathlib
+import sys
+import types
 
 
-def add_context_operators() -> None:
-    """Give CCHead and PSAHead their operators, if theirs are stand-ins that do nothing."""
-    from mmseg.models.decode_heads import cc_head, psa_head
-    if not hasattr(cc_head.CrissCrossAttention, "forward"):
-        cc_head.CrissCrossAttention = load_criss_cross()
-    if not hasattr(psa_head.PSAMask, "forward"):
-        psa_head.PSAMask = plain_psa_mask()
+def allow_mmcv_operators() -> bool:
+    """Let mmcv.ops be imported where mmcv has no compiled operators: those that it also writes with PyTorch work
+    (point_sample, criss-cross and multi-scale deformable attention), the others stop.
+
+    Call it before anything of mmcv is imported.
+
+    Returns:
+        whether they are compiled.
+    """
+    if importlib.util.find_spec("mmcv._ext") is not None:
+        return True
+    stand_in = types.ModuleType("mmcv._ext")
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
+
+    def missing(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def stop(*_, **__):
+            raise RuntimeError(f"mmcv has no compiled operator {name} here")
+        return stop
+
+    stand_in.__getattr__ = missing
+    sys.modules["mmcv._ext"] = stand_in
+    return False
 
 
-def load_criss_cross() -> type:
-    """The class of MMCV's own file, without the package around it, which imports compiled code."""
-    import mmcv
-    path = pathlib.Path(mmcv.__file__).parent / "ops" / "cc_attention.py"
-    spec = importlib.util.spec_from_file_location("mmcv_cc_attention", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.CrissCrossAttention
+def add_psa_mask() -> None:
+    """Give PSAHead an operator that runs without mmcv's compiled one."""
+    from mmseg.models.decode_heads import psa_head
+    psa_head.PSAMask = plain_psa_mask()
 
 
 def plain_psa_mask() -> type:

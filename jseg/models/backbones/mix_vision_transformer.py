@@ -12,6 +12,7 @@ Deviations:
 
 from __future__ import annotations
 
+import re
 from types import MappingProxyType
 from typing import Sequence
 
@@ -22,9 +23,20 @@ from jittor import nn
 from jseg.errors import ConfigError
 from jseg.layers import (Conv2d, Dropout, DropPath, ReducedAttention, build_activation, build_norm,
                          check_attn_drop, mix_ffn)
+from jseg.models.made import Made
 from jseg.registry import MODELS
 
 __all__ = ["MixVisionTransformer"]
+
+_AUTHORS = (  # (pattern of an authors' key, ours with the stage from 0)
+    (r"^patch_embed(\d)\.proj\.", "layers.{0}.0.projection."), (r"^patch_embed(\d)\.norm\.", "layers.{0}.0.norm."),
+    (r"^norm(\d)\.", "layers.{0}.2."),
+    (r"^block(\d)\.(\d+)\.(norm[12]|attn\.sr|attn\.norm)\.", "layers.{0}.1.{1}.{2}."),
+    (r"^block(\d)\.(\d+)\.attn\.(?:q|kv)\.(weight|bias)$", "layers.{0}.1.{1}.attn.attn.in_proj_{2}"),
+    (r"^block(\d)\.(\d+)\.attn\.proj\.", "layers.{0}.1.{1}.attn.attn.out_proj."),
+    (r"^block(\d)\.(\d+)\.mlp\.fc1\.", "layers.{0}.1.{1}.ffn.layers.0."),
+    (r"^block(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.", "layers.{0}.1.{1}.ffn.layers.1."),
+    (r"^block(\d)\.(\d+)\.mlp\.fc2\.", "layers.{0}.1.{1}.ffn.layers.4."))
 
 
 class OverlapPatchEmbed(nn.Module):
@@ -132,7 +144,7 @@ class MixVisionTransformer(nn.Module):
                  "sr_ratios": sr_ratios}
         for name, values in lists.items():
             if len(values) != num_stages:
-                raise ConfigError(f"{name} needs {num_stages} values (one a stage), got {list(values)}")
+                raise ConfigError(f"{name} needs {num_stages} values (one per stage), got {list(values)}")
         if max(out_indices) >= num_stages:
             raise ConfigError(f"out_indices is {list(out_indices)}; accepted: 0 to {num_stages - 1}")
         check_attn_drop(attn_drop_rate)
@@ -159,3 +171,27 @@ class MixVisionTransformer(nn.Module):
             if i in self.out_indices:
                 features.append(x)
         return features
+
+    @staticmethod
+    def remap_keys(state: dict) -> dict:
+        """Rename the authors' keys (NVlabs/SegFormer, mit_b0.pth to mit_b5.pth) to ours, which are mmsegmentation's.
+
+        Theirs count stages from 1, have queries apart from keys and values, and linear layers where ours are 1x1
+        convolutions. Other keys pass unchanged.
+        """
+        renamed = {}
+        for key, value in state.items():
+            name = key
+            for pattern, ours in _AUTHORS:
+                if re.match(pattern, key):
+                    name = re.sub(pattern, lambda found, ours=ours: ours.format(int(found[1]) - 1,
+                                                                                *found.groups()[1:]), key)
+            pair = re.sub(r"\.q\.(weight|bias)$", r".kv.\1", key)
+            if name != key and key.endswith((".kv.weight", ".kv.bias")) and pair == key:
+                continue  # it comes with the queries
+            if name != key and pair != key:
+                value = Made((value, *([state[pair]] if pair in state else [])))
+            elif name != key and re.search(r"\.mlp\.fc[12]\.weight$", key):
+                value = Made((value,), ones=2)
+            renamed[name] = value
+        return renamed

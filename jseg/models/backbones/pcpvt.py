@@ -79,7 +79,7 @@ class PCPVT(nn.Module):
     Args:
         in_channels: channels of the picture.
         embed_dims, num_heads, mlp_ratios, depths, sr_ratios: width, heads, width of the feed-forward blocks over it,
-            blocks, and reduction of the keys, one value a stage.
+            blocks, and reduction of the keys, one value per stage.
         patch_sizes, strides: side of each stage's patches, twice the same.
         out_indices: stages whose maps are given.
         qkv_bias: biases in the attention's projections.

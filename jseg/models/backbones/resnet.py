@@ -5,8 +5,7 @@ Classification with Convolutional Neural Networks", CVPR 2019 (C and D); Chen et
 2017 (dilation, multi-grid). Upstream: mmsegmentation 1.2.2 mmseg/models/backbones/resnet.py and utils/res_layer.py
 (Apache-2.0), whose words, keys and arithmetic these are.
 
-Deviations: deformable convolutions and plugins are not here, nor is `norm_eval`: `frozen_stages` fixes the norms of the
-frozen stages.
+Deviations: deformable convolutions and plugins are not here.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from jittor import nn
 
 from jseg.errors import ConfigError
 from jseg.layers import Conv2d, build_norm, conv_norm, max_pool, relu
-from jseg.layers.freeze import freeze, run_frozen
+from jseg.layers.freeze import freeze, hold_norms, run_frozen
 from jseg.layers.pool import avg_pool
 from jseg.registry import MODELS
 
@@ -201,6 +200,7 @@ class ResNet(nn.Module):
         groups, base_width: of ResNeXt's 3x3 convolutions.
         frozen_stages: -1: none; 0: the stem; n: the stem and the first n stages. A frozen part computes as in
             evaluation (norms by their running statistics, which stand still) and its parameters get no gradient.
+        norm_eval: all batch norms take their running statistics in training too, which stand still.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per
             index
@@ -218,7 +218,8 @@ class ResNet(nn.Module):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch", deep_stem: bool = False,
                  avg_down: bool = False, norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, groups: int = 1, base_width: int = 4, frozen_stages: int = -1):
+                 zero_init_residual: bool = True, groups: int = 1, base_width: int = 4,
+                 frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__()
         if depth not in self.DEPTHS or style not in ("pytorch", "caffe"):
             raise ConfigError(f"depth {depth}, style {style!r}; accepted: depth {', '.join(map(str, self.DEPTHS))}, "
@@ -232,7 +233,7 @@ class ResNet(nn.Module):
             raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {num_stages} "
                               "stages")
         block, counts = self.DEPTHS[depth]
-        self.frozen_stages = frozen_stages
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.out_indices, self.deep_stem = tuple(out_indices), deep_stem
         if deep_stem:
             self.stem = DeepStem(in_channels, stem_channels, norm_cfg=norm_cfg)
@@ -250,8 +251,9 @@ class ResNet(nn.Module):
             width, total = channels * block.expansion, total * strides[i]
             widths.append(width)
             reductions.append(total)
-        self.out_channels, self.strides = [widths[i]
-                                           for i in self.out_indices], [reductions[i] for i in self.out_indices]
+        self.stage_channels = widths
+        self.out_channels = [widths[i] for i in self.out_indices]
+        self.strides = [reductions[i] for i in self.out_indices]
         if zero_init_residual:
             zero_last_norms(self)
         if frozen_stages >= 0:
@@ -260,16 +262,22 @@ class ResNet(nn.Module):
                 freeze(getattr(self, name))
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
-        x = max_pool(self._stem_map(x), 3, stride=2, padding=1)
+        if self.norm_eval:
+            hold_norms(self)
+        x = max_pool(self.stem_map(x), 3, stride=2, padding=1)
         features = []
         for i in range(max(self.out_indices) + 1):
-            layer = getattr(self, f"layer{i + 1}")
-            x = run_frozen(layer, x) if i < self.frozen_stages else layer(x)
+            x = self.run_stage(i, x)
             if i in self.out_indices:
                 features.append(x)
         return features
 
-    def _stem_map(self, x: jt.Var) -> jt.Var:
+    def run_stage(self, index: int, x: jt.Var) -> jt.Var:
+        """What the stage at `index` (from 0) makes of the map before it."""
+        layer = getattr(self, f"layer{index + 1}")
+        return run_frozen(layer, x) if index < self.frozen_stages else layer(x)
+
+    def stem_map(self, x: jt.Var) -> jt.Var:
         """What the stem gives at stride 2."""
         if self.frozen_stages < 0:
             return self.stem(x) if self.deep_stem else conv_norm(x, self.conv1, self.bn1, activation="relu")
@@ -288,10 +296,10 @@ class ResNetV1c(ResNet):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, True, False, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
-                         frozen_stages=frozen_stages)
+                         frozen_stages=frozen_stages, norm_eval=norm_eval)
 
 
 @MODELS.register()
@@ -305,10 +313,10 @@ class ResNetV1d(ResNet):
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, True, True, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
-                         frozen_stages=frozen_stages)
+                         frozen_stages=frozen_stages, norm_eval=norm_eval)
 
 
 @MODELS.register()
@@ -329,7 +337,7 @@ class ResNeXt(ResNet):
                  style: str = "pytorch", deep_stem: bool = False, avg_down: bool = False,
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1):
+                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
                          style, deep_stem, avg_down, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
-                         groups, base_width, frozen_stages)
+                         groups, base_width, frozen_stages, norm_eval)

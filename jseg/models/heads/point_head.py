@@ -6,7 +6,7 @@ Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/point_head.py (Apache-2
 are.
 
 Deviations: the words that upstream reads from the model's `train_cfg` and `test_cfg` are the head's own (`MODEL_WORDS`;
-`jseg convert` moves them); a cascade runs the head before once a step (see `EncoderDecoder`).
+`jseg convert` moves them); a cascade runs the head before once per step (see `EncoderDecoder`).
 """
 
 from __future__ import annotations

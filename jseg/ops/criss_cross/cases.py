@@ -1,6 +1,6 @@
 """Shapes of `criss_cross` that tests and benchmarks run; c is the width of queries and keys, d that of values."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.criss_cross.op import criss_cross
 
 CASES = [

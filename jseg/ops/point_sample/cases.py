@@ -1,6 +1,6 @@
 """Shapes of point_sample for tests and benchmarks."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.point_sample.op import point_sample
 
 CASES = [

@@ -1,6 +1,6 @@
 """Shapes of `psa_mask` that tests and benchmarks run; m is the mask's size."""
 
-from jseg.ops.common import Case
+from jseg.ops.case import Case
 from jseg.ops.psa_mask.op import psa_mask
 
 CASES = [
