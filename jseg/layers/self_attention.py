@@ -64,7 +64,7 @@ class SelfAttentionBlock(nn.Module):
 
     def execute(self, query: jt.Var, key: jt.Var) -> jt.Var:
         keys, values = self.key_project(key), self.value_project(key)
-        same = self.query_project is None and query is key and not self.is_train  # in training, norms see both, as upstream
+        same = self.query_project is None and query is key and not self.is_train  # else norms see both
         queries = keys if same else (self.query_project or self.key_project)(query)
         tokens = to_tokens(queries), self._gathered(keys), self._gathered(values)
         found = ops.attention(*[x.unsqueeze(2) for x in tokens], scale=self.scale)  # (N, H * W, 1, channels)
