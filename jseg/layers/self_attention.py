@@ -59,11 +59,12 @@ class SelfAttentionBlock(nn.Module):
         self.out_project = _projection(channels, out_channels, value_out_num_convs, value_blocks) if with_out else None
         if isinstance(self.out_project, Conv2d):
             self.out_project.weight = zeros(self.out_project.weight.shape)
+        self.is_train = True
         self.scale, self.key_pool_scales = channels ** -0.5 if matmul_norm else 1.0, tuple(key_pool_scales)
 
     def execute(self, query: jt.Var, key: jt.Var) -> jt.Var:
         keys, values = self.key_project(key), self.value_project(key)
-        same = self.query_project is None and query is key
+        same = self.query_project is None and query is key and not self.is_train  # else norms see both
         queries = keys if same else (self.query_project or self.key_project)(query)
         tokens = to_tokens(queries), self._gathered(keys), self._gathered(values)
         found = ops.attention(*[x.unsqueeze(2) for x in tokens], scale=self.scale)  # (N, H * W, 1, channels)

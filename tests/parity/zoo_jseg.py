@@ -77,14 +77,15 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
 
 def training(config: dict, state: dict, reference) -> dict:
     """Losses term by term, gradients and running statistics of one step; and the gradients with smooth activations."""
+    from jseg.models import remap_keys
     model = build_still(config, state)
     found, gradients = training_step(model, reference)
     terms = {key: float(value.mean()) for key, value in reference_group(reference, "losses/").items()}
     losses = {key: abs(found[key].item() - value) / max(abs(value), 1e-6)
               for key, value in terms.items() if "acc" not in key and key in found}
     state_after = model.state_dict()
-    running = {key: error_of(state_after[key].numpy(), value)
-               for key, value in reference_group(reference, "running/").items()}
+    expected = remap_keys(reference_group(reference, "running/"), config)
+    running = {key: error_of(state_after[key].numpy(), value) for key, value in expected.items()}
     result = {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"),
               "losses": max(losses.values(), default=float("inf")),
               "running statistics": max(running.values(), default=0.0)}
