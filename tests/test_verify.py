@@ -120,7 +120,8 @@ def test_settings_reach_mmsegmentation_with_tuples(monkeypatch):
 
 
 @pytest.mark.parametrize("content, words", [
-    ({"block1.0.attn.q.weight": np.zeros((2, 2), np.float32)}, "its keys are those of SegFormer"),
+    ({"block1.0.attn.q.weight": np.zeros((2, 2), np.float32)}, "'patch_embed1.proj.weight' is missing"),
+    ({"decode_head.block1.0.attn.q.weight": np.zeros((2, 2), np.float32)}, "its keys are those of SegFormer"),
     ({key[9:]: value.numpy() for key, value in read_torch_file(MINI)["state_dict"].items()
       if key.startswith("backbone.")},
      "verify compares whole SegNeXt models (MSCAN with LightHamHead); this is MSCAN with no head")])

@@ -52,7 +52,7 @@ def _block(shapes: Shapes, names: Mapping[str, str]) -> dict[str, Any]:
         return names[name].format(stage, stage + 1)
 
     stages = next(i for i in range(10) if key("embed", i) not in shapes)
-    embeds = [shapes[key("embed", i)] for i in range(stages)]
+    embeds = [shapes[key("embed", i)] for i in range(max(stages, 1))]
     widths, first = [embed[0] for embed in embeds], embeds[0][0]
     depths = [
         len({found[1] for name in shapes if (found := re.match(key("block", i) + r"(\d+)\.", name))})
