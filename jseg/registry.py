@@ -14,10 +14,12 @@ __all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS",
 
 
 def nearest(word: str, known) -> str:
-    """Return `; did you mean 'x'?` for the closest known word, or an empty string."""
+    """Return `; did you mean 'x'?` for the closest known word, one that begins so first, or an empty string."""
     if len(str(word)) > 100:  # no known word is; comparing takes time
         return ""
-    found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
+    known = [str(k) for k in known]
+    found = [k for k in difflib.get_close_matches(str(word), known, n=3, cutoff=0.6) if k.startswith(str(word))]
+    found = found or difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
@@ -68,7 +70,7 @@ class Registry:
         return sorted(self._entries)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries
 
     def get(self, name: str, where: str = "") -> Callable:
         """Look a name up; ConfigError with the nearest name when it is unknown."""

@@ -105,7 +105,7 @@ PIPE = "train_dataloader.dataset.pipeline"
     (f"{PIPE}=null", f"{PIPE}: got None, expected a list of transforms"),
     (f"{PIPE}.5={{type: Normalize, mean: [0, 0, 0], std: [1, 1, 1]}}",
      f"{PIPE}: Normalize comes on top of data_preprocessor.mean"),
-    ("optimizer.type=Adam", "optimizer: unknown optimizer 'Adam'; did you mean 'AdamW'?"),
+    ("optimizer.type=AdamX", "optimizer: unknown optimizer 'AdamX'; did you mean 'Adam'?"),
     ("optimizer.beta=[0.9, 0.99]", "optimizer: unknown key 'beta' for AdamW; did you mean 'betas'?"),
     ("optimizer.lr='6e-5'", "optimizer.lr: got '6e-5', expected a number above 0"),
     ("optimizer.betas=[0.9, 1.0]", "optimizer.betas: got [0.9, 1.0], expected two numbers"),
@@ -139,7 +139,7 @@ def test_each_mistake_is_named(good, override, words):
 def test_one_mistake_makes_one_line(good):
     """No mistake is reported twice, whichever check sees it first."""
     for override in (f"{PIPE}.2.ratio_rang=[1, 2]", f"{HEAD}.loss_decode.type=CrossEntropy", f"{HEAD}.chanels=1",
-                     "optimizer.type=Adam", "val_dataloader.dataset.dataroot=x", "model.backbone.varient=tiny",
+                     "optimizer.type=AdamX", "val_dataloader.dataset.dataroot=x", "model.backbone.varient=tiny",
                      "param_scheduler.1.powr=1", "data_preprocessor.maen=[1, 2, 3]", "model.test_cfg.mode=slid"):
         assert len(faults(good, override)) == 1, faults(good, override)
 
