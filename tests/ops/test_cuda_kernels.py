@@ -357,7 +357,11 @@ def test_an_impossible_grid_is_refused():
 
 
 # ---- dispatch --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kernel", ops.KERNELS)
+def test_operators_without_a_cuda_kernel_are_these():
+    assert set(ops.KERNELS) - set(KERNELS) == {"criss_cross", "deformable_attention", "point_sample", "psa_mask"}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_auto_takes_the_cuda_kernel_on_a_gpu(kernel, emulate, monkeypatch):
     emulator = emulate(emulation.Emulator(_library(kernel)))
     monkeypatch.setattr(common, "jt", types.SimpleNamespace(flags=types.SimpleNamespace(use_cuda=1)))
