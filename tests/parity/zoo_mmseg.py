@@ -274,7 +274,7 @@ def label_maps(found: list) -> np.ndarray:
 
 
 def fix_bases() -> None:
-    """Let Hamburger start from the bases that jseg's evaluation has: MMSegmentation draws them anew for each picture."""
+    """Let Hamburger start from the bases that jseg's evaluation has: MMSegmentation draws them for each picture."""
     import torch
     from mmseg.models.decode_heads.ham_head import NMF2D
 
