@@ -18,9 +18,9 @@ def nearest(word: str, known) -> str:
     if len(str(word)) > 100:  # no known word is; comparing takes time
         return ""
     known = [str(k) for k in known]
-    found = [k for k in difflib.get_close_matches(str(word), known, n=3, cutoff=0.6) if k.startswith(str(word))]
-    found = found or difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    found = difflib.get_close_matches(str(word), known, n=3, cutoff=0.6)
+    best = next((k for k in found if k.startswith(str(word))), found[0] if found else None)
+    return f"; did you mean {best!r}?" if found else ""
 
 
 def accepted(entry: Callable) -> dict[str, inspect.Parameter]:

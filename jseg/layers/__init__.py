@@ -19,14 +19,14 @@ from jseg.layers.scale import Scale
 from jseg.layers.self_attention import SelfAttentionBlock
 from jseg.layers.squeeze import SqueezeExcitation
 from jseg.layers.tokens import Linear, PatchEmbed, PatchMerging, pad_corner, project_patches, to_map, to_tokens
-from jseg.layers.top import lead_of_best, top_places
+from jseg.layers.top import choose_points, lead_of_best, top_places
 
 __all__ = ["AdaptiveConv2d", "AttentionRefinement", "BatchNorm2d", "ChannelGate", "Conv1d", "Conv2d", "ConvNormAct",
            "CrissCrossAttention", "DepthwiseSeparableConv", "DisentangledNonLocal2d", "DropPath", "Dropout",
            "Dropout2d", "FFN", "GatedFusion", "GroupNorm", "InvertedResidual", "InvertedResidualV3", "LayerNorm",
            "Linear", "MultiheadAttention", "NonLocal2d", "Numbered", "PReLU", "PatchEmbed", "PatchMerging",
            "ReducedAttention", "Scale", "SelfAttentionBlock", "SqueezeExcitation", "adaptive_avg_pool", "avg_pool",
-           "buffer_names", "build_activation", "build_norm", "check_attn_drop", "check_heads", "conv_norm",
-           "count_parameters", "gelu", "hard_sigmoid", "hard_swish", "lead_of_best", "make_divisible", "max_pool",
-           "mix_ffn", "named_parameters", "nearest_resize", "pad_corner", "pair", "project_patches", "relu", "to_map",
-           "to_tokens", "top_places", "window_means"]
+           "buffer_names", "build_activation", "build_norm", "check_attn_drop", "check_heads", "choose_points",
+           "conv_norm", "count_parameters", "gelu", "hard_sigmoid", "hard_swish", "lead_of_best", "make_divisible",
+           "max_pool", "mix_ffn", "named_parameters", "nearest_resize", "pad_corner", "pair", "project_patches",
+           "relu", "to_map", "to_tokens", "top_places", "window_means"]

@@ -1,11 +1,13 @@
-"""The largest values of a row, and where they are."""
+"""The largest values of a row, where they are, and points chosen by them."""
 
 from __future__ import annotations
+
+from typing import Callable
 
 import jittor as jt
 import numpy as np
 
-__all__ = ["lead_of_best", "top_places"]
+__all__ = ["choose_points", "lead_of_best", "top_places"]
 
 
 def top_places(x: jt.Var, count: int) -> jt.Var:
@@ -21,6 +23,30 @@ def top_places(x: jt.Var, count: int) -> jt.Var:
     if jt.flags.use_cuda:
         return jt.argsort(x, dim=1, descending=True)[0][:, :count].int32()
     return jt.array(np.argpartition(-x.numpy(), count - 1, axis=1)[:, :count].astype(np.int32))
+
+
+def choose_points(draw: Callable[[int], jt.Var], doubt_at: Callable[[jt.Var], jt.Var], *, drawn: int, undecided: int,
+                  kept: int) -> jt.Var:
+    """Points to learn from: the most undecided of many random ones, and more random ones
+    (Kirillov et al., "PointRend", CVPR 2020, sec. 3.3).
+
+    Args:
+        draw: gives so many random points per row, (M, count, 2).
+        doubt_at: how undecided points are, (M, P, 2) -> (M, P).
+        drawn: random points to choose from.
+        undecided: points chosen of them, at most `drawn`.
+        kept: points in all; what is missing is drawn.
+    Returns:
+        (M, kept, 2), without a gradient.
+    """
+    with jt.no_grad():
+        points, parts = draw(drawn), []
+        if undecided:
+            places = top_places(doubt_at(points), undecided)
+            parts.append(points.gather(1, places.unsqueeze(2).broadcast((points.shape[0], undecided, 2))))
+        if undecided < kept:
+            parts.append(draw(kept - undecided))
+        return jt.concat(parts, 1).stop_grad()
 
 
 def lead_of_best(x: jt.Var) -> jt.Var:

@@ -21,7 +21,7 @@ import numpy as np
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers.top import top_places
+from jseg.layers.top import choose_points
 from jseg.losses import match_costs, set_losses  # noqa: F401  (importing them fills the registries)
 from jseg.losses.assignment import linear_sum_assignment
 from jseg.losses.common import EPS
@@ -214,17 +214,11 @@ class SetCriterion:
         """
         kept, drawn = self.points.num_points, int(self.points.num_points * self.points.oversample_ratio)
         undecided = int(self.points.importance_sample_ratio * kept)
-        with jt.no_grad():
-            points = ranks.rand_each(counts, (drawn, 2))
-            places = top_places(-jt.abs(ops.point_sample(logits, points))[:, 0], undecided) if undecided else None
-            parts = [] if places is None else [
-                points.gather(1, places.unsqueeze(2).broadcast((points.shape[0], undecided, 2)))]
-            if undecided < kept:
-                parts.append(ranks.rand_each(counts, (kept - undecided, 2)))
-            return jt.concat(parts, 1).stop_grad()
+        return choose_points(lambda count: ranks.rand_each(counts, (count, 2)),
+                             lambda points: -jt.abs(ops.point_sample(logits, points))[:, 0],
+                             drawn=drawn, undecided=undecided, kept=kept)
 
 
 def _over_ranks(value: float) -> float:
     """The sum over the ranks of a split step."""
-    return (float(sum(part[0] for part in ranks.gather(np.array([value], np.float64)))) if ranks.in_step()
-            else float(value))
+    return ranks.summed(value) if ranks.in_step() else float(value)

@@ -19,8 +19,8 @@ from typing import Iterator, Sequence
 import jittor as jt
 import numpy as np
 
-__all__ = ["rank", "world_size", "step", "in_step", "pictures", "rand", "rand_each", "total", "share_of", "gather",
-           "broadcast", "barrier"]
+__all__ = ["rank", "world_size", "step", "in_step", "pictures", "rand", "rand_each", "total", "summed", "share_of",
+           "gather", "broadcast", "barrier"]
 
 _CHUNK = 1 << 30  # bytes of one message: counts are C ints
 _step_total: int | None = None  # pictures of the present step over all ranks
@@ -105,9 +105,14 @@ def total(x: jt.Var) -> jt.Var:
     return x if world_size() == 1 else x.mpi_all_reduce("add")
 
 
+def summed(value: float) -> float:
+    """The sum of a number over ranks, in float64."""
+    return sum(float(part[0]) for part in gather(np.array([value], np.float64)))
+
+
 def share_of(divisor: float) -> float:
     """This rank's share of a common divisor, 0 to 1: local mean x share, added over ranks, is the mean over all."""
-    every = sum(float(value[0]) for value in gather(np.array([divisor], np.float64)))
+    every = summed(divisor)
     return divisor / every if every else 0.0
 
 

@@ -290,6 +290,7 @@ class ResNetV1c(ResNet):
 
     TINY = MappingProxyType({**ResNet.TINY, "type": "ResNetV1c", "depth": 50, "strides": [1, 2, 1, 1],
                              "dilations": [1, 1, 2, 4], "multi_grid": [1, 2, 4], "contract_dilation": True})
+    AVG_DOWN = False  # see `ResNet`: `avg_down`
 
     def __init__(self, depth: int, in_channels: int = 3, stem_channels: int = 64, base_channels: int = 64,
                  num_stages: int = 4, strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
@@ -298,25 +299,16 @@ class ResNetV1c(ResNet):
                  multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
                  zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
         super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
-                         style, True, False, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
+                         style, True, self.AVG_DOWN, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
                          frozen_stages=frozen_stages, norm_eval=norm_eval)
 
 
 @MODELS.register()
-class ResNetV1d(ResNet):
+class ResNetV1d(ResNetV1c):
     """ResNet with the deep stem and averaging shortcuts. Arguments: see `ResNet`."""
 
     TINY = MappingProxyType({**ResNet.TINY, "type": "ResNetV1d"})
-
-    def __init__(self, depth: int, in_channels: int = 3, stem_channels: int = 64, base_channels: int = 64,
-                 num_stages: int = 4, strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
-                 out_indices: Sequence[int] = (0, 1, 2, 3), style: str = "pytorch",
-                 norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
-                 multi_grid: Sequence[int] | None = None, contract_dilation: bool = False,
-                 zero_init_residual: bool = True, frozen_stages: int = -1, norm_eval: bool = False):
-        super().__init__(depth, in_channels, stem_channels, base_channels, num_stages, strides, dilations, out_indices,
-                         style, True, True, norm_cfg, multi_grid, contract_dilation, zero_init_residual,
-                         frozen_stages=frozen_stages, norm_eval=norm_eval)
+    AVG_DOWN = True
 
 
 @MODELS.register()

@@ -20,7 +20,7 @@ from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError
-from jseg.layers import Conv1d, ConvNormAct, Dropout, lead_of_best, top_places
+from jseg.layers import Conv1d, ConvNormAct, Dropout, choose_points, lead_of_best, top_places
 from jseg.models.heads.base import SegmentationHead
 from jseg.models.heads.options import HeadOptions
 from jseg.ops import ranks
@@ -125,16 +125,9 @@ class PointHead(SegmentationHead):
 
     def draw_points(self, previous: jt.Var) -> jt.Var:
         """Points (N, num_points, 2) to learn from: the most undecided of many random ones, and more random ones."""
-        n = previous.shape[0]
-        with jt.no_grad():
-            drawn = ranks.rand((n, self.drawn_points, 2))
-            kept = []
-            if self.undecided_points:
-                places = top_places(-lead_of_best(ops.point_sample(previous, drawn)), self.undecided_points)
-                kept.append(drawn.gather(1, places.unsqueeze(2).broadcast((n, self.undecided_points, 2))))
-            if self.undecided_points < self.num_points:
-                kept.append(ranks.rand((n, self.num_points - self.undecided_points, 2)))
-            return jt.concat(kept, 1).stop_grad()
+        return choose_points(lambda count: ranks.rand((previous.shape[0], count, 2)),
+                             lambda points: -lead_of_best(ops.point_sample(previous, points)),
+                             drawn=self.drawn_points, undecided=self.undecided_points, kept=self.num_points)
 
     def refine(self, maps: list, previous: jt.Var) -> jt.Var:
         """The scores before, enlarged, with the most undecided positions classified anew in each step."""
