@@ -4,9 +4,9 @@
 
 mmsegmentation's own network and losses, MMEngine's optimizer and per-parameter settings. SegNeXt's loss is PyTorch's
 weighted mean over pixels that count, which is what mmsegmentation's `class_weight` with `avg_non_ignore` means; its own
-code raises IndexError there as soon as a label is ignored. FOLDER/twin.json holds the options and the rate of every iteration,
-FOLDER/initial.npz the weights to begin with; images (N, 3, H, W) float32 and labels (N, H, W) int64 of each iteration
-come as bytes through standard input. Writes FOLDER/log.jsonl and FOLDER/state_<iter>.npz.
+code raises IndexError there as soon as a label is ignored. FOLDER/twin.json holds the options and the rate of every
+iteration, FOLDER/initial.npz the weights to begin with; images (N, 3, H, W) float32 and labels (N, H, W) int64 of each
+iteration come as bytes through standard input. Writes FOLDER/log.jsonl and FOLDER/state_<iter>.npz.
 """
 
 from __future__ import annotations
