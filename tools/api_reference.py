@@ -1,6 +1,7 @@
 """Write docs/api.md from the docstrings: `python tools/api_reference.py` after one of them changed.
 
-What is in it: the names of `dir(jseg)`, classes with their public methods, and what `LISTED` names beside. Sources are parsed, not imported, so neither Jittor nor a compiler is needed. A test fails when the page is old.
+What is in it: the names of `dir(jseg)`, classes with their public methods, and what `LISTED` names beside. Sources are
+parsed, not imported, so neither Jittor nor a compiler is needed. A test fails when the page is old.
 """
 
 from __future__ import annotations

@@ -124,10 +124,14 @@ class InferenceSegmentor:
 
         Returns:
             (C, h, w) float32 each, finest first; they cover the picture with its padding.
+        Raises:
+            ValueError: the model shows none (an exported file).
         """
         import jittor as jt
 
         from jseg import ops
+        if not hasattr(self._model, "features"):
+            raise ValueError(f"{self.path}: this model gives scores alone; load the checkpoint it was made from")
         view = plain_view(as_bgr(source, array_order, self.scale), self._transforms, name=_name(source))
         batch = self._preprocessor.batch([view], training=False)
         with jt.no_grad(), ops.use(self._model.impl):
@@ -148,14 +152,14 @@ class InferenceSegmentor:
         if logits and self._tta is not None:
             raise ValueError("infer: logits=True with tta=True: the views' probabilities are averaged, so there are no "
                              "logits; ask for probabilities")
-        limits = None if thresholds is None else threshold_array(thresholds, self.classes)
+        limits = {} if thresholds is None else {"thresholds": threshold_array(thresholds, self.classes)}
 
         def answer(pictures: list[list[dict]]) -> list:
             batches = [self._preprocessor.batch(list(views), training=False) for views in zip(*pictures)]
             inputs = [(batch.images, batch.metas) for batch in batches]
             if probabilities or logits:
                 return self._model.scores_augmented(inputs, softmax=probabilities)
-            return self._model.predict_augmented(inputs, with_prob=with_prob, thresholds=limits)
+            return self._model.predict_augmented(inputs, with_prob=with_prob, **limits)
 
         return answer
 
