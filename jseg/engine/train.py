@@ -253,21 +253,6 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
         _save(run)
 
 
-def _handed_over(run: Run, scalars: dict[str, float]) -> Iterator[Step]:
-    """Let the caller look at the step; one that leaves has its run saved."""
-    try:
-        yield Step(run.done, run.plan.max_iters, scalars, run.rates.at(run.done - 1)[-1],
-                   dict(run.metrics) if run.plan.evaluates_after(run.done) and run.evaluated else None, run.best,
-                   run.model, run.work_dir)
-    except GeneratorExit:
-        if run.saved_at != run.done:
-            _save(run)
-        distributed.tell(f"ended by its caller after {run.done} of {run.plan.max_iters} iterations; saved in "
-                         f"{run.work_dir}/last: resume goes on")
-        raise
-    distributed.beat("computes")
-
-
 def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple[Any, float]:
     """This rank's part of the next batch and the seconds it waited for it;
     all ranks go on to the step, or all stop, or all raise.
@@ -282,6 +267,21 @@ def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple
     distributed.agree(stop, failure)
     distributed.beat("computes")
     return batch, wait_s
+
+
+def _handed_over(run: Run, scalars: dict[str, float]) -> Iterator[Step]:
+    """Let the caller look at the step; one that leaves has its run saved."""
+    try:
+        yield Step(run.done, run.plan.max_iters, scalars, run.rates.at(run.done - 1)[-1],
+                   dict(run.metrics) if run.plan.evaluates_after(run.done) and run.evaluated else None, run.best,
+                   run.model, run.work_dir)
+    except GeneratorExit:
+        if run.saved_at != run.done:
+            _save(run)
+        distributed.tell(f"ended by its caller after {run.done} of {run.plan.max_iters} iterations; saved in "
+                         f"{run.work_dir}/last: resume goes on")
+        raise
+    distributed.beat("computes")
 
 
 def _seed_step(seed: int, iteration: int) -> None:
