@@ -146,7 +146,7 @@ def _inside(kind: str, geometry: Any, size: tuple[int, int], where: str) -> np.n
     if kind == "polygon":
         return fill_polygons([points], size)
     canvas = Image.new("1", size[::-1])
-    (x, y), (other_x, other_y) = points[:2]
+    (x, y), (other_x, other_y) = points[0], points[len(points) // 2]  # a rectangle may have its four corners
     if kind == "circle":
         radius = math.hypot(x - other_x, y - other_y)
         ImageDraw.Draw(canvas).ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
@@ -202,8 +202,8 @@ def _read_coco(path: str, stems: list[str], names: list[str]) -> Annotations:
         raise DataError(f"{path}: COCO annotations are one file; give that file")
     content = _json(path, "COCO file")
     classes = {}
-    for row in sorted(_rows(content, "categories", path, ("id", "name")), key=lambda row: str(row["id"]).zfill(12)):
-        classes[row["id"]] = printable(row["name"])
+    for row in sorted(_rows(content, "categories", path, ("id", "name")), key=lambda row: _id(row["id"]).zfill(12)):
+        classes[_id(row["id"])] = printable(row["name"])
     if len(set(classes.values())) < len(classes):
         raise DataError(f"{path}: two categories have the same name; rename one")
     by_stem, by_file = {name: name for name in stems}, {name.rpartition("/")[2]: name for name in stems}
@@ -215,26 +215,34 @@ def _read_coco(path: str, stems: list[str], names: list[str]) -> Annotations:
             strangers += 1
             continue
         size = checked_size(row["height"], row["width"], f"{path}: image {row['id']}")
-        drawings[row["id"]] = Drawing(path, known, size, [])
+        drawings[_id(row["id"])] = Drawing(path, known, size, [])
     sized: dict[Any, list] = {key: [] for key in drawings}
     for row in _rows(content, "annotations", path, ("image_id", "category_id", "segmentation")):
-        if row["image_id"] in drawings:
-            sized[row["image_id"]].append(_coco_shape(row, classes, path))
+        if _id(row["image_id"]) in drawings:
+            sized[_id(row["image_id"])].append(_coco_shape(row, classes, path))
     for key, drawing in drawings.items():
         drawing.shapes.extend(shape for _, shape in sorted(sized[key], key=lambda found: -found[0]) if shape)
     boxes = sum(shape is None for found in sized.values() for _, shape in found)
+    if boxes and not any(drawing.shapes for drawing in drawings.values()):
+        raise DataError(f"{path}: its {boxes} annotations are boxes without outlines; segmentation needs outlines or "
+                        "run lengths")
     notes = [f"{strangers} images of the file are not among the pictures"] if strangers else []
     notes += [f"{boxes} annotations have a box and no outline and were left out"] if boxes else []
     return Annotations("COCO", [name for name in classes.values() if name not in HIDDEN], list(drawings.values()),
                        notes)
 
 
+def _id(value: Any) -> str:
+    """An id as text: 1, 1.0 and "1" are the same, since tools mix them."""
+    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value).strip()
+
+
 def _coco_shape(row: dict, classes: dict, path: str) -> tuple[float, tuple[str, str, Any] | None]:
     """(area, shape) of one annotation; None for a box without outline."""
     where, segmentation = f"{path}: annotation {row.get('id')}", row["segmentation"]
-    if row["category_id"] not in classes:
+    if _id(row["category_id"]) not in classes:
         raise DataError(f"{where}: category {row['category_id']!r} is not among the file's categories")
-    name = classes[row["category_id"]]
+    name = classes[_id(row["category_id"])]
     area = row.get("area") if isinstance(row.get("area"), (int, float)) else 0.0
     if isinstance(segmentation, dict):
         return area, (name, "rle", segmentation)

@@ -97,7 +97,10 @@ class OwnData:
     def remove(self) -> None:
         """Take back what was written."""
         for path in self.made:
-            shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
+            if os.path.isdir(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif os.path.exists(path):
+                os.unlink(path)
         self.made.clear()
 
 
@@ -177,10 +180,12 @@ def _draw_all(found: Annotations, by_stem: dict[str, str], asked: Asked, folder:
     indices = {**HIDDEN, **{name: number for number, name in enumerate(found.names, 1)}}
     palette = [(0, 0, 0), *spread_colours(len(found.names))]
     palette += [(255, 255, 255)] * (256 - len(palette))
-    data.made.append(folder)
+    draft = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.tmp-{os.getpid()}")
+    data.made += [draft, folder]
     for drawing in found.drawings:
         path = os.path.join(asked.images, by_stem[drawing.picture])
-        write_mask(os.path.join(folder, f"{drawing.picture}.png"), draw(drawing, shown_size(path), indices), palette)
+        write_mask(os.path.join(draft, f"{drawing.picture}.png"), draw(drawing, shown_size(path), indices), palette)
+    os.rename(draft, folder)
     rest = len(by_stem) - len(found.drawings)
     data.notes += [f"the outlines are drawn as masks into {folder}; training reads those: draw again (with another "
                    "--out) when outlines change", *found.notes]
@@ -209,7 +214,8 @@ def _common(*folders: str) -> tuple[str, list[str]]:
     """The folder that holds all of them, absolute, and each relative to it."""
     whole = [os.path.abspath(folder) for folder in folders]
     root = os.path.commonpath(whole)
-    return root, [os.path.relpath(folder, root) for folder in whole]
+    names = [os.path.relpath(folder, root) for folder in whole]
+    return root, ["" if name == os.curdir else name for name in names]
 
 
 def _suffixes(pairing: Pairing) -> dict[str, Any] | None:
