@@ -262,7 +262,7 @@ def _similar_configs(path: str) -> str:
 
 
 def _near_paths(keys: Sequence[str], block: Any) -> list[str]:
-    """Dotted keys of a config that somebody who wrote `keys` may mean, at most 3: those that end so, else alike ones."""
+    """Dotted keys of a config that somebody who wrote `keys` may mean, at most 3: those that end so, else similar."""
     known = list(_paths(block, ""))
     text = ".".join(keys)
     ending = sorted((path for path in known if path.endswith(f".{text}")), key=lambda path: path.count("."))

@@ -1,8 +1,8 @@
 """Train a model from a config, or go on with a run that was stopped.
 
-    jseg train mine.yaml --weights segnext_tiny_camvid              fine-tune: a file, a run's folder or a published name
-    jseg train mine.yaml --weights FILE --freeze backbone           train the head alone
-    jseg train mine.yaml --patience 3 --time 2h --repeat 3          end early, end in time, three runs with three seeds
+    jseg train mine.yaml --weights segnext_tiny_camvid       fine-tune: a file, a run's folder or a published name
+    jseg train mine.yaml --weights FILE --freeze backbone    train the head alone
+    jseg train mine.yaml --patience 3 --time 2h --repeat 3   end early, end in time, three runs with three seeds
 
 With --weights, what belongs to a class goes to the class of the same name, and every key without a partner is told.
 An option stands for a key of the config, which is written to the run's folder with it.

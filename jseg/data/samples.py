@@ -15,7 +15,8 @@ from jseg.data.transforms import LoadAnnotations
 from jseg.errors import DataError
 from jseg.files import open_regular
 
-__all__ = ["KINDS", "Fault", "Found", "Reading", "Sample", "inspect_mask", "inspect_sample", "look_at_sample", "shown_size"]
+__all__ = ["KINDS", "Fault", "Found", "Reading", "Sample", "inspect_mask", "inspect_sample", "look_at_sample",
+           "shown_size"]
 
 KINDS = ("missing", "unreadable", "size", "label", "zero label", "duplicate", "classes", "pipeline")
 _EXIF_ORIENTATION = 0x0112

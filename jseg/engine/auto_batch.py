@@ -1,10 +1,9 @@
 """`train_dataloader.batch_size: auto`: the largest batch whose training steps fit the memory that is free, measured.
 
 Two batches of two sizes go through a whole step of the config's own model on random crops; what Jittor then holds (it
-keeps its blocks, so this is the peak) grows in proportion to the pictures. The batch takes at most 60 % of what is free,
-so that other sizes of pictures, evaluation and saving have room, and no more than a quarter of the data, so that there
-are several steps per pass. A step of a larger batch than 16 gains little here: the learning rates of configs are made
-for 4 to 16.
+keeps its blocks, so this is the peak) grows in proportion to the pictures. The batch takes at most 60 % of what is
+free, so that pictures of other sizes, evaluation and saving have room, and no more than a quarter of the data, so that
+there are several steps per pass. It is at most 16: the learning rates of configs are made for 4 to 16.
 """
 
 from __future__ import annotations

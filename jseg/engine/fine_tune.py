@@ -39,8 +39,8 @@ def class_axes(model_cfg: Mapping) -> dict[str, Axis]:
     state = np.random.get_state()
     try:
         with without_values():
-            shapes = [{name: tuple(var.shape) for name, var in build_model(with_classes(model_cfg, n)).state_dict().items()}
-                      for n in (count, count + 1)]
+            models = [build_model(with_classes(model_cfg, n)) for n in (count, count + 1)]
+            shapes = [{name: tuple(var.shape) for name, var in model.state_dict().items()} for model in models]
     except (JsegError, TypeError):
         return {}
     finally:

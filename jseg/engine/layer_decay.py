@@ -84,7 +84,7 @@ def backbone_scale(model, rules: Mapping) -> Callable[[str], float]:
     """The factor on a parameter's rate by its name, from `backbone_lr_mult` and the decay `in_order`; 1 beside the
     backbone.
 
-    With n parts in the backbone, in the order in which its class makes them, part i (from 0) gets decay_rate ** (n - i).
+    Of n parts of the backbone, in the order in which its class makes them, part i (from 0) gets decay_rate ** (n - i).
     """
     base = rules.get("backbone_lr_mult", 1.0)
     names = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]

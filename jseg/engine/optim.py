@@ -30,7 +30,8 @@ from jseg.rules import FACTOR, MAPPING, fields
 __all__ = ["ParamGroup", "param_groups", "Optimizer", "Adam", "AdamW", "SGD", "EMA", "build_optimizer",
            "paramwise_faults"]
 
-_PARAMWISE = {**layer_decay.RULES, "custom_keys": MAPPING, "backbone_lr_mult": FACTOR, "bias_lr_mult": FACTOR, "bias_decay_mult": FACTOR,
+_PARAMWISE = {**layer_decay.RULES, "custom_keys": MAPPING, "backbone_lr_mult": FACTOR, "bias_lr_mult": FACTOR,
+              "bias_decay_mult": FACTOR,
               "norm_decay_mult": FACTOR, "dwconv_decay_mult": FACTOR, "flat_decay_mult": FACTOR}
 _MULTIPLIERS = {"lr_mult": FACTOR, "decay_mult": FACTOR}
 

@@ -162,7 +162,8 @@ def _load_step(run: OwnRun) -> str:
 def _train_lines(data: OwnData, run: OwnRun) -> list[str]:
     return ["train_dataloader:",
             f"  batch_size: {run.batch_size}   # pictures per step; auto: as many as memory allows, measured",
-            "  num_workers: 2", "  dataset: &pictures", "    type: FolderDataset", *_block({**data.block, **data.train}, 4),
+            "  num_workers: 2", "  dataset: &pictures", "    type: FolderDataset",
+            *_block({**data.block, **data.train}, 4),
             *_class_lines(data),
             *([f"    # {data.comment}"] if data.comment else []),
             "    pipeline:",

@@ -166,8 +166,9 @@ def _freeze(model, names: tuple[str, ...]) -> None:
     parts = dict(model.named_modules())
     for name in names:
         if name not in parts or not name:
+            known = ", ".join(part for part in parts if part and "." not in part)
             raise ConfigError(f"train_cfg.freeze: the model has no part {name!r}{nearest(name, parts)}; parts are "
-                              f"{', '.join(part for part in parts if part and '.' not in part)} and what is inside them")
+                              f"{known} and what is inside them")
         hold(parts[name])
         count = sum(value.numel() for value in parts[name].state_dict().values())
         distributed.tell(f"{name}: not trained ({count:,} values)")

@@ -37,7 +37,7 @@ def hold_norms(module: nn.Module) -> None:
 
 
 def hold(module: nn.Module) -> None:
-    """Freeze a part of a model for good: no gradient, and it runs as in evaluation whatever the model around it does."""
+    """Freeze a part of a model for good: no gradient, and it runs as in evaluation whatever is done around it."""
     freeze(module)
     execute = module.execute
 

@@ -72,7 +72,8 @@ def make_coco(rng) -> dict[str, np.ndarray]:
         annotations.append({"id": number, "image_id": 7, "category_id": category, "segmentation": segmentation,
                             "area": float(coco_mask.area(code)), "iscrowd": int(isinstance(segmentation, dict)),
                             "bbox": coco_mask.toBbox(code).tolist()})
-    content = {"info": {}, "licenses": [], "images": [{"id": 7, "file_name": "a.png", "height": height, "width": width}],
+    content = {"info": {}, "licenses": [],
+               "images": [{"id": 7, "file_name": "a.png", "height": height, "width": width}],
                "annotations": annotations,
                "categories": [{"id": i, "name": name, "supercategory": "x"} for i, name in enumerate(CLASSES, 1)]}
     (HERE / "coco.json").write_text(json.dumps(content))
@@ -98,8 +99,9 @@ def make_labelme(rng) -> dict[str, np.ndarray]:
         return {"label": label, "points": np.asarray(points, float).tolist(), "group_id": None, "description": "",
                 "shape_type": kind, "flags": {}, "mask": None, **more}
 
-    shapes = [shape("sky", blob(rng, (60, 30), 25, 7), "polygon"), shape("road", [[100.5, 80.25], [20, 60]], "rectangle"),
-              shape("car", [[70, 60], [80, 66.5]], "circle"), shape("__ignore__", [[5, 5], [20, 5], [5, 20]], "polygon"),
+    shapes = [shape("sky", blob(rng, (60, 30), 25, 7), "polygon"),
+              shape("road", [[100.5, 80.25], [20, 60]], "rectangle"), shape("car", [[70, 60], [80, 66.5]], "circle"),
+              shape("__ignore__", [[5, 5], [20, 5], [5, 20]], "polygon"),
               shape("sky", [[0, 90], [127, 90]], "line"),
               shape("car", [[100, 10], [119, 21]], "mask", mask=base64.b64encode(buffer.getvalue()).decode())]
     (HERE / "labelme").mkdir(exist_ok=True)

@@ -48,7 +48,7 @@ def test_outlines_become_the_masks_of_their_tools(kind, place, iou, agreement):
 
 
 @pytest.mark.parametrize("place, name, old, new, text", [
-    ("yolo", "a.txt", "0 0.", "0 0.5 0.5 0.2 0.2\n0 0.", "a.txt:1: a box (class, centre, width, height), not an outline"),
+    ("yolo", "a.txt", "0 0.", "0 0.5 0.5 0.2 0.2\n0 0.", "a.txt:1: a box (class, centre, width, height), not"),
     ("yolo", "a.txt", "\n2 ", "\n9 ", "has the class 9, but there are 3 names"),
     ("yolo", "a.txt", "0 0.", "0 7.", "three points from 0 to 1"),
     ("labelme", "a.json", '"imageHeight": 96', '"imageHeight": 95', "was drawn on a picture of 128x95"),
