@@ -6,6 +6,7 @@ parsed, not imported, so neither Jittor nor a compiler is needed. A test fails w
 
 from __future__ import annotations
 
+import argparse
 import ast
 import pathlib
 import re
@@ -39,6 +40,7 @@ config may name is listed by `jseg names`, and `jseg names RandomCrop` prints on
 
 def main() -> int:
     """Write the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     sys.path.insert(0, str(ROOT))
     from jseg.files import write_atomically
     write_atomically(PAGE, page().encode())
