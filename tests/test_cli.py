@@ -137,7 +137,8 @@ def test_wrong_options_exit_2(capsys):
 def test_check_prints_a_summary(in_repo, capsys):
     assert cli.main(["check", CONFIG]) == 0
     assert capsys.readouterr().out == (f"{CONFIG}: ok: MSCAN tiny + LightHamHead on ADE20KDataset (150 classes), "
-                                       "160000 iterations of 16 pictures\n")
+                                       "160000 iterations of 16 pictures\n"
+                                       f"pictures and masks were not looked at; to do so: jseg data check {CONFIG}\n")
 
 
 def test_check_prints_every_fault_and_goes_on(in_repo, capsys):

@@ -22,7 +22,7 @@ from jseg.models import build_model
 from jseg.ops import ranks
 from jseg.rules import is_integer, is_pair
 
-__all__ = ["dry_step", "first_step", "place_of"]
+__all__ = ["dry_step", "first_step", "place_of", "training_size"]
 
 _SIDE, _MOST_SIDE, _MOST_PICTURES = 64, 2048, 2  # a side that nothing names; and what no check needs more of
 
@@ -87,11 +87,16 @@ def _words(error: Exception) -> str:
 
 def _form(cfg: Mapping) -> tuple[int, tuple[int, int]]:
     """Pictures and (height, width) of a training batch, no more than the checks of shapes need."""
+    batch = (cfg.get("train_dataloader") or {}).get("batch_size", 1)
+    return (min(batch, _MOST_PICTURES) if is_integer(batch) else _MOST_PICTURES,
+            tuple(min(side, _MOST_SIDE) for side in training_size(cfg)))
+
+
+def training_size(cfg: Mapping) -> tuple[int, int]:
+    """(height, width) of the pictures of a training batch, from the preprocessor or the last crop."""
     loader = cfg.get("train_dataloader") or {}
-    batch = loader.get("batch_size", 1)
     size = (cfg.get("data_preprocessor") or {}).get("size") or _crop(loader.get("dataset"))
-    size = tuple(size) if is_pair(size) else (_SIDE, _SIDE)
-    return min(batch, _MOST_PICTURES) if is_integer(batch) else 1, tuple(min(side, _MOST_SIDE) for side in size)
+    return tuple(size) if is_pair(size) else (_SIDE, _SIDE)
 
 
 def _crop(dataset: Any) -> Any:

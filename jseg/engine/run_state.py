@@ -39,6 +39,8 @@ class Run:
     val_loader: Any
     done: int = 0
     saved_at: int = -1
+    seconds: float = 0.0  # of training, those before a restart included
+    evaluated_at: int = -1
     evaluated: bool = True  # the evaluation due after `done` steps is finished
     best: dict | None = None  # {"iter", "score"}
     metrics: dict = field(default_factory=dict)  # of the last evaluation
@@ -86,7 +88,8 @@ def state_of(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     state = run.optimizer.state_dict()
     if run.ema is not None:
         state.update(run.ema.state_dict())
-    record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics,
+    record = {"iter": run.done, "evaluated": run.evaluated, "evaluated_at": run.evaluated_at,
+              "seconds": run.seconds, "best": run.best, "metrics": run.metrics,
               "config": run.config, "early_stop": run.patience.record, "optimizer_steps": run.optimizer.steps,
               "ema_updates": run.ema.updates if run.ema else 0,
               "log": run.log.state(), "machine": runtime.describe()}
@@ -110,6 +113,7 @@ def restore(run: Run, state: dict[str, np.ndarray], record: dict) -> None:
             f"load_from={run.work_dir}/best.safetensors") from error
     run.done = run.saved_at = record["iter"]
     run.evaluated, run.best, run.metrics = record["evaluated"], record["best"], record["metrics"]
+    run.evaluated_at, run.seconds = record.get("evaluated_at", -1), record.get("seconds", 0.0)
     run.patience.record = record.get("early_stop") or run.patience.record
     for line in _differences(record["config"], json.loads(json.dumps(run.config))):
         distributed.tell(f"differs from the config this run was saved with: {line}")

@@ -38,7 +38,9 @@ from jseg.data.check import quick_check
 from jseg.engine import checkpoint, distributed
 from jseg.engine.check import check_config
 from jseg.engine.dry_step import first_step
+from jseg.engine.auto_batch import with_batch_size
 from jseg.engine.evaluate import EvaluationStopped, evaluate, save_result
+from jseg.engine.fine_tune import start_from
 from jseg.engine.log import RunLog
 from jseg.engine.memory import fix_heap, give_back
 from jseg.engine.optim import EMA, build_optimizer
@@ -49,7 +51,9 @@ from jseg.engine.schedules import LearningRate, build_schedules
 from jseg.engine.train_cfg import TrainCfg, seed_of
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
+from jseg.layers.freeze import hold
 from jseg.models import build_model
+from jseg.registry import nearest
 
 __all__ = ["train", "steps", "NonFiniteError"]
 
@@ -108,6 +112,7 @@ def steps(config: dict | str | os.PathLike, *, resume: bool = False,
         stop.at_once = True
         if main and not resume:
             refuse_to_overwrite(folder)
+        config = with_batch_size(config, folder if resume else None)
         run = _build(config, cfg, folder, resume)
         _write_about(folder)
         unbroken = run.done == 0
@@ -160,9 +165,12 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     if found:
         checkpoint.load_into(model, weights, source=str(found))
     elif config.get("load_from"):
-        given = distributed.from_main(lambda: checkpoint.load_weights(config["load_from"])[0])
-        distributed.tell(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text())
+        given, meta = distributed.from_main(lambda: checkpoint.load_weights(config["load_from"]))
+        names = meta.get("classes") if isinstance(meta.get("classes"), list) else None
+        distributed.tell(start_from(model, config["model"], loader.dataset.classes, given, names,
+                                    source=config["load_from"]))
     distributed.same_start(model)
+    _freeze(model, cfg.freeze)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
     ema = EMA(optimizer, decay=cfg.ema.decay) if cfg.ema is not None else None
     schedules = build_schedules(config.get("param_scheduler"))
@@ -182,6 +190,19 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     if found:
         run.log.restore(record["log"])
     return run
+
+
+def _freeze(model, names: tuple[str, ...]) -> None:
+    """Take the named parts of a model out of training."""
+    parts = dict(model.named_modules())
+    for name in names:
+        if name not in parts or not name:
+            known = ", ".join(part for part in parts if part and "." not in part)
+            raise ConfigError(f"train_cfg.freeze: the model has no part {name!r}{nearest(name, parts)}; parts are "
+                              f"{known} and what is inside them")
+        hold(parts[name])
+        count = sum(value.numel() for value in parts[name].state_dict().values())
+        distributed.tell(f"{name}: not trained ({count:,} values)")
 
 
 def _set_precision(wanted: bool) -> None:
@@ -218,13 +239,17 @@ def _run_to_the_end(run: Run, stop: distributed.JobStop) -> Generator[Step, None
 def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
     """Run steps until the plan is fulfilled or a signal asks to stop; the state is saved either way."""
     plan, log = run.plan, run.log
+    limit = TrainCfg.read(run.config["train_cfg"]).max_seconds
     stop.at_once = False
     if not run.evaluated:
         _evaluate(run, stop)
     run.model.train()
     with contextlib.closing(iter(run.loader)) as batches:
-        began, first = time.perf_counter(), run.done
+        began, first, before = time.perf_counter(), run.done, run.seconds
         while run.done < plan.max_iters and stop.signal is None and not run.patience.is_over:
+            run.seconds = before + time.perf_counter() - began
+            if _out_of_time(run, limit):
+                break
             stop.at_once = run.done == first  # nothing to save, and kernels may be compiled for minutes
             if stop.at_once:
                 log.say("the first step compiles kernels: minutes on a new machine, seconds later on")
@@ -249,8 +274,19 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
                 _save(run)
             del batch  # its memory is the loader's to use again
             yield from _handed_over(run, scalars)
+    if _out_of_time(run, limit) and stop.signal is None:
+        log.say(f"time limit: {run.seconds:.0f} s after {run.done} of {plan.max_iters} iterations")
+        if plan.val_interval and run.evaluated_at != run.done:
+            run.evaluated = False
+            _save(run)
+            _evaluate(run, stop)
     if run.saved_at != run.done:
         _save(run)
+
+
+def _out_of_time(run: Run, limit: float | None) -> bool:
+    """Whether the time that training may take is over, by the clock of the first rank."""
+    return limit is not None and distributed.from_main(lambda: run.seconds >= limit)
 
 
 def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple[Any, float]:
@@ -354,7 +390,7 @@ def _evaluate(run: Run, stop: distributed.JobStop) -> None:
     except EvaluationStopped:
         distributed.agree(stop)
         return  # the state saved before remembers that this evaluation is due
-    run.evaluated = True
+    run.evaluated, run.evaluated_at = True, run.done
     run.patience.see(run.metrics)
     run.log.write_val(run.metrics)
     run.log.say(f"iter {run.done}: {run.plan.save_best} {score:.4f}"
