@@ -48,8 +48,9 @@ import json, pathlib, sys
 from mmengine.config import Config
 sys.path.insert(0, %r)
 from make_segnext import import_mmseg
-from zoo_mmseg import stand_in_operators, without_start
-stand_in_operators()
+from zoo_mmseg import without_start
+from zoo_operators import allow_mmcv_operators, allow_mmpretrain
+allow_mmcv_operators(), allow_mmpretrain()
 configs = pathlib.Path(import_mmseg().__file__).parent / ".mim" / "configs"
 found = {}
 for path in sorted(configs.rglob("*.py")):
@@ -62,7 +63,7 @@ for path in sorted(configs.rglob("*.py")):
             model.pop(key, None)
         found[name] = json.dumps(model, sort_keys=True, default=str)
     except Exception as error:
-        found[name] = f"unreadable: {error}"
+        found[name] = f"{name} is unreadable: {error}"
 json.dump(found, open(sys.argv[1], "w"))
 """
 
@@ -189,6 +190,7 @@ def main() -> int:
     parser.add_argument("--family", nargs="+", help="folders of configs")
     parser.add_argument("--train", action="store_true", help="also compare a training step")
     parser.add_argument("--again", action="store_true", help="run what has a result already")
+    parser.add_argument("--list", action="store_true", help="read the list of configs again")
     parser.add_argument("--batch", type=int, default=6, help="models per process (default: %(default)s)")
     parser.add_argument("--page", action="store_true", help="write the page from the kept results")
     args = parser.parse_args()
@@ -198,7 +200,7 @@ def main() -> int:
         return 0
     if not args.python:
         parser.error("--python is needed")
-    if not kept["configs"]:
+    if args.list or not kept["configs"]:
         first, configs = {}, all_configs(args.python)
         for name, model in configs.items():
             first.setdefault(model, name)

@@ -25,7 +25,7 @@ import zlib
 import numpy as np
 from gradients import gradient_errors, uniform
 from make_segnext import import_mmseg, samples
-from zoo_operators import add_psa_mask, allow_mmcv_operators
+from zoo_operators import add_psa_mask, allow_mmcv_operators, allow_mmpretrain
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -290,6 +290,7 @@ def fix_bases() -> None:
 def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
     compiled = allow_mmcv_operators()
+    allow_mmpretrain()
     mmseg = import_mmseg()
     fix_bases()
     if not compiled:
