@@ -131,6 +131,7 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     elif config.get("load_from"):
         given = distributed.from_main(lambda: checkpoint.load_weights(config["load_from"])[0])
         distributed.tell(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text())
+        model.derive()
     distributed.same_start(model)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
     ema = EMA(optimizer, decay=cfg.ema.decay) if cfg.ema is not None else None

@@ -8,7 +8,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-__all__ = ["adaptive_avg_pool", "avg_pool", "max_pool", "window_means"]
+__all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool", "window_means"]
 
 
 def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0,
@@ -39,6 +39,22 @@ def adaptive_avg_pool(x: jt.Var, size: int | tuple[int, int]) -> jt.Var:
     if (rows, columns) == (h, w):
         return x
     return _weighted(x, _bins(h, rows), _bins(w, columns))
+
+
+def adaptive_max_pool(x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    """Largest values over the grid of `adaptive_avg_pool`. Shape: (N, C, H, W) -> (N, C, h, w)."""
+    for axis, cells in zip((2, 3), size):
+        length = x.shape[axis]
+        if cells == length:
+            continue
+        if length % cells == 0:
+            x = x.reshape(*x.shape[:axis], cells, length // cells, *x.shape[axis + 1:]).max(axis + 1)
+            continue
+        begin = np.arange(cells) * length // cells
+        end = -(-(np.arange(cells) + 1) * length // cells)
+        places = np.minimum(begin[:, None] + np.arange((end - begin).max()), end[:, None] - 1).astype(np.int32)
+        x = x[:, :, jt.array(places)].max(3) if axis == 2 else x[:, :, :, jt.array(places)].max(4)
+    return x
 
 
 def window_means(x: jt.Var, kernel_size: tuple[int, int], stride: tuple[int, int]) -> jt.Var:

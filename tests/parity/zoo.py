@@ -101,16 +101,16 @@ def run_batch(batch: list[dict], python: str) -> dict[str, dict]:
     try:
         (folder / "jobs.json").write_text(json.dumps(batch))
         log = open(folder / "log.txt", "w")
-        for command in ([python, HERE / "zoo_mmseg.py"], [sys.executable, HERE / "zoo_jseg.py"]):
-            subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-                           timeout=1200 * len(batch))
+        codes = [subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+                                timeout=1200 * len(batch)).returncode
+                 for command in ([python, HERE / "zoo_mmseg.py"], [sys.executable, HERE / "zoo_jseg.py"])]
         log.close()
         found = {}
         for job in batch:
             path = folder / job["name"] / "result.json"
             lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
             found[job["config"]] = json.loads(path.read_text()) if path.exists() else {
-                "failed": f"a process ended: {' '.join(lines[-1:])[:200]}"}
+                "failed": f"the processes ended with {codes}: {' '.join(lines[-1:])[:200]}"}
         return found
     finally:
         shutil.rmtree(folder)
