@@ -21,8 +21,20 @@ def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding:
 
 def avg_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0, ceil_mode: bool = False,
              count_include_pad: bool = True) -> jt.Var:
-    """Mean of each window, as PyTorch's AvgPool2d. Shape: (N, C, H, W) -> (N, C, H', W')."""
-    return _pooled(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
+    """Mean of each window, as PyTorch's AvgPool2d. Shape: (N, C, H, W) -> (N, C, H', W').
+
+    Where windows reach into the padding, Jittor's operator counts it whatever it is told, unless in `ceil_mode`: there
+    its means are scaled up.
+    """
+    y = _pooled(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
+    if count_include_pad or ceil_mode or not padding or min(x.shape[2:]) <= kernel_size:
+        return y
+    for axis in (2, 3):
+        spans = _spans(x.shape[axis], kernel_size, stride or kernel_size, padding, False)
+        inside = [end - begin for begin, end, _ in spans]
+        factors = jt.array((kernel_size / np.array(inside)).astype(np.float32)).stop_grad()
+        y = y * factors.reshape((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1))
+    return y
 
 
 def adaptive_avg_pool(x: jt.Var, size: int | tuple[int, int]) -> jt.Var:
