@@ -22,7 +22,7 @@ _VOCABULARIES = {
     "CityscapesDataset": ("cityscapes",), "ADE20KDataset": ("ade", "ade20k"), "LoveDADataset": ("loveda",),
     "PascalVOCDataset": ("voc", "pascal_voc", "voc12", "voc12aug"), "PotsdamDataset": ("potsdam",),
     "PascalContextDataset59": ("pcontext", "pascal_context", "voc2010"), "ISPRSDataset": ("vaihingen",),
-    "COCOStuffDataset": tuple(f"coco{between}stuff{size}" for between in ("", "-", "_") for size in ("", "10k", "164k")),
+    "COCOStuffDataset": tuple(f"coco{dash}stuff{size}" for dash in ("", "-", "_") for size in ("", "10k", "164k")),
     "iSAIDDataset": ("isaid", "iSAID"), "STAREDataset": ("stare", "STARE"), "LIPDataset": ("LIP", "lip"),
     "MapillaryDataset_v1": ("mapillary_v1",), "MapillaryDataset_v2": ("mapillary_v2",), "BDD100KDataset": ("bdd100k",)}
 _PADDING_KEYS = ("size", "size_divisor", "resize_divisor")
@@ -76,8 +76,8 @@ def _text_encoder(block: dict, notes: Notes) -> Any:
         classes = DATASETS.get(kind).METAINFO["classes"]
         block["vocabulary"] = list(classes[1:] if classes[0] == "background" else classes)
     elif name is not None:
-        notes.add(f"{where}.dataset_name", f"{brief(name)} is no dataset whose classes are known here; write their names "
-                                           "as vocabulary")
+        notes.add(f"{where}.dataset_name", f"{brief(name)} is no dataset whose classes are known here; write their "
+                                           "names as vocabulary")
     return _known(MODELS, block, where, notes)
 
 

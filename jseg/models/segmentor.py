@@ -56,7 +56,7 @@ class Segmentor(nn.Module):
         raise NotImplementedError
 
     def derive(self) -> None:
-        """Compute what follows from other weights (`DERIVED` of the classes), after weights of elsewhere were loaded."""
+        """Compute what follows from other weights (`DERIVED` of the classes), after those of elsewhere were loaded."""
 
     def execute(self, images: jt.Var) -> jt.Var:
         with ops.use(self.impl):

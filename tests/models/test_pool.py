@@ -37,7 +37,8 @@ def test_windows_that_reach_into_the_padding(size, stride, rng):
 @pytest.mark.parametrize("grid", [(4, 5), (8, 10), (3, 7), (9, 12), (1, 1)], ids=str)
 def test_grids_of_any_size(grid, rng):
     x = rng.standard_normal((2, 3, 8, 10)).astype(np.float32)
-    cells = [[(i * side // count, -(-(i + 1) * side // count)) for i in range(count)] for side, count in zip((8, 10), grid)]
+    cells = [[(i * side // count, -(-(i + 1) * side // count)) for i in range(count)]
+             for side, count in zip((8, 10), grid)]
     for pool, reduce in ((adaptive_avg_pool, np.mean), (adaptive_max_pool, np.max)):
         want = [[reduce(x[:, :, a:b, c:d].astype(np.float64), (2, 3)) for c, d in cells[1]] for a, b in cells[0]]
         np.testing.assert_allclose(pool(jt.array(x), grid).numpy(), np.array(want).transpose(2, 3, 0, 1), atol=1e-6)

@@ -43,6 +43,10 @@ SIZES = {"mobilenet_v3": [520, 560], "sem_fpn": [64, 96], "point_rend": [64, 96]
 SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
 # they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
 ONE_SIZE = ("beit", "mae")
+# families that are no segmentation, and why they stay out
+OUT_OF_SCOPE = {"vpd": "out of scope: VPD estimates depth in metres (one channel, scored by RMSE) with Stable "
+                       "Diffusion's UNet, for which MMSegmentation needs the package ldm; there are no classes and no "
+                       "label maps"}
 LIST = """
 import json, pathlib, sys
 from mmengine.config import Config
@@ -137,6 +141,9 @@ def page(kept: dict) -> str:
         family = name.partition("/")[0]
         counts = families.setdefault(family, [0, 0, 0])
         counts[0] += 1
+        if family in OUT_OF_SCOPE:
+            rows.append(f"| {name} | {OUT_OF_SCOPE[family]} |")
+            continue
         result = kept["results"].get(same)
         if result is None:
             continue
@@ -158,7 +165,8 @@ def page(kept: dict) -> str:
         f"within {LIMITS['logits']:g} of their range; label maps on {LABELS:.1%} of the pixels, whole and slide. "
         "Alike models are run once.", "",
         f"**{good} of {total}** agree.", "", "| family | configs | agree | fail | not run |", "|---|---|---|---|---|",
-        *[f"| {family} | {n} | {ok} | {bad} | {n - ok - bad} |" for family, (n, ok, bad) in families.items()], "",
+        *[f"| {family} | {n} | {ok} | {bad} | {'out of scope' if family in OUT_OF_SCOPE else n - ok - bad} |"
+          for family, (n, ok, bad) in families.items()], "",
         "## One training step", "",
         "Losses term by term, gradients of every parameter and running statistics against MMSegmentation in float64. "
         f"Gradients: the worst by norm, with GELU for ReLU (limit {GRADIENTS['smooth gradients']:g}, or {STRAY:g} "
@@ -169,7 +177,7 @@ def page(kept: dict) -> str:
         "| model | logits | labels whole / slide | losses | gradients smooth / as they are | running statistics "
         "| day |",
         "|---|---|---|---|---|---|---|", *train, "",
-        "## What fails, and at which step", "", "| config | cause |", "|---|---|", *rows, ""]))
+        "## What fails, and at which step; what is out of scope", "", "| config | cause |", "|---|---|", *rows, ""]))
 
 
 def job_of(name: str, train: bool) -> dict:
@@ -208,6 +216,7 @@ def main() -> int:
     wanted = [name for name in kept["configs"] if (not args.family or name.partition("/")[0] in args.family)
               and (not args.only or any(name.removesuffix(".py").endswith(only.removesuffix(".py"))
                                         for only in args.only))]
+    wanted = [name for name in wanted if name.partition("/")[0] not in OUT_OF_SCOPE]
     todo = list(dict.fromkeys(kept["configs"][name] for name in wanted))
     done = [name for name in todo if name in kept["results"]
             and ("smooth gradients" in kept["results"][name] or not args.train)]

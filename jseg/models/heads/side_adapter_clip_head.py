@@ -137,8 +137,8 @@ class SideAdapterNetwork(nn.Module):
         n, length, _ = x.shape
         places = resize_positions(self.pos_embed, (self.side, self.side), size)
         places = jt.concat([self.query_pos_embed, places], 1)
-        x = self._fuse(0, jt.concat([self.query_embed.broadcast((n, *self.query_embed.shape[1:])), x], 1) + places, maps,
-                       size)
+        queries = self.query_embed.broadcast((n, *self.query_embed.shape[1:]))
+        x = self._fuse(0, jt.concat([queries, x], 1) + places, maps, size)
         readings, last = [], len(self.encode_layers)
         for i, layer in enumerate(self.encode_layers, 1):
             x = self._fuse(i, layer(x), maps, size)
@@ -258,8 +258,8 @@ class SideAdapterCLIPHead(Head):
         if queries != maskgen_cfg.get("sos_token_num", 100) or decoder.num_heads not in (1, recognition.num_heads) \
                 or decoder.num_layers not in (1, len(recognition.layers)):
             raise ConfigError("san_cfg and maskgen_cfg must agree: num_queries and sos_token_num "
-                              f"({queries}, {maskgen_cfg.get('sos_token_num', 100)}), num_heads (1 or "
-                              f"{recognition.num_heads}) and num_layers (1 or {len(recognition.layers)}) of cfg_decoder")
+                              f"({queries}, {maskgen_cfg.get('sos_token_num', 100)}), and of cfg_decoder num_heads "
+                              f"(1 or {recognition.num_heads}) and num_layers (1 or {len(recognition.layers)})")
         self.criterion = SetCriterion(num_classes, **_losses(loss_decode, num_classes), train_cfg=train_cfg,
                                       ignore_index=ignore_index, at_points=True)
 
