@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 import numpy as np
 
@@ -93,6 +93,7 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
             are not finite; no file is written then.
         ConfigError: the config names what jseg does not have.
     """
+    from jseg.models import derived_parts
     source, out = pathlib.Path(source), pathlib.Path(out)
     if out.suffix != ".safetensors":
         raise ConvertError(f"{out}: the result is a .safetensors file; give a name that ends so")
@@ -108,7 +109,10 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     renames, dropped = _renames(contents, settings, found.backbone_only)
     shapes = _shapes(contents, renames, where)
     _refuse_absurd(settings, shapes, config_from, where)
-    _account(shapes, _model_shapes(settings, found.backbone_only, where), where)
+    wanted = _model_shapes(settings, found.backbone_only, where)
+    derived = {} if found.backbone_only else {prefix + name: prefix for prefix, (_, names) in derived_parts(
+        settings).items() for name in names if prefix + name not in shapes}
+    _account(shapes, {key: shape for key, shape in wanted.items() if key not in derived}, where)
     if not allow_nonfinite:
         _refuse_nonfinite(contents, renames, where)
     names, palette, classes_from = ([], [], "") if found.backbone_only else _class_list(
@@ -116,7 +120,14 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     origin = _origin(source, contents, found, settings, config_from, classes_from)
 
     def value(key: str) -> np.ndarray:
+        if key in computed:
+            return computed[key]
         return renames[key].array(lambda old: _array(contents.state[old], f"{where}: {key}")).reshape(shapes[key])
+
+    computed: dict[str, np.ndarray] = {}
+    for prefix in sorted(set(derived.values())):
+        computed.update(_derived_values(settings, prefix, shapes, value))
+    shapes.update({key: wanted[key] for key in derived})
 
     digest = write_weights_file(out, shapes, value,
                                 {"config": settings, "classes": names, "palette": palette, "origin": origin,
@@ -242,6 +253,21 @@ def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
                  for title, keys in faults if keys]
         raise ConvertError(f"{where}: does not fit the model its config describes; {'; '.join(words)}. Give the right "
                            "config with --config")
+
+
+def _derived_values(settings: Mapping, prefix: str, shapes: Mapping, value: Callable[[str], np.ndarray]) -> dict[
+    str, np.ndarray]:
+    """What follows from the other weights of one part of the model, by key."""
+    from jseg.engine.checkpoint import load_into
+    from jseg.layers.init import without_values
+    from jseg.models import derived_parts
+    from jseg.registry import MODELS
+    block, names = derived_parts(settings)[prefix]
+    with without_values():
+        part = MODELS.build(block, prefix)
+    load_into(part, {key[len(prefix):]: value(key) for key in shapes if key.startswith(prefix)}, strict=False)
+    part.derive()
+    return {prefix + name: getattr(part, name).numpy() for name in names}
 
 
 def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: str) -> None:

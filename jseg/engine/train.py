@@ -169,6 +169,7 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
         names = meta.get("classes") if isinstance(meta.get("classes"), list) else None
         distributed.tell(start_from(model, config["model"], loader.dataset.classes, given, names,
                                     source=config["load_from"]))
+        model.derive()
     distributed.same_start(model)
     _freeze(model, cfg.freeze)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))

@@ -55,6 +55,9 @@ class Segmentor(nn.Module):
         """Terms of the loss by name, and accuracies "<...>.acc_<...>" in percent."""
         raise NotImplementedError
 
+    def derive(self) -> None:
+        """Compute what follows from other weights (`DERIVED` of the classes), after those of elsewhere were loaded."""
+
     def execute(self, images: jt.Var) -> jt.Var:
         with ops.use(self.impl):
             return self.class_scores(images)
