@@ -11,6 +11,7 @@ from typing import Any
 
 from jseg.config import stating_block
 from jseg.convert.mmseg_notes import Notes, as_pair, brief
+from jseg.convert.mmseg_segformer import segformer_words
 from jseg.registry import LOSSES, MODELS, SAMPLERS, Registry, accepted, nearest
 
 __all__ = ["translate_model", "translate_preprocessor", "PREPROCESSOR_KEYS"]
@@ -40,7 +41,7 @@ def translate_model(model: dict, notes: Notes) -> dict:
     """The whole `model` block."""
     import jseg.models  # noqa: F401  (fills the registries; needs Jittor)
 
-    model = _with_words_in_heads(model)
+    model = _with_words_in_heads(segformer_words(model))
     if "image_encoder" in model:  # MultimodalEncoderDecoder's name for it
         model["backbone"] = model.pop("image_encoder")
     kind = model.get("type", "EncoderDecoder")
