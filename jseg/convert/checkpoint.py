@@ -33,7 +33,8 @@ from jseg.weights_file import nonfinite_text
 if TYPE_CHECKING:
     from jseg.models.made import Made
 
-__all__ = ["Conversion", "convert_checkpoint", "convert_config"]
+__all__ = ["Conversion", "checked_shapes", "class_list", "convert_checkpoint", "convert_config", "output_file",
+           "test_size", "write_conversion"]
 
 
 @dataclasses.dataclass
@@ -78,7 +79,7 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     """Convert one checkpoint.
 
     Args:
-        source: a .pth, .pt or .pkl file.
+        source: a .pth, .pt or .pkl file, or a model folder of Hugging Face (see `jseg.convert.hf`).
         out: the .safetensors file to write; its folder is made.
         config: an mmsegmentation or JSeg config (.py) or a jseg config (.yaml) to use instead of the one inside the
             file.
@@ -93,38 +94,81 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
             are not finite; no file is written then.
         ConfigError: the config names what jseg does not have.
     """
-    source, out = pathlib.Path(source), pathlib.Path(out)
-    if out.suffix != ".safetensors":
-        raise ConvertError(f"{out}: the result is a .safetensors file; give a name that ends so")
-    if out.is_dir():
-        raise ConvertError(f"{out}: is a folder; give the name of a file")
+    from jseg.convert import hf
+    source, out = pathlib.Path(source), output_file(out)
     where = str(source)
+    if (found := hf.find_folder(source)) is not None:
+        if config is not None or weights != "default":
+            raise ConvertError(f"{where}: a model folder of Hugging Face has its config and one set of weights in it; "
+                               "leave out --config and --weights")
+        return hf.convert_folder(found[0], out, weights_file=found[1], classes=classes, allow_nonfinite=allow_nonfinite)
     if source.suffix == ".safetensors":
         raise ConvertError(f"{where}: is a .safetensors file already; one that lacks config or class names gets them "
                            f"with 'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
     contents = find_contents(read_torch_file(source), where, weights)
-    _check_sizes(contents, source.stat().st_size, where)
     settings, config_from, found, notes = _settings(contents, config, where)
     renames, dropped = _renames(contents, settings, found.backbone_only)
-    shapes = _shapes(contents, renames, where)
-    _refuse_absurd(settings, shapes, config_from, where)
-    _account(shapes, _model_shapes(settings, found.backbone_only, where), where)
-    if not allow_nonfinite:
-        _refuse_nonfinite(contents, renames, where)
-    names, palette, classes_from = ([], [], "") if found.backbone_only else _class_list(
+    shapes = checked_shapes(contents, renames, settings, file_bytes=source.stat().st_size, config_from=config_from,
+                            where=where, allow_nonfinite=allow_nonfinite, backbone_only=found.backbone_only)
+    names, palette, classes_from = ([], [], "") if found.backbone_only else class_list(
         settings, contents, classes, where, notes)
     origin = _origin(source, contents, found, settings, config_from, classes_from)
+    meta = {"config": settings, "classes": names, "palette": palette, "origin": origin}
+    return write_conversion(out, contents, renames, shapes, dropped, meta, contents.notes + notes, where)
 
+
+def output_file(out: str | os.PathLike) -> pathlib.Path:
+    """The file to write.
+
+    Raises:
+        ConvertError: its name does not end in .safetensors, or it is a folder.
+    """
+    out = pathlib.Path(out)
+    if out.suffix != ".safetensors":
+        raise ConvertError(f"{out}: the result is a .safetensors file; give a name that ends so")
+    if out.is_dir():
+        raise ConvertError(f"{out}: is a folder; give the name of a file")
+    return out
+
+
+def checked_shapes(contents: Contents, renames: Mapping[str, Made], settings: Mapping, *, file_bytes: int,
+                   config_from: str, where: str, allow_nonfinite: bool,
+                   backbone_only: bool = False) -> dict[str, tuple]:
+    """The shape of each of our keys, after every check of keys, sizes and values against the model of `settings`.
+
+    Args:
+        contents: the file's weights.
+        renames: our key -> what it is made of.
+        file_bytes: bytes of the file, or files.
+        config_from, where: where `settings` come from and the file's name, for messages.
+        allow_nonfinite, backbone_only: see `convert_checkpoint`; the weights are a backbone's alone.
+    Raises:
+        ConvertError: something does not fit.
+    """
+    _check_sizes(contents, file_bytes, where)
+    shapes = _shapes(contents, renames, where)
+    _refuse_absurd(settings, shapes, config_from, where)
+    _account(shapes, _model_shapes(settings, backbone_only, where), where)
+    if not allow_nonfinite:
+        _refuse_nonfinite(contents, renames, where)
+    return shapes
+
+
+def write_conversion(out: pathlib.Path, contents: Contents, renames: Mapping[str, Made], shapes: Mapping[str, tuple],
+                     dropped: Mapping[str, str], meta: Mapping[str, Any], notes: list[str], where: str) -> Conversion:
+    """Write the weights file with `meta` (config, classes, palette, origin), and account for every key.
+
+    Raises:
+        ConvertError: it cannot be written.
+    """
     def value(key: str) -> np.ndarray:
         return renames[key].array(lambda old: _array(contents.state[old], f"{where}: {key}")).reshape(shapes[key])
 
-    digest = write_weights_file(out, shapes, value,
-                                {"config": settings, "classes": names, "palette": palette, "origin": origin,
-                                 "jseg_version": _jseg_version()})
+    digest = write_weights_file(out, shapes, value, {**meta, "jseg_version": _jseg_version()})
     sources = {contents.source_keys[old]: new for new, made in renames.items() for old in made.parts}
-    return Conversion(out, origin, [new for old, new in sources.items() if new == old],
+    return Conversion(out, meta["origin"], [new for old, new in sources.items() if new == old],
                       {old: new for old, new in sources.items() if new != old},
-                      {**contents.dropped, **dropped}, contents.notes + notes, digest)
+                      {**contents.dropped, **dropped}, notes, digest)
 
 
 def convert_config(source: str | os.PathLike, out: str | os.PathLike) -> list[str]:
@@ -198,7 +242,7 @@ def _holder(renamed: Mapping[str, Made], alone: Mapping) -> str | None:
 
 def _same(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> bool:
     """Whether two weights hold the same numbers."""
-    return np.array_equal(*(value.numpy() if isinstance(value, Tensor) else value for value in (a, b)))
+    return np.array_equal(*(value if isinstance(value, np.ndarray) else value.numpy() for value in (a, b)))
 
 
 def _refuse_absurd(settings: Mapping, shapes: Mapping[str, tuple], config_from: str, where: str) -> None:
@@ -260,7 +304,7 @@ def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: st
 
 def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:
     """A weight as contiguous float32, a scalar as one value."""
-    array = value.numpy() if isinstance(value, Tensor) else value
+    array = value if isinstance(value, np.ndarray) else value.numpy()
     if array.dtype.kind not in "biuf":
         raise ConvertError(f"{where}: values of type {array.dtype}; weights are numbers")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which `_refuse_nonfinite` tells
@@ -335,9 +379,17 @@ def _translated(source: Any, name: str | None = None, metainfo: Mapping | None =
 # --------------------------------------------------------------------------------------------------
 
 
-def _class_list(settings: Mapping, contents: Contents, asked: str | None, where: str, notes: list[str]) -> tuple[
+def class_list(settings: Mapping, contents: Contents, asked: str | None, where: str, notes: list[str]) -> tuple[
     list[str], list, str]:
-    """(names, palette, where they came from), as many as the head has classes."""
+    """(names, palette, where they came from), as many as the head has classes.
+
+    Args:
+        settings, contents: the config, and the weights whose meta may name classes.
+        asked: name of a dataset type to take them from instead.
+        where, notes: the file's name for messages, and a list that gets what the user should know.
+    Raises:
+        ConvertError: the dataset asked for has another number of classes.
+    """
     from jseg.registry import DATASETS
     count = last_head(settings["model"])["num_classes"]
     meta = contents.meta
@@ -407,7 +459,7 @@ def _origin(source: pathlib.Path, contents: Contents, found: guess.Guess, settin
     if found.backbone_only:
         return origin
     head = last_head(settings["model"])
-    origin.update(test_size=_test_size(settings), classes_from=classes_from, num_classes=head["num_classes"])
+    origin.update(test_size=test_size(settings), classes_from=classes_from, num_classes=head["num_classes"])
     if head["type"] == "LightHamHead":
         from jseg.models.heads.ham_head import ham_options
         options = ham_options(head.get("ham_kwargs"))
@@ -416,7 +468,7 @@ def _origin(source: pathlib.Path, contents: Contents, found: guess.Guess, settin
     return origin
 
 
-def _test_size(settings: Mapping) -> str:
+def test_size(settings: Mapping) -> str:
     """How the config brings test pictures to the network's stride, in words."""
     block = settings.get("test_dataloader") or settings.get("val_dataloader") or {}
     pipeline = (block.get("dataset") or {}).get("pipeline") or []

@@ -17,15 +17,24 @@ class Made:
     Args:
         parts: the pieces, as `remap_keys` got them.
         ones: how many axes of length 1 follow: 2 makes a 1x1 convolution's weight of a linear layer's.
+        arrange: puts the joined values into our order; it keeps their shape.
+        value: the value itself, where it is made of no piece.
     """
 
     parts: tuple
     ones: int = 0
+    arrange: Callable[[np.ndarray], np.ndarray] | None = None
+    value: np.ndarray | None = None
 
     @classmethod
     def of(cls, value: Any) -> Made:
         """`value` itself, or a single piece."""
         return value if isinstance(value, Made) else cls((value,))
+
+    @classmethod
+    def constant(cls, value: np.ndarray) -> Made:
+        """A value that the file need not hold, because it follows from the model's sizes."""
+        return cls((), value=value)
 
     def shape(self, shape_of: Callable[[Any], Sequence[int]]) -> tuple[int, ...]:
         """The shape that the pieces give.
@@ -33,6 +42,8 @@ class Made:
         Raises:
             ValueError: pieces that do not fit together.
         """
+        if self.value is not None:
+            return tuple(self.value.shape)
         shapes = [tuple(shape_of(part)) for part in self.parts]
         if len(shapes) > 1:
             if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes):
@@ -42,6 +53,9 @@ class Made:
 
     def array(self, array_of: Callable[[Any], np.ndarray]) -> np.ndarray:
         """The value, from what `array_of` gives for each piece."""
+        if self.value is not None:
+            return self.value
         arrays = [array_of(part) for part in self.parts]
         joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        joined = joined if self.arrange is None else np.ascontiguousarray(self.arrange(joined))
         return joined.reshape(*joined.shape, *[1] * self.ones)
