@@ -20,7 +20,7 @@ FIRST = ("tests", "tests/data", "tests/data/prepare", "tests/convert", "tests/op
 
 
 def parts() -> dict[str, list[str]]:
-    """Name and files of each part, in the order of their start: tests/ itself and every folder below that holds tests."""
+    """Name and files of each part (tests/ itself, every folder below that holds tests) in the order of their start."""
     folders = sorted({p.parent for p in TESTS.rglob("test_*.py")})
     found = {str(folder.relative_to(TESTS.parent)): sorted(map(str, folder.glob("test_*.py"))) for folder in folders}
     return {name: found[name] for name in sorted(found, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST))}

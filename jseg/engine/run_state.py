@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from jseg.engine.optim import EMA, Optimizer
 from jseg.engine.plan import Patience, Plan
 from jseg.engine.schedules import LearningRate
 
-__all__ = ["Run", "find_state", "restore", "state_of"]
+__all__ = ["Run", "Step", "find_state", "restore", "state_of"]
 
 
 @dataclass
@@ -46,6 +46,30 @@ class Run:
     metrics: dict = field(default_factory=dict)  # of the last evaluation
     patience: Patience | None = None
     log: Any = None  # a RunLog, or what takes its calls on ranks that do not log
+
+
+class Step(NamedTuple):
+    """What a caller of `jseg.steps` learns after a training step.
+
+    Attributes:
+        iter: finished steps, from 1.
+        max_iters: length of the run.
+        losses: "loss", its parts and accuracies (percent) by name; "grad_norm" where an accumulation closes.
+        lr: rate of the step.
+        metrics: scores of the evaluation that followed the step, 0 to 1; None where there was none.
+        best: {"iter", "score"} of the best evaluation so far, or None.
+        model: the segmentor in training mode; its weights are those after the step.
+        work_dir: the run's folder.
+    """
+
+    iter: int
+    max_iters: int
+    losses: dict[str, float]
+    lr: float
+    metrics: dict[str, float | None] | None
+    best: dict | None
+    model: Any
+    work_dir: Path
 
 
 def find_state(folder: Path) -> tuple:
