@@ -58,8 +58,11 @@ setup(
         "tqdm>=4.66,<5",                 # progress bars
     ],
     extras_require={
-        "test": ["pytest>=8,<10"],
+        "test": ["pytest>=8,<10", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "tensorboard": ["tensorboardX>=2.6,<3"],
+        # `jseg export ... model.onnx` and running such files; tried: onnx 1.23.2, onnxruntime 1.32.0
+        "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
+        "openvino": ["openvino>=2024.4"],  # --runtime openvino; tried: 2026.4.1
     },
     entry_points={"console_scripts": ["jseg = jseg.cli:main"]},
 )

@@ -70,6 +70,9 @@ def test_steps_hand_over_what_the_log_says_and_a_path_names_the_run(folder):
     np.testing.assert_allclose([step.lr for step in seen], [entry["lr"] for entry in logged])
     assert [step.metrics is not None for step in seen] == [False, True, False, True]
     assert seen[1].metrics["mIoU"] == next(e["val"]["mIoU"] for e in entries if "val" in e and e["iter"] == 2)
+    for _ in jseg.steps("mine.yaml", work_dir="runs/left"):
+        break  # before any evaluation: the last weights are what there is
+    assert jseg.InferenceSegmentor("runs/left").infer("street.jpg").shape == (120, 160)
     with pytest.raises(jseg.errors.JsegError, match="holds a run already"):
         jseg.train("mine.yaml")
     score = jseg.evaluate(jseg.InferenceSegmentor("runs/mine"), progress=False)["metrics"]["mIoU"]

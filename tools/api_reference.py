@@ -6,6 +6,7 @@ parsed, not imported, so neither Jittor nor a compiler is needed. A test fails w
 
 from __future__ import annotations
 
+import argparse
 import ast
 import pathlib
 import re
@@ -38,7 +39,13 @@ config may name is listed by `jseg names`, and `jseg names RandomCrop` prints on
 
 
 def main() -> int:
-    """Write the page."""
+    """Write the page, or see whether it is current; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 when the page is old")
+    if parser.parse_args().check:
+        current = PAGE.read_text(encoding="utf-8") == page()
+        print(f"{PAGE.relative_to(ROOT)} is {'current' if current else 'old: run python tools/api_reference.py'}")
+        return 0 if current else 1
     sys.path.insert(0, str(ROOT))
     from jseg.files import write_atomically
     write_atomically(PAGE, page().encode())

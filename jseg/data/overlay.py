@@ -4,6 +4,9 @@ OpenCV order (BGR) throughout, palettes in RGB.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import pathlib
 from typing import Sequence
 
 import cv2
@@ -12,6 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 __all__ = ["overlay", "background_labels", "colour_map", "legend", "legend_below", "contact_sheet", "fit"]
 
+_FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts",
+                 "/System/Library/Fonts", "/Library/Fonts")
 _INK, _PAPER = (28, 28, 30), (255, 255, 255)
 
 
@@ -107,7 +112,7 @@ def legend(classes: Sequence[str], palette: Sequence[Sequence[int]], width: int 
     Returns:
         (H, width, 3) uint8 BGR on white.
     """
-    font, pad, line = ImageFont.load_default(size=text_px), text_px // 2, text_px * 2
+    font, pad, line = _font(text_px, frozenset("".join(classes))), text_px // 2, text_px * 2
     places, x, y = [], pad, pad
     for name in classes:
         needed = text_px + pad + int(font.getlength(name)) + 2 * pad
@@ -121,6 +126,35 @@ def legend(classes: Sequence[str], palette: Sequence[Sequence[int]], width: int 
         pen.rectangle([x, y, x + text_px, y + text_px], fill=tuple(int(c) for c in colour), outline=_INK)
         pen.text((x + text_px + pad, y - 1), name, font=font, fill=_INK)
     return np.ascontiguousarray(np.asarray(sheet)[..., ::-1])
+
+
+@functools.lru_cache(maxsize=8)
+def _font(text_px: int, letters: frozenset) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, which has the letters of English; where it lacks some, the installed one that lacks fewest."""
+    best = ImageFont.load_default(size=text_px)
+    fewest = _missing(best, letters)
+    for path in _installed_fonts() if fewest else ():
+        with contextlib.suppress(OSError):  # damaged, or of a kind that FreeType does not read
+            font = ImageFont.truetype(path, text_px)
+            missing = _missing(font, letters)
+            best, fewest = (font, missing) if missing < fewest else (best, fewest)
+        if not fewest:
+            break
+    return best
+
+
+def _missing(font: ImageFont.FreeTypeFont, letters: frozenset) -> int:
+    """How many letters a font draws as it draws one that no font has."""
+    box = bytes(font.getmask("\U0010fffd"))
+    return sum(bytes(font.getmask(letter)) == box for letter in letters if not letter.isspace())
+
+
+def _installed_fonts(most: int = 200) -> list[str]:
+    """Font files in the usual folders, those with Chinese, Japanese and Korean letters first."""
+    found = [path for folder in _FONT_FOLDERS for path in sorted(pathlib.Path(folder).expanduser().rglob("*"))
+             if path.suffix.lower() in (".ttf", ".otf", ".ttc")]
+    first = ("cjk", "wqy", "hans", "fallback", "pingfang", "heiti")
+    return [str(path) for path in sorted(found, key=lambda p: not any(word in p.name.lower() for word in first))][:most]
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), *, captions: Sequence[str] = (),

@@ -116,8 +116,9 @@ def _check_model(model: Mapping) -> list[str]:
     if model.get("backbone") is not None:
         backbone, found = _build(MODELS, model["backbone"], "model.backbone")
         faults += found
-    if model.get("neck") is not None:
-        faults += _build(MODELS, model["neck"], "model.neck")[1]
+    for name in ("neck", "text_encoder"):
+        if model.get(name) is not None:
+            faults += _build(MODELS, model[name], f"model.{name}")[1]
     for where, head in heads_of(model):
         faults += _check_head(head, where)
         if isinstance(head, Mapping) and backbone is not None and model.get("neck") is None:

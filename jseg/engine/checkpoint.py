@@ -85,6 +85,9 @@ def weights_path(path: str | os.PathLike) -> Path:
     for name in ("weights.safetensors", "best.safetensors", "best/weights.safetensors", "last/weights.safetensors"):
         if (path / name).is_file():
             return path / name
+    if (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: a model folder of Hugging Face, it seems; translate it once with 'jseg convert "
+                              f"{path} OUT.safetensors' and give OUT.safetensors")
     raise CheckpointError(f"{path}: a folder without weights (looked for weights.safetensors and best.safetensors in "
                           f"it); give a .safetensors file, or a run's best/")
 

@@ -129,6 +129,9 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *,
         if Path(path).name == "state.safetensors":
             raise CheckpointError(f"{path}: holds what the optimizer of a run remembers, not weights; give the "
                                   f"weights.safetensors beside it")
+        if Path(path).with_name("config.json").is_file():
+            raise CheckpointError(f"{path}: carries {found} but a config.json lies beside it; translate a model of "
+                                  f"Hugging Face once with 'jseg convert {Path(path).parent} OUT.safetensors'")
         raise CheckpointError(f"{path}: carries {found} so its model is unknown; give it one with "
                               f"'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
     for keys in (("model",), *(("model", name) for name in blocks)):

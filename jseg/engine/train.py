@@ -169,6 +169,7 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
         names = meta.get("classes") if isinstance(meta.get("classes"), list) else None
         distributed.tell(start_from(model, config["model"], loader.dataset.classes, given, names,
                                     source=config["load_from"]))
+        model.derive()
     distributed.same_start(model)
     _freeze(model, cfg.freeze)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
@@ -289,21 +290,6 @@ def _out_of_time(run: Run, limit: float | None) -> bool:
     return limit is not None and distributed.from_main(lambda: run.seconds >= limit)
 
 
-def _handed_over(run: Run, scalars: dict[str, float]) -> Iterator[Step]:
-    """Let the caller look at the step; one that leaves has its run saved."""
-    try:
-        yield Step(run.done, run.plan.max_iters, scalars, run.rates.at(run.done - 1)[-1],
-                   dict(run.metrics) if run.plan.evaluates_after(run.done) and run.evaluated else None, run.best,
-                   run.model, run.work_dir)
-    except GeneratorExit:
-        if run.saved_at != run.done:
-            _save(run)
-        distributed.tell(f"ended by its caller after {run.done} of {run.plan.max_iters} iterations; saved in "
-                         f"{run.work_dir}/last: resume goes on")
-        raise
-    distributed.beat("computes")
-
-
 def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple[Any, float]:
     """This rank's part of the next batch and the seconds it waited for it;
     all ranks go on to the step, or all stop, or all raise.
@@ -318,6 +304,21 @@ def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple
     distributed.agree(stop, failure)
     distributed.beat("computes")
     return batch, wait_s
+
+
+def _handed_over(run: Run, scalars: dict[str, float]) -> Iterator[Step]:
+    """Let the caller look at the step; one that leaves has its run saved."""
+    try:
+        yield Step(run.done, run.plan.max_iters, scalars, run.rates.at(run.done - 1)[-1],
+                   dict(run.metrics) if run.plan.evaluates_after(run.done) and run.evaluated else None, run.best,
+                   run.model, run.work_dir)
+    except GeneratorExit:
+        if run.saved_at != run.done:
+            _save(run)
+        distributed.tell(f"ended by its caller after {run.done} of {run.plan.max_iters} iterations; saved in "
+                         f"{run.work_dir}/last: resume goes on")
+        raise
+    distributed.beat("computes")
 
 
 def _seed_step(seed: int, iteration: int) -> None:

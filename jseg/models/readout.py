@@ -114,19 +114,24 @@ def overlaps(length: int, spans: list[tuple[int, int]]) -> np.ndarray:
 
 
 def window_maps(frame: Frame, spans: tuple[tuple[int, int], tuple[int, int]], counts: tuple[np.ndarray, np.ndarray],
-                low_size: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
+                low_size: tuple[int, int], align_corners: bool, once: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The matrices of a window: from its logits' rows (columns) to those of the picture's own label map.
 
     Args:
         spans: (begin, end) of the window in rows and in columns of the input.
         counts: overlap counts of rows and of columns.
         low_size: (h, w) of the window's logits.
+        once: resize straight to the picture's own size, where the window is the whole input and nothing is padded.
     Returns:
         rows (H_own, h) and columns (W_own, w), float32.
     """
     maps = []
     for axis, flipped in ((0, frame.flip == "vertical"), (1, frame.flip == "horizontal")):
         begin, end = spans[axis]
+        if once and not any(frame.padding):
+            full = np.eye(low_size[axis])[::-1 if flipped else 1]
+            maps.append(_resize_rows(full, frame.own_size[axis], align_corners).astype(np.float32))
+            continue
         full = np.zeros((frame.size[axis], low_size[axis]))
         full[begin:end] = _resize_rows(np.eye(low_size[axis]), end - begin, align_corners)
         full /= counts[axis][:, None]
@@ -137,15 +142,17 @@ def window_maps(frame: Frame, spans: tuple[tuple[int, int], tuple[int, int]], co
 
 
 @functools.lru_cache(maxsize=16)
-def direct_maps(frame: Frame, low_size: tuple[int, int], align_corners: bool) -> tuple[Resampling, Resampling]:
+def direct_maps(frame: Frame, low_size: tuple[int, int], align_corners: bool,
+                once: bool = False) -> tuple[Resampling, Resampling]:
     """From rows (columns) of the logits of the whole input to those of the picture's own label map.
 
     Args:
         frame: without a flip, which the label map undoes (`Frame.upright`).
         low_size: (h, w) of the logits.
+        once: see `window_maps`.
     """
     ones = np.ones(frame.size[0]), np.ones(frame.size[1])
-    maps = window_maps(frame, ((0, frame.size[0]), (0, frame.size[1])), ones, low_size, align_corners)
+    maps = window_maps(frame, ((0, frame.size[0]), (0, frame.size[1])), ones, low_size, align_corners, once)
     return Resampling.from_matrix(maps[0]), Resampling.from_matrix(maps[1])
 
 

@@ -31,7 +31,9 @@ class Segmentor(nn.Module):
     `ignore_index`, `class_scores` and `batch_losses`.
 
     Args:
-        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels.
+        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels. With
+            `direct: true` the scores of a whole picture without padding are resized once, to its own size, as
+            transformers does; otherwise to the network's input first, as MMSegmentation does.
         impl: operator implementation of the whole model: "auto", "jittor", "cpu" or "cuda" (see `ops.use`).
     Shape:
         images: (N, 3, H, W) float32, normalised -> class scores (N, K, h, w), to be resized to (H, W)
@@ -54,6 +56,9 @@ class Segmentor(nn.Module):
     def batch_losses(self, images: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
         """Terms of the loss by name, and accuracies "<...>.acc_<...>" in percent."""
         raise NotImplementedError
+
+    def derive(self) -> None:
+        """Compute what follows from other weights (`DERIVED` of the classes), after those of elsewhere were loaded."""
 
     def execute(self, images: jt.Var) -> jt.Var:
         with ops.use(self.impl):
@@ -171,7 +176,8 @@ class Segmentor(nn.Module):
             here = frames[first:first + group.shape[0]]
             for _, alike in itertools.groupby(enumerate(here), lambda item: (item[1].padding, item[1].own_size)):
                 places, alike = zip(*alike)
-                maps = direct_maps(replace(alike[0], flip=None), tuple(logits.shape[2:]), self.align_corners)
+                maps = direct_maps(replace(alike[0], flip=None), tuple(logits.shape[2:]), self.align_corners,
+                                   self._resizes_once)
                 part = logits if len(alike) == len(here) else logits[places[0]:places[-1] + 1]
                 found = ops.upsample_argmax(part, maps, with_prob=with_prob)
                 found = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (
@@ -180,6 +186,10 @@ class Segmentor(nn.Module):
                     upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
                     results.append(upright if with_prob else upright[0])
         return results
+
+    @property
+    def _resizes_once(self) -> bool:
+        return self.test_cfg["mode"] == "whole" and bool(self.test_cfg.get("direct"))
 
     @staticmethod
     def _groups(images: jt.Var) -> list[tuple[int, jt.Var]]:
@@ -205,13 +215,14 @@ class Segmentor(nn.Module):
                 logits = logits.transpose(0, 2, 1, 3)  # (n, h, K, w)
                 logits.sync()
                 for i, frame in enumerate(frames[first:first + group.shape[0]]):
-                    maps = window_maps(frame, (rows, columns), counts, low_size, self.align_corners)
+                    maps = window_maps(frame, (rows, columns), counts, low_size, self.align_corners,
+                                       self._resizes_once)
                     result[first + i].append(Window(logits[i], *maps))
         return result
 
 
 _TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": SIZE,
-             "stride": SIZE}
+             "stride": SIZE, "direct": Rule(lambda v: isinstance(v, bool), "true or false")}
 
 
 def faults_of_test_cfg(cfg: Mapping) -> list[str]:

@@ -58,6 +58,18 @@ def test_overlay_leaves_the_background_clear_and_draws_borders_on_their_own_side
     assert background_labels(["sky", "bg", "_background_", "back"]) == [1, 2]
 
 
+def test_letters_that_pillows_font_lacks_come_from_an_installed_one():
+    from PIL import ImageFont
+
+    from jseg.data import overlay as module
+    own = ImageFont.load_default(size=14)
+    assert module._missing(own, frozenset("Road, sky")) == 0 and module._missing(own, frozenset("дорога")) == 5
+    if not any("DejaVuSans" in path for path in module._installed_fonts()):
+        pytest.skip("no DejaVu fonts here")
+    assert module._missing(module._font(14, frozenset("дорога road")), frozenset("дорога road")) == 0
+    assert module._missing(module._font(14, frozenset("\U0010fffe")), frozenset("ab")) == 0, "no font has it"
+
+
 def test_legend_names_what_occurs():
     picture, labels = np.full((40, 300, 3), 7, np.uint8), np.zeros((40, 300), np.uint8)
     labels[:, 100:] = 2
