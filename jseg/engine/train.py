@@ -275,7 +275,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
                 _save(run)
             del batch  # its memory is the loader's to use again
             yield from _handed_over(run, scalars)
-    if _out_of_time(run, limit) and stop.signal is None:
+    if _out_of_time(run, limit) and stop.signal is None and run.done < plan.max_iters:
         log.say(f"time limit: {run.seconds:.0f} s after {run.done} of {plan.max_iters} iterations")
         if plan.val_interval and run.evaluated_at != run.done:
             run.evaluated = False
