@@ -231,7 +231,8 @@ def _onnxruntime(file: ExportedFile):
         try:
             return session.run(names, {"image": images})[0]
         except Exception as error:  # onnxruntime's classes have no common base
-            raise ExportError(f"{file.path}: onnxruntime fails on pictures {images.shape}: {str(error)[:300]}") from error
+            told = " ".join(str(error).split())[:300]
+            raise ExportError(f"{file.path}: onnxruntime fails on pictures {images.shape}: {told}") from error
     return run
 
 

@@ -34,8 +34,8 @@ def mmseg_settings(config: Mapping) -> dict[str, Any]:
         for split in ("val", "test"):
             at = _last_of_pictures(pipelines[split])
             pipelines[split].insert(at, {"type": "ResizeToMultiple", "size_divisor": padding["resize_divisor"]})
-    found = {"default_scope": "mmseg", "data_preprocessor": preprocessor, "model": _model(config["model"], preprocessor),
-             "test_pipeline": pipelines["test"]}
+    found = {"default_scope": "mmseg", "data_preprocessor": preprocessor,
+             "model": _model(config["model"], preprocessor), "test_pipeline": pipelines["test"]}
     for split in ("train", "val", "test"):
         found.update(_loader(config, split, pipelines[split]))
     return {**found, **_schedule(config)}

@@ -1,4 +1,4 @@
-"""Exporters of jseg's operators and layers whose plain code counts with sizes, gathers by index, or has an ONNX operator.
+"""Exporters of jseg's operators and layers whose plain code counts with sizes or gathers, or that ONNX has itself.
 
 `STANDINS` maps the function itself to what runs in its place while a model is traced; an operator of `jseg.ops` that is
 not here is traced through its plain path (`_composed`), which is its definition. Tables that depend on the size of a
@@ -17,7 +17,6 @@ from jseg.export.arithmetic import binary, product, where
 from jseg.export.framework import concat, gelu, positions, softmax
 from jseg.export.graph import Tensor
 from jseg.export.sizes import Number, Size, smallest
-from jseg.layers import attention as _attention_layers  # noqa: F401  (loads every layer that is named below)
 from jseg.layers import conv, pool, products, resize
 from jseg.layers.norms import BatchNorm2d, activated
 from jseg.ops.attention.op import attention
