@@ -89,19 +89,9 @@ def chosen_config(config: str | None, overrides: list[str], meta: dict, source: 
         ConfigError: the config file is wrong, or an override does not fit.
     """
     from jseg.config import apply_overrides, load_config
-    from jseg.engine.model_file import stored_config
+    from jseg.engine.model_file import own_data, stored_config
     if config is not None:
         return load_config(config, overrides)
     if not meta.get("config"):
         raise ConfigError(f"{source}: carries no config; name one: jseg val CONFIG --checkpoint {source}")
-    inside = stored_config(meta, source)
-    if _names_cache(inside):
-        raise ConfigError(f"{source}: the config inside names a cache_file, and a checkpoint does not say which files "
-                          f"are written; name a config: jseg val CONFIG --checkpoint {source}")
-    return apply_overrides(inside, overrides)
-
-
-def _names_cache(value) -> bool:
-    if isinstance(value, dict):
-        return bool(value.get("cache_file")) or any(map(_names_cache, value.values()))
-    return isinstance(value, list) and any(map(_names_cache, value))
+    return apply_overrides(own_data(stored_config(meta, source), source), overrides)

@@ -7,7 +7,9 @@ these are.
 Deviations:
 - the joining convolution runs on each map before it is resized, and the results are added up: a third of the operations
   and no joined map, with equal values, since both are linear and the weights of a resize sum to 1;
-- `interpolate_mode` is "bilinear".
+- `interpolate_mode` is "bilinear";
+- `plain_convs`, which upstream does not know, is the authors' own head (NVlabs/SegFormer), also that of Hugging Face's
+  transformers.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class SegformerHead(SegmentationHead):
     Args:
         options: see `HeadOptions`.
         interpolate_mode: "bilinear".
+        plain_convs: the blocks before the resizing are convolutions with a bias, without norm and activation.
     Shape:
         features: list of (N, in_channels[i], H_i, W_i) -> (N, K, H_0, W_0)
     Raises:
@@ -43,11 +46,12 @@ class SegformerHead(SegmentationHead):
     DEFAULTS = MappingProxyType({"input_transform": "multiple_select"})
     TINY = MappingProxyType({"type": "SegformerHead", "channels": 8, "norm_cfg": {"type": "BN"}})
 
-    def __init__(self, options: HeadOptions, *, interpolate_mode: str = "bilinear"):
+    def __init__(self, options: HeadOptions, *, interpolate_mode: str = "bilinear", plain_convs: bool = False):
         super().__init__(options)
         if interpolate_mode != "bilinear":
             raise ConfigError(f"interpolate_mode is {interpolate_mode!r}; accepted: 'bilinear'")
-        self.convs = nn.Sequential(*[ConvNormAct(width, self.channels, 1, **options.blocks)
+        blocks = {} if plain_convs else options.blocks
+        self.convs = nn.Sequential(*[ConvNormAct(width, self.channels, 1, **blocks)
                                      for width in options.in_channels])
         self.fusion_conv = ConvNormAct(self.channels * len(options.in_channels), self.channels, 1,
                                        norm_cfg=options.norm_cfg, act_cfg={"type": "ReLU"})

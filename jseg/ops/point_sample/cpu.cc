@@ -70,11 +70,11 @@ JSEG_KERNEL(jseg_point_sample_forward) {
     }
 }
 
-// in: points, dy (N, C, P); out: dx (N, C, H, W)
+// in: dy (N, C, P), points; out: dx (N, C, H, W)
 JSEG_KERNEL(jseg_point_sample_backward) {
-    const float* dy = call.in<float>(1);
+    const float* dy = call.in<float>(0);
     float* dx = call.out<float>(0);
-    const Points points(call, call.in<float>(0));
+    const Points points(call, call.in<float>(1));
 #pragma omp parallel for
     for (int64_t plane = 0; plane < points.n * points.c; plane++) {
         const Tap* taps = points.taps.data() + plane / points.c * points.count;
