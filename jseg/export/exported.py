@@ -186,16 +186,31 @@ class ExportedSegmentor(Segmentor):
             found = (found[:, None] == np.arange(self.num_classes, dtype=found.dtype)[:, None, None]).astype(np.float32)
         return jt.array(np.ascontiguousarray(found, np.float32))
 
-    def predict_augmented(self, inputs, *, with_prob: bool = False) -> list:
+    def predict_augmented(self, inputs, *, with_prob: bool = False, thresholds: np.ndarray | None = None) -> list:
         """As `Segmentor.predict_augmented`.
 
         Raises:
             ExportError: several versions or probabilities from a file of labels; a picture of another size than the
                 file takes.
         """
-        if self._gives == "labels" and (with_prob or len(inputs) > 1):
-            raise ExportError(self._labels_only("probabilities" if with_prob else "several versions of a picture"))
-        return super().predict_augmented(inputs, with_prob=with_prob)
+        if self._gives == "labels" and (with_prob or thresholds is not None or len(inputs) > 1):
+            raise ExportError(self._labels_only("several versions of a picture" if len(inputs) > 1
+                                                else "probabilities"))
+        return super().predict_augmented(inputs, with_prob=with_prob, thresholds=thresholds)
+
+    def scores_augmented(self, inputs, *, softmax: bool = True) -> list[np.ndarray]:
+        """As `Segmentor.scores_augmented`.
+
+        Raises:
+            ExportError: a file of labels; a picture of another size than the file takes; logits, from a file of
+                probabilities.
+        """
+        if self._gives == "labels":
+            raise ExportError(self._labels_only("scores"))
+        if not softmax and self._gives != "logits":
+            raise ExportError(f"{self._name}: gives probabilities, which have no logits; export the checkpoint with "
+                              "--output logits")
+        return super().scores_augmented(inputs, softmax=softmax)
 
     def _outputs(self, images: np.ndarray) -> np.ndarray:
         size = self._meta["input"].get("size")

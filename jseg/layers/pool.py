@@ -107,19 +107,9 @@ def _bins(length: int, cells: int) -> np.ndarray:
 
 def _pooled(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad=True):
     if min(x.shape[2:]) > kernel_size:
-        y = nn.Pool(kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, op=op,
-                    count_include_pad=count_include_pad)(x)
-        if op == "mean" and padding and not count_include_pad and not ceil_mode:  # Jittor's counts the padding
-            y = y * jt.array(_without_padding(tuple(x.shape[2:]), kernel_size, stride or kernel_size, padding))
-        return y
+        return nn.Pool(kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, op=op,
+                       count_include_pad=count_include_pad)(x)
     return _pooled_small(x, kernel_size, stride or kernel_size, padding, ceil_mode, op, count_include_pad)
-
-
-@functools.lru_cache(maxsize=64)
-def _without_padding(size: tuple[int, int], kernel: int, stride: int, padding: int) -> np.ndarray:
-    """Pixels of each window over those that are no padding: (1, 1, h, w) float32."""
-    rows, columns = ([end - begin for begin, end, _ in _spans(side, kernel, stride, padding, False)] for side in size)
-    return (kernel * kernel / np.outer(rows, columns)).astype(np.float32)[None, None]
 
 
 def _pooled_small(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad):
