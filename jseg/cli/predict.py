@@ -22,7 +22,9 @@ def add_arguments(parser) -> None:
     from jseg.data.submission import SUBMISSIONS
     from jseg.engine.result_files import parse_kinds
     parser.add_argument(
-        "checkpoint", help="a .safetensors file, or a run's folder or its best/; it carries config, classes and palette"
+        "checkpoint",
+        help="a .safetensors file, a run's folder or its best/, or an .onnx file of 'jseg export'; it carries config,"
+             " classes and palette",
     )
     parser.add_argument("inputs", nargs="+", help="picture files, folders of pictures, video files")
     parser.add_argument("--out", default="predictions", help="folder for the results (default: %(default)s)")
@@ -89,6 +91,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--allow-nonfinite", action="store_true", help="use weights that hold NaN or inf all the same")
     parser.add_argument("--impl", choices=("auto", "jittor"), default="auto",
                         help="kernels (default) or plain operators")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
+                        help="what runs an .onnx file (default: %(default)s)")
 
 
 def _checked(parse: Callable) -> Callable:
@@ -151,6 +155,7 @@ def _predict(args) -> int:
         crop_size=args.crop_size,
         stride=args.stride,
         allow_nonfinite=args.allow_nonfinite,
+        runtime=args.runtime,
     )
     if args.format:
         check_classes(segmentor.classes, args.format)

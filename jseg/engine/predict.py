@@ -30,8 +30,13 @@ class InferenceSegmentor:
     """A trained model ready to segment pictures.
 
     Args:
+<<<<<<< HEAD
+        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), a run's `best/`
+            folder, or an `.onnx` file of `jseg export`.
+=======
         checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or the folder of a
             run: its best weights, or where nothing was evaluated yet its last ones.
+>>>>>>> main
         tta: average over the scales and flips of the checkpoint's `tta:` block (slower, a little better).
         mode: "whole" or "slide"; default: what the checkpoint's `model.test_cfg` says.
         crop_size: (height, width) in pixels of the window of "slide", where the checkpoint names none or another is
@@ -40,8 +45,10 @@ class InferenceSegmentor:
             thirds of it.
         impl: "auto" uses the fastest kernels of this device, "jittor" the plain framework operators.
         allow_nonfinite: accept weights that hold NaN or inf.
+        runtime: what runs an `.onnx` file: "onnxruntime" or "openvino".
     Raises:
-        ConfigError: a mode or a window that cannot be.
+        ConfigError: a mode or a window that cannot be, or an unknown runtime.
+        ExportError: an `.onnx` file that is not of `jseg export`, or that the runtime cannot run.
         CheckpointError: the file is missing, damaged, carries no config or class names, holds NaN or inf, or does not
             fit the model its config describes.
 
@@ -61,8 +68,13 @@ class InferenceSegmentor:
         allow_nonfinite: bool = False,
         crop_size: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
+        runtime: str = "onnxruntime",
     ):
-        file = open_model_file(checkpoint, allow_nonfinite=allow_nonfinite)
+        if pathlib.Path(checkpoint).suffix == ".onnx":
+            from jseg.export.exported import open_exported
+            file = open_exported(checkpoint, runtime)
+        else:
+            file = open_model_file(checkpoint, allow_nonfinite=allow_nonfinite)
         self.config, self.classes, self.palette = file.config, file.classes, file.palette  # palette (K, 3) RGB
         self.path, self.origin = file.path, file.meta.get("origin")
         file = file._replace(config=_slide_settings(file.config, mode, crop_size, stride))

@@ -293,7 +293,7 @@ class Tensor(Arithmetic):
     def _sliced(self, axis: int, part: slice) -> "Tensor":
         side, step = self.shape[axis], part.step or 1
         begin, end = (0 if part.start is None else part.start), (side if part.stop is None else part.stop)
-        begin, end = (largest(side + b, 0) if not isinstance(b, Size) and b < 0 else b for b in (begin, end))
+        begin, end = (largest(side + b, 0) if b < 0 else b for b in (begin, end))
         begin, end = smallest(begin, side), smallest(end, side)
         length = made("FloorDiv", largest(end - begin, 0) + (step - 1), step)
         if begin == 0 and end == side and step == 1:

@@ -30,8 +30,8 @@ from jseg.export.scope import traced
 from jseg.export.sizes import PROBES, Size
 from jseg.weights_file import content_hash
 
-__all__ = ["FORMAT", "ONNX_EXTRA", "OPSETS", "OUTPUTS", "OnnxOptions", "import_onnx", "traced_file", "with_half_weights",
-           "with_logits"]
+__all__ = ["FORMAT", "ONNX_EXTRA", "OPSETS", "OUTPUTS", "OnnxOptions", "import_onnx", "metadata", "model_order",
+           "traced_file", "with_half_weights", "with_logits"]
 
 FORMAT = "jseg onnx 1"
 OPSETS = range(17, 22)

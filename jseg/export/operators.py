@@ -1,4 +1,4 @@
-"""Exporters of jseg's operators and layers whose plain code counts with sizes, gathers by index, or has an ONNX operator.
+"""Exporters of jseg's operators and layers whose plain code counts with sizes or gathers, or that ONNX has itself.
 
 `STANDINS` maps the function itself to what runs in its place while a model is traced; an operator of `jseg.ops` that is
 not here is traced through its plain path (`_composed`), which is its definition. Tables that depend on the size of a
@@ -16,8 +16,7 @@ from jseg.export import framework
 from jseg.export.arithmetic import binary, product, where
 from jseg.export.framework import concat, gelu, positions, softmax
 from jseg.export.graph import Tensor
-from jseg.export.sizes import Number, Size, smallest
-from jseg.layers import attention as _attention_layers  # noqa: F401  (loads every layer that is named below)
+from jseg.export.sizes import Number, Size, floor, smallest
 from jseg.layers import conv, pool, products, resize
 from jseg.layers.norms import BatchNorm2d, activated
 from jseg.ops.attention.op import attention
@@ -202,6 +201,34 @@ def _pooled(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad=Tr
     if op == "maximum":
         return x.graph.add("MaxPool", [x], (*x.shape[:2], *sides), **words)
     return x.graph.add("AveragePool", [x], (*x.shape[:2], *sides), count_include_pad=int(count_include_pad), **words)
+
+
+@stands_for(pool.avg_pool)
+def _avg_pool(x, kernel_size, *, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    return _pooled(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
+
+
+@stands_for(pool.adaptive_max_pool)
+def _adaptive_max_pool(x, size):
+    for axis, cells in zip((2, 3), size):
+        length = x.shape[axis]
+        if cells == length:
+            continue
+        cell = positions(cells).cast("int64")
+        begin, end = cell * length // cells, ((cell + 1) * length + (cells - 1)) // cells
+        place = positions(length).cast("int64").unsqueeze(0)
+        inside = (place >= begin.unsqueeze(1)) & (place < end.unsqueeze(1))  # (cells, length)
+        inside = inside.unsqueeze(2) if axis == 2 else inside
+        x = where(inside, x.unsqueeze(axis), -np.inf).max(axis + 1)
+    return x
+
+
+@stands_for(resize.scaled)
+def _scaled(x, factor):
+    size = tuple(floor(side * factor) if isinstance(side, Size) else max(int(side * factor), 1) for side in x.shape[2:])
+    graph, scales = x.graph, x.graph.initializer(np.array([1, 1, factor, factor], np.float32))
+    name = graph.append("Resize", [x.named(), None, scales], mode="linear", coordinate_transformation_mode="half_pixel")
+    return Tensor(graph, name, (*x.shape[:2], *size), x.dtype)
 
 
 def ceiling_division(a: Number, b: int) -> Number:

@@ -20,7 +20,7 @@ from jseg.export.sizes import Number, Size, largest
 from jseg.layers import deformable, sine_positions, top, windows
 from jseg.layers import positions as learned_positions
 from jseg.models.backbones import beit, svt
-from jseg.models.heads import psa_head
+from jseg.models.heads import psa_head, side_adapter_clip_head
 from jseg.models.heads.ham_head import NMF2D, evaluation_bases
 
 __all__ = ["METHODS"]
@@ -187,6 +187,13 @@ def _fixed_bases(self, batch: Number) -> Tensor:
         return bases.broadcast((batch, *bases.shape[1:]))
     every = bases.unsqueeze(0).broadcast((batch, *bases.shape))
     return every.reshape(batch * self.spatial, *bases.shape[1:])
+
+
+@table_of(side_adapter_clip_head.hidden_queries)
+def _hidden_queries(count, length):
+    place = positions(count)
+    apart = where(place.unsqueeze(1) == place.unsqueeze(0), graph_in_use().constant(0.0, "float32"), -np.inf)
+    return concat([apart, framework.zeros((count, length))], 1).unsqueeze(0)
 
 
 @table_of(psa_head.shrunk_size)

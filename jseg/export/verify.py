@@ -41,7 +41,8 @@ class Agreement:
     def text(self) -> str:
         """For the screen."""
         n, h, w = self.size
-        return f"{n} x {h}x{w}: largest logit error {self.error:.1e} of the range, {100 * self.equal:.3f} % equal pixels"
+        return (f"{n} x {h}x{w}: largest logit error {self.error:.1e} of the range, {100 * self.equal:.3f} % equal "
+                "pixels")
 
 
 def check_structure(proto) -> None:

@@ -64,8 +64,9 @@ class PReLU(nn.Module):
 
 
 _PLAIN: dict[str, Callable[[jt.Var], jt.Var]] = {
-    "GELU": gelu, "ReLU": relu, "ReLU6": nn.relu6, "SiLU": swish, "Swish": swish, "Sigmoid": jt.sigmoid,
-    "Tanh": jt.tanh, "HSwish": hard_swish, "Hardswish": hard_swish, "QuickGELU": quick_gelu}
+    "GELU": gelu, "ReLU": relu, "ReLU6": lambda x: nn.relu6(x), "SiLU": swish, "Swish": swish,
+    "Sigmoid": lambda x: jt.sigmoid(x), "Tanh": lambda x: jt.tanh(x), "HSwish": hard_swish, "Hardswish": hard_swish,
+    "QuickGELU": quick_gelu}
 _KEYS = {"HSigmoid": ("bias", "divisor", "min_value", "max_value"), "LeakyReLU": ("negative_slope",),
          "PReLU": ("num_parameters", "init"), "ELU": ("alpha",)}
 

@@ -158,6 +158,16 @@ class SideAdapterNetwork(nn.Module):
         return jt.concat([x[:, :-length], x[:, -length:] + added], 1)
 
 
+def hidden_queries(count: int, length: int) -> np.ndarray:
+    """What is added to the scores of queries, and of patches behind them: a query sees itself and all patches.
+
+    Returns:
+        (1, count, count + length) float32, 0 or -inf.
+    """
+    apart = np.where(np.eye(count, dtype=bool), 0.0, -np.inf).astype(np.float32)
+    return np.concatenate([apart, np.zeros((count, length), np.float32)], 1)[None]
+
+
 class MaskRecognition(nn.Module):
     """CLIP's last blocks, frozen: every query starts as the class token and looks where its scores are high.
 
@@ -195,8 +205,7 @@ class MaskRecognition(nn.Module):
     def execute(self, tokens: jt.Var, scores: list[jt.Var]) -> jt.Var:
         n, _, count, _ = scores[0].shape
         queries = tokens[:, :1].broadcast((n, count, tokens.shape[2]))
-        apart = np.where(np.eye(count, dtype=bool), 0.0, -np.inf).astype(np.float32)  # a query sees itself alone
-        apart = jt.array(np.concatenate([apart, np.zeros((count, scores[0].shape[3]), np.float32)], 1)).unsqueeze(0)
+        apart = jt.array(hidden_queries(count, scores[0].shape[3]))
         for i, layer in enumerate(self.layers):
             own, others = layer.project(queries), layer.project(tokens)
             keys = jt.concat([own[:, :, 1:], others[:, 1:, 1:]], 1)  # (N, Q + L, 2, heads, width)
