@@ -45,6 +45,7 @@ from jseg.engine.plan import Patience, Plan
 from jseg.engine.run_folder import locked, refuse_to_overwrite
 from jseg.engine.run_state import Run, find_state, restore, state_of
 from jseg.engine.schedules import LearningRate, build_schedules
+from jseg.engine.start import starting_state
 from jseg.engine.train_cfg import TrainCfg, seed_of
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
@@ -129,7 +130,9 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     if found:
         checkpoint.load_into(model, weights, source=str(found))
     elif config.get("load_from"):
-        given = distributed.from_main(lambda: checkpoint.load_weights(config["load_from"])[0])
+        given, told = distributed.from_main(lambda: starting_state(config))
+        for note in told:
+            distributed.tell(note)
         distributed.tell(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text())
     distributed.same_start(model)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
