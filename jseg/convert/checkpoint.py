@@ -12,36 +12,38 @@ equal bytes.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping
 
 import numpy as np
 
 from jseg.config import last_head
 from jseg.convert import guess
+from jseg.convert.checkpoint_meta import class_list, origin_of, test_size
 from jseg.convert.pickle_data import brief
+from jseg.convert.release import COUNTS, backbone_settings, release_keys
 from jseg.convert.state import Contents, find_contents
 from jseg.convert.torch_file import SPARE_BYTES, Tensor, read_torch_file
 from jseg.convert.weights_file import write_weights_file, write_whole
-from jseg.errors import ConvertError
+from jseg.errors import CheckpointError, ConvertError
 from jseg.text import printable
-from jseg.weights_file import nonfinite_text
+from jseg.weights_file import nonfinite_text, read_weights_file
 
 if TYPE_CHECKING:
     from jseg.models.made import Made
 
 __all__ = ["Conversion", "checked_shapes", "class_list", "convert_checkpoint", "convert_config", "output_file",
-           "test_size", "write_conversion"]
+           "starting_weights", "test_size", "write_conversion"]
 
 
 @dataclasses.dataclass
 class Conversion:
     """What a conversion did; `text()` tells it.
 
-    `loaded`: keys taken as they are; `renamed`: source key -> ours; `dropped`: source key -> why.
+    `loaded`: keys taken as they are; `renamed`: source key -> ours; `dropped`: source key -> why; `filled`: our keys
+    that the release does not hold -> what they are.
     """
 
     out: pathlib.Path
@@ -51,6 +53,7 @@ class Conversion:
     dropped: dict[str, str]
     notes: list[str]
     sha256: str
+    filled: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
         """The account in words."""
@@ -62,11 +65,12 @@ class Conversion:
             rules = f"MD_R {o['md_r']}, gradient {o['gradient']}, " if "md_r" in o else ""
             lines.append(f"  rules: {rules}test pictures {o['test_size']}; {o['num_classes']} classes from "
                          f"{o['classes_from']}")
-        reasons: dict[str, list[str]] = {}
-        for key, reason in self.dropped.items():
-            reasons.setdefault(reason, []).append(key)
-        lines += [f"  dropped, {reason}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-                  for reason, keys in reasons.items()]
+        for word, told in (("dropped", self.dropped), ("not in the file", self.filled)):
+            reasons: dict[str, list[str]] = {}
+            for key, reason in told.items():
+                reasons.setdefault(reason, []).append(key)
+            lines += [f"  {word}, {reason}: {', '.join(keys[:3])}"
+                      f"{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}" for reason, keys in reasons.items()]
         if self.renamed:
             old, new = next(iter(self.renamed.items()))
             lines.append(f"  renamed, for example: {old} -> {new}")
@@ -79,7 +83,8 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     """Convert one checkpoint.
 
     Args:
-        source: a .pth, .pt or .pkl file, or a model folder of Hugging Face (see `jseg.convert.hf`).
+        source: a .pth, .pt or .pkl file, a .safetensors file of another library, or a model folder of Hugging Face
+            (see `jseg.convert.hf`).
         out: the .safetensors file to write; its folder is made.
         config: an mmsegmentation or JSeg config (.py) or a jseg config (.yaml) to use instead of the one inside the
             file.
@@ -97,24 +102,66 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     from jseg.convert import hf
     source, out = pathlib.Path(source), output_file(out)
     where = str(source)
-    if (found := hf.find_folder(source)) is not None:
+    if (folder := hf.find_folder(source)) is not None:
         if config is not None or weights != "default":
             raise ConvertError(f"{where}: a model folder of Hugging Face has its config and one set of weights in it; "
                                "leave out --config and --weights")
-        return hf.convert_folder(found[0], out, weights_file=found[1], classes=classes, allow_nonfinite=allow_nonfinite)
-    if source.suffix == ".safetensors":
-        raise ConvertError(f"{where}: is a .safetensors file already; one that lacks config or class names gets them "
-                           f"with 'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
-    contents = find_contents(read_torch_file(source), where, weights)
+        return hf.convert_folder(folder[0], out, weights_file=folder[1], classes=classes,
+                                 allow_nonfinite=allow_nonfinite)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ConvertError(f"{out}: would replace what it is made of; give the result another name")
+    contents = find_contents(_read(source, where), where, weights)
     settings, config_from, found, notes = _settings(contents, config, where)
-    renames, dropped = _renames(contents, settings, found.backbone_only)
+    renames, dropped, absent = _moves(contents, settings, found, where)
     shapes = checked_shapes(contents, renames, settings, file_bytes=source.stat().st_size, config_from=config_from,
-                            where=where, allow_nonfinite=allow_nonfinite, backbone_only=found.backbone_only)
+                            where=where, allow_nonfinite=allow_nonfinite, backbone_only=found.backbone_only,
+                            absent=absent)
     names, palette, classes_from = ([], [], "") if found.backbone_only else class_list(
         settings, contents, classes, where, notes)
-    origin = _origin(source, contents, found, settings, config_from, classes_from)
+    origin = origin_of(source, contents, found, settings, config_from, classes_from)
     meta = {"config": settings, "classes": names, "palette": palette, "origin": origin}
-    return write_conversion(out, contents, renames, shapes, dropped, meta, contents.notes + notes, where)
+    done = write_conversion(out, contents, renames, shapes, dropped, meta, contents.notes + notes, where)
+    done.filled.update({f"{start}*": why for start, why in absent.items()})
+    return done
+
+
+def starting_weights(source: str | os.PathLike, model: Mapping | None = None) -> tuple[dict[str, np.ndarray], str]:
+    """What a foreign checkpoint gives a model to start training from, without a file in between.
+
+    Args:
+        source: as `convert_checkpoint` takes it.
+        model: the model block of a config, whose backbone a backbone's weights are fitted to: tables and positions of
+            other sizes are resized.
+    Returns:
+        parameter name -> array, and what was found, in words.
+    Raises:
+        ConvertError: as `convert_checkpoint`.
+    """
+    source, where = pathlib.Path(source), str(source)
+    contents = find_contents(_read(source, where), where)
+    settings, config_from, found, notes = _settings(contents, None, where, model)
+    renames, dropped, absent = _moves(contents, settings, found, where)
+    shapes = checked_shapes(contents, renames, settings, file_bytes=source.stat().st_size, config_from=config_from,
+                            where=where, allow_nonfinite=False, backbone_only=found.backbone_only, absent=absent)
+    state = {key: _value(contents, renames[key], f"{where}: {key}").reshape(shape) for key, shape in shapes.items()}
+    filled = sum(not made.parts for made in renames.values())
+    return state, "; ".join([
+        f"{where}: {found.release}: {len(shapes) - filled} values taken, {filled} not in the file, "
+        f"{len(contents.dropped) + len(dropped)} keys dropped", *contents.notes, *notes])
+
+
+def _read(source: pathlib.Path, where: str) -> Any:
+    """What a file holds: a checkpoint's tree, or the tensors of another library's .safetensors."""
+    if source.suffix != ".safetensors":
+        return read_torch_file(source)
+    try:
+        state, metadata = read_weights_file(source)
+    except CheckpointError as error:
+        raise ConvertError(str(error)) from error
+    if "config" in metadata:
+        raise ConvertError(f"{where}: is a .safetensors file of jseg already; one that lacks class names gets them "
+                           f"with 'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
+    return state
 
 
 def output_file(out: str | os.PathLike) -> pathlib.Path:
@@ -132,8 +179,8 @@ def output_file(out: str | os.PathLike) -> pathlib.Path:
 
 
 def checked_shapes(contents: Contents, renames: Mapping[str, Made], settings: Mapping, *, file_bytes: int,
-                   config_from: str, where: str, allow_nonfinite: bool,
-                   backbone_only: bool = False) -> dict[str, tuple]:
+                   config_from: str, where: str, allow_nonfinite: bool, backbone_only: bool = False,
+                   absent: Iterable[str] = ()) -> dict[str, tuple]:
     """The shape of each of our keys, after every check of keys, sizes and values against the model of `settings`.
 
     Args:
@@ -142,13 +189,17 @@ def checked_shapes(contents: Contents, renames: Mapping[str, Made], settings: Ma
         file_bytes: bytes of the file, or files.
         config_from, where: where `settings` come from and the file's name, for messages.
         allow_nonfinite, backbone_only: see `convert_checkpoint`; the weights are a backbone's alone.
+        absent: beginnings of our keys that may be missing.
     Raises:
         ConvertError: something does not fit.
     """
     _check_sizes(contents, file_bytes, where)
     shapes = _shapes(contents, renames, where)
     _refuse_absurd(settings, shapes, config_from, where)
-    _account(shapes, _model_shapes(settings, backbone_only, where), where)
+    wanted = _model_shapes(settings, backbone_only, where)
+    derived = _derived(settings, shapes)
+    _account(shapes, {key: shape for key, shape in wanted.items()
+                      if key not in derived and not key.startswith(tuple(absent))}, where)
     if not allow_nonfinite:
         _refuse_nonfinite(contents, renames, where)
     return shapes
@@ -162,13 +213,20 @@ def write_conversion(out: pathlib.Path, contents: Contents, renames: Mapping[str
         ConvertError: it cannot be written.
     """
     def value(key: str) -> np.ndarray:
-        return renames[key].array(lambda old: _array(contents.state[old], f"{where}: {key}")).reshape(shapes[key])
+        if key in computed:
+            return computed[key]
+        return _value(contents, renames[key], f"{where}: {key}").reshape(shapes[key])
 
+    computed: dict[str, np.ndarray] = {}
+    for prefix in sorted(set(_derived(meta["config"], shapes).values())):
+        computed.update(_derived_values(meta["config"], prefix, shapes, value))
+    shapes = {**shapes, **{key: array.shape for key, array in computed.items()}}
     digest = write_weights_file(out, shapes, value, {**meta, "jseg_version": _jseg_version()})
     sources = {contents.source_keys[old]: new for new, made in renames.items() for old in made.parts}
     return Conversion(out, meta["origin"], [new for old, new in sources.items() if new == old],
                       {old: new for old, new in sources.items() if new != old},
-                      {**contents.dropped, **dropped}, notes, digest)
+                      {**contents.dropped, **dropped}, notes, digest,
+                      {new: made.why for new, made in renames.items() if made.why})
 
 
 def convert_config(source: str | os.PathLike, out: str | os.PathLike) -> list[str]:
@@ -214,7 +272,7 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
     kept, dropped = {}, {}
     for key in contents.state:
         if key.endswith("num_batches_tracked"):
-            dropped[contents.source_keys[key]] = "counts of batches, which nothing reads"
+            dropped[contents.source_keys[key]] = COUNTS
         elif backbone_only and key.startswith("head."):
             dropped[contents.source_keys[key]] = "the ImageNet classifier"
         elif key.startswith("auxiliary_head.") and not settings["model"].get("auxiliary_head"):
@@ -288,6 +346,28 @@ def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
                            "config with --config")
 
 
+def _derived(settings: Mapping, shapes: Mapping) -> dict[str, str]:
+    """Keys which follow from other weights and that `shapes` lacks -> prefix of the part that computes them."""
+    from jseg.models import derived_parts
+    return {prefix + name: prefix for prefix, (_, names) in derived_parts(settings).items() for name in names
+            if "decode_head" in settings["model"] and prefix + name not in shapes}
+
+
+def _derived_values(settings: Mapping, prefix: str, shapes: Mapping, value: Callable[[str], np.ndarray]) -> dict[
+    str, np.ndarray]:
+    """What follows from the other weights of one part of the model, by key."""
+    from jseg.engine.checkpoint import load_into
+    from jseg.layers.init import without_values
+    from jseg.models import derived_parts
+    from jseg.registry import MODELS
+    block, names = derived_parts(settings)[prefix]
+    with without_values():
+        part = MODELS.build(block, prefix)
+    load_into(part, {key[len(prefix):]: value(key) for key in shapes if key.startswith(prefix)}, strict=False)
+    part.derive()
+    return {prefix + name: getattr(part, name).numpy() for name in names}
+
+
 def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: str) -> None:
     """ConvertError with the names of tensors that are not finite as float32; one tensor is in memory at a time."""
     bad = []
@@ -302,6 +382,11 @@ def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: st
                            "convert it all the same")
 
 
+def _value(contents: Contents, made: Made, where: str) -> np.ndarray:
+    """A weight of ours as float32."""
+    return made.array(lambda old: _array(contents.state[old], where))
+
+
 def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:
     """A weight as contiguous float32, a scalar as one value."""
     array = value if isinstance(value, np.ndarray) else value.numpy()
@@ -314,7 +399,16 @@ def _array(value: Tensor | np.ndarray, where: str) -> np.ndarray:
 # -- config ------------------------------------------------------------------------------------------------------------
 
 
-def _settings(contents: Contents, given, where: str) -> tuple[dict, str, guess.Guess, list[str]]:
+def _moves(contents: Contents, settings: Mapping, found: guess.Guess,
+           where: str) -> tuple[dict[str, Made], dict[str, str], dict[str, str]]:
+    """What `_renames` gives, or the layout of a release with keys of its own; and what the release has nothing of."""
+    if found.translate is not None:
+        return release_keys(contents, settings, found, where)
+    return (*_renames(contents, settings, found.backbone_only), {})
+
+
+def _settings(contents: Contents, given, where: str,
+              model: Mapping | None = None) -> tuple[dict, str, guess.Guess, list[str]]:
     """(config, where it came from, what the weights are, notes):
     the config given, else the one in the file, else one made from shapes.
     """
@@ -324,7 +418,10 @@ def _settings(contents: Contents, given, where: str) -> tuple[dict, str, guess.G
                                       numpy_values=all(isinstance(v, np.ndarray) for v in contents.state.values()),
                                       meta=meta, where=where)
     if found is not None and found.backbone_only:
-        return found.config, "the shapes of the weights", found, []
+        origin = "the shapes of the weights" if model is None else "the config"
+        if given is not None:
+            model, origin = _translated(given)[0].get("model"), pathlib.Path(given).name
+        return backbone_settings(found, model, where), origin, found, list(found.notes)
     inside = meta.get("cfg") or meta.get("config")
     stored = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {
         "classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
@@ -373,112 +470,6 @@ def _translated(source: Any, name: str | None = None, metainfo: Mapping | None =
         raise ConvertError(f"{name} is {brief(source)}, neither text nor settings; give the config with --config")
     found = translate_config(settings, source=name, metainfo=metainfo)
     return found.config, list(found.notes)
-
-
-# -- classes and origin
-# --------------------------------------------------------------------------------------------------
-
-
-def class_list(settings: Mapping, contents: Contents, asked: str | None, where: str, notes: list[str]) -> tuple[
-    list[str], list, str]:
-    """(names, palette, where they came from), as many as the head has classes.
-
-    Args:
-        settings, contents: the config, and the weights whose meta may name classes.
-        asked: name of a dataset type to take them from instead.
-        where, notes: the file's name for messages, and a list that gets what the user should know.
-    Raises:
-        ConvertError: the dataset asked for has another number of classes.
-    """
-    from jseg.registry import DATASETS
-    count = last_head(settings["model"])["num_classes"]
-    meta = contents.meta
-    inside = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
-    candidates = [] if asked else [("the file's dataset_meta", inside.get("classes") or inside.get("CLASSES"),
-                                    inside.get("palette") or inside.get("PALETTE")),
-                                   ("the file's meta", meta.get("CLASSES"), meta.get("PALETTE"))]
-    types = [asked] if asked else [((settings.get(f"{split}_dataloader") or {}).get("dataset") or {}).get("type")
-                                   for split in ("test", "val", "train")]
-    for kind in types:
-        if isinstance(kind, str) and (asked or kind in DATASETS):
-            known = getattr(DATASETS.get(kind, "--classes"), "METAINFO", {})  # wrappers have none
-            candidates.append((kind, known.get("classes"), known.get("palette")))
-    for origin, names, palette in candidates:
-        names = _names(names)
-        if names and len(names) == count:
-            return names, _palette(palette, count), origin
-        if names and asked:
-            raise ConvertError(f"{where}: {asked} has {len(names)} classes, the weights have {count}")
-        if names:
-            notes.append(f"{origin} names {len(names)} classes, the head has {count}; not used")
-    fitting = [name for name in DATASETS.names()
-               if len(getattr(DATASETS.get(name), "METAINFO", {}).get("classes", ())) == count]
-    if len(fitting) == 1:
-        known = DATASETS.get(fitting[0]).METAINFO
-        notes.append(f"no class names in the file: those of {fitting[0]} are taken, the one known dataset of {count} "
-                     "classes (--classes changes it)")
-        return _names(known["classes"]), _palette(known["palette"], count), f"{fitting[0]}, by their number"
-    notes.append(f"no class names in the file and no single dataset of {count} classes: they are numbered (--classes "
-                 "names a dataset)")
-    return [f"class {i}" for i in range(count)], _palette(None, count), "numbers"
-
-
-def _names(value: Any) -> list[str]:
-    if isinstance(value, (list, tuple)) and 0 < len(value) <= 10_000 and all(isinstance(v, str) and len(v) <= 200
-                                                                             for v in value):
-        return list(value)
-    return []
-
-
-def _palette(value: Any, count: int) -> list[list[int]]:
-    """Colours as the file gives them, or `count` distinct ones made by PASCAL VOC's rule of bits."""
-    if isinstance(value, (list, tuple, np.ndarray)) and len(value) == count:
-        rows = [list(row) for row in value if isinstance(row, (list, tuple, np.ndarray)) and len(row) == 3]
-        if len(rows) == count and all(isinstance(v, (int, np.integer)) and 0 <= v <= 255 for row in rows for v in row):
-            return [[int(v) for v in row] for row in rows]
-    return [[sum((k >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(6)) for channel in range(3)]
-            for k in range(1, count + 1)]
-
-
-def _origin(source: pathlib.Path, contents: Contents, found: guess.Guess, settings: dict, config_from: str,
-            classes_from: str) -> dict:
-    """What the weights file says of where it came from; nothing that differs between two runs."""
-    meta = contents.meta
-    digest = hashlib.sha256()
-    with open(source, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    origin: dict[str, Any] = {"file": source.name, "sha256": digest.hexdigest(), "bytes": source.stat().st_size,
-                              "family": found.release, "weights": contents.place, "config_from": config_from}
-    for key in ("mmengine_version", "mmcv_version", "mmseg_version", "jseg_version", "pytorch_version"):
-        if isinstance(meta.get(key), str) and meta[key].isprintable():
-            origin[key] = meta[key][:100]
-    for key in ("iter", "epoch"):
-        if isinstance(meta.get(key), int) and 0 <= meta[key] < 1 << 53:
-            origin[key] = meta[key]
-    if found.backbone_only:
-        return origin
-    head = last_head(settings["model"])
-    origin.update(test_size=test_size(settings), classes_from=classes_from, num_classes=head["num_classes"])
-    if head["type"] == "LightHamHead":
-        from jseg.models.heads.ham_head import ham_options
-        options = ham_options(head.get("ham_kwargs"))
-        origin.update(md_r=options["MD_R"],
-                      gradient={"full": "through all steps", "one_step": "through the last step"}[options["grad"]])
-    return origin
-
-
-def test_size(settings: Mapping) -> str:
-    """How the config brings test pictures to the network's stride, in words."""
-    block = settings.get("test_dataloader") or settings.get("val_dataloader") or {}
-    pipeline = (block.get("dataset") or {}).get("pipeline") or []
-    if any(step.get("type") == "ResizeToMultiple" for step in pipeline if isinstance(step, dict)):
-        return "resized to a multiple of 32"
-    test = (settings.get("data_preprocessor") or {}).get("test_cfg") or {}
-    for key, word in (("resize_divisor", "resized"), ("size_divisor", "padded")):
-        if test.get(key):
-            return f"{word} to a multiple of {test[key]}"
-    return "kept as they are"
 
 
 def _jseg_version() -> str:

@@ -73,7 +73,8 @@ def _halve(name: str, array: np.ndarray) -> np.ndarray:
 def weights_path(path: str | os.PathLike) -> Path:
     """The weights file that a user means: the file itself, or that of a run's folder.
 
-    A state folder (`best/`, `last/`) holds `weights.safetensors`, a work dir `best.safetensors`.
+    A state folder (`best/`, `last/`) holds `weights.safetensors`, a work dir `best.safetensors`, before its first
+    evaluation `last/` alone.
 
     Raises:
         CheckpointError: a folder without either.
@@ -81,7 +82,7 @@ def weights_path(path: str | os.PathLike) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    for name in ("weights.safetensors", "best.safetensors", "best/weights.safetensors"):
+    for name in ("weights.safetensors", "best.safetensors", "best/weights.safetensors", "last/weights.safetensors"):
         if (path / name).is_file():
             return path / name
     if (path / "config.json").is_file():

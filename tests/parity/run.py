@@ -19,7 +19,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PACKAGES = ["torch==2.13.0", "mmengine==0.10.7", "mmcv-lite==2.1.0", "mmsegmentation==1.2.2", "ftfy", "regex", "numpy",
             "opencv-python<4.12", "scipy", "nibabel", "cityscapesscripts", "h5py", "pandas",
-            "mmdet==3.3.0"]  # heads that classify masks; the last release for mmcv 2.1.0
+            "mmdet==3.3.0",  # heads that classify masks; the last release for mmcv 2.1.0
+            "mmpretrain==1.2.0"]  # backbones ConvNeXt and PoolFormer; its torchvision is not needed (zoo_operators.py)
 
 
 WEIGHTS_PACKAGES = ["torch==2.13.0", "transformers==5.24.0", "pillow"]  # of `make parity-weights`

@@ -6,8 +6,9 @@ A guesser is a module of this folder with
     guess(shapes, *, numpy_values, meta, where) -> Guess;
     complete(settings, found, *, origin, where, notes) -> dict: a stated config, checked against the weights, with the
     rules that its
-        release leaves unsaid.
-A new file is found by itself.
+        release leaves unsaid (whole models only).
+A new file is found by itself. Releases whose keys are not ours give a `translate` with the guess, made of the tables of
+`jseg.convert.layout`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import importlib
 import pkgutil
 import re
 from types import ModuleType
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
-__all__ = ["Guess", "Shapes", "find_guesser", "looks_like"]
+from jseg.convert.layout import Moved, Shapes
 
-Shapes = Mapping[str, tuple]
+__all__ = ["Guess", "Shapes", "find_guesser", "looks_like", "rgb_note", "usual_scale", "whole_config"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,49 @@ class Guess:
         config: a jseg config: model, preprocessing, test pipeline; the `model.backbone` block alone for a backbone's
             weights.
         backbone_only: the file holds a backbone (an ImageNet classifier) and no segmentation model.
+        targets: types of backbones that these weights fit, where a config is given; the guessed one alone if empty.
+        translate: (shapes, model block) -> `layout.Moved`: where each key goes, for a release with keys of its own;
+            our keys are without `backbone.` where `backbone_only`.
+        notes: what the weights expect and no shape tells.
     """
 
     release: str
     config: dict[str, Any]
     backbone_only: bool = False
+    targets: tuple[str, ...] = ()
+    translate: Callable[[Shapes, Mapping[str, Any]], Moved] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def rgb_note(mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)) -> str:
+    """What pictures a backbone was trained on, as a note."""
+    return (f"trained on RGB pictures (data_preprocessor: bgr_to_rgb: true, mean: {list(mean)}, std: {list(std)})")
+
+
+def whole_config(backbone: Mapping[str, Any], head: Mapping[str, Any], scale: tuple[int, int] = (2048, 512), *,
+                 size_divisor: int | None = None) -> dict[str, Any]:
+    """A config for inference and fine-tuning of a release: ImageNet's mean and std, RGB, test pictures of `scale`.
+
+    Args:
+        scale: the longest and the shortest side of test pictures, in pixels.
+        size_divisor: test pictures are padded to multiples of it, if given.
+    """
+    preprocessor = {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+                    "bgr_to_rgb": True, "size": [512, 512], "pad_val": 0, "seg_pad_val": 255}
+    preprocessor.update({"test_cfg": {"size_divisor": size_divisor}} if size_divisor else {})
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": list(scale), "keep_ratio": True},
+                {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+    return {"model": {"type": "EncoderDecoder", "backbone": dict(backbone), "neck": None, "decode_head": dict(head),
+                      "auxiliary_head": None, "test_cfg": {"mode": "whole"}},
+            "data_preprocessor": preprocessor, "test_dataloader": {"batch_size": 1, "dataset": {"pipeline": pipeline}},
+            "tta": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}}
+
+
+def usual_scale(classes: int) -> tuple[int, int]:
+    """Longest and shortest side of test pictures of the data set with so many classes, in pixels: Cityscapes' 19,
+    CamVid's 11, else ADE20K's.
+    """
+    return {19: (2048, 1024), 11: (960, 720)}.get(classes, (2048, 512))
 
 
 _LOOKS = (  # (pattern of a key, name); the first that matches is what the message says
