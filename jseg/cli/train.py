@@ -30,6 +30,7 @@ def run(args) -> int:
 
 
 def _train(config: dict, resume: bool, work_dir: str) -> int:
+    from jseg.convert.start import starting_state
     from jseg.engine.train import train
-    result = train(config, resume=resume, work_dir=work_dir)
+    result = train(config, resume=resume, work_dir=work_dir, read_start=starting_state)
     return 0 if result["signal"] is None else 128 + result["signal"]

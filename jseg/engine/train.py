@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import jittor as jt
 import numpy as np
@@ -45,7 +45,6 @@ from jseg.engine.plan import Patience, Plan
 from jseg.engine.run_folder import locked, refuse_to_overwrite
 from jseg.engine.run_state import Run, find_state, restore, state_of
 from jseg.engine.schedules import LearningRate, build_schedules
-from jseg.engine.start import starting_state
 from jseg.engine.train_cfg import TrainCfg, seed_of
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
@@ -58,13 +57,15 @@ class NonFiniteError(JsegError):
     """The loss or the gradient is not a finite number any more."""
 
 
-def train(config: dict, *, resume: bool = False, work_dir: str | None = None) -> dict:
+def train(config: dict, *, resume: bool = False, work_dir: str | None = None,
+          read_start: Callable[[dict], tuple[dict, list[str]]] | None = None) -> dict:
     """Train what a config describes and leave the results in its work_dir.
 
     Args:
         config: from `load_config`.
         resume: go on from the newest whole state in work_dir; start from the beginning when there is none.
         work_dir: default: the config's own, else runs/train.
+        read_start: what reads `load_from`, see `jseg.convert.start`; by default weights files of jseg are taken.
     Returns:
         {"iter", "best" ({"iter", "score"} or None), "metrics", "work_dir", "signal" (None, or the signal that ended
         it)}.
@@ -86,7 +87,7 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None) ->
         stop.at_once = True
         if main and not resume:
             refuse_to_overwrite(folder)
-        run = _build(config, cfg, folder, resume)
+        run = _build(config, cfg, folder, resume, read_start)
         _write_about(folder)
         unbroken = run.done == 0
         with run.log:
@@ -110,7 +111,7 @@ def _write_about(folder: Path, **facts) -> None:
 
 
 # --- before the loop -------------------------------------------------------------------------------------------------
-def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
+def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool, read_start: Callable | None = None) -> Run:
     """Make or restore every part of the run."""
     distributed.tell(f"training on {runtime.describe()}"
                      + (f"; {distributed.hosts()}" if distributed.world_size() > 1 else ""))
@@ -130,7 +131,8 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     if found:
         checkpoint.load_into(model, weights, source=str(found))
     elif config.get("load_from"):
-        given, told = distributed.from_main(lambda: starting_state(config))
+        given, told = distributed.from_main(lambda: read_start(config) if read_start is not None else (
+            checkpoint.load_weights(config["load_from"])[0], []))
         for note in told:
             distributed.tell(note)
         distributed.tell(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text())

@@ -11,6 +11,8 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from jseg.convert.checkpoint import starting_weights
+from jseg.convert.guess import find_guesser
 from jseg.engine.checkpoint import load_weights, weights_path
 
 __all__ = ["starting_state"]
@@ -38,13 +40,11 @@ def starting_state(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], li
 
 def _is_known(state: Mapping[str, np.ndarray]) -> bool:
     """Whether a guesser knows these keys as those of a release that moves them."""
-    from jseg.convert.guess import find_guesser
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     found = find_guesser(shapes, {})
     return found is not None and found.guess(shapes, numpy_values=False, meta={}, where="").translate is not None
 
 
 def _foreign(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
-    from jseg.convert.checkpoint import starting_weights
     state, told = starting_weights(path, config.get("model"))
     return state, [told]
