@@ -15,13 +15,17 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "jseg/__init__.py").read_t
 
 
 class BuildWithConfigs(build_py):
-    """Put configs/ into a wheel, as jseg/configs; an editable install uses the checkout's own."""
+    """Put configs/ into a wheel, as jseg/configs, and the start-up line of jseg/runtime_order.py; an editable install
+    uses the checkout's own configs."""
 
     def run(self):
         """Copy the packages' files, then the configs."""
         super().run()
         if not getattr(self, "editable_mode", False):
-            shutil.copytree(HERE / "configs", pathlib.Path(self.build_lib) / "jseg" / "configs", dirs_exist_ok=True)
+            place = pathlib.Path(self.build_lib)
+            shutil.copytree(HERE / "configs", place / "jseg" / "configs", dirs_exist_ok=True)
+            shutil.copyfile(HERE / "jseg" / "runtime_order.py", place / "_jseg_order.py")
+            (place / "jseg_order.pth").write_text("import _jseg_order\n", encoding="utf-8")
 
 
 setup(
@@ -33,7 +37,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.15",
     packages=find_packages(include=["jseg", "jseg.*"]),
-    package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"]},
+    package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"],
+                  "jseg.models.text_encoders": ["*.gz"]},
     cmdclass={"build_py": BuildWithConfigs},
     # A path, not a finder: in the folder that holds the clone, a finder comes too late.
     options={"editable_wheel": {"mode": "compat"}},
@@ -54,8 +59,11 @@ setup(
         "tqdm>=4.66,<5",                 # progress bars
     ],
     extras_require={
-        "test": ["pytest>=8,<10"],
+        "test": ["pytest>=8,<10", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "tensorboard": ["tensorboardX>=2.6,<3"],
+        # `jseg export ... model.onnx` and running such files; tried: onnx 1.23.2, onnxruntime 1.32.0
+        "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
+        "openvino": ["openvino>=2024.4"],  # --runtime openvino; tried: 2026.4.1
     },
     entry_points={"console_scripts": ["jseg = jseg.cli:main"]},
 )

@@ -2,8 +2,10 @@
 
 A file may name parents with `_base_` (one path or a list, relative to the file, two levels deep at most). A child's
 blocks merge into its parents' blocks key by key, lists and scalars replace, and `_delete_: true` inside a block
-replaces the whole block. Where there is no file of the name given, a config that comes with jseg is meant. Unlike
-PyYAML, this loader reads `6e-5` and `1E5` as numbers and refuses a key given twice.
+replaces the whole block. Where there is no file of the name given, a config that comes with jseg is meant. In a
+`_base_`, `jseg::models/segnext_tiny` is the block of that name in jseg's own `_base_` folder, and
+`jseg::segnext/segnext_tiny_ade20k-512x512_160k` a whole config of jseg, from any folder and from an installed wheel.
+Unlike PyYAML, this loader reads `6e-5` and `1E5` as numbers and refuses a key given twice.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import copy
 import difflib
 import os
 import pathlib
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import yaml
 
@@ -21,10 +23,13 @@ from jseg.registry import nearest
 from jseg.text import read_text
 from jseg.yaml_reader import MOST_BYTES, Allowance, add_exponents, parse_yaml
 
-__all__ = ["load_config", "find_config", "configs_folder", "shipped_configs", "dump_config", "merge",
-           "apply_overrides", "MAX_DEPTH", "last_head", "stating_block"]
+__all__ = ["load_config", "find_config", "find_base", "base_names", "configs_folder", "shipped_configs", "dump_config",
+           "merge", "apply_overrides", "MAX_DEPTH", "OWN_BASE", "last_head", "stating_block"]
 
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
+OWN_BASE = "jseg::"  # begins the name of a base that comes with jseg
+TOP_LEVEL = ("model", "data_preprocessor", "train_dataloader", "val_dataloader", "test_dataloader", "optimizer",
+             "paramwise_cfg", "param_scheduler", "train_cfg", "evaluator", "tta", "seed", "work_dir", "load_from")
 _FILE_COST = 100  # values that reading one more file counts for: thousands of empty files take time, too
 
 
@@ -93,6 +98,33 @@ def shipped_configs() -> dict[str, str]:
     return {file.relative_to(folder).with_suffix("").as_posix(): str(file) for file in files}
 
 
+def base_names() -> dict[str, str]:
+    """What `_base_: jseg::NAME` may name: blocks as `models/segnext_tiny`, whole configs as
+    `segnext/segnext_tiny_ade20k-512x512_160k`; name -> file."""
+    folder = configs_folder() / "_base_"
+    blocks = {file.relative_to(folder).with_suffix("").as_posix(): str(file) for file in sorted(folder.rglob("*.yaml"))}
+    return {**blocks, **shipped_configs()}
+
+
+def find_base(name: str, child: str) -> str:
+    """The file of a base that comes with jseg.
+
+    Args:
+        name: begins with `jseg::`; `.yaml`, `_base_/` and `configs/` may stand or be left out.
+        child: the file that names it, for the message.
+    Raises:
+        ConfigError: no base has that name; the text has the nearest.
+    """
+    wanted, known = _shipped_name(name[len(OWN_BASE):]).removeprefix("_base_/"), base_names()
+    if wanted in known:
+        return known[wanted]
+    inside = [other for other in known if other.startswith(f"{wanted}/") or other.rpartition("/")[2] == wanted]
+    hint = f"; there are {', '.join(OWN_BASE + other for other in inside[:6])}" if inside else nearest(
+        name, [OWN_BASE + other for other in known])
+    raise ConfigError(f"{child}: _base_: jseg has no base {name!r:.200}{hint}; blocks are called "
+                      f"{OWN_BASE}models/NAME, {OWN_BASE}datasets/NAME and {OWN_BASE}schedules/NAME")
+
+
 def _shipped_name(path: str) -> str:
     name = os.path.normpath(path).replace(os.sep, "/").removeprefix("configs/")
     return name.removesuffix(".yaml").removesuffix(".yml")
@@ -124,7 +156,8 @@ def apply_overrides(cfg: Mapping, overrides: Iterable[str]) -> dict:
     the last key may be new. A number steps into a list.
 
     Raises:
-        ConfigError: no `=`, a parent that does not exist or is not a block, an index out of range, an unreadable value.
+        ConfigError: no `=`, a parent that does not exist or is not a block, an index out of range, an unreadable value,
+            or a bare name that only stands inside a block (`lr` for `optimizer.lr`). The text has the nearest keys.
     """
     result = copy.deepcopy(dict(cfg))
     for text in overrides:
@@ -133,6 +166,9 @@ def apply_overrides(cfg: Mapping, overrides: Iterable[str]) -> dict:
             raise ConfigError(f"--set {text}: expected key.sub.key=value, for example optimizer.lr=6e-5")
         keys = name.strip().split(".")
         where = f"--set {name.strip()}"
+        inner = [] if len(keys) > 1 or keys[0] in result or keys[0] in TOP_LEVEL else _near_paths(keys, result)
+        if inner and inner[0].rpartition(".")[2] == keys[0]:
+            raise ConfigError(f"{where}: the config has no {keys[0]!r} at the top{_meant(inner)}")
         parent = _descend(result, keys[:-1], where)
         _assign(parent, keys, parse_yaml(value, where), where)
     return result
@@ -172,8 +208,11 @@ def _load(path: str, ancestors: tuple[str, ...], allowance: Allowance) -> dict:
         raise ConfigError(f"{path}: _base_: expected a file name or a list of file names, got {bases!r:.200}")
     inherited: dict = {}
     for base in bases:
-        inherited = merge(inherited, _load(os.path.normpath(os.path.join(os.path.dirname(path), base)), trail,
-                                           allowance))
+        if base.startswith(OWN_BASE):  # jseg's own files are no deeper than they may be, and name no files of a user
+            content = _load(find_base(base, path), (), allowance)
+        else:
+            content = _load(os.path.normpath(os.path.join(os.path.dirname(path), base)), trail, allowance)
+        inherited = merge(inherited, content)
     return merge(inherited, own)
 
 
@@ -222,8 +261,28 @@ def _similar_configs(path: str) -> str:
     return f"; the nearest of them: {', '.join(f'{name}.yaml' for name in found)}" if found else ""
 
 
-def _descend(block: Any, keys: Sequence[str], where: str) -> Any:
+def _near_paths(keys: Sequence[str], block: Any) -> list[str]:
+    """Dotted keys of a config that somebody who wrote `keys` may mean, at most 3: those that end so, else similar."""
+    known = list(_paths(block, ""))
+    text = ".".join(keys)
+    ending = sorted((path for path in known if path.endswith(f".{text}")), key=lambda path: path.count("."))
+    return ending[:3] or difflib.get_close_matches(text, known, n=3, cutoff=0.75) if len(text) < 100 else []
+
+
+def _paths(block: Any, before: str) -> Iterator[str]:
+    items = block.items() if isinstance(block, Mapping) else enumerate(block) if isinstance(block, list) else ()
+    for key, value in items:
+        yield f"{before}{key}"
+        yield from _paths(value, f"{before}{key}.")
+
+
+def _meant(paths: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(map(repr, paths))}?" if paths else ""
+
+
+def _descend(top: Any, keys: Sequence[str], where: str) -> Any:
     """Follow `keys` into nested blocks and lists; ConfigError names the first step that does not exist."""
+    block = top
     for depth, key in enumerate(keys):
         here = ".".join(keys[:depth + 1])
         if isinstance(block, list):
@@ -231,7 +290,8 @@ def _descend(block: Any, keys: Sequence[str], where: str) -> Any:
         elif key in block:
             block = block[key]
         else:
-            raise ConfigError(f"{where}: the config has no {here!r}{nearest(key, block)} "
+            whole = _near_paths(where.rpartition(" ")[2].split("."), top)
+            raise ConfigError(f"{where}: the config has no {here!r}{nearest(key, block) or _meant(whole)} "
                               f"(known: {', '.join(map(str, block)) or 'none'})")
         if not isinstance(block, (dict, list)):
             raise ConfigError(f"{where}: {here} is {block!r}, not a block with keys; "

@@ -6,7 +6,7 @@ without a traceback and exits with status 2. Every message says where, what came
 """
 
 __all__ = ["JsegError", "ConfigError", "DataError", "ConvertError", "CheckpointError", "KernelError",
-           "RuntimeSetupError", "WriteError"]
+           "ExportError", "RuntimeSetupError", "WriteError"]
 
 
 class JsegError(Exception):
@@ -43,6 +43,10 @@ class CheckpointError(JsegError):
 
 class KernelError(JsegError):
     """A kernel was called with shapes or types it does not take, or cannot run on this device."""
+
+
+class ExportError(JsegError):
+    """A model cannot be exported, an exported file differs from its model, or such a file cannot be run."""
 
 
 class RuntimeSetupError(JsegError):

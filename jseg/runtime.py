@@ -60,17 +60,21 @@ def findings() -> list[Finding]:
 def prepare() -> None:
     """Set up the environment for Jittor once per process; later calls do nothing.
 
-    Nothing is raised here, so that tools which need no Jittor work anywhere: a fatal finding raises
-    `RuntimeSetupError` at the moment something imports Jittor.
+    A fatal finding raises nothing here, so that tools which need no Jittor work anywhere, but at the moment something
+    imports Jittor.
+
+    Raises:
+        RuntimeSetupError: Jittor was imported before, unprepared.
     """
     global _prepared
     if _prepared:
         return
     _prepared = True
     if "jittor" in sys.modules:
-        _add_finding("jittor", "was imported before jseg, so jseg could not prepare the process", "warning",
-              "import jseg first, then jittor")
-        return
+        _prepared = False
+        raise RuntimeSetupError("jittor was imported before jseg, so jseg could not prepare it (compiler, CUDA, cache, "
+                                "NumPy): put `import jseg` above `import jittor`; in a notebook, restart the kernel "
+                                "first")
     _check_python()
     _check_numpy()
     _check_opencv()

@@ -35,11 +35,12 @@ from jseg.files import write_atomically
 from jseg.text import printable
 from jseg.weights_header import Entry, read_header
 
-__all__ = ["FORMAT", "content_hash", "write_weights_file", "read_weights_file", "nonfinite_text"]
+__all__ = ["FORMAT", "content_hash", "write_weights_file", "read_tensor", "read_weights_file", "nonfinite_text"]
 
 FORMAT = "jseg 2"
 _TYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8", "u8": "U64",
           "u4": "U32", "u2": "U16", "u1": "U8", "b1": "BOOL"}
+_KINDS = {name: kind for kind, name in _TYPES.items()}
 
 
 def content_hash(state: Mapping[str, np.ndarray]) -> str:
@@ -126,6 +127,23 @@ def read_weights_file(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], d
         raise CheckpointError(f"{path}: {what}, so bits have changed since it was written; copy or download it again, "
                               "or use an older checkpoint")
     return state, metadata
+
+
+def read_tensor(path: str | os.PathLike, entry: Entry) -> np.ndarray:
+    """One tensor of a file whose header `read_header` has checked, bfloat16 as float32.
+
+    Raises:
+        CheckpointError: the file has become shorter, or cannot be read.
+    """
+    try:
+        if entry.dtype == "BF16":
+            return _widened(Path(path), entry)
+        kind = np.dtype("<" + _KINDS[entry.dtype])
+        count = (entry.end - entry.first) // kind.itemsize
+        return np.fromfile(path, kind, count, offset=entry.first).reshape(entry.shape)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read to its end ({printable(error)}); copy or download it "
+                              "again") from error
 
 
 def _widened(path: Path, entry: Entry) -> np.ndarray:

@@ -32,14 +32,16 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip what this machine or this call leaves out, with the reason."""
+    """Skip what this machine or this call leaves out, with the reason. Markers, not keywords: these hold the names of
+    folders too, and a checkout may lie in one called "zoo".
+    """
     import jseg.runtime
     for item in items:
-        if "slow" in item.keywords and not config.getoption("--slow"):
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
-        if "zoo" in item.keywords and not config.getoption("--zoo"):
+        if item.get_closest_marker("zoo") and not config.getoption("--zoo"):
             item.add_marker(pytest.mark.skip(reason="a model beyond one of each kind; run with --zoo"))
-        if "cuda" in item.keywords and not jseg.runtime.gpus():
+        if item.get_closest_marker("cuda") and not jseg.runtime.gpus():
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
 
 

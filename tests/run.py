@@ -1,34 +1,53 @@
-"""Run the tests folder by folder, each in a process of its own: `make test`.
+"""Run the tests folder by folder, each in a process of its own, as many at a time as `--jobs` says: `make test`.
 
 From an empty cache one process would load hundreds of compiled operations; folders keep that, and what a failure can
-spoil, small.
+spoil, small. Most of a part is one thread's work (Python, a compiler), so two parts share two cores well.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import pathlib
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 TESTS = pathlib.Path(__file__).resolve().parent
+# the longest first; the parts after it need no Jittor and keep the second process busy while Jittor's core is compiled
+FIRST = ("tests", "tests/data", "tests/data/prepare", "tests/convert", "tests/ops", "tests/engine", "tests/models")
 
 
-def parts() -> list[list[str]]:
-    """Arguments of pytest for each part: the files of tests/ itself, then every folder below it that holds tests."""
-    folders = sorted({p.parent for p in TESTS.rglob("test_*.py")} - {TESTS})
-    return [sorted(map(str, TESTS.glob("test_*.py")))] + [sorted(map(str, folder.glob("test_*.py")))
-                                                          for folder in folders]
+def parts() -> dict[str, list[str]]:
+    """Name and files of each part (tests/ itself, every folder below that holds tests) in the order of their start."""
+    folders = sorted({p.parent for p in TESTS.rglob("test_*.py")})
+    found = {str(folder.relative_to(TESTS.parent)): sorted(map(str, folder.glob("test_*.py"))) for folder in folders}
+    return {name: found[name] for name in sorted(found, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST))}
+
+
+def run_part(name: str, files: list[str], options: list[str], threads: int, lock: threading.Lock) -> bool:
+    """Run pytest on `files` and print its lines, each behind the part's name; True when it passes."""
+    env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    process = subprocess.Popen([sys.executable, "-m", "pytest", "-q", *options, *files], cwd=TESTS.parent, env=env,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for line in process.stdout:
+        with lock:
+            print(f"{name}: {line.decode(errors='replace').rstrip()}", flush=True)
+    return process.wait() == 0  # negative when a signal ended it
 
 
 def main() -> int:
     """0 when every part passes; other arguments go to pytest."""
-    failed = []
-    for files in parts():
-        name = pathlib.Path(files[0]).parent.relative_to(TESTS.parent)
-        command = [sys.executable, "-m", "pytest", "-q", *sys.argv[1:], *files]
-        print(f"--- {name}", flush=True)
-        if subprocess.run(command, cwd=TESTS.parent).returncode:  # negative when a signal ended it
-            failed.append(str(name))
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=min(2, cores), help="parts at a time (default: 2, on one core 1)")
+    args, options = parser.parse_known_args()
+    todo, lock = parts(), threading.Lock()
+    with ThreadPoolExecutor(args.jobs) as pool:
+        ends = {name: pool.submit(run_part, name, files, options, max(1, cores // args.jobs), lock)
+                for name, files in todo.items()}
+        failed = [name for name, end in ends.items() if not end.result()]
     print(f"tests: {'FAILED in ' + ', '.join(failed) if failed else 'all parts passed'}")
     return 1 if failed else 0
 

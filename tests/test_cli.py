@@ -137,7 +137,8 @@ def test_wrong_options_exit_2(capsys):
 def test_check_prints_a_summary(in_repo, capsys):
     assert cli.main(["check", CONFIG]) == 0
     assert capsys.readouterr().out == (f"{CONFIG}: ok: MSCAN tiny + LightHamHead on ADE20KDataset (150 classes), "
-                                       "160000 iterations of 16 pictures\n")
+                                       "160000 iterations of 16 pictures\n"
+                                       f"pictures and masks were not looked at; to do so: jseg data check {CONFIG}\n")
 
 
 def test_check_prints_every_fault_and_goes_on(in_repo, capsys):
@@ -150,6 +151,23 @@ def test_check_prints_every_fault_and_goes_on(in_repo, capsys):
     assert f"{CONFIG}: sead: unknown key 'sead' in the top level of a config; did you mean 'seed'?" in lines[1]
     assert (lines[2] == f"{CONFIG}: model.decode_head: unknown key 'num_clases' for LightHamHead; did you mean "
                         "'num_classes'?")
+
+
+def test_names_describes_an_entry(capsys):
+    assert cli.main(["names", "RandomCrop", "LightHamHead"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("RandomCrop  (transforms, jseg.data.transforms.geometric)", "cat_max_ratio: in 0..1.",
+                  "  crop_size: (needed)\n  cat_max_ratio: 1.0\n", "  ham_channels: 512\n", "  in_channels: (needed)"):
+        assert words in shown
+    assert "groups" not in (cli.main(["names", "SGD"]), capsys.readouterr().out.partition("In a config")[2])[1]
+    assert cli.main(["names", "RandomCorp"]) == 2 and "did you mean 'RandomCrop'?" in capsys.readouterr().err
+
+
+def test_flops_says_the_total_first(in_repo, capsys):
+    assert cli.main(["flops", "segnext_tiny_ade20k-512x512_160k", "--depth", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("6.61 G operations, 4.26 M parameters  (picture 512x512")
+    assert [line.split()[0] for line in lines[3:6]] == ["backbone", "decode_head", "(logits"]
 
 
 def test_shipped_configs_have_names_in_any_folder(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jseg.config import apply_overrides, dump_config, load_config, merge
+from jseg.config import apply_overrides, configs_folder, dump_config, load_config, merge
 from jseg.errors import ConfigError
 
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
@@ -171,6 +171,45 @@ def test_circles_are_refused(write):
     write("b.yaml", "_base_: ./a.yaml\n")
     assert "_base_ goes in a circle" in complaint(load_config, path)
     assert "_base_ goes in a circle" in complaint(load_config, write("self.yaml", "_base_: self.yaml\n"))
+
+
+def test_own_bases_have_names_in_any_folder(write, tmp_path, monkeypatch):
+    """jseg:: leads to the package's files, which may themselves be two deep."""
+    path = write("deep/er/child.yaml", "_base_: [jseg::models/segnext_tiny, 'jseg::schedules/adamw_20k.yaml']\n"
+                                       "model: {decode_head: {num_classes: 3}}\n")
+    write("parent.yaml", f"_base_: {path}\nseed: 4\n")
+    monkeypatch.chdir(tmp_path)
+    folder = configs_folder() / "_base_"
+    wanted = load_config(folder / "models/segnext_tiny.yaml")
+    wanted["model"]["decode_head"]["num_classes"] = 3
+    wanted.update(load_config(folder / "schedules/adamw_20k.yaml"), seed=4)
+    assert load_config(write("top.yaml", "_base_: parent.yaml\n")) == wanted
+    whole = "segnext/segnext_tiny_ade20k-512x512_160k"
+    assert load_config(write("whole.yaml", f"_base_: jseg::{whole}\n")) == load_config(whole)
+    for name, hint in (("models/segnext_tini", "did you mean 'jseg::models/segnext_tiny'?"),
+                       ("segnext_tiny", "there are jseg::models/segnext_tiny"), ("../../etc/passwd", "no base")):
+        assert hint in complaint(load_config, write("wrong.yaml", f"_base_: jseg::{name}\n"))
+
+
+@pytest.mark.parametrize("text, hint", [
+    ("lr=1", "--set lr: the config has no 'lr' at the top; did you mean 'optimizer.lr'?"),
+    ("num_classes=3", "did you mean 'model.decode_head.num_classes'?"),
+    ("decode_head.num_classes=3", "did you mean 'model.decode_head.num_classes'?"),
+    ("dataset.split.fold=1", "did you mean 'train_dataloader.dataset.split.fold'?"),
+    ("train_cgf.max_iters=1", "did you mean 'train_cfg'?"),
+    ("train_dataloader.datasets.split=1", "did you mean 'dataset'?")])
+def test_overrides_name_the_nearest_key(text, hint):
+    cfg = {"model": {"decode_head": {"num_classes": 2}}, "optimizer": {"lr": 0.1}, "train_cfg": {"max_iters": 1},
+           "train_dataloader": {"dataset": {"split": {"fold": 0, "seed": 1}}}}
+    assert hint in complaint(apply_overrides, cfg, [text])
+    assert apply_overrides(cfg, ["seed=3"])["seed"] == 3  # a key of the top that a block has, too
+
+
+def test_keys_of_the_top_are_those_that_check_knows():
+    from jseg.config import TOP_LEVEL
+    from jseg.engine import check_rules
+
+    assert set(TOP_LEVEL) == set(check_rules.TOP_LEVEL)
 
 
 def test_the_same_base_twice_is_no_circle(write):

@@ -2,6 +2,10 @@
 
     jseg convert IN.pth OUT.safetensors                    config and class names come from inside the file
     jseg convert IN.pth OUT.safetensors --config FILE.py   or from a config given
+    jseg convert FOLDER OUT.safetensors                    a Hugging Face model folder: config.json, model.safetensors
+                                                           or pytorch_model.bin (whole or sharded), and
+                                                           preprocessor_config.json; SegFormer, UPerNet, Mask2Former,
+                                                           MaskFormer, BEiT, DPT
     jseg convert --config FILE.py OUT.yaml                 a config alone
 
 Files without a config are known by their keys. Backbones, without their classifier: ResNet and ResNeXt (torchvision,
@@ -25,7 +29,7 @@ EXAMPLE = "jseg convert segnext_mscan-t_1x16_512x512_adamw_160k_ade20k.pth weigh
 def add_arguments(parser) -> None:
     """Options of `jseg convert`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="IN [OUT.safetensors], or OUT.yaml with --config; "
-                        "OUT is beside IN by default")
+                        "IN is a file or a Hugging Face model folder; OUT is beside IN by default")
     parser.add_argument("--config", dest="given_config", metavar="FILE",
                         help="an mmsegmentation or original JSeg config (.py), or a jseg config (.yaml, or a shipped "
                              "config's name)")
@@ -50,8 +54,18 @@ def run(args) -> int:
         return 0
     if len(files) > 2:
         raise ConvertError(f"{len(files)} files given; one checkpoint and one result are taken")
-    out = files[1] if len(files) == 2 else files[0].with_suffix(".safetensors")
+    out = files[1] if len(files) == 2 else _beside(files[0])
     done = convert_checkpoint(files[0], out, config=args.given_config, weights=args.weights, classes=args.classes,
                               allow_nonfinite=args.allow_nonfinite)
     print(done.text())
     return 0
+
+
+def _beside(source: pathlib.Path) -> pathlib.Path:
+    """Where the result goes if nobody says: beside the file, or beside the folder of a model of Hugging Face."""
+    from jseg.convert.hf import find_folder
+    found = find_folder(source)
+    if found is None:
+        return source.with_suffix(".safetensors")
+    folder = found[0].resolve()
+    return folder.with_name(f"{folder.name}.safetensors")

@@ -30,7 +30,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """Print the rule, a table by module and the totals."""
+    """Print the totals, a table by module and the rule."""
     from jseg.layers import named_parameters
     from jseg.models import build_model
 
@@ -39,13 +39,14 @@ def run(args) -> int:
     model = build_model(load_config(args.config, args.overrides))
     counts, logits = count_operations(model, (args.size[0], args.size[1]))
     sizes = {key: value.numel() for key, value in named_parameters(model).items()}
-    print(__doc__.split("\n\n")[1])
-    print(f"\npicture {args.size[0]}x{args.size[1]}, logits {'x'.join(map(str, logits))}\n")
+    print(f"{sum(counts.values()) / 1e9:.2f} G operations, {sum(sizes.values()) / 1e6:.2f} M parameters  (picture "
+          f"{args.size[0]}x{args.size[1]}, logits {'x'.join(map(str, logits))})\n")
     print(f"{'module':<40}{'G operations':>14}{'parameters':>14}")
     for name in _rows(model, args.depth):
         print(f"{'  ' * name.count('.') + name:<40}{_below(counts, name) / 1e9:>14.4f}{_below(sizes, name):>14,}")
     print(f"{'(logits resized)':<40}{counts['(logits resized)'] / 1e9:>14.4f}{0:>14,}")
-    print(f"{'total':<40}{sum(counts.values()) / 1e9:>14.4f}{sum(sizes.values()):>14,}")
+    print(f"{'total':<40}{sum(counts.values()) / 1e9:>14.4f}{sum(sizes.values()):>14,}\n")
+    print(__doc__.split("\n\n")[1])
     return 0
 
 

@@ -1,30 +1,40 @@
-"""List every model, loss, sampler, dataset, transform, optimizer and schedule a config may name."""
+"""List what a config may name (models, losses, datasets, transforms, ...), or describe one entry."""
 
 from __future__ import annotations
 
+import inspect
 import pathlib
 
-from jseg.errors import DataError
+import yaml
+
+from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
+from jseg.registry import Registry, accepted, nearest
 from jseg.text import fill_prose
 
-EXAMPLE = "jseg names"
+EXAMPLE = "jseg names RandomCrop"
 KINDS = (("models", "MODELS"), ("losses", "LOSSES"), ("samplers", "SAMPLERS"), ("datasets", "DATASETS"),
          ("transforms", "TRANSFORMS"), ("optimizers", "OPTIMIZERS"), ("schedules", "SCHEDULES"))
 
 
+_SUPPLIED = ("groups",)  # arguments that no config gives
 MARKS = ("<!-- jseg names -->\n", "<!-- end -->")  # around the list in a document
 
 
 def add_arguments(parser) -> None:
     """Options of `jseg names`."""
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help="print the arguments and the description of these instead of the list")
     parser.add_argument("--write", nargs="+", default=[], metavar="FILE",
                         help="put the list into these Markdown files, between the lines <!-- jseg names --> and <!-- "
                              "end -->")
 
 
 def run(args) -> int:
-    """Print the list that the README shows, or write it there."""
+    """Print the list that the README shows, or write it there; or describe the names given."""
+    if args.names:
+        print("\n\n".join(map(described, args.names)))
+        return 0
     names = supported()
     if not args.write:
         print(names)
@@ -39,13 +49,55 @@ def run(args) -> int:
     return 0
 
 
-def supported() -> str:
-    """One Markdown list item for each kind, names in alphabetical order."""
+def described(name: str) -> str:
+    """What a config writes for one entry: `type`, its arguments with their defaults, its docstring.
+
+    Raises:
+        ConfigError: no kind has an entry of this name.
+    """
+    found = [(title, kind.get(name)) for title, kind in _registries() if name in kind]
+    if not found:
+        known = [entry for _, kind in _registries() for entry in kind.names()]
+        raise ConfigError(f"no model, loss, dataset, transform, optimizer or schedule is called {name!r}"
+                          f"{nearest(name, known)} ('jseg names' lists all)")
+    parts = []
+    for title, entry in found:
+        words = [f"  {key}: {_default(p)}" for key, p in accepted(entry).items() if key not in _SUPPLIED]
+        shared = getattr(entry, "OPTIONS", None)
+        docs = [inspect.getdoc(part) for part in (entry, shared) if part is not None]
+        parts.append("\n\n".join([f"{name}  ({title}, {entry.__module__})", *filter(None, docs),
+                                  "\n".join(["In a config:", f"  type: {name}", *words])]))
+    return "\n\n".join(parts)
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    """The default as YAML writes it."""
+    if parameter.default is parameter.empty:
+        return "(needed)"
+    return yaml.safe_dump(_plain(parameter.default), default_flow_style=True, width=10_000).splitlines()[0]
+
+
+def _plain(value):
+    """A default without tuples and the like, which YAML does not have."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "items"):
+        return {key: _plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _registries() -> list[tuple[str, Registry]]:
+    """All kinds with their registries, filled."""
     import jseg.data  # noqa: F401  (importing a room enters its classes)
     import jseg.engine.optim  # noqa: F401
     import jseg.engine.schedules  # noqa: F401
     import jseg.losses  # noqa: F401
     import jseg.models  # noqa: F401
     from jseg import registry
-    lists = ((title, ", ".join(getattr(registry, name).names())) for title, name in KINDS)
+    return [(title, getattr(registry, name)) for title, name in KINDS]
+
+
+def supported() -> str:
+    """One Markdown list item for each kind, names in alphabetical order."""
+    lists = ((title, ", ".join(kind.names())) for title, kind in _registries())
     return fill_prose("\n".join(f"- **{title}**: {names}" for title, names in lists))

@@ -15,31 +15,34 @@ from jseg.errors import ConfigError, DataError, JsegError, WriteError
 from jseg.text import printable
 
 EXAMPLE = "jseg predict weights/segnext_tiny_camvid.safetensors street.jpg --out masks/"
-RESULTS = {
-    "overlay": ("overlay",),
-    "labels": ("labels",),
-    "both": ("overlay", "labels"),
-    "probability": ("probability",),
-    "all": ("overlay", "labels", "probability"),
-}
 
 
 def add_arguments(parser) -> None:
     """Options of `jseg predict`."""
     from jseg.data.submission import SUBMISSIONS
+    from jseg.engine.result_files import parse_kinds
     parser.add_argument(
-        "checkpoint", help="a .safetensors file, or a run's folder or its best/; it carries config, classes and palette"
+        "checkpoint",
+        help="a .safetensors file, a run's folder or its best/, or an .onnx file of 'jseg export'; it carries config,"
+             " classes and palette",
     )
     parser.add_argument("inputs", nargs="+", help="picture files, folders of pictures, video files")
     parser.add_argument("--out", default="predictions", help="folder for the results (default: %(default)s)")
     parser.add_argument(
-        "--what",
-        choices=tuple(RESULTS),
-        default="both",
+        "--what", type=_checked(parse_kinds), default="both", metavar="LIST",
         help=(
-            "overlay: picture with colours over it; labels: palette PNG of class indices; both: these two (default);"
-            " probability: grey PNG of the winning class's softmax, 255 for 1; all: the three. A video gives an overlay"
-            " video"
+            "one or several of these, with commas (default: both). overlay: picture with colours over it; labels:"
+            " palette PNG of class indices; both: these two; probability: grey PNG of the class's softmax, 255 for 1;"
+            " all: the three; polygons: outlines of regions with their holes, classes and scores; probabilities,"
+            " logits: arrays (K, H, W) of all classes. A video gives an overlay video"
+        ),
+    )
+    parser.add_argument(
+        "--as", dest="types", default="", metavar="TYPES",
+        help=(
+            "file types, with commas, for results that have several: npy for labels and probability (float32), jpg for"
+            " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json at the end:"
+            " polygons, run lengths for regions with holes) for polygons"
         ),
     )
     parser.add_argument(
@@ -48,8 +51,26 @@ def add_arguments(parser) -> None:
         help="instead of --what: one grey PNG per picture with the ids that this benchmark's server takes, named like "
              "the picture",
     )
+    parser.add_argument(
+        "--threshold", action="append", default=[], metavar="[CLASS=]P",
+        help=(
+            "least probability for a class to be taken, or for all classes; may be given many times. Elsewhere the most"
+            " likely class without a threshold is taken; where all have one, none: label 255"
+        ),
+    )
+    parser.add_argument("--min-area", type=int, default=1, metavar="N", help="leave polygons below N pixels out")
+    parser.add_argument(
+        "--palette", metavar="FILE",
+        help="colours of overlays and labels: a text file with '#e0463c road' or '224 70 60 road' per line, or the word"
+             " distinct for colours as far from each other as they can be (default: the checkpoint's)",
+    )
     parser.add_argument("--opacity", type=float, default=0.5,
                         help="of the colours in overlays, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--no-outlines", action="store_true", help="overlays without the borders of regions")
+    parser.add_argument("--no-legend", action="store_true",
+                        help="overlays of the picture's own size, without the classes and their shares below it")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N",
+                        help="pictures in one pass of the network, where they have one size (default: %(default)s)")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
     parser.add_argument(
@@ -70,6 +91,18 @@ def add_arguments(parser) -> None:
     parser.add_argument("--allow-nonfinite", action="store_true", help="use weights that hold NaN or inf all the same")
     parser.add_argument("--impl", choices=("auto", "jittor"), default="auto",
                         help="kernels (default) or plain operators")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
+                        help="what runs an .onnx file (default: %(default)s)")
+
+
+def _checked(parse: Callable) -> Callable:
+    """A parser of a word whose ValueError argparse prints."""
+    def checked(text: str):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return checked
 
 
 def _height_width(text: str) -> tuple[int, int]:
@@ -108,8 +141,8 @@ def _predict(args) -> int:
     from jseg.data.submission import check_classes
     from jseg.engine import distributed
     from jseg.engine.predict import InferenceSegmentor
-    if not 0 <= args.opacity <= 1:
-        raise ConfigError(f"--opacity is {args.opacity}; accepted: 0 to 1")
+    from jseg.engine.result_files import Look, ResultFiles
+    types = _checked_options(args)
     jobs, faults = _listed(args.inputs)
     if not jobs:
         raise faults[0] if len(faults) == 1 else DataError("\n".join(map(str, faults)))
@@ -122,21 +155,69 @@ def _predict(args) -> int:
         crop_size=args.crop_size,
         stride=args.stride,
         allow_nonfinite=args.allow_nonfinite,
+        runtime=args.runtime,
     )
     if args.format:
         check_classes(segmentor.classes, args.format)
-    out = _result_folder(args.out)
+    if args.palette:
+        segmentor.palette = _palette(args.palette, segmentor.classes)
+    look = Look(args.opacity, not args.no_outlines, not args.no_legend)
+    files = ResultFiles(segmentor, _result_folder(args.out), types, look=look, min_pixels=args.min_area,
+                        form=args.format, thresholds=_thresholds(args.threshold, segmentor.classes))
     if distributed.is_main():
         _note_first(jobs, segmentor.scale)
-    if len(jobs) == 1 and not faults and distributed.world_size() == 1:
-        return 2 if _segment(segmentor, jobs[0], jobs[0].stem, out, args) else 0
+    alone = len(jobs) == 1 and not faults and distributed.world_size() == 1
     if distributed.is_main():
         for fault in faults:
             print(printable(fault), file=sys.stderr)
     with distributed.watched():
-        done, left_out, damaged = _segment_share(segmentor, jobs, out, args)
+        done, left_out, damaged = _segment_share(files, jobs, args.batch_size, alone)
+    if "coco" in types.values():
+        regions = [entry for part in distributed.gather_objects(files.coco) for entry in part]
+        if distributed.is_main() and regions:
+            files.write_coco(regions)
+    if alone:
+        return 2 if damaged else 0
     shares = distributed.gather_objects((done, left_out, damaged))
-    return _summary(shares, [printable(fault.path) for fault in faults], out)
+    return _summary(shares, [printable(fault.path) for fault in faults], files.folder)
+
+
+def _checked_options(args) -> dict[str, str]:
+    """Look at the options that need no model; returns the file type of each result."""
+    from jseg.engine.result_files import parse_types
+    if not 0 <= args.opacity <= 1:
+        raise ConfigError(f"--opacity is {args.opacity}; accepted: 0 to 1")
+    for name in ("batch_size", "min_area"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}; accepted: 1 or more")
+    if args.format and (args.types or args.threshold):
+        raise ConfigError("--format writes what a benchmark takes; leave --as and --threshold out")
+    if args.tta and "logits" in args.what:
+        raise ConfigError("--what logits with --tta: the views' probabilities are averaged, so there are no logits; "
+                          "ask for probabilities")
+    return {} if args.format else parse_types(args.types, args.what)
+
+
+def _thresholds(given: list[str], classes: list[str]) -> float | dict[str, float] | None:
+    """`--threshold`: a number for all classes, `name=number` for one, the last word for a class counts."""
+    from jseg.engine.predict import threshold_array
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        try:
+            found.update({name: float(number)} if name else dict.fromkeys(classes, float(number)))
+            threshold_array(found, classes)
+        except ValueError as error:
+            why = str(error) if "thresholds" in str(error) else "expected CLASS=P or P, P above 0 and at most 1"
+            raise ConfigError(f"--threshold {text}: {why}") from error
+    return found or None
+
+
+def _palette(given: str, classes: list[str]) -> np.ndarray:
+    from jseg.data.colours import read_palette, spread_colours
+    if given == "distinct" and not os.path.exists(given):
+        return np.array(spread_colours(len(classes)), np.uint8)
+    return read_palette(given, classes)
 
 
 def _listed(inputs: list[str]) -> tuple[list[pathlib.Path], list[DataError]]:
@@ -169,28 +250,43 @@ def _result_folder(given: str) -> pathlib.Path:
     return out
 
 
-def _segment_share(segmentor, jobs: list[pathlib.Path], out: pathlib.Path, args) -> tuple[int, list[str], list[str]]:
-    """Do this rank's share of the jobs.
+def _segment_share(files, jobs: list[pathlib.Path], batch_size: int, alone: bool) -> tuple[int, list[str], list[str]]:
+    """Do this rank's share of the jobs. The only job of a command, `alone`, is not left out but raises.
 
     Returns:
         how many were done; the names of those left out; of those done, the names of those that are damaged.
     """
     from jseg.engine import distributed
+    from jseg.engine.video import VIDEO_SUFFIXES
     stems = [job.stem for job in jobs]
+    # two inputs with one stem, from different folders or with different suffixes, must not overwrite each other
+    names = [job.stem if stems.count(job.stem) == 1 else f"{job.parent.name}_{job.stem}_{job.suffix[1:]}"
+             for job in jobs]
+    mine = list(range(len(jobs)))[distributed.rank()::distributed.world_size()]
     done, left_out, damaged = 0, [], []
-    for job in jobs[distributed.rank()::distributed.world_size()]:
+    while mine:
         distributed.beat("predicts")
-        # two inputs with one stem, from different folders or with different suffixes, must not overwrite each other
-        name = job.stem if stems.count(job.stem) == 1 else f"{job.parent.name}_{job.stem}_{job.suffix[1:]}"
+        is_video = jobs[mine[0]].suffix.lower() in VIDEO_SUFFIXES
+        count = 1 if is_video else batch_size
+        part = [place for place in mine[:count] if is_video == (jobs[place].suffix.lower() in VIDEO_SUFFIXES)]
+        mine = mine[len(part):]
         try:
-            if _segment(segmentor, job, name, out, args):
-                damaged.append(printable(job))
-            done += 1
+            if is_video:
+                if _segment_video(files, jobs[part[0]], names[part[0]]):
+                    damaged.append(printable(jobs[part[0]]))
+            else:
+                _segment_pictures(files, [(jobs[place], names[place], place) for place in part])
+            done += len(part)
         except WriteError:  # the next one would fare no better
             raise
         except JsegError as error:
+            if alone:
+                raise
+            if len(part) > 1:  # one by one, to see which
+                mine, batch_size = part + mine, 1
+                continue
             print(f"left out: {printable(error)}", file=sys.stderr)
-            left_out.append(printable(job))
+            left_out.append(printable(jobs[part[0]]))
     return done, left_out, damaged
 
 
@@ -212,48 +308,29 @@ def _summary(shares: list[tuple[int, list[str], list[str]]], missing: list[str],
     return 2 if left_out or damaged else 0
 
 
-def _segment(segmentor, job: pathlib.Path, name: str, out: pathlib.Path, args) -> bool:
-    """Segment one input and print its line; True if only a part of it could be read."""
-    from jseg.engine.video import VIDEO_SUFFIXES
-    if job.suffix.lower() in VIDEO_SUFFIXES:
-        if args.format:
-            raise DataError(f"{job}: a video is no picture of a benchmark; leave --format out")
-        return _segment_video(segmentor, job, out / f"{name}_overlay.mp4", args.opacity)
-    print(_segment_picture(segmentor, job, out, name, args), flush=True)
-    return False
+def _segment_pictures(files, pictures: list[tuple[pathlib.Path, str, int]]) -> None:
+    """Segment some pictures (file, name of the results, place among all) together; print a line for each."""
+    classes = files.segmentor.classes
+    for answer, (path, name, order) in zip(files.ask([path for path, _, _ in pictures]), pictures):
+        written = files.write(answer, path, name, order)
+        share = np.bincount(answer.labels.ravel(), minlength=len(classes))[:len(classes)] / answer.labels.size
+        top = ", ".join(f"{classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4] if share[k] > 0)
+        print(f"{printable(path)} -> {', '.join(map(printable, written))}  ({top or 'no class'})", flush=True)
 
 
-def _segment_picture(segmentor, path: pathlib.Path, out: pathlib.Path, name: str, args) -> str:
-    from jseg.data.io import write_mask
-    from jseg.data.submission import submission_ids, submission_name
-    labels, probability = (
-        segmentor.infer(path, with_prob=True) if args.what in ("probability", "all") else (segmentor.infer(path), None)
-    )
-    save: dict[str, Callable] = {
-        "labels": lambda file: segmentor.save_labels(labels, file),
-        "overlay": lambda file: segmentor.save_overlay(path, labels, file, opacity=args.opacity),
-        "probability": lambda file: segmentor.save_probability(probability, file)}
-    written = []
-    if args.format:
-        written.append(out / submission_name(path.stem))
-        write_mask(written[0], submission_ids(labels, args.format))
-    for kind in sorted(() if args.format else RESULTS[args.what]):
-        written.append(out / f"{name}_{kind}.png")
-        save[kind](written[-1])
-    share = np.bincount(labels.ravel(), minlength=len(segmentor.classes)) / labels.size
-    top = ", ".join(f"{segmentor.classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4]
-                    if share[k] > 0)
-    return f"{printable(path)} -> {', '.join(map(printable, written))}  ({top})"
-
-
-def _segment_video(segmentor, path: pathlib.Path, out: pathlib.Path, opacity: float) -> bool:
+def _segment_video(files, path: pathlib.Path, name: str) -> bool:
+    """Write an overlay video and print a line; True if only a part of the input could be read."""
     from tqdm import tqdm
 
     from jseg.engine.video import VideoFile, VideoSource
+    if files.form:
+        raise DataError(f"{path}: a video is no picture of a benchmark; leave --format out")
+    segmentor, look, out = files.segmentor, files.look, files.folder / f"{name}_overlay.mp4"
     with VideoSource(path) as source, VideoFile(out, source.rate) as result:
         with contextlib.closing(source.frames()) as frames:
             for frame in tqdm(frames, total=source.expected, unit="frame", desc=printable(path.name)):
-                result.write(segmentor.overlay(frame, segmentor.infer(frame), opacity=opacity))
+                labels = segmentor.infer(frame, thresholds=files.thresholds)
+                result.write(segmentor.overlay(frame, labels, opacity=look.opacity, outlines=look.outlines))
         result.finish_file()
         lost = source.lost()
     print(f"{printable(path)} -> {printable(out)} ({result.count} frames)", flush=True)

@@ -16,8 +16,8 @@ def add_arguments(parser) -> None:
     """Options of `jseg val`."""
     add_config_arguments(parser, nargs="?")
     parser.add_argument("--checkpoint", required=True, metavar="FILE",
-                        help="weights (.safetensors), or a folder of a run that holds them, such as best/; without "
-                             "CONFIG the config inside the file is used")
+                        help="weights (.safetensors), a folder of a run that holds them, such as best/, or an .onnx "
+                             "file of 'jseg export'; without CONFIG the config inside the file is used")
     parser.add_argument("--split", choices=("val", "test"), default="val",
                         help="which dataloader of the config (default: val)")
     parser.add_argument("--tta", action="store_true",
@@ -26,6 +26,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--keep", metavar="FOLDER",
                         help="save the worst and best pictures with truth and prediction there")
     parser.add_argument("--allow-nonfinite", action="store_true", help="evaluate weights that hold NaN or inf")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
+                        help="what runs an .onnx file (default: %(default)s)")
     parser.add_argument("--keep-count", type=int, default=4, metavar="N",
                         help="how many of each (default: %(default)s)")
 
@@ -48,13 +50,23 @@ def _evaluate(args) -> int:
     from jseg.layers.init import without_values
     from jseg.models import build_model
     path = weights_path(args.checkpoint)
-    state, meta = load_weights(path, allow_nonfinite=args.allow_nonfinite)
+    exported = path.suffix == ".onnx"
+    if exported:
+        from jseg.export.exported import ExportedSegmentor, open_exported
+        file = open_exported(path, args.runtime)
+        meta = file.meta
+    else:
+        state, meta = load_weights(path, allow_nonfinite=args.allow_nonfinite)
     config = chosen_config(args.config, args.overrides, meta, path)
     own = contextlib.nullcontext() if args.config else config_told(path)
     with own, without_values():
-        model = build_model(config if args.config else without_files(config["model"]))
+        if exported:
+            model = ExportedSegmentor(file, (config.get("model") or {}).get("test_cfg"))
+        else:
+            model = build_model(config if args.config else without_files(config["model"]))
         loader = build_loader(config, args.split, rank=distributed.rank(), world_size=distributed.world_size())
-    load_into(model, state, source=str(path), allow_nonfinite=True)  # they were looked at when read
+    if not exported:
+        load_into(model, state, source=str(path), allow_nonfinite=True)  # they were looked at when read
     with distributed.watched():
         result = evaluate(model, loader, config.get("evaluator"), tta=(config.get("tta") or {}) if args.tta else None,
                           keep=args.keep, keep_count=args.keep_count)
@@ -77,19 +89,9 @@ def chosen_config(config: str | None, overrides: list[str], meta: dict, source: 
         ConfigError: the config file is wrong, or an override does not fit.
     """
     from jseg.config import apply_overrides, load_config
-    from jseg.engine.model_file import stored_config
+    from jseg.engine.model_file import own_data, stored_config
     if config is not None:
         return load_config(config, overrides)
     if not meta.get("config"):
         raise ConfigError(f"{source}: carries no config; name one: jseg val CONFIG --checkpoint {source}")
-    inside = stored_config(meta, source)
-    if _names_cache(inside):
-        raise ConfigError(f"{source}: the config inside names a cache_file, and a checkpoint does not say which files "
-                          f"are written; name a config: jseg val CONFIG --checkpoint {source}")
-    return apply_overrides(inside, overrides)
-
-
-def _names_cache(value) -> bool:
-    if isinstance(value, dict):
-        return bool(value.get("cache_file")) or any(map(_names_cache, value.values()))
-    return isinstance(value, list) and any(map(_names_cache, value))
+    return apply_overrides(own_data(stored_config(meta, source), source), overrides)

@@ -46,6 +46,34 @@ def run(args) -> int:
     return 0
 
 
+def find_weights(given: str, folder: pathlib.Path = pathlib.Path("weights")) -> pathlib.Path:
+    """The weights that a user means: a file, a run's folder, NAME.safetensors in `weights/` (here or beside jseg), or a
+    published name, whose file is fetched and converted.
+
+    Raises:
+        CheckpointError: nothing of that name is here or published. ConvertError: it cannot be fetched.
+    """
+    import jseg
+    from jseg.convert.model_index import read_weights, refuse_unbuildable
+    from jseg.engine.checkpoint import weights_path
+    from jseg.errors import CheckpointError
+    from jseg.registry import nearest
+    if pathlib.Path(given).exists():
+        return weights_path(given)
+    beside = pathlib.Path(jseg.__file__).resolve().parents[1] / "weights"
+    here = [place / f"{given.removesuffix('.safetensors')}.safetensors" for place in (folder, beside)]
+    found = next((path for path in here if path.is_file()), None)
+    if found is not None:
+        return found
+    index = read_weights()
+    if given not in index:
+        local = [path.stem for place in (folder, beside) for path in place.glob("*.safetensors")]
+        raise CheckpointError(f"--weights {given}: no such file, and no published weights have this name"
+                              f"{nearest(given, [*index, *local])}; `jseg models --like WORDS` searches them")
+    refuse_unbuildable(index[given])
+    return get(index[given], folder)
+
+
 def table(index: dict, folder: pathlib.Path) -> str:
     """One line for each entry."""
     rows = [("name", "mIoU ss/ms", "sha256", "licence", "source", "here")]

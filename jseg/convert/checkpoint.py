@@ -15,7 +15,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -83,7 +83,8 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     """Convert one checkpoint.
 
     Args:
-        source: a .pth, .pt or .pkl file, or a .safetensors file of another library.
+        source: a .pth, .pt or .pkl file, a .safetensors file of another library, or a model folder of Hugging Face
+            (see `jseg.convert.hf`).
         out: the .safetensors file to write; its folder is made.
         config: an mmsegmentation or JSeg config (.py) or a jseg config (.yaml) to use instead of the one inside the
             file.
@@ -98,8 +99,15 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
             are not finite; no file is written then.
         ConfigError: the config names what jseg does not have.
     """
+    from jseg.convert import hf
     source, out = pathlib.Path(source), output_file(out)
     where = str(source)
+    if (folder := hf.find_folder(source)) is not None:
+        if config is not None or weights != "default":
+            raise ConvertError(f"{where}: a model folder of Hugging Face has its config and one set of weights in it; "
+                               "leave out --config and --weights")
+        return hf.convert_folder(folder[0], out, weights_file=folder[1], classes=classes,
+                                 allow_nonfinite=allow_nonfinite)
     if out.exists() and source.exists() and out.samefile(source):
         raise ConvertError(f"{out}: would replace what it is made of; give the result another name")
     contents = find_contents(_read(source, where), where, weights)
@@ -189,7 +197,9 @@ def checked_shapes(contents: Contents, renames: Mapping[str, Made], settings: Ma
     shapes = _shapes(contents, renames, where)
     _refuse_absurd(settings, shapes, config_from, where)
     wanted = _model_shapes(settings, backbone_only, where)
-    _account(shapes, {key: shape for key, shape in wanted.items() if not key.startswith(tuple(absent))}, where)
+    derived = _derived(settings, shapes)
+    _account(shapes, {key: shape for key, shape in wanted.items()
+                      if key not in derived and not key.startswith(tuple(absent))}, where)
     if not allow_nonfinite:
         _refuse_nonfinite(contents, renames, where)
     return shapes
@@ -203,8 +213,14 @@ def write_conversion(out: pathlib.Path, contents: Contents, renames: Mapping[str
         ConvertError: it cannot be written.
     """
     def value(key: str) -> np.ndarray:
+        if key in computed:
+            return computed[key]
         return _value(contents, renames[key], f"{where}: {key}").reshape(shapes[key])
 
+    computed: dict[str, np.ndarray] = {}
+    for prefix in sorted(set(_derived(meta["config"], shapes).values())):
+        computed.update(_derived_values(meta["config"], prefix, shapes, value))
+    shapes = {**shapes, **{key: array.shape for key, array in computed.items()}}
     digest = write_weights_file(out, shapes, value, {**meta, "jseg_version": _jseg_version()})
     sources = {contents.source_keys[old]: new for new, made in renames.items() for old in made.parts}
     return Conversion(out, meta["origin"], [new for old, new in sources.items() if new == old],
@@ -328,6 +344,28 @@ def _account(shapes: Mapping[str, tuple], wanted: Mapping[str, tuple], where: st
                  for title, keys in faults if keys]
         raise ConvertError(f"{where}: does not fit the model its config describes; {'; '.join(words)}. Give the right "
                            "config with --config")
+
+
+def _derived(settings: Mapping, shapes: Mapping) -> dict[str, str]:
+    """Keys which follow from other weights and that `shapes` lacks -> prefix of the part that computes them."""
+    from jseg.models import derived_parts
+    return {prefix + name: prefix for prefix, (_, names) in derived_parts(settings).items() for name in names
+            if "decode_head" in settings["model"] and prefix + name not in shapes}
+
+
+def _derived_values(settings: Mapping, prefix: str, shapes: Mapping, value: Callable[[str], np.ndarray]) -> dict[
+    str, np.ndarray]:
+    """What follows from the other weights of one part of the model, by key."""
+    from jseg.engine.checkpoint import load_into
+    from jseg.layers.init import without_values
+    from jseg.models import derived_parts
+    from jseg.registry import MODELS
+    block, names = derived_parts(settings)[prefix]
+    with without_values():
+        part = MODELS.build(block, prefix)
+    load_into(part, {key[len(prefix):]: value(key) for key in shapes if key.startswith(prefix)}, strict=False)
+    part.derive()
+    return {prefix + name: getattr(part, name).numpy() for name in names}
 
 
 def _refuse_nonfinite(contents: Contents, renames: Mapping[str, Made], where: str) -> None:

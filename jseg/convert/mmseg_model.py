@@ -18,6 +18,14 @@ __all__ = ["translate_model", "translate_preprocessor", "PREPROCESSOR_KEYS"]
 
 PREPROCESSOR_KEYS = ("mean", "std", "bgr_to_rgb", "rgb_to_bgr", "size", "size_divisor", "pad_val",
                      "seg_pad_val", "test_cfg")
+# mmsegmentation's names of the datasets that vocabularies come from (mmseg/utils/class_names.py)
+_VOCABULARIES = {
+    "CityscapesDataset": ("cityscapes",), "ADE20KDataset": ("ade", "ade20k"), "LoveDADataset": ("loveda",),
+    "PascalVOCDataset": ("voc", "pascal_voc", "voc12", "voc12aug"), "PotsdamDataset": ("potsdam",),
+    "PascalContextDataset59": ("pcontext", "pascal_context", "voc2010"), "ISPRSDataset": ("vaihingen",),
+    "COCOStuffDataset": tuple(f"coco{dash}stuff{size}" for dash in ("", "-", "_") for size in ("", "10k", "164k")),
+    "iSAIDDataset": ("isaid", "iSAID"), "STAREDataset": ("stare", "STARE"), "LIPDataset": ("LIP", "lip"),
+    "MapillaryDataset_v1": ("mapillary_v1",), "MapillaryDataset_v2": ("mapillary_v2",), "BDD100KDataset": ("bdd100k",)}
 _PADDING_KEYS = ("size", "size_divisor", "resize_divisor")
 # all three families
 _HAM_SPELLINGS = {"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t", "RAND_INIT": "rand_init"}
@@ -34,6 +42,8 @@ def translate_model(model: dict, notes: Notes) -> dict:
     import jseg.models  # noqa: F401  (fills the registries; needs Jittor)
 
     model = _with_words_in_heads(segformer_words(model))
+    if "image_encoder" in model:  # MultimodalEncoderDecoder's name for it
+        model["backbone"] = model.pop("image_encoder")
     kind = model.get("type", "EncoderDecoder")
     if kind not in MODELS:
         notes.add("model.type",
@@ -49,8 +59,27 @@ def translate_model(model: dict, notes: Notes) -> dict:
     rest = {key: value for key, value in model.items() if key not in handled}
     if kind not in MODELS:
         return translated | rest
-    own = [key for key in accepted(MODELS.get(kind)) if key not in translated]
-    return translated | notes.take(rest, own, "model", {"train_cfg": (None, {})})
+    words = accepted(MODELS.get(kind))
+    translated = {key: value for key, value in translated.items() if key in words or key == "type" or value is not None}
+    if rest.get("text_encoder"):
+        rest["text_encoder"] = _text_encoder(notes.block(rest["text_encoder"], "model.text_encoder"), notes)
+    return translated | notes.take(rest, [key for key in words if key not in translated], "model",
+                                   {"train_cfg": (None, {})})
+
+
+def _text_encoder(block: dict, notes: Notes) -> Any:
+    """A text encoder with the names of its classes, which upstream looks up by the name of a dataset."""
+    from jseg.registry import DATASETS
+    where, name = "model.text_encoder", block.get("dataset_name")
+    block = {key: value for key, value in block.items() if key not in ("dataset_name", "cache_feature")}
+    kind = next((kind for kind, names in _VOCABULARIES.items() if name in names), None)
+    if kind in DATASETS and block.get("vocabulary") is None:
+        classes = DATASETS.get(kind).METAINFO["classes"]
+        block["vocabulary"] = list(classes[1:] if classes[0] == "background" else classes)
+    elif name is not None:
+        notes.add(f"{where}.dataset_name", f"{brief(name)} is no dataset whose classes are known here; write their "
+                                           "names as vocabulary")
+    return _known(MODELS, block, where, notes)
 
 
 def _with_words_in_heads(model: dict) -> dict:

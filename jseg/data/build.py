@@ -83,6 +83,9 @@ def build_loader(cfg: Mapping, split: str, *, start_iter: int = 0, rank: int = 0
         ConfigError: something in the config is missing, unknown or contradictory.
     """
     name, block = loader_block(cfg, split)
+    if block.get("batch_size") == "auto":
+        raise ConfigError(f"{name}.batch_size: auto is measured when training begins; give a number here, for example "
+                          f"--set {name}.batch_size=4")
     try:
         return Loader(build_dataset(cfg, split), build_preprocessor(cfg), batch_size=block.get("batch_size", 1),
                       num_workers=block.get("num_workers", 2), seed=cfg.get("seed") or 0, training=split == "train",

@@ -119,7 +119,7 @@ class SegDataPreProcessor:
             if training and label is not None and label.shape != image.shape[:2]:
                 raise DataError(f"{sample['img_path']}: after the pipeline the picture is {image.shape[:2]} and its "
                                 f"label map {label.shape}; put LoadAnnotations before the transforms that change sizes")
-            self._fill(out[i], image)
+            self.fill(out[i], image)
             if label is not None:
                 _fill_label(out_labels[i], label, self.seg_pad_val)
             metas.append(self._meta(sample, image.shape[:2], (h, w), None if label is None else label.shape))
@@ -145,7 +145,7 @@ class SegDataPreProcessor:
         return cv2.resize(image, (-(-w // divisor) * divisor, -(-h // divisor) * divisor),
                           interpolation=cv2.INTER_LINEAR)
 
-    def _fill(self, out: np.ndarray, image: np.ndarray) -> None:
+    def fill(self, out: np.ndarray, image: np.ndarray) -> None:
         """Write one picture (h, w, 3) into out (3, H, W): planes, normalised, padded bottom and right."""
         if image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"a picture must be (H, W, 3), got {image.shape}")

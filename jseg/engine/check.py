@@ -16,7 +16,7 @@ import numpy as np
 
 from jseg.config import stating_block
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
-from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PREPROCESSOR, TOP_LEVEL, TTA
+from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PREPROCESSOR, TOP_LEVEL, TRAIN_LOADER, TTA
 from jseg.engine.dry_step import dry_step
 from jseg.engine.evaluate import evaluator_faults
 from jseg.engine.limits import absurd
@@ -116,8 +116,9 @@ def _check_model(model: Mapping) -> list[str]:
     if model.get("backbone") is not None:
         backbone, found = _build(MODELS, model["backbone"], "model.backbone")
         faults += found
-    if model.get("neck") is not None:
-        faults += _build(MODELS, model["neck"], "model.neck")[1]
+    for name in ("neck", "text_encoder"):
+        if model.get(name) is not None:
+            faults += _build(MODELS, model[name], f"model.{name}")[1]
     for where, head in heads_of(model):
         faults += _check_head(head, where)
         if isinstance(head, Mapping) and backbone is not None and model.get("neck") is None:
@@ -184,7 +185,7 @@ def _check_preprocessor(block: Mapping) -> list[str]:
 def _check_loader(block: Mapping, split: str) -> list[str]:
     where = f"{split}_dataloader"
     loader = block[where]
-    faults = fields(loader, LOADER, where, "a dataloader")
+    faults = fields(loader, TRAIN_LOADER if split == "train" else LOADER, where, "a dataloader")
     faults += [f"{where} needs {key!r}" for key in ("batch_size", "dataset") if key not in loader]
     dataset = loader.get("dataset")
     if isinstance(dataset, Mapping):

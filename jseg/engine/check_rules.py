@@ -7,7 +7,7 @@ from typing import Mapping
 from jseg.rules import (COUNT, COUNT_OR_0, FACTOR, FLAG, MAPPING, NEEDED_COUNT, POSITIVE, SIZE, TEXT, Rule, is_number,
                         list_of)
 
-__all__ = ["TOP_LEVEL", "LOADER", "TTA", "PREPROCESSOR", "DATA_PREFIX", "OPTIMIZER"]
+__all__ = ["AUTO", "TOP_LEVEL", "LOADER", "TRAIN_LOADER", "TTA", "PREPROCESSOR", "DATA_PREFIX", "OPTIMIZER"]
 
 TOP_LEVEL = {
     "model": MAPPING, "data_preprocessor": MAPPING, "train_dataloader": MAPPING, "val_dataloader": MAPPING,
@@ -15,7 +15,10 @@ TOP_LEVEL = {
     "param_scheduler": Rule(lambda v: isinstance(v, (list, Mapping)), "a list of schedules"), "train_cfg": MAPPING,
     "evaluator": MAPPING, "tta": MAPPING, "seed": COUNT_OR_0, "work_dir": TEXT, "load_from": TEXT,
 }
+AUTO = "auto"  # a batch size that is measured when training begins
 LOADER = {"batch_size": NEEDED_COUNT, "num_workers": COUNT_OR_0, "dataset": MAPPING._replace(optional=False)}
+TRAIN_LOADER = {**LOADER, "batch_size": Rule(lambda v: v == AUTO or NEEDED_COUNT.accepts(v),
+                                             f"{NEEDED_COUNT.text}, or auto", optional=False)}
 TTA = {"scales": Rule(list_of(lambda v: is_number(v) and v > 0), "a list of numbers above 0", optional=False),
        "flip": FLAG}
 _CHANNELS = Rule(lambda v: list_of(is_number)(v) and len(v) == 3, "three numbers, one per channel")

@@ -73,7 +73,8 @@ def _halve(name: str, array: np.ndarray) -> np.ndarray:
 def weights_path(path: str | os.PathLike) -> Path:
     """The weights file that a user means: the file itself, or that of a run's folder.
 
-    A state folder (`best/`, `last/`) holds `weights.safetensors`, a work dir `best.safetensors`.
+    A state folder (`best/`, `last/`) holds `weights.safetensors`, a work dir `best.safetensors`, before its first
+    evaluation `last/` alone.
 
     Raises:
         CheckpointError: a folder without either.
@@ -81,9 +82,12 @@ def weights_path(path: str | os.PathLike) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    for name in ("weights.safetensors", "best.safetensors", "best/weights.safetensors"):
+    for name in ("weights.safetensors", "best.safetensors", "best/weights.safetensors", "last/weights.safetensors"):
         if (path / name).is_file():
             return path / name
+    if (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: a model folder of Hugging Face, it seems; translate it once with 'jseg convert "
+                              f"{path} OUT.safetensors' and give OUT.safetensors")
     raise CheckpointError(f"{path}: a folder without weights (looked for weights.safetensors and best.safetensors in "
                           f"it); give a .safetensors file, or a run's best/")
 

@@ -20,10 +20,13 @@ import jittor as jt
 import numpy as np
 from tqdm import tqdm
 
+from jseg.config import load_config
 from jseg.data import io
+from jseg.data.build import build_loader
 from jseg.data.tta import augment
 from jseg.engine import distributed
 from jseg.engine.memory import Pool, fix_heap
+from jseg.engine.model_file import open_model_file, own_data
 from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
 from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, nan_mean
@@ -43,18 +46,19 @@ class EvaluationStopped(Exception):
     """`stop` said so, on this rank or another."""
 
 
-def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mapping | None = None, progress: bool = True,
-             keep: str | os.PathLike | None = None, keep_count: int = 4,
+def evaluate(model, loader=None, evaluator_cfg: Mapping | None = None, *, tta: Mapping | None = None,
+             progress: bool = True, keep: str | os.PathLike | None = None, keep_count: int = 4,
              stop: Callable[[], Any] | None = None) -> dict[str, Any]:
     """Predict every picture of a loader and compare with its labels.
 
     Args:
-        model: a segmentor with `predict(images, metas)`, and `predict_augmented(views)` for `tta`. Its mode is put back
-            after.
+        model: a segmentor with `predict(images, metas)`, and `predict_augmented(views)` for `tta`, whose mode is put
+            back after; or a checkpoint, a run's folder or an `InferenceSegmentor`.
         loader: an evaluation `Loader`; its dataset names classes, palette and ignore index. When it is split over
-            ranks, every rank calls this and gets the same result; rank 0 writes the pictures of `keep`.
+            ranks, every rank calls this and gets the same result; rank 0 writes the pictures of `keep`. Or a config
+            (file, shipped name or dict) whose `val_dataloader` is taken; None: the config inside the checkpoint.
         evaluator_cfg: `{metrics: [mIoU, mDice, mFscore], beta: 1.0, boundary: null | {dilation_ratio: 0.02}}`; None:
-            these.
+            the `evaluator` of a config that was named, else these.
         tta: `{scales: [...], flip: true}` to average augmented views; None for the plain view.
         progress: show a bar.
         keep: folder to fill with the worst and best pictures:
@@ -67,10 +71,12 @@ def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mappin
         "worst" and "best" [{index, img_path, mIoU, aAcc, files}] by the mIoU of the single picture, "kept_in" the name
         of the folder `keep`.
     Raises:
-        ConfigError: the evaluator block is wrong, or model and dataset differ in classes.
+        CheckpointError: a checkpoint that cannot be read.
+        ConfigError: the evaluator block is wrong, or model and dataset differ in classes, or no loader is named.
         DataError: no pictures or no labels, or a label out of range.
         EvaluationStopped: `stop` came true, here or on another rank.
     """
+    model, loader, evaluator_cfg = _resolved(model, loader, evaluator_cfg)
     settings = _settings(evaluator_cfg)
     dataset = loader.dataset
     classes, ignore_index = [str(name) for name in dataset.classes], int(dataset.ignore_index)
@@ -103,6 +109,24 @@ def evaluate(model, loader, evaluator_cfg: Mapping | None = None, *, tta: Mappin
             "palette": [list(map(int, c)) for c in dataset.palette], "ignore_index": ignore_index, "images": images,
             "seconds": round(time.perf_counter() - began, 3), "tta": dict(tta) if tta is not None else None,
             "worst": worst, "best": best, "kept_in": None if keep is None else pathlib.Path(keep).name}
+
+
+def _resolved(model, loader, evaluator_cfg: Mapping | None) -> tuple[Any, Any, Mapping | None]:
+    """Model, loader and evaluator block for what a caller may name instead."""
+    config = loader
+    if isinstance(model, (str, os.PathLike)):
+        file = open_model_file(model)
+        model, config = file.build()[0], own_data(file.config, file.path) if loader is None else loader
+    elif hasattr(model, "infer"):  # an InferenceSegmentor, which this file does not import
+        config = own_data(model.config, model.path) if loader is None else loader
+        model = model.model
+    if config is None:
+        raise ConfigError("evaluate: a model alone does not say on which data; give a loader or a config")
+    if isinstance(config, (str, os.PathLike)):
+        config = load_config(config)
+    if not isinstance(config, Mapping):
+        return model, loader, evaluator_cfg
+    return model, build_loader(config, "val"), evaluator_cfg or config.get("evaluator")
 
 
 def format_table(result: Mapping[str, Any]) -> str:

@@ -66,6 +66,8 @@ RANGES: dict[str, dict[str, Range]] = {
         "times": Range(1, 1_000_000, "repetitions of a data set"),
         "crop_size": Range(1, 65_536, _SIDE), "size": Range(1, 65_536, _SIDE), "img_scale": Range(1, 65_536, _SIDE),
         "scale": Range(-1, 1 << 31, _BOUND), "scales": Range(1, 1 << 31, _BOUND), "max_size": Range(1, 1 << 31, _BOUND),
+        "shortest_edge": Range(1, 65_536, _SIDE), "longest_edge": Range(1, 1 << 31, _BOUND),
+        "multiple_of": Range(1, 8192, _DIVISOR),
         "cutout_shape": Range(1, 65_536, _SIDE), "size_divisor": Range(1, 8192, _DIVISOR),
         "ratio_range": Range(0, 64, "a scale of pictures"), "scale_factor": Range(0, 64, "a scale of pictures"),
         "n_holes": Range(0, 10_000, "holes in one picture"), "tile_grid_size": Range(1, 1024, "tiles of a side"),

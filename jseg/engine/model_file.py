@@ -16,21 +16,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jseg.data.build import build_preprocessor
-from jseg.data.datasets.base import spread_colours
+from jseg.data.colours import spread_colours
 from jseg.data.preprocess import SegDataPreProcessor
 from jseg.data.transforms import Compose
 from jseg.data.tta import test_transforms
 from jseg.config import last_head
 from jseg.engine.check_rules import TTA
-from jseg.engine.checkpoint import load_into, load_weights, weights_path
+from jseg.engine.checkpoint import load_into, load_weights, model_state, save_weights, weights_path
 from jseg.engine.limits import absurd, model_values, without_files
-from jseg.errors import CheckpointError, DataError, JsegError
+from jseg.errors import CheckpointError, ConfigError, DataError, JsegError
 from jseg.layers.init import without_values
 from jseg.models import build_model
 from jseg.rules import fields, is_integer
 
 __all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette",
-           "config_told"]
+           "own_data", "config_told", "save_model"]
 
 _COUNTS = ("MD_R", "MD_S", "train_steps", "eval_steps", "num_groups", "size", "size_divisor", "resize_divisor",
            "crop_size", "stride", "embed_dims", "depths", "channels", "ham_channels", "in_channels", "in_index")
@@ -83,6 +83,23 @@ def open_model_file(path: str | os.PathLike, *, allow_nonfinite: bool = False) -
     return checked_model_file(path, *load_weights(path, allow_nonfinite=allow_nonfinite))
 
 
+def save_model(path: str | os.PathLike, model: Any, config: Mapping[str, Any], dataset: Any) -> None:
+    """Write a model with all that inference needs, as `jseg.train` does: `InferenceSegmentor(path)` reads it.
+
+    Args:
+        path: a `.safetensors` file, replaced only when the new one is complete.
+        model: from `build_model(config)`.
+        config: what it was built from.
+        dataset: names classes and palette, such as `loader.dataset`.
+    Raises:
+        CheckpointError: it cannot be written, or the weights hold NaN or inf.
+    """
+    palette = np.asarray(dataset.palette).tolist() if dataset.palette is not None else None
+    meta = {"config": dict(config), "classes": list(dataset.classes), "palette": palette,
+            "origin": {"made_by": "jseg.save_model"}}
+    save_weights(path, model_state(model), meta)
+
+
 def checked_model_file(path: Path, state: dict[str, np.ndarray], meta: dict[str, Any]) -> ModelFile:
     """The `ModelFile` of what `load_weights` returned; errors as `open_model_file`."""
     config = stored_config(meta, path)
@@ -112,6 +129,9 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *,
         if Path(path).name == "state.safetensors":
             raise CheckpointError(f"{path}: holds what the optimizer of a run remembers, not weights; give the "
                                   f"weights.safetensors beside it")
+        if Path(path).with_name("config.json").is_file():
+            raise CheckpointError(f"{path}: carries {found} but a config.json lies beside it; translate a model of "
+                                  f"Hugging Face once with 'jseg convert {Path(path).parent} OUT.safetensors'")
         raise CheckpointError(f"{path}: carries {found} so its model is unknown; give it one with "
                               f"'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
     for keys in (("model",), *(("model", name) for name in blocks)):
@@ -144,6 +164,24 @@ def _fractions(value: Any, place: str, counts: bool = False) -> list[str]:
         return [line for item in value for line in _fractions(item, place, counts)]
     wrong = counts and isinstance(value, (float, bool))
     return [f"{place}: got {value!r}, expected a whole number"] if wrong else []
+
+
+def own_data(config: dict[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """The config inside a checkpoint, to read the data that it names.
+
+    Raises:
+        ConfigError: it names a file to write (`cache_file`), which a checkpoint may not.
+    """
+    if _names_cache(config):
+        raise ConfigError(f"{path}: the config inside names a cache_file, and a checkpoint does not say which files "
+                          f"are written; name a config: jseg val CONFIG --checkpoint {path}")
+    return config
+
+
+def _names_cache(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value.get("cache_file")) or any(map(_names_cache, value.values()))
+    return isinstance(value, list) and any(map(_names_cache, value))
 
 
 def stored_classes(meta: Mapping[str, Any], count: int, path: str | os.PathLike) -> list[str]:

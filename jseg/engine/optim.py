@@ -30,7 +30,8 @@ from jseg.rules import FACTOR, MAPPING, fields
 __all__ = ["ParamGroup", "param_groups", "Optimizer", "Adam", "AdamW", "SGD", "EMA", "build_optimizer",
            "paramwise_faults"]
 
-_PARAMWISE = {**layer_decay.RULES, "custom_keys": MAPPING, "bias_lr_mult": FACTOR, "bias_decay_mult": FACTOR,
+_PARAMWISE = {**layer_decay.RULES, "custom_keys": MAPPING, "backbone_lr_mult": FACTOR, "bias_lr_mult": FACTOR,
+              "bias_decay_mult": FACTOR,
               "norm_decay_mult": FACTOR, "dwconv_decay_mult": FACTOR, "flat_decay_mult": FACTOR}
 _MULTIPLIERS = {"lr_mult": FACTOR, "decay_mult": FACTOR}
 
@@ -80,7 +81,8 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
         paramwise_cfg: MMEngine's block. `custom_keys: {part_of_name: {lr_mult, decay_mult}}`: the longest key found in
             a parameter's name decides alone; otherwise bias_lr_mult, bias_decay_mult, norm_decay_mult,
             dwconv_decay_mult and flat_decay_mult (one-dimensional parameters) apply. Or
-            `{num_layers, decay_rate, decay_type}`, see `layer_decay`.
+            `{num_layers, decay_rate, decay_type}`, see `layer_decay`. Not MMEngine's: `backbone_lr_mult` and
+            `{decay_rate, decay_type: in_order}` multiply the backbone's rates that the other keys give.
     Raises:
         ConfigError: an unknown key, a value that is no factor, or a model without trainable parameters.
     """
@@ -89,7 +91,8 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
     if faults:
         raise ConfigError("\n".join(faults))
     modules = dict(model.named_modules())
-    by_depth = layer_decay.layer_decay(model, rules) if any(key in rules for key in layer_decay.RULES) else None
+    by_depth = layer_decay.layer_decay(model, rules) if layer_decay.decides_alone(rules) else None
+    scale = layer_decay.backbone_scale(model, rules)
     groups: list[ParamGroup] = []
     open_groups: dict[tuple[float, float], ParamGroup] = {}
     for name, param in model.named_parameters():
@@ -97,7 +100,7 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
             continue
         owner = modules.get(name.rpartition(".")[0])
         lr_mult, decay_mult = by_depth(name, param) if by_depth else _multipliers(name, param, owner, rules)
-        key = (lr * lr_mult, weight_decay * decay_mult)
+        key = (lr * lr_mult * scale(name), weight_decay * decay_mult)
         group = open_groups.get(key)
         if group is None or len(group.params) == MOST_GRADIENTS:
             group = open_groups[key] = ParamGroup(lr=key[0], weight_decay=key[1])
@@ -121,7 +124,7 @@ def paramwise_faults(cfg: Mapping) -> list[str]:
             faults += fields(multipliers, _MULTIPLIERS, where, "a parameter group")
         else:
             faults.append(f"{where}: got {multipliers!r}, expected lr_mult and/or decay_mult")
-    if not faults and any(key in cfg for key in layer_decay.RULES):
+    if not faults:
         faults += layer_decay.layer_decay_faults(cfg)
     return faults
 

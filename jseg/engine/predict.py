@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Sequence, Union
+from typing import Callable, Mapping, Sequence, Union
 
 import numpy as np
 
 from jseg.data import io
+from jseg.data.overlay import background_labels, legend_below, overlay
+from jseg.data.regions import Region, find_regions
 from jseg.data.tta import augment, picture_scale, plain_view
 from jseg.engine.model_file import open_model_file
 from jseg.errors import ConfigError, DataError
-from jseg.data.overlay import overlay
+from jseg.registry import nearest
 
 __all__ = ["InferenceSegmentor", "PICTURE_SUFFIXES", "pictures_in"]
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+PASS_PIXELS = 1 << 22  # of all pictures in one pass, where there are several
 Picture = Union[str, os.PathLike, np.ndarray, "PIL.Image.Image"]  # noqa: F821 (Pillow is imported by io only)
 
 
@@ -27,8 +30,13 @@ class InferenceSegmentor:
     """A trained model ready to segment pictures.
 
     Args:
-        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or a run's `best/`
-        folder.
+<<<<<<< HEAD
+        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), a run's `best/`
+            folder, or an `.onnx` file of `jseg export`.
+=======
+        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or the folder of a
+            run: its best weights, or where nothing was evaluated yet its last ones.
+>>>>>>> main
         tta: average over the scales and flips of the checkpoint's `tta:` block (slower, a little better).
         mode: "whole" or "slide"; default: what the checkpoint's `model.test_cfg` says.
         crop_size: (height, width) in pixels of the window of "slide", where the checkpoint names none or another is
@@ -37,8 +45,10 @@ class InferenceSegmentor:
             thirds of it.
         impl: "auto" uses the fastest kernels of this device, "jittor" the plain framework operators.
         allow_nonfinite: accept weights that hold NaN or inf.
+        runtime: what runs an `.onnx` file: "onnxruntime" or "openvino".
     Raises:
-        ConfigError: a mode or a window that cannot be.
+        ConfigError: a mode or a window that cannot be, or an unknown runtime.
+        ExportError: an `.onnx` file that is not of `jseg export`, or that the runtime cannot run.
         CheckpointError: the file is missing, damaged, carries no config or class names, holds NaN or inf, or does not
             fit the model its config describes.
 
@@ -58,16 +68,28 @@ class InferenceSegmentor:
         allow_nonfinite: bool = False,
         crop_size: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
+        runtime: str = "onnxruntime",
     ):
-        file = open_model_file(checkpoint, allow_nonfinite=allow_nonfinite)
+        if pathlib.Path(checkpoint).suffix == ".onnx":
+            from jseg.export.exported import open_exported
+            file = open_exported(checkpoint, runtime)
+        else:
+            file = open_model_file(checkpoint, allow_nonfinite=allow_nonfinite)
         self.config, self.classes, self.palette = file.config, file.classes, file.palette  # palette (K, 3) RGB
-        self.origin = file.meta.get("origin")
+        self.path, self.origin = file.path, file.meta.get("origin")
         file = file._replace(config=_slide_settings(file.config, mode, crop_size, stride))
         self._model, self._preprocessor, self._transforms = file.build(impl=impl)
         self.scale = picture_scale(self.config)  # of 16-bit pictures, see io.read_image
         self._tta = self.config.get("tta") or {} if tta else None
 
-    def infer(self, source: Picture | Sequence[Picture], *, array_order: str = "bgr", with_prob: bool = False):
+    @property
+    def model(self):
+        """The network, a `Segmentor` in evaluation mode."""
+        return self._model
+
+    def infer(self, source: Picture | Sequence[Picture], *, array_order: str = "bgr", with_prob: bool = False,
+              probabilities: bool = False, logits: bool = False, thresholds: float | Mapping[str, float] | None = None,
+              batch_size: int = 8):
         """Segment one picture, a list of pictures, or every picture of a folder.
 
         Args:
@@ -75,48 +97,195 @@ class InferenceSegmentor:
                 `pictures_in`).
             array_order: channel order of arrays: "bgr" as OpenCV reads them, or "rgb".
             with_prob: return how sure the model is, too.
+            probabilities: return the softmax of every class instead of labels.
+            logits: return the scores before the softmax instead of labels; not with `tta`.
+            thresholds: probabilities, above 0 to 1, that classes must reach: `{"car": 0.7}`, or one for all. Where one
+                with a threshold reaches it, it is taken (of several the one with the largest multiple of its
+                threshold); elsewhere the most likely of the classes without one; where all have one, none: 255, from
+                256 classes on 65535.
+            batch_size: most pictures of a list or folder in one pass of the network; pictures that the transforms leave
+                in one size go together, and get the labels they get one by one.
         Returns:
             labels (H, W) uint8 (uint16 from 256 classes on) at the picture's own size, 0 <= label < K; with `with_prob`
-            a pair (labels, probability (H, W) float32, 0 to 1: the softmax of the winning class); a list of them for a
-            list or a folder.
+            a pair (labels, probability (H, W) float32, 0 to 1: the softmax of the class); with `probabilities` or
+            `logits` (K, H, W) float32; a list of them for a list or a folder.
         Raises:
             DataError: a file that cannot be read, an array of another shape or type, a picture that the transforms
                 leave nothing of.
+            ValueError: options that exclude each other, an unknown class or a threshold out of range.
         """
-        if isinstance(source, (list, tuple)):
-            return [self.infer(item, array_order=array_order, with_prob=with_prob) for item in source]
-        is_path = isinstance(source, (str, os.PathLike))
-        if is_path and pathlib.Path(source).is_dir():
-            return [self.infer(path, with_prob=with_prob) for path in pictures_in(source)]
-        return self._infer_array(
-            as_bgr(source, array_order, self.scale), os.fspath(source) if is_path else "picture", with_prob
-        )
+        answer = self._asked(with_prob, probabilities, logits, thresholds)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; accepted: 1 or more")
+        source = pictures_in(source) if _is_folder(source) else source
+        if not isinstance(source, (list, tuple)):
+            return answer([self._views(source, array_order)])[0]
+        results: list = [None] * len(source)
+        passes = _Passes(answer, batch_size, results)
+        for place, item in enumerate(source):
+            if isinstance(item, (list, tuple)) or _is_folder(item):
+                results[place] = self.infer(item, array_order=array_order, with_prob=with_prob, logits=logits,
+                                            probabilities=probabilities, thresholds=thresholds, batch_size=batch_size)
+            else:
+                passes.add(place, self._views(item, array_order))
+        passes.finish()
+        return results
 
-    def _infer_array(self, image: np.ndarray, name: str, with_prob: bool):
+    def features(self, source: Picture, *, array_order: str = "bgr") -> list[np.ndarray]:
+        """Maps that the decode head gets, backbone's or neck's, of one picture.
+
+        Returns:
+            (C, h, w) float32 each, finest first; they cover the picture with its padding.
+        Raises:
+            ValueError: the model shows none (an exported file).
+        """
+        import jittor as jt
+
+        from jseg import ops
+        if not hasattr(self._model, "features"):
+            raise ValueError(f"{self.path}: this model gives scores alone; load the checkpoint it was made from")
+        view = plain_view(as_bgr(source, array_order, self.scale), self._transforms, name=_name(source))
+        batch = self._preprocessor.batch([view], training=False)
+        with jt.no_grad(), ops.use(self._model.impl):
+            return [found.numpy()[0] for found in self._model.features(jt.array(batch.images))]
+
+    def _views(self, source: Picture, array_order: str) -> list[dict]:
+        """The picture as the network gets it: once, or scaled and flipped."""
+        image, name = as_bgr(source, array_order, self.scale), _name(source)
         if self._tta is None:
-            views = [plain_view(image, self._transforms, name=name)]
-        else:
-            views = augment(image, **self._tta, name=name)
-        batches = [self._preprocessor.batch([view], training=False) for view in views]
-        return self._model.predict_augmented([(b.images, b.metas) for b in batches], with_prob=with_prob)[0]
+            return [plain_view(image, self._transforms, name=name)]
+        return augment(image, **self._tta, name=name)
 
-    def overlay(self, source: Picture, labels: np.ndarray, *, opacity: float = 0.5,
-                array_order: str = "bgr") -> np.ndarray:
-        """The picture with its mask in the palette's colours laid over it, (H, W, 3) uint8 BGR; `opacity` 0 to 1."""
-        return overlay(as_bgr(source, array_order, self.scale), labels, self.palette, opacity=opacity)
+    def _asked(self, with_prob: bool, probabilities: bool, logits: bool, thresholds) -> Callable[[list], list]:
+        """What answers for pictures whose views have one size."""
+        if with_prob + probabilities + logits > 1 or (probabilities or logits) and thresholds is not None:
+            raise ValueError("infer: give one of with_prob, probabilities and logits; thresholds give labels, alone or "
+                             "with with_prob")
+        if logits and self._tta is not None:
+            raise ValueError("infer: logits=True with tta=True: the views' probabilities are averaged, so there are no "
+                             "logits; ask for probabilities")
+        limits = {} if thresholds is None else {"thresholds": threshold_array(thresholds, self.classes)}
 
-    def save_overlay(self, source: Picture, labels: np.ndarray, out: str | os.PathLike, *,
-                     opacity: float = 0.5) -> None:
+        def answer(pictures: list[list[dict]]) -> list:
+            batches = [self._preprocessor.batch(list(views), training=False) for views in zip(*pictures)]
+            inputs = [(batch.images, batch.metas) for batch in batches]
+            if probabilities or logits:
+                return self._model.scores_augmented(inputs, softmax=probabilities)
+            return self._model.predict_augmented(inputs, with_prob=with_prob, **limits)
+
+        return answer
+
+    def overlay(self, source: Picture, labels: np.ndarray, *, opacity: float = 0.5, array_order: str = "bgr",
+                outlines: bool = True, legend: bool = False) -> np.ndarray:
+        """The picture with its mask in the palette's colours laid over it; a class called background stays clear.
+
+        Args:
+            source: a picture as `infer` takes it.
+            labels: (H, W) from `infer`.
+            opacity: of the colours, 0 to 1.
+            array_order: as in `infer`.
+            outlines: draw the borders of regions in their full colour.
+            legend: put the classes that occur, and their shares, below.
+        Returns:
+            (H, W, 3) uint8 BGR, with `legend` a higher one. The colours are those of the attribute `palette`, (K, 3)
+            uint8 RGB, which may be set.
+        """
+        clear = background_labels(self.classes)
+        picture = overlay(as_bgr(source, array_order, self.scale), labels, self.palette, opacity=opacity,
+                          outlines=outlines, clear=clear)
+        return legend_below(picture, labels, self.classes, self.palette, clear=clear) if legend else picture
+
+    def save_overlay(self, source: Picture, labels: np.ndarray, out: str | os.PathLike, *, opacity: float = 0.5,
+                     array_order: str = "bgr", outlines: bool = True, legend: bool = False) -> None:
         """Write `overlay(...)` to a picture file; the suffix decides the format."""
-        io.write_image(out, self.overlay(source, labels, opacity=opacity))
+        io.write_image(out, self.overlay(source, labels, opacity=opacity, array_order=array_order, outlines=outlines,
+                                         legend=legend))
 
     def save_labels(self, labels: np.ndarray, out: str | os.PathLike) -> None:
-        """Write the label map as a palette PNG: pixel values are class indices, viewers show the palette."""
-        io.write_mask(out, labels, palette=self.palette)
+        """Write the label map as a palette PNG: pixel values are class indices, viewers show the palette.
+
+        From 257 classes on a grey PNG, of 16 bits where labels need them.
+        """
+        fits = len(self.palette) <= 256 and labels.max(initial=0) < 256  # a palette PNG has 256 colours
+        io.write_mask(out, labels, palette=self.palette if fits else None)
 
     def save_probability(self, probability: np.ndarray, out: str | os.PathLike) -> None:
         """Write the second of `infer(..., with_prob=True)` as a grey picture, 0 to 255 for 0 to 1."""
         io.write_image(out, np.round(np.asarray(probability) * 255).astype(np.uint8))
+
+    def regions(self, labels: np.ndarray, probability: np.ndarray | None = None, *,
+                min_pixels: int = 1) -> list[Region]:
+        """The connected regions of a label map, without those of a class called background.
+
+        Args:
+            labels, probability: from `infer`; the probability gives each region its mean as `score`.
+            min_pixels: smaller regions are left out.
+        Returns:
+            `Region`s with `label`, `pixels`, `box`, `mask`, `score` and `polygons()`, by class.
+        """
+        wanted = sorted(set(range(len(self.classes))) - set(background_labels(self.classes)))
+        return find_regions(labels, probability, classes=wanted, min_pixels=min_pixels)
+
+
+def threshold_array(thresholds: float | Mapping[str, float], classes: Sequence[str]) -> np.ndarray:
+    """Thresholds as one number for all classes or by name, as (K,) float64 with NaN for classes without.
+
+    Raises:
+        ValueError: an unknown class, or a number that is not above 0 and at most 1.
+    """
+    given = thresholds if isinstance(thresholds, Mapping) else dict.fromkeys(classes, thresholds)
+    found = np.full(len(classes), np.nan)
+    for name, value in given.items():
+        if name not in classes:
+            raise ValueError(f"thresholds: no class {name!r}{nearest(name, classes)}; the model has "
+                             f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value <= 1:
+            raise ValueError(f"thresholds: {name} is {value!r}; accepted: probabilities above 0 and at most 1")
+        found[list(classes).index(name)] = value
+    return found
+
+
+class _Passes:
+    """Collects pictures and gives those of one size to `answer` together.
+
+    Args:
+        answer: pictures, each a list of views -> their results.
+        most: pictures in one pass, 1 or more; fewer where they are large.
+        results: filled by place.
+    """
+
+    def __init__(self, answer: Callable[[list], list], most: int, results: list):
+        self.answer, self.most, self.results = answer, most, results
+        self.waiting: dict[tuple, list] = {}  # pictures by the sizes of their views: (place, views)
+
+    def add(self, place: int, views: list[dict]) -> None:
+        """Take the picture at `place`; run what is then full, or the largest group where too many pictures wait."""
+        sizes = tuple(view["img"].shape[:2] for view in views)
+        group = self.waiting.setdefault(sizes, [])
+        group.append((place, views))
+        if len(group) >= min(self.most, max(1, PASS_PIXELS // max(1, max(h * w for h, w in sizes)))):
+            self._run(sizes)
+        elif sum(map(len, self.waiting.values())) >= 4 * self.most:
+            self._run(max(self.waiting, key=lambda key: len(self.waiting[key])))
+
+    def finish(self) -> None:
+        """Run the rest."""
+        for sizes in list(self.waiting):
+            self._run(sizes)
+
+    def _run(self, sizes: tuple) -> None:
+        places, pictures = zip(*self.waiting.pop(sizes))
+        for place, result in zip(places, self.answer(list(pictures))):
+            self.results[place] = result
+
+
+def _is_folder(source: Picture) -> bool:
+    return isinstance(source, (str, os.PathLike)) and pathlib.Path(source).is_dir()
+
+
+def _name(source: Picture) -> str:
+    """What messages call a picture."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "picture"
 
 
 def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np.ndarray:

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from jseg.engine.optim import EMA, Optimizer
 from jseg.engine.plan import Patience, Plan
 from jseg.engine.schedules import LearningRate
 
-__all__ = ["Run", "find_state", "restore", "state_of"]
+__all__ = ["Run", "Step", "find_state", "restore", "state_of"]
 
 
 @dataclass
@@ -39,11 +39,37 @@ class Run:
     val_loader: Any
     done: int = 0
     saved_at: int = -1
+    seconds: float = 0.0  # of training, those before a restart included
+    evaluated_at: int = -1
     evaluated: bool = True  # the evaluation due after `done` steps is finished
     best: dict | None = None  # {"iter", "score"}
     metrics: dict = field(default_factory=dict)  # of the last evaluation
     patience: Patience | None = None
     log: Any = None  # a RunLog, or what takes its calls on ranks that do not log
+
+
+class Step(NamedTuple):
+    """What a caller of `jseg.steps` learns after a training step.
+
+    Attributes:
+        iter: finished steps, from 1.
+        max_iters: length of the run.
+        losses: "loss", its parts and accuracies (percent) by name; "grad_norm" where an accumulation closes.
+        lr: rate of the step.
+        metrics: scores of the evaluation that followed the step, 0 to 1; None where there was none.
+        best: {"iter", "score"} of the best evaluation so far, or None.
+        model: the segmentor in training mode; its weights are those after the step.
+        work_dir: the run's folder.
+    """
+
+    iter: int
+    max_iters: int
+    losses: dict[str, float]
+    lr: float
+    metrics: dict[str, float | None] | None
+    best: dict | None
+    model: Any
+    work_dir: Path
 
 
 def find_state(folder: Path) -> tuple:
@@ -62,7 +88,8 @@ def state_of(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     state = run.optimizer.state_dict()
     if run.ema is not None:
         state.update(run.ema.state_dict())
-    record = {"iter": run.done, "evaluated": run.evaluated, "best": run.best, "metrics": run.metrics,
+    record = {"iter": run.done, "evaluated": run.evaluated, "evaluated_at": run.evaluated_at,
+              "seconds": run.seconds, "best": run.best, "metrics": run.metrics,
               "config": run.config, "early_stop": run.patience.record, "optimizer_steps": run.optimizer.steps,
               "ema_updates": run.ema.updates if run.ema else 0,
               "log": run.log.state(), "machine": runtime.describe()}
@@ -86,6 +113,7 @@ def restore(run: Run, state: dict[str, np.ndarray], record: dict) -> None:
             f"load_from={run.work_dir}/best.safetensors") from error
     run.done = run.saved_at = record["iter"]
     run.evaluated, run.best, run.metrics = record["evaluated"], record["best"], record["metrics"]
+    run.evaluated_at, run.seconds = record.get("evaluated_at", -1), record.get("seconds", 0.0)
     run.patience.record = record.get("early_stop") or run.patience.record
     for line in _differences(record["config"], json.loads(json.dumps(run.config))):
         distributed.tell(f"differs from the config this run was saved with: {line}")

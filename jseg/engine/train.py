@@ -19,53 +19,57 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import random
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import jittor as jt
 import numpy as np
 
 from jseg import runtime, runtime_signals
-from jseg.config import dump_config
+from jseg.config import dump_config, load_config
 from jseg.data.build import build_loader
 from jseg.data.check import quick_check
 from jseg.engine import checkpoint, distributed
 from jseg.engine.check import check_config
 from jseg.engine.dry_step import first_step
+from jseg.engine.auto_batch import with_batch_size
 from jseg.engine.evaluate import EvaluationStopped, evaluate, save_result
+from jseg.engine.fine_tune import start_from
 from jseg.engine.log import RunLog
 from jseg.engine.memory import fix_heap, give_back
 from jseg.engine.optim import EMA, build_optimizer
 from jseg.engine.plan import Patience, Plan
 from jseg.engine.run_folder import locked, refuse_to_overwrite
-from jseg.engine.run_state import Run, find_state, restore, state_of
+from jseg.engine.run_state import Run, Step, find_state, restore, state_of
 from jseg.engine.schedules import LearningRate, build_schedules
+from jseg.engine.start import starting_state
 from jseg.engine.train_cfg import TrainCfg, seed_of
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
+from jseg.layers.freeze import hold
 from jseg.models import build_model
+from jseg.registry import nearest
 
-__all__ = ["train", "NonFiniteError"]
+__all__ = ["train", "steps", "NonFiniteError"]
 
 
 class NonFiniteError(JsegError):
     """The loss or the gradient is not a finite number any more."""
 
 
-def train(config: dict, *, resume: bool = False, work_dir: str | None = None,
-          read_start: Callable[[dict], tuple[dict, list[str]]] | None = None) -> dict:
+def train(config: dict | str | os.PathLike, *, resume: bool = False, work_dir: str | os.PathLike | None = None) -> dict:
     """Train what a config describes and leave the results in its work_dir.
 
     Args:
-        config: from `load_config`.
+        config: from `load_config`, or what that reads: a file, or the name of a config that comes with jseg.
         resume: go on from the newest whole state in work_dir; start from the beginning when there is none.
-        work_dir: default: the config's own, else runs/train.
-        read_start: what reads `load_from`, see `jseg.convert.start`; by default weights files of jseg are taken.
+        work_dir: default: the config's own, else runs/<name of the file>, or runs/train for a dict.
     Returns:
         {"iter", "best" ({"iter", "score"} or None), "metrics", "work_dir", "signal" (None, or the signal that ended
         it)}.
@@ -73,10 +77,32 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None,
         ConfigError: mistakes in the config, all of them. RunFolderError: work_dir is in use or holds a run and `resume`
         is off. NonFiniteError: the loss or gradient is inf or nan. DataError, CheckpointError: see their messages.
     """
+    run = steps(config, resume=resume, work_dir=work_dir)
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            return end.value
+
+
+def steps(config: dict | str | os.PathLike, *, resume: bool = False,
+          work_dir: str | os.PathLike | None = None) -> Iterator[Step]:
+    """Train as `train` does, and hand over after every step: callbacks are what a caller's loop does.
+
+        for step in jseg.steps("mine.yaml"):
+            if step.metrics:
+                print(step.iter, step.losses["loss"], step.metrics["mIoU"])
+
+    Evaluations, saved states and the log come as in `train`, before the step is handed over. A caller that leaves the
+    loop (break, or an error of its own) ends the run: its state is saved, and `resume` goes on from there. The
+    generator's return value is what `train` returns.
+
+    Args, raises: as `train`, from the first step on.
+    """
+    config, folder = _given(config, work_dir)
     faults = next(filter(None, distributed.gather_objects(check_config(config))), [])  # the first rank's that finds any
     if faults:
         raise distributed.raised_everywhere(ConfigError("\n".join(faults)))
-    folder = Path(work_dir or config.get("work_dir") or "runs/train")
     began = time.perf_counter()
     fix_heap()
     cfg = TrainCfg.read(config["train_cfg"])
@@ -87,11 +113,12 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None,
         stop.at_once = True
         if main and not resume:
             refuse_to_overwrite(folder)
-        run = _build(config, cfg, folder, resume, read_start)
+        config = with_batch_size(config, folder if resume else None)
+        run = _build(config, cfg, folder, resume)
         _write_about(folder)
         unbroken = run.done == 0
         with run.log:
-            finished = _run_to_the_end(run, stop)
+            finished = yield from _run_to_the_end(run, stop)
         if finished and unbroken:  # after a resume, the report adds up the logged steps instead
             _write_about(folder, seconds=round(time.perf_counter() - began, 1))
         if not finished:
@@ -100,6 +127,14 @@ def train(config: dict, *, resume: bool = False, work_dir: str | None = None,
                 else "nothing new to save: go on with --resume"))
         return {"iter": run.done, "best": run.best, "metrics": run.metrics, "work_dir": str(folder),
                 "signal": None if finished else stop.signal}
+
+
+def _given(config: dict | str | os.PathLike, work_dir: str | os.PathLike | None) -> tuple[dict, Path]:
+    """The config and the run's folder that a caller means."""
+    name = "train"
+    if isinstance(config, (str, os.PathLike)):
+        name, config = Path(config).stem, load_config(config)
+    return config, Path(work_dir or config.get("work_dir") or Path("runs") / name)
 
 
 def _write_about(folder: Path, **facts) -> None:
@@ -111,7 +146,7 @@ def _write_about(folder: Path, **facts) -> None:
 
 
 # --- before the loop -------------------------------------------------------------------------------------------------
-def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool, read_start: Callable | None = None) -> Run:
+def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     """Make or restore every part of the run."""
     distributed.tell(f"training on {runtime.describe()}"
                      + (f"; {distributed.hosts()}" if distributed.world_size() > 1 else ""))
@@ -131,12 +166,14 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool, read_start: 
     if found:
         checkpoint.load_into(model, weights, source=str(found))
     elif config.get("load_from"):
-        given, told = distributed.from_main(lambda: read_start(config) if read_start is not None else (
-            checkpoint.load_weights(config["load_from"])[0], []))
+        given, names, told = distributed.from_main(lambda: starting_state(config))
         for note in told:
             distributed.tell(note)
-        distributed.tell(checkpoint.load_into(model, given, strict=False, source=config["load_from"]).text())
+        distributed.tell(start_from(model, config["model"], loader.dataset.classes, given, names,
+                                    source=config["load_from"]))
+        model.derive()
     distributed.same_start(model)
+    _freeze(model, cfg.freeze)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
     ema = EMA(optimizer, decay=cfg.ema.decay) if cfg.ema is not None else None
     schedules = build_schedules(config.get("param_scheduler"))
@@ -158,6 +195,19 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool, read_start: 
     return run
 
 
+def _freeze(model, names: tuple[str, ...]) -> None:
+    """Take the named parts of a model out of training."""
+    parts = dict(model.named_modules())
+    for name in names:
+        if name not in parts or not name:
+            known = ", ".join(part for part in parts if part and "." not in part)
+            raise ConfigError(f"train_cfg.freeze: the model has no part {name!r}{nearest(name, parts)}; parts are "
+                              f"{known} and what is inside them")
+        hold(parts[name])
+        count = sum(value.numel() for value in parts[name].state_dict().values())
+        distributed.tell(f"{name}: not trained ({count:,} values)")
+
+
 def _set_precision(wanted: bool) -> None:
     """Switch mixed precision on or off for the whole process."""
     if wanted and not jt.flags.use_cuda:
@@ -167,13 +217,13 @@ def _set_precision(wanted: bool) -> None:
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
-def _run_to_the_end(run: Run, stop: distributed.JobStop) -> bool:
+def _run_to_the_end(run: Run, stop: distributed.JobStop) -> Generator[Step, None, bool]:
     """Train and score; False when a signal ended it. A terminal's Ctrl-C also ends a compiler that a step waits for:
     that step is lost.
     """
     alone = distributed.world_size() == 1
     try:
-        _loop(run, stop)
+        yield from _loop(run, stop)
         return stop.signal is None and _finish(run, stop)
     except DataError as error:
         _keep_progress(run, error)
@@ -189,16 +239,20 @@ def _run_to_the_end(run: Run, stop: distributed.JobStop) -> bool:
     return False
 
 
-def _loop(run: Run, stop: distributed.JobStop) -> None:
+def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
     """Run steps until the plan is fulfilled or a signal asks to stop; the state is saved either way."""
     plan, log = run.plan, run.log
+    limit = TrainCfg.read(run.config["train_cfg"]).max_seconds
     stop.at_once = False
     if not run.evaluated:
         _evaluate(run, stop)
     run.model.train()
     with contextlib.closing(iter(run.loader)) as batches:
-        began, first = time.perf_counter(), run.done
+        began, first, before = time.perf_counter(), run.done, run.seconds
         while run.done < plan.max_iters and stop.signal is None and not run.patience.is_over:
+            run.seconds = before + time.perf_counter() - began
+            if _out_of_time(run, limit):
+                break
             stop.at_once = run.done == first  # nothing to save, and kernels may be compiled for minutes
             if stop.at_once:
                 log.say("the first step compiles kernels: minutes on a new machine, seconds later on")
@@ -222,8 +276,20 @@ def _loop(run: Run, stop: distributed.JobStop) -> None:
             elif run.done % plan.ckpt_interval == 0 or run.done == plan.max_iters:
                 _save(run)
             del batch  # its memory is the loader's to use again
+            yield from _handed_over(run, scalars)
+    if _out_of_time(run, limit) and stop.signal is None and run.done < plan.max_iters:
+        log.say(f"time limit: {run.seconds:.0f} s after {run.done} of {plan.max_iters} iterations")
+        if plan.val_interval and run.evaluated_at != run.done:
+            run.evaluated = False
+            _save(run)
+            _evaluate(run, stop)
     if run.saved_at != run.done:
         _save(run)
+
+
+def _out_of_time(run: Run, limit: float | None) -> bool:
+    """Whether the time that training may take is over, by the clock of the first rank."""
+    return limit is not None and distributed.from_main(lambda: run.seconds >= limit)
 
 
 def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple[Any, float]:
@@ -240,6 +306,21 @@ def _next_batch(run: Run, batches: Iterator, stop: distributed.JobStop) -> tuple
     distributed.agree(stop, failure)
     distributed.beat("computes")
     return batch, wait_s
+
+
+def _handed_over(run: Run, scalars: dict[str, float]) -> Iterator[Step]:
+    """Let the caller look at the step; one that leaves has its run saved."""
+    try:
+        yield Step(run.done, run.plan.max_iters, scalars, run.rates.at(run.done - 1)[-1],
+                   dict(run.metrics) if run.plan.evaluates_after(run.done) and run.evaluated else None, run.best,
+                   run.model, run.work_dir)
+    except GeneratorExit:
+        if run.saved_at != run.done:
+            _save(run)
+        distributed.tell(f"ended by its caller after {run.done} of {run.plan.max_iters} iterations; saved in "
+                         f"{run.work_dir}/last: resume goes on")
+        raise
+    distributed.beat("computes")
 
 
 def _seed_step(seed: int, iteration: int) -> None:
@@ -312,7 +393,7 @@ def _evaluate(run: Run, stop: distributed.JobStop) -> None:
     except EvaluationStopped:
         distributed.agree(stop)
         return  # the state saved before remembers that this evaluation is due
-    run.evaluated = True
+    run.evaluated, run.evaluated_at = True, run.done
     run.patience.see(run.metrics)
     run.log.write_val(run.metrics)
     run.log.say(f"iter {run.done}: {run.plan.save_best} {score:.4f}"

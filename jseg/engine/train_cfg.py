@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Mapping
 
 from jseg.metrics import SCORES
-from jseg.rules import COUNT, FACTOR, FLAG, FRACTION, MAPPING, NEEDED_COUNT, POSITIVE, Rule, fields
+from jseg.rules import COUNT, FACTOR, FLAG, FRACTION, MAPPING, NEEDED_COUNT, POSITIVE, Rule, fields, list_of
 
 __all__ = ["AT_THE_END", "ClipGrad", "EarlyStop", "MovingAverage", "TrainCfg", "seed_of", "train_cfg_faults"]
 
 AT_THE_END = "at the end"  # the `val_interval` of a config that names none
+_PARTS = Rule(lambda v: isinstance(v, str) or list_of(lambda name: isinstance(name, str))(v),
+              "the name of a part of the model, such as backbone, or a list of names")
 _SCORE = Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}")
 
 
@@ -71,6 +73,9 @@ class TrainCfg:
         clip_grad, ema, early_stop: blocks of their own; None is off.
         amp: mixed precision, on a GPU.
         tensorboard: write the log for TensorBoard too.
+        max_seconds: of training, after which the run is evaluated and ends as at its last iteration; None for no limit.
+        freeze: parts of the model that are not trained, `backbone` or `backbone.block1`: no gradient, norms and their
+            statistics stand still; one name or a list.
         stall_seconds: of silence after which a rank counts as stalled; None for the default of `engine.distributed`.
     """
 
@@ -88,6 +93,8 @@ class TrainCfg:
     tensorboard: bool = _key(FLAG, False)
     stall_seconds: float | None = _key(POSITIVE, None)
     early_stop: EarlyStop | None = _key(MAPPING, None)
+    max_seconds: float | None = _key(POSITIVE, None)
+    freeze: str | tuple[str, ...] = _key(_PARTS, ())
 
     @classmethod
     def read(cls, block: Mapping[str, Any] | None) -> "TrainCfg":
@@ -96,6 +103,8 @@ class TrainCfg:
         for key, kind in _BLOCKS.items():
             if key in given:
                 given[key] = kind(**given[key])
+        if "freeze" in given:
+            given["freeze"] = (given["freeze"],) if isinstance(given["freeze"], str) else tuple(given["freeze"])
         return cls(**given)
 
 

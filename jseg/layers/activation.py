@@ -41,6 +41,11 @@ def swish(x: jt.Var) -> jt.Var:
     return x * jt.sigmoid(x)
 
 
+def quick_gelu(x: jt.Var) -> jt.Var:
+    """x * sigmoid(1.702 x), CLIP's approximation of GELU."""
+    return x * jt.sigmoid(1.702 * x)
+
+
 class PReLU(nn.Module):
     """max(x, 0) + a * min(x, 0) with a learned slope (He et al., ICCV 2015). Shape: (N, C, ...) -> same.
 
@@ -59,8 +64,9 @@ class PReLU(nn.Module):
 
 
 _PLAIN: dict[str, Callable[[jt.Var], jt.Var]] = {
-    "GELU": gelu, "ReLU": relu, "ReLU6": nn.relu6, "SiLU": swish, "Swish": swish, "Sigmoid": jt.sigmoid,
-    "Tanh": jt.tanh, "HSwish": hard_swish, "Hardswish": hard_swish}
+    "GELU": gelu, "ReLU": relu, "ReLU6": lambda x: nn.relu6(x), "SiLU": swish, "Swish": swish,
+    "Sigmoid": lambda x: jt.sigmoid(x), "Tanh": lambda x: jt.tanh(x), "HSwish": hard_swish, "Hardswish": hard_swish,
+    "QuickGELU": quick_gelu}
 _KEYS = {"HSigmoid": ("bias", "divisor", "min_value", "max_value"), "LeakyReLU": ("negative_slope",),
          "PReLU": ("num_parameters", "init"), "ELU": ("alpha",)}
 

@@ -7,7 +7,7 @@ from jittor import nn
 
 from jseg.layers.norms import BatchNorm2d
 
-__all__ = ["freeze", "hold_norms", "run_frozen"]
+__all__ = ["freeze", "hold", "hold_norms", "run_frozen"]
 
 
 def freeze(module: nn.Module) -> None:
@@ -34,3 +34,17 @@ def hold_norms(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, BatchNorm2d):
             part.is_train = False
+
+
+def hold(module: nn.Module) -> None:
+    """Freeze a part of a model for good: no gradient, and it runs as in evaluation whatever is done around it."""
+    freeze(module)
+    execute = module.execute
+
+    def run_held(*inputs, **options):
+        for part in module.modules():
+            part.is_train = False
+        with jt.no_grad():
+            return execute(*inputs, **options)
+
+    module.execute = run_held

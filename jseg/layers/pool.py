@@ -8,7 +8,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-__all__ = ["adaptive_avg_pool", "avg_pool", "max_pool", "window_means"]
+__all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool", "window_means"]
 
 
 def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0,
@@ -21,8 +21,20 @@ def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding:
 
 def avg_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0, ceil_mode: bool = False,
              count_include_pad: bool = True) -> jt.Var:
-    """Mean of each window, as PyTorch's AvgPool2d. Shape: (N, C, H, W) -> (N, C, H', W')."""
-    return _pooled(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
+    """Mean of each window, as PyTorch's AvgPool2d. Shape: (N, C, H, W) -> (N, C, H', W').
+
+    Where windows reach into the padding, Jittor's operator counts it whatever it is told, unless in `ceil_mode`: there
+    its means are scaled up.
+    """
+    y = _pooled(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
+    if count_include_pad or ceil_mode or not padding or min(x.shape[2:]) <= kernel_size:
+        return y
+    for axis in (2, 3):
+        spans = _spans(x.shape[axis], kernel_size, stride or kernel_size, padding, False)
+        inside = [end - begin for begin, end, _ in spans]
+        factors = jt.array((kernel_size / np.array(inside)).astype(np.float32)).stop_grad()
+        y = y * factors.reshape((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1))
+    return y
 
 
 def adaptive_avg_pool(x: jt.Var, size: int | tuple[int, int]) -> jt.Var:
@@ -39,6 +51,22 @@ def adaptive_avg_pool(x: jt.Var, size: int | tuple[int, int]) -> jt.Var:
     if (rows, columns) == (h, w):
         return x
     return _weighted(x, _bins(h, rows), _bins(w, columns))
+
+
+def adaptive_max_pool(x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    """Largest values over the grid of `adaptive_avg_pool`. Shape: (N, C, H, W) -> (N, C, h, w)."""
+    for axis, cells in zip((2, 3), size):
+        length = x.shape[axis]
+        if cells == length:
+            continue
+        if length % cells == 0:
+            x = x.reshape(*x.shape[:axis], cells, length // cells, *x.shape[axis + 1:]).max(axis + 1)
+            continue
+        begin = np.arange(cells) * length // cells
+        end = -(-(np.arange(cells) + 1) * length // cells)
+        places = np.minimum(begin[:, None] + np.arange((end - begin).max()), end[:, None] - 1).astype(np.int32)
+        x = x[:, :, jt.array(places)].max(3) if axis == 2 else x[:, :, :, jt.array(places)].max(4)
+    return x
 
 
 def window_means(x: jt.Var, kernel_size: tuple[int, int], stride: tuple[int, int]) -> jt.Var:

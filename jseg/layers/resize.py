@@ -1,4 +1,4 @@
-"""Resizing by nearest pixels; `ops.bilinear_resize` is the bilinear one."""
+"""Resizing by nearest pixels, and by a factor; `ops.bilinear_resize` is the bilinear one to a given size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,27 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-__all__ = ["nearest_resize"]
+from jseg import ops
+from jseg.ops.bilinear import resize_matrix
+
+__all__ = ["nearest_resize", "scaled"]
+
+
+def scaled(x: jt.Var, factor: float) -> jt.Var:
+    """Bilinear resize by a factor: PyTorch's `F.interpolate(scale_factor=factor, mode="bilinear")`, whose pixels are
+    1 / factor apart also where that does not divide the size.
+
+    Shape:
+        x: (N, C, H, W) -> (N, C, floor(factor H), floor(factor W)), each side at least 1
+    """
+    size = tuple(max(int(side * factor), 1) for side in x.shape[2:])
+    if all(out == side * factor for out, side in zip(size, x.shape[2:])):
+        return ops.bilinear_resize(x, size)
+    n, c, h, w = x.shape
+    down, across = (jt.array(resize_matrix(side, out, step=1 / factor).astype(np.float32)).stop_grad()
+                    for side, out in zip((h, w), size))
+    x = nn.matmul(x.reshape(n * c * h, w), across.transpose(1, 0)).reshape(n * c, h, size[1])
+    return nn.matmul(down, x).reshape(n, c, *size)
 
 
 def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:

@@ -51,6 +51,7 @@ class SelfAttentionBlock(nn.Module):
         key_blocks, value_blocks = blocks if key_query_norm else None, blocks if value_out_norm else None
         self.key_project = _projection(in_channels, channels, key_query_num_convs, key_blocks)
         self.query_project = None
+        self.upstream_copies = {"key_project": "query_project"} if share_key_query else {}  # its second name there
         if not share_key_query:
             self.query_project = _projection(query_in_channels or in_channels, channels, key_query_num_convs,
                                              key_blocks)

@@ -11,13 +11,13 @@ import pkgutil
 from typing import Iterator, Mapping
 
 from jseg.config import stating_block
-from jseg.models import encoder_decoder  # noqa: F401  (registers itself)
+from jseg.models import encoder_decoder, multimodal_encoder_decoder  # noqa: F401  (they register themselves)
 from jseg.models.segmentor import Segmentor
 from jseg.registry import MODELS
 
-__all__ = ["Segmentor", "build_model", "remap_keys"]
+__all__ = ["Segmentor", "build_model", "derived_parts", "remap_keys"]
 
-for _room in ("backbones", "necks", "heads"):
+for _room in ("backbones", "necks", "heads", "text_encoders"):
     _package = importlib.import_module(f"{__name__}.{_room}")
     for _file in pkgutil.iter_modules(_package.__path__):
         importlib.import_module(f"{_package.__name__}.{_file.name}")
@@ -59,9 +59,19 @@ def remap_keys(state: Mapping, cfg: Mapping) -> dict:
     return renamed
 
 
+def derived_parts(cfg: Mapping) -> dict[str, tuple[Mapping, tuple[str, ...]]]:
+    """The parts of a model that hold values which follow from their other weights: prefix of the keys -> (block, names
+    of these values). Files of other releases lack them; the part's `derive` computes them.
+    """
+    found = {prefix: (block, getattr(MODELS.get(block["type"]), "DERIVED", ()))
+             for prefix, block in _parts(cfg.get("model", cfg)) if block.get("type") in MODELS}
+    return {prefix: part for prefix, part in found.items() if part[1]}
+
+
 def _parts(model: Mapping) -> Iterator[tuple[str, Mapping]]:
-    """The blocks of a model with the prefixes of their keys."""
-    for name in ("backbone", "neck", "decode_head", "auxiliary_head"):
+    """The model and its blocks with the prefixes of their keys."""
+    yield "", model
+    for name in ("backbone", "neck", "text_encoder", "decode_head", "auxiliary_head"):
         block = model.get(name)
         if isinstance(block, Mapping):
             yield f"{name}.", block

@@ -12,13 +12,14 @@ matrices are made once. There are two roads from here. The *direct* one is for o
 of the matrices has two or three values, and `ops.upsample_argmax` finds the classes from those (`direct_maps`). The
 *summed* one is for slides and for test-time augmentation, which averages the softmax of several such sums as
 mmsegmentation's SegTTAModel does: the scores are computed tile by tile, of which only the labels are kept
-(`window_maps`, `label_map`).
+(`window_maps`, `label_map`), or all scores where they are asked for (`score_map`).
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jittor as jt
@@ -26,7 +27,8 @@ import numpy as np
 
 from jseg.ops.bilinear import Resampling, resize_matrix
 
-__all__ = ["Frame", "Window", "direct_maps", "label_map", "overlaps", "window_maps", "windows"]
+__all__ = ["Frame", "Window", "choose_classes", "direct_maps", "label_map", "overlaps", "score_map", "window_maps",
+           "windows"]
 
 TILE_VALUES = 16_000_000  # scores computed at once: K * rows * columns
 
@@ -112,19 +114,24 @@ def overlaps(length: int, spans: list[tuple[int, int]]) -> np.ndarray:
 
 
 def window_maps(frame: Frame, spans: tuple[tuple[int, int], tuple[int, int]], counts: tuple[np.ndarray, np.ndarray],
-                low_size: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
+                low_size: tuple[int, int], align_corners: bool, once: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The matrices of a window: from its logits' rows (columns) to those of the picture's own label map.
 
     Args:
         spans: (begin, end) of the window in rows and in columns of the input.
         counts: overlap counts of rows and of columns.
         low_size: (h, w) of the window's logits.
+        once: resize straight to the picture's own size, where the window is the whole input and nothing is padded.
     Returns:
         rows (H_own, h) and columns (W_own, w), float32.
     """
     maps = []
     for axis, flipped in ((0, frame.flip == "vertical"), (1, frame.flip == "horizontal")):
         begin, end = spans[axis]
+        if once and not any(frame.padding):
+            full = np.eye(low_size[axis])[::-1 if flipped else 1]
+            maps.append(_resize_rows(full, frame.own_size[axis], align_corners).astype(np.float32))
+            continue
         full = np.zeros((frame.size[axis], low_size[axis]))
         full[begin:end] = _resize_rows(np.eye(low_size[axis]), end - begin, align_corners)
         full /= counts[axis][:, None]
@@ -135,48 +142,93 @@ def window_maps(frame: Frame, spans: tuple[tuple[int, int], tuple[int, int]], co
 
 
 @functools.lru_cache(maxsize=16)
-def direct_maps(frame: Frame, low_size: tuple[int, int], align_corners: bool) -> tuple[Resampling, Resampling]:
+def direct_maps(frame: Frame, low_size: tuple[int, int], align_corners: bool,
+                once: bool = False) -> tuple[Resampling, Resampling]:
     """From rows (columns) of the logits of the whole input to those of the picture's own label map.
 
     Args:
         frame: without a flip, which the label map undoes (`Frame.upright`).
         low_size: (h, w) of the logits.
+        once: see `window_maps`.
     """
     ones = np.ones(frame.size[0]), np.ones(frame.size[1])
-    maps = window_maps(frame, ((0, frame.size[0]), (0, frame.size[1])), ones, low_size, align_corners)
+    maps = window_maps(frame, ((0, frame.size[0]), (0, frame.size[1])), ones, low_size, align_corners, once)
     return Resampling.from_matrix(maps[0]), Resampling.from_matrix(maps[1])
 
 
-def label_map(views: list[list[Window]], num_classes: int, *, with_prob: bool = False) -> tuple[
-    np.ndarray, np.ndarray | None]:
+def label_map(views: list[list[Window]], num_classes: int, *, with_prob: bool = False,
+              thresholds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Class of every pixel of one picture.
 
     Args:
         views: one list of windows for each augmentation; each list's windows add up.
         num_classes: K.
-        with_prob: also return the winning class's probability (the mean over the augmentations).
+        with_prob: also return the class's probability (the mean over the augmentations).
+        thresholds: (K,) of `choose_classes`; None: the most likely class.
     Returns:
-        labels (H_own, W_own) int32, and the probability in [0, 1] float32 or None.
+        labels (H_own, W_own) int32, with thresholds K where there is no class, and the probability in [0, 1] float32 or
+        None.
     """
     height, width = views[0][0].rows.shape[0], views[0][0].columns.shape[0]
     labels = np.empty((height, width), np.int32)
     prob = np.empty((height, width), np.float32) if with_prob else None
-    side = max(int(math.sqrt(TILE_VALUES / num_classes)), 16)
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            tile = slice(top, min(top + side, height)), slice(left, min(left + side, width))
-            scores = _tile_scores(views, tile, with_prob)  # (rows, K, columns)
-            best, value = jt.argmax(scores, 1)
-            labels[tile] = best.numpy()
-            if with_prob:
-                prob[tile] = value.numpy()
+    for tile in _tiles(height, width, num_classes):
+        scores = _tile_scores(views, tile, with_prob or thresholds is not None)  # (rows, K, columns)
+        if thresholds is not None:
+            labels[tile], value = choose_classes(scores.numpy(), thresholds)
+        else:
+            best, value = (found.numpy() for found in jt.argmax(scores, 1))
+            labels[tile] = best
+        if with_prob:
+            prob[tile] = value
     return labels, prob
 
 
-def _tile_scores(views: list[list[Window]], tile: tuple[slice, slice], with_prob: bool) -> jt.Var:
-    """Logits of a tile for one view; mean softmax for several views or when probabilities are wanted.
-    (rows, K, columns).
+def score_map(views: list[list[Window]], num_classes: int, *, softmax: bool) -> np.ndarray:
+    """Scores of every class at every pixel of one picture, (K, H_own, W_own) float32: the mean softmax of the
+    augmentations, or without `softmax` the logits of the only one."""
+    height, width = views[0][0].rows.shape[0], views[0][0].columns.shape[0]
+    scores = np.empty((num_classes, height, width), np.float32)
+    for tile in _tiles(height, width, num_classes):
+        scores[(slice(None), *tile)] = _tile_scores(views, tile, softmax).numpy().transpose(1, 0, 2)
+    return scores
+
+
+def choose_classes(prob: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes by thresholds of their own.
+
+    A class with a threshold is taken where its probability reaches it; of several such the one with the largest
+    multiple of its threshold. Elsewhere the most likely class without a threshold is taken, and where all have one,
+    none.
+
+    Args:
+        prob: (rows, K, columns) float32, 0 to 1.
+        thresholds: (K,) above 0 to 1; NaN for a class without.
+    Returns:
+        classes (rows, columns), K for none, and their probabilities; for none that of the most likely class.
     """
+    bound = ~np.isnan(thresholds)
+    multiple = np.where(bound[:, None], prob / np.where(bound, thresholds, 1).astype(np.float32)[:, None], 0)
+    found = multiple.argmax(1)  # (rows, columns)
+    reached = np.take_along_axis(multiple, found[:, None], 1)[:, 0] >= 1
+    rest = np.where(bound[:, None], np.float32(-1), prob)
+    labels = np.where(reached, found, rest.argmax(1))
+    value = np.take_along_axis(prob, labels[:, None], 1)[:, 0]
+    if bound.all():
+        labels, value = np.where(reached, found, len(thresholds)), np.where(reached, value, prob.max(1))
+    return labels, value
+
+
+def _tiles(height: int, width: int, num_classes: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of a picture whose scores fit into memory."""
+    side = max(int(math.sqrt(TILE_VALUES / num_classes)), 16)
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
+
+
+def _tile_scores(views: list[list[Window]], tile: tuple[slice, slice], softmax: bool) -> jt.Var:
+    """Logits of a tile for one view; mean softmax for several views or with `softmax`. (rows, K, columns)."""
     total = None
     for view in views:
         scores = None
@@ -184,7 +236,7 @@ def _tile_scores(views: list[list[Window]], tile: tuple[slice, slice], with_prob
             part = _window_scores(window, tile)
             if part is not None:
                 scores = part if scores is None else scores + part
-        if len(views) > 1 or with_prob:
+        if len(views) > 1 or softmax:
             scores = jt.nn.softmax(scores, 1) / len(views)
         total = scores if total is None else total + scores
     return total

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import jittor as jt
 import numpy as np
@@ -17,7 +17,7 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.losses.base import total
-from jseg.models.readout import Frame, Window, direct_maps, label_map, overlaps, window_maps, windows
+from jseg.models.readout import Frame, Window, direct_maps, label_map, overlaps, score_map, window_maps, windows
 from jseg.rules import SIZE, Rule, fields, is_pair
 
 __all__ = ["Segmentor"]
@@ -31,7 +31,9 @@ class Segmentor(nn.Module):
     `ignore_index`, `class_scores` and `batch_losses`.
 
     Args:
-        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels.
+        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels. With
+            `direct: true` the scores of a whole picture without padding are resized once, to its own size, as
+            transformers does; otherwise to the network's input first, as MMSegmentation does.
         impl: operator implementation of the whole model: "auto", "jittor", "cpu" or "cuda" (see `ops.use`).
     Shape:
         images: (N, 3, H, W) float32, normalised -> class scores (N, K, h, w), to be resized to (H, W)
@@ -54,6 +56,9 @@ class Segmentor(nn.Module):
     def batch_losses(self, images: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
         """Terms of the loss by name, and accuracies "<...>.acc_<...>" in percent."""
         raise NotImplementedError
+
+    def derive(self) -> None:
+        """Compute what follows from other weights (`DERIVED` of the classes), after those of elsewhere were loaded."""
 
     def execute(self, images: jt.Var) -> jt.Var:
         with ops.use(self.impl):
@@ -88,7 +93,8 @@ class Segmentor(nn.Module):
         """
         return self.predict_augmented([(images, metas)], with_prob=with_prob)
 
-    def predict_augmented(self, inputs: Sequence[tuple], *, with_prob: bool = False) -> list:
+    def predict_augmented(self, inputs: Sequence[tuple], *, with_prob: bool = False,
+                          thresholds: np.ndarray | None = None) -> list:
         """Label maps from several augmented versions of the same pictures: the largest mean softmax wins.
 
         The caller makes the versions from the pictures themselves, as mmsegmentation's TTA pipeline does: resize the
@@ -102,37 +108,65 @@ class Segmentor(nn.Module):
 
         Args:
             inputs: pairs (images, metas) as for `predict`, of any sizes, with the same pictures in the same order.
-            with_prob: return the winning class's mean probability too.
+            with_prob: return the class's mean probability too.
+            thresholds: (K,) probabilities, see `readout.choose_classes`; where no class reaches its own the label is
+                `no_class`.
         Returns, raises: as `predict`.
         """
+        if with_prob or thresholds is not None:
+            def read(views):
+                labels, prob = label_map(views, self.num_classes, with_prob=with_prob, thresholds=thresholds)
+                labels = np.where(labels == self.num_classes, self.no_class, labels).astype(self._dtype(thresholds))
+                return (labels, prob) if with_prob else labels
+        else:
+            def read(views):
+                return label_map(views, self.num_classes)[0].astype(self._dtype())
+        return self._read_out(inputs, read, direct=None if thresholds is not None else {"with_prob": with_prob})
+
+    def scores_augmented(self, inputs: Sequence[tuple], *, softmax: bool = True) -> list[np.ndarray]:
+        """Scores of all classes, each picture's (K, h, w) float32 at its own size: 4 K h w bytes each.
+
+        Args:
+            inputs: as for `predict_augmented`.
+            softmax: probabilities, averaged over the versions; without it logits, of one version.
+        Raises:
+            ValueError: logits of several versions; as `predict`.
+        """
+        if not softmax and len(inputs) > 1:
+            raise ValueError("logits of several augmented versions have no common scale; ask for probabilities, or "
+                             "leave test-time augmentation out")
+        return self._read_out(inputs, lambda views: score_map(views, self.num_classes, softmax=softmax))
+
+    @property
+    def no_class(self) -> int:
+        """The label of pixels without a class, where thresholds leave some: 255, or 65535 from 256 classes on."""
+        return 255 if self.num_classes < 256 else 65535
+
+    def _dtype(self, thresholds: np.ndarray | None = None) -> type:
+        return np.uint8 if self.num_classes < 256 + (thresholds is None) else np.uint16
+
+    def _read_out(self, inputs: Sequence[tuple], read: Callable[[list], Any], *, direct: dict | None = None) -> list:
+        """Run the network in evaluation mode and give each picture's views to `read`; `direct` are the options of
+        `_direct_maps`, where that may answer instead."""
         was_training = self.is_training()
         if was_training:
             self.eval()
         try:
             with jt.no_grad(), ops.use(self.impl):
-                results = self._label_maps(inputs, with_prob)
+                views = []  # for each augmentation, for each picture: its windows
+                for images, metas in inputs:
+                    images = jt.array(images) if isinstance(images, np.ndarray) else images
+                    if len(metas) != images.shape[0] or len(metas) != len(inputs[0][1]):
+                        raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and "
+                                         f"{len(inputs[0][1])} in the first version; they must agree")
+                    frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
+                    if direct is not None and len(inputs) == 1 and self.test_cfg["mode"] == "whole":
+                        return self._direct_maps(images, frames, self._dtype(), **direct)
+                    views.append(self._windows(images, frames))
+                return [read(list(of_picture)) for of_picture in zip(*views)]
         finally:
             if was_training:
                 self.train()
-        return results
-
-    def _label_maps(self, inputs: Sequence[tuple], with_prob: bool) -> list:
-        dtype = np.uint8 if self.num_classes <= 256 else np.uint16
-        views = []  # for each augmentation, for each picture: its windows, or a finished map
-        for images, metas in inputs:
-            images = jt.array(images) if isinstance(images, np.ndarray) else images
-            if len(metas) != images.shape[0] or len(metas) != len(inputs[0][1]):
-                raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and {len(inputs[0][1])} in "
-                                 "the first version; they must agree")
-            frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
-            if len(inputs) == 1 and self.test_cfg["mode"] == "whole":
-                return self._direct_maps(images, frames, dtype, with_prob)
-            views.append(self._windows(images, frames))
-        results = []
-        for i in range(len(inputs[0][1])):
-            labels, prob = label_map([view[i] for view in views], self.num_classes, with_prob=with_prob)
-            results.append((labels.astype(dtype), prob) if with_prob else labels.astype(dtype))
-        return results
 
     def _direct_maps(self, images: jt.Var, frames: list[Frame], dtype, with_prob: bool) -> list:
         """The direct road of `readout`: classes straight from the logits, pictures that lie alike in one call."""
@@ -142,7 +176,8 @@ class Segmentor(nn.Module):
             here = frames[first:first + group.shape[0]]
             for _, alike in itertools.groupby(enumerate(here), lambda item: (item[1].padding, item[1].own_size)):
                 places, alike = zip(*alike)
-                maps = direct_maps(replace(alike[0], flip=None), tuple(logits.shape[2:]), self.align_corners)
+                maps = direct_maps(replace(alike[0], flip=None), tuple(logits.shape[2:]), self.align_corners,
+                                   self._resizes_once)
                 part = logits if len(alike) == len(here) else logits[places[0]:places[-1] + 1]
                 found = ops.upsample_argmax(part, maps, with_prob=with_prob)
                 found = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (
@@ -151,6 +186,10 @@ class Segmentor(nn.Module):
                     upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
                     results.append(upright if with_prob else upright[0])
         return results
+
+    @property
+    def _resizes_once(self) -> bool:
+        return self.test_cfg["mode"] == "whole" and bool(self.test_cfg.get("direct"))
 
     @staticmethod
     def _groups(images: jt.Var) -> list[tuple[int, jt.Var]]:
@@ -176,13 +215,14 @@ class Segmentor(nn.Module):
                 logits = logits.transpose(0, 2, 1, 3)  # (n, h, K, w)
                 logits.sync()
                 for i, frame in enumerate(frames[first:first + group.shape[0]]):
-                    maps = window_maps(frame, (rows, columns), counts, low_size, self.align_corners)
+                    maps = window_maps(frame, (rows, columns), counts, low_size, self.align_corners,
+                                       self._resizes_once)
                     result[first + i].append(Window(logits[i], *maps))
         return result
 
 
 _TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": SIZE,
-             "stride": SIZE}
+             "stride": SIZE, "direct": Rule(lambda v: isinstance(v, bool), "true or false")}
 
 
 def faults_of_test_cfg(cfg: Mapping) -> list[str]:

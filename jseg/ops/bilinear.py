@@ -17,12 +17,14 @@ import numpy as np
 __all__ = ["Resampling", "resampling", "resize_matrix", "resize_taps"]
 
 
-def resize_taps(size_in: int, size_out: int, align_corners: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def resize_taps(size_in: int, size_out: int, align_corners: bool = False, step: float | None = None) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray]:
     """The two sources of every output: value = source[lower] * (1 - fraction) + source[upper] * fraction.
 
     Args:
         size_in, size_out: lengths in pixels, each >= 1.
         align_corners: map corner centres to corner centres instead of corner edges to corner edges.
+        step: source pixels per output pixel without `align_corners`; None for size_in / size_out.
     Returns:
         (size_out,) arrays: lower and upper index, int32, in [0, size_in), and fraction, float64, in [0, 1).
     Raises:
@@ -34,16 +36,16 @@ def resize_taps(size_in: int, size_out: int, align_corners: bool = False) -> tup
     if align_corners:
         position = position * ((size_in - 1) / (size_out - 1) if size_out > 1 else 0.0)
     else:
-        position = np.maximum((position + 0.5) * (size_in / size_out) - 0.5, 0.0)
+        position = np.maximum((position + 0.5) * (size_in / size_out if step is None else step) - 0.5, 0.0)
     lower = np.minimum(position.astype(np.int32), size_in - 1)
     fraction = np.where(lower < size_in - 1, position - lower, 0.0)
     return lower, np.minimum(lower + 1, size_in - 1).astype(np.int32), fraction
 
 
 @functools.lru_cache(maxsize=64)
-def resize_matrix(size_in: int, size_out: int, align_corners: bool = False) -> np.ndarray:
+def resize_matrix(size_in: int, size_out: int, align_corners: bool = False, step: float | None = None) -> np.ndarray:
     """The resize as a matrix (size_out, size_in), float64, read-only; rows sum to 1. Arguments as `resize_taps`."""
-    lower, upper, fraction = resize_taps(size_in, size_out, align_corners)
+    lower, upper, fraction = resize_taps(size_in, size_out, align_corners, step)
     matrix, rows = np.zeros((size_out, size_in)), np.arange(size_out)
     matrix[rows, lower] += 1 - fraction
     matrix[rows, upper] += fraction

@@ -1,5 +1,6 @@
 """A checkpoint alone segments pictures, in every form they come in, the same way every time."""
 
+import json
 import subprocess
 import sys
 
@@ -102,8 +103,10 @@ def test_command_writes_overlay_and_labels_with_palette(checkpoint, street, tmp_
     np.testing.assert_array_equal(read_mask(out / "street_labels.png"), labels)
     assert Image.open(out / "street_labels.png").getpalette()[:9] == [c for colour in PALETTE for c in colour]
     overlay = cv2.imread(str(out / "street_overlay.png")).astype(int)
-    expected = (pixels.astype(float) + np.array(PALETTE)[labels][..., ::-1]) / 2
-    assert np.abs(overlay - expected).max() <= 1
+    assert overlay.shape[0] > 77 and overlay.shape[1] == 131, "the legend is below"
+    full = np.array(PALETTE)[labels][..., ::-1]
+    mixed, border = np.abs(overlay[:77] - (pixels.astype(float) + full) / 2).max(2) <= 1, (overlay[:77] == full).all(2)
+    assert (mixed | border).all() and 0 < (border & ~mixed).mean() < 0.5
 
 
 def test_command_segments_a_video(checkpoint, street, tmp_path):
@@ -148,6 +151,116 @@ def test_missing_and_foreign_files_are_named(checkpoint, tmp_path, capsys):
     assert "none.jpg: no such file" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="nothing.safetensors"):
         InferenceSegmentor(tmp_path / "nothing.safetensors")
+
+
+def test_scores_of_all_classes_agree_with_the_labels(checkpoint, street):
+    path, _ = street
+    for options in ({}, {"mode": "slide", "crop_size": (48, 64)}):
+        segmentor = InferenceSegmentor(checkpoint, **options)
+        labels, probability = segmentor.infer(path, with_prob=True)
+        scores, logits = segmentor.infer(path, probabilities=True), segmentor.infer(path, logits=True)
+        assert scores.shape == logits.shape == (3, 77, 131) and scores.dtype == np.float32
+        np.testing.assert_allclose(scores.max(0), probability, atol=1e-5)
+        np.testing.assert_allclose(scores, np.exp(logits) / np.exp(logits).sum(0), atol=1e-5)
+        ordered = np.sort(scores, axis=0)
+        clear = ordered[-1] - ordered[-2] > 1e-4
+        assert (scores.argmax(0) == labels)[clear].all() and clear.mean() > 0.9
+    averaged = InferenceSegmentor(checkpoint, tta=True)
+    np.testing.assert_allclose(averaged.infer(path, probabilities=True).sum(0), 1, atol=1e-5)
+    with pytest.raises(ValueError, match="ask for probabilities"):
+        averaged.infer(path, logits=True)
+    with pytest.raises(ValueError, match="give one of"):
+        segmentor.infer(path, logits=True, with_prob=True)
+    assert [maps.shape[0] for maps in segmentor.features(path)] == [8, 16, 32, 32]
+
+
+def test_pictures_in_one_pass_get_the_labels_they_get_alone(checkpoint, rng, monkeypatch):
+    segmentor = InferenceSegmentor(checkpoint)
+    pictures = [cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), size)
+                for size in [(96, 64), (80, 64), (96, 64), (96, 64), (64, 96), (80, 64), (96, 64)]]
+    sizes, run = [], segmentor._model.predict_augmented
+    monkeypatch.setattr(segmentor._model, "predict_augmented",
+                        lambda inputs, **words: sizes.append(len(inputs[0][1])) or run(inputs, **words))
+    alone = [segmentor.infer(picture) for picture in pictures]
+    together = segmentor.infer(pictures, batch_size=3)
+    assert sizes == [1] * 7 + [3, 2, 1, 1] or sorted(sizes[7:]) == [1, 1, 2, 3]
+    for one, other in zip(alone, together):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_thresholds(checkpoint, street):
+    """By the rule, recomputed pixel by pixel from all probabilities."""
+    path, _ = street
+    segmentor = InferenceSegmentor(checkpoint)
+    scores = segmentor.infer(path, probabilities=True).astype(float)
+    plain = segmentor.infer(path)
+    for given in ({"road": 0.2}, {"sky": 0.9, "car": 0.3}, {"sky": 0.5, "road": 0.6, "car": 0.7}, 0.6):
+        found, probability = segmentor.infer(path, thresholds=given, with_prob=True)
+        limits = given if isinstance(given, dict) else dict.fromkeys(CLASSES, given)
+        near = np.zeros(plain.shape, bool)
+        expected = np.empty(plain.shape, int)
+        for place in np.ndindex(plain.shape):
+            p = dict(zip(CLASSES, scores[(slice(None), *place)]))
+            near[place] = any(abs(p[name] - limit) < 1e-4 for name, limit in limits.items())
+            reached = {name: p[name] / limit for name, limit in limits.items() if p[name] >= limit}
+            rest = {name: value for name, value in p.items() if name not in limits}
+            ranked = sorted((reached or rest).values())
+            near[place] |= len(ranked) > 1 and ranked[-1] - ranked[-2] < 1e-3
+            expected[place] = CLASSES.index(max(reached or rest, key=(reached or rest).get)) if reached or rest else 255
+        assert (found == expected)[~near].all() and (found != plain).any() and near.mean() < 0.1
+        chosen = np.take_along_axis(scores, np.minimum(found, 2)[None].astype(int), 0)[0]
+        np.testing.assert_allclose(probability[found < 255], chosen[found < 255], atol=1e-5)
+    for wrong, words in (({"raod": 0.5}, "did you mean 'road'"), (0, "above 0"), ({"car": 1.5}, "car is 1.5")):
+        with pytest.raises(ValueError, match=words):
+            segmentor.infer(path, thresholds=wrong)
+
+
+def test_command_writes_every_kind_of_result(checkpoint, street, tmp_path, capsys):
+    from jseg.cli import main
+    path, pixels = street
+    other = tmp_path / "other.png"
+    cv2.imwrite(str(other), pixels[::-1])
+    words = ["predict", str(checkpoint), str(path), str(other), "--out", str(tmp_path / "out")]
+    assert main([*words, "--what", "labels,probability,probabilities,logits,polygons,overlay", "--as", "npy,jpg",
+                 "--threshold", "0.5", "--batch-size", "2", "--palette", "distinct"]) == 0
+    assert main([*words, "--what", "polygons", "--as", "coco", "--min-area", "9"]) == 0
+    segmentor = InferenceSegmentor(checkpoint)
+    labels, probability = segmentor.infer(path, with_prob=True, thresholds=0.5)
+
+    def loaded(kind):
+        return np.load(tmp_path / f"out/street_{kind}.npy")
+
+    np.testing.assert_array_equal(loaded("labels"), labels)
+    np.testing.assert_allclose(loaded("probability"), probability, atol=1e-6)
+    np.testing.assert_allclose(loaded("probabilities"), segmentor.infer(path, probabilities=True), atol=1e-6)
+    np.testing.assert_allclose(loaded("logits"), segmentor.infer(path, logits=True), rtol=1e-4, atol=1e-4)
+    geo = json.loads((tmp_path / "out/street_polygons.geojson").read_text())
+    assert sum(f["properties"]["pixels"] for f in geo["features"]) == (labels < 255).sum()
+    coco = json.loads((tmp_path / "out/coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["street.png", "other.png"]
+    assert {c["name"] for c in coco["categories"]} == set(CLASSES)
+    assert min(a["area"] for a in coco["annotations"]) >= 9 and all(0 < a["score"] <= 1 for a in coco["annotations"])
+    assert (tmp_path / "out/street_overlay.jpg").exists()
+    capsys.readouterr()
+    for wrong, text in ((["--what", "label"], "did you mean 'labels'"),
+                        (["--what", "labels", "--as", "coco"], "none of the results is written so (labels: png, npy)"),
+                        (["--what", "polygons", "--as", "coco,geojson"], "two file types"),
+                        (["--threshold", "raod=0.4"], "did you mean 'road'"), (["--threshold", "2"], "at most 1"),
+                        (["--palette", str(path)], "street.png"), (["--what", "logits", "--tta"], "--tta"),
+                        (["--batch-size", "0"], "--batch-size is 0")):
+        try:
+            status = main([*words[:3], "--out", str(tmp_path / "no"), *wrong])
+        except SystemExit as error:
+            status = error.code
+        assert status == 2 and text in capsys.readouterr().err, wrong
+
+
+def test_more_than_256_classes_are_saved_too(checkpoint, tmp_path, rng):
+    segmentor = InferenceSegmentor(checkpoint)
+    segmentor.palette = np.zeros((300, 3), np.uint8)
+    labels = rng.integers(0, 300, (5, 7)).astype(np.uint16)
+    segmentor.save_labels(labels, tmp_path / "labels.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "labels.png"), labels)
 
 
 def test_a_file_of_another_tool_is_named(tmp_path):

@@ -24,9 +24,11 @@ from jseg.models.backbones.mscan import MSCAN
 from jseg.models.backbones.vision_transformer import VisionTransformer
 from jseg.models.heads.fcn_head import FCNHead
 from jseg.models.heads.ham_head import LightHamHead, evaluation_bases, ham_options
+from jseg.models.text_encoders.clip_text_encoder import CLIPTextEncoder
 from jseg.registry import MODELS, accepted
 
-CUT = {"BEiT", "ConvNeXt", "MAE"}  # backbones whose patches leave out what does not fill one: floor(H / stride) rows
+# their backbones' patches leave out what does not fill one: floor(H / stride) rows
+CUT = {"BEiT", "ConvNeXt", "MAE", "PoolFormer", "SideAdapterCLIPHead"}
 ROUGH = {"ERFNet", "ICNet", "ICNeck"}  # their backbones double maps, or halve them by resizing: sides near strides
 FLAT = {"DPTHead", "Feature2Pyramid", "MLANeck", "SETRMLAHead"}  # they read maps of one size and width, from a ViT
 
@@ -37,6 +39,12 @@ def whole_model(name: str) -> dict:
     """
     entry = MODELS.get(name)
     block = dict(entry.TINY)
+    if name == "SideAdapterCLIPHead":  # it reads pictures and names too
+        vision = {**VisionTransformer.TINY, "patch_pad": 0, "num_layers": 2, "out_origin": True, "out_indices": [1],
+                  "output_cls_token": True, "pre_norm": True, "final_norm": False, "act_cfg": {"type": "QuickGELU"},
+                  "frozen_exclude": ["pos_embed"]}
+        return {"type": "MultimodalEncoderDecoder", "backbone": vision, "text_encoder": dict(CLIPTextEncoder.TINY),
+                "decode_head": {"num_classes": 5, **block}, "encoder_resolution": 0.7}
     kind = entry.__module__.split(".")[2]
     backbone = block if kind == "backbones" else dict(getattr(entry, "TINY_BACKBONE", MSCAN.TINY))
     if name in FLAT:
@@ -67,8 +75,8 @@ def whole_model(name: str) -> dict:
     return {"type": "EncoderDecoder", "backbone": backbone, "neck": neck, "decode_head": head}
 
 
-CUT = {"PoolFormer"}  # backbones whose patches leave out what does not fill one: floor(H / stride) rows
-NOT_NETWORKS = {"SegDataPreProcessor", "EncoderDecoder", "CascadeEncoderDecoder"}
+NOT_NETWORKS = {"SegDataPreProcessor", "EncoderDecoder", "CascadeEncoderDecoder", "MultimodalEncoderDecoder",
+                "CLIPTextEncoder"}  # the last two stand in the model of SideAdapterCLIPHead
 SPECIMENS = {name: whole_model(name) for name in MODELS.names() if name not in NOT_NETWORKS}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import ConfigError
-from jseg.layers import AdaptiveConv2d, SqueezeExcitation, window_means
+from jseg.layers import AdaptiveConv2d, SqueezeExcitation, avg_pool, window_means
 from jseg.models.backbones.mobilenet_v3 import MobileNetV3
 from jseg.models.backbones.poolformer import PoolFormer
 from jseg.models.backbones.resnest import SplitAttention
@@ -112,3 +112,15 @@ def test_poolformer_freezes_as_upstream_and_names_mistakes():
                            ({"pool_size": 4}, "an odd number")):
         with pytest.raises(ConfigError, match=message):
             PoolFormer(**{**words, **wrong})
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, (7, 6)), (2, (8, 9))])
+def test_a_mean_that_leaves_the_padding_out(stride, size, rng):
+    """PoolFormer's pooling, as PyTorch's AvgPool2d with count_include_pad=False."""
+    x = numbers(rng, 1, 2, *size)
+    found = avg_pool(jt.array(x), 3, stride=stride, padding=1, count_include_pad=False).numpy()
+    for i in range(found.shape[2]):
+        for j in range(found.shape[3]):
+            top, left = i * stride - 1, j * stride - 1
+            window = x[:, :, max(top, 0):top + 3, max(left, 0):left + 3].astype(np.float64)
+            np.testing.assert_allclose(found[:, :, i, j], window.mean((2, 3)), atol=1e-5)

@@ -86,3 +86,27 @@ def test_frames_read_metas():
         Frame.from_meta({"padding_size": (0, 9, 0, 0)}, (8, 9))
     with pytest.raises(ValueError, match="flip_direction must be"):
         Frame.from_meta({"flip": True, "flip_direction": "diagonal"}, (8, 9))
+
+
+@pytest.mark.parametrize("flip", [None, "horizontal", "vertical"])
+@pytest.mark.parametrize("own", [(57, 30), (20, 61), (32, 48)])
+def test_direct_scores_are_resized_once(own, flip, rng):
+    """`test_cfg.direct`: from the logits to the picture, by the summed road and by the direct one."""
+    frame, logits = Frame((32, 48), (0, 0, 0, 0), flip, own), rng.standard_normal((5, 4, 6)).astype(np.float32)
+    rows, columns = (resize_matrix(s, o, False) for s, o in zip(logits.shape[1:], own))
+    turned = {None: logits, "horizontal": logits[:, :, ::-1], "vertical": logits[:, ::-1]}[flip]
+    wanted = (rows @ turned @ columns.T).argmax(0)
+    maps = window_maps(frame, ((0, 32), (0, 48)), (np.ones(32), np.ones(48)), (4, 6), False, True)
+    labels, _ = label_map([[Window(jt.array(logits.transpose(1, 0, 2)), *maps)]], 5)
+    assert (labels == wanted).all()
+    if flip is None:
+        found = [made.matrix() for made in readout.direct_maps(frame, (4, 6), False, True)]
+        np.testing.assert_allclose(found[0], rows, atol=1e-6)
+        np.testing.assert_allclose(found[1], columns, atol=1e-6)
+
+
+def test_padded_pictures_are_resized_twice_all_the_same():
+    frame = Frame((32, 48), (0, 5, 0, 3), None, (20, 61))
+    arguments = (frame, ((0, 32), (0, 48)), (np.ones(32), np.ones(48)), (4, 6), False)
+    for once, usual in zip(window_maps(*arguments, True), window_maps(*arguments)):
+        np.testing.assert_array_equal(once, usual)

@@ -19,17 +19,21 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PACKAGES = ["torch==2.13.0", "mmengine==0.10.7", "mmcv-lite==2.1.0", "mmsegmentation==1.2.2", "ftfy", "regex", "numpy",
             "opencv-python<4.12", "scipy", "nibabel", "cityscapesscripts", "h5py", "pandas",
-            "mmdet==3.3.0"]  # heads that classify masks; the last release for mmcv 2.1.0
+            "mmdet==3.3.0",  # heads that classify masks; the last release for mmcv 2.1.0
+            "mmpretrain==1.2.0"]  # backbones ConvNeXt and PoolFormer; its torchvision is not needed (zoo_operators.py)
 
 
-def referee(folder: pathlib.Path) -> str:
-    """The Python of the environment, which is made where it is missing or was made of other packages."""
-    python, done, wanted = folder / "bin" / "python", folder / ".installed", "\n".join(PACKAGES)
+WEIGHTS_PACKAGES = ["torch==2.13.0", "transformers==5.24.0", "pillow"]  # of `make parity-weights`
+
+
+def referee(folder: pathlib.Path, packages: list[str] = PACKAGES) -> str:
+    """The Python of an environment, which is made where it is missing or was made of other packages."""
+    python, done, wanted = folder / "bin" / "python", folder / ".installed", "\n".join(packages)
     if not done.exists() or done.read_text() != wanted:
-        print(f"parity: making {folder} with PyTorch and MMSegmentation, once", flush=True)
+        print(f"parity: making {folder} with {packages[0]} and others, once", flush=True)
         if not python.exists():
             venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES],
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages],
                        check=True)
         done.write_text(wanted)
     return str(python)

@@ -7,7 +7,8 @@ PYTHON has mmsegmentation 1.2.2; RUN is the folder of `jseg train` with the same
 jseg's initial weights, jseg's batches (the same pictures and augmentations in the same order) and jseg's rates;
 network, losses, gradients and optimizer are mmsegmentation's and PyTorch's. What stays different: rounding, and the
 factorisation's random bases. Its weights are scored by `jseg.engine.evaluate` (equal to mmsegmentation's:
-docs/parity.md). For SegNeXt configs with AdamW, without drop path and dropout.
+docs/parity.md). For configs without drop path and dropout, whose optimizer and loss blocks MMEngine and mmsegmentation
+know; a class-weighted loss for SegNeXt only (see twin_mmseg.py).
 """
 
 from __future__ import annotations
@@ -26,23 +27,27 @@ def job_of(config: dict) -> dict:
     """What the reference side must know: options over mmsegmentation's config, optimizer, rates."""
     from jseg.engine.schedules import LearningRate, build_schedules
     model, head = config["model"], config["model"]["decode_head"]
-    if model["backbone"].get("drop_path_rate") or head.get("dropout_ratio"):
+    heads = [head, *([model["auxiliary_head"]] if model.get("auxiliary_head") else [])]
+    if model["backbone"].get("drop_path_rate") or any(one.get("dropout_ratio") for one in heads):
         raise SystemExit("the config has drop path or dropout, whose random masks the two sides cannot share; set both "
                          "to 0")
-    letter, cfg = model["backbone"]["variant"][0], config["train_cfg"]
+    cfg, loss = config["train_cfg"], head["loss_decode"]
+    rates = LearningRate(build_schedules(config.get("param_scheduler")), [config["optimizer"]["lr"]],
+                         cfg["max_iters"], 1)
+    job = {"optimizer": config["optimizer"], "paramwise_cfg": config.get("paramwise_cfg"), "seed": config.get("seed")
+           or 0, "every": cfg["val_interval"], "max_norm": (cfg.get("clip_grad") or {}).get("max_norm"),
+           "shape": [config["train_dataloader"]["batch_size"], *config["data_preprocessor"]["size"]],
+           "rates": [rates.at(i)[0] for i in range(cfg["max_iters"])]}
+    if model["backbone"]["type"] != "MSCAN":
+        return {**job, "model": model}  # mmsegmentation's block is jseg's block
+    if loss["type"] != "CrossEntropyLoss" or not loss.get("avg_non_ignore"):
+        raise SystemExit("the twin of SegNeXt knows CrossEntropyLoss with avg_non_ignore: true only")
     options = {"model.backbone.drop_path_rate": 0.0, "model.decode_head.dropout_ratio": 0.0,
                "model.decode_head.num_classes": head["num_classes"],
                "model.decode_head.ham_kwargs.MD_R": head["ham_kwargs"]["MD_R"]}
-    loss = head["loss_decode"]
-    if loss["type"] != "CrossEntropyLoss" or not loss.get("avg_non_ignore"):
-        raise SystemExit("the twin knows CrossEntropyLoss with avg_non_ignore: true only")
-    rates = LearningRate(build_schedules(config.get("param_scheduler")), [config["optimizer"]["lr"]],
-                         cfg["max_iters"], 1)
-    return {"config": f"segnext/segnext_mscan-{letter}_1xb16-adamw-160k_ade20k-512x512.py", "options": options,
-            "optimizer": config["optimizer"], "paramwise_cfg": config.get("paramwise_cfg"), "seed": config.get("seed")
-            or 0, "every": cfg["val_interval"], "class_weight": loss.get("class_weight"),
-            "shape": [config["train_dataloader"]["batch_size"], *config["data_preprocessor"]["size"]],
-            "rates": [rates.at(i)[0] for i in range(cfg["max_iters"])]}
+    letter = model["backbone"]["variant"][0]
+    return {**job, "config": f"segnext/segnext_mscan-{letter}_1xb16-adamw-160k_ade20k-512x512.py", "options": options,
+            "class_weight": loss.get("class_weight")}
 
 
 def train(config: dict, folder: pathlib.Path, python: str) -> None:

@@ -2,11 +2,11 @@
 
     python tests/parity/twin_mmseg.py FOLDER < batches
 
-mmsegmentation's own SegNeXt, MMEngine's AdamW and per-parameter settings. The loss is PyTorch's weighted mean over
-pixels that count, which is what mmsegmentation's `class_weight` with `avg_non_ignore` means; its own code raises
-IndexError there as soon as a label is ignored. FOLDER/twin.json holds the options and the rate of every iteration,
-FOLDER/initial.npz the weights to begin with; images (N, 3, H, W) float32 and labels (N, H, W) int64 of each iteration
-come as bytes through standard input. Writes FOLDER/log.jsonl and FOLDER/state_<iter>.npz.
+mmsegmentation's own network and losses, MMEngine's optimizer and per-parameter settings. SegNeXt's loss is PyTorch's
+weighted mean over pixels that count, which is what mmsegmentation's `class_weight` with `avg_non_ignore` means; its own
+code raises IndexError there as soon as a label is ignored. FOLDER/twin.json holds the options and the rate of every
+iteration, FOLDER/initial.npz the weights to begin with; images (N, 3, H, W) float32 and labels (N, H, W) int64 of each
+iteration come as bytes through standard input. Writes FOLDER/log.jsonl and FOLDER/state_<iter>.npz.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 
 import numpy as np
 from make_segnext import import_mmseg
+from zoo_mmseg import without_start
 
 
 def build(job: dict, folder: pathlib.Path, configs: pathlib.Path):
@@ -26,10 +27,15 @@ def build(job: dict, folder: pathlib.Path, configs: pathlib.Path):
     from mmengine.config import Config
     from mmengine.optim import build_optim_wrapper
     from mmseg.registry import MODELS
-    config = Config.fromfile(configs / job["config"])
-    config.merge_from_dict(job["options"])
-    config.model.data_preprocessor, config.model.backbone.init_cfg = None, None
-    network = MODELS.build(config.model)
+    if "model" in job:
+        model = without_start(job["model"])
+        model["train_cfg"] = {}
+    else:
+        config = Config.fromfile(configs / job["config"])
+        config.merge_from_dict(job["options"])
+        model = config.model
+        model.data_preprocessor, model.backbone.init_cfg = None, None
+    network = MODELS.build(model)
     with np.load(folder / "initial.npz") as file:
         network.load_state_dict({key: torch.from_numpy(file[key]) for key in file.files}, strict=False)
     missing = set(network.state_dict()) - set(file.files)
@@ -52,25 +58,40 @@ def next_batch(shape: list[int]):
     return parts
 
 
+def loss_of(network, job: dict, images, labels):
+    """The loss of one batch."""
+    import torch
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    from torch.nn import functional as F
+    images = images.contiguous(memory_format=torch.channels_last)
+    if "model" in job:
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=label[None]), metainfo={"img_shape": images.shape[2:]})
+                   for label in labels]
+        return sum(value for name, value in network.loss(images, samples).items() if "loss" in name)
+    weight = torch.tensor(job["class_weight"]) if job["class_weight"] else None
+    logits = network.decode_head(network.extract_feat(images))
+    return F.cross_entropy(F.interpolate(logits, labels.shape[1:], mode="bilinear"), labels, weight=weight,
+                           ignore_index=255)
+
+
 def main(folder: pathlib.Path) -> None:
     """Train as long as batches are announced."""
     import mmseg
     import torch
-    from torch.nn import functional as F
     job = json.loads((folder / "twin.json").read_text())
     network, optimizer = build(job, folder, pathlib.Path(mmseg.__file__).parent / ".mim/configs")
     torch.manual_seed(job["seed"])
-    weight, began = torch.tensor(job["class_weight"]) if job["class_weight"] else None, time.perf_counter()
+    began = time.perf_counter()
     with open(folder / "log.jsonl", "w", encoding="utf-8") as log:
         for done, rate in enumerate(job["rates"], start=1):
-            images, labels = next_batch(job["shape"])
-            logits = network.decode_head(network.extract_feat(images.contiguous(memory_format=torch.channels_last)))
-            loss = F.cross_entropy(F.interpolate(logits, labels.shape[1:], mode="bilinear"), labels, weight=weight,
-                                   ignore_index=255)
+            loss = loss_of(network, job, *next_batch(job["shape"]))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
             loss.backward()
+            if job["max_norm"]:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), job["max_norm"])
             optimizer.step()
             print(json.dumps({"iter": done, "loss": loss.item(), "seconds": round(time.perf_counter() - began, 2)}),
                   file=log, flush=True)

@@ -43,13 +43,18 @@ SIZES = {"mobilenet_v3": [520, 560], "sem_fpn": [64, 96], "point_rend": [64, 96]
 SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
 # they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
 ONE_SIZE = ("beit", "mae")
+# families that are no segmentation, and why they stay out
+OUT_OF_SCOPE = {"vpd": "out of scope: VPD estimates depth in metres (one channel, scored by RMSE) with Stable "
+                       "Diffusion's UNet, for which MMSegmentation needs the package ldm; there are no classes and no "
+                       "label maps"}
 LIST = """
 import json, pathlib, sys
 from mmengine.config import Config
 sys.path.insert(0, %r)
 from make_segnext import import_mmseg
-from zoo_mmseg import stand_in_operators, without_start
-stand_in_operators()
+from zoo_mmseg import without_start
+from zoo_operators import allow_mmcv_operators, allow_mmpretrain
+allow_mmcv_operators(), allow_mmpretrain()
 configs = pathlib.Path(import_mmseg().__file__).parent / ".mim" / "configs"
 found = {}
 for path in sorted(configs.rglob("*.py")):
@@ -62,7 +67,7 @@ for path in sorted(configs.rglob("*.py")):
             model.pop(key, None)
         found[name] = json.dumps(model, sort_keys=True, default=str)
     except Exception as error:
-        found[name] = f"unreadable: {error}"
+        found[name] = f"{name} is unreadable: {error}"
 json.dump(found, open(sys.argv[1], "w"))
 """
 
@@ -94,23 +99,27 @@ def failures(result: dict) -> list[str]:
     return found
 
 
-def run_batch(batch: list[dict], python: str) -> dict[str, dict]:
-    """Results of a few jobs by config name."""
+def run_batch(batch: list[dict], python: str, minutes: float) -> dict[str, dict]:
+    """Results of a few jobs by config name; none where a process takes longer than `minutes` per job."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="jseg-zoo-"))
     try:
         (folder / "jobs.json").write_text(json.dumps(batch))
         log = open(folder / "log.txt", "w")
-        for command in ([python, HERE / "zoo_mmseg.py"], [sys.executable, HERE / "zoo_jseg.py"]):
-            subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-                           timeout=1200 * len(batch))
+        codes = [subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+                                timeout=60 * minutes * len(batch)).returncode
+                 for command in ([python, HERE / "zoo_mmseg.py"], [sys.executable, HERE / "zoo_jseg.py"])]
         log.close()
         found = {}
         for job in batch:
             path = folder / job["name"] / "result.json"
             lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
             found[job["config"]] = json.loads(path.read_text()) if path.exists() else {
-                "failed": f"a process ended: {' '.join(lines[-1:])[:200]}"}
+                "failed": f"the processes ended with {codes}: {' '.join(lines[-1:])[:200]}"}
         return found
+    except subprocess.TimeoutExpired:
+        names = ", ".join(job["name"] for job in batch)
+        print(f"parity-zoo: {names}: not done within {minutes:g} minutes per model (--minutes)", flush=True)
+        return {}
     finally:
         shutil.rmtree(folder)
 
@@ -136,6 +145,9 @@ def page(kept: dict) -> str:
         family = name.partition("/")[0]
         counts = families.setdefault(family, [0, 0, 0])
         counts[0] += 1
+        if family in OUT_OF_SCOPE:
+            rows.append(f"| {name} | {OUT_OF_SCOPE[family]} |")
+            continue
         result = kept["results"].get(same)
         if result is None:
             continue
@@ -157,7 +169,8 @@ def page(kept: dict) -> str:
         f"within {LIMITS['logits']:g} of their range; label maps on {LABELS:.1%} of the pixels, whole and slide. "
         "Alike models are run once.", "",
         f"**{good} of {total}** agree.", "", "| family | configs | agree | fail | not run |", "|---|---|---|---|---|",
-        *[f"| {family} | {n} | {ok} | {bad} | {n - ok - bad} |" for family, (n, ok, bad) in families.items()], "",
+        *[f"| {family} | {n} | {ok} | {bad} | {'out of scope' if family in OUT_OF_SCOPE else n - ok - bad} |"
+          for family, (n, ok, bad) in families.items()], "",
         "## One training step", "",
         "Losses term by term, gradients of every parameter and running statistics against MMSegmentation in float64. "
         f"Gradients: the worst by norm, with GELU for ReLU (limit {GRADIENTS['smooth gradients']:g}, or {STRAY:g} "
@@ -168,7 +181,7 @@ def page(kept: dict) -> str:
         "| model | logits | labels whole / slide | losses | gradients smooth / as they are | running statistics "
         "| day |",
         "|---|---|---|---|---|---|---|", *train, "",
-        "## What fails, and at which step", "", "| config | cause |", "|---|---|", *rows, ""]))
+        "## What fails, and at which step; what is out of scope", "", "| config | cause |", "|---|---|", *rows, ""]))
 
 
 def job_of(name: str, train: bool) -> dict:
@@ -189,7 +202,9 @@ def main() -> int:
     parser.add_argument("--family", nargs="+", help="folders of configs")
     parser.add_argument("--train", action="store_true", help="also compare a training step")
     parser.add_argument("--again", action="store_true", help="run what has a result already")
+    parser.add_argument("--list", action="store_true", help="read the list of configs again")
     parser.add_argument("--batch", type=int, default=6, help="models per process (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=20, help="most time per model and side (default: %(default)s)")
     parser.add_argument("--page", action="store_true", help="write the page from the kept results")
     args = parser.parse_args()
     kept = load_results()
@@ -198,7 +213,7 @@ def main() -> int:
         return 0
     if not args.python:
         parser.error("--python is needed")
-    if not kept["configs"]:
+    if args.list or not kept["configs"]:
         first, configs = {}, all_configs(args.python)
         for name, model in configs.items():
             first.setdefault(model, name)
@@ -206,6 +221,7 @@ def main() -> int:
     wanted = [name for name in kept["configs"] if (not args.family or name.partition("/")[0] in args.family)
               and (not args.only or any(name.removesuffix(".py").endswith(only.removesuffix(".py"))
                                         for only in args.only))]
+    wanted = [name for name in wanted if name.partition("/")[0] not in OUT_OF_SCOPE]
     todo = list(dict.fromkeys(kept["configs"][name] for name in wanted))
     done = [name for name in todo if name in kept["results"]
             and ("smooth gradients" in kept["results"][name] or not args.train)]
@@ -213,7 +229,7 @@ def main() -> int:
     print(f"parity-zoo: {len(wanted)} configs, {len(todo)} models to run", flush=True)
     for start in range(0, len(todo), args.batch):
         batch = [job_of(name, args.train) for name in todo[start:start + args.batch]]
-        for name, result in run_batch(batch, args.python).items():
+        for name, result in run_batch(batch, args.python, args.minutes).items():
             kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
             print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)
         save_results(kept)

@@ -39,7 +39,7 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     from jseg.engine.checkpoint import load_into, load_weights
     from jseg.layers import named_parameters
     from jseg.layers.init import without_values
-    from jseg.models import build_model, remap_keys
+    from jseg.models import build_model, derived_parts, remap_keys
     reference = np.load(folder / "reference.npz")
     facts = json.loads(str(reference["facts"]))
     conversion = convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors")
@@ -49,7 +49,8 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
     load_into(model, state)
     trainable = sum(value.numel() for value in named_parameters(model).values() if not value.is_stop_grad())
     model.eval()
-    ours = {key: list(value.shape) for key, value in model.state_dict().items()}
+    derived = {prefix + name for prefix, (_, names) in derived_parts(meta["config"]).items() for name in names}
+    ours = {key: list(value.shape) for key, value in model.state_dict().items() if key not in derived}
     # Jittor has no scalars; a class may name its weights otherwise than MMSegmentation
     theirs = remap_keys({key: shape or [1] for key, shape in facts["keys"].items()}, meta["config"])
     result = {"parameters": trainable, "keys equal": ours == theirs and trainable == facts["parameters"],

@@ -21,11 +21,12 @@ import pathlib
 import sys
 import traceback
 import zlib
+from unittest import mock
 
 import numpy as np
 from gradients import gradient_errors, uniform
 from make_segnext import import_mmseg, samples
-from zoo_operators import add_psa_mask, allow_mmcv_operators
+from zoo_operators import add_psa_mask, allow_mmcv_operators, allow_mmpretrain
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
@@ -42,6 +43,8 @@ def value_of(key: str, shape) -> np.ndarray:
     values, leaf = numbers(key, shape), key.rpartition(".")[2]
     if leaf == "running_var":
         values = 1.0 + 0.5 * np.tanh(values)
+    elif leaf == "logit_scale":
+        values = CLASS_SPREAD + 0.1 * values  # CLIP's is 2.7 at first
     elif leaf in ("running_mean", "bias") or leaf.endswith("_bias"):
         values = 0.1 * values
     elif (leaf.startswith(("layer_scale", "gamma")) or ".gamma." in key) and len(shape) <= 1:
@@ -136,7 +139,8 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     if job.get("img_size"):
         config.model.backbone.img_size = tuple(job["size"])
     kind = config.get("test_dataloader", {}).get("dataset", {}).get("type")
-    info = dict(DATASETS.get(kind).METAINFO) if kind and DATASETS.get(kind) else {}
+    info = {**(DATASETS.get(kind).METAINFO if kind and DATASETS.get(kind) else {}),
+            **config.get("test_dataloader", {}).get("dataset", {}).get("metainfo", {})}
     block = without_start(copy.deepcopy(config.model))
     block["data_preprocessor"] = None
     network = MODELS.build(block)
@@ -146,7 +150,7 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
             "epoch": 0, "seed": 0}
     torch.save({"meta": meta, "state_dict": network.state_dict()}, folder / "checkpoint.pth")
     head = network.decode_head[-1] if hasattr(network.decode_head, "__len__") else network.decode_head
-    pictures, labels = inputs(job["size"], head.num_classes, block["backbone"].get("in_channels", 3))
+    pictures, labels = inputs(job["size"], head.num_classes, block.get("backbone", {}).get("in_channels", 3))
     if weighs_classes(config.model.to_dict()):
         labels = np.where(labels == 255, 0, labels).astype(np.int32)
     height, width = job["size"]
@@ -287,11 +291,29 @@ def fix_bases() -> None:
     NMF2D._build_bases = bases
 
 
+def shorten_texts() -> None:
+    """Let CLIP's text transformer stop behind the longest sentence: no token looks behind itself, and zeros up to 77
+    tokens take most of the time.
+    """
+    from mmseg.models.text_encoder import CLIPTextEncoder
+    whole = CLIPTextEncoder.encode_text
+
+    def encode_text(self, text, normalize=False):
+        length = int(text.argmax(-1).max()) + 1
+        with mock.patch.dict(self._parameters, positional_embedding=self.positional_embedding[:length]), \
+                mock.patch.dict(self._buffers, attn_mask=self.attn_mask[:length, :length]):
+            return whole(self, text[:, :length], normalize)
+
+    CLIPTextEncoder.encode_text = encode_text
+
+
 def main(folder: pathlib.Path) -> None:
     """Every job of jobs.json."""
     compiled = allow_mmcv_operators()
+    allow_mmpretrain()
     mmseg = import_mmseg()
     fix_bases()
+    shorten_texts()
     if not compiled:
         add_psa_mask()
     configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"

@@ -1,4 +1,5 @@
-"""Operators that MMSegmentation takes from mmcv's compiled ones, in plain PyTorch, where mmcv has none (mmcv-lite).
+"""What the referee's models ask of packages that are not there: operators of mmcv's compiled ones, in plain PyTorch,
+where mmcv has none (mmcv-lite), and names of torchvision.
 
 Most that MMSegmentation's configs need are plain PyTorch in MMCV 2.x too. PSANet's mask is compiled there
 (mmcv/ops/csrc/pytorch/cpu/psamask.cpp); here it is a gather with the same indices.
@@ -37,6 +38,29 @@ def allow_mmcv_operators() -> bool:
     stand_in.__getattr__ = missing
     sys.modules["mmcv._ext"] = stand_in
     return False
+
+
+def allow_mmpretrain() -> None:
+    """Let mmpretrain's models (ConvNeXt, PoolFormer) be imported without torchvision: its transforms name classes of
+    it, which no model here runs.
+    """
+    if importlib.util.find_spec("torchvision") is not None:
+        return
+
+    def some_class(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+    for name in ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms",
+                 "torchvision.transforms.functional", "torchvision.transforms.transforms"):
+        module, (above, _, leaf) = types.ModuleType(name), name.rpartition(".")
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+        module.__path__, module.__getattr__, sys.modules[name] = [], some_class, module
+        if above:
+            setattr(sys.modules[above], leaf, module)
+    modes = ("NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS")
+    sys.modules["torchvision.transforms.transforms"].InterpolationMode = types.SimpleNamespace(**dict(zip(modes, modes)))
 
 
 def add_psa_mask() -> None:

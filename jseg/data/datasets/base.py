@@ -6,17 +6,17 @@ Vocabulary and meaning follow mmsegmentation 1.2.2, mmseg/datasets/basesegdatase
   file;
 - `ann_file` also takes lines of two paths, "picture mask"; `ignore_file` leaves pictures out;
 - classes outside of a subset map to `ignore_index`, not to a fixed 255;
-- missing colours are spread evenly over the hues, not drawn at random.
+- missing colours are spread over what eyes can tell apart, not drawn at random.
 """
 
 from __future__ import annotations
 
-import colorsys
 import os
 from typing import Any, ClassVar, Mapping, Sequence
 
 import numpy as np
 
+from jseg.data.colours import spread_colours
 from jseg.data.datasets.files import describe_missing, list_files, listed_hint, read_list
 from jseg.data.io import check_pair
 from jseg.data.labels import check_labels
@@ -24,19 +24,12 @@ from jseg.data.transforms import Compose
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.registry import nearest
 
-__all__ = ["SegDataset", "named_colours", "spread_colours"]
+__all__ = ["SegDataset", "named_colours"]
 
 
 def named_colours(*entries: tuple) -> dict[str, tuple]:
     """Turn ("name", red, green, blue) entries into a METAINFO of classes and palette."""
     return {"classes": tuple(entry[0] for entry in entries), "palette": tuple(tuple(entry[1:]) for entry in entries)}
-
-
-def spread_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Return `count` RGB colours (0..255) whose hues are a golden angle apart; the same every time."""
-    hues = ((0.12 + i * 0.61803398875) % 1.0 for i in range(count))
-    shades = (colorsys.hsv_to_rgb(hue, 0.65, (0.95, 0.7, 0.82)[i % 3]) for i, hue in enumerate(hues))
-    return tuple(tuple(round(255 * channel) for channel in shade) for shade in shades)
 
 
 class SegDataset:

@@ -21,8 +21,9 @@ from jseg.data.datasets.base import SegDataset
 from jseg.data.datasets.files import IMAGE_SUFFIXES
 from jseg.errors import ConfigError, DataError
 from jseg.registry import DATASETS, nearest
+from jseg.rules import is_integer
 
-__all__ = ["FolderDataset"]
+__all__ = ["FolderDataset", "validation_names"]
 
 
 @DATASETS.register()
@@ -35,8 +36,10 @@ class FolderDataset(SegDataset):
         mask_format: "index", or "rgb" for masks painted in the palette's colours.
         ignore_colors: RGB colours of an "rgb" mask that count nowhere.
         split: `{part: train | val, val_ratio: 0.2, seed: 0}` divides the pictures by a hash of their names, so that a
-            picture keeps its part when others are added (but for those at the border); None takes all. Lists
-            (`ann_file`) work too.
+            picture keeps its part when others are added (but for those at the border); None takes all. For
+            cross-validation `{part: train | val, folds: 5, fold: 0, seed: 0}`: every fifth picture in the order of the
+            hash is for validation, another fifth with each fold. It also divides the
+            pictures of a list (`ann_file`).
         img_suffix: None takes .jpg, .jpeg, .png, .bmp, .tif, .tiff and .webp, small or capital.
         data_root, data_prefix, pipeline, ann_file, ignore_file, seg_map_suffix, reduce_zero_label, ignore_index,
         test_mode, indices,
@@ -66,7 +69,7 @@ class FolderDataset(SegDataset):
         elif ignore_colors:
             raise ConfigError("FolderDataset: ignore_colors goes with mask_format: rgb; for index masks set "
                               "ignore_index")
-        self.split = None if split is None else _checked_split(split, bool(ann_file))
+        self.split = None if split is None else _checked_split(split)
 
     def _color_map(self, metainfo: dict, ignore_colors: Sequence) -> dict[tuple[int, int, int], int]:
         if metainfo.get("palette") is None:
@@ -94,28 +97,45 @@ class FolderDataset(SegDataset):
         if self.split is None:
             return pairs
         root = self._under_root(self.data_prefix["img_path"])
-        order = sorted(pairs, key=lambda pair: _hash(pair[0][len(root):], self.split["seed"]))
-        count = round(len(pairs) * self.split["val_ratio"])
-        count = min(max(count, 1), len(pairs) - 1)
-        if not 0 < count < len(pairs):
-            raise DataError(f"{root}: {len(pairs)} picture cannot be split into two parts; add pictures or leave out "
-                            "split")
-        return sorted(order[:count] if self.split["part"] == "val" else order[count:])
+        names = [pair[0][len(root):] if pair[0].startswith(root) else pair[0] for pair in pairs]
+        chosen = validation_names(names, self.split)
+        if not 0 < len(chosen) < len(pairs):
+            raise DataError(f"{root}: {len(pairs)} picture(s) cannot be split into "
+                            f"{self.split.get('folds') or 'two'} parts; add pictures or leave out split")
+        return [pair for pair, name in zip(pairs, names) if (name in chosen) == (self.split["part"] == "val")]
+
+
+def validation_names(names: Sequence[str], split: dict) -> set[str]:
+    """The pictures that a `split` block of FolderDataset takes for validation.
+
+    Args:
+        names: paths of the pictures below the folder of pictures.
+        split: `{val_ratio, seed}` or `{folds, fold, seed}`.
+    """
+    order = sorted(names, key=lambda name: _hash(name, split["seed"]))
+    if split.get("folds"):
+        return set(order[split["fold"]::split["folds"]])
+    return set(order[:min(max(round(len(names) * split["val_ratio"]), 1), len(names) - 1)])
 
 
 def _hash(name: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{name.strip('/')}".encode()).hexdigest()
 
 
-def _checked_split(split: dict, listed: bool) -> dict:
-    split = {"val_ratio": 0.2, "seed": 0, **split}
+def _checked_split(split: dict) -> dict:
+    folds = {"fold": 0, **split} if "folds" in split or "fold" in split else {"val_ratio": 0.2, **split}
+    split = {"seed": 0, **folds}
+    known = ("part", "folds", "fold", "seed") if "folds" in split or "fold" in split else ("part", "val_ratio", "seed")
     for key in split:
-        if key not in ("part", "val_ratio", "seed"):
-            raise ConfigError(f"FolderDataset: split: unknown key {key!r}{nearest(key, ('part', 'val_ratio', 'seed'))}")
+        if key not in known:
+            raise ConfigError(f"FolderDataset: split: unknown key {key!r}{nearest(key, known)} (known: "
+                              f"{', '.join(known)})")
+    count, fold = split.get("folds"), split.get("fold")
+    if "fold" in split and not (is_integer(count) and is_integer(fold) and count >= 2 and 0 <= fold < count):
+        raise ConfigError(f"FolderDataset: split: got folds {count!r} and fold {fold!r}; expected 2 folds or more, and "
+                          "a fold from 0 to below their number")
     if split.get("part") not in ("train", "val"):
         raise ConfigError(f"FolderDataset: split.part must be train or val, got {split.get('part')!r}")
-    if not 0 < split["val_ratio"] < 1:
+    if not 0 < split.get("val_ratio", 0.2) < 1:
         raise ConfigError(f"FolderDataset: split.val_ratio must lie between 0 and 1, got {split['val_ratio']!r}")
-    if listed:
-        raise ConfigError("FolderDataset: ann_file and split both choose the pictures; give one")
     return split

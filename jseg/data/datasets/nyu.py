@@ -3,8 +3,8 @@
 Layout: `images/{train,test}/<scene>_00045.jpg` and `annotations/{train,test}/<scene>_00045.png`, 16-bit depth in
 millimetres. Names as in mmsegmentation 1.2.2, mmseg/datasets/nyu.py (Apache-2.0); the keyword arguments are
 SegDataset's. Deviation: upstream loads depth for its depth estimation model; there is none here, so `depth` reads it on
-demand, and the classes, kinds of rooms, are known by file name only. Upstream has no colours; they are spread over the
-hues.
+demand, and the classes, kinds of rooms, are known by file name only. Upstream has no colours; they are
+`spread_colours`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from jseg.data.datasets.base import SegDataset, spread_colours
+from jseg.data.colours import spread_colours
+from jseg.data.datasets.base import SegDataset
 from jseg.data.io import read_mask
 from jseg.registry import DATASETS
 

@@ -1,4 +1,4 @@
-"""Draw outlines and decode run lengths: annotations of COCO, LabelMe and PASCAL in Detail as masks."""
+"""Draw outlines and decode run lengths: annotations of COCO, LabelMe, YOLO and PASCAL in Detail as masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from jseg.errors import DataError
 
-__all__ = ["checked_points", "checked_size", "decode_rle", "fill_polygons"]
+__all__ = ["checked_points", "checked_size", "decode_rle", "fill_polygons", "polygon_inside"]
 
 MOST_POINTS = 100_000  # of one outline
 MOST_SIDE = 65_535     # pixels
@@ -111,3 +111,27 @@ def fill_polygons(polygons: Sequence[Sequence[tuple[float, float]]], size: tuple
     for polygon in polygons:
         draw.polygon([(float(x), float(y)) for x, y in polygon], fill=1, outline=1)
     return np.asarray(canvas)
+
+
+def polygon_inside(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
+    """The pixels whose centres lie inside of one outline (even-odd rule).
+
+    Coordinates count from the picture's corner, so that pixel (0, 0) has its centre at (0.5, 0.5), as in COCO and YOLO
+    files. Areas are those of the outline, without the rim that `fill_polygons` adds.
+
+    Args:
+        points: (x, y) in pixels; see `checked_points`.
+        size: (height, width).
+    Returns:
+        (H, W) bool
+    """
+    height, width = size
+    outline = np.asarray(points, np.float64).reshape(-1, 2)
+    turns = np.zeros((height, width + 1), np.uint8)
+    for (x, y), (next_x, next_y) in zip(outline, np.roll(outline, -1, axis=0)):
+        low, high = np.clip(np.ceil(np.sort([y, next_y]) - 0.5), 0, height).astype(int)
+        rows = np.arange(low, high)
+        if len(rows):
+            crossing = x + (rows + 0.5 - y) * (next_x - x) / (next_y - y)
+            np.bitwise_xor.at(turns, (rows, np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)), 1)
+    return np.bitwise_xor.accumulate(turns, axis=1)[:, :width].astype(bool)

@@ -6,9 +6,11 @@ from jseg.data.transforms.compose import Compose
 from jseg.data.transforms.geometric import Pad, RandomCrop, RandomCutOut, RandomFlip, RandomRotate
 from jseg.data.transforms.loading import LoadAnnotations, LoadImageFromFile, PackSegInputs
 from jseg.data.transforms.mosaic import RandomMosaic
+from jseg.data.transforms.pillow_resize import PillowResize
 from jseg.data.transforms.resize import RandomChoiceResize, RandomResize, Resize, ResizeShortestEdge, ResizeToMultiple
 
 __all__ = ["AdjustGamma", "CLAHE", "Compose", "LoadAnnotations", "LoadImageFromFile", "Normalize",
-           "PackSegInputs", "Pad", "PhotoMetricDistortion", "RandomChoiceResize", "RandomCrop", "RandomCutOut",
+           "PackSegInputs", "Pad", "PhotoMetricDistortion", "PillowResize", "RandomChoiceResize", "RandomCrop",
+           "RandomCutOut",
            "RandomFlip", "RandomMosaic", "RandomResize", "RandomRotate", "Resize", "ResizeShortestEdge",
            "ResizeToMultiple", "Transform"]

@@ -47,6 +47,7 @@ class STDCModule(nn.Module):
                  act_cfg: dict):
         super().__init__()
         self.strided, self.adds = stride == 2, fusion == "add"
+        self.upstream_copies = {"layers.0.1": "downsample"} if self.strided and self.adds else {}
         half = out_channels // 2
         first, halve = ConvNormAct(in_channels, half, 1, norm_cfg=norm_cfg,
                                    act_cfg=_RELU), self._halving(half, norm_cfg)

@@ -4,8 +4,9 @@ Paper: Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021, sec
 Upstream: mmsegmentation 1.2.2 mmseg/models/decode_heads/dpt_head.py (Apache-2.0), whose words, keys and arithmetic
 these are.
 
-Deviation: `expand_channels` must be false (upstream's own shapes do not fit with it); `patch_size` means nothing, there
-as here.
+Deviations: `expand_channels` must be false (upstream's own shapes do not fit with it); `patch_size` means nothing,
+there as here; `unit_norm` and `upsample_scores`, which upstream does not know, are of the authors' own head
+(isl-org/DPT) and of that in Hugging Face's transformers.
 """
 
 from __future__ import annotations
@@ -67,11 +68,14 @@ class ReassembleBlocks(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 blocks, activation first, and the input. Shape: (N, C, H, W) -> same."""
+    """Two 3x3 blocks, activation first, and the input; convolutions without a norm (`has_norm`) have a bias.
+    Shape: (N, C, H, W) -> same.
+    """
 
-    def __init__(self, channels: int, blocks: dict):
+    def __init__(self, channels: int, blocks: dict, has_norm: bool):
         super().__init__()
-        words = {"padding": 1, "bias": False, "order": ("act", "conv", "norm"), **blocks}
+        words = {"padding": 1, "bias": not has_norm, "order": ("act", "conv", "norm"), **blocks}
+        words["norm_cfg"] = words.get("norm_cfg") if has_norm else None
         self.conv1, self.conv2 = ConvNormAct(channels, channels, 3,
                                              **words), ConvNormAct(channels, channels, 3, **words)
 
@@ -84,15 +88,16 @@ class FeatureFusionBlock(nn.Module):
 
     Args:
         has_finer: whether another map joins.
+        has_norm: see `ResidualUnit`.
     Shape:
         x: (N, C, H, W); finer: (N, C, h, w) -> (N, C, 2 H, 2 W)
     """
 
-    def __init__(self, channels: int, blocks: dict, *, has_finer: bool):
+    def __init__(self, channels: int, blocks: dict, *, has_finer: bool, has_norm: bool):
         super().__init__()
         self.project = ConvNormAct(channels, channels, 1, bias=True)
-        self.res_conv_unit1 = ResidualUnit(channels, blocks) if has_finer else None
-        self.res_conv_unit2 = ResidualUnit(channels, blocks)
+        self.res_conv_unit1 = ResidualUnit(channels, blocks, has_norm) if has_finer else None
+        self.res_conv_unit2 = ResidualUnit(channels, blocks, has_norm)
 
     def execute(self, x: jt.Var, finer: jt.Var | None = None) -> jt.Var:
         if finer is not None:
@@ -112,8 +117,11 @@ class DPTHead(SegmentationHead):
         readout_type: "ignore", "add" or "project", see `ReassembleBlocks`.
         patch_size: means nothing.
         expand_channels: false.
+        unit_norm: norms in the residual units; false: biases instead.
+        upsample_scores: enlarge the scores twice, corners aligned.
     Shape:
-        features: four of (map (N, embed_dims, H, W), token (N, embed_dims)) -> (N, K, 8 H, 8 W)
+        features: four of (map (N, embed_dims, H, W), token (N, embed_dims)) -> (N, K, 8 H, 8 W), 16 H and 16 W with
+        `upsample_scores`
     Raises:
         ConfigError: not four maps, another readout, or `expand_channels`.
     """
@@ -125,8 +133,10 @@ class DPTHead(SegmentationHead):
 
     def __init__(self, options: HeadOptions, *, embed_dims: int = 768,
                  post_process_channels: Sequence[int] = (96, 192, 384, 768),
-                 readout_type: str = "ignore", patch_size: int = 16, expand_channels: bool = False):
+                 readout_type: str = "ignore", patch_size: int = 16, expand_channels: bool = False,
+                 unit_norm: bool = True, upsample_scores: bool = False):
         super().__init__(options)
+        self.upsample_scores = upsample_scores
         if options.input_transform != "multiple_select" or not len(options.in_index) == len(post_process_channels) == 4:
             raise ConfigError("DPT reads four maps: input_transform multiple_select, four in_index, four "
                               "post_process_channels")
@@ -137,7 +147,8 @@ class DPTHead(SegmentationHead):
         self.reassemble_blocks = ReassembleBlocks(embed_dims, post_process_channels, readout_type)
         self.convs = nn.Sequential(*[ConvNormAct(width, channels, 3, padding=1, bias=False)
                                      for width in post_process_channels])
-        self.fusion_blocks = nn.Sequential(*[FeatureFusionBlock(channels, blocks, has_finer=i > 0) for i in range(4)])
+        self.fusion_blocks = nn.Sequential(*[FeatureFusionBlock(channels, blocks, has_finer=i > 0, has_norm=unit_norm)
+                                             for i in range(4)])
         self.project = ConvNormAct(channels, channels, 3, padding=1, norm_cfg=options.norm_cfg,
                                    act_cfg={"type": "ReLU"})
 
@@ -149,3 +160,10 @@ class DPTHead(SegmentationHead):
         for block, more in zip(others, reversed(finer)):
             x = block(x, more)
         return self.project(x)
+
+    def classify(self, x: jt.Var) -> jt.Var:
+        """Scores of each position. Shape: (N, channels, h, w) -> (N, K, h, w), or twice that size."""
+        x = super().classify(x)
+        if not self.upsample_scores:
+            return x
+        return ops.bilinear_resize(x, (2 * x.shape[2], 2 * x.shape[3]), align_corners=True)

@@ -56,7 +56,7 @@ class Mask2FormerHead(MaskHead):
         loss_cls, loss_mask, loss_dice, train_cfg: see `SetCriterion`; `loss_cls` null: class weights 1, and 0.1 of no
             class.
         num_classes: K.
-        align_corners, ignore_index, in_index: see `MaskHead`.
+        align_corners, ignore_index, in_index, readout_size: see `MaskHead`.
         strides: no effect here.
     Shape:
         features: list of (N, C_i, H_i, W_i) -> num_layers + 1 readings, see `MaskHead`: of the queries as they start,
@@ -86,10 +86,11 @@ class Mask2FormerHead(MaskHead):
                  num_transformer_feat_level: int = 3, enforce_decoder_input_project: bool = False,
                  positional_encoding: Mapping = SINE, loss_cls: Mapping | None = None, loss_mask: Mapping = _MASK,
                  loss_dice: Mapping = _DICE, train_cfg: Mapping | None = None, align_corners: bool = False,
-                 ignore_index: int = 255, in_index: Sequence[int] | None = None, strides: Sequence[int] | None = None):
+                 ignore_index: int = 255, in_index: Sequence[int] | None = None, strides: Sequence[int] | None = None,
+                 readout_size: str | Sequence[int] | None = None):
         super().__init__(num_classes, in_index=in_index, channels=feat_channels, out_channels=out_channels,
                          num_queries=num_queries, query_channels=feat_channels, align_corners=align_corners,
-                         ignore_index=ignore_index)
+                         ignore_index=ignore_index, readout_size=readout_size)
         levels = self.num_transformer_feat_level = num_transformer_feat_level
         self.pixel_decoder = PIXEL_DECODERS.build(pixel_decoder, "pixel_decoder", in_channels=list(in_channels),
                                                   feat_channels=feat_channels, out_channels=out_channels)

@@ -22,6 +22,7 @@ from jseg.layers.products import mix_maps
 from jseg.layers.tokens import Linear
 from jseg.losses.set_criterion import SetCriterion
 from jseg.models.heads.base import Head
+from jseg.rules import is_pair
 
 __all__ = ["MaskHead", "class_scores", "default_class_loss"]
 
@@ -69,13 +70,19 @@ class MaskHead(Head):
         num_queries: Q, the rows of `query_embed`.
         query_channels: width of those rows.
         align_corners, ignore_index: facts of the head; masks are always resized with align_corners False, as upstream.
+        readout_size: (h, w) of the scores in cells, "masks" for the masks' own size, None for the pictures'. Upstream
+            has None; transformers' image processors read classes at other sizes.
     """
 
     criterion: SetCriterion
 
     def __init__(self, num_classes: int, *, in_index: Sequence[int] | None, channels: int, out_channels: int,
-                 num_queries: int, query_channels: int, align_corners: bool, ignore_index: int):
+                 num_queries: int, query_channels: int, align_corners: bool, ignore_index: int,
+                 readout_size: str | Sequence[int] | None = None):
         super().__init__()
+        if not (readout_size in (None, "masks") or is_pair(readout_size)):
+            raise ConfigError(f"readout_size is {readout_size!r}; accepted: null, 'masks', or [height, width]")
+        self.readout_size = readout_size
         if num_classes < 2 or num_queries < 1:
             raise ConfigError(f"num_classes is {num_classes} (at least 2), num_queries {num_queries} (at least 1)")
         self.num_classes, self.align_corners, self.ignore_index = num_classes, align_corners, ignore_index
@@ -98,5 +105,10 @@ class MaskHead(Head):
         return self.criterion(outputs, labels)
 
     def scores(self, outputs: list[tuple[jt.Var, jt.Var]], size: tuple[int, int]) -> jt.Var:
-        """At `size`: probabilities are mixed pixel by pixel, so they cannot be resized afterwards."""
-        return class_scores(*outputs[-1], size)
+        """At `size`: probabilities are mixed pixel by pixel, so they cannot be resized afterwards.
+        `readout_size` changes that.
+        """
+        classes, masks = outputs[-1]
+        if self.readout_size is not None:
+            size = tuple(masks.shape[2:] if self.readout_size == "masks" else self.readout_size)
+        return class_scores(classes, masks, size)

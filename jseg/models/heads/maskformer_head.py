@@ -50,7 +50,7 @@ class MaskFormerHead(MaskHead):
         loss_cls, loss_mask, loss_dice, train_cfg: see `SetCriterion`; `loss_cls` null: class weights 1, and 0.1 of no
             class.
         num_classes: K.
-        align_corners, ignore_index, in_index: see `MaskHead`.
+        align_corners, ignore_index, in_index, readout_size: see `MaskHead`.
     Shape:
         features: list of (N, C_i, H_i, W_i) -> readings of the layers, see `MaskHead`; in evaluation the last alone
     Raises:
@@ -76,10 +76,11 @@ class MaskFormerHead(MaskHead):
                  transformer_decoder: Mapping, num_queries: int = 100, enforce_decoder_input_project: bool = False,
                  positional_encoding: Mapping = SINE, loss_cls: Mapping | None = None, loss_mask: Mapping = _FOCAL,
                  loss_dice: Mapping = _DICE, train_cfg: Mapping | None = None, num_classes: int = 150,
-                 align_corners: bool = False, ignore_index: int = 255, in_index: Sequence[int] | None = None):
+                 align_corners: bool = False, ignore_index: int = 255, in_index: Sequence[int] | None = None,
+                 readout_size: str | Sequence[int] | None = None):
         super().__init__(num_classes, in_index=in_index, channels=feat_channels, out_channels=out_channels,
                          num_queries=num_queries, query_channels=out_channels, align_corners=align_corners,
-                         ignore_index=ignore_index)
+                         ignore_index=ignore_index, readout_size=readout_size)
         self.pixel_decoder = PIXEL_DECODERS.build(pixel_decoder, "pixel_decoder", in_channels=list(in_channels),
                                                   feat_channels=feat_channels, out_channels=out_channels)
         if not isinstance(self.pixel_decoder, PixelDecoder):

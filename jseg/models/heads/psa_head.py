@@ -24,6 +24,12 @@ __all__ = ["PSAHead"]
 TYPES = ("collect", "distribute", "bi-direction")
 
 
+def shrunk_size(size: tuple[int, int], factor: int) -> tuple[tuple[int, int], bool]:
+    """Sides of the shrunk map, and whether it keeps corner centres: where `factor` divides neither side."""
+    align_corners = bool(size[0] % factor and size[1] % factor)
+    return tuple((side - 1) // factor + 1 if align_corners else side // factor for side in size), align_corners
+
+
 @MODELS.register()
 class PSAHead(SegmentationHead):
     """Attention whose weights a convolution gives by relative position, joined with the map, through a 3x3 block.
@@ -68,12 +74,10 @@ class PSAHead(SegmentationHead):
 
     def decode(self, features: jt.Var) -> jt.Var:
         """(N, channels, h, w) from the selected map."""
-        height, width = features.shape[2:]
-        factor, align_corners = self.shrink_factor, self.align_corners
-        size = height, width
-        if factor != 1:
-            align_corners = bool(height % factor and width % factor)
-            size = tuple((side - 1) // factor + 1 if align_corners else side // factor for side in size)
+        height, width = size = tuple(features.shape[2:])
+        align_corners = self.align_corners
+        if self.shrink_factor != 1:
+            size, align_corners = shrunk_size(size, self.shrink_factor)
         found = []
         for kind, suffix in self.branches:
             x = getattr(self, f"reduce{suffix}")(features)

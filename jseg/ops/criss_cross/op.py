@@ -11,12 +11,12 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.ops.common import check, check_same, check_shape, cpu_op, like, pick
+from jseg.ops.common import check, check_same, check_shape, device_op, like, pick
 
 __all__ = ["criss_cross"]
 
 _NEVER = -1e9  # added to a score whose weight is to be 0
-_ALIGN = 16  # weights of a row or column come in so many, as in cpu.cc
+_ALIGN = 16  # weights of a row or column come in so many, as in the kernels
 
 
 def criss_cross(query: jt.Var, key: jt.Var, value: jt.Var, *, impl: str = "auto") -> jt.Var:
@@ -24,6 +24,7 @@ def criss_cross(query: jt.Var, key: jt.Var, value: jt.Var, *, impl: str = "auto"
 
     Shape:
         query, key: (N, C, H, W); value: (N, D, H, W), float32 -> (N, D, H, W)
+        The CUDA kernel also takes float16 and bfloat16 maps; scores, weights and sums are float32 all the same.
     Raises:
         KernelError: shapes that do not fit, or an unknown impl.
     """
@@ -31,27 +32,29 @@ def criss_cross(query: jt.Var, key: jt.Var, value: jt.Var, *, impl: str = "auto"
           f"query is {tuple(query.shape)}, expected (N, C, H, W) with no empty side")
     check_same("criss_cross", query=query, key=key)
     check_shape("criss_cross", "value", value, (query.shape[0], None, *query.shape[2:]))
-    if pick(impl, "criss_cross", query, key, value) == "jittor":
+    impl = pick(impl, "criss_cross", query, key, value)
+    if impl == "jittor":
         return _composed(query, key, value)
-    return _CrissCross.apply(query, key, value)
+    return _CrissCross.apply(query, like(key, query), like(value, query), device_op(impl))
 
 
 class _CrissCross(jt.Function):
-    """The kernel; it saves its inputs and the weights."""
+    """The kernels; they save their inputs and the weights."""
 
-    def execute(self, query, key, value):
+    def execute(self, query, key, value, run):
         (n, c, h, w), d = query.shape, value.shape[1]
         self.scalars = [n, c, d, h, w]
         places = -(-h // _ALIGN) * _ALIGN + -(-w // _ALIGN) * _ALIGN
-        outputs = [(value.shape, "float32"), ((n, h, w, places), "float32")]
-        y, weights = cpu_op("jseg_criss_cross_forward", [query, key, value], outputs, self.scalars)
-        self.saved = query, key, value, weights
+        outputs = [(value.shape, value.dtype), ((n, h, w, places), "float32")]
+        y, weights = run("jseg_criss_cross_forward", [query, key, value], outputs, self.scalars)
+        self.run, self.saved = run, (query, key, value, weights)
         return y
 
     def grad(self, dy):
-        query, key, value, weights = self.saved
-        outputs = [(v.shape, "float32") for v in self.saved]
-        return cpu_op("jseg_criss_cross_backward", [*self.saved, like(dy, value)], outputs, self.scalars)[:3]
+        value = self.saved[2]
+        outputs = [(v.shape, v.dtype) for v in self.saved]
+        *grads, _ = self.run("jseg_criss_cross_backward", [*self.saved, like(dy, value)], outputs, self.scalars)
+        return (*grads, None)
 
 
 def _composed(query, key, value):

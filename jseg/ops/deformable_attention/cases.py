@@ -9,6 +9,7 @@ CASES = [
     Case("one_pixel", n=1, heads=1, width=2, queries=3, count=1, sizes=[(1, 1)]),
     Case("odd", n=2, heads=3, width=5, queries=7, count=2, sizes=[(2, 3), (5, 4)]),
     Case("outside", n=1, heads=2, width=4, queries=9, count=3, sizes=[(4, 3), (1, 6)], low=-0.6, high=1.6),
+    Case("many_queries", n=2, heads=1, width=3, queries=99, count=3, sizes=[(2, 3), (3, 1)]),
     Case("wide", n=1, heads=2, width=32, queries=6, count=4, sizes=[(2, 2), (4, 4), (8, 8)]),
     Case("mask2former_512", n=1, heads=8, width=32, queries=5376, count=4,
          sizes=[(16, 16), (32, 32), (64, 64)], bench=True),

@@ -4,8 +4,7 @@ Zhu et al., "Deformable DETR", ICLR 2021, sec. 4.1. Meaning: MMCV 2.x's `multi_s
 PyTorch's `F.grid_sample` (bilinear, zeros outside the map, align_corners=False) of each map, weighted and summed.
 
 The kernel reads the few pixels of a point as rows of one head's width and never holds the sampled values; its gradient
-computes them again and adds up head by head in the order of the queries, so it is the same in every run. On a GPU the
-plain path runs: four gathers for each map.
+computes them again and adds up in a fixed order, so it is the same in every run.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Sequence
 
 import jittor as jt
 
-from jseg.ops.common import check, check_shape, device_op, like, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick
 
 __all__ = ["deformable_attention"]
 
@@ -30,10 +29,10 @@ class _Attend(jt.Function):
         self.run, self.saved = run, (value, points, weights)
         self.scalars = [n, cells, heads, width, queries, maps, count, *(side for size in sizes for side in size)]
         return run("jseg_deformable_attention_forward", [value, points, weights],
-                   [((n, queries, heads, width), "float32")], self.scalars)[0]
+                   [((n, queries, heads, width), value.dtype)], self.scalars)[0]
 
     def grad(self, dy):
-        outputs = [(t.shape, "float32") for t in self.saved]
+        outputs, dy = [(t.shape, t.dtype) for t in self.saved], like(dy, self.saved[0])
         return (*self.run("jseg_deformable_attention_backward", [*self.saved, dy], outputs, self.scalars), None, None)
 
 
@@ -48,7 +47,8 @@ def deformable_attention(value: jt.Var, points: jt.Var, weights: jt.Var, *, size
         sizes: (H, W) of each map, at most 16 maps.
     Shape:
         value: (N, S, G, D), S the sum of H * W; points: (N, Q, G, maps, P, 2); weights: (N, Q, G, maps, P) -> (N, Q, G,
-        D) All float32; all three have gradients.
+        D) All float32; all three have gradients. The CUDA kernel also takes float16 and bfloat16 values; points,
+        weights and sums are float32 all the same.
     Raises:
         KernelError: shapes do not fit.
     """
@@ -66,7 +66,7 @@ def deformable_attention(value: jt.Var, points: jt.Var, weights: jt.Var, *, size
     impl = pick(impl, name, value, points, weights)
     if impl == "jittor":
         return _composed(value, points, weights, sizes)
-    return _Attend.apply(value, points, weights, sizes, device_op(impl))
+    return _Attend.apply(value, *as_parameters(points, weights), sizes, device_op(impl))
 
 
 def _composed(value, points, weights, sizes):

@@ -6,6 +6,7 @@
 // result. Over "position" (one set per picture and pixel, all channels): blocks of pixels, vectors along the pixels.
 // Backward, with dz = dy * activation'(z), g = weight[c] dz and xhat = (x - mean) rstd:
 //     dx = rstd (g - mean(g) - xhat mean(g xhat)),  dweight[c] = sum dz xhat,  dbias[c] = sum dz,  dresidual = dz.
+// Of few values dx is nearly zero and its parts are not, so these are computed in float64.
 // Partial sums have a size that depends on the shape only, so no result depends on the number of threads.
 #include <algorithm>
 #include <vector>
@@ -20,6 +21,9 @@ namespace {
 enum Activation { NONE, RELU, GELU };
 // floats of one partial sum; pixels of a block; blocks of a job
 constexpr int64_t CHUNK = 1024, BLOCK = 4 * VL, BLOCKS_A_JOB = 16;
+// Values of a set up to which its dx is computed in float64: of few values nearly everything cancels (of two, all but
+// eps / variance), as in the norm behind a global pooling.
+constexpr int64_t FEW = 64;
 
 JSEG_INLINE V activated(V z, int64_t activation) {
     if (activation == RELU) return vmax(z, V{});
@@ -77,6 +81,28 @@ struct Shape {
 };
 
 float rstd_of(float variance, double eps) { return float(1.0 / std::sqrt(variance + eps)); }
+
+// dx, and dresidual where it is wanted, of a set of few values, whose dz stand in dx; `more` is added if it is there.
+void few_values_backward(const Shape& s, int64_t set, const float* x, const float* weight, const float* more, float* dx,
+                         float* dresidual) {
+    const auto each = [&](auto&& f) {
+        for (int64_t r = 0; r < s.rows; r++)
+            for (int64_t i = 0; i < s.pixels; i++) f(s.row(set, r) * s.pixels + i, weight[s.channel(set, r)]);
+    };
+    double mean = 0, variance = 0, mean_g = 0, mean_gx = 0;
+    const double share = 1.0 / double(s.rows * s.pixels);
+    each([&](int64_t at, float) { mean += share * x[at]; });
+    each([&](int64_t at, float) { variance += share * (x[at] - mean) * (x[at] - mean); });
+    const double rstd = 1.0 / std::sqrt(variance + s.eps);
+    each([&](int64_t at, double factor) {
+        mean_g += share * factor * dx[at], mean_gx += share * factor * dx[at] * (x[at] - mean) * rstd;
+    });
+    each([&](int64_t at, double factor) {
+        if (dresidual) dresidual[at] = dx[at];
+        dx[at] = float((factor * dx[at] - mean_g - (x[at] - mean) * rstd * mean_gx) * rstd);
+        if (more) dx[at] += more[at];
+    });
+}
 
 }  // namespace
 
@@ -155,6 +181,10 @@ JSEG_KERNEL(jseg_norm_backward) {
                 sum_g += sum_z * weight[channel], sum_gx += sum_x * weight[channel];
             }
             const double count = double(s.rows * s.pixels);
+            if (count <= FEW) {
+                few_values_backward(s, set, x, weight, more, dx, dresidual);
+                continue;
+            }
             const V mean_g = splat(float(sum_g / count)), mean_gx = splat(float(sum_gx / count) * rstd);
             for (int64_t r = 0; r < s.rows; r++) {
                 const int64_t at = s.row(set, r) * s.pixels;

@@ -9,6 +9,7 @@ CASES = [
     Case("align_corners", n=2, c=4, size=(5, 9), points=17, align_corners=True),
     Case("nearest", n=2, c=1, size=(11, 8), points=33, mode="nearest"),
     Case("outside", n=1, c=2, size=(4, 5), points=40, low=-0.7, high=1.7),
+    Case("many_points", n=1, c=9, size=(3, 4), points=1100),
     Case("training", n=4, c=256, size=(128, 256), points=2048, bench=True),
     Case("refinement", n=1, c=256, size=(128, 256), points=8196, bench=True),
 ]

@@ -1,16 +1,15 @@
 """Values of maps at points between their pixels.
 
 Meaning: MMCV 2.x's `mmcv.ops.point_sample`, which is PyTorch's `F.grid_sample` with zeros outside the map, for points
-in [0, 1]. The kernel finds the four pixels and weights of every point once and uses them for all channels; its gradient
-adds up plane by plane in the order of the points, so it is the same in every run. On a GPU the plain path runs: four
-gathers.
+in [0, 1]. The kernel finds the four pixels and weights of every point once and uses them for several channels; its
+gradient adds up in a fixed order, so it is the same in every run.
 """
 
 from __future__ import annotations
 
 import jittor as jt
 
-from jseg.ops.common import check, check_shape, device_op, like, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick
 
 __all__ = ["point_sample"]
 
@@ -21,13 +20,14 @@ class _Sample(jt.Function):
     """The kernels. The gradient needs points and sizes only."""
 
     def execute(self, x, points, nearest, align_corners, run):
-        self.points, self.shape, self.run = points, tuple(x.shape), run
-        self.scalars = [*self.shape, points.shape[1], nearest, align_corners]
-        return run("jseg_point_sample_forward", [x, points], [((*self.shape[:2], points.shape[1]), "float32")],
+        self.points, self.like, self.run = points, x, run
+        self.scalars = [*x.shape, points.shape[1], nearest, align_corners]
+        return run("jseg_point_sample_forward", [x, points], [((*x.shape[:2], points.shape[1]), x.dtype)],
                    self.scalars)[0]
 
     def grad(self, dy):
-        dx = self.run("jseg_point_sample_backward", [self.points, dy], [(self.shape, "float32")], self.scalars)[0]
+        x = self.like
+        dx = self.run("jseg_point_sample_backward", [like(dy, x), self.points], [(x.shape, x.dtype)], self.scalars)[0]
         return dx, None, None, None, None
 
 
@@ -45,6 +45,7 @@ def point_sample(x: jt.Var,
         align_corners: 0 and 1 are the centres of the first and last pixel instead of the map's edges.
     Shape:
         x: (N, C, H, W) float32; points: (N, P, 2) float32 -> (N, C, P)
+        The CUDA kernel also takes float16 and bfloat16 maps; points and sums are float32 all the same.
     Raises:
         KernelError: shapes do not fit, or an unknown `mode`.
     """
@@ -57,7 +58,7 @@ def point_sample(x: jt.Var,
     points = points.stop_grad()
     if impl == "jittor":
         return _composed(x, points, mode, align_corners)
-    return _Sample.apply(x, points, mode == "nearest", bool(align_corners), device_op(impl))
+    return _Sample.apply(x, *as_parameters(points), mode == "nearest", bool(align_corners), device_op(impl))
 
 
 def _composed(x, points, mode, align_corners):

@@ -10,7 +10,7 @@ from typing import Sequence
 
 import jittor as jt
 
-from jseg.ops.common import check, check_shape, cpu_op, pick
+from jseg.ops.common import check, check_shape, device_op, like, pick
 
 __all__ = ["psa_mask"]
 
@@ -29,7 +29,7 @@ def psa_mask(x: jt.Var, mask_size: Sequence[int], kind: str, *, impl: str = "aut
         mask_size: (mh, mw), the window in cells.
         kind: "collect" or "distribute".
     Shape:
-        x: (N, mh * mw, H, W) float32 -> (N, H * W, H, W)
+        x: (N, mh * mw, H, W) float32 -> (N, H * W, H, W); the CUDA kernel also takes float16 and bfloat16.
     Raises:
         KernelError: shapes that do not fit, an unknown kind or impl.
     """
@@ -38,20 +38,24 @@ def psa_mask(x: jt.Var, mask_size: Sequence[int], kind: str, *, impl: str = "aut
     check("psa_mask", kind in KINDS, f"kind is {kind!r}, accepted are {', '.join(KINDS)}")
     rows, columns = (int(side) for side in mask_size)
     check_shape("psa_mask", "x", x, (None, rows * columns, None, None))
-    if pick(impl, "psa_mask", x) == "jittor":
+    impl = pick(impl, "psa_mask", x)
+    if impl == "jittor":
         return _composed(x, rows, columns, kind)
-    return _PsaMask.apply(x, rows, columns, kind)
+    return _PsaMask.apply(x, rows, columns, kind, device_op(impl))
 
 
 class _PsaMask(jt.Function):
-    def execute(self, x, rows, columns, kind):
+    """The kernels. The gradient needs sizes only."""
+
+    def execute(self, x, rows, columns, kind, run):
         n, _, h, w = x.shape
-        self.shape, self.scalars = x.shape, [n, h, w, rows, columns, kind == "distribute"]
-        return cpu_op("jseg_psa_mask_forward", [x], [((n, h * w, h, w), "float32")], self.scalars)[0]
+        self.like, self.run, self.scalars = x, run, [n, h, w, rows, columns, kind == "distribute"]
+        return run("jseg_psa_mask_forward", [x], [((n, h * w, h, w), x.dtype)], self.scalars)[0]
 
     def grad(self, dy):
-        dx = cpu_op("jseg_psa_mask_backward", [dy], [(self.shape, "float32")], self.scalars)[0]
-        return dx, None, None, None
+        x = self.like
+        dx = self.run("jseg_psa_mask_backward", [like(dy, x)], [(x.shape, x.dtype)], self.scalars)[0]
+        return dx, None, None, None, None
 
 
 def _composed(x, rows, columns, kind):

@@ -11,8 +11,6 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from jseg.convert.checkpoint import starting_weights
-from jseg.convert.guess import find_guesser
 from jseg.engine.checkpoint import load_weights, weights_path
 
 __all__ = ["starting_state"]
@@ -20,13 +18,13 @@ __all__ = ["starting_state"]
 _PICKLES = (".pth", ".pt", ".pkl", ".bin", ".tar")
 
 
-def starting_state(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
+def starting_state(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str] | None, list[str]]:
     """What `load_from` holds for the model of a config.
 
     Args:
         config: a whole config with `load_from`.
     Returns:
-        parameter name -> array, and what is worth telling.
+        parameter name -> array, the names of the weights' classes where the file has them, and what is worth telling.
     Raises:
         CheckpointError: the file is missing, damaged, or has values that are not finite.
         ConvertError: a file of another home that no guesser knows, or that does not fit the config's backbone.
@@ -35,16 +33,20 @@ def starting_state(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], li
     if path.suffix in _PICKLES and path.is_file():
         return _foreign(path, config)
     state, meta = load_weights(path)
-    return _foreign(path, config) if "config" not in meta and _is_known(state) else (state, [])
+    if "config" not in meta and _is_known(state):
+        return _foreign(path, config)
+    return state, meta.get("classes") if isinstance(meta.get("classes"), list) else None, []
 
 
 def _is_known(state: Mapping[str, np.ndarray]) -> bool:
     """Whether a guesser knows these keys as those of a release that moves them."""
+    from jseg.convert.guess import find_guesser
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     found = find_guesser(shapes, {})
     return found is not None and found.guess(shapes, numpy_values=False, meta={}, where="").translate is not None
 
 
-def _foreign(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
+def _foreign(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], None, list[str]]:
+    from jseg.convert.checkpoint import starting_weights
     state, told = starting_weights(path, config.get("model"))
-    return state, [told]
+    return state, None, [told]

@@ -1,0 +1,1 @@
+"""Text encoders: names of classes become vectors that pictures are compared with."""

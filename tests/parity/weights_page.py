@@ -1,0 +1,69 @@
+"""Results of comparing released weights with the library that wrote them, and the page docs/parity_weights.md.
+
+Rows are kept in weights.json by release ("transformers/segformer-b0"): `source` (the library), `model`, `keys` (of the file),
+`unaccounted` (keys neither taken nor dropped with a reason), `logits` (largest difference over their range), `labels`
+(share of pixels with the same class; null for backbones), `date`; further values are kept and not shown. Scripts that
+compare call `save`.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from jseg.text import fill_prose  # noqa: E402
+
+__all__ = ["failures", "load", "save"]
+
+RESULTS, PAGE = HERE / "weights.json", ROOT / "docs" / "parity_weights.md"
+LOGITS, LABELS = 1e-4, 0.999
+
+
+def load() -> dict[str, dict]:
+    """Kept rows by release."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def save(rows: dict[str, dict]) -> None:
+    """Write the rows, a line for each, and the page."""
+    lines = [f" {json.dumps(name)}: {json.dumps(row, sort_keys=True)}" for name, row in sorted(rows.items())]
+    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    PAGE.write_text(_page(rows), encoding="utf-8")
+
+
+def failures(row: dict) -> list[str]:
+    """What of a row is beyond its limit; empty where all agrees."""
+    if "failed" in row:
+        return [row["failed"]]
+    found = [f"{row['unaccounted']} keys unaccounted for"] if row["unaccounted"] else []
+    found += [f"logits {row['logits']:.2g} > {LOGITS:g}"] if not row["logits"] <= LOGITS else []
+    labels = row.get("labels")
+    found += ["one class everywhere: the label maps tell nothing"] if row.get("classes seen", 2) < 2 else []
+    return found + ([f"labels {labels:.3%} < {LABELS:.1%}"] if labels is not None and not labels >= LABELS else [])
+
+
+def _page(rows: dict[str, dict]) -> str:
+    good = sum(not failures(row) for row in rows.values())
+    table = []
+    for name, row in sorted(rows.items(), key=lambda item: (item[1].get("source", ""), item[0])):
+        faults = failures(row)
+        labels = row.get("labels")
+        values = ["", "", "", ""] if "failed" in row else [
+            str(row["keys"]), str(row["unaccounted"]), f"{row['logits']:.1e}",
+            "" if labels is None else f"{labels:.3%}"]
+        table.append(f"| {' | '.join([row.get('source', ''), name.rpartition('/')[2], row.get('model', ''), *values])} | "
+                     f"{'; '.join(faults) or 'agrees'} | {row.get('date', '')} |")
+    return fill_prose("\n".join([
+        "# Agreement with the libraries that released weights", "",
+        "Written by `make parity-weights` (tests/parity/hf.py and its like); do not edit. The library builds the model "
+        "with random weights and saves it as it saves releases; `jseg convert` reads the files, and both sides see the "
+        f"same JPEG. Equal: every key accounted for, logits within {LOGITS:g} of their range, label maps at the "
+        f"picture's own size on {LABELS:.1%} of the pixels.", "",
+        f"**{good} of {len(rows)}** agree.", "",
+        "| library | release | model | keys | unaccounted | logits | labels | result | day |",
+        "|---|---|---|---|---|---|---|---|---|", *table, ""]))

@@ -1,0 +1,6 @@
+"""Print a config with all that it inherits: the same as `jseg config`."""
+import pathlib, sys
+sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
+from jseg.cli import main
+if __name__ == "__main__":
+    sys.exit(main(["config", *sys.argv[1:]]))
