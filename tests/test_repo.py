@@ -32,7 +32,7 @@ FLOORS = {"errors": 0, "files": 1, "text": 2, "yaml_reader": 2, "weights_header"
           "ops": 4, "layers": 5, "losses": 6, "metrics": 6, "models": 7, "data": 8, "engine": 9, "report": 10,
           "export": 9.5, "bench": 11, "cli": 12, "__main__": 13}
 CONVERT = {"errors", "text", "files", "weights_header", "weights_file", "runtime", "runtime_signals", "registry",
-           "config", "layers", "models", "data", "engine"}  # what convert/ may import; only cli and engine/start.py import convert/
+           "config", "layers", "models", "data", "engine"}  # what convert/ may import
 # loader workers must stay light
 DATA = {"errors", "files", "text", "yaml_reader", "runtime", "runtime_signals", "registry", "rules", "config",
         "metrics"}
