@@ -135,8 +135,8 @@ def construct(entry: Callable, cfg: Mapping | None, where: str = "", **extra: An
     return only.build({"type": entry.__name__, **(cfg or {})}, where, **extra)
 
 
-_START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors (made from a "
-          ".pth with 'jseg convert FILE.pth')")
+_START = ("; weights to start from are named once, at the top of the config: load_from: FILE.safetensors, or the "
+          ".pth or .pkl itself ('jseg convert --help' lists the releases)")
 # words that belong in another place
 _ELSEWHERE = {"init_cfg": _START, "pretrained": _START, "checkpoint": _START, "load_from": _START,
               "norm_eval": "; ResNet alone takes it; frozen_stages fixes the norms of the frozen stages"}

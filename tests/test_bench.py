@@ -64,6 +64,15 @@ def test_a_side_answers_and_reports_its_own_memory():
         with pytest.raises(SideError, match="fake: KeyError"):
             side.ask("open")
         assert side.ask("close")["closed"] is True
+    with fake(clock="processor") as side:  # whose task sleeps for two milliseconds
+        side.ask("open", weights="w")
+        assert min(side.run(5)) < 0.001
+
+
+def test_a_kernel_is_chosen_by_its_name_or_a_part_of_names():
+    names = ["attention", "deformable_attention", "linear"]
+    assert kernels._chosen(names, ["attention"]) == ["attention"] and kernels._chosen(names, []) == names
+    assert kernels._chosen(names, ["atten", "linear"]) == names
 
 
 def test_a_side_that_dies_or_sleeps_is_named_with_its_last_words():

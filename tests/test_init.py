@@ -85,7 +85,7 @@ def test_the_config_says_what_the_data_are(scenes, here, monkeypatch):
 
 @pytest.mark.parametrize("model, place", [("segformer-b0", "jseg::models/segformer_mit-b0"),
                                           ("ocrnet hr18", "jseg::models/ocrnet_hr18"), ("stdc1", "jseg::models/stdc1"),
-                                          ("vit-b16_mln", None)])
+                                          ("vit-b16_mln", None), ("segformer-b5", None)])
 def test_any_model_gets_the_classes(scenes, here, model, place):
     """The config is checked before it is written, so it is enough that one is."""
     assert init("data/images", "data/masks", "--model", model) == 0
@@ -95,6 +95,8 @@ def test_any_model_gets_the_classes(scenes, here, model, place):
     assert "3" in counts and counts <= {"2", "3"}  # STDC's head for details has two of its own
     if model == "vit-b16_mln":
         assert cfg["data_preprocessor"]["size"] == [512, 512]  # the side it is made for
+    if model == "segformer-b5":  # MMSegmentation's own, made for windows of 1024 x 1024
+        assert cfg["data_preprocessor"]["size"] == [64, 96] and cfg["model"]["test_cfg"] == {"mode": "whole"}
 
 
 @pytest.mark.parametrize("masks, classes", [("coco.json", ["background", "sky", "road", "car"]),

@@ -13,7 +13,7 @@ import jseg.ops
 from jseg.bench.work import operations, traffic
 from jseg.errors import KernelError
 
-__all__ = ["KernelTask", "kernels", "check", "device_limits"]
+__all__ = ["KernelTask", "kernels", "check", "device_limits", "gradients"]
 
 # largest error, as a share of the largest value, that is always accepted
 HALF_FLOORS = {"float16": 2e-3, "bfloat16": 1.6e-2}
@@ -37,16 +37,44 @@ def _vars(arrays: dict, dtype: str = "float32") -> dict:
     found = {}
     for name, value in arrays.items():
         if isinstance(value, np.ndarray):
-            is_float = value.dtype.kind == "f"
-            value = jt.array(np.ascontiguousarray(value.astype(DTYPES[value.dtype.kind])))
-            value = value.cast(dtype) if is_float and dtype != "float32" else value
+            kind, shape = value.dtype.kind, value.shape
+            value = _as_type(value.astype(DTYPES[kind]), dtype if kind == "f" else "int32").reshape(shape)
             value.sync()
         found[name] = value
     return found
 
 
+def _as_type(values: np.ndarray, dtype: str) -> jt.Var:
+    """Values as a vector of this type; Jittor compiles a conversion for each number of axes."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return jt.array(flat).bfloat16() if dtype == "bfloat16" else jt.array(flat.astype(dtype))
+
+
+def _values(tensor: jt.Var) -> np.ndarray:
+    """Its values; bfloat16, which NumPy does not know, as float32."""
+    if str(tensor.dtype) != "bfloat16":
+        return tensor.numpy()
+    return tensor.reshape(-1).float32().numpy().reshape(tensor.shape)
+
+
 def _outputs(result) -> list:
     return list(result) if isinstance(result, (tuple, list)) else [result]
+
+
+class _Slope(jt.Function):
+    """A loss whose gradient is given: nothing beside an operator is computed, or compiled."""
+
+    def execute(self, out, slope):
+        self.slope = slope
+        return jt.array(np.zeros(1, np.float32))
+
+    def grad(self, _):
+        return self.slope, None
+
+
+def gradients(out: jt.Var, slope: jt.Var, tensors: list[jt.Var]) -> list[jt.Var]:
+    """Gradients of sum(slope * out) for `tensors`; `slope` has the shape and the dtype of `out`."""
+    return jt.grad(_Slope.apply(out, slope), tensors)
 
 
 def _call(kernel: str, tensors: dict, impl: str, names: list[str], dout) -> tuple[list, list]:
@@ -54,7 +82,7 @@ def _call(kernel: str, tensors: dict, impl: str, names: list[str], dout) -> tupl
     outs = _outputs(_part(kernel, "cases").call(tensors, impl))
     if not names:
         return outs, []
-    return outs, jt.grad((outs[0] * dout(outs[0])).sum(), [tensors[name] for name in names])
+    return outs, gradients(outs[0], dout(outs[0]), [tensors[name] for name in names])
 
 
 class KernelTask:
@@ -143,20 +171,19 @@ def check(kernel: str, impl: str, dtype: str, *, plain_always: bool = True) -> d
 def _errors(kernel: str, inputs: dict, impl: str, dtype: str) -> dict[str, float]:
     """Largest error of each result against the reference, as a share of the largest reference value."""
     reference, tensors = _part(kernel, "reference"), _vars(inputs, dtype)
-    exact = {k: tensors[k].float32().numpy().astype(np.float64) if isinstance(v, np.ndarray)
+    exact = {k: _values(tensors[k]).astype(np.float64) if isinstance(v, np.ndarray)
              and v.dtype.kind == "f" else v
              for k, v in inputs.items()}
     wanted = {f"out{i}": np.asarray(v) for i, v in enumerate(_outputs(reference.forward(**exact)))}
     names = [n for n in _part(kernel, "cases").GRADS if isinstance(inputs.get(n), np.ndarray)]
     dout = np.random.default_rng(11).standard_normal(wanted["out0"].shape).astype(np.float32)
     outs, grads = _call(kernel, tensors, impl, names,
-                        lambda out: jt.array(dout.reshape(-1)).cast(str(out.dtype)).reshape(out.shape))
+                        lambda out: _as_type(dout, str(out.dtype)).reshape(out.shape))
     if names:
         wanted.update((f"d{k}", v) for k, v in reference.backward(dout.astype(np.float64), **exact).items()
                       if k in names)
     got = {**{f"out{i}": v for i, v in enumerate(outs)}, **{f"d{n}": g for n, g in zip(names, grads)}}
-    return {name: _error(got[name].numpy() if got[name].dtype != "bfloat16" else got[name].float32().numpy(), value)
-            for name, value in wanted.items()}
+    return {name: _error(_values(got[name]), value) for name, value in wanted.items()}
 
 
 def _error(got: np.ndarray, wanted: np.ndarray) -> float:

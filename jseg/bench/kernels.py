@@ -4,9 +4,11 @@ then timed in turn with the plain path and PyTorch's operators.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import pathlib
 import tempfile
-from typing import Callable
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,8 +20,9 @@ __all__ = ["measure_kernels", "differences"]
 
 
 def measure_kernels(*, impl: str, limits: dict, repeat: int, torch: str | None = None, threads: int | None = None,
-                    device: str = "cpu", only: str | None = None, check: bool = True,
-                    out_of_time: Callable[[], bool] = lambda: False, say: Callable[[str], None] = print) -> dict:
+                    device: str = "cpu", only: Sequence[str] = (), check: bool = True, plain: bool = True,
+                    clock: str = "wall", out_of_time: Callable[[], bool] = lambda: False,
+                    say: Callable[[str], None] = print) -> dict:
     """Check every kernel of jseg.ops and time its `bench` cases.
 
     Args:
@@ -30,8 +33,10 @@ def measure_kernels(*, impl: str, limits: dict, repeat: int, torch: str | None =
         torch: a Python with PyTorch to compare with, or None.
         threads: processor threads of each side; None leaves them to the environment.
         device: "cpu" or "cuda".
-        only: a part of kernels' names; others are left out.
+        only: names of kernels, or parts of names; none for all kernels.
         check: compare with the reference first; a kernel that fails is not timed.
+        plain: also time the plain path; without it the check runs it only where a result is above the floor.
+        clock: "wall" or "processor" time, of all threads.
         out_of_time: asked before each case; when true the rest is left out.
         say: takes lines that tell of progress.
     Returns:
@@ -39,46 +44,50 @@ def measure_kernels(*, impl: str, limits: dict, repeat: int, torch: str | None =
         "limits", ...}.
     """
     checks, rows = {}, []
-    with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name, Side("jseg", jseg_command(),
-                                                                         threads=threads) as ours:
-        plain = Side("plain Jittor", jseg_command(), threads=threads, env={"JSEG_IMPL": "jittor"})
-        other = _torch(torch, threads)
-        try:
-            for side in (ours, plain):
-                side.ask("hello", device=device)
-            if device == "cpu":  # NumPy's BLAS may not know this processor; take the better product
-                theirs = ours.ask("limits", values=0, side=2048)["sgemm_gflop_s"]
-                limits = {**limits, "sgemm_gflop_s": max(limits["sgemm_gflop_s"], theirs)}
-            known = {k: cases for k, cases in ours.ask("kernels")["kernels"].items() if only is None or only in k}
-            for kernel, cases in known.items():
-                if out_of_time():
+    shared = {"threads": threads, "clock": clock}
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jseg-bench-")))
+        ours, *rest = [stack.enter_context(side) for side in _sides(torch, plain, shared)]
+        for side in (side for side in (ours, *rest) if side.name != "PyTorch"):
+            side.ask("hello", device=device)
+        if device == "cpu":  # NumPy's BLAS may not know this processor; take the better product
+            theirs = ours.ask("limits", values=0, side=2048)["sgemm_gflop_s"]
+            limits = {**limits, "sgemm_gflop_s": max(limits["sgemm_gflop_s"], theirs)}
+        known = ours.ask("kernels")["kernels"]
+        for kernel in _chosen(list(known), only):
+            if out_of_time():
+                break
+            if check:
+                checks[kernel] = _checked(ours, kernel, impl, plain, say)
+            bad = "failed" in checks.get(kernel, ()) or checks.get(kernel, {}).get("failures")
+            for case, grad in itertools.product(known[kernel], (False, True)):
+                if bad or out_of_time():
                     break
-                if check:
-                    checks[kernel] = _checked(ours, kernel, impl, say)
-                bad = "failed" in checks.get(kernel, ()) or checks.get(kernel, {}).get("failures")
-                for case, grad in ((case, grad) for case in cases for grad in (False, True)):
-                    if bad or out_of_time():
-                        break
-                    table = _Table(kernel, case, grad, impl, device, limits, repeat, pathlib.Path(name))
-                    row = table.row(ours, plain, other)
-                    if row is not None:
-                        rows.append(row)
-                        say(f"  {kernel} {case}{' with gradients' * grad}: {row.get('failed') or _line(row)}")
-        finally:
-            plain.close()
-            if other is not None:
-                other.close()
-    return {"checks": checks, "rows": rows, "device": device, "threads": threads, "limits": limits}
+                row = _Table(kernel, case, grad, impl, device, limits, repeat, folder).row(ours, rest)
+                if row is not None:
+                    rows.append(row)
+                    say(f"  {kernel} {case}{' with gradients' * grad}: {row.get('failed') or _line(row)}")
+    return {"checks": checks, "rows": rows, "device": device, "threads": threads, "clock": clock, "limits": limits}
 
 
-def _torch(python: str | None, threads: int | None) -> Side | None:
-    return Side("PyTorch", torch_command(python), threads=threads) if python else None
+def _sides(python: str | None, plain: bool, shared: dict) -> Iterator[Side]:
+    """jseg's side and those to compare it with."""
+    yield Side("jseg", jseg_command(), **shared)
+    if plain:
+        yield Side("plain Jittor", jseg_command(), env={"JSEG_IMPL": "jittor"}, **shared)
+    if python:
+        yield Side("PyTorch", torch_command(python), **shared)
 
 
-def _checked(side: Side, kernel: str, impl: str, say: Callable[[str], None]) -> dict:
+def _chosen(names: list[str], only: Sequence[str]) -> list[str]:
+    """The kernels that `only` asks for: one of exactly that name, or all that have it in their name."""
+    return [name for name in names if not only or any(part == name if part in names else part in name for part in only)]
+
+
+def _checked(side: Side, kernel: str, impl: str, plain: bool, say: Callable[[str], None]) -> dict:
     """The small cases against the reference."""
     try:
-        found = side.ask("check_kernel", kernel=kernel, impl=impl)
+        found = side.ask("check_kernel", kernel=kernel, impl=impl, plain_always=plain)
     except SideError as error:
         say(f"{kernel}: {error}")
         return {"failed": str(error)}
@@ -121,8 +130,8 @@ class _Table:
         self.kernel, self.case, self.grad, self.impl, self.device = kernel, case, grad, impl, device
         self.limits, self.repeat, self.folder = limits, repeat, folder
 
-    def row(self, ours: Side, plain: Side, other: Side | None) -> dict | None:
-        """Check against the plain path at this shape, then time; None where the kernel has no gradient."""
+    def row(self, ours: Side, others: list[Side]) -> dict | None:
+        """Check against the others at this shape, then time; None where the kernel has no gradient."""
         words = {"kernel": self.kernel, "case": self.case, "grad": self.grad}
         row = {"kernel": self.kernel, "case": self.case, "grad": self.grad, "others": {}}
         try:
@@ -132,12 +141,10 @@ class _Table:
         ours.ask("results", out=str(self.folder / "ours.npz"))
         request = {"kernel": self.kernel, "inputs": str(self.folder / "inputs.npz"), "options": facts["options"],
                    "names": facts["names"], "device": self.device}
-        sides = {"plain Jittor": (plain, {"impl": "jittor", **words})}
-        if other is not None:
-            sides["PyTorch"] = (other, request)
         visits: list = []
-        for name, (side, asked) in sides.items():
-            row["others"][name] = found = self._against(ours, side, asked, max(50 * facts["floor"], 1e-4))
+        for side in others:
+            asked = request if side.name == "PyTorch" else {"impl": "jittor", **words}
+            row["others"][side.name] = found = self._against(ours, side, asked, max(50 * facts["floor"], 1e-4))
             visits += found.pop("our_visits", [])
         row["jseg"] = summary(visits or interleave({"jseg": ours.run}, self.repeat)["jseg"])
         if not self.grad:

@@ -68,14 +68,15 @@ class Side:
         command: from `jseg_command` or `torch_command`.
         threads: processor threads it may use; None leaves it to the environment.
         env: variables for this side alone.
+        clock: what `run` measures, "wall" or "processor" time (see `protocol.run_task`).
         timeout_s: the longest wait for an answer; it can be given for each request, too.
     Raises:
         SideError: it does not start, or does not answer in time.
     """
 
     def __init__(self, name: str, command: list[str], *, threads: int | None = None, env: dict | None = None,
-                 timeout_s: float = 1800):
-        self.name, self.timeout_s = name, timeout_s
+                 clock: str = "wall", timeout_s: float = 1800):
+        self.name, self.timeout_s, self.clock = name, timeout_s, clock
         variables = _environment(command, env or {})
         if threads:
             variables.update({word: str(threads)
@@ -120,8 +121,8 @@ class Side:
         return self._answer(timeout_s or self.timeout_s)
 
     def run(self, count: int, task: str = "main", *, timeout_s: float | None = None) -> list[float]:
-        """Wall seconds of `count` runs of a task."""
-        return self.ask("run", count=count, task=task, timeout_s=timeout_s)["seconds"]
+        """Seconds of `count` runs of a task."""
+        return self.ask("run", count=count, task=task, clock=self.clock, timeout_s=timeout_s)["seconds"]
 
     def kill(self) -> None:
         """End the process at once, also from another thread; a request that waits for its answer raises SideError."""

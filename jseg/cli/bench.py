@@ -24,8 +24,8 @@ EXAMPLE = ("jseg bench --kernels --model configs/segnext/segnext_tiny_ade20k-512
 
 def add_arguments(parser) -> None:
     """Options of `jseg bench`."""
-    parser.add_argument("--kernels", nargs="?", const="", metavar="NAME",
-                        help="the kernel table; with NAME only kernels whose name contains it")
+    parser.add_argument("--kernels", nargs="*", metavar="NAME",
+                        help="the kernel table; with NAMEs only these kernels, or those that have one in their name")
     parser.add_argument("--model", nargs="+", default=[], metavar="CONFIG",
                         help="whole models of these config files or shipped configs")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
@@ -40,8 +40,12 @@ def add_arguments(parser) -> None:
                         help="processor threads (default: as the environment says)")
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds of A B A B (default: %(default)s)")
     parser.add_argument("--against-torch", metavar="PYTHON", help="also run PyTorch under this Python")
-    parser.add_argument("--baseline", choices=("jittor",),
-                        help="also run the plain layer-by-layer path (kernels always do)")
+    parser.add_argument("--baseline", choices=("jittor", "none"),
+                        help="jittor: also run the plain layer-by-layer path, none: never run it (default: with kernels "
+                             "only)")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall",
+                        help="of kernels: wall time, or the processor time of all threads, which other work on the "
+                             "machine disturbs less (default: %(default)s)")
     parser.add_argument("--cold", action="store_true",
                         help="also time the first run with nothing compiled but Jittor's core")
     parser.add_argument("--gpu", action="store_true",
@@ -117,7 +121,8 @@ def _measure(args, results: dict, keep) -> None:
         _say(f"this machine: copy {limits['copy_gb_s']:.1f} GB/s, float32 matrix product {limits['sgemm_gflop_s']:.0f} "
              "GFLOP/s")
         found = measure_kernels(impl="cpu", limits=limits, repeat=args.repeat, torch=args.against_torch,
-                                threads=threads, only=args.kernels, say=_say)
+                                threads=threads, only=args.kernels, plain=args.baseline != "none", clock=args.clock,
+                                say=_say)
         results["kernels"].append(found)
         keep()
 

@@ -1,4 +1,4 @@
-"""Turn an MMSegmentation, SegNeXt or original JSeg checkpoint or config, or a model of Hugging Face, into jseg's.
+"""Turn a checkpoint of another library, or an MMSegmentation or JSeg config, into jseg's.
 
     jseg convert IN.pth OUT.safetensors                    config and class names come from inside the file
     jseg convert IN.pth OUT.safetensors --config FILE.py   or from a config given
@@ -7,6 +7,13 @@
                                                            preprocessor_config.json; SegFormer, UPerNet, Mask2Former,
                                                            MaskFormer, BEiT, DPT
     jseg convert --config FILE.py OUT.yaml                 a config alone
+
+Files without a config are known by their keys. Backbones, without their classifier: ResNet and ResNeXt (torchvision,
+timm, OpenMMLab, detectron2), MobileNetV2 and V3 (torchvision, timm), ViT, DeiT, DINOv2 and MAE, BEiT, Swin, ConvNeXt
+and HRNet (their authors', timm; ConvNeXt of torchvision too), MiT, MSCAN, PIDNet, DDRNet. Whole models: SegNeXt,
+NVIDIA's SegFormer, Meta's Mask2Former (.pkl), PIDNet and DDRNet of their authors. With --config a backbone's weights
+are fitted to that config's backbone: positions and tables of another picture size are resized. Every key is accounted
+for. `load_from: IN.pth` in a config does the same when training starts.
 """
 
 from __future__ import annotations

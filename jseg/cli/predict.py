@@ -41,8 +41,8 @@ def add_arguments(parser) -> None:
         "--as", dest="types", default="", metavar="TYPES",
         help=(
             "file types, with commas, for results that have several: npy for labels and probability (float32), jpg for"
-            " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json: polygons, run"
-            " lengths for regions with holes) for polygons"
+            " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json at the end:"
+            " polygons, run lengths for regions with holes) for polygons"
         ),
     )
     parser.add_argument(

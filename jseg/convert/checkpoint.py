@@ -42,8 +42,8 @@ __all__ = ["Conversion", "checked_shapes", "class_list", "convert_checkpoint", "
 class Conversion:
     """What a conversion did; `text()` tells it.
 
-    `loaded`: keys taken as they are; `renamed`: source key -> ours; `dropped`: source key -> why; `filled`: our keys that
-    the release does not hold -> what they are.
+    `loaded`: keys taken as they are; `renamed`: source key -> ours; `dropped`: source key -> why; `filled`: our keys
+    that the release does not hold -> what they are.
     """
 
     out: pathlib.Path
@@ -108,6 +108,8 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
                                "leave out --config and --weights")
         return hf.convert_folder(folder[0], out, weights_file=folder[1], classes=classes,
                                  allow_nonfinite=allow_nonfinite)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ConvertError(f"{out}: would replace what it is made of; give the result another name")
     contents = find_contents(_read(source, where), where, weights)
     settings, config_from, found, notes = _settings(contents, config, where)
     renames, dropped, absent = _moves(contents, settings, found, where)
@@ -157,8 +159,8 @@ def _read(source: pathlib.Path, where: str) -> Any:
     except CheckpointError as error:
         raise ConvertError(str(error)) from error
     if "config" in metadata:
-        raise ConvertError(f"{where}: is a .safetensors file of jseg already; one that lacks class names gets them with "
-                           f"'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
+        raise ConvertError(f"{where}: is a .safetensors file of jseg already; one that lacks class names gets them "
+                           f"with 'jseg export {where} OUT.safetensors --config CONFIG.yaml'")
     return state
 
 

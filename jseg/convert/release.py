@@ -1,4 +1,4 @@
-"""Weights of other homes: the keys of a release whose guesser moves them, and the config that a backbone's weights take.
+"""Weights of other homes: keys of a release whose guesser moves them, and the config that a backbone's weights take.
 
 The tables are the guessers' (`jseg.convert.guess`), in the terms of `jseg.convert.layout`.
 """
@@ -25,8 +25,8 @@ def release_keys(contents: Contents, settings: Mapping[str, Any], found: Guess,
     """Where each key goes in the model of `settings`.
 
     Returns:
-        our key -> keys of `contents` it is made of; key of the file -> why it is dropped; beginning of our keys that the
-        release has nothing of -> why.
+        our key -> keys of `contents` it is made of; key of the file -> why it is dropped; beginning of our keys that
+        the release has nothing of -> why.
     Raises:
         ConvertError: keys that are none of the release, or shapes that are not its.
     """

@@ -15,8 +15,8 @@ from jseg.data.transforms import LoadAnnotations
 from jseg.errors import DataError
 from jseg.files import open_regular
 
-__all__ = ["KINDS", "Fault", "Found", "Reading", "Sample", "inspect_mask", "inspect_sample", "look_at_sample",
-           "shown_size"]
+__all__ = ["KINDS", "Fault", "Found", "Reading", "Sample", "histogram", "inspect_mask", "inspect_sample",
+           "look_at_sample", "shown_size"]
 
 KINDS = ("missing", "unreadable", "size", "label", "zero label", "duplicate", "classes", "pipeline")
 _EXIF_ORIENTATION = 0x0112
@@ -108,7 +108,7 @@ def inspect_mask(readings: tuple[Reading, ...], sample: Sample, size: tuple[int,
         return Found(faults, size, {}, {}, "")
     if size is not None:
         _collect(faults, "size", path, check_pair, np.broadcast_to(np.uint8(0), size), mask, sample.img_path, path)
-    values = _histogram(mask)
+    values = histogram(mask)
     labels: Counter = Counter()
     for value, count in values.items():
         labels[_as_trained(value, reading)] += count
@@ -140,7 +140,8 @@ def _name_labels(path: str, reading: Reading) -> None:
     check_labels(LoadAnnotations().apply(sample, {})["gt_seg_map"], reading.num_classes, reading.ignore_index, path)
 
 
-def _histogram(mask: np.ndarray) -> dict[int, int]:
+def histogram(mask: np.ndarray) -> dict[int, int]:
+    """Value -> pixels of a mask (H, W)."""
     if mask.dtype == np.uint8:
         counts = np.bincount(mask.ravel(), minlength=256)
         return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}

@@ -8,6 +8,7 @@ there are several steps per pass. It is at most 16: the learning rates of config
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,9 +101,17 @@ def free_memory() -> int:
     return max(min(free), 0)
 
 
+def _held() -> int:
+    info = jt.get_mem_info()
+    return int(info.total_cuda_used if jt.flags.use_cuda else info.total_cpu_used)
+
+
 def _measured(config: Mapping) -> tuple[int, int]:
     """(bytes of a step beside its pictures, bytes per picture)."""
     size, state = training_size(config), np.random.get_state()
+    gc.collect()
+    give_back()  # blocks that are held and free would take a part of the step unseen
+    before = _held()
     model = build_model(config)
     model.train()
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
@@ -114,8 +123,7 @@ def _measured(config: Mapping) -> tuple[int, int]:
         optimizer.accumulate(model.loss(images, labels)["loss"])
         optimizer.step(optimizer.lrs)
         jt.sync_all(True)
-        info = jt.get_mem_info()
-        held.append(int(info.total_cuda_used if jt.flags.use_cuda else info.total_cpu_used))
+        held.append(_held() - before)
     np.random.set_state(state)
     del model, optimizer, images, labels
     give_back()

@@ -66,7 +66,8 @@ def with_classes(model: Mapping, count: int) -> dict:
     """A copy of a model block for `count` classes.
 
     Every head that had the model's number of classes gets the new one; losses weighted by the old classes lose their
-    weights, and those with a further weight, for "no object", keep that.
+    weights, and those with a further weight, for "no object", keep that. Models that take pictures of any size are
+    evaluated on whole ones.
     """
     old = last_head(model).get("num_classes")
 
@@ -79,13 +80,19 @@ def with_classes(model: Mapping, count: int) -> dict:
             return None if len(value) == old else [value[0]] * count + [value[-1]]
         return [changed(item, "") for item in value] if isinstance(value, list) else value
 
-    return changed(copy.deepcopy(dict(model)), "model")
+    made = changed(copy.deepcopy(dict(model)), "model")
+    if (made.get("backbone") or {}).get("img_size") is None and (made.get("test_cfg") or {}).get("mode") == "slide":
+        made["test_cfg"] = {"mode": "whole"}  # windows as large as the published crops fit no other pictures
+    return made
 
 
 def changes(old: Any, new: Any) -> Any:
-    """What a child of `old` must state to become `new`: blocks key by key, everything else whole; {} for equal ones."""
+    """What a child of `old` must state to become `new`: blocks key by key, everything else whole; {} for equal ones. A
+    block that lost keys is written whole, with `_delete_`."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
+    if set(old) - set(new):
+        return {"_delete_": True, **new}
     return {key: changes(old.get(key), value) for key, value in new.items() if old.get(key) != value or key not in old}
 
 
@@ -112,10 +119,7 @@ def _kind(block: Any) -> Any:
 
 def wanted_crop(model: Mapping) -> tuple[int, int] | None:
     """(h, w) of the pictures that a model is made for, where it is made for one size."""
-    backbone, test = model.get("backbone") or {}, model.get("test_cfg") or {}
-    size = backbone.get("img_size")
-    if size is None and test.get("mode") == "slide":
-        size = test.get("crop_size")
+    size = (model.get("backbone") or {}).get("img_size")
     if size is None:
         return None
     return (size, size) if isinstance(size, int) else tuple(size)

@@ -48,6 +48,7 @@ from jseg.engine.plan import Patience, Plan
 from jseg.engine.run_folder import locked, refuse_to_overwrite
 from jseg.engine.run_state import Run, Step, find_state, restore, state_of
 from jseg.engine.schedules import LearningRate, build_schedules
+from jseg.engine.start import starting_state
 from jseg.engine.train_cfg import TrainCfg, seed_of
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
@@ -165,8 +166,9 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     if found:
         checkpoint.load_into(model, weights, source=str(found))
     elif config.get("load_from"):
-        given, meta = distributed.from_main(lambda: checkpoint.load_weights(config["load_from"]))
-        names = meta.get("classes") if isinstance(meta.get("classes"), list) else None
+        given, names, told = distributed.from_main(lambda: starting_state(config))
+        for note in told:
+            distributed.tell(note)
         distributed.tell(start_from(model, config["model"], loader.dataset.classes, given, names,
                                     source=config["load_from"]))
         model.derive()
@@ -275,7 +277,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
                 _save(run)
             del batch  # its memory is the loader's to use again
             yield from _handed_over(run, scalars)
-    if _out_of_time(run, limit) and stop.signal is None:
+    if _out_of_time(run, limit) and stop.signal is None and run.done < plan.max_iters:
         log.say(f"time limit: {run.seconds:.0f} s after {run.done} of {plan.max_iters} iterations")
         if plan.val_interval and run.evaluated_at != run.done:
             run.evaluated = False

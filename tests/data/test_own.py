@@ -78,7 +78,8 @@ def test_faults_of_outlines_name_the_file(tmp_path, place, name, old, new, text)
 @pytest.mark.parametrize("images, masks, form", [
     ("images/{}.jpg", "masks/{}.png", "suffixes"), ("images/{}.jpg", "masks/{}_mask.png", "suffixes"),
     ("i/c/{}_leftImg8bit.png", "m/c/{}_gtFine_labelIds.png", "suffixes"), ("all/{}.jpg", "all/{}_mask.png", "suffixes"),
-    ("i/{}_sat.jpg", "i/{}_mask.png", "suffixes"), ("images/img_{}.png", "masks/label-{}.tif", "list"),
+    ("all/{}.jpg", "all/{}.png", "suffixes"), ("i/{}_sat.jpg", "i/{}_mask.png", "suffixes"),
+    ("images/img_{}.png", "masks/label-{}.tif", "list"),
     ("images/{}.v1.png", "masks/{}.v1.bmp", "suffixes")])
 def test_names_are_paired(tmp_path, images, masks, form):
     stems = ["1", "01_2", "x-10"] if form == "suffixes" else ["1", "2", "10"]

@@ -187,7 +187,7 @@ def test_a_batch_that_fits_is_measured(config, tmp_path, monkeypatch):
     assert auto_batch.fitting_batch(0, 1, 1 << 40, 17) == 4
     with pytest.raises(ConfigError, match="one picture takes about 64 MiB"):
         auto_batch.fitting_batch(0, 64 << 20, 100 << 20, 999)
-    config["data_preprocessor"]["size"] = [256, 256]
+    config["data_preprocessor"]["size"] = [160, 160]
     base, each = auto_batch._measured(config)
     monkeypatch.setattr(auto_batch, "TRIED", (1, 9))
     whole = sum(np.array(auto_batch._measured(config)) * (1, 9))

@@ -7,7 +7,6 @@ Every tensor lies between guard zones. No GPU, nvcc or CUDA header is needed.
 from __future__ import annotations
 
 import importlib
-import pathlib
 import re
 import types
 
@@ -74,11 +73,26 @@ PAIRS = [pytest.param(kernel, case, id=f"{kernel}-{case.name}") for kernel in KE
 _libraries: dict = {}
 
 
+def _source(kernel):
+    return (SMALL_MIX if kernel == "mix_ffn" else "") + f'#include "{emulation.OPS / kernel / "cuda.cuh"}"\n'
+
+
 def _library(kernel):
     if kernel not in _libraries:
-        text = f'#include "{emulation.OPS / kernel / "cuda.cuh"}"\n'
-        _libraries[kernel] = emulation.build(kernel, source=(SMALL_MIX if kernel == "mix_ffn" else "") + text)
+        _libraries[kernel] = emulation.build(kernel, source=_source(kernel))
     return _libraries[kernel]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries(request):
+    """What the chosen tests will ask for is built beside them, on the other processors."""
+    chosen = [item.callspec.params for item in request.session.items
+              if item.path == request.path and hasattr(item, "callspec")]
+    sources = [(words["kernel"], _source(words["kernel"])) for words in chosen if "kernel" in words]
+    sources += [(FAULTS[words["fault"]][0], _faulty(words["fault"])) for words in chosen if "fault" in words]
+    sources += [(BARRIERS[words["file"]][0], "".join(_parted(**words))) for words in chosen if "file" in words]
+    with emulation.building(list(dict.fromkeys(sources))):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +119,7 @@ def _vars(inputs, dtype="float32"):
             return v
         if v.dtype.kind != "f":
             return jt.array(np.ascontiguousarray(v.astype(np.int32)))
-        var = jt.array(np.ascontiguousarray(v.astype(np.float32)))
-        return getattr(var, dtype)() if dtype != "float32" and _is_map(name, v) else var
+        return emulation.loaded(v, dtype if _is_map(name, v) else "float32")
     return {k: convert(k, v) for k, v in inputs.items()}
 
 
@@ -116,13 +129,12 @@ def _run(kernel, case, impl="cuda", dtype="float32"):
     tensors = _vars(inputs, dtype)
     outs = cases.call(tensors, impl)
     outs = list(outs) if isinstance(outs, (tuple, list)) else [outs]
-    results = {f"out{i}": out.float32().numpy() if out.dtype == "bfloat16" else out.numpy()
-               for i, out in enumerate(outs)}
+    results = {f"out{i}": emulation.values(out) for i, out in enumerate(outs)}
     names = _grad_names(cases, inputs)
     if names:
-        dout = jt.array(_dout(results["out0"], dtype).astype(np.float32).reshape(outs[0].shape))
-        grads = jt.grad((outs[0].float32() * dout).sum(), [tensors[name] for name in names])
-        results.update((f"d{name}", g.float32().numpy()) for name, g in zip(names, grads))
+        slope = emulation.loaded(_dout(results["out0"], dtype).reshape(outs[0].shape), str(outs[0].dtype))
+        grads = kernel_tasks.gradients(outs[0], slope, [tensors[name] for name in names])
+        results.update((f"d{name}", emulation.values(g)) for name, g in zip(names, grads))
     return results
 
 
@@ -203,8 +215,9 @@ def test_half_precision_maps_with_float32_sums(kernel, case, dtype, emulate):
 
 
 # ---- faults that must be caught --------------------------------------------------------------------------------------
-def _spliced(path: pathlib.Path) -> str:
-    """A source with its jseg headers pasted in once each; `//@ name` says which file the text after it comes from."""
+def _spliced(kernel: str) -> str:
+    """A kernel's source for float32 with its jseg headers pasted in once each; `//@ name` says which file the text
+    after it comes from."""
     seen: set = set()
 
     def paste(name, text):
@@ -218,7 +231,7 @@ def _spliced(path: pathlib.Path) -> str:
             return paste(inner, (emulation.OPS / "include" / inner).read_text()) + f"//@ {name}\n"
         body = re.sub(r'^#include "([^"]+)"\n', one, text, flags=re.M).replace("#pragma once", "")
         return f"//@ {name}\n{body}"
-    return paste(path.parent.name, path.read_text())
+    return emulation.float_only(paste(kernel, (emulation.OPS / kernel / "cuda.cuh").read_text()))
 
 
 def _barriers(text: str, file: str) -> list[int]:
@@ -285,11 +298,15 @@ FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source,
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_caught(fault, emulate):
-    kernel, names, old, new = FAULTS[fault]
-    text = _spliced(emulation.OPS / kernel / "cuda.cuh")
-    assert text.count(old) >= 1, f"{fault}: the text to change is gone from {kernel}"
-    assert _caught(kernel, [c for c in _small(kernel) if c.name in names], text.replace(old, new),
+    kernel, names, old, _ = FAULTS[fault]
+    assert old in _spliced(kernel), f"{fault}: the text to change is gone from {kernel}"
+    assert _caught(kernel, [c for c in _small(kernel) if c.name in names], _faulty(fault),
                    emulate), f"{fault} went unnoticed"
+
+
+def _faulty(fault) -> str:
+    kernel, _, old, new = FAULTS[fault]
+    return _spliced(kernel).replace(old, new)
 
 
 BARRIERS = {   # file: the kernel that shows its barriers, and its cases that reach them
@@ -304,8 +321,7 @@ BARRIERS = {   # file: the kernel that shows its barriers, and its cases that re
 def _barrier_list():
     """Every barrier of every file; those of depthwise run by default, all with --slow."""
     for file, (kernel, _) in BARRIERS.items():
-        text = _spliced(emulation.OPS / kernel / "cuda.cuh")
-        for i in range(len(_barriers(text, file))):
+        for i in range(len(_barriers(_spliced(kernel), file))):
             yield pytest.param(file, i, id=f"{file}-{i}", marks=[] if file == "cuda_depthwise.cuh"
                                else [pytest.mark.slow])
 
@@ -313,11 +329,16 @@ def _barrier_list():
 @pytest.mark.parametrize("file, number", list(_barrier_list()))
 def test_a_missing_barrier_is_caught(file, number, emulate):
     kernel, names = BARRIERS[file]
-    text = _spliced(emulation.OPS / kernel / "cuda.cuh")
+    before, after = _parted(file, number)
+    caught = _caught(kernel, [c for c in _small(kernel) if c.name in names], before + after, emulate)
+    assert caught, f"{file}: nothing went wrong without the barrier after {before.splitlines()[-2].strip()!r}"
+
+
+def _parted(file, number) -> tuple[str, str]:
+    """The source before and after one barrier."""
+    text = _spliced(BARRIERS[file][0])
     at = _barriers(text, file)[number]
-    caught = _caught(kernel, [c for c in _small(kernel) if c.name in names],
-                     text[:at] + text[at + len("__syncthreads();"):], emulate)
-    assert caught, f"{file}: nothing went wrong without the barrier after {text[:at].splitlines()[-2].strip()!r}"
+    return text[:at], text[at + len("__syncthreads();"):]
 
 
 # ---- launches --------------------------------------------------------------------------------------------------------

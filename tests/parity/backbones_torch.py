@@ -28,6 +28,7 @@ with contextlib.suppress(RuntimeError):
     for _name in ("nms", "qnms"):
         _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+np.float = float  # a name that the authors' files of that time use
 SOURCES = pathlib.Path(".")
 
 
@@ -286,8 +287,10 @@ def authors_segformer(name: str, classes: int, width: int):
         mit = _file_module("nv_mit", SOURCES / "SegFormer/mmseg/models/backbones/mix_transformer.py", "nv.backbones")
         file = SOURCES / "SegFormer/mmseg/models/decode_heads/segformer_head.py"
         head = _file_module("nv_head", file, "nv.decode_heads").SegFormerHead
-        backbone = getattr(mit, name)()
-        widths = [32, 64, 160, 256] if name == "mit_b0" else [64, 128, 320, 512]
+        widths = {"mit_b0": [32, 64, 160, 256], "small": [8, 16, 24, 32]}.get(name, [64, 128, 320, 512])
+        backbone = getattr(mit, name)() if name != "small" else mit.MixVisionTransformer(
+            patch_size=4, embed_dims=widths, num_heads=[1, 2, 3, 4], mlp_ratios=[2] * 4, qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6), depths=[1, 2, 1, 1], sr_ratios=[4, 2, 2, 1])
         decode = head(feature_strides=[4, 8, 16, 32], in_channels=widths, num_classes=classes, channels=128,
                       decoder_params={"embed_dim": width})
     model = nn.ModuleDict({"backbone": backbone, "decode_head": decode})
@@ -362,7 +365,7 @@ def _segformer_stand_ins():
         "mmcv.runner": {"load_checkpoint": nothing}})
 
 
-# -- Mask2Former over detectron2, whose few needs stand in --------------------------------------------------------------
+# -- Mask2Former over detectron2, whose few needs stand in -------------------------------------------------------------
 
 
 class _Conv(nn.Conv2d):
@@ -443,7 +446,8 @@ class _Mask2Former(nn.Module):
 
 
 def authors_mask2former(kind: str, classes: int, layers: tuple[int, int] = (6, 9)):
-    """On "r50" or on a small Swin; layers of the encoder and of the decoder."""
+    """On "r50" or on a small Swin, with a head of published or "small" width; layers of the encoder and decoder."""
+    width, heads, inner = (32, 1, 24) if kind == "small" else (256, 8, 1024)
     with _detectron_stand_ins():
         name = "mask2former.modeling."
         decoder = importlib.import_module(f"{name}pixel_decoder.msdeformattn").MSDeformAttnPixelDecoder
@@ -459,12 +463,13 @@ def authors_mask2former(kind: str, classes: int, layers: tuple[int, int] = (6, 9
             backbone = swin.SwinTransformer(embed_dim=24, depths=[2, 2, 2, 2], num_heads=[1, 2, 3, 4], window_size=4)
             widths = [24, 48, 96, 192]
         shapes = {f"res{i + 2}": _Spec(channels=width, stride=4 * 2**i) for i, width in enumerate(widths)}
-        pixel = decoder(shapes, transformer_dropout=0.0, transformer_nheads=8, transformer_dim_feedforward=1024,
-                        transformer_enc_layers=layers[0], conv_dim=256, mask_dim=256, norm="GN", common_stride=4,
+        pixel = decoder(shapes, transformer_dropout=0.0, transformer_nheads=heads, transformer_dim_feedforward=inner,
+                        transformer_enc_layers=layers[0], conv_dim=width, mask_dim=width, norm="GN", common_stride=4,
                         transformer_in_features=["res3", "res4", "res5"])
         predictor = predict.MultiScaleMaskedTransformerDecoder(
-            256, True, num_classes=classes, hidden_dim=256, num_queries=20, nheads=8, dim_feedforward=2048,
-            dec_layers=layers[1], pre_norm=False, mask_dim=256, enforce_input_project=False)
+            width, True, num_classes=classes, hidden_dim=width, num_queries=20, nheads=heads,
+            dim_feedforward=2 * inner, dec_layers=layers[1], pre_norm=False, mask_dim=width,
+            enforce_input_project=False)
     model = _Mask2Former(backbone, pixel, predictor, classes)
     return model, lambda x: [model(x)]
 
@@ -495,7 +500,7 @@ def main() -> None:
         try:
             builder = globals()[job["build"]]
             model, maps = builder(*job.get("args", []), **job.get("words", {}))
-            randomise(model)
+            randomise(model, job.get("seed", 0))
             save(model, out / "checkpoint", job)
             picture = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (1, 3, *job["size"])).astype(np.float32))
             with torch.no_grad():

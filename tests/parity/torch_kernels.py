@@ -134,6 +134,15 @@ def _criss_cross(query, key, value):
 
 
 def _psa_mask(x, *, mask_size, kind):
+    """MMCV's compiled operator where it is installed, otherwise a gather."""
+    try:
+        from mmcv.ops.psa_mask import psa_mask
+    except ImportError:
+        return _gathered_psa_mask(x, mask_size, kind)
+    return psa_mask(x, ("collect", "distribute").index(kind), tuple(mask_size))
+
+
+def _gathered_psa_mask(x, mask_size, kind):
     n, _, h, w = x.shape
     place = torch.arange(h * w, device=x.device)
     down, right = ((side[:, None] - side + (size - 1) // 2)

@@ -99,14 +99,14 @@ def failures(result: dict) -> list[str]:
     return found
 
 
-def run_batch(batch: list[dict], python: str) -> dict[str, dict]:
-    """Results of a few jobs by config name."""
+def run_batch(batch: list[dict], python: str, minutes: float) -> dict[str, dict]:
+    """Results of a few jobs by config name; none where a process takes longer than `minutes` per job."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="jseg-zoo-"))
     try:
         (folder / "jobs.json").write_text(json.dumps(batch))
         log = open(folder / "log.txt", "w")
         codes = [subprocess.run([*map(str, command), str(folder)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-                                timeout=1200 * len(batch)).returncode
+                                timeout=60 * minutes * len(batch)).returncode
                  for command in ([python, HERE / "zoo_mmseg.py"], [sys.executable, HERE / "zoo_jseg.py"])]
         log.close()
         found = {}
@@ -116,6 +116,10 @@ def run_batch(batch: list[dict], python: str) -> dict[str, dict]:
             found[job["config"]] = json.loads(path.read_text()) if path.exists() else {
                 "failed": f"the processes ended with {codes}: {' '.join(lines[-1:])[:200]}"}
         return found
+    except subprocess.TimeoutExpired:
+        names = ", ".join(job["name"] for job in batch)
+        print(f"parity-zoo: {names}: not done within {minutes:g} minutes per model (--minutes)", flush=True)
+        return {}
     finally:
         shutil.rmtree(folder)
 
@@ -200,6 +204,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run what has a result already")
     parser.add_argument("--list", action="store_true", help="read the list of configs again")
     parser.add_argument("--batch", type=int, default=6, help="models per process (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=20, help="most time per model and side (default: %(default)s)")
     parser.add_argument("--page", action="store_true", help="write the page from the kept results")
     args = parser.parse_args()
     kept = load_results()
@@ -224,7 +229,7 @@ def main() -> int:
     print(f"parity-zoo: {len(wanted)} configs, {len(todo)} models to run", flush=True)
     for start in range(0, len(todo), args.batch):
         batch = [job_of(name, args.train) for name in todo[start:start + args.batch]]
-        for name, result in run_batch(batch, args.python).items():
+        for name, result in run_batch(batch, args.python, args.minutes).items():
             kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
             print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)
         save_results(kept)

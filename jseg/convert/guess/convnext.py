@@ -1,13 +1,13 @@
 """ConvNeXt's ImageNet weights, which carry no config: the authors', timm's, torchvision's, mmpretrain's.
 
-    ours (mmpretrain's)              the authors                timm                         torchvision
-    downsample_layers.0.0, .1        the same                   stem.0, .1                   features.0.0, .1
-    downsample_layers.<i>.0, .1      the same                   stages.<i>.downsample.0, .1  features.<2i>.0, .1
-    stages.<i>.<j>.depthwise_conv    stages.<i>.<j>.dwconv      stages.<i>.blocks.<j>.conv_dw     features.<2i+1>.<j>.block.0
-    ...norm                          ...norm                    ...norm                      ...block.2
-    ...pointwise_conv1, 2            ...pwconv1, pwconv2        ...mlp.fc1, fc2              ...block.3, .5
-    ...gamma                         ...gamma                   ...gamma                     ...layer_scale (C, 1, 1)
-    norm3                            norm                       head.norm                    classifier.0
+    ours (mmpretrain's)            the authors             timm                         torchvision
+    downsample_layers.0.0, .1      the same                stem.0, .1                   features.0.0, .1
+    downsample_layers.<i>.0, .1    the same                stages.<i>.downsample.0, .1  features.<2i>.0, .1
+    stages.<i>.<j>.                the same                stages.<i>.blocks.<j>.       features.<2i+1>.<j>.
+      depthwise_conv, norm           dwconv, norm            conv_dw, norm                block.0, block.2
+      pointwise_conv1, 2             pwconv1, pwconv2        mlp.fc1, mlp.fc2             block.3, block.5
+      gamma                          gamma                   gamma                        layer_scale (C, 1, 1)
+    norm3                          norm                    head.norm                    classifier.0
 
 Sources: mmpretrain 1.2 mmpretrain/models/backbones/convnext.py (Apache-2.0), facebookresearch/ConvNeXt
 models/convnext.py (MIT), timm 1.0 timm/models/convnext.py (Apache-2.0), torchvision 0.28

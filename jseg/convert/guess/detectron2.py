@@ -25,8 +25,8 @@
 Sources: facebookresearch/Mask2Former mask2former/modeling (MIT), facebookresearch/detectron2
 detectron2/modeling/backbone/resnet.py (Apache-2.0). Queries, keys and values stand in one matrix in the same order on
 both sides. Files of before its format 2 keep the pixel decoder right under `sem_seg_head`. Left out:
-`criterion.empty_weight`, `pixel_mean`, `pixel_std`. Pictures are RGB (detectron2's default of BGR is not Mask2Former's).
-Heads have 32 channels each, as in all of its configs; no shape tells their number.
+`criterion.empty_weight`, `pixel_mean`, `pixel_std`. Pictures are RGB (detectron2's default of BGR is not
+Mask2Former's). Heads have 32 channels each, as in all of its configs; no shape tells their number.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
         if len(part) == len(shapes):
             return Guess("a ResNet backbone, ImageNet, keys of detectron2", {"model": {"backbone": backbone}},
                          backbone_only=True, targets=("ResNet", "ResNeXt"), notes=(
-                             "trained on RGB pictures if it is torchvision's R-50.pkl; others of detectron2 are Caffe's "
+                             "torchvision's R-50.pkl was trained on RGB pictures; others of detectron2 are Caffe's "
                              "(style: caffe, BGR, std 1)",), translate=lambda found, model: layout.apply(found))
         head = _head(shapes, backbone)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, StopIteration) as error:
@@ -132,8 +132,8 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
 
 def _backbone(shapes: Shapes) -> tuple[dict[str, Any], Layout]:
     """The backbone's block and the layout of its keys."""
-    shapes = {key: shape for key, shape in shapes.items() if key.startswith("backbone.") or "." in key
-              and key.split(".")[0] in ("stem", "res2", "res3", "res4", "res5")}
+    shapes = {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked") and (
+        key.startswith("backbone.") or key.split(".")[0] in ("stem", "res2", "res3", "res4", "res5"))}
     keys = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
     if "patch_embed.proj.weight" in keys:
         return swin.swin_block(keys), swin.swin_layout(keys)

@@ -9,15 +9,15 @@
     compression_1, _2             the same                           compression3, compression4
     pag_<n>.f_p, f_i              -                                  pag<n + 2>.f_x, f_y
     diff_1, _2                    down_1, down_2.0 and .1            diff3, diff4; down3, down4.0 + .1 and .3 + .4
-    spp.scales, processes, ...    the same                           spp.scale<n>, process<n> (PAPPM: scale_process), ...
+    spp.scales, processes         the same                           spp.scale<n>, process<n> (PAPPM: scale_process)
     dfm.f_p, f_i or dfm.conv      -                                  dfm.conv_p, conv_i or dfm.conv
     i_head, p_head, d_head        head, aux_head                     final_layer, seghead_p, seghead_d; seghead_extra
 
 Sources: XuJiacong/PIDNet models/pidnet.py and model_utils.py, ydhongHIT/DDRNet segmentation/DDRNet_23_slim.py and
-DDRNet_23.py (MIT). The stem's convolutions have a bias there, which the running mean of the norm behind takes in. A file
-for inference without the heads that serve training gets new ones. What the ImageNet network has not (pooling, fusions)
-stays as new. Pictures are RGB; maps are resized with align_corners false, PIDNet's scores with true, as its evaluation.
-DDRNet-39, whose third layer is in two parts, is not here and is refused.
+DDRNet_23.py (MIT). The stem's convolutions have a bias there, which the running mean of the norm behind takes in. A
+file for inference without the heads that serve training gets new ones. What the ImageNet network has not (pooling,
+fusions) stays as new. Pictures are RGB; maps are resized with align_corners false, PIDNet's scores with true, as its
+evaluation. DDRNet-39, whose third layer is in two parts, is not here and is refused.
 """
 
 from __future__ import annotations
@@ -126,14 +126,16 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
     Raises:
         ConvertError: keys are missing.
     """
-    pid, whole = "pag3.f_x.0.weight" in shapes or "layer3_d.conv1.weight" in shapes, "final_layer.conv2.weight" in shapes
+    pid = "pag3.f_x.0.weight" in shapes or "layer3_d.conv1.weight" in shapes
+    whole = "final_layer.conv2.weight" in shapes
     try:
         backbone = _backbone(shapes, pid)
         head = _head_block(shapes, backbone, pid) if whole else None
     except (KeyError, IndexError, ValueError) as error:
         raise ConvertError(f"{where}: an incomplete or other {'PIDNet' if pid else 'DDRNet'}: {error} is missing or "
                            "has an odd shape") from error
-    config = whole_config(backbone, head, usual_scale(head["num_classes"])) if whole else {"model": {"backbone": backbone}}
+    config = {"model": {"backbone": backbone}} if head is None else whole_config(
+        backbone, head, usual_scale(head["num_classes"]))
     return Guess(f"{'PIDNet' if pid else 'DDRNet'}, the authors' release", config, backbone_only=not whole,
                  notes=(rgb_note(),), translate=lambda found, model: _translate(found, model, pid, whole))
 

@@ -3,8 +3,9 @@ releases, which carry no config.
 
 Sources: HRNet/HRNet-Image-Classification lib/models/cls_hrnet.py, HRNet/HRNet-Semantic-Segmentation
 lib/models/seg_hrnet.py and seg_hrnet_ocr.py (MIT), timm 1.0 timm/models/hrnet.py. The backbone's keys are ours as they
-stand (`conv1`, `layer1`, `transition<i>`, `stage<i>`); what classifies or segments behind it is left out: `incre_modules`,
-`downsamp_modules`, `final_layer`, `classifier`; `last_layer`; `ocr_*`, `conv3x3_ocr`, `aux_head`, `cls_head`.
+stand (`conv1`, `layer1`, `transition<i>`, `stage<i>`); what classifies or segments behind it is left out:
+`incre_modules`, `downsamp_modules`, `final_layer`, `classifier`; `last_layer`; `ocr_*`, `conv3x3_ocr`, `aux_head`,
+`cls_head`.
 
 What no key shows: the classification network resizes maps to the nearest value, the segmentation network bilinearly
 with align_corners true; HRNet here, as MMSegmentation's, bilinearly with align_corners false.

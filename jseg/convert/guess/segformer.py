@@ -5,11 +5,11 @@
     fusion_conv.conv, .bn        linear_fuse.conv, .bn
     conv_seg                     linear_pred
 
-Source: NVlabs/SegFormer mmseg/models/decode_heads/segformer_head.py and backbones/mix_transformer.py. The backbone's keys
-are those of mit_b0.pth to mit_b5.pth (see `MixVisionTransformer.remap_keys`). What differs:
+Source: NVlabs/SegFormer mmseg/models/decode_heads/segformer_head.py and backbones/mix_transformer.py. The backbone's
+keys are those of mit_b0.pth to mit_b5.pth (see `MixVisionTransformer.remap_keys`). What differs:
 
-- their head projects maps without norm and activation, MMSegmentation's with both: `SegformerHead` has `plain_convs` for
-  theirs;
+- their head projects maps without norm and activation, MMSegmentation's with both: `SegformerHead` has `plain_convs`
+  for theirs;
 - `linear_fuse` joins maps from coarse to fine, ours from fine to coarse: its input channels are put in our order;
 - their `conv_seg` is never used and is left out;
 - norms behind patches and reductions have eps 1e-5 there and 1e-6 here, as in MMSegmentation, which moves results by
@@ -98,6 +98,6 @@ def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: li
     head = settings["model"]["decode_head"]
     if not isinstance(head, dict) or head.get("type") != "SegformerHead" or not head.get("plain_convs"):
         kind = brief(head.get("type")) if isinstance(head, dict) else "a list"
-        raise ConvertError(f"{where}: config ({origin}): model.decode_head is {kind}; the weights are of NVIDIA's head: "
-                           "SegFormerHead of its configs, or SegformerHead with plain_convs: true")
+        raise ConvertError(f"{where}: config ({origin}): model.decode_head is {kind}; the weights are of NVIDIA's "
+                           "head: SegFormerHead of its configs, or SegformerHead with plain_convs: true")
     return settings

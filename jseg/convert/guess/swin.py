@@ -16,6 +16,8 @@ models/swin_transformer.py (MIT), timm 1.0 timm/models/swin_transformer.py (Apac
 - `relative_position_index` is computed from the window, `attn_mask` from the picture;
 - `norm` belongs to the classifier; norms of the maps, which a classifier lacks, start at weight 1 and bias 0, as
   MMSegmentation and the authors start them;
+- maps no larger than one window are shifted here, as in MMSegmentation; the authors' and timm's networks do not shift
+  them, which shows on pictures of 224 pixels in the last stage;
 - a config with another window or `pretrain_img_size` gets tables and positions resized (bicubic, as MMSegmentation).
 
 Swin V2 (`cpb_mlp`, `logit_scale`) is another network and is refused.
@@ -135,8 +137,8 @@ def swin_moves(layout: Layout, shapes: Shapes, block: Mapping[str, Any]) -> Move
 
 
 def merging_order(x: np.ndarray) -> np.ndarray:
-    """From neighbours, each with all its channels (rows run faster), to channels, each with its four neighbours (columns
-    run faster), along the last axis.
+    """From neighbours, each with all its channels (rows run faster), to channels, each with its four neighbours
+    (columns run faster), along the last axis.
 
     Shape:
         x: (..., 4 * C) -> same

@@ -4,7 +4,7 @@
     cls_token, pos_embed              the same                  cls_token, pos_embed
     patch_embed.projection            the same                  patch_embed.proj
     layers.<i>.ln1, ln2               the same                  blocks.<i>.norm1, norm2
-    layers.<i>.attn.attn.in_proj_*    layers.<i>.attn.qkv.*     blocks.<i>.attn.qkv.*      queries, keys, values: one order
+    layers.<i>.attn.attn.in_proj_*    layers.<i>.attn.qkv.*     blocks.<i>.attn.qkv.* (queries, keys, values)
     layers.<i>.attn.attn.out_proj     layers.<i>.attn.proj      blocks.<i>.attn.proj
     layers.<i>.ffn.layers.0.0, .1     the same                  blocks.<i>.mlp.fc1, fc2
     ln1                               the same                  norm
@@ -15,10 +15,10 @@ models_mae.py, microsoft/unilm beit/modeling_finetune.py and modeling_pretrain.p
 facebookresearch/deit models.py. What differs between releases:
 
 - DINOv2's and DeiT-3's layer scales (`ls1.gamma`, `ls2.gamma`) are multiplied into the projections before them;
-- positions without a place for the class token (DeiT-3) get one of zeros; DeiT's distillation token is left out with its
-  place and its classifier, so its maps differ a little from the classifier's;
-- `norm` is taken where the config has a final norm; `fc_norm`, the norm behind MAE's and BEiT's mean over tokens, belongs
-  to the classifier; MAE's decoder and mask token are left out;
+- positions without a place for the class token (DeiT-3) get one of zeros; DeiT's distillation token is left out with
+  its place and its classifier, so its maps differ a little from the classifier's;
+- `norm` is taken where the config has a final norm; `fc_norm`, the norm behind MAE's and BEiT's mean over tokens,
+  belongs to the classifier; MAE's decoder and mask token are left out;
 - BEiT's table of relative positions may be one for all blocks (`rel_pos_bias`, in files of the pretraining): each block
   gets it. `relative_position_index` may be there or not; it is computed;
 - a config whose `img_size` is another one gets positions resized (bicubic, as MMSegmentation), and BEiT's tables by the

@@ -251,10 +251,11 @@ def _block_of(pairing: Pairing, prefix: dict[str, str], root: str) -> dict[str, 
 
 def _paired(images: str, masks: str, data: OwnData) -> Pairing:
     pairing = find_pairs(images, masks)
-    for names, what, partner in ((pairing.lone_images, "pictures", "mask"), (pairing.lone_masks, "masks", "picture")):
-        if names and not (what == "pictures" and data.kind):
-            data.notes.append(f"{len(names)} {what} have no {partner} and are left out: {', '.join(names[:3])}"
-                              + ("..." if len(names) > 3 else ""))
+    second = "masks belong to no picture, or are a second one of it, and are not used"
+    for names, what in ((pairing.lone_images if not data.kind else [], "pictures have no mask and are left out"),
+                        (pairing.lone_masks, second)):
+        if names:
+            data.notes.append(f"{len(names)} {what}: {', '.join(names[:3])}" + ("..." if len(names) > 3 else ""))
     return pairing
 
 

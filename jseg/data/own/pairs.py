@@ -2,7 +2,7 @@
 
     images/0001.jpg            masks/0001.png
     images/a_leftImg8bit.png   masks/a_gtFine_labelIds.png
-    photos/7.jpg               photos/7_mask.png                one folder for both
+    photos/7.jpg               photos/7_mask.png                one folder for both, also 7.jpg and 7.png
     images/img_12.tif          masks/mask_12.tif                a word before the number
 
 Names are compared with their folders (`train/0001`), without the file's suffix.
@@ -22,7 +22,7 @@ __all__ = ["MASK_SUFFIXES", "Pairing", "find_pairs", "parts_of", "stem"]
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".PNG", ".BMP", ".TIF", ".TIFF", ".GIF",
                  ".jpg", ".jpeg", ".JPG", ".JPEG")
-_TRAIN, _VAL = ("train", "training", "trainset"), ("val", "valid", "validation", "valset", "dev")
+_TRAIN, _VAL = re.compile(r"train(ing|set)?\d*"), re.compile(r"(val(id|idation|set)?|dev)\d*")
 _GOOD, _BAD = ("trainid", "labelid", "label", "mask", "seg", "gt"), ("color", "colour", "instance", "depth", "poly")
 _TAIL = re.compile(r"[ _.\-]")
 
@@ -61,6 +61,8 @@ def find_pairs(images: str | os.PathLike, masks: str | os.PathLike) -> Pairing:
     images, masks = os.fspath(images), os.fspath(masks)
     pictures, others = _listed(images, IMAGE_SUFFIXES, "picture"), _listed(masks, MASK_SUFFIXES, "mask")
     one_folder = os.path.realpath(images) == os.path.realpath(masks)
+    if one_folder and (pairs := _of_two_suffixes(pictures)):
+        return Pairing(images, masks, pairs, "", "", [], [])
     tails = _best_tails(pictures, others, one_folder)
     if tails is not None:
         pairs = _joined(pictures, others, _cut(tails[0]), _cut(tails[1]), images, masks)
@@ -80,7 +82,7 @@ def parts_of(pairs: Sequence[tuple[str, str]]) -> dict[str, list[int]] | None:
     found: dict[str, list[int]] = {"train": [], "val": []}
     for number, (picture, _) in enumerate(pairs):
         first = picture.split("/")[0].lower() if "/" in picture else ""
-        part = "train" if first in _TRAIN else "val" if first in _VAL else ""
+        part = "train" if _TRAIN.fullmatch(first) else "val" if _VAL.fullmatch(first) else ""
         if part:
             found[part].append(number)
     return found if all(found.values()) else None
@@ -93,6 +95,18 @@ def _listed(folder: str, suffixes: tuple[str, ...], what: str) -> list[str]:
     if not files:
         raise DataError(f"{folder}: no {what} in it or below; {what}s end in {', '.join(suffixes[:7])}")
     return files
+
+
+def _of_two_suffixes(files: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs in one folder whose names differ in the suffix alone: a.jpg is the picture, a.png its mask."""
+    by_stem: dict[str, list[str]] = {}
+    for name in files:
+        by_stem.setdefault(stem(name), []).append(name)
+    pairs = [sorted(names, key=lambda name: not name.lower().endswith((".jpg", ".jpeg")))
+             for names in by_stem.values() if len(names) == 2]
+    fits = all(first.lower().endswith((".jpg", ".jpeg")) and not second.lower().endswith((".jpg", ".jpeg"))
+               for first, second in pairs)
+    return [tuple(pair) for pair in pairs] if fits and 2 * len(pairs) >= len(by_stem) else []
 
 
 def _pairing(images, masks, pictures, others, pairs, image_tail, mask_tail, one_folder) -> Pairing:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jseg.data.decode import opened
 from jseg.data.io import read_image, read_mask
-from jseg.data.samples import shown_size
+from jseg.data.samples import histogram, shown_size
 from jseg.errors import DataError
 from jseg.files import read_regular
 
@@ -115,7 +115,7 @@ def _read(context: None, item: _Mask) -> _Found:
         size = shown_size(item.image)
         try:
             mask = read_mask(item.name)
-            kind, values = "index", dict(zip(*(part.tolist() for part in np.unique(mask, return_counts=True))))
+            kind, values = "index", histogram(mask)
         except DataError as error:
             if error.kind != "coloured":
                 raise

@@ -21,9 +21,38 @@ struct Product {   // rows x columns, sums of depth k
     int64_t size() const { return matrix_size() + omp_get_max_threads() * thread_size(); }
 };
 
-// finish(row, column, count, sums) for X (rows, k) B (k, columns): `count` <= VL channels from `column` on.
-// B[j][i] is b[j * b_step + i] or, turned, b[i * b_step + j]. `memory` holds p.size() floats.
+constexpr int64_t NARROW = 2 * VL;   // columns
+
+// Rows [first, last) of X (rows, k) times a panel of at most NARROW columns, without a packed copy of X and with the
+// sums in registers until they are finished: for so few columns the rest would take as long as the product.
 template <class Finish>
+__attribute__((noinline)) void narrow_rows(int64_t first, int64_t last, int64_t k, const float* x, const float* panel, int64_t columns,
+                 float* packed, Finish finish) {
+    const int64_t left = std::min<int64_t>(VL, columns), right = columns - left;
+    int64_t row = first;
+    for (; row + MR <= last; row += MR) {
+        V sums[MR][2];
+        tile_sums(k, x + row * k, k, 1, panel, PANEL, sums);
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; i++) {
+            finish(row + i, 0, left, sums[i][0]);
+            if (right) finish(row + i, VL, right, sums[i][1]);
+        }
+    }
+    if (row == last) return;
+    pack_group(last - row, k, x + row * k, k, 1, packed);
+    for (; row < last; row++, packed++) {
+        V sums[1][2];
+        tile_sums(k, packed, 0, MR, panel, PANEL, sums);
+        finish(row, 0, left, sums[0][0]);
+        if (right) finish(row, VL, right, sums[0][1]);
+    }
+}
+
+// finish(row, column, count, sums) for X (rows, k) B (k, columns): `count` <= VL channels from `column` on.
+// B[j][i] is b[j * b_step + i] or, turned, b[i * b_step + j]. `memory` holds p.size() floats. LIGHT: `finish` leaves
+// registers to a product.
+template <bool LIGHT, class Finish>
 void token_product(const Product& p, const float* x, const float* b, int64_t b_step, bool turned, float* memory,
                    Finish&& finish) {
     const int64_t blocks = (p.rows + ROWS - 1) / ROWS, panels = p.panels(),
@@ -43,6 +72,11 @@ void token_product(const Product& p, const float* x, const float* b, int64_t b_s
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < blocks * splits; job++) {
             const int64_t first = job / splits * ROWS, rows = std::min(ROWS, p.rows - first), split = job % splits;
+            if constexpr (LIGHT)
+                if (p.columns <= NARROW && p.k <= DEPTH) {
+                    narrow_rows(first, first + rows, p.k, x, memory, p.columns, mine, finish);
+                    continue;
+                }
             for (int64_t k0 = 0; k0 < p.k; k0 += DEPTH) {
                 const int64_t depth = std::min(DEPTH, p.k - k0);
                 const bool last = k0 + depth == p.k;
@@ -148,23 +182,23 @@ JSEG_KERNEL(jseg_linear_forward) {
     const Product p{n * tokens, c, d};
     float* memory = scratch(p.size());
     if (with_gelu)
-        token_product(p, x, weight, c, true, memory,
+        token_product<false>(p, x, weight, c, true, memory,
                       [&](int64_t row, int64_t j, int64_t count, V sums) __attribute__((always_inline)) {
                           if (bias) sums += load_part(bias + j, count);
                           if (u) store_part(u + row * d + j, sums, count);
                           store_part(y + row * d + j, gelu(sums), count);
                       });
     else if (factor || shortcut)
-        token_product(p, x, weight, c, true, memory,
-                      [&](int64_t row, int64_t j, int64_t count, V sums) __attribute__((always_inline)) {
+        token_product<true>(p, x, weight, c, true, memory,
+                      [=](int64_t row, int64_t j, int64_t count, V sums) __attribute__((always_inline)) {
                           if (bias) sums += load_part(bias + j, count);
                           if (factor) sums *= factor[row / tokens];
                           store_part(y + row * d + j, shortcut ? sums + load_part(shortcut + row * d + j, count) : sums,
                                      count);
                       });
     else
-        token_product(p, x, weight, c, true, memory,
-                      [&](int64_t row, int64_t j, int64_t count, V sums) __attribute__((always_inline)) {
+        token_product<true>(p, x, weight, c, true, memory,
+                      [=](int64_t row, int64_t j, int64_t count, V sums) __attribute__((always_inline)) {
                           store_part(y + row * d + j, bias ? sums + load_part(bias + j, count) : sums, count);
                       });
 }
@@ -196,8 +230,8 @@ JSEG_KERNEL(jseg_linear_backward) {
         }
     }
     const float* slope = u || factor ? s : dy;
-    token_product(back, slope, weight, c, false, memory,
-                  [&](int64_t row, int64_t j, int64_t count, V sums)
+    token_product<true>(back, slope, weight, c, false, memory,
+                  [=](int64_t row, int64_t j, int64_t count, V sums)
                       __attribute__((always_inline)) { store_part(dx + row * c + j, sums, count); });
     token_sums(rows, d, c, slope, x, dweight, memory);
     column_sums(rows, d, slope, dbias, memory);

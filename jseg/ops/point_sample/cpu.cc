@@ -61,9 +61,13 @@ JSEG_KERNEL(jseg_point_sample_forward) {
     for (int64_t plane = 0; plane < points.n * points.c; plane++) {
         const Tap* taps = points.taps.data() + plane / points.c * points.count;
         const float* from = x + plane * points.h * points.w;
+        const float* next = plane + 1 < points.n * points.c ? from + points.h * points.w : from;
         float* to = y + plane * points.count;
         for (int64_t i = 0; i < points.count; i++) {
             const Tap& t = taps[i];
+            // the same pixels of the next plane: points lie anywhere, the processor cannot foresee them
+            __builtin_prefetch(next + t.place[0]);
+            __builtin_prefetch(next + t.place[2]);
             to[i] = (t.weight[0] * from[t.place[0]] + t.weight[1] * from[t.place[1]]) +
                     (t.weight[2] * from[t.place[2]] + t.weight[3] * from[t.place[3]]);
         }

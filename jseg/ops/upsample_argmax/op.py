@@ -7,6 +7,7 @@ size, `argmax`).
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jittor as jt
@@ -45,11 +46,17 @@ def upsample_argmax(logits: jt.Var, size: tuple, *, align_corners: bool = False,
         check("upsample_argmax", taps <= MAX_TAPS,
               f"{taps} sources per output; the kernels take {MAX_TAPS}, impl='jittor' any number")
         shape = (logits.shape[0], rows.size_out, columns.size_out)
-        tables = [jt.array(table) for axis in (rows, columns) for table in (axis.first, axis.with_taps(taps))]
+        tables = [*_tables(rows, taps), *_tables(columns, taps)]
         outputs = [(shape, "int32"), (shape if with_prob else (1,), "float32")]
         scalars = [*logits.shape, *shape[1:], with_prob, taps]
         labels, prob = device_op(chosen)("jseg_upsample_argmax_run", [logits, *tables], outputs, scalars)
         return (labels, prob) if with_prob else labels
+
+
+@functools.lru_cache(maxsize=32)
+def _tables(axis: Resampling, taps: int) -> tuple[jt.Var, jt.Var]:
+    """First sources and weights as the kernels read them; the same picture sizes come again and again."""
+    return jt.array(axis.first).stop_grad(), jt.array(axis.with_taps(taps)).stop_grad()
 
 
 def _resamplings(logits: jt.Var, size: tuple, align_corners: bool) -> list[Resampling]:

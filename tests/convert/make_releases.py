@@ -1,0 +1,135 @@
+"""Write golden/releases.npz: what small networks of other homes compute, for `test_releases.py`.
+
+    python tests/convert/make_releases.py SOURCES      under the Python of tests/parity/backbones.py, with its folder
+
+Each network is built by its own library or its authors' file. The file holds the names and shapes of its weights (their
+values follow from `release_cases.weight`), and a part of every map of one picture; and what SciPy and PyTorch make of
+positions on another grid.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
+import backbones_torch as referee  # noqa: E402
+import torch  # noqa: E402
+from release_cases import TABLE, picture, sample, weight  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+
+def resnet_d():
+    from timm.models.resnet import BasicBlock, ResNet
+    model = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=3, stem_type="deep", stem_width=4, avg_down=True,
+                   channels=(8, 16, 32, 64))
+    return model, lambda x: referee.tapped(model, [model.layer1, model.layer2, model.layer3, model.layer4],
+                                           lambda m: m(x))
+
+
+def mobilenet_v2():
+    from torchvision.models import MobileNetV2
+    model = MobileNetV2(num_classes=3, width_mult=0.1)
+    return model, lambda x: referee.tapped(model, [model.features[i] for i in (3, 6, 13, 17)], lambda m: m(x))
+
+
+def vit_scaled():
+    from timm.models.vision_transformer import VisionTransformer
+    model = VisionTransformer(img_size=32, patch_size=8, num_classes=3, embed_dim=64, depth=4, num_heads=1, mlp_ratio=2,
+                              init_values=0.1, no_embed_class=True)
+    taps = [*model.blocks[:3], model.norm]
+    return model, lambda x: [referee.as_map(t, 1) for t in referee.tapped(model, taps, lambda m: m(x))]
+
+
+def beit_shared():
+    return referee.timm_beit(img_size=32, patch_size=8, num_classes=3, embed_dim=16, depth=4, num_heads=2, mlp_ratio=2,
+                             init_values=0.1, use_abs_pos_emb=False, use_shared_rel_pos_bias=True, global_pool="token")
+
+
+def swin_authors():
+    return referee.authors_swin(img_size=32, num_classes=3, embed_dim=8, depths=[2, 1, 1], num_heads=[1, 2, 2],
+                                window_size=2, mlp_ratio=2.0, drop_path_rate=0.0, ape=True)
+
+
+def swin_timm():
+    from timm.models.swin_transformer import SwinTransformer
+    model = SwinTransformer(img_size=32, num_classes=3, embed_dim=8, depths=(2, 1, 1), num_heads=(1, 2, 2),
+                            window_size=2, mlp_ratio=2.0)
+    return model, lambda x: referee._plain_norms(referee.tapped(model, [layer.blocks for layer in model.layers],
+                                                                lambda m: m(x)))
+
+
+def convnext_authors():
+    return referee.authors_convnext(num_classes=3, depths=[1, 1, 2, 1], dims=[8, 16, 16, 32])
+
+
+def hrnet_authors():
+    return referee.authors_hrnet(4)
+
+
+def pidnet():
+    return referee.authors_pidnet(m=2, n=2, num_classes=5, planes=4, ppm_planes=4, head_planes=8)
+
+
+def ddrnet_for_inference():
+    return referee.authors_ddrnet(num_classes=5, planes=4, spp_planes=4, head_planes=8, augment=False)
+
+
+def segformer():
+    return referee.authors_segformer("small", 5, 12)
+
+
+def mask2former():
+    return referee.authors_mask2former("small", 4, (1, 2))
+
+
+CASES = (resnet_d, mobilenet_v2, vit_scaled, beit_shared, swin_authors, swin_timm, convnext_authors, hrnet_authors,
+         pidnet, ddrnet_for_inference, segformer, mask2former)
+
+
+def main() -> None:
+    """Run every network and write the file."""
+    referee.SOURCES = pathlib.Path(sys.argv[1])
+    torch.set_num_threads(1)
+    found: dict[str, np.ndarray] = {}
+    for build in CASES:
+        model, maps = build()
+        state = model.state_dict()
+        model.load_state_dict({key: value if not value.is_floating_point() or key.endswith("attn_mask") else
+                               torch.from_numpy(weight(key, tuple(value.shape))) for key, value in state.items()})
+        model.eval()
+        with torch.no_grad():
+            given = maps(torch.from_numpy(picture(build.__name__)))
+        shapes = {key: [str(value.dtype).split(".")[1], *value.shape] for key, value in state.items()
+                  if not key.endswith("attn_mask")}
+        found[f"{build.__name__}.keys"] = np.array(json.dumps(shapes))
+        for i, value in enumerate(given):
+            found[f"{build.__name__}.{i}"] = sample(value.numpy())
+        print(build.__name__, len(state), [tuple(value.shape) for value in given])
+    table = weight("table", TABLE)
+    found["geometric"] = scipy_table(table[:-3], 7, 11)
+    found["bicubic"] = F.interpolate(torch.from_numpy(table[:-3]).T.reshape(1, -1, 7, 7), size=(11, 11), mode="bicubic",
+                                     align_corners=False).numpy().reshape(-1, 121).T
+    np.savez_compressed(HERE / "golden" / "releases.npz", **found)
+
+
+def scipy_table(table: np.ndarray, old: int, new: int) -> np.ndarray:
+    """BEiT's interpolation of a table of relative positions, with SciPy's spline."""
+    from scipy.interpolate import RectBivariateSpline
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        low, high = (low, q) if (1 - q**(old // 2)) / (1 - q) > new // 2 else (q, high)
+    places = np.cumsum([q**i for i in range(old // 2)])
+    places = np.concatenate([-places[::-1], [0], places])
+    wanted = np.clip(np.arange(-(new // 2), new // 2 + 1), places[0], places[-1])
+    return np.stack([RectBivariateSpline(places, places, table[:, i].reshape(old, old).astype(np.float64))(
+        wanted, wanted).reshape(-1) for i in range(table.shape[1])], 1)
+
+
+if __name__ == "__main__":
+    main()
