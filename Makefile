@@ -32,7 +32,7 @@ test: setup
 	$(PY) tests/run.py
 
 test-zoo: setup
-	$(PY) -m pytest -q --zoo tests/models/test_contract.py
+	$(PY) -m pytest -q --zoo tests/models/test_contract.py tests/export/test_onnx_zoo.py
 
 parity: setup
 	$(PY) tests/parity/run.py

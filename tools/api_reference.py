@@ -27,7 +27,7 @@ LISTED = (("Returned by these", "jseg.engine.run_state", ("Step",)),
           ("Pictures and files", "jseg.data.regions", ("find_regions", "coco_annotation", "coco_file",
                                                        "geojson_file")),
           ("Errors", "jseg.errors", ("JsegError", "ConfigError", "DataError", "ConvertError", "CheckpointError",
-                                     "KernelError", "RuntimeSetupError", "WriteError")))
+                                     "KernelError", "ExportError", "RuntimeSetupError", "WriteError")))
 SECTIONS = ("Args", "Shape", "Attributes", "Returns", "Raises", "State")
 # what an item of a section begins with
 NAMED = {"Args": r"[\w, *]+", "Shape": r"[\w, ]+", "Attributes": r"[\w, *]+", "Raises": r"[\w, ]+|`\w+`"}
