@@ -29,7 +29,8 @@ __all__ = ["load_config", "find_config", "find_base", "base_names", "configs_fol
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
 OWN_BASE = "jseg::"  # begins the name of a base that comes with jseg
 TOP_LEVEL = ("model", "data_preprocessor", "train_dataloader", "val_dataloader", "test_dataloader", "optimizer",
-             "paramwise_cfg", "param_scheduler", "train_cfg", "evaluator", "tta", "seed", "work_dir", "load_from")
+             "paramwise_cfg", "param_scheduler", "train_cfg", "evaluator", "tta", "seed", "work_dir", "load_from",
+             "load_first_conv")
 _FILE_COST = 100  # values that reading one more file counts for: thousands of empty files take time, too
 
 

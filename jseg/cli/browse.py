@@ -20,7 +20,27 @@ def add_arguments(parser) -> None:
                         help="whose pictures (default: train)")
     parser.add_argument("--count", type=int, default=16, metavar="N", help="number of samples (default: 16)")
     parser.add_argument("--epoch", type=int, default=0, metavar="N", help="training epoch to show (default: 0)")
+    add_view_argument(parser)
     parser.add_argument("--out", default="sheet.png", metavar="FILE", help="the picture to write (default: sheet.png)")
+
+
+def add_view_argument(parser) -> None:
+    """`--view`, for pictures of more bands than eyes see."""
+    parser.add_argument("--view", metavar="R,G,B", help="bands to show of pictures read by LoadBands, from 0: three as "
+                        "red, green, blue, or one as grey (default: LoadBands.view)")
+
+
+def chosen_bands(text: str, channels: int) -> tuple[int, ...]:
+    """The numbers of `--view`.
+
+    Raises:
+        ConfigError: not one or three bands of the picture.
+    """
+    words = text.split(",")
+    if len(words) not in (1, 3) or not all(w.strip().isdigit() and int(w) < channels for w in words):
+        raise ConfigError(f"--view {text}: accepted: one or three bands from 0 to {channels - 1}, with commas, such as "
+                          f"{'2,1,0' if channels > 2 else '0'}")
+    return tuple(int(word) for word in words)
 
 
 def run(args) -> int:
@@ -38,6 +58,8 @@ def run(args) -> int:
     start = args.epoch * len(dataset) if args.split == "train" else 0
     picks = [order.picks(start + i)[0] for i in range(count)]
     samples = [dataset.get(index, np.random.default_rng([seed, epoch, index])) for epoch, index in picks]
+    view = chosen_bands(args.view, samples[0]["img"].shape[2]) if args.view else None
+    samples = [{**sample, "img": shown(sample, view), "view": None} for sample in samples]
     write_image(args.out, sheet(samples, dataset.classes, dataset.palette))
     print(f"written: {args.out} ({count} of {len(dataset)} samples of {args.split})")
     print(_shares(samples, dataset.classes))
@@ -60,7 +82,7 @@ def sheet(samples: list[dict], classes, palette, *, cell_width: int = 240) -> np
     for first in range(0, len(samples), PAIRS_A_ROW):
         cells, titles = [], []
         for sample in samples[first:first + PAIRS_A_ROW]:
-            img, label = _shown(sample["img"]), sample.get("gt_seg_map")
+            img, label = shown(sample), sample.get("gt_seg_map")
             if label is not None and label.shape != img.shape[:2]:  # evaluation resizes the picture only
                 label = cv2.resize(label, img.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             cells += [img] if label is None else [img, overlay(img, label, palette, 0.65)]
@@ -73,8 +95,14 @@ def sheet(samples: list[dict], classes, palette, *, cell_width: int = 240) -> np
                                         grid.shape[1])])
 
 
-def _shown(img: np.ndarray) -> np.ndarray:
-    """Make a normalised picture visible again by stretching it to 0..255; uint8 stays."""
+def shown(sample: dict, view: tuple[int, ...] | None = None) -> np.ndarray:
+    """The picture of a sample, (H, W, 3) uint8 BGR: of more bands those of `view` or LoadBands.view; floats are
+    stretched to 0..255."""
+    from jseg.data.bands import shown_bands
+
+    img, view = sample["img"], view or sample.get("view")
+    if view:
+        return shown_bands(img, view)
     if img.dtype == np.uint8:
         return img
     low, high = float(img.min()), float(img.max())

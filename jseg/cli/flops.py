@@ -31,13 +31,15 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Print the totals, a table by module and the rule."""
+    from jseg.engine.channels import model_channels
     from jseg.layers import named_parameters
     from jseg.models import build_model
 
     if min(args.size) < 1:
         raise ConfigError(f"--size is {args.size[0]} {args.size[1]}; height and width must be at least 1 pixel")
-    model = build_model(load_config(args.config, args.overrides))
-    counts, logits = count_operations(model, (args.size[0], args.size[1]))
+    cfg = load_config(args.config, args.overrides)
+    model = build_model(cfg)
+    counts, logits = count_operations(model, (args.size[0], args.size[1]), model_channels(cfg["model"]))
     sizes = {key: value.numel() for key, value in named_parameters(model).items()}
     print(f"{sum(counts.values()) / 1e9:.2f} G operations, {sum(sizes.values()) / 1e6:.2f} M parameters  (picture "
           f"{args.size[0]}x{args.size[1]}, logits {'x'.join(map(str, logits))})\n")
@@ -50,12 +52,13 @@ def run(args) -> int:
     return 0
 
 
-def count_operations(model, size: tuple[int, int]) -> tuple[Counter, tuple[int, ...]]:
+def count_operations(model, size: tuple[int, int], channels: int = 3) -> tuple[Counter, tuple[int, ...]]:
     """Count what one picture costs in evaluation. The graph is laid out but never executed, so nothing is compiled.
 
     Args:
         model: a segmentor; it is put into evaluation mode and its operators into their plain form.
         size: (H, W) of the picture in pixels.
+        channels: of the picture.
     Returns:
         operations by the name of the module that ran them, and the shape of the logits.
     """
@@ -65,7 +68,7 @@ def count_operations(model, size: tuple[int, int]) -> tuple[Counter, tuple[int, 
     model.eval()
     counts: Counter = Counter()
     with jt.flag_scope(lazy_execution=1), jt.no_grad(), _watched(model, counts):
-        logits = model(jt.zeros((1, 3, *size)))
+        logits = model(jt.zeros((1, channels, *size)))
     counts["(logits resized)"] = RESIZE_COST * logits.shape[1] * size[0] * size[1]
     return counts, tuple(logits.shape)
 

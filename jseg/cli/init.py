@@ -109,7 +109,8 @@ def _model(args):
         from jseg.cli.weights import find_weights
         from jseg.engine.checkpoint import load_weights
         weights = str(find_weights(args.weights))
-        meta = load_weights(weights)[1]
+        if weights.endswith(".safetensors"):  # other files are read by training, and have no config of jseg's
+            meta = load_weights(weights)[1]
     if args.model:
         model = find_model(args.model) or _published(args.model)
     elif isinstance(meta.get("config"), dict):

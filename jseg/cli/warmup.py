@@ -66,8 +66,10 @@ def steps(config: dict, size: tuple[int, int], *, train: bool) -> list[tuple[str
     """
     import numpy as np
 
+    from jseg.engine.channels import model_channels
+
     state: dict = {}
-    pictures = np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32)
+    pictures = np.random.default_rng(0).standard_normal((2, model_channels(config["model"]), *size)).astype(np.float32)
 
     def build() -> None:
         from jseg.models import build_model

@@ -117,7 +117,7 @@ def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress:
     never = [report.classes[k] for k in np.flatnonzero(report.pixels == 0)] if report.pixels.any() else []
     if never:
         report.notes.append(f"{len(never)} of {len(report.classes)} classes never occur: {_first_names(never, 10)}")
-    _note_odd_samples(report, [sample.img_path for sample in samples[:8]])
+    _note_odd_samples(report, [sample.img_path for sample in samples[:8] if Reading.of(parts[sample.part]).bands is None])
     if report.ok and samples:
         _run_pipeline(report, parts[0])
     report.seconds = time.perf_counter() - began
@@ -250,7 +250,7 @@ def _look(report: DatasetReport, parts: Sequence[SegDataset], order: Sequence[Sa
         report.notes.append(f"{len(never)} of {len(report.classes)} classes are in none of the {report.pictures} masks "
                             f"looked at: "
                             f"{_first_names(never)}")
-    _note_odd_samples(report, [sample.img_path for sample in order[:4]])
+    _note_odd_samples(report, [sample.img_path for sample in order[:4] if readings[sample.part].bands is None])
 
 
 def _holds_ignored_alone(report: DatasetReport) -> bool:

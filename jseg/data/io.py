@@ -38,11 +38,14 @@ from jseg.errors import DataError
 from jseg.files import read_regular
 
 __all__ = [
+    "file_content",
     "from_pillow",
     "imdecode",
+    "picture_header",
     "picture_note",
     "read_image",
     "read_mask",
+    "stored_samples",
     "write_image",
     "write_mask",
     "check_pair",
@@ -75,7 +78,7 @@ def read_image(source: str | os.PathLike | bytes, *, scale: str = "bits") -> np.
     """
     if scale not in SCALES:
         raise ValueError(f"read_image: scale is {scale!r}; accepted: {', '.join(SCALES)}")
-    img = _samples(*_content(source, "picture"))
+    img = stored_samples(*file_content(source, "picture"))
     return img if img.dtype == np.uint8 else _to_8_bits(img, scale)
 
 
@@ -96,12 +99,12 @@ def picture_note(path: str | os.PathLike, *, scale: str = "bits") -> str:
     Raises:
         DataError: as `read_image`, for 16-bit files; other faults are left to it.
     """
-    data, name = _content(path, "picture")
-    header = _header(data, name)
+    data, name = file_content(path, "picture")
+    header = picture_header(data, name)
     if header.tiff is not None and header.tiff.bands == 4 and not header.tiff.has_alpha:
         return f"{name}: 4 bands, the first 3 are used"
     if header.bits == 16 and scale == "bits":
-        top = int(_samples(data, name).max())
+        top = int(stored_samples(data, name).max())
         if top < _DARK:
             return (
                 f"{name}: 16-bit samples up to {top} of 65535 come out nearly black ({top >> 8} of 255); stretch them"
@@ -110,9 +113,9 @@ def picture_note(path: str | os.PathLike, *, scale: str = "bits") -> str:
     return ""
 
 
-def _samples(data: bytes, name: str) -> np.ndarray:
+def stored_samples(data: bytes, name: str) -> np.ndarray:
     """Decode a picture: (H, W, 3) BGR, uint8 or uint16, upright."""
-    header = _header(data, name)
+    header = picture_header(data, name)
     if header.kind == "jpeg":
         return _jpeg_image(data, header, name)
     _check_end(data, header, name)
@@ -196,8 +199,8 @@ def read_mask(source: str | os.PathLike | bytes, color_map: ColorMap | None = No
             coloured and no `color_map` is given; it has a colour that `color_map` lacks (the message gives colours,
             counts and first places); its samples are floats.
     """
-    data, name = _content(source, "mask")
-    header = _header(data, name)
+    data, name = file_content(source, "mask")
+    header = picture_header(data, name)
     if header.kind == "jpeg":
         _jpeg_image(data, header, name)  # for its errors: the pixels are Pillow's
     _check_end(data, header, name)
@@ -296,7 +299,8 @@ def _colors_to_indices(bgr: np.ndarray, color_map: ColorMap, name: str) -> np.nd
     return mask
 
 
-def _content(source: str | os.PathLike | bytes, what: str) -> tuple[bytes, str]:
+def file_content(source: str | os.PathLike | bytes, what: str) -> tuple[bytes, str]:
+    """The bytes of a file and its name for messages; a DataError where there are none to be had."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         data, name = bytes(source), f"<{len(source)} bytes>"
     else:
@@ -317,7 +321,7 @@ def _content(source: str | os.PathLike | bytes, what: str) -> tuple[bytes, str]:
     return data, name
 
 
-def _header(data: bytes, name: str) -> PictureHeader:
+def picture_header(data: bytes, name: str) -> PictureHeader:
     """The header of a picture within the limit; a DataError for a file that is no picture."""
     word = foreign_word(data)
     if word:

@@ -18,6 +18,7 @@ from typing import Any, Callable, Mapping, Sequence
 import cv2
 import numpy as np
 
+from jseg.data.transforms.base import resize_to
 from jseg.errors import DataError
 from jseg.registry import Registry
 from jseg.rules import COUNT, SIZE, fields
@@ -35,7 +36,7 @@ class Batch:
     """One step's worth of data.
 
     Shape:
-        images: (N, 3, H, W) float32, normalised.
+        images: (N, C, H, W) float32, normalised; C is 3 unless the pipeline has LoadBands.
         labels: (N, H, W) int32 in training; (N, h, w) in testing, the largest label map's size; None without masks.
         metas: N dicts of what the pipeline noted (img_path, seg_map_path, ori_shape, scale_factor, flip, ...) and
             img_shape (before padding), pad_shape, padding_size (left, right, top, bottom), label_shape (rows and
@@ -55,8 +56,9 @@ class SegDataPreProcessor:
     """Normalise, pad and stack.
 
     Args:
-        mean, std: per channel on the 0..255 scale, in the order the model sees (RGB with `bgr_to_rgb`); both or none.
-        bgr_to_rgb, rgb_to_bgr: reverse the channels; at most one.
+        mean, std: per channel on the pictures' own scale (0..255), in the order the model sees (RGB with `bgr_to_rgb`);
+            both or none; as many as the pictures have channels.
+        bgr_to_rgb, rgb_to_bgr: reverse three channels; at most one.
         size: (h, w) in pixels that training pictures are padded to.
         size_divisor: pad training pictures to multiples of this instead.
         pad_val: value of padded pixels, on the normalised scale.
@@ -72,13 +74,15 @@ class SegDataPreProcessor:
                  seg_pad_val: int = 255, test_cfg: dict | None = None):
         if (mean is None) != (std is None):
             raise ValueError("mean and std belong together: give both or none")
-        for name, values in (("mean", mean), ("std", std)):
-            if values is not None and len(values) != 3:
-                raise ValueError(f"{name} needs 3 values, one per channel, got {list(values)}")
+        if mean is not None and (not len(mean) or len(mean) != len(std)):
+            raise ValueError(f"mean and std need one value per channel each, got {list(mean)} and {list(std)}")
         if std is not None and min(std) <= 0:
             raise ValueError(f"std must be positive, got {list(std)}")
         if bgr_to_rgb and rgb_to_bgr:
             raise ValueError("bgr_to_rgb and rgb_to_bgr reverse the same channels: set one")
+        if (bgr_to_rgb or rgb_to_bgr) and mean is not None and len(mean) != 3:
+            raise ValueError(f"bgr_to_rgb and rgb_to_bgr reverse 3 channels, mean has {len(mean)} values; LoadBands gives "
+                             "the file's order (RGB): leave them out")
         if size is not None and size_divisor is not None:
             raise ValueError("size and size_divisor exclude each other: give one")
         self.mean = None if mean is None else np.asarray(mean, np.float32)
@@ -88,20 +92,22 @@ class SegDataPreProcessor:
         self.size_divisor, self.pad_val, self.seg_pad_val = size_divisor, float(pad_val), int(seg_pad_val)
         self.test_cfg = _read_test_cfg(test_cfg)
         values = np.arange(256, dtype=np.float32)
-        self._tables = [values if mean is None else (values - self.mean[c]) / self.std[c] for c in range(3)]
+        self._tables = [(values - m) / s for m, s in zip(self.mean, self.std)] if mean is not None else [values]
 
     def batch(self, samples: Sequence[dict], training: bool,
               allocate: Callable[[tuple, tuple | None], tuple] | None = None) -> Batch:
         """Stack samples.
 
         Args:
-            samples: outputs of a dataset, `img` (H, W, 3) uint8 or float32.
+            samples: outputs of a dataset, `img` (H, W, C) uint8 or float32, of one C.
             training: selects `size`/`size_divisor` or `test_cfg`, and whether labels share the pictures' padding.
             allocate: (images_shape, labels_shape or None) -> (float32 array, int32 array or None) to write into;
                 default: new arrays.
         Raises:
-            DataError: some samples have masks and others none, or a training picture and its mask differ in size.
+            DataError: some samples have masks and others none, a training picture and its mask differ in size, or a
+                picture has other channels than the first or `mean`.
         """
+        channels = self._channels(samples)
         images = [self._resized(sample["img"]) if not training else sample["img"] for sample in samples]
         labels = [sample.get("gt_seg_map") for sample in samples]
         bare = [sample["img_path"] for sample, label in zip(samples, labels) if label is None]
@@ -112,7 +118,7 @@ class SegDataPreProcessor:
         label_size = None
         if not bare:
             label_size = (h, w) if training else tuple(np.max([label.shape for label in labels], axis=0).tolist())
-        shapes = (len(samples), 3, h, w), None if label_size is None else (len(samples), *label_size)
+        shapes = (len(samples), channels, h, w), None if label_size is None else (len(samples), *label_size)
         out, out_labels = (allocate or _new_arrays)(*shapes)
         metas = []
         for i, (sample, image, label) in enumerate(zip(samples, images, labels)):
@@ -124,6 +130,18 @@ class SegDataPreProcessor:
                 _fill_label(out_labels[i], label, self.seg_pad_val)
             metas.append(self._meta(sample, image.shape[:2], (h, w), None if label is None else label.shape))
         return Batch(out, out_labels, metas)
+
+    def _channels(self, samples: Sequence[dict]) -> int:
+        """The channels of all pictures of a batch."""
+        shapes = [sample["img"].shape for sample in samples]
+        wanted = len(self.mean) if self.mean is not None else 3 if self.reverse else shapes[0][-1]
+        for sample, shape in zip(samples, shapes):
+            if len(shape) != 3 or shape[2] != wanted:
+                stated = "data_preprocessor.mean" if self.mean is not None else "the first of its batch"
+                raise DataError(f"{sample.get('img_path', 'picture')}: after the pipeline the picture is {shape} (rows, "
+                                f"columns, channels), but {stated} has {wanted} channels; 'jseg data stats CONFIG' "
+                                "prints mean and std of all of them")
+        return wanted
 
     def _padded_size(self, sizes: list[tuple[int, int]], training: bool) -> tuple[int, int]:
         """The batch's (h, w): the largest picture, then the fixed size or the multiple that the mode asks for."""
@@ -142,18 +160,18 @@ class SegDataPreProcessor:
         h, w = image.shape[:2]
         if not divisor or (h % divisor == 0 and w % divisor == 0):
             return image
-        return cv2.resize(image, (-(-w // divisor) * divisor, -(-h // divisor) * divisor),
-                          interpolation=cv2.INTER_LINEAR)
+        return resize_to(image, (-(-w // divisor) * divisor, -(-h // divisor) * divisor), "bilinear")
 
     def fill(self, out: np.ndarray, image: np.ndarray) -> None:
-        """Write one picture (h, w, 3) into out (3, H, W): planes, normalised, padded bottom and right."""
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"a picture must be (H, W, 3), got {image.shape}")
+        """Write one picture (h, w, C) into out (C, H, W): planes, normalised, padded bottom and right."""
+        if image.ndim != 3 or image.shape[2] != len(out):
+            raise ValueError(f"a picture must be (H, W, {len(out)}), got {image.shape}")
         h, w = image.shape[:2]
-        for channel in range(3):
-            source = 2 - channel if self.reverse else channel
+        for channel in range(len(out)):
+            source = len(out) - 1 - channel if self.reverse else channel
             if image.dtype == np.uint8:
-                plane = cv2.LUT(cv2.extractChannel(image, source), self._tables[channel])  # (h, w) float32
+                table = self._tables[channel if self.mean is not None else 0]
+                plane = cv2.LUT(cv2.extractChannel(image, source), table)  # (h, w) float32
             else:
                 plane = image[..., source].astype(np.float32)
                 plane = plane if self.mean is None else (plane - self.mean[channel]) / self.std[channel]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jseg.data.io import check_pair, read_image, read_mask
 from jseg.data.labels import LabelError, check_labels
-from jseg.data.transforms import LoadAnnotations
+from jseg.data.transforms import LoadAnnotations, LoadBands
 from jseg.errors import DataError
 from jseg.files import open_regular
 
@@ -40,11 +40,13 @@ class Reading(NamedTuple):
     reduce_zero_label: bool
     label_map: dict[int, int] | None
     color_map: dict | None
+    bands: LoadBands | None = None
 
     @classmethod
     def of(cls, part) -> "Reading":
         """The reading of a SegDataset."""
-        return cls(len(part.classes), part.ignore_index, part.reduce_zero_label, part.label_map, part.color_map)
+        return cls(len(part.classes), part.ignore_index, part.reduce_zero_label, part.label_map, part.color_map,
+                   next((step for step in part.pipeline.transforms if isinstance(step, LoadBands)), None))
 
 
 class Sample(NamedTuple):
@@ -77,7 +79,8 @@ def inspect_sample(readings: tuple[Reading, ...], sample: Sample) -> Found:
     """Read one sample whole; module level, for worker processes."""
     faults: list[Fault] = []
     size, digest = None, ""
-    img = _attempt(faults, read_image, sample.img_path)
+    bands = readings[sample.part].bands
+    img = _attempt(faults, bands.read if bands else read_image, sample.img_path)
     if img is not None:
         size = img.shape[:2]
         digest = hashlib.blake2b(np.ascontiguousarray(img).data, digest_size=16, key=str(size).encode()).hexdigest()
@@ -95,7 +98,8 @@ def inspect_sample(readings: tuple[Reading, ...], sample: Sample) -> Found:
 def look_at_sample(readings: tuple[Reading, ...], sample: Sample) -> Found:
     """Read one sample's mask, and of its picture the size alone."""
     faults: list[Fault] = []
-    size = _attempt(faults, shown_size, sample.img_path)
+    bands = readings[sample.part].bands
+    size = _attempt(faults, (lambda path: bands.stored(path).shape[:2]) if bands else shown_size, sample.img_path)
     found = inspect_mask(readings, sample, size)
     return found._replace(faults=faults + found.faults)
 

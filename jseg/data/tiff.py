@@ -11,19 +11,21 @@ to the decoders.
 from __future__ import annotations
 
 import struct
-from typing import Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 import cv2
 import numpy as np
 
 from jseg.data.decode import imdecode
 
-__all__ = ["TiffLayout", "decode_bands"]
+__all__ = ["TiffLayout", "decode_bands", "decode_page", "tiff_pages"]
 
 # bytes of a value by its type
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-_MOST_TAGS, _MOST_VALUES = 4096, 1 << 22
+_MOST_TAGS, _MOST_VALUES, _MOST_PAGES = 4096, 1 << 22, 4096
+_NEXT = -1  # in the tags of a layout: where the next directory begins, 0 for none
+_KIND = 254  # bit 0: a smaller copy, bit 2: a mask
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIP_PLACES, _BANDS, _STRIP_ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_PLACES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
@@ -43,14 +45,14 @@ class TiffLayout(NamedTuple):
     tags: dict[int, tuple[int, ...]]
 
     @classmethod
-    def of(cls, data: bytes) -> "TiffLayout | None":
-        """Read the first directory; None where it is not to be found."""
+    def of(cls, data: bytes, at: int = 0) -> "TiffLayout | None":
+        """Read the first directory, or the one that begins at `at`; None where it is not to be found."""
         order = {b"II": "<", b"MM": ">"}.get(data[:2])
         if order is None:
             return None
         try:
             big = struct.unpack_from(order + "H", data, 2)[0] == 43
-            at = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+            at = at or struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
             count = struct.unpack_from(order + ("Q" if big else "H"), data, at)[0]
             first, step = at + (8 if big else 2), 20 if big else 12
             tags = {}
@@ -59,6 +61,8 @@ class TiffLayout(NamedTuple):
                 values = _values(data, place + 4, order, kind, big)
                 if values:
                     tags.setdefault(tag, values)
+            after = data[first + step * count:][:8 if big else 4]
+            tags[_NEXT] = (int.from_bytes(after, "little" if order == "<" else "big"),)
             return cls(order, tags)
         except struct.error:
             return None
@@ -121,6 +125,25 @@ class TiffLayout(NamedTuple):
         return known and len(places) == len(counts) == self._planes * self._across * self._down
 
     @property
+    def sample(self) -> np.dtype | None:
+        """The type of all samples, in the byte order of the file; None for others than whole bytes of one type."""
+        bits, formats = set(self.tags.get(_BITS, (1,))), set(self.tags.get(_FORMAT, (1,)))
+        kind = {1: "u", 2: "i", 3: "f"}.get(next(iter(formats))) if len(formats) == len(bits) == 1 else None
+        name = f"{kind}{self.bits // 8}"
+        return np.dtype(self.order + name) if name in ("u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8") and (
+            self.bits % 8 == 0) else None
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether `decode_page` reads it: any number of bands of one type, pieces that stand alone."""
+        known = (self.sample is not None and self.first(_PHOTOMETRIC, 1) in (1, 2)
+                 and self.first(_COMPRESSION, 1) in _COMPRESSIONS
+                 and self.first(_PREDICTOR, 1) in ((1, 2, 3) if self.has_floats else (1, 2))
+                 and min(*self.size, self.bands) > 0)
+        places, counts = self._pieces()
+        return known and len(places) == len(counts) == self._planes * self._across * self._down
+
+    @property
     def _planes(self) -> int:
         return self.bands if self.first(_PLANAR, 1) == 2 else 1
 
@@ -155,6 +178,58 @@ def _values(data: bytes, at: int, order: str, kind: int, big: bool) -> tuple[int
     return struct.unpack_from(f"{order}{count}{_INTEGERS[kind]}", data, at)
 
 
+def tiff_pages(data: bytes) -> list[TiffLayout]:
+    """The directories of a file in their order, without smaller copies and masks."""
+    found, seen, layout = [], set(), TiffLayout.of(data)
+    while layout is not None and len(found) < _MOST_PAGES:
+        if not layout.first(_KIND) & 5:
+            found.append(layout)
+        at = layout.first(_NEXT)
+        if at in seen or not at:
+            break
+        seen.add(at)
+        layout = TiffLayout.of(data, at)
+    return found
+
+
+def decode_page(data: bytes, layout: TiffLayout) -> np.ndarray | None:
+    """Decode all bands of a page with `is_stack`: (H, W, bands) of the file's type; None where data are missing.
+
+    The pieces are decompressed as bytes, which become numbers here.
+    """
+    sample, (height, width), planes = layout.sample, layout.size, layout._planes
+    bands, (places, counts) = layout.bands // planes, layout._pieces()
+    out = np.empty((height, width, layout.bands), sample.newbyteorder("="))
+    tags = (_TILE_PLACES, _TILE_BYTES) if layout.tile_pixels else (_STRIP_PLACES, _STRIP_BYTES)
+    size = layout._across * layout._down
+    for plane in range(planes):
+        own = slice(plane * size, (plane + 1) * size)
+        pieces = layout._replace(tags={**layout.tags, _PLANAR: (1,), _BANDS: (bands * sample.itemsize,), _BITS: (8,),
+                                       _FORMAT: (1,), tags[0]: places[own], tags[1]: counts[own]})
+        row = 0
+        for part in _parts(data, pieces, 0, lambda part: _numbers(part, sample, layout.first(_PREDICTOR, 1))):
+            if part is None:
+                return None
+            out[row:row + len(part), :, plane * bands:(plane + 1) * bands] = part
+            row += len(part)
+    return out
+
+
+def _numbers(part: np.ndarray, sample: np.dtype, predictor: int) -> np.ndarray:
+    """Bytes (rows, across, width, bands * itemsize) -> numbers (rows, across, width, bands); differences are summed."""
+    rows, across, width, length = part.shape
+    bands = length // sample.itemsize
+    if predictor == 3:  # bytes of one significance beside each other, highest first, as differences
+        part = np.cumsum(part.reshape(rows, across, -1, bands), axis=2, dtype=np.uint8)
+        part = part.reshape(rows, across, sample.itemsize, width * bands).transpose(0, 1, 3, 2)
+        return np.ascontiguousarray(part).view(sample.newbyteorder(">")).reshape(rows, across, width, bands)
+    part = np.ascontiguousarray(part)
+    if predictor == 2:
+        words = _native(part.view(sample.str[0] + f"u{sample.itemsize}"))
+        return np.cumsum(words, axis=2, dtype=words.dtype).view(sample.newbyteorder("="))  # wraps around
+    return part.view(sample)
+
+
 def decode_bands(data: bytes, layout: TiffLayout) -> np.ndarray | None:
     """Decode the first bands of a plain TIFF file, at most three.
 
@@ -180,8 +255,12 @@ def decode_bands(data: bytes, layout: TiffLayout) -> np.ndarray | None:
     return out
 
 
-def _parts(data: bytes, layout: TiffLayout, plane: int) -> Iterator[np.ndarray | None]:
-    """Rows of one plane from top to bottom, (rows, W, bands), some pieces at once; None where none come out."""
+def _parts(data: bytes, layout: TiffLayout, plane: int,
+           change: Callable[[np.ndarray], np.ndarray] | None = None) -> Iterator[np.ndarray | None]:
+    """Rows of one plane from top to bottom, (rows, W, bands), some pieces at once; None where none come out.
+
+    `change` makes other numbers of the samples of some pieces, (rows, across, width of a piece, bands).
+    """
     (height, width), (piece_height, piece_width) = layout.size, layout._piece_size
     bands = 1 if layout._planes > 1 else layout.bands
     places, counts = layout._pieces()
@@ -208,9 +287,11 @@ def _parts(data: bytes, layout: TiffLayout, plane: int) -> Iterator[np.ndarray |
             yield None
             return
         part = part.reshape(rows, across, piece_width, bands)
-        if layout.first(_PREDICTOR, 1) == 2:
+        if change is not None:
+            part = change(part)
+        elif layout.first(_PREDICTOR, 1) == 2:
             part = np.cumsum(part, axis=2, dtype=part.dtype)  # wraps around, as the differences did
-        part = part.reshape(rows, across * piece_width, bands)
+        part = part.reshape(rows, across * piece_width, -1)
         yield part[:height - first * piece_height, :width]
 
 

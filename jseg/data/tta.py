@@ -11,10 +11,10 @@ from typing import Sequence
 
 import numpy as np
 
-from jseg.data.transforms import Compose
+from jseg.data.transforms import Compose, LoadBands, LoadImageFromFile
 from jseg.registry import TRANSFORMS
 
-__all__ = ["DEFAULT_SCALES", "picture_scale", "test_transforms", "plain_view", "augment"]
+__all__ = ["DEFAULT_SCALES", "picture_reader", "picture_scale", "test_transforms", "plain_view", "augment"]
 
 DEFAULT_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # mmseg's img_ratios
 
@@ -26,10 +26,15 @@ def test_transforms(config: dict) -> Compose:
     return Compose([step for step in _pipeline(config) if _fact(step, "on_bare_pictures", True)])
 
 
-def picture_scale(config: dict) -> str:
-    """How the same pipeline reads 16-bit pictures, see `jseg.data.io.read_image`."""
+def picture_reader(config: dict) -> LoadBands | LoadImageFromFile:
+    """The step of the same pipeline that reads pictures."""
     readers = (step for step in _pipeline(config) if _fact(step, "reads_pictures", False))
-    return next((TRANSFORMS.build(step, "pipeline").scale for step in readers), "bits")
+    return next((TRANSFORMS.build(step, "pipeline") for step in readers), LoadImageFromFile())
+
+
+def picture_scale(config: dict) -> str:
+    """How it reads 16-bit pictures, see `jseg.data.io.read_image`."""
+    return picture_reader(config).scale
 
 
 def _fact(step: dict, name: str, default: bool) -> bool:
@@ -49,7 +54,7 @@ def _sample(image: np.ndarray, name: str) -> dict:
 
 
 def plain_view(image: np.ndarray, transforms: Compose, *, name: str = "picture") -> dict:
-    """The one view of ordinary inference: image (H, W, 3) uint8 BGR through the test transforms;
+    """The one view of ordinary inference: image (H, W, 3) uint8 BGR, or of LoadBands, through the test transforms;
     `name` is for messages.
     """
     return transforms(_sample(image, name), np.random.default_rng(0))
@@ -60,7 +65,7 @@ def augment(image: np.ndarray, *, scales: Sequence[float] = DEFAULT_SCALES, flip
     """All views of test-time augmentation: each scale, plain and (if `flip`) mirrored, in mmseg's order.
 
     Args:
-        image: (H, W, 3) uint8 BGR.
+        image: (H, W, 3) uint8 BGR, or of LoadBands.
         scales: factors > 0 on the picture's own size.
         flip: also mirror each scale.
         name: the picture's name in messages.

@@ -19,6 +19,7 @@ import numpy as np
 from jseg.config import merge
 from jseg.data.build import build_dataset
 from jseg.engine import checkpoint, distributed
+from jseg.engine.channels import model_channels
 from jseg.engine.check_rules import AUTO
 from jseg.engine.dry_step import training_size
 from jseg.engine.memory import give_back
@@ -118,7 +119,7 @@ def _measured(config: Mapping) -> tuple[int, int]:
     held = []
     for count in TRIED:
         rng = np.random.default_rng(0)
-        images = jt.array(rng.standard_normal((count, 3, *size), dtype=np.float32))
+        images = jt.array(rng.standard_normal((count, model_channels(config["model"]), *size), dtype=np.float32))
         labels = jt.array(rng.integers(0, model.num_classes, (count, *size)).astype(np.int32))
         optimizer.accumulate(model.loss(images, labels)["loss"])
         optimizer.step(optimizer.lrs)

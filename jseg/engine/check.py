@@ -53,7 +53,7 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
     faults = [f"the config needs a {key!r} block" for key in _NEEDED if cfg.get(key) is None]
     faults += fields(cfg, TOP_LEVEL, "", "the top level of a config")
     block = {key: value for key, value in cfg.items() if isinstance(value, Mapping)}  # anything else is reported above
-    of_model = _check_model(block["model"]) + channel_faults(block["model"]) if "model" in block else []
+    of_model = _check_model(block["model"]) + channel_faults(block) if "model" in block else []
     faults += of_model + ignore_faults(block)
     faults += _check_preprocessor(block) if "data_preprocessor" in block else []
     for split in ("train", "val", "test"):
@@ -221,8 +221,8 @@ def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -
               for fault in _build(TRANSFORMS, transform, f"{where}.{i}")[1]]
     steps = [t for t in pipeline if isinstance(t, Mapping)]
     names = [t.get("type") for t in steps]
-    if "LoadImageFromFile" not in names:
-        faults.append(f"{where}: no LoadImageFromFile: no picture would be read")
+    if not {"LoadImageFromFile", "LoadBands"} & set(names):
+        faults.append(f"{where}: no LoadImageFromFile or LoadBands: no picture would be read")
     if training and "LoadAnnotations" not in names:
         faults.append(f"{where}: no LoadAnnotations: there would be nothing to learn from")
     preprocessor = block.get("data_preprocessor", {})

@@ -10,14 +10,13 @@ from __future__ import annotations
 from typing import Any, Iterator, Mapping
 
 from jseg.config import stating_block
-from jseg.rules import is_integer
+from jseg.engine.channels import COLOURS, model_channels, picture_channels
 
 __all__ = ["heads_of", "ignore_faults", "channel_faults"]
 
 DEFAULT = 255  # of every block that names no value
 # transform -> its label for pixels it makes up
 _PADDING = {"RandomRotate": "seg_pad_val", "RandomMosaic": "seg_pad_val"}
-_BANDS = 3     # channels of what LoadImageFromFile gives
 
 
 def heads_of(model: Mapping) -> list[tuple[str, Any]]:
@@ -109,12 +108,22 @@ def _stated_by_dataset(dataset: Any, where: str) -> Iterator[tuple[str, Any, str
             yield f"{place}.pad_val.seg", named, "class allowed"
 
 
-def channel_faults(model: Mapping) -> list[str]:
-    """A backbone that asks for other channels than pictures have."""
-    backbone = model.get("backbone")
-    wanted = backbone.get("in_channels", _BANDS) if isinstance(backbone, Mapping) else _BANDS
-    if not is_integer(wanted) or wanted == _BANDS:
-        return []
-    return [f"model.backbone.in_channels: got {wanted}, but LoadImageFromFile gives {_BANDS} channels (grey pictures "
-            f"three times, of more "
-            f"bands the first three); set {_BANDS} or leave it out"]
+def channel_faults(cfg: Mapping) -> list[str]:
+    """Pictures of other channels than the backbone takes, or than mean and std are given for."""
+    model, preprocessor = cfg.get("model"), cfg.get("data_preprocessor")
+    given = picture_channels(cfg)
+    wanted = model_channels(model) if isinstance(model, Mapping) else None
+    faults = []
+    for place, count in given.items() or {"LoadImageFromFile": COLOURS}.items():
+        if wanted is not None and count != wanted:
+            cure = (f"set it to {count}" if place.endswith("channels") else
+                    f"set {count} or leave it out (grey pictures are read three times, of more bands the first three), "
+                    "or read all bands with LoadBands")
+            faults.append(f"model.backbone.in_channels: got {wanted}, but {place} gives {count} channels; {cure}")
+            break
+    mean = preprocessor.get("mean") if isinstance(preprocessor, Mapping) else None
+    odd = {place: count for place, count in given.items() if isinstance(mean, list) and count != len(mean)}
+    for place, count in list(odd.items())[:1]:
+        faults.append(f"data_preprocessor.mean: got {len(mean)} values, but {place} gives {count} channels; 'jseg data "
+                      "stats CONFIG' computes mean and std")
+    return faults

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Mapping
 
+from jseg.data.bands import MAX_BANDS
+from jseg.engine.channels import FIRST_CONV
 from jseg.rules import (COUNT, COUNT_OR_0, FACTOR, FLAG, MAPPING, NEEDED_COUNT, POSITIVE, SIZE, TEXT, Rule, is_number,
                         list_of)
 
@@ -14,6 +16,7 @@ TOP_LEVEL = {
     "test_dataloader": MAPPING, "optimizer": MAPPING, "paramwise_cfg": MAPPING,
     "param_scheduler": Rule(lambda v: isinstance(v, (list, Mapping)), "a list of schedules"), "train_cfg": MAPPING,
     "evaluator": MAPPING, "tta": MAPPING, "seed": COUNT_OR_0, "work_dir": TEXT, "load_from": TEXT,
+    "load_first_conv": Rule(lambda v: v in FIRST_CONV, ", ".join(FIRST_CONV)),
 }
 AUTO = "auto"  # a batch size that is measured when training begins
 LOADER = {"batch_size": NEEDED_COUNT, "num_workers": COUNT_OR_0, "dataset": MAPPING._replace(optional=False)}
@@ -21,7 +24,8 @@ TRAIN_LOADER = {**LOADER, "batch_size": Rule(lambda v: v == AUTO or NEEDED_COUNT
                                              f"{NEEDED_COUNT.text}, or auto", optional=False)}
 TTA = {"scales": Rule(list_of(lambda v: is_number(v) and v > 0), "a list of numbers above 0", optional=False),
        "flip": FLAG}
-_CHANNELS = Rule(lambda v: list_of(is_number)(v) and len(v) == 3, "three numbers, one per channel")
+_CHANNELS = Rule(lambda v: list_of(is_number)(v) and 1 <= len(v) <= MAX_BANDS, f"1 to {MAX_BANDS} numbers, one per "
+                 "channel")
 # the rest is its constructor's business
 PREPROCESSOR = {"mean": _CHANNELS, "std": _CHANNELS, "size": SIZE, "size_divisor": COUNT}
 DATA_PREFIX = {"img_path": TEXT, "seg_map_path": TEXT}

@@ -16,6 +16,7 @@ import numpy as np
 from jittor import nn
 
 from jseg import ops
+from jseg.engine.channels import model_channels, picture_channels
 from jseg.errors import ConfigError, JsegError
 from jseg.layers.init import without_values
 from jseg.models import build_model
@@ -42,7 +43,8 @@ def dry_step(cfg: Mapping) -> list[str]:
         with ops.use("jittor"), without_values(), _zeros_where_values_are_read():
             model = build_model(cfg)
             model.train()
-            images = jt.zeros((pictures, 3, *size))  # three: what LoadImageFromFile gives
+            channels = next(iter(picture_channels(cfg).values()), model_channels(cfg["model"]))
+            images = jt.zeros((pictures, channels, *size))
             losses = model.loss(images, jt.array(np.full((pictures, *size), model.ignore_index, np.int32)))
             odd = [f"{name} is {tuple(value.shape)}" for name, value in losses.items() if value.numel() != 1]
         return [f"model: a training step gives losses that are no single numbers: {', '.join(odd)}"] if odd else []

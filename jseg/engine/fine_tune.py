@@ -13,11 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jseg.config import last_head
+from jseg.engine.channels import FIRST_CONV, adapted, grown_axes, input_axes
 from jseg.engine.checkpoint import LoadReport, load_into
 from jseg.engine.own_model import with_classes
-from jseg.errors import JsegError
-from jseg.layers.init import without_values
-from jseg.models import build_model
 
 __all__ = ["Axis", "class_axes", "match_classes", "start_from"]
 
@@ -36,22 +34,8 @@ def class_axes(model_cfg: Mapping) -> dict[str, Axis]:
         model_cfg: the model block of a config. A model that cannot be built with another number of classes has none.
     """
     count = last_head(model_cfg).get("num_classes")
-    state = np.random.get_state()
-    try:
-        with without_values():
-            models = [build_model(with_classes(model_cfg, n)) for n in (count, count + 1)]
-            shapes = [{name: tuple(var.shape) for name, var in model.state_dict().items()} for model in models]
-    except (JsegError, TypeError):
-        return {}
-    finally:
-        np.random.set_state(state)
-    found = {}
-    for name, shape in shapes[0].items():
-        larger = shapes[1].get(name, shape)
-        grown = [i for i, (a, b) in enumerate(zip(shape, larger)) if a != b]
-        if len(shape) == len(larger) and len(grown) == 1 and larger[grown[0]] == shape[grown[0]] + 1:
-            found[name] = Axis(grown[0], shape[grown[0]] - count)
-    return found
+    grown = grown_axes(*(with_classes(model_cfg, n) for n in (count, count + 1)))
+    return {name: Axis(axis, length - count) for name, (axis, length) in grown.items()}
 
 
 def match_classes(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
@@ -68,8 +52,8 @@ def _plain(name: str) -> str:
 
 
 def start_from(model, model_cfg: Mapping, classes: Sequence[str], state: Mapping[str, np.ndarray],
-               old_classes: Sequence[str] | None, *, source: str) -> str:
-    """Load what fits, row by row where classes differ.
+               old_classes: Sequence[str] | None, *, source: str, first_conv: str = FIRST_CONV[0]) -> str:
+    """Load what fits, row by row where classes differ; first convolutions are made to fit the pictures' channels.
 
     Args:
         model: its own values stay where the file has none.
@@ -78,6 +62,7 @@ def start_from(model, model_cfg: Mapping, classes: Sequence[str], state: Mapping
         state: name -> array of the file.
         old_classes: names of the file's classes; None where it names none: equal numbers are then taken in order.
         source: the file, for messages.
+        first_conv: how, see `channels.adapted`.
     Returns:
         the account: classes, each tensor with rows of classes, and every key without a partner.
     Raises:
@@ -96,9 +81,24 @@ def start_from(model, model_cfg: Mapping, classes: Sequence[str], state: Mapping
         rows = pairs if old_classes else {number: number for number in range(count)}
         taken[name] = _rows(array, own[name].numpy(), axis, rows, count, len(classes), further)
         lines.append(f"  {name} {array.shape} -> {shape}: {len(rows)} rows taken, {len(classes) - len(rows)} new")
+    lines += _fit_pictures(taken, own, model_cfg, first_conv)
     report = load_into(model, taken, strict=False, source=source)
     return "\n".join([f"{source}: {_about_classes(classes, old_classes, pairs, same, bool(axes))}", *lines,
                       _about_keys(report)])
+
+
+def _fit_pictures(taken: dict, own: Mapping, model_cfg: Mapping, first_conv: str) -> list[str]:
+    """Change the weights in `taken` that were trained on another number of channels; a line for each."""
+    differ = [name for name in taken if name in own and tuple(np.shape(taken[name])) != tuple(own[name].shape)]
+    lines = []
+    for name, axis in (input_axes(model_cfg) if differ else {}).items():
+        old, shape = np.shape(taken.get(name, ())), tuple(own[name].shape)
+        if name in differ and len(old) == len(shape) and all(a == b for i, (a, b) in enumerate(zip(old, shape))
+                                                             if i != axis):
+            taken[name] = adapted(taken[name], axis, shape[axis], first_conv)
+            lines.append(f"  {name} {old} -> {shape}: {old[axis]} channels for {shape[axis]}, load_first_conv: "
+                         f"{first_conv}")
+    return lines
 
 
 def _rows(old: np.ndarray, new: np.ndarray, axis: int, rows: Mapping[int, int], old_count: int, count: int,

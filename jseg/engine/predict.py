@@ -30,13 +30,9 @@ class InferenceSegmentor:
     """A trained model ready to segment pictures.
 
     Args:
-<<<<<<< HEAD
-        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), a run's `best/`
-            folder, or an `.onnx` file of `jseg export`.
-=======
-        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), or the folder of a
-            run: its best weights, or where nothing was evaluated yet its last ones.
->>>>>>> main
+        checkpoint: a `.safetensors` file written by jseg (training, conversion or `jseg weights`), the folder of a
+            run (its best weights, or where nothing was evaluated yet its last ones), or an `.onnx` file of
+            `jseg export`.
         tta: average over the scales and flips of the checkpoint's `tta:` block (slower, a little better).
         mode: "whole" or "slide"; default: what the checkpoint's `model.test_cfg` says.
         crop_size: (height, width) in pixels of the window of "slide", where the checkpoint names none or another is

@@ -40,6 +40,7 @@ from jseg.engine.check import check_config
 from jseg.engine.dry_step import first_step
 from jseg.engine.auto_batch import with_batch_size
 from jseg.engine.evaluate import EvaluationStopped, evaluate, save_result
+from jseg.engine.channels import FIRST_CONV
 from jseg.engine.fine_tune import start_from
 from jseg.engine.log import RunLog
 from jseg.engine.memory import fix_heap, give_back
@@ -170,7 +171,8 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
         for note in told:
             distributed.tell(note)
         distributed.tell(start_from(model, config["model"], loader.dataset.classes, given, names,
-                                    source=config["load_from"]))
+                                    source=config["load_from"],
+                                    first_conv=config.get("load_first_conv") or FIRST_CONV[0]))
         model.derive()
     distributed.same_start(model)
     _freeze(model, cfg.freeze)

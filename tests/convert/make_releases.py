@@ -17,8 +17,10 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
-import backbones_torch as referee  # noqa: E402
+import backbones_authors as authors  # noqa: E402
+import backbones_torch as packages  # noqa: E402
 import torch  # noqa: E402
+from backbones_tools import PLACE, as_map, plain_norms, tapped  # noqa: E402
 from release_cases import TABLE, picture, sample, weight  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -27,14 +29,14 @@ def resnet_d():
     from timm.models.resnet import BasicBlock, ResNet
     model = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=3, stem_type="deep", stem_width=4, avg_down=True,
                    channels=(8, 16, 32, 64))
-    return model, lambda x: referee.tapped(model, [model.layer1, model.layer2, model.layer3, model.layer4],
+    return model, lambda x: tapped(model, [model.layer1, model.layer2, model.layer3, model.layer4],
                                            lambda m: m(x))
 
 
 def mobilenet_v2():
     from torchvision.models import MobileNetV2
     model = MobileNetV2(num_classes=3, width_mult=0.1)
-    return model, lambda x: referee.tapped(model, [model.features[i] for i in (3, 6, 13, 17)], lambda m: m(x))
+    return model, lambda x: tapped(model, [model.features[i] for i in (3, 6, 13, 17)], lambda m: m(x))
 
 
 def vit_scaled():
@@ -42,16 +44,16 @@ def vit_scaled():
     model = VisionTransformer(img_size=32, patch_size=8, num_classes=3, embed_dim=64, depth=4, num_heads=1, mlp_ratio=2,
                               init_values=0.1, no_embed_class=True)
     taps = [*model.blocks[:3], model.norm]
-    return model, lambda x: [referee.as_map(t, 1) for t in referee.tapped(model, taps, lambda m: m(x))]
+    return model, lambda x: [as_map(t, 1) for t in tapped(model, taps, lambda m: m(x))]
 
 
 def beit_shared():
-    return referee.timm_beit(img_size=32, patch_size=8, num_classes=3, embed_dim=16, depth=4, num_heads=2, mlp_ratio=2,
+    return packages.timm_beit(img_size=32, patch_size=8, num_classes=3, embed_dim=16, depth=4, num_heads=2, mlp_ratio=2,
                              init_values=0.1, use_abs_pos_emb=False, use_shared_rel_pos_bias=True, global_pool="token")
 
 
 def swin_authors():
-    return referee.authors_swin(img_size=32, num_classes=3, embed_dim=8, depths=[2, 1, 1], num_heads=[1, 2, 2],
+    return authors.authors_swin(img_size=32, num_classes=3, embed_dim=8, depths=[2, 1, 1], num_heads=[1, 2, 2],
                                 window_size=2, mlp_ratio=2.0, drop_path_rate=0.0, ape=True)
 
 
@@ -59,32 +61,32 @@ def swin_timm():
     from timm.models.swin_transformer import SwinTransformer
     model = SwinTransformer(img_size=32, num_classes=3, embed_dim=8, depths=(2, 1, 1), num_heads=(1, 2, 2),
                             window_size=2, mlp_ratio=2.0)
-    return model, lambda x: referee._plain_norms(referee.tapped(model, [layer.blocks for layer in model.layers],
+    return model, lambda x: plain_norms(tapped(model, [layer.blocks for layer in model.layers],
                                                                 lambda m: m(x)))
 
 
 def convnext_authors():
-    return referee.authors_convnext(num_classes=3, depths=[1, 1, 2, 1], dims=[8, 16, 16, 32])
+    return authors.authors_convnext(num_classes=3, depths=[1, 1, 2, 1], dims=[8, 16, 16, 32])
 
 
 def hrnet_authors():
-    return referee.authors_hrnet(4)
+    return authors.authors_hrnet(4)
 
 
 def pidnet():
-    return referee.authors_pidnet(m=2, n=2, num_classes=5, planes=4, ppm_planes=4, head_planes=8)
+    return authors.authors_pidnet(m=2, n=2, num_classes=5, planes=4, ppm_planes=4, head_planes=8)
 
 
 def ddrnet_for_inference():
-    return referee.authors_ddrnet(num_classes=5, planes=4, spp_planes=4, head_planes=8, augment=False)
+    return authors.authors_ddrnet(num_classes=5, planes=4, spp_planes=4, head_planes=8, augment=False)
 
 
 def segformer():
-    return referee.authors_segformer("small", 5, 12)
+    return authors.authors_segformer("small", 5, 12)
 
 
 def mask2former():
-    return referee.authors_mask2former("small", 4, (1, 2))
+    return authors.authors_mask2former("small", 4, (1, 2))
 
 
 CASES = (resnet_d, mobilenet_v2, vit_scaled, beit_shared, swin_authors, swin_timm, convnext_authors, hrnet_authors,
@@ -93,7 +95,7 @@ CASES = (resnet_d, mobilenet_v2, vit_scaled, beit_shared, swin_authors, swin_tim
 
 def main() -> None:
     """Run every network and write the file."""
-    referee.SOURCES = pathlib.Path(sys.argv[1])
+    PLACE["sources"] = pathlib.Path(sys.argv[1])
     torch.set_num_threads(1)
     found: dict[str, np.ndarray] = {}
     for build in CASES:

@@ -202,6 +202,7 @@ SIZES = [((333, 500), {"shortest_edge": 512, "longest_edge": 2048, "size_divisor
          ((333, 500), {"size": [384, 384], "keep_ratio": True, "multiple_of": 32}, (384, 576)),
          ((333, 500), {"size": [384, 384], "keep_ratio": True}, (384, 577)),
          ((37, 1000), {"size": [384, 384], "keep_ratio": True}, (14, 384)),
+         ((333, 500), {"size": [100, 90], "size_divisor": 32}, (128, 96)),
          ((2047, 1023), {"size": [384, 384], "multiple_of": 32}, (384, 384))]
 
 

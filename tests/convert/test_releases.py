@@ -19,6 +19,7 @@ from jseg.convert.checkpoint import convert_checkpoint, starting_weights
 from jseg.convert.guess.vit import resized_table
 from jseg.convert.layout import resized_grid
 from jseg.engine.checkpoint import load_into, load_weights
+from jseg.engine.start import starting_state
 from jseg.errors import ConvertError
 from jseg.layers.init import without_values
 from jseg.models import build_model
@@ -127,6 +128,24 @@ def test_safetensors_of_another_library(tmp_path):
         convert_checkpoint(done.out, tmp_path / "again.safetensors")
     with pytest.raises(ConvertError, match="would replace what it is made of"):
         convert_checkpoint(source, source)
+
+
+def test_training_starts_from_a_release(tmp_path):
+    state = weights_of("swin_authors")
+    block = {"type": "SwinTransformer", "pretrain_img_size": 64, "embed_dims": 8, "depths": [2, 1, 1],
+             "num_heads": [1, 2, 2], "strides": [4, 2, 2], "out_indices": [0, 1, 2], "window_size": 4, "mlp_ratio": 2,
+             "use_abs_pos_embed": True}
+    found, _, told = starting_state({"load_from": str(saved(tmp_path, state)), "model": {"backbone": block}})
+    model = MODELS.build(block)
+    load_into(model, {key.removeprefix("backbone."): value for key, value in found.items()})
+    table = "stages.0.blocks.0.attn.w_msa.relative_position_bias_table"
+    np.testing.assert_array_equal(model.state_dict()[table].numpy(), resized_grid(
+        state["layers.0.blocks.0.attn.relative_position_bias_table"], 3, 7))
+    assert "Swin backbone" in told[0] and "trained on RGB" in told[0]
+    ours = tmp_path / "ours.safetensors"
+    write_weights_file(ours, found, found.__getitem__, {"config": {"model": {}}})
+    again, _, told = starting_state({"load_from": str(ours), "model": {"backbone": block}})
+    assert told == [] and set(again) == set(found)
 
 
 def test_nvidias_config_in_its_own_words():

@@ -56,7 +56,7 @@ def _check(kernel: str, archs) -> None:
 
 @needs_nvcc
 def test_the_smallest_kernel_compiles():
-    _check("upsample_argmax", (80,))
+    _check("psa_mask", (80,))
 
 
 @needs_nvcc

@@ -182,8 +182,8 @@ def test_forward_and_gradients_match_the_reference(kernel, case, emulate):
 
 
 def test_large_tiles_match_the_reference(emulate):
-    text = f'#define JSEG_BIG_TILES 1\n#include "{emulation.OPS / "pointwise" / "cuda.cuh"}"\n'
-    emulator = emulate(emulation.Emulator(emulation.build("pointwise", source=text)))
+    library = emulation.build("pointwise", source="#define JSEG_BIG_TILES 1\n" + _spliced("pointwise"))
+    emulator = emulate(emulation.Emulator(library))
     case = next(c for c in _small("pointwise") if c.name == "many_classes")
     assert not _wrong("pointwise", case, _cases("pointwise").FLOOR)
     assert any("<128, 128" in kernel for kernel, *_ in emulator.launches), emulator.launches

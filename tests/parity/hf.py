@@ -36,7 +36,7 @@ def run_batch(batch: list[str], python: str) -> dict[str, dict]:
         for command in ([python, HERE / "hf_transformers.py"], [sys.executable, HERE / "hf_jseg.py"]):
             done = subprocess.run([*map(str, command), str(folder)], cwd=ROOT, text=True, capture_output=True,
                                   timeout=3600)
-            ended = f"a process ended: {' '.join(done.stderr.strip().splitlines()[-1:])[:200]}"
+            ended = f"{command[1].name} ended: {' '.join(done.stderr.strip().splitlines()[-3:])[-300:]}"
         paths = {name: folder / name / "result.json" for name in batch}
         return {name: json.loads(path.read_text()) if path.exists() else {"failed": ended}
                 for name, path in paths.items()}

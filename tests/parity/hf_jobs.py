@@ -17,6 +17,7 @@ _SMALL_NEXT = {"model_type": "convnext", "depths": [1, 1, 2, 1], "hidden_sizes":
 _NEXT_TINY = {"model_type": "convnext", "depths": [3, 3, 9, 3], "hidden_sizes": [96, 192, 384, 768],
               "out_features": ["stage1", "stage2", "stage3", "stage4"]}
 _SQUARE, _EDGES = {"size": {"height": 96, "width": 128}}, {"size": {"shortest_edge": 96, "longest_edge": 160}}
+_MIDDLE = {"size": {"height": 224, "width": 288}}  # whole networks on pictures smaller than the published 512 x 512
 _SMALL_DECODER = {"model_type": "detr", "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2,
                   "decoder_ffn_dim": 48, "num_queries": 9, "encoder_layers": 1, "use_pretrained_backbone": False}
 _SMALL_MASKS = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "num_attention_heads": 2,
@@ -40,20 +41,20 @@ JOBS = {
                            "config": {"backbone_config": _SMALL_SWIN, "hidden_size": 16, "auxiliary_channels": 12},
                            "processing": _SQUARE, "shard": "20KB"},
     "upernet-swin-tiny": {"model": "UperNetForSemanticSegmentation", "processor": "SegformerImageProcessor",
-                          "config": {"backbone_config": _SWIN_TINY}, "classes": 150},
+                          "config": {"backbone_config": _SWIN_TINY}, "classes": 150, "processing": _MIDDLE},
     "upernet-convnext-small": {"model": "UperNetForSemanticSegmentation", "processor": "SegformerImageProcessor",
                                "config": {"backbone_config": _SMALL_NEXT, "hidden_size": 16,
                                           "auxiliary_concat_input": True, "auxiliary_num_convs": 2},
                                "processing": _SQUARE, "format": "bin"},
     "upernet-convnext-tiny": {"model": "UperNetForSemanticSegmentation", "processor": "SegformerImageProcessor",
-                              "config": {"backbone_config": _NEXT_TINY}, "classes": 150},
+                              "config": {"backbone_config": _NEXT_TINY}, "classes": 150, "processing": _MIDDLE},
     "mask2former-swin-small": {"model": "Mask2FormerForUniversalSegmentation",
                                "processor": "Mask2FormerImageProcessor",
                                "config": {"backbone_config": _SMALL_SWIN, **_SMALL_MASKS}, "processing": _EDGES},
     "mask2former-swin-tiny": {"model": "Mask2FormerForUniversalSegmentation",
                               "processor": "Mask2FormerImageProcessor",
                               "config": {"backbone_config": _SWIN_TINY}, "classes": 150,
-                              "processing": {"size": {"shortest_edge": 512, "longest_edge": 2048}}},
+                              "processing": {"size": {"shortest_edge": 256, "longest_edge": 2048}}},
     "maskformer-swin-small": {"model": "MaskFormerForInstanceSegmentation", "processor": "MaskFormerImageProcessor",
                               "config": {"backbone_config": _SMALL_SWIN, "decoder_config": _SMALL_DECODER,
                                          "fpn_feature_size": 32, "mask_feature_size": 32}, "processing": _EDGES},
@@ -63,8 +64,8 @@ JOBS = {
     "beit-small": {"model": "BeitForSemanticSegmentation", "processor": "BeitImageProcessor", "config": _SMALL_BEIT,
                    "processing": {"size": {"height": 96, "width": 96}, "do_center_crop": False}},
     "beit-base": {"model": "BeitForSemanticSegmentation", "processor": "BeitImageProcessor",
-                  "config": {"image_size": 640, "use_relative_position_bias": True, "out_indices": [3, 5, 7, 11]},
-                  "classes": 150, "processing": {"size": {"height": 640, "width": 640}, "do_center_crop": False}},
+                  "config": {"image_size": 224, "use_relative_position_bias": True, "out_indices": [3, 5, 7, 11]},
+                  "classes": 150, "processing": {"size": {"height": 224, "width": 224}, "do_center_crop": False}},
     "dpt-small": {"model": "DPTForSemanticSegmentation", "processor": "DPTImageProcessor", "config": _SMALL_DPT,
                   "processing": {"size": {"height": 96, "width": 96}}},
     "dpt-small-batch-norm": {"model": "DPTForSemanticSegmentation", "processor": "DPTImageProcessor",
@@ -72,7 +73,8 @@ JOBS = {
                                         "readout_type": "add"},
                              "processing": {"size": {"height": 64, "width": 64}, "keep_aspect_ratio": False}},
     "dpt-base": {"model": "DPTForSemanticSegmentation", "processor": "DPTImageProcessor",
-                 "config": {"use_batch_norm_in_fusion_residual": True}, "classes": 150},
+                 "config": {"use_batch_norm_in_fusion_residual": True}, "classes": 150,
+                 "processing": {"size": {"height": 192, "width": 192}}},
 }
 for _seed, (_name, _job) in enumerate(JOBS.items()):
     _job.update(name=_name, seed=_seed, classes=[f"thing {i}" for i in range(_job.get("classes", 7))],

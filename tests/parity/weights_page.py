@@ -1,9 +1,9 @@
 """Results of comparing released weights with the library that wrote them, and the page docs/parity_weights.md.
 
-Rows are kept in weights.json by release ("transformers/segformer-b0"): `source` (the library), `model`, `keys` (of the file),
-`unaccounted` (keys neither taken nor dropped with a reason), `logits` (largest difference over their range), `labels`
-(share of pixels with the same class; null for backbones), `date`; further values are kept and not shown. Scripts that
-compare call `save`.
+Rows are kept in weights.json by release ("transformers/segformer-b0"): `source` (the library), `model`, `keys` (of the
+file), `unaccounted` (keys neither taken nor dropped with a reason), `logits` (largest difference over their range),
+`labels` (share of pixels with the same class; null for backbones), `date`; further values are kept and not shown.
+Scripts that compare call `save`.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def _page(rows: dict[str, dict]) -> str:
         values = ["", "", "", ""] if "failed" in row else [
             str(row["keys"]), str(row["unaccounted"]), f"{row['logits']:.1e}",
             "" if labels is None else f"{labels:.3%}"]
-        table.append(f"| {' | '.join([row.get('source', ''), name.rpartition('/')[2], row.get('model', ''), *values])} | "
-                     f"{'; '.join(faults) or 'agrees'} | {row.get('date', '')} |")
+        cells = [row.get("source", ""), name.rpartition("/")[2], row.get("model", ""), *values,
+                 "; ".join(faults) or "agrees", row.get("date", "")]
+        table.append(f"| {' | '.join(cells)} |")
     return fill_prose("\n".join([
         "# Agreement with the libraries that released weights", "",
         "Written by `make parity-weights` (tests/parity/hf.py and its like); do not edit. The library builds the model "

@@ -59,8 +59,8 @@ def allow_mmpretrain() -> None:
         module.__path__, module.__getattr__, sys.modules[name] = [], some_class, module
         if above:
             setattr(sys.modules[above], leaf, module)
-    modes = ("NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS")
-    sys.modules["torchvision.transforms.transforms"].InterpolationMode = types.SimpleNamespace(**dict(zip(modes, modes)))
+    modes = {name: name for name in ("NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS")}
+    sys.modules["torchvision.transforms.transforms"].InterpolationMode = types.SimpleNamespace(**modes)
 
 
 def add_psa_mask() -> None:

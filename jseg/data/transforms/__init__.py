@@ -1,5 +1,6 @@
 """Transforms with MMSegmentation 1.x's names and meaning, on NumPy arrays; importing this registers them all."""
 
+from jseg.data.transforms.bands import BandDistortion, LoadBands
 from jseg.data.transforms.base import Transform
 from jseg.data.transforms.color import CLAHE, AdjustGamma, Normalize, PhotoMetricDistortion
 from jseg.data.transforms.compose import Compose
@@ -9,7 +10,8 @@ from jseg.data.transforms.mosaic import RandomMosaic
 from jseg.data.transforms.pillow_resize import PillowResize
 from jseg.data.transforms.resize import RandomChoiceResize, RandomResize, Resize, ResizeShortestEdge, ResizeToMultiple
 
-__all__ = ["AdjustGamma", "CLAHE", "Compose", "LoadAnnotations", "LoadImageFromFile", "Normalize",
+__all__ = ["AdjustGamma", "BandDistortion", "CLAHE", "Compose", "LoadAnnotations", "LoadBands", "LoadImageFromFile",
+           "Normalize",
            "PackSegInputs", "Pad", "PhotoMetricDistortion", "PillowResize", "RandomChoiceResize", "RandomCrop",
            "RandomCutOut",
            "RandomFlip", "RandomMosaic", "RandomResize", "RandomRotate", "Resize", "ResizeShortestEdge",

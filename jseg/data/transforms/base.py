@@ -1,6 +1,6 @@
 """What all transforms share: the draw/apply contract and the checks of their arguments.
 
-A sample is a dict: `img` (H, W, 3) uint8 BGR, `gt_seg_map` (H, W) uint8 or int32 (absent when only predicting),
+A sample is a dict: `img` (H, W, 3) uint8 BGR, or (H, W, C) uint8 or float32 of `LoadBands`, `gt_seg_map` (H, W) uint8 or int32 (absent when only predicting),
 `img_path`, `seg_map_path`, and the shapes and factors that transforms note down (`ori_shape`, `img_shape`, `pad_shape`
 as (h, w), `scale_factor` as (w, h), `flip`, `flip_direction`).
 
@@ -17,12 +17,12 @@ machines.
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Callable, Sequence
 
 import cv2
 import numpy as np
 
-__all__ = ["Transform", "INTERPOLATIONS", "check_uint8", "number_pair", "numbers", "probability", "resize_to"]
+__all__ = ["Transform", "INTERPOLATIONS", "by_fours", "channel_values", "check_uint8", "number_pair", "numbers", "probability", "resize_to"]
 
 INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
                   "area": cv2.INTER_AREA, "lanczos": cv2.INTER_LANCZOS4}
@@ -86,6 +86,35 @@ def check_uint8(sample: dict, who: str) -> np.ndarray:
     return img
 
 
+def channel_values(value: float | Sequence[float], img: np.ndarray, name: str) -> tuple:
+    """One value per channel of a picture: a single one is repeated; ValueError for another count."""
+    count = 1 if img.ndim == 2 else img.shape[2]
+    values = (value,) * count if isinstance(value, Real) else tuple(value)
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} values, but the picture has {count} channels; give one value, or "
+                         "one per channel")
+    return values
+
+
+def by_fours(img: np.ndarray, change: Callable[[np.ndarray, slice], np.ndarray]) -> np.ndarray:
+    """Apply an OpenCV function that takes at most four channels to a picture of any number.
+
+    Args:
+        img: (H, W) or (H, W, C).
+        change: (channels (H, W, c), their slice of C) -> (h, w, c) or, of one channel, (h, w).
+    Returns:
+        (h, w) or (h, w, C).
+    """
+    if img.ndim == 2 or 2 <= img.shape[2] <= 4:
+        return change(img, slice(None))
+    parts = []
+    for first in range(0, img.shape[2], 4):
+        part = slice(first, first + 4)
+        out = change(np.ascontiguousarray(img[..., part]), part)
+        parts.append(out if out.ndim == 3 else out[..., None])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+
 def resize_to(array: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
     """Resize (H, W) or (H, W, C) to `size` = (width, height) with OpenCV."""
-    return cv2.resize(array, size, interpolation=INTERPOLATIONS[interpolation])
+    return by_fours(array, lambda part, _: cv2.resize(part, size, interpolation=INTERPOLATIONS[interpolation]))

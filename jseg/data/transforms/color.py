@@ -14,7 +14,7 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from jseg.data.transforms.base import Transform, check_uint8, number_pair
+from jseg.data.transforms.base import Transform, by_fours, channel_values, check_uint8, number_pair
 from jseg.registry import TRANSFORMS
 
 __all__ = ["PhotoMetricDistortion", "CLAHE", "AdjustGamma", "Normalize"]
@@ -64,6 +64,9 @@ class PhotoMetricDistortion(Transform):
     def apply(self, sample: dict, params: dict) -> dict:
         """Distort by `params`."""
         img = check_uint8(sample, "PhotoMetricDistortion")
+        if img.ndim != 3 or img.shape[2] != 3:
+            raise ValueError(f"saturation and hue belong to 3 channels of colour, and the picture has {img.shape[2:]}; "
+                             "use BandDistortion, which changes every channel by itself")
         contrast = None if params["contrast"] is None else _linear_table(gain=params["contrast"])
         if params["brightness"] is not None:
             img = cv2.LUT(img, _linear_table(offset=params["brightness"]))
@@ -103,7 +106,7 @@ class CLAHE(Transform):
         """See the class."""
         img = check_uint8(sample, "CLAHE")
         clahe = cv2.createCLAHE(self.clip_limit, self.tile_grid_size)
-        return {**sample, "img": cv2.merge([clahe.apply(channel) for channel in cv2.split(img)])}
+        return {**sample, "img": np.stack([clahe.apply(channel) for channel in cv2.split(img)], axis=2)}
 
 
 @TRANSFORMS.register()
@@ -122,7 +125,8 @@ class AdjustGamma(Transform):
 
     def apply(self, sample: dict, params: dict) -> dict:
         """See the class."""
-        return {**sample, "img": cv2.LUT(check_uint8(sample, "AdjustGamma"), self.table)}
+        img = check_uint8(sample, "AdjustGamma")
+        return {**sample, "img": cv2.LUT(img, self.table).reshape(img.shape)}
 
 
 @TRANSFORMS.register()
@@ -133,15 +137,17 @@ class Normalize(Transform):
     std.
 
     Args:
-        mean, std: per channel, on the 0..255 scale, in the order of the result.
-        to_rgb: exchange blue and red first.
+        mean, std: per channel, on the picture's own scale (0..255), in the order of the result.
+        to_rgb: exchange blue and red first; only with three channels.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], to_rgb: bool = True):
         self.mean = np.array(mean, dtype=np.float32)
         self.std = np.array(std, dtype=np.float32)
-        if self.mean.shape != (3,) or self.std.shape != (3,) or (self.std <= 0).any():
-            raise ValueError(f"mean and std must be three numbers each, std above 0, got {mean!r} and {std!r}")
+        if self.mean.ndim != 1 or self.mean.shape != self.std.shape or (self.std <= 0).any():
+            raise ValueError(f"mean and std must be one number per channel each, std above 0, got {mean!r} and {std!r}")
+        if to_rgb and len(mean) != 3:
+            raise ValueError(f"to_rgb exchanges blue and red of 3 channels, mean has {len(mean)}; set to_rgb: false")
         self.to_rgb = to_rgb
 
     def apply(self, sample: dict, params: dict) -> dict:
@@ -149,7 +155,9 @@ class Normalize(Transform):
         img = sample["img"].astype(np.float32)
         if self.to_rgb:
             img = cv2.cvtColor(img, cv2.COLOR_BGR2RGB)
-        img = cv2.subtract(img, self.mean.astype(np.float64).reshape(1, -1))
-        img = cv2.multiply(img, 1 / self.std.astype(np.float64).reshape(1, -1))
+        mean, factor = (channel_values(list(values), img, "mean") for values in (
+            self.mean.astype(np.float64), 1 / self.std.astype(np.float64)))
+        img = by_fours(img, lambda part, own: cv2.multiply(cv2.subtract(part, np.reshape(mean[own], (1, -1))),
+                                                           np.reshape(factor[own], (1, -1))))
         notes = {"mean": self.mean, "std": self.std, "to_rgb": self.to_rgb}
         return {**sample, "img": img, "img_norm_cfg": notes}

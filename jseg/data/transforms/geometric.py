@@ -2,7 +2,7 @@
 
 Upstream: mmseg/datasets/transforms/transforms.py (MMSegmentation 1.2.2), mmcv/transforms/processing.py and
 mmcv/image/geometric.py (MMCV 2.1). CutOut: DeVries and Taylor, 2017.
-Deviations: a single `pad_val` of RandomRotate fills all three channels (upstream hands the bare number to OpenCV, which
+Deviations: a single `pad_val` of RandomRotate fills all channels (upstream hands the bare number to OpenCV, which
 fills blue and leaves 0 in green and red); RandomRotate updates `img_shape` when `auto_bound` changes the size;
 RandomFlip takes the integers 0 and 1 as `prob`; RandomCutOut takes n_holes as a list, and equal bounds; Pad notes
 `pad_shape` as (h, w).
@@ -17,7 +17,7 @@ from typing import Mapping, Sequence
 import cv2
 import numpy as np
 
-from jseg.data.transforms.base import Transform, number_pair, numbers, probability
+from jseg.data.transforms.base import Transform, by_fours, channel_values, number_pair, numbers, probability
 from jseg.registry import TRANSFORMS, nearest
 
 __all__ = ["RandomCrop", "RandomFlip", "RandomRotate", "RandomCutOut", "Pad"]
@@ -155,7 +155,7 @@ class RandomRotate(Transform):
                 raise ValueError(f"degree must be above 0, or two numbers (least, largest), got {degree!r}")
             degree = (-degree, degree)
         self.degree = number_pair(degree, "degree", integer=False, positive=False)
-        self.pad_val = (pad_val,) * 3 if isinstance(pad_val, Real) else tuple(pad_val)
+        self.pad_val = pad_val if isinstance(pad_val, Real) else tuple(pad_val)
         self.seg_pad_val = seg_pad_val
         self.center = None if center is None else number_pair(center, "center", integer=False, positive=False)
         if center is not None and auto_bound:
@@ -174,7 +174,9 @@ class RandomRotate(Transform):
             return dict(sample)
         img, mask = sample["img"], sample.get("gt_seg_map")
         matrix, size = self._matrix(img.shape[:2], params["degree"])
-        turned = cv2.warpAffine(img, matrix, size, flags=cv2.INTER_LINEAR, borderValue=self.pad_val)
+        fill = channel_values(self.pad_val, img, "pad_val")
+        turned = by_fours(img, lambda part, own: cv2.warpAffine(part, matrix, size, flags=cv2.INTER_LINEAR,
+                                                                borderValue=fill[own]))
         out = {**sample, "img": turned, "img_shape": turned.shape[:2]}
         if mask is not None:
             out["gt_seg_map"] = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST,
@@ -204,7 +206,7 @@ class RandomCutOut(Transform):
         n_holes: how many rectangles, or (least, most).
         cutout_shape: (width, height) of a rectangle in pixels, or a list of such pairs to draw from.
         cutout_ratio: the same as shares of the picture's width and height; exactly one of the two is given.
-        fill_in: (b, g, r) written into the picture.
+        fill_in: written into the picture, one value per channel (b, g, r); three equal ones serve any number.
         seg_fill_in: label written into the mask, 0..255; None leaves the mask alone.
     """
 
@@ -245,11 +247,12 @@ class RandomCutOut(Transform):
         if fill_mask:
             out["gt_seg_map"] = sample["gt_seg_map"].copy()
         h, w = img.shape[:2]
+        fill = channel_values(self.fill_in[0] if len(set(self.fill_in)) == 1 else self.fill_in, img, "fill_in")
         for left, top, index in params["holes"]:
             wide, high = self.candidates[index]
             if self.with_ratio:
                 wide, high = int(wide * w), int(high * h)
-            img[top:top + high, left:left + wide] = self.fill_in
+            img[top:top + high, left:left + wide] = fill
             if fill_mask:
                 out["gt_seg_map"][top:top + high, left:left + wide] = self.seg_fill_in
         return out
@@ -288,7 +291,7 @@ class Pad(Transform):
         self.size_divisor = size_divisor
         self.pad_to_square = pad_to_square
         img_val = values.get("img", 0)
-        self.img_val = (img_val,) * 3 if isinstance(img_val, Real) else tuple(img_val)
+        self.img_val = img_val if isinstance(img_val, Real) else tuple(img_val)
         self.seg_val = values.get("seg", 255)
         self.border = _BORDERS[padding_mode]
 
@@ -301,7 +304,9 @@ class Pad(Transform):
         if self.size_divisor is not None:
             want_h, want_w = (math.ceil(side / self.size_divisor) * self.size_divisor for side in (want_h, want_w))
         add = max(want_h - h, 0), max(want_w - w, 0)
-        img = cv2.copyMakeBorder(sample["img"], 0, add[0], 0, add[1], self.border, value=self.img_val)
+        fill = channel_values(self.img_val, sample["img"], "pad_val")
+        img = by_fours(sample["img"], lambda part, own: cv2.copyMakeBorder(part, 0, add[0], 0, add[1], self.border,
+                                                                           value=fill[own]))
         out = {**sample, "img": img, "img_shape": img.shape[:2], "pad_shape": img.shape[:2]}
         if sample.get("gt_seg_map") is not None:
             out["gt_seg_map"] = cv2.copyMakeBorder(sample["gt_seg_map"], 0, add[0], 0, add[1], self.border,

@@ -33,7 +33,7 @@ class PillowResize(Transform):
         multiple_of: with `size`, round both sides to multiples of this.
         shortest_edge: keep the proportions and make the shorter side this long, in pixels.
         longest_edge: with `shortest_edge`, a bound on the longer side, which wins.
-        size_divisor: with `shortest_edge`, enlarge both sides to multiples of this.
+        size_divisor: enlarge both sides of the result to multiples of this.
         interpolation: of the picture: nearest, lanczos, bilinear, bicubic, box or hamming. Masks always take the
             nearest.
     """
@@ -56,8 +56,10 @@ class PillowResize(Transform):
 
     def target(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that a picture of `size` (height, width) gets."""
-        if self.size is None:
-            return tuple(-(-side // self.size_divisor) * self.size_divisor for side in self._by_edge(*size))
+        found = self._by_edge(*size) if self.size is None else self._by_size(size)
+        return tuple(-(-side // self.size_divisor) * self.size_divisor for side in found)
+
+    def _by_size(self, size: tuple[int, int]) -> tuple[int, int]:
         factors = [wanted / side for wanted, side in zip(self.size, size)]
         if self.keep_ratio:
             factors = [factors[1] if abs(1 - factors[1]) < abs(1 - factors[0]) else factors[0]] * 2

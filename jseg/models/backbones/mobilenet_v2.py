@@ -37,8 +37,9 @@ class MobileNetV2(nn.Module):
         frozen_stages: -1: none; 0: the stem; n: the stem and the first n stages. A frozen part computes as in
             evaluation and its parameters get no gradient.
         norm_cfg, act_cfg: of every convolution block.
+        in_channels: channels of the picture.
     Shape:
-        x: (N, 3, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
+        x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
     Raises:
         ConfigError: lists of another length, or an index out of range.
     """
@@ -55,7 +56,9 @@ class MobileNetV2(nn.Module):
                  out_indices: Sequence[int] = (1, 2, 4, 6),
                  frozen_stages: int = -1,
                  norm_cfg: dict = MappingProxyType({"type": "BN"}),
-                 act_cfg: dict = MappingProxyType({"type": "ReLU6"})):
+                 act_cfg: dict = MappingProxyType({"type": "ReLU6"}),
+                 *,
+                 in_channels: int = 3):
         super().__init__()
         count = len(_STAGES)
         if len(strides) != count or len(dilations) != count:
@@ -66,7 +69,7 @@ class MobileNetV2(nn.Module):
                 f"{count - 1}")
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
         width, total = make_divisible(32 * widen_factor, 8), 2
-        self.conv1 = ConvNormAct(3, width, 3, stride=2, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.conv1 = ConvNormAct(in_channels, width, 3, stride=2, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg)
         widths, reductions = [], []
         for i, (ratio, channels, blocks) in enumerate(_STAGES):
             channels, made = make_divisible(channels * widen_factor, 8), []

@@ -53,8 +53,9 @@ class MobileNetV3(nn.Module):
         frozen_stages: -1: none; n: layers 0 to n. A frozen layer computes as in evaluation (norms by their running
             statistics, which stand still) and its parameters get no gradient.
         reduction_factor: divides the widths of the last blocks.
+        in_channels: channels of the picture.
     Shape:
-        x: (N, 3, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
+        x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
     Raises:
         ConfigError: an unknown `arch`, or an index out of range.
     """
@@ -66,7 +67,9 @@ class MobileNetV3(nn.Module):
                  norm_cfg: dict = MappingProxyType({"type": "BN"}),
                  out_indices: Sequence[int] = (0, 1, 12),
                  frozen_stages: int = -1,
-                 reduction_factor: int = 1):
+                 reduction_factor: int = 1,
+                 *,
+                 in_channels: int = 3):
         super().__init__()
         if arch not in _BLOCKS:
             raise ConfigError(f"arch is {arch!r}; accepted: {', '.join(_BLOCKS)}")
@@ -78,7 +81,7 @@ class MobileNetV3(nn.Module):
                               f"{frozen_stages} in -1 to {len(layers) - 1}; reduction_factor {reduction_factor} is at "
                               "least 1")
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
-        self.layer0 = ConvNormAct(3,
+        self.layer0 = ConvNormAct(in_channels,
                                   _STEM_CHANNELS,
                                   3,
                                   stride=2,

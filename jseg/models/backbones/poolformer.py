@@ -116,8 +116,9 @@ class PoolFormer(nn.Module):
         out_indices: parts whose maps are given, each with a norm of its own; -1 for the last.
         frozen_stages: -1: nothing; 0: the first convolution; n: that and the first n parts compute as in evaluation,
             and their parameters get no gradient.
+        in_channels: channels of the picture.
     Shape:
-        x: (N, 3, H, W) -> list of (N, out_channels[i], H', W'), a map per index; with the usual padding about H over
+        x: (N, in_channels, H, W) -> list of (N, out_channels[i], H', W'), a map per index; with the usual padding about H over
         strides[i], rounded down for the first convolution and up for the others
     Raises:
         ConfigError: an unknown `arch`, lists of other lengths, or an index that is no part.
@@ -132,7 +133,7 @@ class PoolFormer(nn.Module):
                  act_cfg: dict = MappingProxyType({"type": "GELU"}), in_patch_size: int = 7, in_stride: int = 4,
                  in_pad: int = 2, down_patch_size: int = 3, down_stride: int = 2, down_pad: int = 1,
                  drop_rate: float = 0.0, drop_path_rate: float = 0.0, out_indices: int | Sequence[int] = -1,
-                 frozen_stages: int = 0):
+                 frozen_stages: int = 0, *, in_channels: int = 3):
         super().__init__()
         layers, widths, ratios, layer_scale = _sizes(arch)
         count = 2 * len(layers) - 1
@@ -143,7 +144,7 @@ class PoolFormer(nn.Module):
         if pool_size < 1 or pool_size % 2 == 0:
             raise ConfigError(f"pool_size is {pool_size}; accepted: an odd number")
         self.out_indices, self.frozen_stages = tuple(indices), frozen_stages
-        self.patch_embed = Projection(3, widths[0], in_patch_size, stride=in_stride, padding=in_pad)
+        self.patch_embed = Projection(in_channels, widths[0], in_patch_size, stride=in_stride, padding=in_pad)
         network, last = [], max(sum(layers) - 1, 1)
         for i, (blocks, width) in enumerate(zip(layers, widths)):
             rates = [drop_path_rate * (j + sum(layers[:i])) / last for j in range(blocks)]

@@ -60,6 +60,7 @@ void token_product(const Product& p, const float* x, const float* b, int64_t b_s
 #pragma omp parallel
     {
         NoDenormals guard;
+        const auto end = finish;   // a copy of this thread's own: what it holds stays in registers through every store
         float *mine = memory + p.matrix_size() + omp_get_thread_num() * p.thread_size(),
               *sofar = mine + ROWS * std::min(p.k, DEPTH);
 #pragma omp for schedule(static)
@@ -74,7 +75,7 @@ void token_product(const Product& p, const float* x, const float* b, int64_t b_s
             const int64_t first = job / splits * ROWS, rows = std::min(ROWS, p.rows - first), split = job % splits;
             if constexpr (LIGHT)
                 if (p.columns <= NARROW && p.k <= DEPTH) {
-                    narrow_rows(first, first + rows, p.k, x, memory, p.columns, mine, finish);
+                    narrow_rows(first, first + rows, p.k, x, memory, p.columns, mine, end);
                     continue;
                 }
             for (int64_t k0 = 0; k0 < p.k; k0 += DEPTH) {
@@ -94,8 +95,8 @@ void token_product(const Product& p, const float* x, const float* b, int64_t b_s
                     for (int64_t row = 0; row < rows && last;
                          row++)   // apart from the product, which needs all registers
                         for (int64_t j = 0; j < count; j += VL)
-                            finish(first + row, i * PANEL + j, std::min<int64_t>(VL, count - j),
-                                   load(kept + row * PANEL + j));
+                            end(first + row, i * PANEL + j, std::min<int64_t>(VL, count - j),
+                                load(kept + row * PANEL + j));
                 }
             }
         }
