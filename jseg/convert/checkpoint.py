@@ -284,7 +284,9 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
     renamed = {new: Made.of(value) for new, value in remap_keys(kept, settings).items()}
     names, state, sources = {key: name for name, key in kept.items()}, contents.state, contents.source_keys
     lost = sorted(set(names) - {old for made in renamed.values() for old in made.parts})
-    twins = {key: _holder(renamed, remap_keys({names[key]: key}, settings)) for key in lost}
+    others = sorted(set(names) - set(lost))
+    twins = {key: _holder(renamed, remap_keys({names[key]: key}, settings)) or _equal_key(key, others, state)
+             for key in lost}
     differ = [key for key, twin in twins.items() if twin is None or not _same(state[key], state[twin])]
     if differ:
         raise ConvertError(f"two keys become one when renamed: {differ[:4]}; the file mixes two releases")
@@ -296,6 +298,13 @@ def _holder(renamed: Mapping[str, Made], alone: Mapping) -> str | None:
     """The key whose value took the place of one that was renamed alone, if it is a single one."""
     made = renamed.get(next(iter(alone), None))
     return made.parts[0] if made is not None and len(made.parts) == 1 else None
+
+
+def _equal_key(key: str, others: list[str], state: Mapping[str, Any]) -> str | None:
+    """The first of `others` with the same last two names and the same numbers as a key that its class left out."""
+    tail = "." + ".".join(key.split(".")[-2:])
+    return next((other for other in others if other.endswith(tail) and state[other].shape == state[key].shape
+                 and _same(state[other], state[key])), None)
 
 
 def _same(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> bool:

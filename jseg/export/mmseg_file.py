@@ -45,10 +45,17 @@ def upstream_state(model, state: dict[str, np.ndarray]) -> "OrderedDict[str, np.
         for buffer in getattr(module, "BUFFERS", ()):
             if buffer.endswith("_index"):
                 found[f"{prefix}{buffer}"] = np.rint(found[f"{prefix}{buffer}"]).astype(np.int64)
+        for key in getattr(module, "DERIVED", ()):
+            found.pop(f"{prefix}{key}", None)
         for ours, theirs in getattr(module, "upstream_copies", {}).items():
             for key in [key for key in found if key.startswith(f"{prefix}{ours}.")]:
                 found[f"{prefix}{theirs}.{key[len(prefix) + len(ours) + 1:]}"] = found[key]
-    return found
+    names = getattr(model, "UPSTREAM_NAMES", {})
+
+    def renamed(key: str) -> str:
+        first, dot, rest = key.partition(".")
+        return names.get(first, first) + dot + rest
+    return OrderedDict((renamed(key), value) for key, value in found.items())
 
 
 def write_mmseg_file(file: ModelFile, out: str | os.PathLike) -> Iterator[str]:

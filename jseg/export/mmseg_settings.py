@@ -50,9 +50,10 @@ def _model(model: Mapping, preprocessor: Mapping) -> dict[str, Any]:
     words = {key: value for key, value in model.items() if key not in ("impl", "test_cfg", "train_cfg")}
     kept = {"type": words.pop("type", "EncoderDecoder"), "data_preprocessor": copy.deepcopy(preprocessor)}
     spoken: dict[str, dict] = {"train_cfg": {}, "test_cfg": {}}
+    names = getattr(MODELS.get(kept["type"]), "UPSTREAM_NAMES", {}) if kept["type"] in MODELS else {}
     for key, value in words.items():
         if value is not None:
-            kept[key] = _block(value, spoken)
+            kept[names.get(key, key)] = _block(value, spoken)
     test = {key: _as_tuple(value) for key, value in (model.get("test_cfg") or {}).items()}
     kept["train_cfg"] = {**(model.get("train_cfg") or {}), **spoken["train_cfg"]}
     kept["test_cfg"] = {"mode": "whole", **test, **spoken["test_cfg"]}

@@ -11,6 +11,7 @@ Deviation: the picture's half is called `backbone`, in configs and in keys, as i
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any, Mapping
 
 import jittor as jt
@@ -37,6 +38,8 @@ class MultimodalEncoderDecoder(EncoderDecoder):
         ConfigError: a block that does not fit its constructor, no factor where one is needed, or names that are not one
             per class.
     """
+
+    UPSTREAM_NAMES = MappingProxyType({"backbone": "image_encoder"})  # of its parts, in configs and keys
 
     def __init__(self, backbone: dict, text_encoder: dict, decode_head: dict, *, asymetric_input: bool = True,
                  encoder_resolution: float | None = None, test_cfg: dict | None = None, impl: str = "auto"):
