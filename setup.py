@@ -59,7 +59,7 @@ setup(
         "tqdm>=4.66,<5",                 # progress bars
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
+        "test": ["pytest>=8,<10", "pyflakes>=3.2,<4", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "tensorboard": ["tensorboardX>=2.6,<3"],
         # `jseg export ... model.onnx` and running such files; tried: onnx 1.23.2, onnxruntime 1.32.0
         "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.18,<2"],

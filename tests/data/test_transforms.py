@@ -280,7 +280,7 @@ def test_annotation_maps_and_flags(tmp_path):
     ({"type": "RandomRotate", "prob": 1.0, "degree": -3}, "above 0"),
     ({"type": "RandomCutOut", "prob": 1.0, "n_holes": 1}, "exactly one of cutout_shape"),
     ({"type": "Pad"}, "one of size"),
-    ({"type": "Normalize", "mean": [0, 0], "std": [1, 1]}, "three numbers"),
+    ({"type": "Normalize", "mean": [0, 0], "std": [1, 1]}, "exchanges blue and red of 3 channels"),
     ({"type": "LoadImageFromFile", "imdecode_backend": "tifffile"}, "accepts 'cv2' only"),
     ({"type": "AdjustGama"}, "did you mean 'AdjustGamma'"),
 ], ids=str)

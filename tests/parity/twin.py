@@ -18,7 +18,6 @@ import itertools
 import json
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import jittor as jt
-from jittor import nn
 
 from jseg import ops
 from jseg.errors import ConfigError

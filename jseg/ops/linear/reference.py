@@ -1,7 +1,5 @@
 """linear in NumPy float64, forward and backward."""
 
-import numpy as np
-
 from jseg.ops.pointwise.reference import gelu, gelu_slope
 
 
