@@ -41,8 +41,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds of A B A B (default: %(default)s)")
     parser.add_argument("--against-torch", metavar="PYTHON", help="also run PyTorch under this Python")
     parser.add_argument("--baseline", choices=("jittor", "none"),
-                        help="jittor: also run the plain layer-by-layer path, none: never run it (default: with kernels "
-                             "only)")
+                        help="jittor: also run the plain layer-by-layer path, none: never run it (default: with "
+                             "kernels only)")
     parser.add_argument("--clock", choices=("wall", "processor"), default="wall",
                         help="of kernels: wall time, or the processor time of all threads, which other work on the "
                              "machine disturbs less (default: %(default)s)")

@@ -210,7 +210,8 @@ class Source:
     def _add_entry(self, name: str, entry: Entry) -> None:
         if not _JUNK.search(name):
             if name in self._entries:
-                raise ConvertError(f"{entry.container}: holds {name} twice; download it again, or give the roots separately")
+                raise ConvertError(f"{entry.container}: holds {name} twice; download it again, or give the roots "
+                                   "separately")
             self._entries[name] = entry
 
     def _add_folder(self, root: str) -> None:

@@ -30,7 +30,9 @@ struct Lines {
           places(s.places()), first(rows ? s.down() : 0) {}
     template <class P> Matrix<P> positions_by_channels(P* map, int64_t area) const { return {map, next, step, area}; }
     template <class P> Matrix<P> channels_by_positions(P* map, int64_t area) const { return {map, next, area, step}; }
-    template <class P> Matrix<P> weights(P* weights) const { return {weights + first, next * places, step * places, 1}; }
+    template <class P> Matrix<P> weights(P* weights) const {
+        return {weights + first, next * places, step * places, 1};
+    }
     template <class P> Matrix<P> turned_weights(P* weights) const {
         return {weights + first, next * places, 1, step * places};
     }

@@ -4,8 +4,8 @@
 // pixel of one head is D values in a row, and so is what a warp reads.
 //   forward                a thread per value of y, through the points of its query and head
 //   dpoints, dweights      a warp per query and head: the products dy . value of a point's pixels, summed over lanes
-//   dvalue                 a thread per value, which adds up what the points of the four cells around its pixel give, in
-//                          their order (include/cuda_points.cuh); a list of points per picture and head
+//   dvalue                 a thread per value, which adds up what the points of the four cells around its pixel give,
+//                          in their order (include/cuda_points.cuh); a list of points per picture and head
 // No atomics: results repeat bit by bit. Sums are float.
 #include "cuda_points.cuh"
 
@@ -25,7 +25,8 @@ struct Sizes {
           queries(call.integer(4)), maps(call.integer(5)), count(call.integer(6)), all_cells(0) {
         int64_t at = 0;
         for (int64_t m = 0; m < MAPS; m++) {
-            h[m] = m < maps ? int(call.integer(7 + int(2 * m))) : 0, w[m] = m < maps ? int(call.integer(8 + int(2 * m))) : 0;
+            h[m] = m < maps ? int(call.integer(7 + int(2 * m))) : 0;
+            w[m] = m < maps ? int(call.integer(8 + int(2 * m))) : 0;
             first[m] = at, first_cell[m] = all_cells;
             at += int64_t(h[m]) * w[m], all_cells += m < maps ? int64_t(h[m] + 1) * (w[m] + 1) : 0;
         }

@@ -26,8 +26,8 @@ constexpr int64_t NARROW = 2 * VL;   // columns
 // Rows [first, last) of X (rows, k) times a panel of at most NARROW columns, without a packed copy of X and with the
 // sums in registers until they are finished: for so few columns the rest would take as long as the product.
 template <class Finish>
-__attribute__((noinline)) void narrow_rows(int64_t first, int64_t last, int64_t k, const float* x, const float* panel, int64_t columns,
-                 float* packed, Finish finish) {
+__attribute__((noinline)) void narrow_rows(int64_t first, int64_t last, int64_t k, const float* x, const float* panel,
+                                           int64_t columns, float* packed, Finish finish) {
     const int64_t left = std::min<int64_t>(VL, columns), right = columns - left;
     int64_t row = first;
     for (; row + MR <= last; row += MR) {

@@ -1,9 +1,9 @@
 // Values of maps at points on CUDA, see op.py for the meaning.
 //
-// Layout: x (N, C, H, W) and y (N, C, P) of type T, points (N, P, 2) float. A thread takes one point, or in the backward
-// pass one pixel, through GROUP channels. Forward it reads the point's pixels. Backward it adds up what the points of
-// the four cells around its pixel give, in their order (include/cuda_points.cuh): no atomics, results repeat bit by
-// bit. Sums are float.
+// Layout: x (N, C, H, W) and y (N, C, P) of type T, points (N, P, 2) float. A thread takes one point, or in the
+// backward pass one pixel, through GROUP channels. Forward it reads the point's pixels. Backward it adds up what the
+// points of the four cells around its pixel give, in their order (include/cuda_points.cuh): no atomics, results
+// repeat bit by bit. Sums are float.
 #include "cuda_points.cuh"
 
 namespace {
