@@ -221,7 +221,7 @@ def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -
               for fault in _build(TRANSFORMS, transform, f"{where}.{i}")[1]]
     steps = [t for t in pipeline if isinstance(t, Mapping)]
     names = [t.get("type") for t in steps]
-    if not {"LoadImageFromFile", "LoadBands"} & set(names):
+    if "LoadImageFromFile" not in names and "LoadBands" not in names:
         faults.append(f"{where}: no LoadImageFromFile or LoadBands: no picture would be read")
     if training and "LoadAnnotations" not in names:
         faults.append(f"{where}: no LoadAnnotations: there would be nothing to learn from")

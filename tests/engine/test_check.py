@@ -94,7 +94,7 @@ PIPE = "train_dataloader.dataset.pipeline"
                                        "512]"),
     (f"{PIPE}=[{{type: LoadImageFromFile}}]", f"{PIPE}: no LoadAnnotations"),
     ("val_dataloader.dataset.pipeline=[]", "val_dataloader.dataset.pipeline: no LoadImageFromFile"),
-    ("data_preprocessor.mean=[1, 2]", "data_preprocessor.mean: got [1, 2], expected three numbers, one per channel"),
+    ("data_preprocessor.mean=[1, 2]", "mean and std need one value per channel each, got [1, 2]"),
     ("data_preprocessor.bgr_to_rgb='no'", "data_preprocessor.bgr_to_rgb: got 'no', expected true or false"),
     ("data_preprocessor.test_cfg.size_divisor=0", "data_preprocessor.test_cfg.size_divisor: got 0, expected a whole "
                                                   "number above 0"),
