@@ -28,7 +28,7 @@ def parts() -> dict[str, list[str]]:
 
 def run_part(name: str, files: list[str], options: list[str], threads: int, lock: threading.Lock) -> bool:
     """Run pytest on `files` and print its lines, each behind the part's name; True when it passes."""
-    env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([sys.executable, "-m", "pytest", "-q", *options, *files], cwd=TESTS.parent, env=env,
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     for line in process.stdout:
