@@ -99,18 +99,24 @@ def _of_array(data: bytes, layout: str, name: str) -> np.ndarray:
 def _of_tiff(data: bytes, name: str) -> np.ndarray:
     pages = tiff_pages(data)
     pages = [page for page in pages if (page.size, page.sample) == (pages[0].size, pages[0].sample)]
-    if pages and all(page.is_stack for page in pages):
+    if not pages:
+        raise _cut(name)
+    if all(page.is_stack for page in pages):
         height, width = pages[0].size
         _check_bytes(height * width * sum(page.bands for page in pages) * pages[0].sample.itemsize, name)
         parts = [decode_page(data, page) for page in pages]
         if any(part is None for part in parts):
-            raise DataError(f"{name}: the TIFF file is truncated or damaged (not all of its strips or tiles are there); "
-                            "copy or download it again", kind="unreadable", path=name)
+            raise _cut(name)
         found = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         return upright(found, data) if 0x0112 in pages[0].tags else found
     if len(pages) == 1 and pages[0].bands <= 3:  # palettes, JPEG inside, ...
         return _of_picture(data, name)
     return _by_rasterio(data, name)
+
+
+def _cut(name: str) -> DataError:
+    return DataError(f"{name}: the TIFF file is truncated or damaged (not all of its strips or tiles are there); copy or "
+                     "download it again", kind="unreadable", path=name)
 
 
 def _check_bytes(count: int, name: str) -> None:
@@ -122,7 +128,10 @@ def _check_bytes(count: int, name: str) -> None:
 
 
 def _by_rasterio(data: bytes, name: str) -> np.ndarray:
-    module = rasterio(f"{name}: a TIFF file of this kind (compression, or pages that differ)")
+    try:
+        module = rasterio(f"{name}: a TIFF file of this kind (compression, or pages that differ)")
+    except ConfigError as error:
+        raise DataError(str(error), kind="samples", path=name) from error
     try:
         with module.MemoryFile(data) as file, file.open() as source:
             _check_bytes(source.width * source.height * source.count * np.dtype(source.dtypes[0]).itemsize, name)

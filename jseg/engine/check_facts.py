@@ -11,6 +11,7 @@ from typing import Any, Iterator, Mapping
 
 from jseg.config import stating_block
 from jseg.engine.channels import COLOURS, model_channels, picture_channels
+from jseg.rules import is_integer
 
 __all__ = ["heads_of", "ignore_faults", "channel_faults"]
 
