@@ -36,7 +36,8 @@ def run_stats(args) -> int:
     if args.out:
         content = {key: value[..., order].tolist() if isinstance(value, np.ndarray) else value
                    for key, value in found._asdict().items()}
-        write_atomically(args.out, json.dumps({"config": args.config, "split": args.split, **content}, indent=1).encode())
+        content = {"config": args.config, "split": args.split, **content}
+        write_atomically(args.out, json.dumps(content, indent=1).encode())
         print(f"written: {args.out}", file=sys.stderr)
     return 0
 
@@ -52,7 +53,8 @@ def stats_lines(found, order: slice, split: str) -> list[str]:
         lines.append(f"{channel:>7} " + " ".join(f"{column[channel]:>11.5g}" for column in columns)
                      + f" {100 * absent:>6.2f} %")
     flat = [i for i, value in enumerate(found.std[order]) if value <= 0]
-    lines += [f"note: channel {', '.join(map(str, flat))} has one value everywhere; its std is written as 1"] if flat else []
+    if flat:
+        lines.append(f"note: channel {', '.join(map(str, flat))} has one value everywhere; its std is written as 1")
     std = np.where(found.std[order] > 0, found.std[order], 1)
     return [*lines, "", "data_preprocessor:", f"  mean: {_flow(found.mean[order])}", f"  std: {_flow(std)}"]
 

@@ -38,7 +38,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--as", dest="types", default="", metavar="TYPES",
         help=(
-            "file types, with commas, for results that have several: npy for labels and probability (float32), tif for these"
+            "file types, with commas, for results with several: npy for labels and probability (float32), tif for both"
             " and for scores (GeoTIFF at the picture's place, needs the extra 'geo'), jpg for"
             " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json: polygons, run"
             " lengths for regions with holes) for polygons"
@@ -70,7 +70,7 @@ def add_arguments(parser) -> None:
                         help="overlays of the picture's own size, without the classes and their shares below it")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N",
                         help="pictures in one pass of the network, where they have one size (default: %(default)s)")
-    parser.add_argument("--view", metavar="R,G,B", help="bands to show in overlays of pictures read by LoadBands, from 0, "
+    parser.add_argument("--view", metavar="R,G,B", help="bands to show in overlays, where LoadBands reads, from 0, "
                         "or one as grey (default: as the checkpoint says)")
     parser.add_argument("--tiled", action="store_true",
                         help="rasters larger than memory: read, segment and write window by window, labels (and "
@@ -204,7 +204,7 @@ def _checked_options(args) -> dict[str, str]:
         kinds = ["labels"] if args.what == ("overlay", "labels") else [*args.what]
         odd += [f"--what {kind}" for kind in kinds if kind not in ("labels", "probability")]
         if odd:
-            raise ConfigError(f"--tiled writes labels and probability as GeoTIFF, of a slide; leave {', '.join(odd)} out")
+            raise ConfigError(f"--tiled writes labels and probability as GeoTIFF; leave {', '.join(odd)} out")
         return dict.fromkeys(kinds, "tif")
     if args.tta and "logits" in args.what:
         raise ConfigError("--what logits with --tta: the views' probabilities are averaged, so there are no logits; "

@@ -1,6 +1,6 @@
 """GeoTIFF files of predictions: the picture's place on earth, whole or written window by window.
 
-rasterio (`pip install 'jseg-jittor[geo]'`) reads and writes them: the coordinate system, the transform of pixels, ground
+rasterio (`pip install 'jseg-jittor[geo]'`) reads and writes them: coordinate system, transform of pixels, ground
 control points and rational polynomials of the picture are those of the result.
 """
 
@@ -53,8 +53,8 @@ class Raster:
         try:
             parts = [source.read(number, window=window) for source, number in chosen]
         except rasterio("rasters").errors.RasterioError as error:
-            raise DataError(f"{self.name}: GDAL cannot read rows {rows}, columns {columns} ({error})", kind="unreadable",
-                            path=self.name) from error
+            raise DataError(f"{self.name}: GDAL cannot read rows {rows}, columns {columns} ({error})",
+                            kind="unreadable", path=self.name) from error
         return np.stack(parts, axis=2)
 
 
@@ -145,7 +145,8 @@ def write_raster(path: str | os.PathLike, array: np.ndarray, like: str | os.Path
     bands = array if array.ndim == 3 else array[None]
     with opened_raster([like]) as raster:
         if raster.size != bands.shape[1:]:
-            raise DataError(f"{like}: is turned when shown, so the result has no place on earth; write a .png", path=like)
-        with raster_writer(path, raster.sources[0], raster.size, bands.dtype, count=len(bands), palette=palette) as file:
+            raise DataError(f"{like}: is turned when shown, so it has no place; write a .png", path=like)
+        with raster_writer(path, raster.sources[0], raster.size, bands.dtype, count=len(bands),
+                           palette=palette) as file:
             file.write(bands)
 

@@ -90,7 +90,7 @@ class InferenceSegmentor:
 
         Args:
             source: a path, an array (H, W, 3) uint8, a PIL image, a list of those, or a folder (sorted by name, see
-                `pictures_in`). Where the model's pipeline has `LoadBands`, arrays are (H, W, C) as its files store them.
+                `pictures_in`). For `LoadBands`, arrays are (H, W, C) as files store them.
             array_order: channel order of arrays: "bgr" as OpenCV reads them, or "rgb"; without meaning for `LoadBands`.
             with_prob: return how sure the model is, too.
             probabilities: return the softmax of every class instead of labels.
@@ -158,7 +158,7 @@ class InferenceSegmentor:
         return as_bgr(source, array_order, self.scale)
 
     def shown(self, source: Picture, array_order: str = "bgr") -> np.ndarray:
-        """A picture for eyes, (H, W, 3) uint8 BGR: of pictures that LoadBands reads the bands of the attribute `view`."""
+        """A picture for eyes, (H, W, 3) uint8 BGR: of LoadBands the bands of the attribute `view`."""
         if isinstance(self.reader, LoadBands):
             return self.reader.shown(_bands_of(source), self.view)
         return as_bgr(source, array_order, self.scale)

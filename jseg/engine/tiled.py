@@ -106,7 +106,7 @@ def _read(raster: Raster, reader, rows: tuple[int, int], columns: tuple[int, int
     if found.dtype == np.uint16 and reader.scale == "bits":
         return (found >> 8).astype(np.uint8)
     if found.dtype != np.uint8:
-        raise DataError(f"{raster.name}: {found.dtype} samples read by LoadImageFromFile (scale: {reader.scale}); windows "
+        raise DataError(f"{raster.name}: {found.dtype} samples of LoadImageFromFile (scale: {reader.scale}); windows "
                         "take 8 bits, and 16 with scale: bits: train with LoadBands, which states its scale",
                         kind="samples", path=raster.name)
     return found
@@ -128,10 +128,10 @@ def slide_of(test_cfg: Mapping, padding: Mapping) -> tuple[tuple[int, int], tupl
         ConfigError: no slide, or one whose windows are not whole multiples of the divisor.
     """
     if test_cfg.get("mode") != "slide":
-        raise ConfigError("prediction in blocks is a slide, but the mode is whole: give mode='slide' and a crop_size, on "
+        raise ConfigError("blocks need a slide, but the mode is whole: give mode='slide' and a crop_size, on "
                           "the command line --crop-size HxW")
     if padding.get("size") or padding.get("resize_divisor"):
-        raise ConfigError("prediction in blocks: data_preprocessor.test_cfg changes sizes; only size_divisor is possible")
+        raise ConfigError("prediction in blocks: data_preprocessor.test_cfg takes size_divisor only")
     divisor = padding.get("size_divisor") or 1
     crop, stride = tuple(test_cfg["crop_size"]), tuple(test_cfg["stride"])
     if any(side % divisor for side in (*crop, *stride)):

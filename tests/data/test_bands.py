@@ -29,8 +29,8 @@ def test_a_cut_tiff_is_an_error_that_names_it():
             read_bands(data[:cut])
 
 
-@pytest.mark.parametrize("channels, dtype", [(1, np.uint8), (3, np.uint8), (4, np.uint8), (1, np.uint16), (3, np.uint16),
-                                             (4, np.uint16)])
+@pytest.mark.parametrize("channels, dtype", [(1, np.uint8), (3, np.uint8), (4, np.uint8), (1, np.uint16),
+                                             (3, np.uint16), (4, np.uint16)])
 def test_png_keeps_its_type_and_alpha_and_gives_red_first(tmp_path, rng, channels, dtype):
     img = rng.integers(0, np.iinfo(dtype).max, (9, 7, channels)).astype(dtype)
     cv2.imwrite(str(tmp_path / "a.png"), img)

@@ -24,7 +24,8 @@ def bands_config(folder, channels, loader, suffix, mean=None, std=None):
     """`small_config` on pictures that LoadBands reads; no colour distortion."""
     made = small_config(folder)
     made["model"]["backbone"].update(in_channels=channels, drop_path_rate=0.0, drop_rate=0.0)
-    made["model"]["decode_head"].update(num_classes=2, dropout_ratio=0.0, in_channels=[16, 16, 32, 32], in_index=[0, 1, 2, 3])
+    made["model"]["decode_head"].update(num_classes=2, dropout_ratio=0.0,
+                                         in_channels=[16, 16, 32, 32], in_index=[0, 1, 2, 3])
     made["data_preprocessor"].update(bgr_to_rgb=False, mean=mean or [100.0] * channels, std=std or [100.0] * channels,
                                      size=[64, 64])
     for split, random in (("train", True), ("val", False)):
@@ -33,7 +34,8 @@ def bands_config(folder, channels, loader, suffix, mean=None, std=None):
         dataset.update(metainfo={"classes": CLASSES}, img_suffix=suffix, pipeline=[
             {"type": "LoadBands", "channels": channels, **loader}, {"type": "LoadAnnotations"}, *steps])
     made["param_scheduler"] = [{"type": "PolyLR", "power": 0.9, "begin": 0, "end": 80, "by_epoch": False}]
-    made["train_cfg"].update(max_iters=80, val_interval=80, ckpt_interval=80, log_interval=40, accumulative_counts=1, ema=None)
+    made["train_cfg"].update(max_iters=80, val_interval=80, ckpt_interval=80, log_interval=40,
+                             accumulative_counts=1, ema=None)
     return made
 
 
@@ -67,7 +69,8 @@ def with_depth(folder, name, mask, rng):
 
 
 def grey(folder, name, mask, rng):
-    cv2.imwrite(str(folder / "images" / f"{name}.png"), (60 + 90 * mask + rng.integers(0, 50, mask.shape)).astype(np.uint8))
+    cv2.imwrite(str(folder / "images" / f"{name}.png"),
+                (60 + 90 * mask + rng.integers(0, 50, mask.shape)).astype(np.uint8))
 
 
 SETS = {"six bands": (six_bands, 6, {"scale": "percentile", "view": [4, 1, 0]}, ".tif"),
@@ -134,7 +137,8 @@ def test_first_convolutions_keep_what_was_learned(tmp_path):
     grey_like = np.repeat(pictures[:, :1], 5, axis=1)
     for how, ours, theirs in (("zero", pictures, pictures[:, :3]), ("mean", grey_like, grey_like[:, :3])):
         model = build_model(new_block)
-        told = start_from(model, new_block, ["a", "b", "c"], model_state(old), ["a", "b", "c"], source="w", first_conv=how)
+        told = start_from(model, new_block, ["a", "b", "c"], model_state(old), ["a", "b", "c"], source="w",
+                          first_conv=how)
         model.eval()
         assert f"3 channels for 5, load_first_conv: {how}" in told
         with jt.no_grad():

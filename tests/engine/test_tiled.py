@@ -45,7 +45,8 @@ def raster(path, height, width, rng, **options):
         file.write(values)
 
 
-@pytest.mark.parametrize("length, crop, stride", [(500, 64, 32), (517, 64, 64), (64, 64, 32), (20, 64, 32), (97, 96, 32)])
+@pytest.mark.parametrize("length, crop, stride", [(500, 64, 32), (517, 64, 64), (64, 64, 32), (20, 64, 32),
+                                                  (97, 96, 32)])
 def test_blocks_have_the_windows_of_the_whole(length, crop, stride):
     found = blocks(length, crop, stride, 32, 160)
     padded = -(-length // 32) * 32
@@ -81,7 +82,8 @@ def test_predict_keeps_control_points_and_coordinate_systems(checkpoint, tmp_pat
               for row, col in ((0, 0), (0, 100), (90, 0), (90, 100))]
     raster(tmp_path / "a.tif", 90, 100, rng, transform=None, gcps=points, crs="EPSG:4326")
     raster(tmp_path / "b.tif", 90, 100, rng)
-    words = ["predict", str(checkpoint), str(tmp_path / "a.tif"), str(tmp_path / "b.tif"), "--out", str(tmp_path / "out")]
+    words = ["predict", str(checkpoint), str(tmp_path / "a.tif"), str(tmp_path / "b.tif"), "--out",
+             str(tmp_path / "out")]
     assert cli.main([*words, "--what", "labels,probabilities", "--as", "tif"]) == 0
     assert cli.main([*words, "--tiled", "--what", "labels", "--out", str(tmp_path / "tiled")]) == 0
     for folder in ("out", "tiled"):
