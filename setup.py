@@ -63,6 +63,7 @@ setup(
         "tensorboard": ["tensorboardX>=2.6,<3"],
         # `jseg export ... model.onnx` and running such files; tried: onnx 1.23.2, onnxruntime 1.32.0
         "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
+        "geo": ["rasterio>=1.3,<2"],  # GeoTIFF, rasters in windows, compressions of GDAL; tried: 1.4.4
         "openvino": ["openvino>=2024.4"],  # --runtime openvino; tried: 2026.4.1
     },
     entry_points={"console_scripts": ["jseg = jseg.cli:main"]},

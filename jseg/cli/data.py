@@ -40,11 +40,22 @@ def add_arguments(parser) -> None:
     check.add_argument("--out", metavar="FILE", help="write the whole result as JSON")
     check.add_argument("--all", action="store_true", help=f"print all faults, not {SHOWN} of a kind, and all classes")
     check.add_argument("--quiet", action="store_true", help="no progress bar")
+    stats = tasks.add_parser("stats", help="mean, std and ranges of each channel", epilog="example: jseg data stats "
+                             "mine.yaml", formatter_class=argparse.RawDescriptionHelpFormatter,
+                             description="Read the pictures of a split as its LoadBands or LoadImageFromFile "
+                                         "gives them, print\nminimum, maximum, mean, deviation and percentiles of each "
+                                         "channel, and the lines for data_preprocessor.")
+    add_config_arguments(stats)
+    stats.add_argument("--split", default="train", choices=SPLITS, help="default: train")
+    stats.add_argument("--count", type=int, metavar="N", help="read N pictures, drawn by the seed (default: all)")
+    stats.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
+    stats.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args) -> int:
     """Do the task; 2 when it found faults."""
-    return {"check": run_check}[args.task](args)
+    from jseg.cli.data_stats import run_stats
+    return {"check": run_check, "stats": run_stats}[args.task](args)
 
 
 def run_check(args) -> int:

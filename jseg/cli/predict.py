@@ -40,9 +40,16 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--as", dest="types", default="", metavar="TYPES",
         help=(
+<<<<<<< HEAD
             "file types, with commas, for results that have several: npy for labels and probability (float32), jpg for"
             " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json at the end:"
             " polygons, run lengths for regions with holes) for polygons"
+=======
+            "file types, with commas, for results with several: npy for labels and probability (float32), tif for both"
+            " and for scores (GeoTIFF at the picture's place, needs the extra 'geo'), jpg for"
+            " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json: polygons, run"
+            " lengths for regions with holes) for polygons"
+>>>>>>> chan
         ),
     )
     parser.add_argument(
@@ -71,6 +78,11 @@ def add_arguments(parser) -> None:
                         help="overlays of the picture's own size, without the classes and their shares below it")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N",
                         help="pictures in one pass of the network, where they have one size (default: %(default)s)")
+    parser.add_argument("--view", metavar="R,G,B", help="bands to show in overlays, where LoadBands reads, from 0, "
+                        "or one as grey (default: as the checkpoint says)")
+    parser.add_argument("--tiled", action="store_true",
+                        help="rasters larger than memory: read, segment and write window by window, labels (and "
+                             "probability) as GeoTIFF; a slide over the raster's own pixels, needs the extra 'geo'")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
     parser.add_argument(
@@ -150,13 +162,20 @@ def _predict(args) -> int:
     segmentor = InferenceSegmentor(
         args.checkpoint,
         tta=args.tta,
-        mode=args.mode,
+        mode="slide" if args.tiled else args.mode,
         impl=args.impl,
         crop_size=args.crop_size,
         stride=args.stride,
         allow_nonfinite=args.allow_nonfinite,
+<<<<<<< HEAD
         runtime=args.runtime,
+=======
+        resize=not args.tiled,
+>>>>>>> chan
     )
+    jobs = _of_reader(jobs, args.inputs, segmentor)
+    if args.view:
+        segmentor.view = _view(args.view, segmentor)
     if args.format:
         check_classes(segmentor.classes, args.format)
     if args.palette:
@@ -164,14 +183,15 @@ def _predict(args) -> int:
     look = Look(args.opacity, not args.no_outlines, not args.no_legend)
     files = ResultFiles(segmentor, _result_folder(args.out), types, look=look, min_pixels=args.min_area,
                         form=args.format, thresholds=_thresholds(args.threshold, segmentor.classes))
-    if distributed.is_main():
+    if distributed.is_main() and not hasattr(segmentor.reader, "channels"):
         _note_first(jobs, segmentor.scale)
     alone = len(jobs) == 1 and not faults and distributed.world_size() == 1
     if distributed.is_main():
         for fault in faults:
             print(printable(fault), file=sys.stderr)
+    files.tiled = args.tiled
     with distributed.watched():
-        done, left_out, damaged = _segment_share(files, jobs, args.batch_size, alone)
+        done, left_out, damaged = _segment_share(files, jobs, 1 if args.tiled else args.batch_size, alone)
     if "coco" in types.values():
         regions = [entry for part in distributed.gather_objects(files.coco) for entry in part]
         if distributed.is_main() and regions:
@@ -192,6 +212,14 @@ def _checked_options(args) -> dict[str, str]:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}; accepted: 1 or more")
     if args.format and (args.types or args.threshold):
         raise ConfigError("--format writes what a benchmark takes; leave --as and --threshold out")
+    if args.tiled:
+        odd = [word for word, given in (("--tta", args.tta), ("--format", args.format), ("--threshold", args.threshold),
+                                        ("--mode whole", args.mode == "whole")) if given]
+        kinds = ["labels"] if args.what == ("overlay", "labels") else [*args.what]
+        odd += [f"--what {kind}" for kind in kinds if kind not in ("labels", "probability")]
+        if odd:
+            raise ConfigError(f"--tiled writes labels and probability as GeoTIFF; leave {', '.join(odd)} out")
+        return dict.fromkeys(kinds, "tif")
     if args.tta and "logits" in args.what:
         raise ConfigError("--what logits with --tta: the views' probabilities are averaged, so there are no logits; "
                           "ask for probabilities")
@@ -220,6 +248,21 @@ def _palette(given: str, classes: list[str]) -> np.ndarray:
     return read_palette(given, classes)
 
 
+def _of_reader(jobs: list[pathlib.Path], inputs: list[str], segmentor) -> list[pathlib.Path]:
+    """The jobs that the model's pipeline reads: without .npy files, or of a picture in several files the first."""
+    from jseg.engine.predict import pictures_in
+    found = [pictures_in(given, segmentor.reader) if os.path.isdir(given) else [pathlib.Path(given)]
+             for given in inputs if os.path.lexists(given)]
+    return [job for part in found for job in part if job in jobs]
+
+
+def _view(text: str, segmentor) -> tuple[int, ...]:
+    from jseg.cli.browse import chosen_bands
+    if not hasattr(segmentor.reader, "channels"):
+        raise ConfigError(f"--view {text}: the model's pictures are read by LoadImageFromFile and have no other bands")
+    return chosen_bands(text, segmentor.reader.channels)
+
+
 def _listed(inputs: list[str]) -> tuple[list[pathlib.Path], list[DataError]]:
     """The files behind the words of the command line, and what is wrong with words that lead to none."""
     from jseg.engine.predict import pictures_in
@@ -228,7 +271,7 @@ def _listed(inputs: list[str]) -> tuple[list[pathlib.Path], list[DataError]]:
         try:
             if not os.path.lexists(given):
                 raise DataError(f"{given}: no such file or folder", kind="missing", path=str(given))
-            jobs += pictures_in(given) if given.is_dir() else [given]
+            jobs += pictures_in(given, arrays=True) if given.is_dir() else [given]
         except DataError as error:
             faults.append(error)
     return jobs, faults
@@ -311,11 +354,30 @@ def _summary(shares: list[tuple[int, list[str], list[str]]], missing: list[str],
 def _segment_pictures(files, pictures: list[tuple[pathlib.Path, str, int]]) -> None:
     """Segment some pictures (file, name of the results, place among all) together; print a line for each."""
     classes = files.segmentor.classes
+    if files.tiled:
+        return _segment_raster(files, *pictures[0][:2])
     for answer, (path, name, order) in zip(files.ask([path for path, _, _ in pictures]), pictures):
         written = files.write(answer, path, name, order)
         share = np.bincount(answer.labels.ravel(), minlength=len(classes))[:len(classes)] / answer.labels.size
         top = ", ".join(f"{classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4] if share[k] > 0)
         print(f"{printable(path)} -> {', '.join(map(printable, written))}  ({top or 'no class'})", flush=True)
+
+
+def _segment_raster(files, path: pathlib.Path, name: str) -> None:
+    """Segment a raster in blocks and print a line."""
+    from tqdm import tqdm
+
+    from jseg.engine.tiled import predict_tiled
+    outs = {kind: files.folder / f"{name}_{kind}.tif" for kind in sorted(files.types)}
+    with tqdm(unit="block", desc=printable(path.name)) as bar:
+        def tell(done: int, count: int) -> None:
+            bar.total = count
+            bar.update(done - bar.n)
+        counts = predict_tiled(files.segmentor, path, outs, tell=tell)
+    share = counts / max(counts.sum(), 1)
+    top = ", ".join(f"{files.segmentor.classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4]
+                    if share[k] > 0)
+    print(f"{printable(path)} -> {', '.join(map(printable, outs.values()))}  ({top})", flush=True)
 
 
 def _segment_video(files, path: pathlib.Path, name: str) -> bool:
@@ -329,6 +391,7 @@ def _segment_video(files, path: pathlib.Path, name: str) -> bool:
     with VideoSource(path) as source, VideoFile(out, source.rate) as result:
         with contextlib.closing(source.frames()) as frames:
             for frame in tqdm(frames, total=source.expected, unit="frame", desc=printable(path.name)):
+                frame = np.ascontiguousarray(frame[..., ::-1]) if hasattr(segmentor.reader, "channels") else frame
                 labels = segmentor.infer(frame, thresholds=files.thresholds)
                 result.write(segmentor.overlay(frame, labels, opacity=look.opacity, outlines=look.outlines))
         result.finish_file()

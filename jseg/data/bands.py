@@ -71,7 +71,7 @@ def read_bands(source: str | os.PathLike | bytes, *, layout: str = "auto") -> np
         raise DataError(f"{name}: the picture has {found.dtype} samples; accepted: {', '.join(TYPES)}", kind="samples",
                         path=name)
     if found.shape[2] > MAX_BANDS:
-        raise DataError(f"{name}: {found.shape[2]} bands; at most {MAX_BANDS} are read: write those that the model uses "
+        raise DataError(f"{name}: {found.shape[2]} bands; at most {MAX_BANDS} are read: write those of the model "
                         "to a file of their own", kind="samples", path=name)
     return found.astype(np.float32) if found.dtype.name in ("float16", "float64") else found
 
@@ -80,7 +80,7 @@ def _of_array(data: bytes, layout: str, name: str) -> np.ndarray:
     try:
         array = np.load(memory.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError) as error:
-        raise DataError(f"{name}: not a readable .npy file ({error}); write it again with numpy.save", kind="unreadable",
+        raise DataError(f"{name}: not a readable .npy file ({error}); write it with numpy.save", kind="unreadable",
                         path=name) from error
     if array.ndim == 2 and array.size:
         return array[..., None]
@@ -99,18 +99,24 @@ def _of_array(data: bytes, layout: str, name: str) -> np.ndarray:
 def _of_tiff(data: bytes, name: str) -> np.ndarray:
     pages = tiff_pages(data)
     pages = [page for page in pages if (page.size, page.sample) == (pages[0].size, pages[0].sample)]
-    if pages and all(page.is_stack for page in pages):
+    if not pages:
+        raise _cut(name)
+    if all(page.is_stack for page in pages):
         height, width = pages[0].size
         _check_bytes(height * width * sum(page.bands for page in pages) * pages[0].sample.itemsize, name)
         parts = [decode_page(data, page) for page in pages]
         if any(part is None for part in parts):
-            raise DataError(f"{name}: the TIFF file is truncated or damaged (not all of its strips or tiles are there); "
-                            "copy or download it again", kind="unreadable", path=name)
+            raise _cut(name)
         found = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         return upright(found, data) if 0x0112 in pages[0].tags else found
     if len(pages) == 1 and pages[0].bands <= 3:  # palettes, JPEG inside, ...
         return _of_picture(data, name)
     return _by_rasterio(data, name)
+
+
+def _cut(name: str) -> DataError:
+    return DataError(f"{name}: the TIFF file is truncated or damaged (not all of its strips or tiles are there); "
+                     "copy or download it again", kind="unreadable", path=name)
 
 
 def _check_bytes(count: int, name: str) -> None:
@@ -122,7 +128,10 @@ def _check_bytes(count: int, name: str) -> None:
 
 
 def _by_rasterio(data: bytes, name: str) -> np.ndarray:
-    module = rasterio(f"{name}: a TIFF file of this kind (compression, or pages that differ)")
+    try:
+        module = rasterio(f"{name}: a TIFF file of this kind (compression, or pages that differ)")
+    except ConfigError as error:
+        raise DataError(str(error), kind="samples", path=name) from error
     try:
         with module.MemoryFile(data) as file, file.open() as source:
             _check_bytes(source.width * source.height * source.count * np.dtype(source.dtypes[0]).itemsize, name)
@@ -185,7 +194,7 @@ def sample_step(size: tuple[int, int]) -> int:
 
 def percentile_limits(img: np.ndarray, percentiles: Sequence[float], nodata: float | None = None, *,
                       step: int | None = None) -> list[tuple[float, float]]:
-    """(low, high) of each channel of (H, W, C), of every `step`-th row and column; samples without data do not count."""
+    """(low, high) of each channel of (H, W, C), of every `step`-th row and column; without absent samples."""
     step = sample_step(img.shape[:2]) if step is None else step
     found = []
     for channel in range(img.shape[2]):

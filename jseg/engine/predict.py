@@ -5,17 +5,20 @@ Classes, palette, transforms and test mode travel inside the checkpoint. The sam
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-from typing import Callable, Mapping, Sequence, Union
+from typing import Any, Callable, Mapping, Sequence, Union
 
 import numpy as np
 
 from jseg.data import io
 from jseg.data.overlay import background_labels, legend_below, overlay
 from jseg.data.regions import Region, find_regions
-from jseg.data.tta import augment, picture_scale, plain_view
+from jseg.data.transforms import Compose, LoadBands
+from jseg.data.tta import augment, picture_reader, plain_view
 from jseg.engine.model_file import open_model_file
+from jseg.engine.tiled import slide_of
 from jseg.errors import ConfigError, DataError
 from jseg.registry import nearest
 
@@ -39,6 +42,7 @@ class InferenceSegmentor:
             wanted.
         stride: (rows, columns) in pixels between windows; default: the checkpoint's, for a `crop_size` given here two
             thirds of it.
+        resize: False leaves out what the test pipeline does to a picture's size.
         impl: "auto" uses the fastest kernels of this device, "jittor" the plain framework operators.
         allow_nonfinite: accept weights that hold NaN or inf.
         runtime: what runs an `.onnx` file: "onnxruntime" or "openvino".
@@ -64,7 +68,11 @@ class InferenceSegmentor:
         allow_nonfinite: bool = False,
         crop_size: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
+<<<<<<< HEAD
         runtime: str = "onnxruntime",
+=======
+        resize: bool = True,
+>>>>>>> chan
     ):
         if pathlib.Path(checkpoint).suffix == ".onnx":
             from jseg.export.exported import open_exported
@@ -75,7 +83,10 @@ class InferenceSegmentor:
         self.path, self.origin = file.path, file.meta.get("origin")
         file = file._replace(config=_slide_settings(file.config, mode, crop_size, stride))
         self._model, self._preprocessor, self._transforms = file.build(impl=impl)
-        self.scale = picture_scale(self.config)  # of 16-bit pictures, see io.read_image
+        self._transforms = self._transforms if resize else Compose([])
+        self.reader = picture_reader(self.config)
+        self.scale = self.reader.scale  # of 16-bit pictures, see io.read_image
+        self.view: Sequence[int] | None = None  # bands to show of pictures that LoadBands reads; None: as it says
         self._tta = self.config.get("tta") or {} if tta else None
 
     @property
@@ -90,8 +101,8 @@ class InferenceSegmentor:
 
         Args:
             source: a path, an array (H, W, 3) uint8, a PIL image, a list of those, or a folder (sorted by name, see
-                `pictures_in`).
-            array_order: channel order of arrays: "bgr" as OpenCV reads them, or "rgb".
+                `pictures_in`). For `LoadBands`, arrays are (H, W, C) as files store them.
+            array_order: channel order of arrays: "bgr" as OpenCV reads them, or "rgb"; without meaning for `LoadBands`.
             with_prob: return how sure the model is, too.
             probabilities: return the softmax of every class instead of labels.
             logits: return the scores before the softmax instead of labels; not with `tta`.
@@ -113,7 +124,7 @@ class InferenceSegmentor:
         answer = self._asked(with_prob, probabilities, logits, thresholds)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; accepted: 1 or more")
-        source = pictures_in(source) if _is_folder(source) else source
+        source = pictures_in(source, self.reader) if _is_folder(source) else source
         if not isinstance(source, (list, tuple)):
             return answer([self._views(source, array_order)])[0]
         results: list = [None] * len(source)
@@ -140,17 +151,39 @@ class InferenceSegmentor:
         from jseg import ops
         if not hasattr(self._model, "features"):
             raise ValueError(f"{self.path}: this model gives scores alone; load the checkpoint it was made from")
-        view = plain_view(as_bgr(source, array_order, self.scale), self._transforms, name=_name(source))
+        view = plain_view(self._picture(source, array_order), self._transforms, name=_name(source))
         batch = self._preprocessor.batch([view], training=False)
         with jt.no_grad(), ops.use(self._model.impl):
             return [found.numpy()[0] for found in self._model.features(jt.array(batch.images))]
 
     def _views(self, source: Picture, array_order: str) -> list[dict]:
         """The picture as the network gets it: once, or scaled and flipped."""
-        image, name = as_bgr(source, array_order, self.scale), _name(source)
+        image, name = self._picture(source, array_order), _name(source)
         if self._tta is None:
             return [plain_view(image, self._transforms, name=name)]
         return augment(image, **self._tta, name=name)
+
+    def _picture(self, source: Picture, array_order: str) -> np.ndarray:
+        if isinstance(self.reader, LoadBands):
+            return self.reader.read(_bands_of(source))
+        return as_bgr(source, array_order, self.scale)
+
+    def shown(self, source: Picture, array_order: str = "bgr") -> np.ndarray:
+        """A picture for eyes, (H, W, 3) uint8 BGR: of LoadBands the bands of the attribute `view`."""
+        if isinstance(self.reader, LoadBands):
+            return self.reader.shown(_bands_of(source), self.view)
+        return as_bgr(source, array_order, self.scale)
+
+    def slide(self) -> tuple[tuple[int, int], tuple[int, int], int]:
+        """(window, stride, size divisor) of mode "slide"; ConfigError: see `tiled.slide_of`."""
+        return slide_of(self._model.test_cfg, self._preprocessor.test_cfg)
+
+    def infer_stored(self, picture: np.ndarray, *, limits: Sequence | None = None, with_prob: bool = False):
+        """`infer` for a part of a picture that was read already: with LoadBands the bands as stored, scaled by `limits`
+        (see `LoadBands.scaled`), else (H, W, 3) uint8 BGR."""
+        if isinstance(self.reader, LoadBands):
+            picture = self.reader.scaled(self.reader.stored(picture), limits)
+        return self._asked(with_prob, False, False, None)([[plain_view(picture, self._transforms)]])[0]
 
     def _asked(self, with_prob: bool, probabilities: bool, logits: bool, thresholds) -> Callable[[list], list]:
         """What answers for pictures whose views have one size."""
@@ -187,7 +220,7 @@ class InferenceSegmentor:
             uint8 RGB, which may be set.
         """
         clear = background_labels(self.classes)
-        picture = overlay(as_bgr(source, array_order, self.scale), labels, self.palette, opacity=opacity,
+        picture = overlay(self.shown(source, array_order), labels, self.palette, opacity=opacity,
                           outlines=outlines, clear=clear)
         return legend_below(picture, labels, self.classes, self.palette, clear=clear) if legend else picture
 
@@ -284,6 +317,14 @@ def _name(source: Picture) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "picture"
 
 
+def _bands_of(source: Picture) -> Any:
+    """What LoadBands takes: a PIL image as an array."""
+    if hasattr(source, "convert"):
+        from PIL import ImageOps
+        return np.asarray(ImageOps.exif_transpose(source))
+    return source
+
+
 def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np.ndarray:
     """Any accepted picture as an (H, W, 3) uint8 BGR array;
     `scale` of 16-bit files and PIL images as in `read_image`.
@@ -302,14 +343,19 @@ def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np
     return np.ascontiguousarray(array if array_order == "bgr" else array[..., ::-1])
 
 
-def pictures_in(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """The picture files of a folder by name, not recursive, hidden ones left out; DataError when there are none."""
-    folder = pathlib.Path(folder)
+def pictures_in(folder: str | os.PathLike, reader: Any = None, *, arrays: bool = False) -> list[pathlib.Path]:
+    """The picture files of a folder by name, not recursive, hidden ones left out; DataError when there are none.
+
+    With a LoadBands as `reader`, .npy files too, and of a picture in several files the first; with `arrays` .npy files
+    too.
+    """
+    folder, bands = pathlib.Path(folder), reader if isinstance(reader, LoadBands) else None
+    suffixes = (*PICTURE_SUFFIXES, ".npy") if bands or arrays else PICTURE_SUFFIXES
     try:
         found = sorted(
             p
             for p in folder.iterdir()
-            if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".") and not p.is_dir()
+            if p.suffix.lower() in suffixes and not p.name.startswith(".") and not p.is_dir()
         )
     except OSError as error:
         raise DataError(
@@ -317,9 +363,21 @@ def pictures_in(folder: str | os.PathLike) -> list[pathlib.Path]:
         ) from error
     if not found:
         raise DataError(
-            f"{folder}: no pictures (looked for {', '.join(PICTURE_SUFFIXES)})", kind="missing", path=str(folder)
+            f"{folder}: no pictures (looked for {', '.join(suffixes)})", kind="missing", path=str(folder)
         )
-    return found
+    return first_files(found, bands) if bands else found
+
+
+def first_files(pictures: Sequence[pathlib.Path], bands: LoadBands) -> list[pathlib.Path]:
+    """Of pictures that lie in several files those whose further files follow from them; all where none has any."""
+    if len(bands.files) == 1:
+        return list(pictures)
+    found = []
+    for picture in pictures:
+        with contextlib.suppress(DataError):  # its name is that of a further file
+            if all(map(os.path.isfile, bands.files_of(picture))):
+                found.append(picture)
+    return found or list(pictures)  # then reading says what is missing
 
 
 def _slide_settings(config: dict, mode: str | None, crop_size, stride) -> dict:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
+from jseg.data.geo import write_raster
 from jseg.data.io import write_mask
 from jseg.data.regions import coco_annotation, coco_file, geojson_file
 from jseg.data.submission import submission_ids, submission_name
@@ -19,8 +20,8 @@ from jseg.registry import nearest
 __all__ = ["KINDS", "SETS", "Answer", "Look", "ResultFiles", "parse_kinds", "parse_types"]
 
 # what can be written -> file types, the default first
-KINDS = {"labels": ("png", "npy"), "overlay": ("png", "jpg"), "probability": ("png", "npy"), "probabilities": ("npy",),
-         "logits": ("npy",), "polygons": ("geojson", "coco")}
+KINDS = {"labels": ("png", "npy", "tif"), "overlay": ("png", "jpg"), "probability": ("png", "npy", "tif"),
+         "probabilities": ("npy", "tif"), "logits": ("npy", "tif"), "polygons": ("geojson", "coco")}
 SETS = {"both": ("overlay", "labels"), "all": ("overlay", "labels", "probability")}
 COCO_NAME = "coco.json"
 
@@ -95,6 +96,7 @@ class ResultFiles:
                  thresholds: Any = None, min_pixels: int = 1, form: str | None = None):
         self.segmentor, self.folder, self.types, self.look = segmentor, folder, types, look
         self.thresholds, self.min_pixels, self.form = thresholds, min_pixels, form
+        self.tiled = False  # rasters are segmented in blocks
         self.coco: list[tuple[int, str, tuple[int, int], list[dict]]] = []  # (order, picture, size, annotations)
 
     def ask(self, pictures: list[pathlib.Path]) -> list[Answer]:
@@ -128,9 +130,11 @@ class ResultFiles:
     def _write(self, kind: str, ending: str, file: pathlib.Path, answer: Answer, path: pathlib.Path,
                order: int) -> None:
         segmentor = self.segmentor
+        arrays = {"labels": answer.labels, "probability": answer.probability, **answer.scores}
         if ending == "npy":
-            arrays = {"labels": answer.labels, "probability": answer.probability, **answer.scores}
             _write_array(file, arrays[kind])
+        elif ending == "tif":
+            write_raster(file, arrays[kind], path, segmentor.palette if kind == "labels" else None)
         elif kind == "labels":
             segmentor.save_labels(answer.labels, file)
         elif kind == "probability":
