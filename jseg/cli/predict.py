@@ -40,16 +40,10 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--as", dest="types", default="", metavar="TYPES",
         help=(
-<<<<<<< HEAD
-            "file types, with commas, for results that have several: npy for labels and probability (float32), jpg for"
-            " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json at the end:"
-            " polygons, run lengths for regions with holes) for polygons"
-=======
             "file types, with commas, for results with several: npy for labels and probability (float32), tif for both"
             " and for scores (GeoTIFF at the picture's place, needs the extra 'geo'), jpg for"
-            " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json: polygons, run"
-            " lengths for regions with holes) for polygons"
->>>>>>> chan
+            " overlay, geojson (default; pixel coordinates, one file per picture) or coco (one coco.json at the end:"
+            " polygons, run lengths for regions with holes) for polygons"
         ),
     )
     parser.add_argument(
@@ -167,11 +161,8 @@ def _predict(args) -> int:
         crop_size=args.crop_size,
         stride=args.stride,
         allow_nonfinite=args.allow_nonfinite,
-<<<<<<< HEAD
         runtime=args.runtime,
-=======
         resize=not args.tiled,
->>>>>>> chan
     )
     jobs = _of_reader(jobs, args.inputs, segmentor)
     if args.view:

@@ -68,11 +68,8 @@ class InferenceSegmentor:
         allow_nonfinite: bool = False,
         crop_size: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
-<<<<<<< HEAD
         runtime: str = "onnxruntime",
-=======
         resize: bool = True,
->>>>>>> chan
     ):
         if pathlib.Path(checkpoint).suffix == ".onnx":
             from jseg.export.exported import open_exported

@@ -39,12 +39,8 @@ class MobileNetV2(nn.Module):
         norm_cfg, act_cfg: of every convolution block.
         in_channels: channels of the picture.
     Shape:
-<<<<<<< HEAD
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per
         index
-=======
-        x: (N, C, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
->>>>>>> chan
     Raises:
         ConfigError: lists of another length, or an index out of range.
     """

@@ -55,12 +55,8 @@ class MobileNetV3(nn.Module):
         reduction_factor: divides the widths of the last blocks.
         in_channels: channels of the picture.
     Shape:
-<<<<<<< HEAD
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per
         index
-=======
-        x: (N, C, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per index
->>>>>>> chan
     Raises:
         ConfigError: an unknown `arch`, or an index out of range.
     """

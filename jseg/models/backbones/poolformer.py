@@ -118,13 +118,8 @@ class PoolFormer(nn.Module):
             and their parameters get no gradient.
         in_channels: channels of the picture.
     Shape:
-<<<<<<< HEAD
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], H', W'), a map per index; with the usual padding about H
         over strides[i], rounded down for the first convolution and up for the others
-=======
-        x: (N, C, H, W) -> list of (N, out_channels[i], H', W'), a map per index; with the usual padding about H over
-        strides[i], rounded down for the first convolution and up for the others
->>>>>>> chan
     Raises:
         ConfigError: an unknown `arch`, lists of other lengths, or an index that is no part.
     """
