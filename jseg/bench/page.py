@@ -132,8 +132,8 @@ def _kernels(parts: list[dict]) -> list[str]:
         threads = f", {part['threads']} thread{'s' * (part['threads'] != 1)}" if part.get("threads") else ""
         clock = ", processor time of all threads" if part.get("clock") == "processor" else ""
         lines += [f"Device {part['device']}{threads}{clock}: copy {limits['copy_gb_s']:.1f} GB/s (bytes read and "
-                  f"written), float32 matrix product {limits['sgemm_gflop_s']:.0f} GFLOP/s. \"Share\" is of the limit that "
-                  "binds; above 100% the tensors fit in cache.", ""]
+                  f"written), float32 matrix product {limits['sgemm_gflop_s']:.0f} GFLOP/s. \"Share\" is of the limit "
+                  "that binds; above 100% the tensors fit in cache.", ""]
         names = list(dict.fromkeys(name for row in part["rows"] for name in row["others"]))
         head = ["kernel", "jseg ms", "GB/s", "GFLOP/s", "share"] + [word for name in names
                                                                     for word in (f"{name} ms", "times")]

@@ -54,7 +54,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Do the task; 2 when it found faults."""
-    from jseg.cli.data_stats import run_stats
+    from jseg.cli._data_stats import run_stats
     return {"check": run_check, "stats": run_stats}[args.task](args)
 
 

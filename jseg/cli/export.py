@@ -1,4 +1,4 @@
-"""Write a checkpoint for others: small weights to share, an ONNX file to deploy, an MMSegmentation checkpoint.
+"""Write a checkpoint for others: weights to share, an ONNX file, an MMSegmentation checkpoint.
 
     jseg export best.safetensors small.safetensors --origin "trained on CamVid"
     jseg export weights.safetensors whole.safetensors --full --config CONFIG.yaml

@@ -19,6 +19,13 @@ EXAMPLE = "jseg predict weights/segnext_tiny_camvid.safetensors street.jpg --out
 
 def add_arguments(parser) -> None:
     """Options of `jseg predict`."""
+    _add_results(parser)
+    _add_looks(parser)
+    _add_network(parser)
+
+
+def _add_results(parser) -> None:
+    """What goes in and what comes out."""
     from jseg.data.submission import SUBMISSIONS
     from jseg.engine.result_files import parse_kinds
     parser.add_argument(
@@ -60,6 +67,10 @@ def add_arguments(parser) -> None:
         ),
     )
     parser.add_argument("--min-area", type=int, default=1, metavar="N", help="leave polygons below N pixels out")
+
+
+def _add_looks(parser) -> None:
+    """How overlays look."""
     parser.add_argument(
         "--palette", metavar="FILE",
         help="colours of overlays and labels: a text file with '#e0463c road' or '224 70 60 road' per line, or the word"
@@ -70,10 +81,14 @@ def add_arguments(parser) -> None:
     parser.add_argument("--no-outlines", action="store_true", help="overlays without the borders of regions")
     parser.add_argument("--no-legend", action="store_true",
                         help="overlays of the picture's own size, without the classes and their shares below it")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N",
-                        help="pictures in one pass of the network, where they have one size (default: %(default)s)")
     parser.add_argument("--view", metavar="R,G,B", help="bands to show in overlays, where LoadBands reads, from 0, "
                         "or one as grey (default: as the checkpoint says)")
+
+
+def _add_network(parser) -> None:
+    """How the network sees the pictures."""
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N",
+                        help="pictures in one pass of the network, where they have one size (default: %(default)s)")
     parser.add_argument("--tiled", action="store_true",
                         help="rasters larger than memory: read, segment and write window by window, labels (and "
                              "probability) as GeoTIFF; a slide over the raster's own pixels, needs the extra 'geo'")

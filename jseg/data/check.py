@@ -117,7 +117,8 @@ def check_dataset(dataset, *, name: str = "dataset", workers: int = 1, progress:
     never = [report.classes[k] for k in np.flatnonzero(report.pixels == 0)] if report.pixels.any() else []
     if never:
         report.notes.append(f"{len(never)} of {len(report.classes)} classes never occur: {_first_names(never, 10)}")
-    _note_odd_samples(report, [sample.img_path for sample in samples[:8] if Reading.of(parts[sample.part]).bands is None])
+    _note_odd_samples(report, [sample.img_path for sample in samples[:8]
+                               if Reading.of(parts[sample.part]).bands is None])
     if report.ok and samples:
         _run_pipeline(report, parts[0])
     report.seconds = time.perf_counter() - began

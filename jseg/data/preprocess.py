@@ -81,8 +81,8 @@ class SegDataPreProcessor:
         if bgr_to_rgb and rgb_to_bgr:
             raise ValueError("bgr_to_rgb and rgb_to_bgr reverse the same channels: set one")
         if (bgr_to_rgb or rgb_to_bgr) and mean is not None and len(mean) != 3:
-            raise ValueError(f"bgr_to_rgb and rgb_to_bgr reverse 3 channels, mean has {len(mean)} values; LoadBands gives "
-                             "the file's order (RGB): leave them out")
+            raise ValueError(f"bgr_to_rgb and rgb_to_bgr reverse 3 channels, mean has {len(mean)} values; LoadBands "
+                             "gives the file's order (RGB): leave them out")
         if size is not None and size_divisor is not None:
             raise ValueError("size and size_divisor exclude each other: give one")
         self.mean = None if mean is None else np.asarray(mean, np.float32)
@@ -138,9 +138,9 @@ class SegDataPreProcessor:
         for sample, shape in zip(samples, shapes):
             if len(shape) != 3 or shape[2] != wanted:
                 stated = "data_preprocessor.mean" if self.mean is not None else "the first of its batch"
-                raise DataError(f"{sample.get('img_path', 'picture')}: after the pipeline the picture is {shape} (rows, "
-                                f"columns, channels), but {stated} has {wanted} channels; 'jseg data stats CONFIG' "
-                                "prints mean and std of all of them")
+                raise DataError(f"{sample.get('img_path', 'picture')}: after the pipeline the picture is {shape} "
+                                f"(rows, columns, channels), but {stated} has {wanted} channels; 'jseg data stats "
+                                "CONFIG' prints mean and std of all of them")
         return wanted
 
     def _padded_size(self, sizes: list[tuple[int, int]], training: bool) -> tuple[int, int]:

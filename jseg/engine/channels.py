@@ -77,7 +77,8 @@ def with_channels(model: Mapping, count: int) -> dict:
 
 
 def grown_axes(first: Mapping, second: Mapping) -> dict[str, tuple[int, int]]:
-    """Tensors that are one longer in the second of two model blocks, along one axis: name -> (axis, length in the first).
+    """Tensors that are one longer in the second of two model blocks, along one axis: name -> (axis, length in the
+    first).
 
     None where one of them cannot be built.
     """

@@ -124,7 +124,8 @@ def test_lists_of_other_systems_are_read(tmp_path, content):
 
 
 @pytest.mark.parametrize("content, words", [
-    ("0\n1\n".encode("utf-16"), "list.txt: not UTF-8 but UTF-16; save it as UTF-8"), ("天\n".encode("gbk"), "not UTF-8"),
+    ("0\n1\n".encode("utf-16"), "list.txt: not UTF-8 but UTF-16; save it as UTF-8"),
+    ("天\n".encode("gbk"), "not UTF-8"),
     ("图片\n".encode("gbk"), "the list is in GBK: save it as UTF-8"), (b"images\\0.png masks\\0.png\n",
                                                                      "a backslash parts no folders here: write /"),
     (b"/images/0.png /masks/0.png\n", "a leading / means the top of the disk: take it off"), (b"sub\\0\n", "write /"),

@@ -40,8 +40,8 @@ class LoadBands(Transform):
             of each picture 0..255. Values beyond are cut.
         range: (low, high) of "fixed", or one such pair per channel.
         percentiles: (low, high) of "percentile", 0..100.
-        nodata: samples of this value (or ".nan") and NaN, inf have no data: they become `fill` after scaling. Without it
-            NaN and inf are errors.
+        nodata: samples of this value (or ".nan") and NaN, inf have no data: they become `fill` after scaling. Without
+            it NaN and inf are errors.
         fill: see `nodata`.
         resize: how files of another size than the first are brought to it: nearest, bilinear, ...; default: an error.
         view: three channels to show as red, green, blue (or one, as grey), from 0; default: the first three, or one.
@@ -87,7 +87,8 @@ class LoadBands(Transform):
         """The chosen bands as they are stored.
 
         Args:
-            source: the path of a picture, or an array (H, W, C) or (H, W) of the bands of all files, or just the chosen.
+            source: the path of a picture, or an array (H, W, C) or (H, W) of the bands of all files, or just the
+                chosen.
             name: what messages call an array.
         Returns:
             (H, W, channels) uint8, uint16, int16 or float32.
@@ -107,8 +108,8 @@ class LoadBands(Transform):
                                 f"{max(self.bands)} (the first is 0)", kind="samples", path=name)
             img = img[..., list(self.bands)]
         if img.shape[2] != self.channels:
-            raise DataError(f"{name}: has {img.shape[2]} bands, but LoadBands.channels is {self.channels}; change it, or "
-                            f"choose with bands: [...]", kind="samples", path=name)
+            raise DataError(f"{name}: has {img.shape[2]} bands, but LoadBands.channels is {self.channels}; change it, "
+                            "or choose with bands: [...]", kind="samples", path=name)
         return np.ascontiguousarray(img)
 
     def _joined(self, parts: list[np.ndarray], paths: list[str]) -> np.ndarray:
@@ -136,7 +137,8 @@ class LoadBands(Transform):
         elif self.nodata is None and absent is not None and absent.any():
             row, column, band = (int(places[0]) for places in np.nonzero(absent))
             raise DataError(f"{name}: {int(absent.sum())} samples are NaN or infinite, the first in row {row}, column "
-                            f"{column}, channel {band}; LoadBands.nodata: .nan makes them `fill`", kind="samples", path=name)
+                            f"{column}, channel {band}; LoadBands.nodata: .nan makes them `fill`", kind="samples",
+                            path=name)
         if self.scale != "none":
             if limits is None:
                 limits = self.range or percentile_limits(img, self.percentiles, self.nodata)

@@ -1,8 +1,8 @@
 """What all transforms share: the draw/apply contract and the checks of their arguments.
 
-A sample is a dict: `img` (H, W, 3) uint8 BGR, or (H, W, C) uint8 or float32 of `LoadBands`, `gt_seg_map` (H, W) uint8 or int32 (absent when only predicting),
-`img_path`, `seg_map_path`, and the shapes and factors that transforms note down (`ori_shape`, `img_shape`, `pad_shape`
-as (h, w), `scale_factor` as (w, h), `flip`, `flip_direction`).
+A sample is a dict: `img` (H, W, 3) uint8 BGR, or (H, W, C) uint8 or float32 of `LoadBands`, `gt_seg_map` (H, W) uint8
+or int32 (absent when only predicting), `img_path`, `seg_map_path`, and the shapes and factors that transforms note down
+(`ori_shape`, `img_shape`, `pad_shape` as (h, w), `scale_factor` as (w, h), `flip`, `flip_direction`).
 
 Names, arguments, defaults and meaning are those of MMSegmentation 1.2.2 and MMCV 2.1 (Apache-2.0); each file lists what
 differs. Two things differ everywhere: a transform never changes its input, and arguments may be lists where upstream
@@ -22,7 +22,8 @@ from typing import Any, Callable, Sequence
 import cv2
 import numpy as np
 
-__all__ = ["Transform", "INTERPOLATIONS", "by_fours", "channel_values", "check_uint8", "number_pair", "numbers", "probability", "resize_to"]
+__all__ = ["Transform", "INTERPOLATIONS", "by_fours", "channel_values", "check_uint8", "number_pair", "numbers",
+           "probability", "resize_to"]
 
 INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
                   "area": cv2.INTER_AREA, "lanczos": cv2.INTER_LANCZOS4}

@@ -118,8 +118,8 @@ class PoolFormer(nn.Module):
             and their parameters get no gradient.
         in_channels: channels of the picture.
     Shape:
-        x: (N, in_channels, H, W) -> list of (N, out_channels[i], H', W'), a map per index; with the usual padding about H
-        over strides[i], rounded down for the first convolution and up for the others
+        x: (N, in_channels, H, W) -> list of (N, out_channels[i], H', W'), a map per index; with the usual padding
+        about H over strides[i], rounded down for the first convolution and up for the others
     Raises:
         ConfigError: an unknown `arch`, lists of other lengths, or an index that is no part.
     """
