@@ -200,8 +200,8 @@ def test_every_way_in_reads_checkpoints_alike(small, tmp_path, capsys):
     for name, way in ways.items():
         named = "decode_head.conv_seg.bias (1 NaN and 1 inf of 3 values)"
         for path, words in ((bare, "--config|jseg val CONFIG"), (bad, named), (lie, "overlaps")):
-            if (name, path) in (("export", bare), *(("convert", p) for p in (bad, lie))):
-                continue  # export writes what is there; convert takes no .safetensors at all
+            if (name, path) in (("export", bare), ("convert", bare), ("convert", bad)):
+                continue  # export writes what is there; convert knows the keys, and refuses a file of jseg
             assert main(way(str(path))) == 2, (name, path)
             err = capsys.readouterr().err
             assert err.count("\n") == 1 and str(path) in err, (name, err)
