@@ -12,6 +12,7 @@
 // It does not find: races inside one warp between two warp operations, misaligned vectors, what a real memory model
 // allows.
 #pragma once
+#include <immintrin.h>
 #include <csetjmp>
 #include <cstdint>
 #include <cstring>
@@ -32,11 +33,21 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
+#if __GNUC__ >= 12
 struct __half {
     _Float16 value;
 };
 inline float __half2float(__half h) { return float(h.value); }
 inline __half __float2half_rn(float f) { return {_Float16(f)}; }
+#else  // no _Float16 in C++ yet: the processor's own conversions
+struct __half {
+    uint16_t bits;
+};
+__attribute__((target("f16c"))) inline float __half2float(__half h) { return _cvtsh_ss(h.bits); }
+__attribute__((target("f16c"))) inline __half __float2half_rn(float f) {
+    return {uint16_t(_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT))};
+}
+#endif
 struct __nv_bfloat16 {
     uint16_t bits;
 };
