@@ -243,8 +243,8 @@ def test_command_writes_every_kind_of_result(checkpoint, street, tmp_path, capsy
     assert (tmp_path / "out/street_overlay.jpg").exists()
     capsys.readouterr()
     for wrong, text in ((["--what", "label"], "did you mean 'labels'"),
-                        (["--what", "labels", "--as", "coco"], "none of the results is written so (labels: png, npy,
-                         tif)"),
+                        (["--what", "labels", "--as", "coco"], "none of the results is written so (labels: png, "
+                         "npy, tif)"),
                         (["--what", "polygons", "--as", "coco,geojson"], "two file types"),
                         (["--threshold", "raod=0.4"], "did you mean 'road'"), (["--threshold", "2"], "at most 1"),
                         (["--palette", str(path)], "street.png"), (["--what", "logits", "--tta"], "--tta"),
