@@ -286,12 +286,18 @@ def test_tools_hand_over_to_commands(name):
     assert len(text.splitlines()) <= 8 and f'main(["{name}", *sys.argv[1:]])' in text
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_readme_lists_what_is_supported(name):
+def test_the_docs_list_what_is_supported():
     from jseg.cli.names import supported
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
     shown = text.partition("<!-- jseg names -->\n")[2].partition("\n<!-- end -->")[0]
-    assert shown == supported(), "put the output of `jseg names` between the two comments"
+    assert shown == supported(), "jseg names --write docs/configs.md"
+
+
+def test_the_index_lists_every_page():
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w.]+)\)", text))
+    pages = {p.name for p in (ROOT / "docs").iterdir() if p.suffix in (".md", ".ipynb")} - {"README.md"}
+    assert linked == pages, "docs/README.md names each page once"
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])

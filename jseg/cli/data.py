@@ -1,6 +1,8 @@
 """Check a dataset: read all pictures and masks of a config and name every fault.
 
     jseg data check CONFIG [--set KEY=VALUE] [--sheet FILE] [--quick]     `jseg data check --help` shows all options
+    jseg data stats CONFIG                                                mean and std of each channel
+    jseg data demo FOLDER                                                 rendered street scenes to try things on
 """
 
 from __future__ import annotations
@@ -50,12 +52,35 @@ def add_arguments(parser) -> None:
     stats.add_argument("--count", type=int, metavar="N", help="read N pictures, drawn by the seed (default: all)")
     stats.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
     stats.add_argument("--quiet", action="store_true", help="no progress bar")
+    demo = tasks.add_parser("demo", help="render street scenes with masks, to try things on",
+                            epilog="example: jseg data demo data/street --count 40",
+                            formatter_class=argparse.RawDescriptionHelpFormatter,
+                            description="Render street scenes of six classes, with exact masks, into FOLDER/images and "
+                                        "FOLDER/masks, one in\nfive of them for validation. Nothing is downloaded.")
+    demo.add_argument("folder", metavar="FOLDER", help="a new or empty folder")
+    demo.add_argument("--count", type=int, default=40, metavar="N", help="pictures (default: %(default)s)")
+    demo.add_argument("--size", type=int, nargs=2, default=(240, 320), metavar=("HEIGHT", "WIDTH"),
+                      help="of the pictures, in pixels (default: 240 320)")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="another one renders other scenes (default: 0)")
 
 
 def run(args) -> int:
     """Do the task; 2 when it found faults."""
     from jseg.cli._data_stats import run_stats
-    return {"check": run_check, "stats": run_stats}[args.task](args)
+    return {"check": run_check, "stats": run_stats, "demo": run_demo}[args.task](args)
+
+
+def run_demo(args) -> int:
+    """Render the pictures, all of them or none."""
+    from jseg.data.render import CLASSES, render_dataset
+    if args.count < 2 or min(args.size) < 48 or args.seed < 0:
+        raise ConfigError(f"--count {args.count}, --size {args.size[0]} {args.size[1]}, --seed {args.seed}; accepted: "
+                          "2 pictures or more, sides of 48 pixels or more, seeds from 0")
+    count_val = max(1, args.count // 5)
+    render_dataset(args.folder, count_train=args.count - count_val, count_val=count_val, size=args.size, seed=args.seed)
+    print(f"{args.count} pictures of {len(CLASSES)} classes ({', '.join(CLASSES)}): {args.folder}/images, "
+          f"{args.folder}/masks")
+    return 0
 
 
 def run_check(args) -> int:

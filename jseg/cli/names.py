@@ -31,7 +31,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """Print the list that the README shows, or write it there; or describe the names given."""
+    """Print the list that docs/configs.md shows, or write it there; or describe the names given."""
     if args.names:
         print("\n\n".join(map(described, args.names)))
         return 0

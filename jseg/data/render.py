@@ -296,9 +296,9 @@ def render_dataset(out: str | os.PathLike, *, count_train: int = 200, count_val:
                    progress: Callable[[int, int], None] | None = None) -> str:
     """Write a dataset of rendered scenes that FolderDataset reads.
 
-    Layout: `<out>/images/{train,val}/0000.png` and `<out>/masks/{train,val}/0000.png` (palette PNG, indices as in
-    CLASSES). The folder appears only when it is complete; one with the same arguments is kept as it is, an older one of
-    ours is replaced.
+    Layout: `<out>/images/{train,val}/0000.png`, `<out>/masks/{train,val}/0000.png` (palette PNG, indices as in CLASSES)
+    and `<out>/masks/classes.txt`. The folder appears only when it is complete; one with the same arguments is kept as
+    it is, an older one of ours is replaced.
 
     Args:
         out: the folder to make.
@@ -350,6 +350,8 @@ def _write_all(folder: str, parts: Sequence, size: tuple, seed: int,
             done += 1
             if progress is not None:
                 progress(done, total)
+    with open(os.path.join(folder, "masks", "classes.txt"), "w", encoding="utf-8") as file:
+        file.write("\n".join(CLASSES) + "\n")
 
 
 def _facts(folder: str) -> dict | None:
