@@ -23,12 +23,12 @@ import numpy as np
 
 from jseg.errors import DataError
 
-__all__ = ["ConfusionMatrix", "BoundaryIoU", "SmallTargets", "mask_boundary", "score_number", "score_title", "METRICS",
-           "SCORES"]
+__all__ = ["ConfusionMatrix", "BoundaryIoU", "SmallTargets", "mask_boundary", "score_number", "score_title",
+           "METRICS", "MILLIONTHS", "SCORES"]
 
 METRICS = {"mIoU": ("IoU", "Acc"), "mDice": ("Dice", "Acc"), "mFscore": ("Fscore", "Precision", "Recall")}
 SCORES = ("aAcc", *dict.fromkeys(f"m{part}" for parts in METRICS.values() for part in parts), "mBoundaryIoU", "Pd")
-_MILLIONTHS = ("Fa",)  # scores shown in millionths; all others in percent
+MILLIONTHS = ("Fa",)  # scores shown in millionths; all others in percent
 
 
 class ConfusionMatrix:
@@ -238,12 +238,12 @@ class SmallTargets:
 
 def score_title(name: str) -> str:
     """A score's name over numbers of `score_number`: those that are not percent say in what they are counted."""
-    return f"{name} (1e-6)" if name in _MILLIONTHS else name
+    return f"{name} (1e-6)" if name in MILLIONTHS else name
 
 
 def score_number(name: str, value: float) -> float:
     """A score in the unit it is shown in: percent, or millionths for Fa."""
-    return value * (1e6 if name in _MILLIONTHS else 100)
+    return value * (1e6 if name in MILLIONTHS else 100)
 
 
 def mask_boundary(mask: np.ndarray, distance_px: int) -> np.ndarray:

@@ -46,8 +46,8 @@ def write_comparison(paths: Sequence[str | os.PathLike], out: str | os.PathLike 
             f'<div class="card warning">{warnings}</div>' if warnings else "", _scores(groups, common),
             _significance(groups, common) if len(groups) > 1 else "", _curves(groups, colours),
             _classes(groups, common), _runs(groups), _configs(groups), _notes(groups),
-            "<footer>Written by <code>jseg report</code>. Scores are percent, differences percentage points; a dash "
-            "marks what is not known.</footer>"]
+            "<footer>Written by <code>jseg report</code>. Scores are percent, differences percentage points, Fa "
+            "millionths; a dash marks what is not known.</footer>"]
     return write_page(out, page_html(title, body))
 
 
