@@ -56,8 +56,8 @@ def _page(run: RunRecord) -> str:
     if run.result is not None:
         body += [_class_table(run.result), _confusion(run.result), _pictures(run)]
     body += [_about(run),
-             "<footer>Written by <code>jseg report</code>. Scores are percent, Fa millionths; a dash marks a class that "
-             "never occurs.</footer>"]
+             "<footer>Written by <code>jseg report</code>. Scores are percent, Fa millionths; a dash marks a class "
+             "that never occurs.</footer>"]
     return page_html(run.name, body)
 
 
