@@ -189,6 +189,13 @@ def test_results_that_are_none_are_left_out(run_folder, change, capsys):
     assert main(["report", str(run_folder / "metrics.json")]) == 2 and "is not a result" in capsys.readouterr().err
 
 
+def test_a_damaged_log_is_drawn_as_far_as_it_goes(run_folder):
+    with open(run_folder / "log.jsonl", "a") as file:
+        for line in ("", "[" * 100_000, '{"iter": "x", "loss": 1}', '{"iter": [], "loss": 1}', '{"iter": 1e999}'):
+            file.write(line + "\n")
+    assert "5 unreadable lines" in write_report(run_folder).read_text()
+
+
 def test_only_pages_are_overwritten(run_folder, tmp_path, capsys):
     target = tmp_path / "notes.html"
     target.write_text("<!doctype html><title>my own</title>")

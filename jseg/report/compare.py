@@ -13,8 +13,8 @@ from jseg.metrics import SCORES, score_number, score_title
 from jseg.report.config_diff import differing_keys
 from jseg.report.curves import Series, colour_class, line_chart
 from jseg.report.groups import RunGroup, class_ious, common_classes, mean_iou, read_groups, warnings_of
-from jseg.report.parts import (class_swatch, clock_text, data_text, finite_number, page_html, plain_table, safe_text,
-                               score_text, sortable_table, when_text, write_page)
+from jseg.report.parts import (breakable_text, class_swatch, clock_text, data_text, finite_number, page_html,
+                               plain_table, safe_text, score_text, sortable_table, when_text, write_page)
 from jseg.report.run import RunRecord
 from jseg.report.significance import WelchTest, welch_test
 
@@ -42,7 +42,7 @@ def write_comparison(paths: Sequence[str | os.PathLike], out: str | os.PathLike 
              else f"{groups[0].name}: {_seeds_text(groups[0])}")
     colours, common = _colours(groups), common_classes(groups)
     warnings = "".join(f"<p>{safe_text(text)}</p>" for text in warnings_of(groups))
-    body = [f"<h1>{safe_text(title)}</h1>", _legend(groups, colours),
+    body = [f"<h1>{breakable_text(title)}</h1>", _legend(groups, colours),
             f'<div class="card warning">{warnings}</div>' if warnings else "", _scores(groups, common),
             _significance(groups, common) if len(groups) > 1 else "", _curves(groups, colours),
             _classes(groups, common), _runs(groups), _configs(groups), _notes(groups),
@@ -101,7 +101,7 @@ def _scores(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
         columns = [(name, _values(group, name, common), _values(groups[0], name, common)) for name in names]
         cells = [_mean_text(name, own) + (_delta(name, first, own) if len(groups) > 1 and i else "")
                  for name, own, first in columns]
-        rows.append("".join(f"<td>{cell}</td>" for cell in [safe_text(group.name), *cells]))
+        rows.append("".join(f"<td>{cell}</td>" for cell in [breakable_text(group.name), *cells]))
     if len(groups) > 1:
         titles.append("runs")
         rows = [f"{row}<td>{len(group.results)}</td>" for row, group in zip(rows, groups)]
@@ -145,7 +145,7 @@ def _significance(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
     for group, own in zip(groups[1:], values[1:]):
         test = welch_test(values[0], own)
         cells = [_no_test(groups[0], group, values[0], own), "", "", "", ""] if test is None else _test_cells(test)
-        rows.append([safe_text(group.name), f"{len(values[0])} and {len(own)}", *cells])
+        rows.append([breakable_text(group.name), f"{len(values[0])} and {len(own)}", *cells])
     head = [f"mIoU against {safe_text(groups[0].name)}", "runs", "difference", "95 % interval", "t", "df", "p"]
     several = " The p values are not corrected for the number of comparisons." if len(groups) > 2 else ""
     return "<h2>More than chance?</h2>" + plain_table(head, rows, below=(
@@ -206,10 +206,11 @@ def _classes(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
                 f"<td>{_mean_text('IoU', column)}</td><td>{_delta('IoU', columns[0], column) or '–'}</td>"
                 for column in columns[1:])
         rows.append(f"<tr><td>{class_swatch(result, result['classes'].index(name))}{safe_text(name)}</td>{cells}</tr>")
-    names = [safe_text(group.name) for group in scored]
+    names = [breakable_text(group.name) for group in scored]
+    tips = [safe_text(f"{group.name} − {scored[0].name}") for group in scored]
     head = (["class", "mean IoU", "standard deviation", "lowest", "highest"] if len(scored) == 1 else
-            ["class", names[0], *(cell for name in names[1:] for cell in
-                                         (name, f'<span title="{name} − {names[0]}">difference</span>'))])
+            ["class", names[0], *(cell for name, tip in zip(names[1:], tips[1:])
+                                  for cell in (name, f'<span title="{tip}">difference</span>'))])
     return f"<h2>IoU of the classes</h2>{sortable_table(head, rows)}"
 
 
@@ -223,10 +224,10 @@ def _spread_cells(values: Sequence[float]) -> str:
 
 # --- the runs themselves ----------------------------------------------------------------------------------------------
 def _runs(groups: Sequence[RunGroup]) -> str:
-    rows = [[f"{group.name}/{run.name}" if group.repeated else group.name, *_run_facts(run)]
-            for group in groups for run in group.runs]
+    rows = [[breakable_text(f"{group.name}/{run.name}" if group.repeated else group.name),
+             *map(safe_text, _run_facts(run))] for group in groups for run in group.runs]
     head = ["run", "iterations", "training time", "device", "scored", "on", "pictures", "at"]
-    return "<h2>Runs</h2>" + plain_table(head, [list(map(safe_text, row)) for row in rows], left=(3, 4, 5, 7))
+    return "<h2>Runs</h2>" + plain_table(head, rows, left=(3, 4, 5, 7))
 
 
 def _run_facts(run: RunRecord) -> list[str]:
@@ -247,7 +248,7 @@ def _configs(groups: Sequence[RunGroup]) -> str:
         return '<h2>Configs</h2><p class="card">The configs are the same but for the seed.</p>'
     more = f'<p class="note">and {len(keys) - KEYS_SHOWN} more keys</p>' if len(keys) > KEYS_SHOWN else ""
     return "<h2>What the configs differ in</h2>" + plain_table(
-        ["key", *(safe_text(group.name) for group in known)],
+        ["key", *(breakable_text(group.name) for group in known)],
         [[f"<code>{safe_text(cell)}</code>" for cell in (key, *values)] for key, values in keys[:KEYS_SHOWN]],
         left=range(1, len(known) + 1), below=more)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import pathlib
+import re
 from typing import Any, Mapping, Sequence
 
 from jseg.errors import DataError
@@ -12,8 +13,8 @@ from jseg.files import regular_file, write_atomically
 from jseg.metrics import score_number
 from jseg.report.style import CSS, SCRIPT
 
-__all__ = ["clock_text", "class_swatch", "data_text", "finite_number", "page_html", "percent_text", "plain_table",
-           "safe_text", "score_text", "sortable_table", "when_text", "write_page"]
+__all__ = ["breakable_text", "class_swatch", "clock_text", "data_text", "finite_number", "page_html", "percent_text",
+           "plain_table", "safe_text", "score_text", "sortable_table", "when_text", "write_page"]
 
 MARK = '<meta name="generator" content="jseg report">'
 OLD_MARK = "jseg report</title>"  # of pages written before the mark
@@ -124,6 +125,11 @@ def data_text(result: Mapping[str, Any]) -> str:
 def when_text(result: Mapping[str, Any]) -> str:
     """The day and time of an evaluation, "" where the result does not say."""
     return str(result.get("date") or "")[:16].replace("T", " ")
+
+
+def breakable_text(name: str) -> str:
+    """A file's name for HTML, whose lines may break after its separators."""
+    return re.sub(r"([_/-])(?=.)", r"\1<wbr/>", safe_text(name))
 
 
 def safe_text(text: Any) -> str:

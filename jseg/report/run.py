@@ -129,14 +129,14 @@ def _read_log(run: RunRecord) -> None:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-            place = entry["iter"]
-        except (ValueError, KeyError, TypeError):
+            place = int(entry["iter"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             broken += bool(line.strip())
             continue
         if isinstance(entry.get("val"), dict):
             run.evaluations.append({"iter": place, "val": entry["val"]})
         elif "loss" in entry:
-            run.steps.append(entry)
+            run.steps.append({**entry, "iter": place})
     run.steps.sort(key=lambda entry: entry["iter"])
     run.evaluations.sort(key=lambda entry: entry["iter"])
     if broken:

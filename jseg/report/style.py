@@ -42,7 +42,7 @@ svg .axis { fill:var(--soft); font-size:12px }
 @media (prefers-color-scheme: dark) { svg .number.on { fill:#0b0e12 } }
 table { border-collapse:separate; border-spacing:0; width:100%; font-variant-numeric:tabular-nums }
 th, td { padding:5px 10px; text-align:right; border-bottom:1px solid var(--line); white-space:nowrap }
-th { font-size:13px; color:var(--soft); font-weight:600 }
+th { font-size:13px; color:var(--soft); font-weight:600; vertical-align:bottom }
 th:first-child, td:first-child, td.left, th.left { text-align:left }
 td.left { white-space:normal; overflow-wrap:break-word; min-width:140px }
 tr.mean td { font-weight:600; border-bottom:0 }
@@ -81,9 +81,11 @@ figcaption { font-size:12px; margin-top:2px }
 @media (max-width: 640px) { .shot > div { grid-template-columns:minmax(0,1fr) } main { padding:18px 12px 40px }
   svg.chart .tick { font-size:18px } svg.chart .key, svg.chart .axis { font-size:15px } svg .upright { display:none }
   svg.chart { overflow:visible } .mistakes td.left { min-width:0 }
-  th, td { padding:5px 8px } .bar { display:none } .heat .rows span { max-width:84px }
+  th, td { padding:5px 8px } th, th button { white-space:normal; text-align:inherit }
+  .bar { display:none } .heat .rows span { max-width:84px }
   .heat .columns span { max-height:84px } .wide th:first-child, .wide td:first-child { position:sticky; left:-14px;
-  background:var(--card); z-index:1; max-width:44vw; overflow:hidden; text-overflow:ellipsis; padding-left:4px }
+  background:var(--card); z-index:1; min-width:34vw; max-width:44vw; white-space:normal;
+  overflow-wrap:break-word; padding-left:4px }
   .tall thead th:first-child { z-index:3 } }
 dl { display:grid; grid-template-columns:max-content minmax(0,1fr); gap:4px 18px; margin:0 }
 dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
