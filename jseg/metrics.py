@@ -1,13 +1,16 @@
-"""Segmentation metrics from streaming counts: confusion matrix scores and boundary IoU. NumPy and OpenCV only.
+"""Segmentation metrics from streaming counts: confusion matrix scores, boundary IoU, detected small targets. NumPy and
+OpenCV only.
 
 Scores follow mmsegmentation 1.2.2's `IoUMetric` (mmseg/evaluation/metrics/iou_metric.py): counts of all pictures are
 added up first and divided once, a class that never occurs scores NaN, and means leave NaN out. Boundary IoU follows
 "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation" (CVPR 2021) and its reference code
-(bowenc0221/boundary-iou-api, boundary_iou/utils/boundary_utils.py).
+(bowenc0221/boundary-iou-api, boundary_iou/utils/boundary_utils.py). Pd and Fa follow DNANet ("Dense Nested Attention
+Network for Infrared Small Target Detection", TIP 2023) and XinyiYing/BasicIRSTD, metrics.py@41db8c1.
 
 Deviations: counts are int64 and scores float64 (mmseg: float32); scores are ratios in 0-1 (mmseg prints percent); a
 label outside the class range is an error (mmseg drops it without a word); boundary IoU is summed over a dataset per
-class, as IoU is, because the paper scores instances or single pictures.
+class, as IoU is, because the paper scores instances or single pictures; a false area counts in Fa whatever its size
+(BasicIRSTD leaves out one that is as large as a matched area), and ignored pixels count nowhere.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import numpy as np
 
 from jseg.errors import DataError
 
-__all__ = ["ConfusionMatrix", "BoundaryIoU", "mask_boundary", "METRICS", "SCORES"]
+__all__ = ["ConfusionMatrix", "BoundaryIoU", "SmallTargets", "mask_boundary", "score_number", "score_title",
+           "METRICS", "MILLIONTHS", "SCORES"]
 
 METRICS = {"mIoU": ("IoU", "Acc"), "mDice": ("Dice", "Acc"), "mFscore": ("Fscore", "Precision", "Recall")}
-SCORES = ("aAcc", *dict.fromkeys(f"m{part}" for parts in METRICS.values() for part in parts), "mBoundaryIoU")
+SCORES = ("aAcc", *dict.fromkeys(f"m{part}" for parts in METRICS.values() for part in parts), "mBoundaryIoU", "Pd")
+MILLIONTHS = ("Fa",)  # scores shown in millionths; all others in percent
 
 
 class ConfusionMatrix:
@@ -170,6 +175,77 @@ class BoundaryIoU:
         return {"metrics": {"mBoundaryIoU": nan_mean(score)}, "per_class": {"BoundaryIoU": score}}
 
 
+class SmallTargets:
+    """Probability of detection Pd and false-alarm rate Fa of small targets (infrared small-target detection).
+
+    A target is an area of one class, its pixels joined by sides or corners. Targets are taken by their first pixels,
+    row by row; each is detected by the first predicted area of its class whose centroid is less than `distance_px` from
+    its own and which has detected none before. Pd = detected targets / targets, Fa = pixels of the predicted areas that
+    detected none / pixels. Pixels of a matched area beyond its target are no false alarm.
+
+    Args:
+        num_classes: K, at least 1.
+        ignore_index: label value that takes no part.
+        distance_px: above 0 (the papers: 3).
+        background: the class that is no target, 0..K-1.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, *, distance_px: float = 3.0, background: int = 0):
+        if not distance_px > 0 or not 0 <= background < num_classes:
+            raise ValueError(f"SmallTargets: distance_px is {distance_px} (above 0), background {background} (a class, "
+                             f"0..{num_classes - 1})")
+        self.num_classes, self.ignore_index = int(num_classes), int(ignore_index)
+        self.distance_px, self.background = float(distance_px), int(background)
+        self.targets, self.detected, self.false_px = np.zeros((3, self.num_classes), np.int64)
+        self.pixels = np.zeros(1, np.int64)
+
+    def update(self, pred: np.ndarray, label: np.ndarray, *, name: str = "") -> None:
+        """Add one picture: pred and label are (H, W) integer maps.
+        Raises DataError as `ConfusionMatrix.update` does.
+        """
+        pred, label = _pair(pred, label, name)
+        if label.ndim != 2:
+            raise ValueError(f"SmallTargets.update takes one (H, W) map at a time, got shape {label.shape}")
+        label, valid = _checked(label, self.num_classes, self.ignore_index, name)
+        present = set(np.unique(label[valid]).tolist()) | set(np.unique(pred[valid]).tolist())
+        for k in sorted(present & set(range(self.num_classes)) - {self.background}):
+            targets, (sizes, centres) = _areas((label == k) & valid)[1], _areas((pred == k) & valid)
+            free = np.ones(len(sizes), bool)
+            for target in targets:
+                near = np.flatnonzero(free & (np.hypot(*(centres - target).T) < self.distance_px))
+                free[near[:1]] = False
+            self.targets[k] += len(targets)
+            self.detected[k] += np.count_nonzero(~free)
+            self.false_px[k] += sizes[free].sum()
+        self.pixels += np.count_nonzero(valid)
+
+    def join(self, total) -> None:
+        """Replace the counts by `total(counts)`, their sum over the parts of a dataset that other processes counted."""
+        self.targets, self.detected, self.false_px, self.pixels = (
+            total(counts) for counts in (self.targets, self.detected, self.false_px, self.pixels))
+
+    def compute(self) -> dict:
+        """Return {"metrics": {"Pd": float, "Fa": float}, "per_class": {"Pd": (K,) float64, "Fa": (K,)}}, all in 0-1,
+        NaN for the background and for what has no target or no pixel; the metrics are of the targets of all classes.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            detected, false = self.detected / self.targets, self.false_px / self.pixels
+            overall = {"Pd": float(self.detected.sum() / self.targets.sum()),
+                       "Fa": float(self.false_px.sum() / self.pixels[0])}
+        false[self.background] = np.nan
+        return {"metrics": overall, "per_class": {"Pd": detected, "Fa": false}}
+
+
+def score_title(name: str) -> str:
+    """A score's name over numbers of `score_number`: those that are not percent say in what they are counted."""
+    return f"{name} (1e-6)" if name in MILLIONTHS else name
+
+
+def score_number(name: str, value: float) -> float:
+    """A score in the unit it is shown in: percent, or millionths for Fa."""
+    return value * (1e6 if name in MILLIONTHS else 100)
+
+
 def mask_boundary(mask: np.ndarray, distance_px: int) -> np.ndarray:
     """Return the pixels of a mask within `distance_px` of its border: (H, W) bool -> (H, W) bool.
 
@@ -178,6 +254,14 @@ def mask_boundary(mask: np.ndarray, distance_px: int) -> np.ndarray:
     framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     inner = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=int(distance_px))[1:-1, 1:-1]
     return mask.astype(bool) & (inner == 0)
+
+
+def _areas(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (A,) and centroids (A, 2) of the areas of a mask, joined by sides or corners, by their first pixels."""
+    _, marks, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    first = np.unique(marks[marks > 0], return_index=True)[1]  # OpenCV's own order is not row by row
+    order = np.argsort(first)
+    return stats[1:, cv2.CC_STAT_AREA][order].astype(np.int64), centres[1:][order]
 
 
 def nan_mean(values: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import DataError
-from jseg.metrics import BoundaryIoU, ConfusionMatrix, mask_boundary
+from jseg.metrics import BoundaryIoU, ConfusionMatrix, SmallTargets, mask_boundary
 
 _spec = importlib.util.spec_from_file_location("losses_mmseg",
                                                pathlib.Path(__file__).parent / "parity" / "losses_mmseg.py")
@@ -90,8 +90,8 @@ def test_ignore_index_inside_the_classes():
     ([[0.0, 1.0]], [[0, 1]], "integer class maps"),
 ])
 def test_impossible_maps_are_errors(pred, label, text):
-    for counts in (ConfusionMatrix(3), BoundaryIoU(3)):
-        if "prediction has class" in text and isinstance(counts, BoundaryIoU):
+    for counts in (ConfusionMatrix(3), BoundaryIoU(3), SmallTargets(3)):
+        if "prediction has class" in text and not isinstance(counts, ConfusionMatrix):
             continue
         with pytest.raises(DataError, match=text):
             counts.update(np.array(pred), np.array(label), name="a.png")
@@ -150,3 +150,89 @@ def test_a_perfect_prediction_scores_one(maps):
     perfect = np.where(label == 255, 0, label)
     assert fill(BoundaryIoU(4), perfect, label).compute()["metrics"]["mBoundaryIoU"] == 1.0
     assert fill(ConfusionMatrix(4), perfect, label).compute()["metrics"]["mIoU"] == 1.0
+
+
+def flooded_areas(mask):
+    """The areas of a mask by flooding, in the order of their first pixels: lists of (row, column)."""
+    areas, left = [], {tuple(place) for place in np.argwhere(mask).tolist()}
+    for start in sorted(left):
+        if start in left:
+            left.remove(start)
+            area, open_places = [], [start]
+            while open_places:
+                y, x = open_places.pop()
+                area.append((y, x))
+                around = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+                left -= around
+                open_places += around
+            areas.append(area)
+    return areas
+
+
+def centre_of(area):
+    """Mean row and column."""
+    return sum(y for y, _ in area) / len(area), sum(x for _, x in area) / len(area)
+
+
+def counted_targets(pred, label, k, distance):
+    """(targets, detected, pixels of false alarms) of class k in one picture, by plain loops."""
+    guesses = flooded_areas((pred == k) & (label != 255))
+    targets, detected = flooded_areas(label == k), 0
+    for target in targets:
+        for guess in guesses:
+            if math.dist(centre_of(target), centre_of(guess)) < distance:
+                detected += 1
+                guesses.remove(guess)
+                break
+    return len(targets), detected, sum(map(len, guesses))
+
+
+def dots(rng, shape=(40, 50), count=25):
+    """A map of small blobs of classes 1 and 2 on a background of 0."""
+    sky = np.zeros(shape, np.uint8)
+    for y, x, h, w in zip(rng.integers(0, shape[0], count), rng.integers(0, shape[1], count),
+                          *rng.integers(1, 4, (2, count))):
+        sky[y:y + h, x:x + w] = rng.integers(1, 3)
+    return sky
+
+
+@pytest.mark.parametrize("distance", [1.5, 3, 10])
+def test_small_targets_are_those_of_plain_loops(distance, rng):
+    pairs, halves = [], [SmallTargets(3, distance_px=distance) for _ in range(2)]
+    for i in range(6):
+        label = dots(rng)
+        pred = np.roll(label, rng.integers(0, 3, 2), (0, 1)) * (rng.random(label.shape) < 0.9)
+        pred[rng.random(label.shape) < 0.01] = 1
+        label[30:36, :20] = 255
+        pairs.append((pred, label))
+        halves[i % 2].update(pred, label)
+    halves[0].join(lambda counts: counts + getattr(halves[1], next(
+        name for name, own in vars(halves[0]).items() if own is counts)))
+    result = halves[0].compute()
+    counted = {k: np.sum([counted_targets(*pair, k, distance) for pair in pairs], axis=0) for k in (1, 2)}
+    pixels = sum(int((label != 255).sum()) for _, label in pairs)
+    for k, (targets, detected, false) in counted.items():
+        assert result["per_class"]["Pd"][k] == detected / targets and result["per_class"]["Fa"][k] == false / pixels
+    targets, detected, false = sum(counted.values())
+    assert targets > 40 and 0 < detected < targets and false > 0
+    assert result["metrics"] == {"Pd": detected / targets, "Fa": false / pixels}
+    assert np.isnan(result["per_class"]["Pd"][0]) and np.isnan(result["per_class"]["Fa"][0])
+
+
+def test_small_targets_by_hand():
+    """Three targets; one area 2 pixels off, one 3 (too far), one joined by a corner, and a lone false pixel."""
+    label, pred = np.zeros((2, 20, 30), np.uint8)
+    label[2:4, 2:4] = label[2:4, 12:14] = label[10, 10] = label[11, 11] = 1
+    pred[2:4, 4:6] = pred[5:7, 12:14] = pred[10, 10] = pred[11, 11] = pred[18, 28] = 1
+    counts = SmallTargets(2)
+    counts.update(pred, label)
+    assert counts.compute()["metrics"] == {"Pd": 2 / 3, "Fa": 5 / 600}
+    other = SmallTargets(2, background=1)  # the same picture seen the other way round: classes named in reverse
+    other.update(1 - pred, 1 - label)
+    assert other.compute()["per_class"]["Pd"][0] == 2 / 3
+    empty = SmallTargets(2)
+    empty.update(pred * 0, label * 0)
+    assert math.isnan(empty.compute()["metrics"]["Pd"]) and empty.compute()["metrics"]["Fa"] == 0
+    for wrong in ({"distance_px": 0}, {"background": 2}):
+        with pytest.raises(ValueError, match="SmallTargets"):
+            SmallTargets(2, **wrong)

@@ -158,9 +158,53 @@ def test_page_is_complete_and_self_contained(run_folder):
                  "Worst pictures", "1 min 35 s", "a picture is left out"):
         assert text in page, text
     assert page.count("data:image/jpeg;base64,") == 3 and "Best pictures" not in page
-    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page and "url(" not in page
+    assert not re.search(r'(src|href)="(?!data:)', page) and "url(" not in page
     body = page[page.index("<main>"):page.index("</main>") + 7]
     ET.fromstring(re.sub(r"<img ([^>]*)>", r"<img \1/>", body))  # every tag closed, every character escaped
+
+
+def test_page_names_checkpoint_data_and_date(run_folder, tmp_path, capsys):
+    assert "scored: 1,234 pictures<" in write_report(run_folder).read_text()  # a result of an older version
+    result = json.loads((run_folder / "metrics.json").read_text())
+    result.update(checkpoint="best/<x>", date="2026-11-29T06:12:33+01:00",
+                  data={"type": "CamVidDataset", "folders": ["data/camvid"], "split": "val"})
+    result["metrics"].update(Pd=0.875, Fa=1.25e-5)
+    result["per_class"][1].update(Pd=0.875, Fa=1.25e-5)
+    for row in result["per_class"][::2]:
+        row.update(Pd=None, Fa=None)
+    (tmp_path / "mine.json").write_text(json.dumps(result))
+    assert main(["report", str(tmp_path / "mine.json")]) == 0 and "mine.html" in capsys.readouterr().out
+    page = (tmp_path / "mine.html").read_text()
+    for text in ("scored: best/&lt;x&gt; · CamVidDataset (val) in data/camvid · 1,234 pictures · 2026-11-29 06:12",
+                 "87.50 %", "12.50 ppm", "Fa (1e-6)", "<td>12.50</td>"):
+        assert text in page, text
+
+
+@pytest.mark.parametrize("change", [{"classes": ["a"]}, {"confusion": [[1]]}, {"metrics": 3}, {"palette": None},
+                                    {"images": "many"}, {"per_class": [{"IoU": 1.0}]}])
+def test_results_that_are_none_are_left_out(run_folder, change, capsys):
+    result = {**json.loads((run_folder / "metrics.json").read_text()), **change}
+    (run_folder / "metrics.json").write_text(json.dumps(result))
+    assert "is not a result of" in write_report(run_folder).read_text()
+    assert main(["report", str(run_folder / "metrics.json")]) == 2 and "is not a result" in capsys.readouterr().err
+
+
+def test_a_damaged_log_is_drawn_as_far_as_it_goes(run_folder):
+    with open(run_folder / "log.jsonl", "a") as file:
+        for line in ("", "[" * 100_000, '{"iter": "x", "loss": 1}', '{"iter": [], "loss": 1}', '{"iter": 1e999}'):
+            file.write(line + "\n")
+    assert "5 unreadable lines" in write_report(run_folder).read_text()
+
+
+def test_only_pages_are_overwritten(run_folder, tmp_path, capsys):
+    target = tmp_path / "notes.html"
+    target.write_text("<!doctype html><title>my own</title>")
+    assert main(["report", str(run_folder), "--out", str(target)]) == 2
+    assert "no page of jseg report" in capsys.readouterr().err and "my own" in target.read_text()
+    target.write_text("<!doctype html>\n<html><head><title>old · jseg report</title>")  # of an older version
+    for _ in range(2):
+        assert main(["report", str(run_folder), "--out", str(target)]) == 0
+    assert main(["report", str(run_folder), "--out", str(tmp_path)]) == 2
 
 
 def test_page_without_an_evaluation_says_so(run_folder):

@@ -89,6 +89,6 @@ def build_loader(cfg: Mapping, split: str, *, start_iter: int = 0, rank: int = 0
     try:
         return Loader(build_dataset(cfg, split), build_preprocessor(cfg), batch_size=block.get("batch_size", 1),
                       num_workers=block.get("num_workers", 2), seed=cfg.get("seed") or 0, training=split == "train",
-                      start_iter=start_iter, rank=rank, world_size=world_size)
+                      start_iter=start_iter, rank=rank, world_size=world_size, split=name.partition("_")[0])
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from error

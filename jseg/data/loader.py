@@ -48,6 +48,7 @@ class Loader:
         training: see above.
         start_iter: number of the first training batch.
         rank, world_size: this process's share.
+        split: "train", "val" or "test", for what is said about the data.
     Attributes:
         wait_seconds: time spent waiting for batches since construction.
     Raises:
@@ -56,7 +57,7 @@ class Loader:
     """
 
     def __init__(self, dataset, preprocessor: SegDataPreProcessor, *, batch_size: int, num_workers: int, seed: int,
-                 training: bool, start_iter: int = 0, rank: int = 0, world_size: int = 1):
+                 training: bool, start_iter: int = 0, rank: int = 0, world_size: int = 1, split: str = ""):
         if batch_size < 1 or num_workers < 0 or seed < 0 or start_iter < 0:
             raise ValueError("Loader: batch_size must be >= 1, num_workers, seed and start_iter >= 0; got "
                              f"{batch_size}, {num_workers}, {seed} and {start_iter}")
@@ -68,7 +69,7 @@ class Loader:
                              f"or start at most {batch_size} ranks")
         self.dataset, self.preprocessor = dataset, preprocessor
         self.batch_size, self.num_workers, self.seed, self.training = batch_size, num_workers, seed, training
-        self.start_iter, self.rank, self.world_size = start_iter, rank, world_size
+        self.start_iter, self.rank, self.world_size, self.split = start_iter, rank, world_size, split
         self.wait_seconds = 0.0
         self._orders: dict[int, np.ndarray] = {}
 

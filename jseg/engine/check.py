@@ -14,7 +14,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from jseg.config import stating_block
+from jseg.config import last_head, stating_block
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
 from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PREPROCESSOR, TOP_LEVEL, TRAIN_LOADER, TTA
 from jseg.engine.dry_step import dry_step
@@ -272,7 +272,15 @@ def _check_evaluation(block: Mapping) -> list[str]:
     faults = _check_save_best(block)
     if "evaluator" in block:
         faults += evaluator_faults(block["evaluator"])
+        faults += _check_background(block["evaluator"].get("small_targets"), last_head(block.get("model", {})))
     return faults + (fields(block["tta"], TTA, "tta", "tta") if "tta" in block else [])
+
+
+def _check_background(targets: Any, head: Mapping) -> list[str]:
+    background, count = targets.get("background") if isinstance(targets, Mapping) else None, head.get("num_classes")
+    wrong = is_integer(background) and is_integer(count) and background >= count
+    return [f"evaluator.small_targets.background: got {background}, expected a class of the model, 0..{count - 1}"
+            ] if wrong else []
 
 
 def _check_save_best(block: Mapping) -> list[str]:
@@ -285,5 +293,6 @@ def _check_save_best(block: Mapping) -> list[str]:
         return []
     computed = {"aAcc"} | {f"m{part}" for name in metrics for part in METRICS.get(str(name), ())}
     computed |= {"mBoundaryIoU"} if evaluator.get("boundary") is not None else set()
+    computed |= {"Pd"} if evaluator.get("small_targets") is not None else set()
     return [f"train_cfg.{key}: got {score!r}, but the evaluator computes {', '.join(sorted(computed))}"
             for key, score in wanted.items() if score in SCORES and score not in computed]

@@ -8,6 +8,7 @@ result is that of one process, bit for bit.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import heapq
 import json
 import math
@@ -23,22 +24,25 @@ from tqdm import tqdm
 from jseg.config import load_config
 from jseg.data import io
 from jseg.data.build import build_loader
+from jseg.data.datasets.wrappers import leaves
 from jseg.data.tta import augment
 from jseg.engine import distributed
 from jseg.engine.memory import Pool, fix_heap
 from jseg.engine.model_file import open_model_file, own_data
 from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
-from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, nan_mean
+from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, SmallTargets, nan_mean, score_number, score_title
 from jseg.registry import nearest
-from jseg.rules import FRACTION, MAPPING, POSITIVE, Rule, fields, list_of
+from jseg.rules import COUNT_OR_0, FRACTION, MAPPING, POSITIVE, Rule, fields, list_of
 from jseg.text import printable
 
 __all__ = ["evaluate", "format_table", "save_result", "evaluation_mode", "evaluator_faults", "EvaluationStopped"]
 
-_DEFAULTS = {"metrics": list(METRICS), "beta": 1.0, "boundary": None}
+_DEFAULTS = {"metrics": list(METRICS), "beta": 1.0, "boundary": None, "small_targets": None}
 _RULES = {"metrics": Rule(list_of(lambda v: isinstance(v, str)), f"a list of {', '.join(METRICS)}", optional=False),
-          "beta": POSITIVE, "boundary": MAPPING}
+          "beta": POSITIVE, "boundary": MAPPING, "small_targets": MAPPING}
+_BLOCKS = {"boundary": {"dilation_ratio": FRACTION},
+           "small_targets": {"distance_px": POSITIVE, "background": COUNT_OR_0}}
 _CHECK_EVERY = 32  # batches
 
 
@@ -57,8 +61,9 @@ def evaluate(model, loader=None, evaluator_cfg: Mapping | None = None, *, tta: M
         loader: an evaluation `Loader`; its dataset names classes, palette and ignore index. When it is split over
             ranks, every rank calls this and gets the same result; rank 0 writes the pictures of `keep`. Or a config
             (file, shipped name or dict) whose `val_dataloader` is taken; None: the config inside the checkpoint.
-        evaluator_cfg: `{metrics: [mIoU, mDice, mFscore], beta: 1.0, boundary: null | {dilation_ratio: 0.02}}`; None:
-            the `evaluator` of a config that was named, else these.
+        evaluator_cfg: `{metrics: [mIoU, mDice, mFscore], beta: 1.0, boundary: null | {dilation_ratio: 0.02},
+            small_targets: null | {distance_px: 3, background: 0}}`; None: the `evaluator` of a config that was named,
+            else these.
         tta: `{scales: [...], flip: true}` to average augmented views; None for the plain view.
         progress: show a bar.
         keep: folder to fill with the worst and best pictures:
@@ -67,9 +72,9 @@ def evaluate(model, loader=None, evaluator_cfg: Mapping | None = None, *, tta: M
         stop: asked before each batch; true ends the evaluation.
     Returns:
         JSON-able: "metrics" {aAcc, mIoU, ...} in 0-1, "per_class" [{name, IoU, ...}] (None where a class never occurs),
-        "confusion" [[pixels]] (row = truth), "classes", "palette", "ignore_index", "images", "seconds", "tta",
-        "worst" and "best" [{index, img_path, mIoU, aAcc, files}] by the mIoU of the single picture, "kept_in" the name
-        of the folder `keep`.
+        "confusion" [[pixels]] (row = truth), "classes", "palette", "ignore_index", "images", "seconds", "date"
+        (when it ended, ISO 8601), "data" {type, folders, split} of the dataset, "tta", "worst" and "best" [{index,
+        img_path, mIoU, aAcc, files}] by the mIoU of the single picture, "kept_in" the name of the folder `keep`.
     Raises:
         CheckpointError: a checkpoint that cannot be read.
         ConfigError: the evaluator block is wrong, or model and dataset differ in classes, or no loader is named.
@@ -83,9 +88,7 @@ def evaluate(model, loader=None, evaluator_cfg: Mapping | None = None, *, tta: M
     if len(classes) != model.num_classes:
         raise ConfigError(f"model.decode_head.num_classes is {model.num_classes}, the dataset has {len(classes)} "
                           f"classes ({', '.join(classes[:3])}, ...); make them equal")
-    counts = [ConfusionMatrix(len(classes), ignore_index)]
-    if settings["boundary"] is not None:
-        counts.append(BoundaryIoU(len(classes), ignore_index, **settings["boundary"]))
+    counts = _counters(len(classes), ignore_index, settings)
     shown = _Extremes(keep_count, with_maps=keep is not None)
     began, images = time.perf_counter(), 0
     with evaluation_mode(model):
@@ -107,7 +110,9 @@ def evaluate(model, loader=None, evaluator_cfg: Mapping | None = None, *, tta: M
     return {"metrics": _jsonable(scores["metrics"]), "per_class": _class_rows(classes, scores["per_class"]),
             "confusion": counts[0].matrix.tolist(), "classes": classes,
             "palette": [list(map(int, c)) for c in dataset.palette], "ignore_index": ignore_index, "images": images,
-            "seconds": round(time.perf_counter() - began, 3), "tta": dict(tta) if tta is not None else None,
+            "seconds": round(time.perf_counter() - began, 3),
+            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "data": _data_facts(loader),
+            "tta": dict(tta) if tta is not None else None,
             "worst": worst, "best": best, "kept_in": None if keep is None else pathlib.Path(keep).name}
 
 
@@ -129,19 +134,44 @@ def _resolved(model, loader, evaluator_cfg: Mapping | None) -> tuple[Any, Any, M
     return model, build_loader(config, "val"), evaluator_cfg or config.get("evaluator")
 
 
+def _counters(num_classes: int, ignore_index: int, settings: Mapping) -> list:
+    """The confusion matrix, and what else the evaluator is asked for."""
+    counts: list = [ConfusionMatrix(num_classes, ignore_index)]
+    try:
+        for key, kind in (("boundary", BoundaryIoU), ("small_targets", SmallTargets)):
+            if settings[key] is not None:
+                counts.append(kind(num_classes, ignore_index, **settings[key]))
+    except ValueError as error:
+        raise ConfigError(f"evaluator.{key}: {error}") from error
+    return counts
+
+
+def _data_facts(loader) -> dict[str, Any]:
+    """What was scored, for the report: the type of the dataset, its folders as the config names them, the split."""
+    parts = leaves(loader.dataset)
+    folders = [getattr(part, "data_root", "") or getattr(part, "data_prefix", {}).get("img_path", "") for part in parts]
+    return {"type": type(loader.dataset).__name__, "folders": [str(folder) for folder in folders if folder],
+            "split": getattr(loader, "split", "")}
+
+
 def format_table(result: Mapping[str, Any]) -> str:
-    """Lay out a result of `evaluate` for the screen: one row per class, a mean row, overall accuracy; percent."""
+    """Lay out a result of `evaluate` for the screen: one row per class, a mean row, overall accuracy; percent, Fa in
+    millionths.
+    """
     columns = [key for key in result["per_class"][0] if key != "name"]
-    rows = [["class", *columns]]
-    rows += [[printable(row["name"]), *(_percent(row[key]) for key in columns)] for row in result["per_class"]]
-    rows.append(["mean", *(_percent(result["metrics"].get(f"m{key}")) for key in columns)])
+    rows = [["class", *map(score_title, columns)]]
+    rows += [[printable(row["name"]), *(_shown(key, row[key]) for key in columns)] for row in result["per_class"]]
+    rows.append(["mean", *(_shown(key, result["metrics"].get(f"m{key}")) for key in columns)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
              for row in rows]
     rule = "-" * len(lines[0])
     views = "" if result.get("tta") is None else ", test-time augmentation"
-    foot = (f"aAcc {_percent(result['metrics']['aAcc'])} %, mIoU {_percent(_mean_iou(result))} %, {result['images']} "
-            f"pictures in {result['seconds']:.1f} s{views}")
+    scores = result["metrics"]
+    targets = "".join(f"{key} {_shown(key, scores[key])}{unit}, " for key, unit in (("Pd", " %"), ("Fa", "e-6"))
+                      if key in scores)
+    foot = (f"aAcc {_shown('aAcc', scores['aAcc'])} %, mIoU {_shown('mIoU', _mean_iou(result))} %, {targets}"
+            f"{result['images']} pictures in {result['seconds']:.1f} s{views}")
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], foot])
 
 
@@ -177,8 +207,9 @@ def evaluator_faults(cfg: Mapping | None) -> list[str]:
     if _RULES["metrics"].accepts(cfg.get("metrics")):
         faults += [f"evaluator.metrics: unknown metric {name!r:.200}{nearest(name, METRICS)} (known: "
                    f"{', '.join(METRICS)})" for name in cfg["metrics"] if name not in METRICS]
-    if isinstance(cfg.get("boundary"), Mapping):
-        faults += fields(cfg["boundary"], {"dilation_ratio": FRACTION}, "evaluator.boundary", "boundary")
+    for key, rules in _BLOCKS.items():
+        if isinstance(cfg.get(key), Mapping):
+            faults += fields(cfg[key], rules, f"evaluator.{key}", key)
     return faults
 
 
@@ -258,8 +289,8 @@ def _jsonable(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {key: None if math.isnan(value) else float(value) for key, value in scores.items()}
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+def _shown(key: str, value: float | None) -> str:
+    return "-" if value is None else f"{score_number(key, value):.2f}"
 
 
 def _mean_iou(result: Mapping[str, Any]) -> float | None:

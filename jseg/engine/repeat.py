@@ -11,6 +11,7 @@ from pathlib import Path
 from jseg.engine.train_cfg import seed_of
 from jseg.errors import DataError
 from jseg.files import write_atomically
+from jseg.metrics import MILLIONTHS, score_title
 
 __all__ = ["finished", "seeds_of", "spread", "summarise"]
 
@@ -51,7 +52,8 @@ def summarise(folders: Sequence[Path], out: Path) -> str:
     lines = [f"{len(folders)} runs: {', '.join(map(str, folders))}",
              f"{'score':<24}{'mean':>8}{'sd':>8}{'lowest':>9}{'highest':>9}"]
     for name, values in [*metrics.items(), *((f"  IoU {name}", values) for name, values in classes.items())]:
-        lines.append(f"{name:<24}{values['mean']:>8.4f}{values['sd']:>8.4f}{values['min']:>9.4f}{values['max']:>9.4f}")
+        mean, sd, low, high = (values[key] * (1e6 if name in MILLIONTHS else 1) for key in ("mean", "sd", "min", "max"))
+        lines.append(f"{score_title(name):<24}{mean:>8.4f}{sd:>8.4f}{low:>9.4f}{high:>9.4f}")
     return "\n".join([*lines, f"written: {out}"])
 
 

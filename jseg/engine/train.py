@@ -492,7 +492,7 @@ def _finish(run: Run, stop: distributed.JobStop) -> bool:
         distributed.agree(stop)
         return False
     if distributed.is_main():
-        save_result(result, run.work_dir / "metrics.json")
+        save_result({**result, "checkpoint": deliverable.name}, run.work_dir / "metrics.json")
     run.metrics = result["metrics"]
     run.log.say(f"done: {run.plan.save_best} {_score(run):.4f}, weights in {deliverable}")
     return True

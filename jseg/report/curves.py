@@ -11,9 +11,9 @@ from typing import Sequence
 
 import numpy as np
 
-from jseg.report.style import CSS
+from jseg.report.style import COLOURS, CSS
 
-__all__ = ["Series", "line_chart", "stacked", "nice_ticks", "tick_text", "smooth"]
+__all__ = ["Series", "colour_class", "line_chart", "stacked", "nice_ticks", "tick_text", "smooth"]
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 40
@@ -29,6 +29,8 @@ class Series:
         x, y: equally long; points whose y is None, NaN or infinite are left out.
         smoothed: draw the raw values faintly behind their moving average.
         dots: mark the points, with a tooltip each; for few points.
+        colour: number of the line's colour; None: its place in the chart.
+        faint: show the raw values behind a smoothed line.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Series:
     y: Sequence[float | None]
     smoothed: bool = False
     dots: bool = False
+    colour: int | None = None
+    faint: bool = True
 
     def points(self) -> np.ndarray:
         """Return the finite points, (P, 2) float64."""
@@ -44,13 +48,14 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], *, x_label: str = "iteration", y_label: str = "", percent: bool = False,
-               from_zero: bool = False) -> str:
+               from_zero: bool = False, key: bool = True) -> str:
     """Draw series over a shared axis and return one `<svg>` element.
 
     Args:
         x_label, y_label: axis titles.
         percent: y values are ratios; ticks read as percent.
         from_zero: the y axis starts at 0.
+        key: name the lines in the chart.
     Returns:
         SVG text with `viewBox`, so it scales to its container; a note instead of lines when no point is finite.
     """
@@ -70,8 +75,8 @@ def line_chart(series: Sequence[Series], *, x_label: str = "iteration", y_label:
     parts = [head, *_grid(frame, x_ticks, y_ticks, percent), *_titles(x_label, y_label)]
     for i, (one, points) in enumerate(curves):
         if len(points):
-            parts += _curve(one, points, frame, i, percent)
-    if len(series) > 1:
+            parts += _curve(one, points, frame, i if one.colour is None else one.colour, percent)
+    if key and len(series) > 1:
         parts += _key([s.name for s in series])
     return "".join([*parts, "</svg>"])
 
@@ -110,6 +115,11 @@ def tick_text(value: float, *, percent: bool = False) -> str:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.4g}"
+
+
+def colour_class(index: int) -> str:
+    """CSS classes of the colour of line `index`."""
+    return f"s{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -166,13 +176,14 @@ def _window(count: int) -> int:
 
 
 def _curve(series: Series, points: np.ndarray, frame: _Frame, index: int, percent: bool) -> list[str]:
-    colour = f"s{index % 4}"
+    colour = colour_class(index)
     inside = points.copy()
     inside[:, 1] = np.clip(inside[:, 1], *frame.y_range)
     parts = []
     if series.smoothed and len(points) >= 8:
         even = np.column_stack([points[:, 0], smooth(points[:, 1], _window(len(points)))])
-        parts.append(f'<path class="line raw {colour}" d="{frame.path(inside)}"/>')
+        if series.faint:
+            parts.append(f'<path class="line raw {colour}" d="{frame.path(inside)}"/>')
         parts.append(f'<path class="line {colour}" d="{frame.path(even)}"/>')
     else:
         parts.append(f'<path class="line {colour}" d="{frame.path(inside)}"/>')
@@ -205,16 +216,20 @@ def _titles(x_label: str, y_label: str) -> list[str]:
     middle = (TOP + HEIGHT - BOTTOM) / 2
     return [f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" '
             f'text-anchor="middle">{_safe(x_label)}</text>',
-            f'<text class="axis" transform="translate(13 {middle}) rotate(-90)" '
+            f'<text class="axis upright" transform="translate(13 {middle}) rotate(-90)" '
             f'text-anchor="middle">{_safe(y_label)}</text>']
 
 
 def _key(names: Sequence[str]) -> list[str]:
-    parts, x = [], LEFT + 10
+    """The names of the lines along the top, in as many rows as they need."""
+    parts, x, y = [], LEFT + 10, TOP + 8
     for i, name in enumerate(names):
-        parts.append(f'<line class="line s{i % 4}" x1="{x}" x2="{x + 16}" y1="{TOP + 8}" y2="{TOP + 8}"/>'
-                     f'<text class="tick" x="{x + 21}" y="{TOP + 12}">{_safe(name)}</text>')
-        x += 40 + 7 * len(name)
+        width = 44 + 9 * len(name)
+        if x + width > WIDTH and x > LEFT + 10:
+            x, y = LEFT + 10, y + 20
+        parts.append(f'<line class="line {colour_class(i)}" x1="{x}" x2="{x + 16}" y1="{y}" y2="{y}"/>'
+                     f'<text class="tick key" x="{x + 21}" y="{y + 4}">{_safe(name)}</text>')
+        x += width
     return parts
 
 

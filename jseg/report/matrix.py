@@ -9,8 +9,8 @@ import numpy as np
 
 __all__ = ["heat_map", "top_mistakes", "row_shares"]
 
-NUMBERS_UP_TO = 24   # classes; with more, cells carry no numbers
-NAMES_UP_TO = 60     # classes; with more, the axes carry no names
+NUMBERS_UP_TO = 24  # classes; with more, cells carry no numbers, and the matrix scrolls in a box of its own
+TIPS_UP_TO = 60     # classes; with more, small shares carry no tooltip
 
 
 def row_shares(confusion: Sequence[Sequence[int]]) -> np.ndarray:
@@ -22,41 +22,31 @@ def row_shares(confusion: Sequence[Sequence[int]]) -> np.ndarray:
 def heat_map(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """Draw the matrix, row = truth, column = prediction, shade = share of the true class's pixels.
 
+    Cells keep their size on every screen; where they do not fit, they scroll under names that stay in sight.
+
     Returns:
-        One `<svg>` element; cells have tooltips. Hits use the page's accent colour, mistakes its warning colour.
+        One `<div>` element: names of the rows and columns beside an `<svg>`, whose cells have tooltips. Hits use the
+        page's accent colour, mistakes its warning colour.
     """
     shares, k = row_shares(confusion), len(classes)
-    cell = max(5, min(44, 520 // k if k < 20 else 900 // k))
-    named = k <= NAMES_UP_TO
-    margin = 16 + (max(min(len(name), 18) for name in classes) * 6.4 if named else 0)
-    left, top, side = margin, margin, cell * k
-    width = left + max(side, 210) + 8  # the line below the matrix needs about 210
-    parts = [f'<svg class="matrix" viewBox="0 0 {width:.0f} {top + side + 24:.0f}" '
-             f'style="max-width:{width:.0f}px" role="img" aria-label="confusion matrix">']
-    for i in range(k):
-        for j in range(k):
-            if shares[i, j] >= 0.0005:
-                parts.append(_cell(shares[i, j], classes[i], classes[j], left + j * cell, top + i * cell,
-                                   cell, i == j, k))
-    if named:
-        size = min(11, cell - 1)
-        for i, name in enumerate(classes):
-            short, middle = html.escape(name if len(name) <= 18 else name[:17] + "…"), i * cell + cell / 2
-            row = f'x="{left - 6:.1f}" y="{top + middle + 3.5:.1f}" text-anchor="end"'
-            column = f'transform="translate({left + middle + 3.5:.1f} {top - 6:.1f}) rotate(-90)"'
-            parts += [f'<text class="tick" style="font-size:{size}px" {place}>{short}</text>'
-                      for place in (row, column)]
-    parts.append(f'<rect class="edge" x="{left:.1f}" y="{top:.1f}" width="{side}" height="{side}"/>'
-                 f'<text class="axis" x="{left:.1f}" y="{top + side + 18:.1f}">predicted class (rows: true '
-                 'class)</text></svg>')
-    return "".join(parts)
+    cell = max(24, min(44, 520 // k)) if k <= NUMBERS_UP_TO else max(12, 640 // k)
+    side = cell * k
+    cells = "".join(_cell(shares[i, j], classes[i], classes[j], j * cell, i * cell, cell, i == j, k)
+                    for i in range(k) for j in range(k) if shares[i, j] >= 0.0005)
+    names = "".join(f'<span title="{html.escape(name)}">{html.escape(name)}</span>' for name in classes)
+    tall = " tall" if k > NUMBERS_UP_TO else ""
+    return (f'<div class="heat{tall}" style="--cell:{cell}px" role="group" tabindex="0" '
+            f'aria-label="confusion matrix"><div class="corner"></div><div class="columns">{names}</div>'
+            f'<div class="rows">{names}</div><svg class="matrix" width="{side}" height="{side}" '
+            f'viewBox="0 0 {side} {side}" role="img" aria-label="rows: true class, columns: predicted class">{cells}'
+            f'<rect class="edge" width="{side}" height="{side}"/></svg></div>')
 
 
-def _cell(share: float, truth: str, guess: str, x: float, y: float, size: int, hit: bool, k: int) -> str:
+def _cell(share: float, truth: str, guess: str, x: int, y: int, size: int, hit: bool, k: int) -> str:
     kind = "hit" if hit else "miss"
     tip = f"{truth}: {100 * share:.1f} % {'found' if hit else 'taken for ' + guess}"
-    tip = f"<title>{html.escape(tip)}</title>" if k <= NAMES_UP_TO or share >= 0.02 else ""
-    box = (f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{size}" height="{size}" '
+    tip = f"<title>{html.escape(tip)}</title>" if k <= TIPS_UP_TO or share >= 0.02 else ""
+    box = (f'<rect class="{kind}" x="{x}" y="{y}" width="{size}" height="{size}" '
            f'fill-opacity="{min(1.0, share ** 0.7):.3f}">{tip}</rect>')
     if k > NUMBERS_UP_TO or share < 0.005:
         return box

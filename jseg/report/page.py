@@ -5,7 +5,6 @@ class table, confusion matrix and pictures.
 from __future__ import annotations
 
 import base64
-import html
 import os
 import pathlib
 from typing import Any, Mapping, Sequence
@@ -15,54 +14,61 @@ import cv2
 from jseg.data.io import read_image, read_mask
 from jseg.data.overlay import fit, overlay
 from jseg.errors import DataError
-from jseg.files import write_atomically
+from jseg.metrics import score_number, score_title
 from jseg.report.curves import Series, line_chart
-from jseg.report.matrix import heat_map, top_mistakes
+from jseg.report.matrix import NUMBERS_UP_TO, heat_map, top_mistakes
+from jseg.report.parts import (class_swatch, clock_text, data_text, finite_number, page_html, percent_text, safe_text,
+                               score_text, sortable_table, when_text, write_page)
 from jseg.report.run import RunRecord, read_run
-from jseg.report.style import CSS
 
 __all__ = ["write_report"]
 
 PICTURE_PX = 520   # longest side of embedded pictures
 OPACITY = 0.55
+TILES = (("mIoU", "mean IoU", "%"), ("aAcc", "pixel accuracy", "%"), ("mAcc", "mean class accuracy", "%"),
+         ("mBoundaryIoU", "mean boundary IoU", "%"), ("Pd", "targets detected (Pd)", "%"),
+         ("Fa", "false alarm pixels (Fa)", "ppm"))
+LEGEND_UP_TO = 30  # classes; with more, the legend is folded
 
 
 def write_report(run_dir: str | os.PathLike, out: str | os.PathLike | None = None) -> pathlib.Path:
-    """Write the report of a run folder.
+    """Write the report of a run's folder or of one result.
 
     Args:
         run_dir: holds `log.jsonl` and, from the last evaluation, `metrics.json` and the pictures it kept (see
-            `engine.evaluate`); also read if present: `config.yaml`, `run.json`, `last/state.json`.
-        out: the file to write; default `<run_dir>/report.html`.
+            `engine.evaluate`); also read if present: `config.yaml`, `run.json`, `last/state.json`. Or the JSON file of
+            `jseg val --out`.
+        out: the file to write; default `<run_dir>/report.html`, and beside a JSON file its name with `.html`. An older
+            page there is replaced, any other file is not.
     Returns:
         the path written.
     Raises:
-        DataError: the folder holds nothing to report.
+        DataError: the folder holds nothing to report, or `out` is another kind of file.
     """
     run = read_run(run_dir)
-    target = pathlib.Path(out) if out is not None else run.folder / "report.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, _page(run).encode("utf-8"))
-    return target
+    beside = pathlib.Path(run_dir)
+    target = out if out is not None else beside / "report.html" if beside.is_dir() else beside.with_suffix(".html")
+    return write_page(target, _page(run))
 
 
 def _page(run: RunRecord) -> str:
-    name = run.folder.resolve().name
-    body = [f"<h1>{_safe(name)}</h1>", _subtitle(run), _tiles(run), _curves(run)]
+    body = [f"<h1>{safe_text(run.name)}</h1>", _subtitle(run), _tiles(run), _curves(run)]
     if run.result is not None:
         body += [_class_table(run.result), _confusion(run.result), _pictures(run)]
     body += [_about(run),
-             "<footer>Written by <code>jseg report</code>. Scores are percent; a dash marks a class that never occurs."
-             "</footer>"]
-    return ("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" "
-            f"content=\"light dark\"><title>{_safe(name)} · jseg "
-            f"report</title><style>{CSS}</style></head><body><main>{''.join(body)}</main></body></html>\n")
+             "<footer>Written by <code>jseg report</code>. Scores are percent, Fa millionths; a dash marks a class "
+             "that never occurs.</footer>"]
+    return page_html(run.name, body)
 
 
 def _subtitle(run: RunRecord) -> str:
     parts = [str(run.about[key]) for key in ("config", "device", "finished") if run.about.get(key)]
-    return f'<p class="soft">{_safe(" · ".join(parts))}</p>' if parts else ""
+    lines = [" · ".join(parts)] if parts else []
+    if run.result is not None:
+        scored = [str(run.result.get("checkpoint") or ""), data_text(run.result), f"{run.result['images']:,} pictures",
+                  when_text(run.result)]
+        lines.append("scored: " + " · ".join(filter(None, scored)))
+    return "".join(f'<p class="soft">{safe_text(line)}</p>' for line in lines)
 
 
 # --- key figures ------------------------------------------------------------------------------------------------------
@@ -70,20 +76,19 @@ def _tiles(run: RunRecord) -> str:
     tiles: list[tuple[str, str]] = []
     if run.result is not None:
         scores = run.result["metrics"]
-        tiles += [(_percent(scores.get(key), "%"), label) for key, label in
-                  (("mIoU", "mean IoU"), ("aAcc", "pixel accuracy"), ("mAcc", "mean class accuracy"),
-                   ("mBoundaryIoU", "mean boundary IoU")) if scores.get(key) is not None]
+        tiles += [(f"{score_text(key, value)} {unit}", label) for key, label, unit in TILES
+                  for value in [finite_number(scores.get(key))] if value is not None]
     best = [(e["val"]["mIoU"], e["iter"]) for e in run.evaluations if isinstance(e["val"].get("mIoU"), (int, float))]
     if best:
         score, place = max(best)
-        tiles.append((_percent(score, "%"), f"best in training, at {place}"))
+        tiles.append((percent_text(score, "%"), f"best in training, at {place}"))
     if run.steps:
         last = run.steps[-1]
         tiles.append((f"{last['iter']:,}", "iterations"))
     if isinstance(run.about.get("seconds"), (int, float)):
-        tiles.append((_clock(run.about["seconds"]), "training time"))
-    lead = ' lead"' if run.result is not None else '"'
-    cells = [f'<div class="tile{lead if i == 0 else chr(34)}><b>{_safe(value)}</b><span>{_safe(label)}</span></div>'
+        tiles.append((clock_text(run.about["seconds"]), "training time"))
+    lead = " lead" if run.result is not None else ""
+    cells = [f'<div class="tile{lead if i == 0 else ""}"><b>{safe_text(value)}</b><span>{safe_text(label)}</span></div>'
              for i, (value, label) in enumerate(tiles)]
     return f'<div class="tiles">{"".join(cells)}</div>'
 
@@ -101,9 +106,14 @@ def _curves(run: RunRecord) -> str:
     if run.evaluations:
         at = [entry["iter"] for entry in run.evaluations]
         scores = [entry["val"] for entry in run.evaluations]
-        lines = [Series(key, at, _column(scores, key), dots=True) for key in ("mIoU", "mAcc", "aAcc", "mBoundaryIoU")
-                 if any(_number(score.get(key)) is not None for score in scores)]
+        lines = [Series(key, at, _column(scores, key), dots=True)
+                 for key in ("mIoU", "mAcc", "aAcc", "mBoundaryIoU", "Pd")
+                 if any(finite_number(score.get(key)) is not None for score in scores)]
         charts.append(("Evaluation", line_chart(lines, y_label="score", percent=True)))
+        alarms = [None if value is None else score_number("Fa", value) for value in _column(scores, "Fa")]
+        if any(value is not None for value in alarms):
+            charts.append(("False alarms", line_chart([Series("Fa", at, alarms, dots=True)], from_zero=True,
+                                                      y_label="pixels per million")))
     if run.steps:
         at = [step["iter"] for step in run.steps]
         charts.append(("Learning rate", line_chart([Series("lr", at, _column(run.steps, "lr"))],
@@ -117,11 +127,7 @@ def _curves(run: RunRecord) -> str:
 
 
 def _column(entries: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
-    return [_number(entry.get(key)) for entry in entries]
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return [finite_number(entry.get(key)) for entry in entries]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -130,17 +136,18 @@ def _class_table(result: Mapping[str, Any]) -> str:
     shares = _pixel_shares(result["confusion"])
     rows = []
     for k, row in enumerate(result["per_class"]):
-        cells = [f"<td>{_percent(row[key])}{_bar(row[key]) if key == columns[0] else ''}</td>" for key in columns]
-        rows.append(
-            f"<tr><td>{_swatch(result, k)}{_safe(row['name'])}</td>{''.join(cells)}<td>{_percent(shares[k])}</td></tr>")
-    averages = [(key, result["metrics"].get("m" + key)) for key in columns]
-    means = "".join(f"<td>{_percent(value)}{_bar(value) if key == columns[0] else ''}</td>" for key, value in averages)
+        values = [finite_number(row.get(key)) for key in columns]
+        cells = "".join(f"<td>{score_text(key, value)}{_bar(value) if key == columns[0] else ''}</td>"
+                        for key, value in zip(columns, values))
+        rows.append(f"<tr><td>{class_swatch(result, k)}{safe_text(row['name'])}</td>{cells}"
+                    f"<td>{percent_text(shares[k])}</td></tr>")
+    averages = [(key, finite_number(result["metrics"].get("m" + key))) for key in columns]
+    means = "".join(f"<td>{score_text(key, value)}{_bar(value) if key == columns[0] else ''}</td>"
+                    for key, value in averages)
     views = "" if result.get("tta") is None else " with test-time augmentation"
-    head = "".join(f"<th>{_safe(key)}</th>" for key in columns)
     return (f'<h2>Classes</h2><p class="note">{result["images"]:,} pictures{views}, {result["seconds"]:.0f} s.</p>'
-            f'<div class="card wide"><table><thead><tr><th>class</th>{head}<th>of '
-            f'pixels</th></tr></thead><tbody>{"".join(rows)}<tr '
-            f'class="mean"><td>mean</td>{means}<td></td></tr></tbody></table></div>')
+            + sortable_table(["class", *(safe_text(score_title(key)) for key in columns), "of pixels"], rows,
+                             f'<tr class="mean"><td>mean</td>{means}<td></td></tr>'))
 
 
 def _pixel_shares(confusion: Sequence[Sequence[int]]) -> list[float]:
@@ -149,13 +156,15 @@ def _pixel_shares(confusion: Sequence[Sequence[int]]) -> list[float]:
 
 
 def _confusion(result: Mapping[str, Any]) -> str:
-    rows = "".join(f'<tr><td>{_safe(truth)}</td><td class="left">{_safe(guess)}</td><td>{_percent(share)}</td>'
-                   f"<td>{_percent(of_all)}</td></tr>"
+    rows = "".join(f'<tr><td>{safe_text(truth)}</td><td class="left">{safe_text(guess)}</td><td>{percent_text(share)}'
+                   f"</td><td>{percent_text(of_all)}</td></tr>"
                    for truth, guess, share, of_all in top_mistakes(result["confusion"], result["classes"]))
-    return ('<h2>Confusion</h2><div class="split">'
-            f'<div class="card wide">{heat_map(result["confusion"], result["classes"])}</div>'
-            '<div class="card wide"><h3>Largest mistakes</h3><table><thead><tr><th>truth</th><th class="left">taken '
-            f'for</th><th>of class</th><th>of all</th></tr></thead><tbody>{rows}</tbody></table></div></div>')
+    large = " large" if len(result["classes"]) > NUMBERS_UP_TO else ""
+    return (f'<h2>Confusion</h2><div class="split{large}"><div class="card">'
+            f'{heat_map(result["confusion"], result["classes"])}<p class="note">Rows: true class; columns: predicted '
+            "class; percent of the true class's pixels.</p></div>"
+            '<div class="card wide mistakes"><h3>Largest mistakes</h3><table><thead><tr><th>truth</th><th class="left">'
+            f'taken for</th><th>of class</th><th>of all</th></tr></thead><tbody>{rows}</tbody></table></div></div>')
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -179,20 +188,25 @@ def _shot(run: RunRecord, record: Mapping[str, Any]) -> str:
         views = [fit(picture, PICTURE_PX)]
         views += [overlay(views[0], fit(labels, PICTURE_PX, labels=True), run.result["palette"], OPACITY)
                   for labels in maps]
-    except (DataError, ValueError) as error:
+    except (DataError, ValueError, KeyError, TypeError) as error:
         run.notes.append(f"a picture is left out: {error}")
         return ""
     name = pathlib.PurePath(record["img_path"]).name
-    figures = "".join(f'<figure><img alt="{_safe(kind)} of {_safe(name)}" '
+    figures = "".join(f'<figure><img alt="{safe_text(kind)} of {safe_text(name)}" '
                       f'src="{_embedded(view)}"><figcaption>{kind}</figcaption></figure>'
                       for kind, view in zip(("picture", "truth", "prediction"), views))
-    return (f'<div class="card shot"><h3>{_safe(name)} <span class="soft">· mIoU {_percent(record["mIoU"])} %, '
-            f'accuracy {_percent(record["aAcc"])} %</span></h3><div>{figures}</div></div>')
+    scores = f"mIoU {percent_text(record['mIoU'])} %, accuracy {percent_text(record['aAcc'])} %"
+    return (f'<div class="card shot"><h3>{safe_text(name)} <span class="soft">· {scores}</span></h3>'
+            f"<div>{figures}</div></div>")
 
 
 def _legend(result: Mapping[str, Any]) -> str:
-    return '<div class="legend">' + "".join(f"<span>{_swatch(result, k)}{_safe(name)}</span>"
-                                            for k, name in enumerate(result["classes"])) + "</div>"
+    names = "".join(f"<span>{class_swatch(result, k)}{safe_text(name)}</span>"
+                    for k, name in enumerate(result["classes"]))
+    legend = f'<div class="legend">{names}</div>'
+    if len(result["classes"]) <= LEGEND_UP_TO:
+        return legend
+    return f'<details><summary>colours of {len(result["classes"])} classes</summary>{legend}</details>'
 
 
 def _embedded(image) -> str:
@@ -206,14 +220,16 @@ def _about(run: RunRecord) -> str:
     facts = [(key, str(value)) for key, value in run.about.items() if isinstance(value, (str, int, float))
              and key != "seconds"]
     if isinstance(run.about.get("seconds"), (int, float)):
-        facts.append(("training time", _clock(run.about["seconds"])))
+        facts.append(("training time", clock_text(run.about["seconds"])))
     if run.steps:
         facts += _log_facts(run.steps)
-    if run.result is not None and run.result.get("checkpoint"):
-        facts.append(("checkpoint", str(run.result["checkpoint"])))
-    rows = "".join(f"<dt>{_safe(key)}</dt><dd>{_safe(value)}</dd>" for key, value in facts)
-    notes = "".join(f'<p class="note">{_safe(note)}</p>' for note in run.notes)
-    config = (f"<details><summary>config.yaml</summary><pre>{_safe(run.config_text)}</pre></details>"
+    if run.result is not None:
+        facts += [(key, value) for key, value in (("checkpoint", str(run.result.get("checkpoint") or "")),
+                                                  ("scored on", data_text(run.result)),
+                                                  ("scored at", when_text(run.result))) if value]
+    rows = "".join(f"<dt>{safe_text(key)}</dt><dd>{safe_text(value)}</dd>" for key, value in facts)
+    notes = "".join(f'<p class="note">{safe_text(note)}</p>' for note in run.notes)
+    config = (f"<details><summary>config.yaml</summary><pre>{safe_text(run.config_text)}</pre></details>"
               if run.config_text else "")
     return f'<h2>Run</h2><div class="card"><dl>{rows}</dl>{notes}{config}</div>'
 
@@ -232,23 +248,5 @@ def _log_facts(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return facts
 
 
-def _swatch(result: Mapping[str, Any], k: int) -> str:
-    red, green, blue = (int(c) for c in result["palette"][k])
-    return f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>'
-
-
 def _bar(value: float | None) -> str:
     return f'<span class="bar"><i style="width:{100 * (value or 0):.1f}%"></i></span>'
-
-
-def _percent(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else f"{100 * value:.2f}" + (f" {unit}" if unit else "")
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(int(round(seconds)), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
-
-
-def _safe(text: Any) -> str:
-    return html.escape(str(text), quote=True)

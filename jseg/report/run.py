@@ -1,4 +1,6 @@
-"""Read what a run left in its folder: log, result, config, kept pictures. Missing parts are noted, not fatal."""
+"""Read what a run left in its folder, or one result file: log, result, config, kept pictures. Missing parts are noted,
+not fatal.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from jseg.yaml_reader import parse_yaml
 
 __all__ = ["RunRecord", "read_run"]
 
+MOST_BYTES = 256 << 20  # of one JSON file
+
 
 @dataclass
 class RunRecord:
@@ -20,6 +24,7 @@ class RunRecord:
 
     Attributes:
         folder: the run's folder.
+        name: of the folder, or of the result file and its folder.
         steps: lines of `log.jsonl` with a loss, in order of "iter".
         evaluations: lines with "val", as {"iter": n, "val": {scores}}.
         result: `metrics.json` as `engine.evaluate.evaluate` returned it, or None.
@@ -31,6 +36,7 @@ class RunRecord:
     """
 
     folder: pathlib.Path
+    name: str
     steps: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
@@ -40,19 +46,23 @@ class RunRecord:
 
 
 def read_run(folder: str | pathlib.Path) -> RunRecord:
-    """Collect a run folder.
+    """Collect a run folder, or a result file of `jseg val --out`.
 
     Raises:
-        DataError: the folder is missing, or holds neither a log nor metrics.
+        DataError: the folder is missing, or holds neither a log nor metrics, or the file holds no result.
     """
-    run = RunRecord(pathlib.Path(folder))
-    if not run.folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the work_dir of a training run")
+    path = pathlib.Path(folder)
+    if path.is_file():
+        run = RunRecord(path.parent, f"{path.resolve().parent.name}/{path.name}")
+        run.result = _read_result(run, path.name)
+        if run.result is None:
+            raise DataError(f"{folder}: {'; '.join(run.notes)}")
+        return run
+    run = RunRecord(path, path.resolve().name)
+    if not path.is_dir():
+        raise DataError(f"{folder}: no such folder; give the work_dir of a training run, or a file of `jseg val --out`")
     _read_log(run)
-    run.result = _read_json(run, "metrics.json")
-    if run.result is not None and not {"metrics", "per_class", "confusion", "classes"} <= set(run.result):
-        run.notes.append("metrics.json is not a result of `jseg val` or of training; it is left out")
-        run.result = None
+    run.result = _read_result(run, "metrics.json")
     if not run.steps and not run.evaluations and run.result is None:
         raise DataError(f"{folder}: neither log.jsonl nor metrics.json holds anything to report; is it the work_dir of "
                         f"a run? `jseg val ... --out {run.folder / 'metrics.json'}` writes the second")
@@ -63,6 +73,29 @@ def read_run(folder: str | pathlib.Path) -> RunRecord:
         run.notes.append(str(error))
     run.about = _facts(run)
     return run
+
+
+def _read_result(run: RunRecord, name: str) -> dict[str, Any] | None:
+    """The result of an evaluation, None with a note where the file is none."""
+    result = _read_json(run, name)
+    if result is not None and not _is_result(result):
+        run.notes.append(f"{name} is not a result of `jseg val` or of training; it is left out")
+        return None
+    return result
+
+
+def _is_result(result: dict[str, Any]) -> bool:
+    """Whether the parts that a page needs are there and of one size."""
+    try:
+        count = len(result["classes"])
+        return (count > 0 and isinstance(result["metrics"], dict) and all(isinstance(n, str) for n in result["classes"])
+                and [row["name"] for row in result["per_class"]] == result["classes"]
+                and [len(row) for row in result["confusion"]] == [count] * count
+                and all(isinstance(n, int) and n >= 0 for row in result["confusion"] for n in row)
+                and len(result["palette"]) == count and all(len([*map(int, c)]) == 3 for c in result["palette"])
+                and isinstance(result["images"], int) and isinstance(result["seconds"], (int, float)))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def _facts(run: RunRecord) -> dict[str, Any]:
@@ -96,14 +129,14 @@ def _read_log(run: RunRecord) -> None:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-            place = entry["iter"]
-        except (ValueError, KeyError, TypeError):
+            place = int(entry["iter"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             broken += bool(line.strip())
             continue
         if isinstance(entry.get("val"), dict):
             run.evaluations.append({"iter": place, "val": entry["val"]})
         elif "loss" in entry:
-            run.steps.append(entry)
+            run.steps.append({**entry, "iter": place})
     run.steps.sort(key=lambda entry: entry["iter"])
     run.evaluations.sort(key=lambda entry: entry["iter"])
     if broken:
@@ -117,8 +150,11 @@ def _read_json(run: RunRecord, name: str, *, wanted: bool = True) -> dict[str, A
             run.notes.append(f"no {name}: there is no table, matrix or picture")
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(read_text(path, what="result", most_bytes=MOST_BYTES))
+    except (DataError, ValueError, RecursionError) as error:
         run.notes.append(f"{name} cannot be read ({error})")
         return None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        run.notes.append(f"{name} holds no block of keys; it is left out")
+        return None
+    return content

@@ -101,7 +101,8 @@ def interrupt_val(presses, weights, config, scratch, count):
     while count > 0:
         count -= presses.press([*words, scratch / "out" / "stopped.json"], seconds, scratch / "out")
     whole([*words, scratch / "stopped.json"])
-    found = [{**json.loads((scratch / name).read_text()), "seconds": None} for name in ("whole.json", "stopped.json")]
+    found = [{**json.loads((scratch / name).read_text()), "seconds": None, "date": None}
+             for name in ("whole.json", "stopped.json")]
     return [] if found[0] == found[1] else ["scores of val"]
 
 

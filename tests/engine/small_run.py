@@ -137,5 +137,6 @@ def differences(whole, other):
             continue  # which older state is kept depends on where a run was stopped last
         if path.suffix in (".safetensors", ".png") and (not twin.exists() or path.read_bytes() != twin.read_bytes()):
             wrong.append(str(path.relative_to(whole)))
-    scores = [{**json.loads((folder / "metrics.json").read_text()), "seconds": None} for folder in (whole, other)]
+    scores = [{**json.loads((folder / "metrics.json").read_text()), "seconds": None, "date": None}
+              for folder in (whole, other)]
     return wrong + ["metrics.json"] * (scores[0] != scores[1])

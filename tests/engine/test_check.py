@@ -127,6 +127,7 @@ PIPE = "train_dataloader.dataset.pipeline"
     ("train_cfg.ema={decay: 2}", "train_cfg.ema.decay: got 2, expected a number between 0 and 1"),
     ("evaluator.metrics=[mIou]", "evaluator.metrics: unknown metric 'mIou'; did you mean 'mIoU'?"),
     ("evaluator.boundary={dilation: 0.02}", "evaluator.boundary.dilation: unknown key"),
+    ("evaluator.small_targets={background: 500}", "evaluator.small_targets.background: got 500, expected a class of"),
     ("tta.scales=[]", "tta.scales: got [], expected a list of numbers above 0"),
     ("tta.flip=1", "tta.flip: got 1, expected true or false"),
     ("work_dir=3", "work_dir: got 3, expected text"),

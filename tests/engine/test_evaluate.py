@@ -2,6 +2,7 @@
 with a model that reads its answers from a list.
 """
 
+import datetime
 import json
 
 import cv2
@@ -13,6 +14,7 @@ from jseg.cli.val import chosen_config
 from jseg.data.preprocess import Batch, SegDataPreProcessor
 from jseg.engine.evaluate import evaluate, evaluation_mode, evaluator_faults, format_table, save_result
 from jseg.errors import ConfigError, DataError
+from jseg.metrics import SmallTargets
 
 
 class FakeData:
@@ -178,6 +180,33 @@ def test_faults(maps):
         evaluate(model, FakeLoader(labels), progress=False)
     assert evaluator_faults({"metric": ["mIoU"]}) == [
         "evaluator.metric: unknown key 'metric' in an evaluator; did you mean 'metrics'? (known: metrics, beta, "
-        "boundary)"]
-    assert len(evaluator_faults({"beta": 0, "boundary": {"ratio": 1}, "metrics": []})) == 3
-    assert evaluator_faults(None) == evaluator_faults({"boundary": {}}) == []
+        "boundary, small_targets)"]
+    assert len(evaluator_faults({"beta": 0, "boundary": {"ratio": 1}, "metrics": [],
+                                 "small_targets": {"distance_px": 0}})) == 4
+    assert evaluator_faults(None) == evaluator_faults({"boundary": {}, "small_targets": {}}) == []
+    with pytest.raises(ConfigError, match="evaluator.small_targets: .*background 3"):
+        evaluate(FakeModel(preds), FakeLoader(labels), {"small_targets": {"background": 3}}, progress=False)
+
+
+def test_small_targets_stand_in_the_result_and_under_the_table(maps):
+    labels, preds = maps
+    result = evaluate(FakeModel(preds), FakeLoader(labels), {"small_targets": {"distance_px": 2}}, progress=False)
+    counts = SmallTargets(3, distance_px=2)
+    for pred, label in zip(preds, labels):
+        counts.update(pred, label)
+    expected = counts.compute()["metrics"]
+    assert {key: result["metrics"][key] for key in ("Pd", "Fa")} == expected
+    assert [row["Pd"] for row in result["per_class"]] == [None, expected["Pd"], None]
+    lines = format_table(result).splitlines()
+    assert lines[0].endswith("Pd  Fa (1e-6)")
+    assert f"Pd {100 * expected['Pd']:.2f} %, Fa {1e6 * expected['Fa']:.2f}e-6, 6 pictures" in lines[-1]
+
+
+def test_a_result_says_what_was_scored_and_when(maps):
+    labels, preds = maps
+    loader = FakeLoader(labels)
+    loader.split, loader.dataset.data_root = "val", "data/streets"
+    result = evaluate(FakeModel(preds), loader, progress=False)
+    assert result["data"] == {"type": "FakeData", "folders": ["data/streets"], "split": "val"}
+    age = datetime.datetime.now().astimezone() - datetime.datetime.fromisoformat(result["date"])
+    assert 0 <= age.total_seconds() < 3600

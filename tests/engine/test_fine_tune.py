@@ -176,6 +176,11 @@ def test_repeated_runs_are_summed_up(config, tmp_path, capsys):
     assert kept["metrics"]["mIoU"] == pytest.approx({"mean": np.mean(scores), "sd": np.std(scores, ddof=1),
                                                      "min": min(scores), "max": max(scores)})
     assert f"mIoU{'':<20}{np.mean(scores):>8.4f}" in capsys.readouterr().out
+    result = json.loads((folder / "seed_4" / "metrics.json").read_text())
+    assert result["checkpoint"] == "best.safetensors" and result["date"] and result["data"] == {
+        "type": "FolderDataset", "folders": [config["val_dataloader"]["dataset"]["data_root"]], "split": "val"}
+    assert cli.main(["report", str(folder)]) == 0
+    assert f"{100 * np.mean(scores):.2f}" in (folder / "report.html").read_text()
     assert cli.main(["train", str(path), "--work-dir", str(folder), "--repeat", "2", "--resume"]) == 0  # nothing to do
     assert cli.main(["train", str(path), "--work-dir", str(folder), "--repeat", "2"]) == 2
     assert "holds a run" in capsys.readouterr().err
