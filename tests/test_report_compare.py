@@ -99,7 +99,7 @@ def test_groups_of_seeds_are_compared_with_mean_spread_and_test(tmp_path, capsys
     change = np.mean(scores["wide"]) - np.mean(scores["base"])
     assert rows["wide"][1][-1].endswith(f"+{100 * change:.2f}") and rows["wide"][-1] == ["3"]
     test = welch_test(scores["base"], scores["wide"])
-    chance = {row[0][0]: row for row in table_under(tree, "More than chance?")}
+    chance = {row[0][0]: row for row in table_under(tree, "Significance")}
     p = f"{test.p:.4f}" if test.p < 0.01 else f"{test.p:.3f}"
     assert test.p > 1e-4 and chance["wide"][1] == ["3", "and", "3"]
     assert chance["wide"][4:] == [[f"{test.t:.2f}"], [f"{test.degrees:.1f}"], [p]]

@@ -138,7 +138,7 @@ def _significance(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
     if sum(map(bool, values)) < 2:
         return ""
     if all(len(own) < 2 for own in values):
-        return (f'<h2>More than chance?</h2><div class="card"><p>{NO_SPREAD.capitalize()}.</p><p class="note">Another '
+        return (f'<h2>Significance</h2><div class="card"><p>{NO_SPREAD.capitalize()}.</p><p class="note">Another '
                 "seed alone moves a score. <code>jseg train --repeat 3</code> makes runs that tell by how much; its "
                 "folder can be compared as one.</p></div>")
     rows = []
@@ -148,7 +148,7 @@ def _significance(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
         rows.append([breakable_text(group.name), f"{len(values[0])} and {len(own)}", *cells])
     head = [f"mIoU against {safe_text(groups[0].name)}", "runs", "difference", "95 % interval", "t", "df", "p"]
     several = " The p values are not corrected for the number of comparisons." if len(groups) > 2 else ""
-    return "<h2>More than chance?</h2>" + plain_table(head, rows, below=(
+    return "<h2>Significance</h2>" + plain_table(head, rows, below=(
         '<p class="note">Welch’s t-test over the runs. p: how often a difference at least this large would come '
         "about if both had the same mean. It speaks of other seeds, not of other pictures: results keep no scores of "
         f"single pictures that could be compared in pairs.{several}</p>"))
