@@ -192,7 +192,7 @@ def readable_samples(dataset, count: int, rng: np.random.Generator) -> list[dict
         except JsegError:
             continue  # named in the report
         label = sample.get("gt_seg_map")
-        samples.append({**sample, "img": fit(shown(sample), 640), "gt_seg_map": None if label is None
+        samples.append({**sample, "img": fit(shown(sample), 640), "view": None, "gt_seg_map": None if label is None
                         else fit(label, 640, labels=True)})
         if len(samples) == count:
             break
