@@ -164,9 +164,8 @@ def _predict(args) -> int:
     from jseg.engine.predict import InferenceSegmentor
     from jseg.engine.result_files import Look, ResultFiles
     types = _checked_options(args)
-    jobs, faults = _listed(args.inputs)
-    if not jobs:
-        raise faults[0] if len(faults) == 1 else DataError("\n".join(map(str, faults)))
+    listed, faults = _listed(args.inputs)
+    _refuse_nothing(listed, faults)
     _refuse_file(pathlib.Path(args.out))
     segmentor = InferenceSegmentor(
         args.checkpoint,
@@ -179,7 +178,8 @@ def _predict(args) -> int:
         runtime=args.runtime,
         resize=not args.tiled,
     )
-    jobs = _of_reader(jobs, args.inputs, segmentor)
+    jobs = _of_pipeline(listed, segmentor.bands, faults)
+    _refuse_nothing(jobs, faults)
     if args.view:
         segmentor.view = _view(args.view, segmentor)
     if args.format:
@@ -189,7 +189,7 @@ def _predict(args) -> int:
     look = Look(args.opacity, not args.no_outlines, not args.no_legend)
     files = ResultFiles(segmentor, _result_folder(args.out), types, look=look, min_pixels=args.min_area,
                         form=args.format, thresholds=_thresholds(args.threshold, segmentor.classes))
-    if distributed.is_main() and not hasattr(segmentor.reader, "channels"):
+    if distributed.is_main() and segmentor.bands is None:
         _note_first(jobs, segmentor.scale)
     alone = len(jobs) == 1 and not faults and distributed.world_size() == 1
     if distributed.is_main():
@@ -254,33 +254,44 @@ def _palette(given: str, classes: list[str]) -> np.ndarray:
     return read_palette(given, classes)
 
 
-def _of_reader(jobs: list[pathlib.Path], inputs: list[str], segmentor) -> list[pathlib.Path]:
-    """The jobs that the model's pipeline reads: without .npy files, or of a picture in several files the first."""
-    from jseg.engine.predict import pictures_in
-    found = [pictures_in(given, segmentor.reader) if os.path.isdir(given) else [pathlib.Path(given)]
-             for given in inputs if os.path.lexists(given)]
-    return [job for part in found for job in part if job in jobs]
-
-
 def _view(text: str, segmentor) -> tuple[int, ...]:
     from jseg.cli.browse import chosen_bands
-    if not hasattr(segmentor.reader, "channels"):
+    if segmentor.bands is None:
         raise ConfigError(f"--view {text}: the model's pictures are read by LoadImageFromFile and have no other bands")
-    return chosen_bands(text, segmentor.reader.channels)
+    return chosen_bands(text, segmentor.bands.channels)
 
 
-def _listed(inputs: list[str]) -> tuple[list[pathlib.Path], list[DataError]]:
-    """The files behind the words of the command line, and what is wrong with words that lead to none."""
+def _listed(inputs: list[str]) -> tuple[list[tuple[pathlib.Path, list[pathlib.Path]]], list[DataError]]:
+    """The words of the command line with the files behind them, and what is wrong with words that lead to none."""
     from jseg.engine.predict import pictures_in
-    jobs, faults = [], []
+    listed, faults = [], []
     for given in map(pathlib.Path, inputs):
         try:
             if not os.path.lexists(given):
                 raise DataError(f"{given}: no such file or folder", kind="missing", path=str(given))
-            jobs += pictures_in(given, arrays=True) if given.is_dir() else [given]
+            listed.append((given, pictures_in(given, arrays=True) if given.is_dir() else [given]))
         except DataError as error:
             faults.append(error)
-    return jobs, faults
+    return listed, faults
+
+
+def _of_pipeline(listed: list[tuple[pathlib.Path, list[pathlib.Path]]], bands,
+                 faults: list[DataError]) -> list[pathlib.Path]:
+    """The files named, and those of folders that the model's pipeline reads; folders without any join `faults`."""
+    from jseg.engine.predict import pictures_of_pipeline
+    jobs = []
+    for given, files in listed:
+        try:
+            jobs += files if files == [given] else pictures_of_pipeline(files, given, bands)
+        except DataError as error:
+            faults.append(error)
+    return jobs
+
+
+def _refuse_nothing(found: list, faults: list[DataError]) -> None:
+    """Raise the faults where they are all that there is."""
+    if not found:
+        raise faults[0] if len(faults) == 1 else DataError("\n".join(map(str, faults)))
 
 
 def _refuse_file(out: pathlib.Path) -> None:
@@ -397,7 +408,7 @@ def _segment_video(files, path: pathlib.Path, name: str) -> bool:
     with VideoSource(path) as source, VideoFile(out, source.rate) as result:
         with contextlib.closing(source.frames()) as frames:
             for frame in tqdm(frames, total=source.expected, unit="frame", desc=printable(path.name)):
-                frame = np.ascontiguousarray(frame[..., ::-1]) if hasattr(segmentor.reader, "channels") else frame
+                frame = np.ascontiguousarray(frame[..., ::-1]) if segmentor.bands else frame
                 labels = segmentor.infer(frame, thresholds=files.thresholds)
                 result.write(segmentor.overlay(frame, labels, opacity=look.opacity, outlines=look.outlines))
         result.finish_file()

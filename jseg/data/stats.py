@@ -8,7 +8,7 @@ import numpy as np
 
 from jseg.data.bands import percentile_limits
 from jseg.data.datasets.wrappers import leaves
-from jseg.data.transforms import LoadBands, LoadImageFromFile
+from jseg.data.transforms import LoadBands
 
 __all__ = ["ChannelStats", "channel_stats"]
 
@@ -54,7 +54,7 @@ def channel_stats(dataset: Any, *, count: int | None = None, seed: int = 0,
     sums, dtypes, kept = _Sums(), set(), []
     for done, place in enumerate(order):
         part, path = pairs[place]
-        reader = next((step for step in part.pipeline.transforms if step.reads_pictures), LoadImageFromFile())
+        reader = part.pipeline.reader
         if isinstance(reader, LoadBands):
             stored = reader.stored(path, path)
             img, nodata = reader.scaled(stored, name=path), _absent(stored, reader)
