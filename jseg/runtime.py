@@ -69,12 +69,11 @@ def prepare() -> None:
     global _prepared
     if _prepared:
         return
-    _prepared = True
     if "jittor" in sys.modules:
-        _prepared = False
         raise RuntimeSetupError("jittor was imported before jseg, so jseg could not prepare it (compiler, CUDA, cache, "
                                 "NumPy): put `import jseg` above `import jittor`; in a notebook, restart the kernel "
                                 "first")
+    _prepared = True
     _check_python()
     _check_numpy()
     _check_opencv()
