@@ -38,6 +38,7 @@ from jseg.errors import DataError
 from jseg.files import read_regular
 
 __all__ = [
+    "damaged_tiff",
     "file_content",
     "from_pillow",
     "imdecode",
@@ -165,11 +166,16 @@ def _jpeg_image(data: bytes, header: PictureHeader, name: str) -> np.ndarray:
 def _tiff_image(data: bytes, header: PictureHeader, name: str) -> np.ndarray:
     bands = decode_bands(data, header.tiff)
     if bands is None:
-        raise _unreadable(
-            name, f"the TIFF file is truncated or damaged (not all of its strips or tiles are there); {_AGAIN}"
-        )
+        raise damaged_tiff(name)
     img = cv2.cvtColor(bands, cv2.COLOR_GRAY2BGR if bands.shape[2] == 1 else cv2.COLOR_RGB2BGR)
     return upright(img, data) if 0x0112 in header.tiff.tags else img
+
+
+def damaged_tiff(name: str) -> DataError:
+    """The error of a TIFF file that lacks a part of its samples."""
+    return _unreadable(
+        name, f"the TIFF file is truncated or damaged (not all of its strips or tiles are there); {_AGAIN}"
+    )
 
 
 def _check_bands(header: PictureHeader, name: str) -> None:
