@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import pathlib
 import sys
-from typing import Callable
+from typing import Iterable
 
 import numpy as np
 
+from jseg.cli._arguments import checked_word, height_width
+from jseg.cli._progress import told_progress
 from jseg.errors import ConfigError, DataError, JsegError, WriteError
 from jseg.text import printable
 
@@ -36,7 +37,7 @@ def _add_results(parser) -> None:
     parser.add_argument("inputs", nargs="+", help="picture files, folders of pictures, video files")
     parser.add_argument("--out", default="predictions", help="folder for the results (default: %(default)s)")
     parser.add_argument(
-        "--what", type=_checked(parse_kinds), default="both", metavar="LIST",
+        "--what", type=checked_word(parse_kinds), default="both", metavar="LIST",
         help=(
             "one or several of these, with commas (default: both). overlay: picture with colours over it; labels:"
             " palette PNG of class indices; both: these two; probability: grey PNG of the class's softmax, 255 for 1;"
@@ -95,10 +96,10 @@ def _add_network(parser) -> None:
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
     parser.add_argument(
-        "--crop-size", type=_height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512"
+        "--crop-size", type=height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512"
     )
     parser.add_argument(
-        "--stride", type=_height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size"
+        "--stride", type=height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size"
     )
     parser.add_argument(
         "--max-pixels",
@@ -114,25 +115,6 @@ def _add_network(parser) -> None:
                         help="kernels (default) or plain operators")
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
                         help="what runs an .onnx file (default: %(default)s)")
-
-
-def _checked(parse: Callable) -> Callable:
-    """A parser of a word whose ValueError argparse prints."""
-    def checked(text: str):
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-    return checked
-
-
-def _height_width(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}; expected height x width in pixels, such as 512x1024, or one number for both"
-        )
-    return int(parts[0]), int(parts[-1])
 
 
 def _note_first(jobs: list[pathlib.Path], scale: str) -> None:
@@ -375,26 +357,24 @@ def _segment_pictures(files, pictures: list[tuple[pathlib.Path, str, int]]) -> N
         return _segment_raster(files, *pictures[0][:2])
     for answer, (path, name, order) in zip(files.ask([path for path, _, _ in pictures]), pictures):
         written = files.write(answer, path, name, order)
-        share = np.bincount(answer.labels.ravel(), minlength=len(classes))[:len(classes)] / answer.labels.size
-        top = ", ".join(f"{classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4] if share[k] > 0)
-        print(f"{printable(path)} -> {', '.join(map(printable, written))}  ({top or 'no class'})", flush=True)
+        counts = np.bincount(answer.labels.ravel(), minlength=len(classes))[:len(classes)]
+        _tell_result(path, written, counts, answer.labels.size, classes)
 
 
 def _segment_raster(files, path: pathlib.Path, name: str) -> None:
     """Segment a raster in blocks and print a line."""
-    from tqdm import tqdm
-
     from jseg.engine.tiled import predict_tiled
     outs = {kind: files.folder / f"{name}_{kind}.tif" for kind in sorted(files.types)}
-    with tqdm(unit="block", desc=printable(path.name)) as bar:
-        def tell(done: int, count: int) -> None:
-            bar.total = count
-            bar.update(done - bar.n)
+    with told_progress(unit="block", desc=printable(path.name)) as tell:
         counts = predict_tiled(files.segmentor, path, outs, tell=tell)
-    share = counts / max(counts.sum(), 1)
-    top = ", ".join(f"{files.segmentor.classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4]
-                    if share[k] > 0)
-    print(f"{printable(path)} -> {', '.join(map(printable, outs.values()))}  ({top})", flush=True)
+    _tell_result(path, outs.values(), counts, counts.sum(), files.segmentor.classes)
+
+
+def _tell_result(path: pathlib.Path, written: Iterable, counts: np.ndarray, pixels: int, classes: list[str]) -> None:
+    """Print what was written of a picture, and the classes that cover the most; `counts` are pixels per class."""
+    share = counts / max(pixels, 1)
+    top = ", ".join(f"{classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4] if share[k] > 0)
+    print(f"{printable(path)} -> {', '.join(map(printable, written))}  ({top or 'no class'})", flush=True)
 
 
 def _segment_video(files, path: pathlib.Path, name: str) -> bool:
