@@ -15,17 +15,13 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "jseg/__init__.py").read_t
 
 
 class BuildWithConfigs(build_py):
-    """Put configs/ into a wheel, as jseg/configs, and the start-up line of jseg/runtime_order.py; an editable install
-    uses the checkout's own configs."""
+    """Put configs/ into a wheel, as jseg/configs; an editable install uses the checkout's own."""
 
     def run(self):
         """Copy the packages' files, then the configs."""
         super().run()
         if not getattr(self, "editable_mode", False):
-            place = pathlib.Path(self.build_lib)
-            shutil.copytree(HERE / "configs", place / "jseg" / "configs", dirs_exist_ok=True)
-            shutil.copyfile(HERE / "jseg" / "runtime_order.py", place / "_jseg_order.py")
-            (place / "jseg_order.pth").write_text("import _jseg_order\n", encoding="utf-8")
+            shutil.copytree(HERE / "configs", pathlib.Path(self.build_lib) / "jseg" / "configs", dirs_exist_ok=True)
 
 
 setup(

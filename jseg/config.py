@@ -24,7 +24,8 @@ from jseg.text import read_text
 from jseg.yaml_reader import MOST_BYTES, Allowance, add_exponents, parse_yaml
 
 __all__ = ["load_config", "find_config", "find_base", "base_names", "configs_folder", "shipped_configs", "dump_config",
-           "merge", "apply_overrides", "MAX_DEPTH", "OWN_BASE", "last_head", "stating_block"]
+           "merge", "apply_overrides", "MAX_DEPTH", "OWN_BASE", "inner_datasets", "plain_datasets", "last_head",
+           "stating_block"]
 
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
 OWN_BASE = "jseg::"  # begins the name of a base that comes with jseg
@@ -173,6 +174,29 @@ def apply_overrides(cfg: Mapping, overrides: Iterable[str]) -> dict:
         parent = _descend(result, keys[:-1], where)
         _assign(parent, keys, parse_yaml(value, where), where)
     return result
+
+
+def inner_datasets(dataset: Mapping, where: str) -> list[tuple[str, Any]]:
+    """The datasets right inside a wrapper's block, each with its place; none for a plain one."""
+    parts = dataset.get("datasets") if isinstance(dataset.get("datasets"), list) else []
+    inner = [(f"{where}.datasets.{i}", part) for i, part in enumerate(parts)]
+    return inner + ([(f"{where}.dataset", dataset["dataset"])] if isinstance(dataset.get("dataset"), Mapping) else [])
+
+
+def plain_datasets(cfg: Mapping) -> Iterator[tuple[str, Mapping]]:
+    """The block of every dataset that the loaders of a config name, with its place; of a wrapper those inside it."""
+    for where in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if isinstance(cfg.get(where), Mapping):
+            yield from _plain_parts(cfg[where].get("dataset"), f"{where}.dataset")
+
+
+def _plain_parts(dataset: Any, where: str) -> Iterator[tuple[str, Mapping]]:
+    if isinstance(dataset, Mapping):
+        inner = inner_datasets(dataset, where)
+        for place, part in inner:
+            yield from _plain_parts(part, place)
+        if not inner:
+            yield where, dataset
 
 
 def last_head(model: Mapping) -> Mapping:

@@ -64,17 +64,18 @@ def prepare() -> None:
     imports Jittor.
 
     Raises:
-        RuntimeSetupError: Jittor was imported before, unprepared.
+        RuntimeSetupError: Jittor was imported before, unprepared, to its end or to an error.
     """
     global _prepared
     if _prepared:
         return
+    begun = [name for name in ("jittor", "jittor_utils") if name in sys.modules]  # the second stays when a first fails
+    if begun:
+        failed = "" if "jittor" in begun else " (its import failed)"
+        raise RuntimeSetupError(f"jittor was imported before jseg{failed}, so jseg could not prepare it (compiler, "
+                                "CUDA, cache, NumPy): put `import jseg` above `import jittor`; in a notebook, restart "
+                                "the kernel first")
     _prepared = True
-    if "jittor" in sys.modules:
-        _prepared = False
-        raise RuntimeSetupError("jittor was imported before jseg, so jseg could not prepare it (compiler, CUDA, cache, "
-                                "NumPy): put `import jseg` above `import jittor`; in a notebook, restart the kernel "
-                                "first")
     _check_python()
     _check_numpy()
     _check_opencv()

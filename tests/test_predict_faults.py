@@ -98,6 +98,19 @@ def test_bad_inputs_are_named_and_the_others_done(folder, predict, rng):
     assert "\x1b" not in out + err.replace("\x1b[38;5;2m", "")
 
 
+def test_folders_without_pictures_of_the_model_are_named_and_the_others_done(folder, predict, tmp_path):
+    for name in ("empty", "arrays"):
+        (tmp_path / name).mkdir()
+    np.save(tmp_path / "arrays/a.npy", np.zeros((64, 96, 3), np.uint8))
+    np.save(folder / "p1.npy", np.zeros((64, 96, 3), np.uint8))  # not read by LoadImageFromFile
+    status, names, _, err = predict(folder, tmp_path / "empty", tmp_path / "arrays", "--what", "labels")
+    assert status == 2 and names == ["p0_labels.png", "p1_labels.png", "p2_labels.png"]
+    assert f"{tmp_path}/empty: no pictures" in err and f"{tmp_path}/arrays: no pictures" in err
+    assert "3 done, 2 left out: " in err.splitlines()[-1]
+    status, _, _, err = predict(tmp_path / "arrays")
+    assert status == 2 and err.startswith(f"{tmp_path}/arrays: no pictures (looked for .jpg") and ".npy" not in err
+
+
 def test_hidden_files_and_folders_are_no_pictures(folder, predict, checkpoint):
     (folder / "._p0.jpg").write_bytes(b"\0\5\x16\7" + bytes(100))
     (folder / "p9.png").mkdir()

@@ -27,8 +27,7 @@ KERNELS = sorted(p.parent for p in (ROOT / "jseg" / "ops").glob("*/__init__.py")
 # A room may import rooms on a lower floor, and itself.
 UNDEFINED = ("PIL", "_answer")  # a type in quotes; a global that is set later
 FLOORS = {"errors": 0, "files": 1, "text": 2, "yaml_reader": 2, "weights_header": 3, "weights_file": 4,
-          "runtime_cuda": 0, "runtime_compiler": 0, "runtime_signals": 0, "runtime_order": 0,
-          "runtime_toolchain": 0.3,
+          "runtime_cuda": 0, "runtime_compiler": 0, "runtime_signals": 0, "runtime_toolchain": 0.3,
           "runtime_numpy": 0.3, "runtime_import": 0.6, "runtime": 1, "registry": 2, "rules": 3, "config": 3,
           "ops": 4, "layers": 5, "losses": 6, "metrics": 6, "models": 7, "data": 8, "engine": 9, "report": 10,
           "export": 9.5, "bench": 11, "cli": 12, "__main__": 13}

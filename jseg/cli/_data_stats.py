@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+from jseg.cli._progress import told_progress
 from jseg.errors import ConfigError
 
 __all__ = ["run_stats"]
@@ -14,8 +15,6 @@ __all__ = ["run_stats"]
 
 def run_stats(args) -> int:
     """Read the pictures of a split, print a table of channels and the lines for `data_preprocessor`."""
-    from tqdm import tqdm
-
     from jseg.config import load_config
     from jseg.data.build import build_dataset
     from jseg.data.stats import channel_stats
@@ -25,10 +24,7 @@ def run_stats(args) -> int:
         raise ConfigError(f"--count is {args.count}; accepted: 1 or more")
     cfg = load_config(args.config, args.overrides)
     dataset = build_dataset(cfg, args.split)
-    with tqdm(unit="picture", disable=args.quiet) as bar:
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    with told_progress(unit="picture", disable=args.quiet) as tell:
         found = channel_stats(dataset, count=args.count, seed=cfg.get("seed") or 0, tell=tell)
     reverse = bool((cfg.get("data_preprocessor") or {}).get("bgr_to_rgb"))
     order = slice(None, None, -1) if reverse else slice(None)

@@ -58,8 +58,9 @@ def run(args) -> int:
     start = args.epoch * len(dataset) if args.split == "train" else 0
     picks = [order.picks(start + i)[0] for i in range(count)]
     samples = [dataset.get(index, np.random.default_rng([seed, epoch, index])) for epoch, index in picks]
-    view = chosen_bands(args.view, samples[0]["img"].shape[2]) if args.view else None
-    samples = [{**sample, "img": shown(sample, view), "view": None} for sample in samples]
+    if args.view:
+        view = chosen_bands(args.view, samples[0]["img"].shape[2])
+        samples = [{**sample, "view": view} for sample in samples]
     write_image(args.out, sheet(samples, dataset.classes, dataset.palette))
     print(f"written: {args.out} ({count} of {len(dataset)} samples of {args.split})")
     print(_shares(samples, dataset.classes))
@@ -70,7 +71,7 @@ def sheet(samples: list[dict], classes, palette, *, cell_width: int = 240) -> np
     """Draw samples beside their overlays, a few a row, under file names, with a legend of the classes below.
 
     Args:
-        samples: outputs of a dataset; without `gt_seg_map` the overlay is left out.
+        samples: outputs of a dataset, drawn as `shown` gives them; without `gt_seg_map` the overlay is left out.
         classes, palette: K names and K RGB colours.
     Returns:
         (H, W, 3) uint8 BGR.
@@ -95,14 +96,14 @@ def sheet(samples: list[dict], classes, palette, *, cell_width: int = 240) -> np
                                         grid.shape[1])])
 
 
-def shown(sample: dict, view: tuple[int, ...] | None = None) -> np.ndarray:
-    """The picture of a sample, (H, W, 3) uint8 BGR: of more bands those of `view` or LoadBands.view; floats are
-    stretched to 0..255."""
+def shown(sample: dict) -> np.ndarray:
+    """The picture of a sample, (H, W, 3) uint8 BGR: of LoadBands the bands of its "view"; floats are stretched to
+    0..255."""
     from jseg.data.bands import shown_bands
 
-    img, view = sample["img"], view or sample.get("view")
-    if view:
-        return shown_bands(img, view)
+    img = sample["img"]
+    if sample.get("view"):
+        return shown_bands(img, sample["view"])
     if img.dtype == np.uint8:
         return img
     low, high = float(img.min()), float(img.max())

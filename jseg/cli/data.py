@@ -202,22 +202,21 @@ def readable_samples(dataset, count: int, rng: np.random.Generator) -> list[dict
     from jseg.cli.browse import shown
     from jseg.data.datasets.wrappers import leaves
     from jseg.data.overlay import fit
-    from jseg.data.transforms import LoadAnnotations, LoadImageFromFile
+    from jseg.data.transforms import LoadAnnotations
 
     pairs = [(part, *pair) for part in leaves(dataset) for pair in part.scan()[0]]
     samples = []
     for i in rng.permutation(len(pairs)):
         part, img_path, seg_map_path = pairs[i]
-        reader = next((step for step in part.pipeline.transforms if step.reads_pictures), LoadImageFromFile())
         sample = {"img_path": img_path, "seg_map_path": seg_map_path, "reduce_zero_label": part.reduce_zero_label,
                   "label_map": part.label_map, "color_map": part.color_map}
         try:
-            sample = reader.apply(sample, {})
+            sample = part.pipeline.reader.apply(sample, {})
             sample = LoadAnnotations().apply(sample, {}) if seg_map_path else sample
         except JsegError:
             continue  # named in the report
         label = sample.get("gt_seg_map")
-        samples.append({**sample, "img": fit(shown(sample), 640), "gt_seg_map": None if label is None
+        samples.append({**sample, "img": fit(shown(sample), 640), "view": None, "gt_seg_map": None if label is None
                         else fit(label, 640, labels=True)})
         if len(samples) == count:
             break

@@ -11,9 +11,9 @@ names, what `jseg predict` needs: the model is built from the config, and every 
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 
+from jseg.cli._arguments import positive_count
 from jseg.errors import CheckpointError, ConfigError
 
 EXAMPLE = ("jseg export runs/segnext_tiny_camvid-240x320_cpu/best.safetensors weights/segnext_tiny_camvid.safetensors "
@@ -41,7 +41,7 @@ def add_arguments(parser) -> None:
                          help="where the weights come from: data, command, licence; kept inside the file")
     onnx = parser.add_argument_group(".onnx")
     sides = onnx.add_mutually_exclusive_group()
-    sides.add_argument("--size", nargs=2, type=_side, metavar=("HEIGHT", "WIDTH"),
+    sides.add_argument("--size", nargs=2, type=positive_count, metavar=("HEIGHT", "WIDTH"),
                        help="take one picture at a time, of this size in pixels")
     sides.add_argument("--dynamic", action="store_true", help="take any batch, height and width (default)")
     onnx.add_argument("--output", choices=("labels", "logits", "probabilities"), default="labels",
@@ -56,12 +56,6 @@ def add_arguments(parser) -> None:
                       help="version of the ONNX operators, 17 to 21 (default: %(default)s)")
     onnx.add_argument("--fp16", action="store_true", help="keep weights in half precision; arithmetic stays float32")
     onnx.add_argument("--no-verify", action="store_true", help="do not compare the file with the model")
-
-
-def _side(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a number of pixels, such as 512")
-    return int(text)
 
 
 def run(args) -> int:

@@ -18,6 +18,7 @@ import os
 import shlex
 import sys
 
+from jseg.cli._arguments import batch_size, positive_count
 from jseg.errors import ConfigError, JsegError
 
 EXAMPLE = "jseg init data/mine/images data/mine/masks --out mine.yaml"
@@ -41,9 +42,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--model", metavar="WORDS", help="model, as segnext-small or segformer-b0 (default: that of "
                                                          "--weights, else segnext-tiny)")
     parser.add_argument("--weights", metavar="NAME_OR_FILE", help="weights to start from; the same as in jseg train")
-    parser.add_argument("--crop", nargs=2, type=int, metavar=("H", "W"), help="crop for training, in pixels")
-    parser.add_argument("--batch-size", default=None, metavar="N", help="pictures per step, or auto (default: 4 or 8)")
-    parser.add_argument("--iters", type=int, metavar="N", help="length of the run in iterations")
+    parser.add_argument("--crop", nargs=2, type=positive_count, metavar=("H", "W"), help="crop for training, in pixels")
+    parser.add_argument("--batch-size", type=batch_size, metavar="N",
+                        help="pictures per step, or auto (default: 4 or 8)")
+    parser.add_argument("--iters", type=positive_count, metavar="N", help="length of the run in iterations")
     parser.add_argument("--balance", action="store_true", help="weight the loss by class, so that rare ones count")
     parser.add_argument("--seed", type=int, default=0, help="of the run (default: %(default)s)")
 
@@ -95,10 +97,6 @@ def _check_arguments(args) -> None:
                           "0 and 1")
     if args.kfold and (args.val_images or args.train_list):
         raise ConfigError("--kfold divides the pictures itself; leave out --val-images and --train-list")
-    if args.batch_size not in (None, "auto") and not (args.batch_size.isdigit() and int(args.batch_size) > 0):
-        raise ConfigError(f"--batch-size {args.batch_size}: expected a whole number above 0, or auto")
-    if args.iters is not None and args.iters < 1:
-        raise ConfigError(f"--iters {args.iters}: expected a whole number above 0")
 
 
 def _model(args):
@@ -139,8 +137,8 @@ def _text(args, data, model, weights: str, meta: dict) -> str:
     from jseg.engine.own_model import wanted_crop
     preprocessor = meta.get("config", {}).get("data_preprocessor", {}) if isinstance(meta.get("config"), dict) else {}
     sizes = choose_sizes(data.sizes, args.crop or wanted_crop(model.block))
-    batch = args.batch_size or ("8" if data.count[1] >= 64 else "4")
-    run = OwnRun(model, weights, sizes, "auto" if batch == "auto" else int(batch), args.iters, args.balance, args.seed,
+    batch = args.batch_size or (8 if data.count[1] >= 64 else 4)
+    run = OwnRun(model, weights, sizes, batch, args.iters, args.balance, args.seed,
                  shlex.join(["jseg", *sys.argv[1:]]), args.out,
                  stretch=any(picture_note(path).endswith("scale: max") for path in data.samples),
                  normalise={key: preprocessor[key] for key in ("mean", "std", "bgr_to_rgb") if key in preprocessor})

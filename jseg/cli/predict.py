@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import pathlib
 import sys
-from typing import Callable
+from typing import Iterable
 
 import numpy as np
 
+from jseg.cli._arguments import checked_word, height_width
+from jseg.cli._progress import told_progress
 from jseg.errors import ConfigError, DataError, JsegError, WriteError
 from jseg.text import printable
 
@@ -36,7 +37,7 @@ def _add_results(parser) -> None:
     parser.add_argument("inputs", nargs="+", help="picture files, folders of pictures, video files")
     parser.add_argument("--out", default="predictions", help="folder for the results (default: %(default)s)")
     parser.add_argument(
-        "--what", type=_checked(parse_kinds), default="both", metavar="LIST",
+        "--what", type=checked_word(parse_kinds), default="both", metavar="LIST",
         help=(
             "one or several of these, with commas (default: both). overlay: picture with colours over it; labels:"
             " palette PNG of class indices; both: these two; probability: grey PNG of the class's softmax, 255 for 1;"
@@ -95,10 +96,10 @@ def _add_network(parser) -> None:
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
     parser.add_argument(
-        "--crop-size", type=_height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512"
+        "--crop-size", type=height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512"
     )
     parser.add_argument(
-        "--stride", type=_height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size"
+        "--stride", type=height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size"
     )
     parser.add_argument(
         "--max-pixels",
@@ -114,25 +115,6 @@ def _add_network(parser) -> None:
                         help="kernels (default) or plain operators")
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
                         help="what runs an .onnx file (default: %(default)s)")
-
-
-def _checked(parse: Callable) -> Callable:
-    """A parser of a word whose ValueError argparse prints."""
-    def checked(text: str):
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-    return checked
-
-
-def _height_width(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}; expected height x width in pixels, such as 512x1024, or one number for both"
-        )
-    return int(parts[0]), int(parts[-1])
 
 
 def _note_first(jobs: list[pathlib.Path], scale: str) -> None:
@@ -164,9 +146,8 @@ def _predict(args) -> int:
     from jseg.engine.predict import InferenceSegmentor
     from jseg.engine.result_files import Look, ResultFiles
     types = _checked_options(args)
-    jobs, faults = _listed(args.inputs)
-    if not jobs:
-        raise faults[0] if len(faults) == 1 else DataError("\n".join(map(str, faults)))
+    listed, faults = _listed(args.inputs)
+    _refuse_nothing(listed, faults)
     _refuse_file(pathlib.Path(args.out))
     segmentor = InferenceSegmentor(
         args.checkpoint,
@@ -179,7 +160,8 @@ def _predict(args) -> int:
         runtime=args.runtime,
         resize=not args.tiled,
     )
-    jobs = _of_reader(jobs, args.inputs, segmentor)
+    jobs = _of_pipeline(listed, segmentor.bands, faults)
+    _refuse_nothing(jobs, faults)
     if args.view:
         segmentor.view = _view(args.view, segmentor)
     if args.format:
@@ -189,7 +171,7 @@ def _predict(args) -> int:
     look = Look(args.opacity, not args.no_outlines, not args.no_legend)
     files = ResultFiles(segmentor, _result_folder(args.out), types, look=look, min_pixels=args.min_area,
                         form=args.format, thresholds=_thresholds(args.threshold, segmentor.classes))
-    if distributed.is_main() and not hasattr(segmentor.reader, "channels"):
+    if distributed.is_main() and segmentor.bands is None:
         _note_first(jobs, segmentor.scale)
     alone = len(jobs) == 1 and not faults and distributed.world_size() == 1
     if distributed.is_main():
@@ -254,33 +236,44 @@ def _palette(given: str, classes: list[str]) -> np.ndarray:
     return read_palette(given, classes)
 
 
-def _of_reader(jobs: list[pathlib.Path], inputs: list[str], segmentor) -> list[pathlib.Path]:
-    """The jobs that the model's pipeline reads: without .npy files, or of a picture in several files the first."""
-    from jseg.engine.predict import pictures_in
-    found = [pictures_in(given, segmentor.reader) if os.path.isdir(given) else [pathlib.Path(given)]
-             for given in inputs if os.path.lexists(given)]
-    return [job for part in found for job in part if job in jobs]
-
-
 def _view(text: str, segmentor) -> tuple[int, ...]:
     from jseg.cli.browse import chosen_bands
-    if not hasattr(segmentor.reader, "channels"):
+    if segmentor.bands is None:
         raise ConfigError(f"--view {text}: the model's pictures are read by LoadImageFromFile and have no other bands")
-    return chosen_bands(text, segmentor.reader.channels)
+    return chosen_bands(text, segmentor.bands.channels)
 
 
-def _listed(inputs: list[str]) -> tuple[list[pathlib.Path], list[DataError]]:
-    """The files behind the words of the command line, and what is wrong with words that lead to none."""
+def _listed(inputs: list[str]) -> tuple[list[tuple[pathlib.Path, list[pathlib.Path]]], list[DataError]]:
+    """The words of the command line with the files behind them, and what is wrong with words that lead to none."""
     from jseg.engine.predict import pictures_in
-    jobs, faults = [], []
+    listed, faults = [], []
     for given in map(pathlib.Path, inputs):
         try:
             if not os.path.lexists(given):
                 raise DataError(f"{given}: no such file or folder", kind="missing", path=str(given))
-            jobs += pictures_in(given, arrays=True) if given.is_dir() else [given]
+            listed.append((given, pictures_in(given, arrays=True) if given.is_dir() else [given]))
         except DataError as error:
             faults.append(error)
-    return jobs, faults
+    return listed, faults
+
+
+def _of_pipeline(listed: list[tuple[pathlib.Path, list[pathlib.Path]]], bands,
+                 faults: list[DataError]) -> list[pathlib.Path]:
+    """The files named, and those of folders that the model's pipeline reads; folders without any join `faults`."""
+    from jseg.engine.predict import pictures_of_pipeline
+    jobs = []
+    for given, files in listed:
+        try:
+            jobs += files if files == [given] else pictures_of_pipeline(files, given, bands)
+        except DataError as error:
+            faults.append(error)
+    return jobs
+
+
+def _refuse_nothing(found: list, faults: list[DataError]) -> None:
+    """Raise the faults where they are all that there is."""
+    if not found:
+        raise faults[0] if len(faults) == 1 else DataError("\n".join(map(str, faults)))
 
 
 def _refuse_file(out: pathlib.Path) -> None:
@@ -364,26 +357,24 @@ def _segment_pictures(files, pictures: list[tuple[pathlib.Path, str, int]]) -> N
         return _segment_raster(files, *pictures[0][:2])
     for answer, (path, name, order) in zip(files.ask([path for path, _, _ in pictures]), pictures):
         written = files.write(answer, path, name, order)
-        share = np.bincount(answer.labels.ravel(), minlength=len(classes))[:len(classes)] / answer.labels.size
-        top = ", ".join(f"{classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4] if share[k] > 0)
-        print(f"{printable(path)} -> {', '.join(map(printable, written))}  ({top or 'no class'})", flush=True)
+        counts = np.bincount(answer.labels.ravel(), minlength=len(classes))[:len(classes)]
+        _tell_result(path, written, counts, answer.labels.size, classes)
 
 
 def _segment_raster(files, path: pathlib.Path, name: str) -> None:
     """Segment a raster in blocks and print a line."""
-    from tqdm import tqdm
-
     from jseg.engine.tiled import predict_tiled
     outs = {kind: files.folder / f"{name}_{kind}.tif" for kind in sorted(files.types)}
-    with tqdm(unit="block", desc=printable(path.name)) as bar:
-        def tell(done: int, count: int) -> None:
-            bar.total = count
-            bar.update(done - bar.n)
+    with told_progress(unit="block", desc=printable(path.name)) as tell:
         counts = predict_tiled(files.segmentor, path, outs, tell=tell)
-    share = counts / max(counts.sum(), 1)
-    top = ", ".join(f"{files.segmentor.classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4]
-                    if share[k] > 0)
-    print(f"{printable(path)} -> {', '.join(map(printable, outs.values()))}  ({top})", flush=True)
+    _tell_result(path, outs.values(), counts, counts.sum(), files.segmentor.classes)
+
+
+def _tell_result(path: pathlib.Path, written: Iterable, counts: np.ndarray, pixels: int, classes: list[str]) -> None:
+    """Print what was written of a picture, and the classes that cover the most; `counts` are pixels per class."""
+    share = counts / max(pixels, 1)
+    top = ", ".join(f"{classes[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable")[:4] if share[k] > 0)
+    print(f"{printable(path)} -> {', '.join(map(printable, written))}  ({top or 'no class'})", flush=True)
 
 
 def _segment_video(files, path: pathlib.Path, name: str) -> bool:
@@ -397,7 +388,7 @@ def _segment_video(files, path: pathlib.Path, name: str) -> bool:
     with VideoSource(path) as source, VideoFile(out, source.rate) as result:
         with contextlib.closing(source.frames()) as frames:
             for frame in tqdm(frames, total=source.expected, unit="frame", desc=printable(path.name)):
-                frame = np.ascontiguousarray(frame[..., ::-1]) if hasattr(segmentor.reader, "channels") else frame
+                frame = np.ascontiguousarray(frame[..., ::-1]) if segmentor.bands else frame
                 labels = segmentor.infer(frame, thresholds=files.thresholds)
                 result.write(segmentor.overlay(frame, labels, opacity=look.opacity, outlines=look.outlines))
         result.finish_file()

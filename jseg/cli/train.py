@@ -10,11 +10,10 @@ An option stands for a key of the config, which is written to the run's folder w
 
 from __future__ import annotations
 
-import argparse
-import re
 from pathlib import Path
 
 from jseg.cli import add_config_arguments
+from jseg.cli._arguments import at_least_zero, batch_size, positive_count, time_seconds
 from jseg.config import load_config, merge
 
 EXAMPLE = ("jseg train configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml --work-dir runs/camvid --set "
@@ -32,49 +31,21 @@ def add_arguments(parser) -> None:
     parser.add_argument("--weights", metavar="NAME_OR_FILE", help="trained weights to start from (load_from)")
     parser.add_argument("--freeze", action="append", default=[], metavar="PART",
                         help="do not train this part, such as backbone; may be given many times (train_cfg.freeze)")
-    parser.add_argument("--backbone-lr", type=_factor, metavar="F",
+    parser.add_argument("--backbone-lr", type=at_least_zero, metavar="F",
                         help="learning rate of the backbone, times this (paramwise_cfg.backbone_lr_mult)")
-    parser.add_argument("--layer-decay", type=_factor, metavar="F",
+    parser.add_argument("--layer-decay", type=at_least_zero, metavar="F",
                         help="learning rate of each part of the backbone, times this for each part between it and the "
                              "head: 0.8 to 0.95 (paramwise_cfg.decay_rate, decay_type: in_order)")
-    parser.add_argument("--patience", type=_count, metavar="N",
+    parser.add_argument("--patience", type=positive_count, metavar="N",
                         help="end after N evaluations without a better score (train_cfg.early_stop.patience)")
-    parser.add_argument("--time", type=_seconds, metavar="T",
+    parser.add_argument("--time", type=time_seconds, metavar="T",
                         help="train for at most this long, 90s, 30m or 2h, then evaluate and end "
                              "(train_cfg.max_seconds)")
-    parser.add_argument("--batch-size", type=_batch, metavar="N",
+    parser.add_argument("--batch-size", type=batch_size, metavar="N",
                         help="pictures per step, or auto: as many as free memory allows (train_dataloader.batch_size)")
-    parser.add_argument("--repeat", type=_count, metavar="N",
+    parser.add_argument("--repeat", type=positive_count, metavar="N",
                         help="N runs with seeds one apart, in DIR/seed_<seed>; prints the mean and spread of the "
                              "scores")
-
-
-def _factor(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _batch(text: str) -> int | str:
-    return "auto" if text == "auto" else _count(text)
-
-
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h)?", text)
-    seconds = float(found[1]) * {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}[found[2]] if found else 0
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time above 0; write 90s, 30m or 2h")
-    return seconds
 
 
 def run(args) -> int:

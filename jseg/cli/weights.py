@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import pathlib
 
+from jseg.cli._progress import told_progress
+
 EXAMPLE = "jseg weights get segnext_tiny_ade20k_mmseg"
 
 
@@ -89,17 +91,11 @@ def table(index: dict, folder: pathlib.Path) -> str:
 
 def get(entry, folder: pathlib.Path) -> pathlib.Path:
     """Fetch, check and convert one entry, saying so; the converted file."""
-    from tqdm import tqdm
-
     import jseg.data.datasets  # noqa: F401  (registers the datasets, whose class names a file may need)
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.convert.weights_index import fetch, record_hash, reject
     from jseg.errors import ConvertError
-    with tqdm(desc=entry.file, unit="B", unit_scale=True, disable=None) as bar:
-        def progress(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with told_progress(desc=entry.file, unit="B", unit_scale=True, disable=None) as progress:
         found = fetch(entry, folder, progress=progress)
     print(f"{found.path}: {found.came_from}; {entry.source}, licence {entry.licence or 'not stated by the publisher'}\n"
           f"  sha256 {found.sha256}, {found.proof}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from jseg.data.decode import imdecode, picture_kind, upright
 from jseg.data.header import max_pixels
-from jseg.data.io import file_content, picture_header, stored_samples
+from jseg.data.io import damaged_tiff, file_content, picture_header, stored_samples
 from jseg.data.tiff import decode_page, tiff_pages
 from jseg.errors import ConfigError, DataError
 
@@ -100,23 +100,18 @@ def _of_tiff(data: bytes, name: str) -> np.ndarray:
     pages = tiff_pages(data)
     pages = [page for page in pages if (page.size, page.sample) == (pages[0].size, pages[0].sample)]
     if not pages:
-        raise _cut(name)
+        raise damaged_tiff(name)
     if all(page.is_stack for page in pages):
         height, width = pages[0].size
         _check_bytes(height * width * sum(page.bands for page in pages) * pages[0].sample.itemsize, name)
         parts = [decode_page(data, page) for page in pages]
         if any(part is None for part in parts):
-            raise _cut(name)
+            raise damaged_tiff(name)
         found = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         return upright(found, data) if 0x0112 in pages[0].tags else found
     if len(pages) == 1 and pages[0].bands <= 3:  # palettes, JPEG inside, ...
         return _of_picture(data, name)
     return _by_rasterio(data, name)
-
-
-def _cut(name: str) -> DataError:
-    return DataError(f"{name}: the TIFF file is truncated or damaged (not all of its strips or tiles are there); "
-                     "copy or download it again", kind="unreadable", path=name)
 
 
 def _check_bytes(count: int, name: str) -> None:
@@ -187,9 +182,11 @@ def stretched(img: np.ndarray, limits: Sequence[tuple[float, float]]) -> np.ndar
     return out
 
 
-def sample_step(size: tuple[int, int]) -> int:
-    """Every how many rows and columns `percentile_limits` takes a pixel of a picture of this size."""
-    return max(1, int(np.ceil(np.sqrt(size[0] * size[1] / _SAMPLE_PIXELS))))
+def sample_step(size: tuple[int, int], most: int = _SAMPLE_PIXELS) -> int:
+    """Every how many rows and columns a pixel is taken for about `most` of a picture of this size;
+    by default as `percentile_limits` does.
+    """
+    return max(1, int(np.ceil(np.sqrt(size[0] * size[1] / most))))
 
 
 def percentile_limits(img: np.ndarray, percentiles: Sequence[float], nodata: float | None = None, *,

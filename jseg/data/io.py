@@ -38,6 +38,7 @@ from jseg.errors import DataError
 from jseg.files import read_regular
 
 __all__ = [
+    "damaged_tiff",
     "file_content",
     "from_pillow",
     "imdecode",
@@ -165,11 +166,16 @@ def _jpeg_image(data: bytes, header: PictureHeader, name: str) -> np.ndarray:
 def _tiff_image(data: bytes, header: PictureHeader, name: str) -> np.ndarray:
     bands = decode_bands(data, header.tiff)
     if bands is None:
-        raise _unreadable(
-            name, f"the TIFF file is truncated or damaged (not all of its strips or tiles are there); {_AGAIN}"
-        )
+        raise damaged_tiff(name)
     img = cv2.cvtColor(bands, cv2.COLOR_GRAY2BGR if bands.shape[2] == 1 else cv2.COLOR_RGB2BGR)
     return upright(img, data) if 0x0112 in header.tiff.tags else img
+
+
+def damaged_tiff(name: str) -> DataError:
+    """The error of a TIFF file that lacks a part of its samples."""
+    return _unreadable(
+        name, f"the TIFF file is truncated or damaged (not all of its strips or tiles are there); {_AGAIN}"
+    )
 
 
 def _check_bands(header: PictureHeader, name: str) -> None:
@@ -204,12 +210,7 @@ def read_mask(source: str | os.PathLike | bytes, color_map: ColorMap | None = No
     if header.kind == "jpeg":
         _jpeg_image(data, header, name)  # for its errors: the pixels are Pillow's
     _check_end(data, header, name)
-    try:
-        with opened(data) as picture:
-            picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and more
-        raise _by_pillow(name, error) from error
+    picture = _upright_picture(data, name)
     mode = picture.mode
     if color_map and mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         return _colors_to_indices(from_pillow(picture, name), color_map, name)
@@ -369,13 +370,18 @@ def _pillow_mode(data: bytes) -> str:
 
 
 def _image_by_pillow(data: bytes, name: str) -> np.ndarray:
+    return from_pillow(_upright_picture(data, name), name)
+
+
+def _upright_picture(data: bytes, name: str) -> Image.Image:
+    """A picture that Pillow decodes, with its orientation applied."""
     try:
         with opened(data) as picture:
             picture.load()
             ImageOps.exif_transpose(picture, in_place=True)
+            return picture
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and more
         raise _by_pillow(name, error) from error
-    return from_pillow(picture, name)
 
 
 def from_pillow(picture: Image.Image, name: str = "picture", *, scale: str = "bits") -> np.ndarray:

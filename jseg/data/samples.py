@@ -45,8 +45,9 @@ class Reading(NamedTuple):
     @classmethod
     def of(cls, part) -> "Reading":
         """The reading of a SegDataset."""
+        reader = part.pipeline.reader
         return cls(len(part.classes), part.ignore_index, part.reduce_zero_label, part.label_map, part.color_map,
-                   next((step for step in part.pipeline.transforms if isinstance(step, LoadBands)), None))
+                   reader if isinstance(reader, LoadBands) else None)
 
 
 class Sample(NamedTuple):

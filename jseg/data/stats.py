@@ -6,9 +6,9 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
-from jseg.data.bands import percentile_limits
+from jseg.data.bands import percentile_limits, sample_step
 from jseg.data.datasets.wrappers import leaves
-from jseg.data.transforms import LoadBands, LoadImageFromFile
+from jseg.data.transforms import LoadBands
 
 __all__ = ["ChannelStats", "channel_stats"]
 
@@ -54,16 +54,16 @@ def channel_stats(dataset: Any, *, count: int | None = None, seed: int = 0,
     sums, dtypes, kept = _Sums(), set(), []
     for done, place in enumerate(order):
         part, path = pairs[place]
-        reader = next((step for step in part.pipeline.transforms if step.reads_pictures), LoadImageFromFile())
+        reader = part.pipeline.reader
         if isinstance(reader, LoadBands):
             stored = reader.stored(path, path)
-            img, nodata = reader.scaled(stored, name=path), _absent(stored, reader)
+            img, nodata = reader.scaled(stored, name=path), reader.absent(stored)
         else:
             img, nodata = reader.apply({"img_path": path}, {})["img"], None
             stored = img
         dtypes.add(stored.dtype.name)
         sums.add(img, nodata)
-        step = max(1, int(np.ceil(np.sqrt(img.shape[0] * img.shape[1] / _KEPT))))
+        step = sample_step(img.shape[:2], _KEPT)
         part_of_it = img[::step, ::step].astype(np.float32)
         if nodata is not None:
             part_of_it[nodata[::step, ::step]] = np.nan
@@ -73,14 +73,6 @@ def channel_stats(dataset: Any, *, count: int | None = None, seed: int = 0,
     limits = [percentile_limits(pixels, pair, step=1) for pair in (PERCENTILES[:2], PERCENTILES[2:])]
     percentiles = np.array([[pair[i] for pair in of] for of in limits for i in (0, 1)])
     return sums.result(len(order), percentiles, tuple(sorted(dtypes)))
-
-
-def _absent(stored: np.ndarray, reader: LoadBands) -> np.ndarray | None:
-    """(H, W, C) bool: samples without data; None where there can be none."""
-    if reader.nodata is None:
-        return None
-    equal = stored == reader.nodata
-    return equal | ~np.isfinite(stored) if stored.dtype.kind == "f" else equal
 
 
 class _Sums:

@@ -28,8 +28,7 @@ def test_transforms(config: dict) -> Compose:
 
 def picture_reader(config: dict) -> LoadBands | LoadImageFromFile:
     """The step of the same pipeline that reads pictures."""
-    readers = (step for step in _pipeline(config) if _fact(step, "reads_pictures", False))
-    return next((TRANSFORMS.build(step, "pipeline") for step in readers), LoadImageFromFile())
+    return Compose([step for step in _pipeline(config) if _fact(step, "reads_pictures", False)][:1]).reader
 
 
 def picture_scale(config: dict) -> str:

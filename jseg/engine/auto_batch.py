@@ -60,7 +60,7 @@ def with_batch_size(config: dict, folder: Path | None) -> dict:
 def _kept(folder: Path) -> int | None:
     try:
         found = checkpoint.find_state(folder)[0]
-        return None if found is None else checkpoint.read_state(found)[2]["config"]["train_dataloader"]["batch_size"]
+        return None if found is None else checkpoint.read_record(found)["config"]["train_dataloader"]["batch_size"]
     except CheckpointError:
         return None  # told when the run is restored
 

@@ -7,10 +7,11 @@ values, and the tensors that grow are those (`input_axes`), as for classes in `f
 from __future__ import annotations
 
 import inspect
-from typing import Any, Iterator, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 
+from jseg.config import plain_datasets
 from jseg.errors import JsegError
 from jseg.layers.init import without_values
 from jseg.models import build_model
@@ -18,41 +19,23 @@ from jseg.registry import MODELS
 from jseg.rules import is_integer
 
 __all__ = ["COLOURS", "FIRST_CONV", "adapted", "grown_axes", "input_axes", "model_channels", "picture_channels",
-           "pipelines", "with_channels"]
+           "with_channels"]
 
 FIRST_CONV = ("zero", "mean", "repeat")  # the words of `load_first_conv`; the first is the default
 COLOURS = 3  # channels of what LoadImageFromFile gives
 
 
-def pipelines(cfg: Mapping) -> Iterator[tuple[str, list]]:
-    """(place, steps) of every pipeline that the loaders of a config name."""
-    for split in ("train", "val", "test"):
-        loader = cfg.get(f"{split}_dataloader")
-        if isinstance(loader, Mapping):
-            yield from _pipelines_of(loader.get("dataset"), f"{split}_dataloader.dataset")
-
-
-def _pipelines_of(dataset: Any, where: str) -> Iterator[tuple[str, list]]:
-    if not isinstance(dataset, Mapping):
-        return
-    if isinstance(dataset.get("datasets"), list):
-        for i, part in enumerate(dataset["datasets"]):
-            yield from _pipelines_of(part, f"{where}.datasets.{i}")
-    yield from _pipelines_of(dataset.get("dataset"), f"{where}.dataset")
-    if isinstance(dataset.get("pipeline"), list):
-        yield f"{where}.pipeline", dataset["pipeline"]
-
-
 def picture_channels(cfg: Mapping) -> dict[str, int]:
     """Place of each step that reads pictures -> channels that it gives."""
     found = {}
-    for where, steps in pipelines(cfg):
-        for i, step in enumerate(steps):
-            kind = step.get("type") if isinstance(step, Mapping) else None
+    for where, dataset in plain_datasets(cfg):
+        steps = dataset.get("pipeline")
+        for i, step in enumerate(steps if isinstance(steps, list) else ()):
+            kind, place = step.get("type") if isinstance(step, Mapping) else None, f"{where}.pipeline.{i}"
             if kind == "LoadBands" and is_integer(step.get("channels")):
-                found[f"{where}.{i}.channels"] = step["channels"]
+                found[f"{place}.channels"] = step["channels"]
             elif kind == "LoadImageFromFile":
-                found[f"{where}.{i}"] = COLOURS
+                found[place] = COLOURS
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from jseg.config import last_head, stating_block
+from jseg.config import inner_datasets, last_head, stating_block
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
 from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PREPROCESSOR, TOP_LEVEL, TRAIN_LOADER, TTA
 from jseg.engine.dry_step import dry_step
@@ -195,10 +195,7 @@ def _check_loader(block: Mapping, split: str) -> list[str]:
 
 def _check_dataset(block: Mapping, dataset: Mapping, where: str, training: bool) -> list[str]:
     """Check a dataset with its pipeline, or a wrapper with each of its parts."""
-    parts = dataset.get("datasets") if isinstance(dataset.get("datasets"), list) else []
-    inner = [(f"{where}.datasets.{i}", part) for i, part in enumerate(parts)]
-    if isinstance(dataset.get("dataset"), Mapping):
-        inner.append((f"{where}.dataset", dataset["dataset"]))
+    inner = inner_datasets(dataset, where)
     if inner:
         faults = [fault for place, part in inner if isinstance(part, Mapping)
                   for fault in _check_dataset(block, part, place, training)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Mapping
 
-from jseg.config import stating_block
+from jseg.config import plain_datasets, stating_block
 from jseg.engine.channels import COLOURS, model_channels, picture_channels
 from jseg.rules import is_integer
 
@@ -78,21 +78,11 @@ def _stated(cfg: Mapping, heads: list[tuple[str, Mapping]]) -> Iterator[tuple[st
                     yield f"{place}.loss_decode{inner}.{word}", loss[word], "class allowed"
     if isinstance(cfg.get("data_preprocessor"), Mapping):
         yield "data_preprocessor.seg_pad_val", cfg["data_preprocessor"].get("seg_pad_val", DEFAULT), "padding"
-    for split in ("train", "val", "test"):
-        loader = cfg.get(f"{split}_dataloader")
-        if isinstance(loader, Mapping):
-            yield from _stated_by_dataset(loader.get("dataset"), f"{split}_dataloader.dataset")
+    for where, dataset in plain_datasets(cfg):
+        yield from _stated_by_dataset(dataset, where)
 
 
-def _stated_by_dataset(dataset: Any, where: str) -> Iterator[tuple[str, Any, str]]:
-    if not isinstance(dataset, Mapping):
-        return
-    inner = [(f"{where}.datasets.{i}", part) for i, part in enumerate(dataset.get("datasets") or [])]
-    inner += [(f"{where}.dataset", dataset["dataset"])] if "dataset" in dataset else []
-    for place, part in inner:
-        yield from _stated_by_dataset(part, place)
-    if inner:
-        return
+def _stated_by_dataset(dataset: Mapping, where: str) -> Iterator[tuple[str, Any, str]]:
     yield f"{where}.ignore_index", dataset.get("ignore_index", DEFAULT), "ignored pixels"
     pipeline = dataset.get("pipeline")
     for i, step in enumerate(pipeline if isinstance(pipeline, (list, tuple)) else ()):

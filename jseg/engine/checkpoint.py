@@ -32,8 +32,7 @@ from jseg.text import cleaned_text, printable
 from jseg.weights_file import content_hash, nonfinite_text, read_weights_file, write_weights_file
 
 __all__ = ["META_KEYS", "LoadReport", "save_weights", "load_weights", "weights_path", "load_into", "model_state",
-           "save_state",
-           "find_state", "read_state", "publish_copy", "tidy"]
+           "save_state", "find_state", "read_record", "read_state", "publish_copy", "tidy"]
 
 META_KEYS = ("config", "classes", "palette", "metrics", "origin", "jseg_version")
 _KEEP_FLOAT32 = ("running_mean", "running_var")  # half precision would round small variances to zero
@@ -281,8 +280,12 @@ def _with_seal(body: bytes) -> bytes:
     return body + f'\n "seal": "{hashlib.sha256(body).hexdigest()}"\n}}'.encode()
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    """Read and check `state.json`."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read and check `state.json` of a state folder: what is known of the run beside its arrays.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
         content = (folder / "state.json").read_bytes()
         record = json.loads(content)
@@ -325,7 +328,7 @@ def _discard(folder: Path) -> None:
 def _iteration_of(folder: Path) -> int | None:
     """The iteration that a state folder holds, or None where that cannot be read."""
     try:
-        return int(_read_record(folder)["iter"])
+        return int(read_record(folder)["iter"])
     except CheckpointError:
         return None
 
@@ -361,7 +364,7 @@ def read_state(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
         CheckpointError: a file is missing, damaged, or from another moment than the others.
     """
     folder = Path(folder)
-    record = _read_record(folder)
+    record = read_record(folder)
     weights, _ = load_weights(folder / "weights.safetensors")
     state, _ = load_weights(folder / "state.safetensors")
     for name, arrays in (("weights", weights), ("state", state)):

@@ -14,7 +14,7 @@ import numpy as np
 
 from jseg.config import last_head
 from jseg.engine.channels import FIRST_CONV, adapted, grown_axes, input_axes
-from jseg.engine.checkpoint import LoadReport, load_into
+from jseg.engine.checkpoint import load_into
 from jseg.engine.own_model import with_classes
 
 __all__ = ["Axis", "class_axes", "match_classes", "start_from"]
@@ -84,7 +84,7 @@ def start_from(model, model_cfg: Mapping, classes: Sequence[str], state: Mapping
     lines += _fit_pictures(taken, own, model_cfg, first_conv)
     report = load_into(model, taken, strict=False, source=source)
     return "\n".join([f"{source}: {_about_classes(classes, old_classes, pairs, same, bool(axes))}", *lines,
-                      _about_keys(report)])
+                      f"  keys: {report.text()}"])
 
 
 def _fit_pictures(taken: dict, own: Mapping, model_cfg: Mapping, first_conv: str) -> list[str]:
@@ -130,7 +130,3 @@ def _about_classes(classes: Sequence[str], old: Sequence[str] | None, pairs: Map
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-def _about_keys(report: LoadReport) -> str:
-    return f"  keys: {report.text()}"

@@ -30,7 +30,7 @@ from jseg.models import build_model
 from jseg.rules import fields, is_integer
 
 __all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette",
-           "own_data", "config_told", "save_model"]
+           "own_data", "config_told", "meta_of", "save_model"]
 
 _COUNTS = ("MD_R", "MD_S", "train_steps", "eval_steps", "num_groups", "size", "size_divisor", "resize_divisor",
            "crop_size", "stride", "embed_dims", "depths", "channels", "ham_channels", "in_channels", "in_index")
@@ -94,10 +94,13 @@ def save_model(path: str | os.PathLike, model: Any, config: Mapping[str, Any], d
     Raises:
         CheckpointError: it cannot be written, or the weights hold NaN or inf.
     """
+    save_weights(path, model_state(model), meta_of(config, dataset, {"made_by": "jseg.save_model"}))
+
+
+def meta_of(config: Mapping[str, Any], dataset: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a weights file carries beside the weights: config, names and colours of the data set, where it comes from."""
     palette = np.asarray(dataset.palette).tolist() if dataset.palette is not None else None
-    meta = {"config": dict(config), "classes": list(dataset.classes), "palette": palette,
-            "origin": {"made_by": "jseg.save_model"}}
-    save_weights(path, model_state(model), meta)
+    return {"config": dict(config), "classes": list(dataset.classes), "palette": palette, "origin": dict(origin)}
 
 
 def checked_model_file(path: Path, state: dict[str, np.ndarray], meta: dict[str, Any]) -> ModelFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -80,7 +79,7 @@ def with_classes(model: Mapping, count: int) -> dict:
             return None if len(value) == old else [value[0]] * count + [value[-1]]
         return [changed(item, "") for item in value] if isinstance(value, list) else value
 
-    made = changed(copy.deepcopy(dict(model)), "model")
+    made = changed(model, "model")
     if (made.get("backbone") or {}).get("img_size") is None and (made.get("test_cfg") or {}).get("mode") == "slide":
         made["test_cfg"] = {"mode": "whole"}  # windows as large as the published crops fit no other pictures
     return made

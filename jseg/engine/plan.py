@@ -46,6 +46,7 @@ class Plan:
     accumulative_counts: int
     max_norm: float | None
     early_stop: EarlyStop | None
+    max_seconds: float | None
 
     @classmethod
     def of(cls, cfg: TrainCfg, epoch_length: int, *, evaluates: bool) -> "Plan":
@@ -60,7 +61,7 @@ class Plan:
                    ckpt_interval=(cfg.ckpt_interval or (1 if in_epochs else 1000)) * unit,
                    log_interval=cfg.log_interval, keep=cfg.keep, save_best=cfg.save_best,
                    accumulative_counts=cfg.accumulative_counts, max_norm=cfg.clip_grad.max_norm,
-                   early_stop=cfg.early_stop)
+                   early_stop=cfg.early_stop, max_seconds=cfg.max_seconds)
 
     def evaluates_after(self, done: int) -> bool:
         """Whether an evaluation follows when `done` steps are finished."""

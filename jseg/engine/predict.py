@@ -82,6 +82,7 @@ class InferenceSegmentor:
         self._model, self._preprocessor, self._transforms = file.build(impl=impl)
         self._transforms = self._transforms if resize else Compose([])
         self.reader = picture_reader(self.config)
+        self.bands = self.reader if isinstance(self.reader, LoadBands) else None  # None: LoadImageFromFile reads
         self.scale = self.reader.scale  # of 16-bit pictures, see io.read_image
         self.view: Sequence[int] | None = None  # bands to show of pictures that LoadBands reads; None: as it says
         self._tta = self.config.get("tta") or {} if tta else None
@@ -121,7 +122,7 @@ class InferenceSegmentor:
         answer = self._asked(with_prob, probabilities, logits, thresholds)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; accepted: 1 or more")
-        source = pictures_in(source, self.reader) if _is_folder(source) else source
+        source = pictures_in(source, self.bands) if _is_folder(source) else source
         if not isinstance(source, (list, tuple)):
             return answer([self._views(source, array_order)])[0]
         results: list = [None] * len(source)
@@ -161,14 +162,14 @@ class InferenceSegmentor:
         return augment(image, **self._tta, name=name)
 
     def _picture(self, source: Picture, array_order: str) -> np.ndarray:
-        if isinstance(self.reader, LoadBands):
-            return self.reader.read(_bands_of(source))
+        if self.bands:
+            return self.bands.read(_bands_of(source))
         return as_bgr(source, array_order, self.scale)
 
     def shown(self, source: Picture, array_order: str = "bgr") -> np.ndarray:
         """A picture for eyes, (H, W, 3) uint8 BGR: of LoadBands the bands of the attribute `view`."""
-        if isinstance(self.reader, LoadBands):
-            return self.reader.shown(_bands_of(source), self.view)
+        if self.bands:
+            return self.bands.shown(_bands_of(source), self.view)
         return as_bgr(source, array_order, self.scale)
 
     def slide(self) -> tuple[tuple[int, int], tuple[int, int], int]:
@@ -178,8 +179,8 @@ class InferenceSegmentor:
     def infer_stored(self, picture: np.ndarray, *, limits: Sequence | None = None, with_prob: bool = False):
         """`infer` for a part of a picture that was read already: with LoadBands the bands as stored, scaled by `limits`
         (see `LoadBands.scaled`), else (H, W, 3) uint8 BGR."""
-        if isinstance(self.reader, LoadBands):
-            picture = self.reader.scaled(self.reader.stored(picture), limits)
+        if self.bands:
+            picture = self.bands.scaled(self.bands.stored(picture), limits)
         return self._asked(with_prob, False, False, None)([[plain_view(picture, self._transforms)]])[0]
 
     def _asked(self, with_prob: bool, probabilities: bool, logits: bool, thresholds) -> Callable[[list], list]:
@@ -340,29 +341,40 @@ def as_bgr(source: Picture, array_order: str = "bgr", scale: str = "bits") -> np
     return np.ascontiguousarray(array if array_order == "bgr" else array[..., ::-1])
 
 
-def pictures_in(folder: str | os.PathLike, reader: Any = None, *, arrays: bool = False) -> list[pathlib.Path]:
+def pictures_in(folder: str | os.PathLike, bands: LoadBands | None = None, *,
+                arrays: bool = False) -> list[pathlib.Path]:
     """The picture files of a folder by name, not recursive, hidden ones left out; DataError when there are none.
 
-    With a LoadBands as `reader`, .npy files too, and of a picture in several files the first; with `arrays` .npy files
-    too.
+    With a LoadBands as `bands`, .npy files too, and of a picture in several files the first; with `arrays` all that
+    some pipeline may read (see `pictures_of_pipeline`).
     """
-    folder, bands = pathlib.Path(folder), reader if isinstance(reader, LoadBands) else None
-    suffixes = (*PICTURE_SUFFIXES, ".npy") if bands or arrays else PICTURE_SUFFIXES
+    folder = pathlib.Path(folder)
     try:
         found = sorted(
             p
             for p in folder.iterdir()
-            if p.suffix.lower() in suffixes and not p.name.startswith(".") and not p.is_dir()
+            if p.suffix.lower() in (*PICTURE_SUFFIXES, ".npy") and not p.name.startswith(".") and not p.is_dir()
         )
     except OSError as error:
         raise DataError(
             f"{folder}: cannot list the folder: {error.strerror}", kind="unreadable", path=str(folder)
         ) from error
+    return _some(found, folder, ".npy") if arrays else pictures_of_pipeline(found, folder, bands)
+
+
+def pictures_of_pipeline(found: list[pathlib.Path], folder: pathlib.Path,
+                         bands: LoadBands | None) -> list[pathlib.Path]:
+    """Of the files of a folder those that a pipeline with this LoadBands, or with none, reads."""
+    if bands:
+        return first_files(_some(found, folder, ".npy"), bands)
+    return _some([path for path in found if path.suffix.lower() != ".npy"], folder)
+
+
+def _some(found: list[pathlib.Path], folder: pathlib.Path, *further: str) -> list[pathlib.Path]:
     if not found:
-        raise DataError(
-            f"{folder}: no pictures (looked for {', '.join(suffixes)})", kind="missing", path=str(folder)
-        )
-    return first_files(found, bands) if bands else found
+        raise DataError(f"{folder}: no pictures (looked for {', '.join([*PICTURE_SUFFIXES, *further])})",
+                        kind="missing", path=str(folder))
+    return found
 
 
 def first_files(pictures: Sequence[pathlib.Path], bands: LoadBands) -> list[pathlib.Path]:

@@ -43,7 +43,8 @@ def blocks(length: int, crop: int, stride: int, divisor: int, most: int) -> list
         most: pixels of a part that is read, at least the windows that one stride needs.
     """
     spans = windows(-(-length // divisor) * divisor, crop, stride)
-    step = max(1, (most - 2 * crop) // stride)  # windows whose begins share a part
+    before = (-(-crop // stride) - 1) * stride  # windows that begin there reach into a part, too
+    step = max(1, (most - before - crop) // stride + 1)  # windows whose begins share a part
     found = []
     for i in range(0, len(spans), step):
         begin, end = spans[i][0], spans[i + step][0] if i + step < len(spans) else length
@@ -68,8 +69,7 @@ def predict_tiled(segmentor, path: str | os.PathLike, outs: Mapping[str, str | o
         ConfigError: windows that do not fit `size_divisor`; rasterio is not installed.
         DataError, WriteError: files that cannot be read or written.
     """
-    reader = segmentor.reader
-    bands = reader if isinstance(reader, LoadBands) else None
+    bands = segmentor.bands
     crop, stride, divisor = segmentor.slide()
     counts = np.zeros(len(segmentor.classes), np.int64)
     with contextlib.ExitStack() as stack:
@@ -84,7 +84,7 @@ def predict_tiled(segmentor, path: str | os.PathLike, outs: Mapping[str, str | o
             palette=segmentor.palette if kind == "labels" else None)) for kind, out in outs.items()}
         total = len(parts[0]) * len(parts[1])
         for done, (rows, columns) in enumerate((r, c) for r in parts[0] for c in parts[1]):
-            picture = _read(raster, reader, (rows.first, rows.last), (columns.first, columns.last))
+            picture = _read(raster, segmentor, (rows.first, rows.last), (columns.first, columns.last))
             found = segmentor.infer_stored(picture, limits=limits, with_prob="probability" in files)
             found = found if isinstance(found, tuple) else (found,)
             own = (slice(rows.begin - rows.first, rows.end - rows.first),
@@ -97,17 +97,17 @@ def predict_tiled(segmentor, path: str | os.PathLike, outs: Mapping[str, str | o
     return counts
 
 
-def _read(raster: Raster, reader, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """A window as the model's reader gives pictures before scaling: bands as stored, or BGR uint8."""
-    if isinstance(reader, LoadBands):
-        return raster.read(rows, columns, reader.bands)
+def _read(raster: Raster, segmentor, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """A window as `infer_stored` takes it: bands as stored, or BGR uint8."""
+    if segmentor.bands:
+        return raster.read(rows, columns, segmentor.bands.bands)
     count = sum(source.count for source in raster.sources)
     found = raster.read(rows, columns, (2, 1, 0) if count >= 3 else (0, 0, 0))
-    if found.dtype == np.uint16 and reader.scale == "bits":
+    if found.dtype == np.uint16 and segmentor.scale == "bits":
         return (found >> 8).astype(np.uint8)
     if found.dtype != np.uint8:
-        raise DataError(f"{raster.name}: {found.dtype} samples of LoadImageFromFile (scale: {reader.scale}); windows "
-                        "take 8 bits, and 16 with scale: bits: train with LoadBands, which states its scale",
+        raise DataError(f"{raster.name}: {found.dtype} samples of LoadImageFromFile (scale: {segmentor.scale}); "
+                        "windows take 8 bits, and 16 with scale: bits: train with LoadBands, which states its scale",
                         kind="samples", path=raster.name)
     return found
 

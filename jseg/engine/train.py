@@ -44,6 +44,7 @@ from jseg.engine.channels import FIRST_CONV
 from jseg.engine.fine_tune import start_from
 from jseg.engine.log import RunLog
 from jseg.engine.memory import fix_heap, give_back
+from jseg.engine.model_file import meta_of
 from jseg.engine.optim import EMA, build_optimizer
 from jseg.engine.plan import Patience, Plan
 from jseg.engine.run_folder import locked, refuse_to_overwrite
@@ -244,7 +245,6 @@ def _run_to_the_end(run: Run, stop: distributed.JobStop) -> Generator[Step, None
 def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
     """Run steps until the plan is fulfilled or a signal asks to stop; the state is saved either way."""
     plan, log = run.plan, run.log
-    limit = TrainCfg.read(run.config["train_cfg"]).max_seconds
     stop.at_once = False
     if not run.evaluated:
         _evaluate(run, stop)
@@ -253,7 +253,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
         began, first, before = time.perf_counter(), run.done, run.seconds
         while run.done < plan.max_iters and stop.signal is None and not run.patience.is_over:
             run.seconds = before + time.perf_counter() - began
-            if _out_of_time(run, limit):
+            if _out_of_time(run):
                 break
             stop.at_once = run.done == first  # nothing to save, and kernels may be compiled for minutes
             if stop.at_once:
@@ -279,7 +279,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
                 _save(run)
             del batch  # its memory is the loader's to use again
             yield from _handed_over(run, scalars)
-    if _out_of_time(run, limit) and stop.signal is None and run.done < plan.max_iters:
+    if _out_of_time(run) and stop.signal is None and run.done < plan.max_iters:
         log.say(f"time limit: {run.seconds:.0f} s after {run.done} of {plan.max_iters} iterations")
         if plan.val_interval and run.evaluated_at != run.done:
             run.evaluated = False
@@ -289,8 +289,9 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
         _save(run)
 
 
-def _out_of_time(run: Run, limit: float | None) -> bool:
+def _out_of_time(run: Run) -> bool:
     """Whether the time that training may take is over, by the clock of the first rank."""
+    limit = run.plan.max_seconds
     return limit is not None and distributed.from_main(lambda: run.seconds >= limit)
 
 
@@ -426,10 +427,8 @@ def _deliverable_weights(run: Run) -> Iterator[None]:
 
 
 def _meta(run: Run) -> dict:
-    dataset = run.loader.dataset
-    palette = np.asarray(dataset.palette).tolist() if dataset.palette is not None else None
-    return {"config": run.config, "classes": list(dataset.classes), "palette": palette, "metrics": run.metrics,
-            "origin": {"made_by": "jseg train", "iter": run.done, "ema": run.ema is not None}}
+    origin = {"made_by": "jseg train", "iter": run.done, "ema": run.ema is not None}
+    return {**meta_of(run.config, run.loader.dataset, origin), "metrics": run.metrics}
 
 
 def _export(run: Run) -> None:

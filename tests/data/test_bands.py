@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jseg import cli
 from jseg.data.bands import partner, read_bands
 from jseg.data.preprocess import SegDataPreProcessor
 from jseg.data.transforms import Compose, LoadBands
@@ -140,3 +141,32 @@ def test_the_preprocessor_takes_any_length_and_names_what_differs(rng):
         prep.batch([{"img": img[..., :3], "img_path": "a.tif"}], training=False)
     with pytest.raises(ValueError, match="reverse 3 channels"):
         SegDataPreProcessor(mean=[1] * 4, std=[1] * 4, bgr_to_rgb=True)
+
+
+SIX_BANDS = """
+train_dataloader:
+  batch_size: 1
+  dataset:
+    type: FolderDataset
+    data_root: {root}
+    img_suffix: .npy
+    metainfo: {{classes: [ground, roof]}}
+    pipeline: [{{type: LoadBands, channels: 6, view: [5, 4, 3]}}, {{type: LoadAnnotations}}]
+"""
+
+
+@pytest.mark.parametrize("command, words, bands", [
+    (["data", "check"], ["--quiet", "--sheet"], (5, 4, 3)), (["browse"], ["--out"], (5, 4, 3)),
+    (["browse"], ["--view", "0,1,5", "--out"], (0, 1, 5)), (["browse"], ["--view", "4", "--out"], (4, 4, 4))])
+def test_sheets_show_the_bands_of_the_view(tmp_path, capsys, command, words, bands):
+    values = np.arange(6, dtype=np.uint8) * 30 + 20
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for i in range(2):
+        np.save(tmp_path / f"images/{i}.npy", np.broadcast_to(values, (40, 50, 6)))
+        cv2.imwrite(str(tmp_path / f"masks/{i}.png"), np.full((40, 50), i, np.uint8))
+    (tmp_path / "a.yaml").write_text(SIX_BANDS.format(root=tmp_path))
+    assert cli.main([*command, str(tmp_path / "a.yaml"), *words, str(tmp_path / "sheet.png")]) == 0
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    colour = values[list(bands)][::-1]  # BGR
+    assert (sheet == colour).all(2).sum() > 2 * 200 * 150, capsys.readouterr()

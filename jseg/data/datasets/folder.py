@@ -96,13 +96,18 @@ class FolderDataset(SegDataset):
                 raise DataError(f"{img_path} and {other} share one mask; rename one, or set img_suffix")
         if self.split is None:
             return pairs
-        root = self._under_root(self.data_prefix["img_path"])
-        names = [pair[0][len(root):] if pair[0].startswith(root) else pair[0] for pair in pairs]
+        names = self.hashed_names(pairs)
         chosen = validation_names(names, self.split)
         if not 0 < len(chosen) < len(pairs):
+            root = self._under_root(self.data_prefix["img_path"])
             raise DataError(f"{root}: {len(pairs)} picture(s) cannot be split into "
                             f"{self.split.get('folds') or 'two'} parts; add pictures or leave out split")
         return [pair for pair, name in zip(pairs, names) if (name in chosen) == (self.split["part"] == "val")]
+
+    def hashed_names(self, pairs: Sequence[tuple[str, str | None]]) -> list[str]:
+        """The names of pairs as `split` hashes them: the pictures' paths below their folder."""
+        root = self._under_root(self.data_prefix["img_path"])
+        return [path[len(root):] if path.startswith(root) else path for path, _ in pairs]
 
 
 def validation_names(names: Sequence[str], split: dict) -> set[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
 
-from jseg.data.datasets.base import spread_colours
+from jseg.data.colours import spread_colours
 from jseg.data.datasets.files import IMAGE_SUFFIXES, list_files
 from jseg.data.datasets.folder import FolderDataset
 from jseg.data.own.annotations import BACKGROUND, HIDDEN, Annotations, annotation_kind, draw, read_annotations
@@ -239,14 +239,12 @@ def _block_of(pairing: Pairing, prefix: dict[str, str], root: str) -> dict[str, 
     if pairing.image_tail == "" and not pairing.lone_images and not pairing.lone_masks:
         suffixes.pop("img_suffix", None)  # pictures of any suffix, also such as come later
     block = {"data_root": root, "data_prefix": prefix, **suffixes}
-    wanted = [(os.path.join(pairing.images, image), os.path.join(pairing.masks, mask))
-              for image, mask in pairing.pairs]
     try:
         dataset = FolderDataset(metainfo={"classes": ["a", "b"]}, **block)
         found = [tuple(map(os.path.realpath, pair)) for pair in dataset.pairs]
     except (DataError, ConfigError):
         return None
-    return block if sorted(found) == sorted(tuple(map(os.path.realpath, pair)) for pair in wanted) else None
+    return block if sorted(found) == sorted(tuple(map(os.path.realpath, pair)) for pair in _whole(pairing)) else None
 
 
 def _paired(images: str, masks: str, data: OwnData) -> Pairing:
@@ -344,7 +342,8 @@ def _divide(asked: Asked, data: OwnData, pairs: list[tuple[str, str]], survey: S
         raise DataError(f"{asked.images}: {len(pairs)} picture(s) with masks cannot be divided into train and val; "
                         f"at least {max(2, asked.folds)} are needed")
     block = {"metainfo": {"classes": ["a", "b"]}, **{key: data.block[key] for key in _FILES if key in data.block}}
-    names = _hashed_names(FolderDataset(**block))
+    whole = FolderDataset(**block)
+    names = dict(zip((image for image, _ in whole.pairs), whole.hashed_names(whole.pairs)))
     held = [survey.pictures.get(value, ()) for value in data.labels.values]
     order = {os.path.realpath(image): number for number, (image, _) in enumerate(pairs)}
     place = {order[os.path.realpath(path)]: number for number, path in enumerate(names)}
@@ -356,9 +355,3 @@ def _divide(asked: Asked, data: OwnData, pairs: list[tuple[str, str]], survey: S
                     "evaluate on, by a hash of the names; frames of one video belong in one part: --train-list")
     only = [name for name, numbers in zip(data.labels.names, held) if len(numbers) == 1]
     data.notes += [f"{', '.join(only)}: in one picture only, so not in both parts"] if only else []
-
-
-def _hashed_names(dataset: FolderDataset) -> dict[str, str]:
-    """Picture's path -> its name as `split` hashes it."""
-    root = dataset._under_root(dataset.data_prefix["img_path"])
-    return {image: image[len(root):] if image.startswith(root) else image for image, _ in dataset.pairs}

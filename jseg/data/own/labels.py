@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Iterable, Sequence
 
-from jseg.data.datasets.base import spread_colours
+from jseg.data.colours import spread_colours
 from jseg.data.own.annotations import BACKGROUND
 from jseg.data.own.names import Names, known_palette
 from jseg.data.own.survey import Survey

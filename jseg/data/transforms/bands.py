@@ -125,16 +125,21 @@ class LoadBands(Transform):
         alike = len({part.dtype for part in parts}) == 1
         return np.concatenate([part if alike else part.astype(np.float32) for part in parts], axis=2)
 
+    def absent(self, img: np.ndarray) -> np.ndarray | None:
+        """Which samples of `stored` have no data, (H, W, C) bool: `nodata`, NaN, inf; None where there can be none."""
+        absent = ~np.isfinite(img) if img.dtype.kind == "f" else None
+        if self.nodata is not None and not np.isnan(self.nodata):
+            absent = (img == self.nodata) if absent is None else absent | (img == self.nodata)
+        return absent
+
     def scaled(self, img: np.ndarray, limits: Sequence | None = None, name: str = "picture") -> np.ndarray:
         """What `stored` gave on the config's scale: uint8 where nothing changes, else float32.
 
         Args:
             limits: (low, high) per channel instead of this picture's own percentiles, for parts of a picture.
         """
-        absent = None if img.dtype.kind != "f" else ~np.isfinite(img)
-        if self.nodata is not None and not np.isnan(self.nodata):
-            absent = (img == self.nodata) if absent is None else absent | (img == self.nodata)
-        elif self.nodata is None and absent is not None and absent.any():
+        absent = self.absent(img)
+        if self.nodata is None and absent is not None and absent.any():
             row, column, band = (int(places[0]) for places in np.nonzero(absent))
             raise DataError(f"{name}: {int(absent.sum())} samples are NaN or infinite, the first in row {row}, column "
                             f"{column}, channel {band}; LoadBands.nodata: .nan makes them `fill`", kind="samples",

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from jseg.data.transforms.base import Transform
+from jseg.data.transforms.loading import LoadImageFromFile
 from jseg.errors import DataError
 from jseg.registry import TRANSFORMS
 
@@ -29,6 +30,11 @@ class Compose:
         self.where = where
         self.transforms = [step if isinstance(step, Transform) else TRANSFORMS.build(step, f"{where}[{i}]")
                            for i, step in enumerate(transforms)]
+
+    @property
+    def reader(self) -> Transform:
+        """The step that reads the pictures; LoadImageFromFile where none is named."""
+        return next((step for step in self.transforms if step.reads_pictures), LoadImageFromFile())
 
     def __call__(self, sample: dict, rng: np.random.Generator | None = None) -> dict:
         """Return the sample after all steps.
