@@ -26,14 +26,9 @@ from jseg.engine.model_file import open_model_file
 from jseg.engine.predict import InferenceSegmentor
 from jseg.errors import CheckpointError, ConvertError
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 LAYOUTS = json.loads(gzip.decompress((GOLDEN / "hf_layouts.json.gz").read_bytes()))
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 @pytest.fixture

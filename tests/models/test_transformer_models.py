@@ -23,13 +23,8 @@ from jseg.models.backbones.vision_transformer import VisionTransformer, chosen_b
 from jseg.models.necks.multilevel_neck import rescale
 from jseg.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 def built(block: dict, **words):
