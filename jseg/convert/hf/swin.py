@@ -11,9 +11,9 @@ from typing import Sequence
 
 import numpy as np
 
-from jseg.convert.hf.facts import LAYERS, Facts
+from jseg.convert.hf.facts import Facts
 from jseg.convert.hf.keys import Rule, drop, with_prefixes
-from jseg.convert.hf.plan import gelu, joined, linear, norm
+from jseg.convert.hf.plan import gelu, joined, linear, norm, stage_depths
 
 __all__ = ["swin_backbone", "swin_constants", "swin_rules", "swin_widths"]
 
@@ -22,11 +22,8 @@ _BLOCK, _OURS = "encoder.layers.{i}.blocks.{j}.", "stages.{i}.blocks.{j}."
 
 def swin_backbone(facts: Facts) -> dict:
     """The block of a backbone config."""
-    depths = facts.integers("depths", [2, 2, 6, 2], high=LAYERS)
+    depths = stage_depths(facts, [2, 2, 6, 2])
     stages = len(depths)
-    wanted = [f"stage{i + 1}" for i in range(stages)]
-    if (facts.values.get("out_features") or wanted) != wanted:
-        raise facts.fault("out_features", str(wanted))
     patch = facts.integer("patch_size", 4)
     return {"type": "SwinTransformer", "pretrain_img_size": facts.side("image_size", 224),
             "in_channels": facts.integer("num_channels", 3), "embed_dims": facts.integer("embed_dim", 96),
