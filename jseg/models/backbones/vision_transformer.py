@@ -91,8 +91,8 @@ class VisionTransformer(nn.Module):
             raise ConfigError("output_cls_token needs with_cls_token: true")
         check_attn_drop(attn_drop_rate)
         self.out_indices, self.out_origin = chosen_blocks(out_indices, num_layers), out_origin
-        self.with_cls_token, self.output_cls_token, self.interpolate_mode = (with_cls_token, output_cls_token,
-                                                                             interpolate_mode)
+        self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
+        self.interpolate_mode = interpolate_mode
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, padding=patch_pad, bias=patch_bias,
                                       norm_cfg=norm_cfg if patch_norm else None,
                                       init_std=(2 / (in_channels * patch_size**2)) ** 0.5)
