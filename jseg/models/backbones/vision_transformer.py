@@ -119,18 +119,18 @@ class VisionTransformer(nn.Module):
 
     def execute(self, x: jt.Var) -> list:
         patches, size = self.patch_embed(x.transpose(0, 2, 3, 1))
-        x = self._placed(patches, size)
+        x = self._add_positions(patches, size)
         x = self.ln_pre(x) if self.pre_norm else x
-        features = [self._result(x, size)] if self.out_origin else []
+        features = [self._output_map(x, size)] if self.out_origin else []
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if self.final_norm and i == len(self.layers) - 1:
                 x = self.ln1(x)
             if i in self.out_indices:
-                features.append(self._result(x, size))
+                features.append(self._output_map(x, size))
         return features
 
-    def _placed(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    def _add_positions(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
         """Tokens with positions, and the class token before them where the blocks see it."""
         n, _, c = x.shape
         x = x + resize_positions(self.pos_embed[:, 1:], self.grid, size, mode=self.interpolate_mode)
@@ -138,7 +138,7 @@ class VisionTransformer(nn.Module):
             x = jt.concat([(self.cls_token + self.pos_embed[:, :1]).broadcast((n, 1, c)), x], 1)
         return self.drop_after_pos(x)
 
-    def _result(self, x: jt.Var, size: tuple[int, int]):
+    def _output_map(self, x: jt.Var, size: tuple[int, int]):
         """The map of the tokens, with the class token if it is asked for."""
         found = to_map(x[:, 1:] if self.with_cls_token else x, size)
         return (found, x[:, 0]) if self.output_cls_token else found
