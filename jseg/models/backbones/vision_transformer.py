@@ -21,6 +21,7 @@ from jittor import nn
 
 from jseg.errors import ConfigError
 from jseg.layers import Dropout, PatchEmbed, build_norm, check_attn_drop, pair, to_map
+from jseg.layers.freeze import freeze_except
 from jseg.layers.init import trunc_normal
 from jseg.layers.positions import resize_positions
 from jseg.layers.transformer import TransformerEncoderLayer
@@ -112,10 +113,7 @@ class VisionTransformer(nn.Module):
         self.pre_norm, self.final_norm = pre_norm, final_norm
         count = out_origin + len(self.out_indices)
         self.out_channels, self.strides = [embed_dims] * count, [patch_size] * count
-        if "all" not in frozen_exclude:
-            for name, value in self.named_parameters():
-                if not any(part in name for part in frozen_exclude):
-                    value.stop_grad()
+        freeze_except(self, frozen_exclude)
 
     def execute(self, x: jt.Var) -> list:
         patches, size = self.patch_embed(x.transpose(0, 2, 3, 1))

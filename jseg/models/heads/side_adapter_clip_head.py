@@ -26,6 +26,7 @@ from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import Conv2d, ConvNormAct, Linear, PatchEmbed, adaptive_max_pool, build_norm, relu, to_map
 from jseg.layers.clip import CLIPLayer
+from jseg.layers.freeze import freeze_except
 from jseg.layers.init import normal, trunc_normal
 from jseg.layers.positions import resize_positions
 from jseg.layers.products import mix_maps, pair_products
@@ -197,10 +198,7 @@ class MaskRecognition(nn.Module):
                                                 act_cfg=act_cfg, norm_cfg=_LN) for _ in range(num_layers)])
         self.ln_post = build_norm(norm_cfg, embed_dims, channel_first=False)[1]
         self.proj = Linear(embed_dims, out_dims, bias=False)
-        if "all" not in frozen_exclude:
-            for name, value in self.named_parameters():
-                if not any(part in name for part in frozen_exclude):
-                    value.stop_grad()
+        freeze_except(self, frozen_exclude)
 
     def execute(self, tokens: jt.Var, scores: list[jt.Var]) -> jt.Var:
         n, _, count, _ = scores[0].shape
