@@ -52,6 +52,23 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
+def few_kernels():
+    """Operations of Jittor run one by one: without fusion a model needs far fewer distinct kernels."""
+    import jittor as jt
+    with jt.flag_scope(lazy_execution=0):
+        yield
+
+
+@pytest.fixture
+def plain_children():
+    """Jittor's SIGCHLD handler would end this process when a child is killed."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.fixture
 def shared_data() -> pathlib.Path:
     """The folder of real photographs with labels; tests that need it skip where it is absent."""
     if not SHARED.is_dir():

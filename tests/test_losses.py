@@ -13,18 +13,11 @@ from jseg.losses.lovasz import _growth
 from jseg.losses.targets import class_presence
 from jseg.registry import LOSSES, SAMPLERS
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 _spec = importlib.util.spec_from_file_location("losses_mmseg",
                                                pathlib.Path(__file__).parent / "parity" / "losses_mmseg.py")
 parity = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(parity)
-
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Unfused operators: far fewer kernels to compile."""
-    before, jt.flags.lazy_execution = jt.flags.lazy_execution, 0
-    yield
-    jt.flags.lazy_execution = before
 
 
 @pytest.fixture(scope="module")

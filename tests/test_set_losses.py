@@ -13,19 +13,13 @@ from jseg.losses.set_criterion import SetCriterion
 from jseg.ops import ranks
 from jseg.registry import MATCH_COSTS
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 COSTS = [{"type": "ClassificationCost", "weight": 2.0}, {"type": "FocalLossCost", "weight": 20.0, "binary_input": True},
          {"type": "DiceCost", "weight": 1.0, "pred_act": True, "eps": 1.0}]
 TRAIN_CFG = {"assigner": {"type": "HungarianAssigner", "match_costs": COSTS}, "sampler": {"type": "MaskPseudoSampler"}}
 LOSSES = {"loss_cls": {"type": "CrossEntropyLoss", "loss_weight": 2.0, "class_weight": [1.0, 1.5, 0.5, 0.1]},
           "loss_mask": {"type": "FocalLoss", "loss_weight": 20.0},
           "loss_dice": {"type": "DiceLoss", "naive_dice": True, "eps": 1.0}}
-
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Unfused operators: far fewer kernels to compile."""
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 def sigmoid(x):

@@ -21,7 +21,8 @@ import numpy as np
 
 from jseg.config import last_head
 from jseg.convert import guess
-from jseg.convert.checkpoint_meta import class_list, origin_of, test_size
+from jseg.convert.checkpoint_meta import class_list, origin_of
+from jseg.convert.layout import CLASSIFIER
 from jseg.convert.pickle_data import brief
 from jseg.convert.release import COUNTS, backbone_settings, release_keys
 from jseg.convert.state import Contents, find_contents
@@ -34,8 +35,8 @@ from jseg.weights_file import nonfinite_text, read_weights_file
 if TYPE_CHECKING:
     from jseg.models.made import Made
 
-__all__ = ["Conversion", "checked_shapes", "class_list", "convert_checkpoint", "convert_config", "output_file",
-           "starting_weights", "test_size", "write_conversion"]
+__all__ = ["Conversion", "checked_shapes", "convert_checkpoint", "convert_config", "output_file", "starting_weights",
+           "write_conversion"]
 
 
 @dataclasses.dataclass
@@ -274,7 +275,7 @@ def _renames(contents: Contents, settings: Mapping, backbone_only: bool) -> tupl
         if key.endswith("num_batches_tracked"):
             dropped[contents.source_keys[key]] = COUNTS
         elif backbone_only and key.startswith("head."):
-            dropped[contents.source_keys[key]] = "the ImageNet classifier"
+            dropped[contents.source_keys[key]] = CLASSIFIER
         elif key.startswith("auxiliary_head.") and not settings["model"].get("auxiliary_head"):
             dropped[contents.source_keys[key]] = "an auxiliary head, used in training only; the config has none"
         elif key.startswith("data_preprocessor."):

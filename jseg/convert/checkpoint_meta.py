@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from jseg.convert.guess import Guess
 from jseg.convert.state import Contents
 from jseg.errors import ConvertError
 
-__all__ = ["class_list", "origin_of", "test_size"]
+__all__ = ["class_list", "files_hash", "origin_of", "test_size"]
 
 
 def class_list(settings: Mapping, contents: Contents, asked: str | None, where: str, notes: list[str]) -> tuple[
@@ -78,14 +78,10 @@ def _palette(value: Any, count: int) -> list[list[int]]:
 
 
 def origin_of(source: pathlib.Path, contents: Contents, found: Guess, settings: dict, config_from: str,
-            classes_from: str) -> dict:
+              classes_from: str) -> dict:
     """What the weights file says of where it came from; nothing that differs between two runs."""
     meta = contents.meta
-    digest = hashlib.sha256()
-    with open(source, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    origin: dict[str, Any] = {"file": source.name, "sha256": digest.hexdigest(), "bytes": source.stat().st_size,
+    origin: dict[str, Any] = {"file": source.name, "sha256": files_hash([source]), "bytes": source.stat().st_size,
                               "family": found.release, "weights": contents.place, "config_from": config_from}
     for key in ("mmengine_version", "mmcv_version", "mmseg_version", "jseg_version", "pytorch_version"):
         if isinstance(meta.get(key), str) and meta[key].isprintable():
@@ -103,6 +99,16 @@ def origin_of(source: pathlib.Path, contents: Contents, found: Guess, settings: 
         origin.update(md_r=options["MD_R"],
                       gradient={"full": "through all steps", "one_step": "through the last step"}[options["grad"]])
     return origin
+
+
+def files_hash(paths: Iterable[pathlib.Path]) -> str:
+    """sha256 over the bytes of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def test_size(settings: Mapping) -> str:

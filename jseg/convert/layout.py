@@ -17,12 +17,13 @@ import numpy as np
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
-__all__ = ["CLASSIFIER", "Layout", "Moved", "Shapes", "count_indices", "fill_norms", "fold_bias", "resized_grid",
-           "square_side", "without_prefix"]
+__all__ = ["CLASSIFIER", "LEAF", "Layout", "Moved", "Shapes", "count_indices", "fill_norms", "fold_bias",
+           "resized_grid", "square_side", "without_prefix"]
 
 Shapes = Mapping[str, tuple]
 Target = Union[str, Callable[[re.Match], str]]
 CLASSIFIER = "the ImageNet classifier"
+LEAF = r"(weight|bias|running_mean|running_var)"  # a convolution's, a linear layer's or a norm's, in a pattern
 _FRESH = "norms of the maps, which the release lacks: weight 1, bias 0"
 
 

@@ -388,8 +388,8 @@ def _plain(value: Any, where: str) -> Any:
         if depth > MAX_DEPTH:
             raise ConvertError(f"{where}: values nested more than {MAX_DEPTH} deep; no checkpoint is")
         if isinstance(container, Inert):
-            container.state, container.args = (_replaced(container.state, depth, todo, done),
-                                               _replaced(container.args, depth, todo, done))
+            container.state = _replaced(container.state, depth, todo, done)
+            container.args = _replaced(container.args, depth, todo, done)
             container = container.items
         places = container.items() if isinstance(container, dict) else enumerate(container)
         for place, item in list(places):

@@ -162,12 +162,14 @@ def _adaptive_avg_pool(x, size):
         return x.mean([2, 3], keepdims=True)
     if (rows, columns) == x.shape[2:]:
         return x
+    down, across = (_shares(side, *_cell_edges(side, count)) for side, count in zip(x.shape[2:], (rows, columns)))
+    return product(down, product(x, across.transpose(1, 0)))
 
-    def cells(length: Number, count: int) -> Tensor:
-        i = positions(count).cast("int64")
-        begin, end = i * length // count, ((i + 1) * length + (count - 1)) // count
-        return _shares(length, begin, end)
-    return product(cells(x.shape[2], rows), product(x, cells(x.shape[3], columns).transpose(1, 0)))
+
+def _cell_edges(length: Number, cells: int) -> tuple[Tensor, Tensor]:
+    """Where the cells of a grid begin and end (without that place), along one axis."""
+    cell = positions(cells).cast("int64")
+    return cell * length // cells, ((cell + 1) * length + (cells - 1)) // cells
 
 
 @stands_for(pool.window_means)
@@ -182,12 +184,29 @@ def _window_means(x, kernel_size, stride):
 
 def _shares(length: Number, begin: Tensor, end: Tensor) -> Tensor:
     """(cells, length): the share of each position in the mean from `begin` to `end` (without it)."""
-    place, begin, end = positions(length).cast("int64").unsqueeze(0), begin.unsqueeze(1), end.unsqueeze(1)
-    return ((place >= begin) & (place < end)).float32() / (end - begin).float32()
+    return _inside(length, begin, end).float32() / (end - begin).unsqueeze(1).float32()
 
 
-@stands_for(pool._pooled)
-def _pooled(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad=True):
+def _inside(length: Number, begin: Tensor, end: Tensor) -> Tensor:
+    """(cells, length): whether each position is from `begin` to `end` (without it)."""
+    place = positions(length).cast("int64").unsqueeze(0)
+    return (place >= begin.unsqueeze(1)) & (place < end.unsqueeze(1))
+
+
+@stands_for(pool.max_pool)
+def _max_pool(x, kernel_size, *, stride=None, padding=0, ceil_mode=False):
+    return _pool_windows(x, "MaxPool", kernel_size, stride, padding, ceil_mode)
+
+
+@stands_for(pool.avg_pool)
+def _avg_pool(x, kernel_size, *, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    return _pool_windows(x, "AveragePool", kernel_size, stride, padding, ceil_mode,
+                         count_include_pad=int(count_include_pad))
+
+
+def _pool_windows(x: Tensor, kind: str, kernel_size: int, stride: int | None, padding: int, ceil_mode: bool,
+                  **words) -> Tensor:
+    """ONNX's MaxPool or AveragePool (`kind`) of maps (N, C, h, w), with PyTorch's windows."""
     step = stride or kernel_size
     sides = []
     for side in x.shape[2:]:
@@ -196,16 +215,8 @@ def _pooled(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad=Tr
         if ceil_mode:  # a window may not begin in the padding behind
             count = smallest(count, (side + padding - 1) // step + 1)
         sides.append(count)
-    words = {"kernel_shape": [kernel_size] * 2, "strides": [step] * 2, "pads": [padding] * 4,
-             "ceil_mode": int(ceil_mode)}
-    if op == "maximum":
-        return x.graph.add("MaxPool", [x], (*x.shape[:2], *sides), **words)
-    return x.graph.add("AveragePool", [x], (*x.shape[:2], *sides), count_include_pad=int(count_include_pad), **words)
-
-
-@stands_for(pool.avg_pool)
-def _avg_pool(x, kernel_size, *, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
-    return _pooled(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
+    return x.graph.add(kind, [x], (*x.shape[:2], *sides), kernel_shape=[kernel_size] * 2, strides=[step] * 2,
+                       pads=[padding] * 4, ceil_mode=int(ceil_mode), **words)
 
 
 @stands_for(pool.adaptive_max_pool)
@@ -214,16 +225,13 @@ def _adaptive_max_pool(x, size):
         length = x.shape[axis]
         if cells == length:
             continue
-        cell = positions(cells).cast("int64")
-        begin, end = cell * length // cells, ((cell + 1) * length + (cells - 1)) // cells
-        place = positions(length).cast("int64").unsqueeze(0)
-        inside = (place >= begin.unsqueeze(1)) & (place < end.unsqueeze(1))  # (cells, length)
+        inside = _inside(length, *_cell_edges(length, cells))
         inside = inside.unsqueeze(2) if axis == 2 else inside
         x = where(inside, x.unsqueeze(axis), -np.inf).max(axis + 1)
     return x
 
 
-@stands_for(resize.scaled)
+@stands_for(resize.resize_by_factor)
 def _scaled(x, factor):
     size = tuple(floor(side * factor) if isinstance(side, Size) else max(int(side * factor), 1) for side in x.shape[2:])
     graph, scales = x.graph, x.graph.initializer(np.array([1, 1, factor, factor], np.float32))

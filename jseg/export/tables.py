@@ -140,7 +140,7 @@ def _of_one_size(x: Tensor, grid: tuple, size: tuple, mode: str) -> Tensor:
     return x.graph.constant(values.reshape(1, size[0] * size[1], -1), "float32")
 
 
-@table_of(sine_positions._positions)
+@table_of(sine_positions._sine_table)
 def _sine_positions(size, num_feats, temperature, normalize, scale, eps, offset):
     graph = graph_in_use()
     wavelength = graph.constant(temperature ** (2 * (np.arange(num_feats) // 2) / num_feats), "float32")
@@ -157,7 +157,7 @@ def _sine_positions(size, num_feats, temperature, normalize, scale, eps, offset)
     return concat([rows, columns], 2).reshape(1, size[0] * size[1], 2 * num_feats)
 
 
-@table_of(deformable._grid)
+@table_of(deformable._cell_centres)
 def _grid(sizes):
     graph, centres, cells = graph_in_use(), [], []
     for h, w in sizes:

@@ -65,13 +65,14 @@ class MultiheadAttention(nn.Module):
         if source is None:
             qkv = ops.linear(x, self.in_proj_weight, self.in_proj_bias).reshape(n, length, 3, self.heads, -1)
             return ops.attention(qkv).reshape(n, length, c)
-        (q_weight, kv_weight), (q_bias, kv_bias) = self._cut(self.in_proj_weight, c), self._cut(self.in_proj_bias, c)
+        q_weight, kv_weight = self._split_queries(self.in_proj_weight, c)
+        q_bias, kv_bias = self._split_queries(self.in_proj_bias, c)
         q = ops.linear(x, q_weight, q_bias).reshape(n, length, self.heads, -1)
         kv = ops.linear(source, kv_weight, kv_bias).reshape(n, source.shape[1], 2, self.heads, -1)
         return ops.attention(q, kv).reshape(n, length, c)
 
     @staticmethod
-    def _cut(values: jt.Var | None, c: int) -> tuple:
+    def _split_queries(values: jt.Var | None, c: int) -> tuple:
         """The part of the queries, and that of keys and values."""
         return (None, None) if values is None else (values[:c], values[c:])
 
@@ -101,19 +102,19 @@ class ReducedAttention(nn.Module):
 
     def execute(self, x: jt.Var, size: tuple[int, int] | None = None, *, shortcut: jt.Var | None = None,
                 factor: jt.Var | None = None) -> jt.Var:
-        mixed = self.attn.mix(x, self._source(x, size))
+        mixed = self.attn.mix(x, self._reduced_tokens(x, size))
         return self.attn.out_proj.close_branch(mixed, self.proj_drop, factor=factor, shortcut=shortcut)
 
     def on_map(self, x: jt.Var, *, shortcut: jt.Var, factor: jt.Var | None = None) -> jt.Var:
         """The same on maps. Shape: x, shortcut: (N, C, H, W) -> (N, C, H, W)."""
         size, tokens = tuple(x.shape[2:]), to_tokens(x)
-        mixed, out = to_map(self.attn.mix(tokens, self._source(tokens, size)), size), self.attn.out_proj
+        mixed, out = to_map(self.attn.mix(tokens, self._reduced_tokens(tokens, size)), size), self.attn.out_proj
         if self.proj_drop.drop_prob == 0.0 or not self.proj_drop.is_train:
             return ops.pointwise(mixed, out.weight, out.bias, factor=factor, shortcut=shortcut)
         y = self.proj_drop(ops.pointwise(mixed, out.weight, out.bias))
         return shortcut + (y if factor is None else y * factor.reshape(-1, 1, 1, 1))
 
-    def _source(self, x: jt.Var, size: tuple[int, int] | None) -> jt.Var | None:
+    def _reduced_tokens(self, x: jt.Var, size: tuple[int, int] | None) -> jt.Var | None:
         """Tokens of the smaller map, or None for the tokens themselves."""
         if self.sr is None:
             return None

@@ -57,17 +57,17 @@ class MultiScaleDeformableAttention(nn.Module):
         if not batch_first:
             raise ConfigError("self_attn_cfg: batch_first is false; accepted: true, axes are always (picture, token, "
                               "channel)")
-        self.embed_dims, self.num_heads, self.num_levels, self.num_points = (embed_dims, num_heads,
-                                                                             num_levels, num_points)
+        self.embed_dims, self.num_heads = embed_dims, num_heads
+        self.num_levels, self.num_points = num_levels, num_points
         points = num_heads * num_levels * num_points
         self.sampling_offsets = Linear(embed_dims, 2 * points)
         self.attention_weights = Linear(embed_dims, points)
         self.value_proj = Linear(embed_dims, width)
         self.output_proj = Linear(width, embed_dims)
         self.dropout = Dropout(dropout)
-        self.start()
+        self.set_initial_values()
 
-    def start(self) -> None:
+    def set_initial_values(self) -> None:
         """Initial values: each head looks in a direction of its own,
         point k at a distance of k cells, with equal weights.
         """
@@ -90,14 +90,14 @@ class MultiScaleDeformableAttention(nn.Module):
         shape = n, length, self.num_heads, self.num_levels, self.num_points
         query, value = x + positions, self.value_proj(x)
         weights = nn.softmax(self.attention_weights(query).reshape(*shape[:3], -1), dim=3).reshape(shape)
-        reference, cell = (jt.array(a) for a in _grid(tuple(sizes)))
+        reference, cell = (jt.array(a) for a in _cell_centres(tuple(sizes)))
         points = reference + self.sampling_offsets(query).reshape(*shape, 2) * cell
         y = ops.deformable_attention(value.reshape(n, length, self.num_heads, -1), points, weights, sizes=sizes)
         return self.output_proj.close_branch(y.reshape(n, length, -1), self.dropout, shortcut=x)
 
 
 @functools.lru_cache(maxsize=32)
-def _grid(sizes: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
+def _cell_centres(sizes: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
     """Centres of all cells, (1, L, 1, 1, 1, 2), and one cell of each map,
     (1, 1, 1, maps, 1, 2), as (x, y) shares of the map.
     """

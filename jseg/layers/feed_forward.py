@@ -16,6 +16,7 @@ from jseg.layers.activation import build_activation
 from jseg.layers.conv import Conv2d
 from jseg.layers.drop import Dropout
 from jseg.layers.tokens import Linear
+from jseg.ops.common import per_channel
 
 __all__ = ["FFN", "mix_ffn"]
 
@@ -71,5 +72,5 @@ def mix_ffn(x: jt.Var, fc1: Conv2d, depthwise: Conv2d, fc2: Conv2d, activate: Ca
                            factor=factor, shortcut=shortcut, input_scale=affine[0], input_shift=affine[1])
     hidden = ops.pointwise(x, fc1.weight, fc1.bias, input_scale=affine[0], input_shift=affine[1])
     y = drop(fc2(drop(activate(depthwise(hidden)))))
-    y = y if scale is None else y * scale.reshape(1, -1, 1, 1)
+    y = y if scale is None else y * per_channel(scale)
     return shortcut + (y if factor is None else y * factor.reshape(-1, 1, 1, 1))

@@ -63,16 +63,8 @@ class InvertedResidualV3(nn.Module):
         x: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 *,
-                 mid_channels: int,
-                 kernel_size: int,
-                 stride: int = 1,
-                 dilation: int = 1,
-                 squeeze: int | None = None,
-                 norm_cfg: dict | None = None,
+    def __init__(self, in_channels: int, out_channels: int, *, mid_channels: int, kernel_size: int, stride: int = 1,
+                 dilation: int = 1, squeeze: int | None = None, norm_cfg: dict | None = None,
                  act_cfg: dict | None = None):
         super().__init__()
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}

@@ -5,8 +5,8 @@ variance as E[x^2] - E[x]^2, which cancels in float32 when the mean is large aga
 first. `num_batches_tracked` is not kept: PyTorch reads it only when momentum is None, which no supported model uses.
 
 Every layer takes, besides x, `activation` (None, "relu", "gelu") and `residual`: y = activation(norm(x) + residual);
-and has `fork(x)` -> (norm(x), norm(x), x) for blocks that use result and input twice: the gradients are then added up
-in one pass.
+and has `fork_output(x)` -> (norm(x), norm(x), x) for blocks that use result and input twice: the gradients are then
+added up in one pass.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jseg.errors import ConfigError
 from jseg.layers.activation import relu
 from jseg.layers.init import ones, zeros
 from jseg.ops import ranks
+from jseg.ops.common import per_channel
 from jseg.ops.norm.op import moments
 from jseg.registry import nearest
 
@@ -57,7 +58,7 @@ class BatchNorm2d(nn.Module):
             return self._by_batch(x, activation=activation, residual=residual)[0]
         _check_channels(self, x, 1)
         scale, shift = self.affine()
-        y = x * _per_channel(scale) + _per_channel(shift)
+        y = x * per_channel(scale) + per_channel(shift)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork_output(self, x: jt.Var) -> tuple:
@@ -80,10 +81,10 @@ class BatchNorm2d(nn.Module):
             raise ValueError(f"BatchNorm2d({self.channels}): one value per channel in training; use a batch above 1 or "
                              "a larger input")
         found = ops.norm(x, self.weight, self.bias, over="batch", eps=self.eps, sync=self.sync, **options)
-        self._track(found[1], found[2], count)
+        self._update_running(found[1], found[2], count)
         return found
 
-    def _track(self, mean: jt.Var, variance: jt.Var, count: int) -> None:
+    def _update_running(self, mean: jt.Var, variance: jt.Var, count: int) -> None:
         """Move the running estimates by one batch."""
         with jt.no_grad():
             unbiased = variance * (count / (count - 1))
@@ -219,10 +220,6 @@ def _same_shape(residual: jt.Var, y: jt.Var) -> jt.Var:
     if tuple(residual.shape) != tuple(y.shape):
         raise ValueError(f"norm: residual is {tuple(residual.shape)}, x is {tuple(y.shape)}; they must be equal")
     return residual
-
-
-def _per_channel(values: jt.Var) -> jt.Var:
-    return values.reshape(1, -1, 1, 1)
 
 
 def _check_channels(norm: nn.Module, x: jt.Var, axis: int) -> None:

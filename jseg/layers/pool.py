@@ -16,7 +16,7 @@ def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding:
     """Largest value of each window, as PyTorch's MaxPool2d; padding never wins.
     Shape: (N, C, H, W) -> (N, C, H', W').
     """
-    return _pooled(x, kernel_size, stride, padding, ceil_mode, "maximum")
+    return _pool_windows(x, kernel_size, stride, padding, ceil_mode, "maximum")
 
 
 def avg_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0, ceil_mode: bool = False,
@@ -26,11 +26,11 @@ def avg_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding:
     Where windows reach into the padding, Jittor's operator counts it whatever it is told, unless in `ceil_mode`: there
     its means are scaled up.
     """
-    y = _pooled(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
+    y = _pool_windows(x, kernel_size, stride, padding, ceil_mode, "mean", count_include_pad)
     if count_include_pad or ceil_mode or not padding or min(x.shape[2:]) <= kernel_size:
         return y
     for axis in (2, 3):
-        spans = _spans(x.shape[axis], kernel_size, stride or kernel_size, padding, False)
+        spans = _window_spans(x.shape[axis], kernel_size, stride or kernel_size, padding, False)
         inside = [end - begin for begin, end, _ in spans]
         factors = jt.array((kernel_size / np.array(inside)).astype(np.float32)).stop_grad()
         y = y * factors.reshape((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1))
@@ -50,7 +50,7 @@ def adaptive_avg_pool(x: jt.Var, size: int | tuple[int, int]) -> jt.Var:
         return x.mean([2, 3], keepdims=True)
     if (rows, columns) == (h, w):
         return x
-    return _weighted(x, _bins(h, rows), _bins(w, columns))
+    return _weighted_sums(x, _cell_shares(h, rows), _cell_shares(w, columns))
 
 
 def adaptive_max_pool(x: jt.Var, size: tuple[int, int]) -> jt.Var:
@@ -75,10 +75,12 @@ def window_means(x: jt.Var, kernel_size: tuple[int, int], stride: tuple[int, int
     Shape:
         x: (N, C, H, W) -> (N, C, (H - kernel) // stride + 1, ...), at least 1
     """
-    return _weighted(x, *(_windows(side, min(k, side), s) for side, k, s in zip(x.shape[2:], kernel_size, stride)))
+    rows, columns = (_window_shares(side, min(kernel, side), step)
+                     for side, kernel, step in zip(x.shape[2:], kernel_size, stride))
+    return _weighted_sums(x, rows, columns)
 
 
-def _weighted(x: jt.Var, rows: np.ndarray, columns: np.ndarray) -> jt.Var:
+def _weighted_sums(x: jt.Var, rows: np.ndarray, columns: np.ndarray) -> jt.Var:
     """rows x columns^T for each plane, as two matrix products. Shape: (N, C, H, W), (h, H), (w, W) -> (N, C, h, w)."""
     n, c, h, w = x.shape
     x = jt.matmul(x.reshape(n * c * h, w), jt.array(columns.T.copy()))  # (N*C*H, w)
@@ -87,7 +89,7 @@ def _weighted(x: jt.Var, rows: np.ndarray, columns: np.ndarray) -> jt.Var:
 
 
 @functools.lru_cache(maxsize=64)
-def _windows(length: int, kernel: int, stride: int) -> np.ndarray:
+def _window_shares(length: int, kernel: int, stride: int) -> np.ndarray:
     """(cells, length) float32: the share of each position in the mean of each window."""
     shares = np.zeros(((length - kernel) // stride + 1, length), np.float32)
     for i, row in enumerate(shares):
@@ -96,7 +98,7 @@ def _windows(length: int, kernel: int, stride: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _bins(length: int, cells: int) -> np.ndarray:
+def _cell_shares(length: int, cells: int) -> np.ndarray:
     """(cells, length) float32: the share of each position in the mean of each cell."""
     shares = np.zeros((cells, length), np.float32)
     for i in range(cells):
@@ -105,16 +107,17 @@ def _bins(length: int, cells: int) -> np.ndarray:
     return shares
 
 
-def _pooled(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad=True):
+def _pool_windows(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad=True):
+    """`op` ("maximum" or "mean") of each window, by Jittor's operator where it takes the map."""
     if min(x.shape[2:]) > kernel_size:
         return nn.Pool(kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, op=op,
                        count_include_pad=count_include_pad)(x)
-    return _pooled_small(x, kernel_size, stride or kernel_size, padding, ceil_mode, op, count_include_pad)
+    return _pool_small_maps(x, kernel_size, stride or kernel_size, padding, ceil_mode, op, count_include_pad)
 
 
-def _pooled_small(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad):
+def _pool_small_maps(x, kernel_size, stride, padding, ceil_mode, op, count_include_pad):
     """Maps no larger than the window, which Jittor's operator refuses: one reduction for each window."""
-    spans = [_spans(side, kernel_size, stride, padding, ceil_mode) for side in x.shape[2:]]
+    spans = [_window_spans(side, kernel_size, stride, padding, ceil_mode) for side in x.shape[2:]]
     lines = []
     for top, bottom, high in spans[0]:
         cells = []
@@ -129,7 +132,7 @@ def _pooled_small(x, kernel_size, stride, padding, ceil_mode, op, count_include_
     return jt.concat(lines, 2)
 
 
-def _spans(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> list[tuple[int, int, int]]:
+def _window_spans(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> list[tuple[int, int, int]]:
     """(begin, end, length with padding) of each window along one axis."""
     reach = length + 2 * padding - kernel
     count = (-(-reach // stride) if ceil_mode else reach // stride) + 1

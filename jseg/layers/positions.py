@@ -34,13 +34,13 @@ def resize_positions(x: jt.Var, grid: tuple[int, int], size: tuple[int, int], *,
     if tuple(grid) == tuple(size):
         return x
     matrix, (h, w), (height, width), c = cubic_matrix if mode == "bicubic" else resize_matrix, grid, size, x.shape[2]
-    x = nn.matmul(_array(matrix(h, height)), x.reshape(h, w * c))  # (H, w * C)
+    x = nn.matmul(_float32_var(matrix(h, height)), x.reshape(h, w * c))  # (H, w * C)
     x = x.reshape(height, w, c).transpose(1, 0, 2).reshape(w, height * c)
-    x = nn.matmul(_array(matrix(w, width)), x).reshape(width, height, c)
+    x = nn.matmul(_float32_var(matrix(w, width)), x).reshape(width, height, c)
     return x.transpose(1, 0, 2).reshape(1, height * width, c)
 
 
-def _array(matrix: np.ndarray) -> jt.Var:
+def _float32_var(matrix: np.ndarray) -> jt.Var:
     return jt.array(matrix.astype(np.float32))
 
 

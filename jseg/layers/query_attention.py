@@ -70,7 +70,7 @@ class QueryAttention(nn.Module):
                 key_pos: jt.Var | None = None, mask: jt.Var | None = None) -> jt.Var:
         """Keys and values are `key`, or the queries themselves; then `key_pos` is `query_pos` too."""
         value, key_pos = (query, query_pos) if key is None else (key, key_pos)
-        sources = (_placed(query, query_pos), _placed(value, key_pos), value)
+        sources = (_with_positions(query, query_pos), _with_positions(value, key_pos), value)
         width, weight, bias = self.embed_dims, self.attn.in_proj_weight, self.attn.in_proj_bias
         q, k, v = (ops.linear(x, weight[i * width:(i + 1) * width], bias[i * width:(i + 1) * width])
                    .reshape(x.shape[0], x.shape[1], self.num_heads, -1) for i, x in enumerate(sources))
@@ -88,5 +88,5 @@ class QueryAttention(nn.Module):
         return nn.bmm(weights.reshape(n * heads, length, -1), v).reshape(n, heads, length, width).transpose(0, 2, 1, 3)
 
 
-def _placed(x: jt.Var, positions: jt.Var | None) -> jt.Var:
+def _with_positions(x: jt.Var, positions: jt.Var | None) -> jt.Var:
     return x if positions is None else x + positions

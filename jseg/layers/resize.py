@@ -11,10 +11,10 @@ from jittor import nn
 from jseg import ops
 from jseg.ops.bilinear import resize_matrix
 
-__all__ = ["nearest_resize", "scaled"]
+__all__ = ["nearest_resize", "resize_by_factor"]
 
 
-def scaled(x: jt.Var, factor: float) -> jt.Var:
+def resize_by_factor(x: jt.Var, factor: float) -> jt.Var:
     """Bilinear resize by a factor: PyTorch's `F.interpolate(scale_factor=factor, mode="bilinear")`, whose pixels are
     1 / factor apart also where that does not divide the size.
 
@@ -50,16 +50,16 @@ def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
         return x.reshape(n, c, h, 1, w, 1).broadcast((n, c, h, down, w, right)).reshape(n, c, height, width)
     # nn.matmul, not jt.matmul: `jseg flops` watches the latter and would take these sparse matrices for dense ones
     if width != w:
-        across = jt.array(_choices(width, w).T.copy()).cast(x.dtype).stop_grad()  # (w, W)
+        across = jt.array(_nearest_matrix(width, w).T.copy()).cast(x.dtype).stop_grad()  # (w, W)
         x = nn.matmul(x.reshape(n * c * h, w), across).reshape(n, c, h, width)  # (N, C, h, W)
     if height != h:
-        down = jt.array(_choices(height, h)).cast(x.dtype).stop_grad()  # (H, h)
+        down = jt.array(_nearest_matrix(height, h)).cast(x.dtype).stop_grad()  # (H, h)
         x = nn.matmul(down, x.reshape(n * c, h, width)).reshape(n, c, height, width)  # (N, C, H, W)
     return x
 
 
 @functools.lru_cache(maxsize=32)
-def _choices(out_size: int, in_size: int) -> np.ndarray:
+def _nearest_matrix(out_size: int, in_size: int) -> np.ndarray:
     """(out_size, in_size) float32, one 1 per row; positions in float32 as PyTorch computes them."""
     position = np.arange(out_size, dtype=np.float32) * (np.float32(in_size) / np.float32(out_size))
     return np.eye(in_size, dtype=np.float32)[np.minimum(position.astype(np.int64), in_size - 1)]

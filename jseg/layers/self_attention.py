@@ -67,12 +67,12 @@ class SelfAttentionBlock(nn.Module):
         keys, values = self.key_project(key), self.value_project(key)
         same = self.query_project is None and query is key and not self.is_train  # else norms see both
         queries = keys if same else (self.query_project or self.key_project)(query)
-        tokens = to_tokens(queries), self._gathered(keys), self._gathered(values)
+        tokens = to_tokens(queries), self._grid_tokens(keys), self._grid_tokens(values)
         found = ops.attention(*[x.unsqueeze(2) for x in tokens], scale=self.scale)  # (N, H * W, 1, channels)
         context = to_map(found.squeeze(2), tuple(query.shape[2:]))
         return context if self.out_project is None else self.out_project(context)
 
-    def _gathered(self, x: jt.Var) -> jt.Var:
+    def _grid_tokens(self, x: jt.Var) -> jt.Var:
         """(N, C, h, w) -> tokens (N, S, C): of every position, or the means of every grid."""
         if not self.key_pool_scales:
             return to_tokens(x)

@@ -48,11 +48,11 @@ class SinePositionalEncoding:
 
     def __call__(self, size: tuple[int, int]) -> jt.Var:
         """Positions of the cells of an (H, W) map, row by row: (1, H * W, 2 * num_feats), without gradient."""
-        return jt.array(_positions(tuple(size), *self.words)).stop_grad()
+        return jt.array(_sine_table(tuple(size), *self.words)).stop_grad()
 
 
 @functools.lru_cache(maxsize=32)
-def _positions(size: tuple[int, int], num_feats: int, temperature: float, normalize: bool, scale: float, eps: float,
+def _sine_table(size: tuple[int, int], num_feats: int, temperature: float, normalize: bool, scale: float, eps: float,
                offset: float) -> np.ndarray:
     """(1, H * W, 2 * num_feats) float32: the row's values, then the column's, sines and cosines by turns."""
     wavelength = temperature ** (2 * (np.arange(num_feats) // 2) / num_feats)

@@ -2,9 +2,8 @@
 and the tables that attention in windows needs.
 
 Papers: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", ICCV 2021, sec. 3.2; Chu
-et al., "Twins:
-Revisiting the Design of Spatial Attention in Vision Transformers", NeurIPS 2021, sec. 3.2. Facts: mmsegmentation 1.2.2,
-mmseg/models/backbones/swin.py (Apache-2.0).
+et al., "Twins: Revisiting the Design of Spatial Attention in Vision Transformers", NeurIPS 2021, sec. 3.2. Facts:
+mmsegmentation 1.2.2, mmseg/models/backbones/swin.py (Apache-2.0).
 
 Filling up, shifting and cutting are one gather, whose gradient is the gather of the way back; upstream runs three
 operations.
@@ -26,13 +25,13 @@ class _Gather(jt.Function):
 
     def execute(self, x, index, back):
         self.index, self.back = index, back
-        return _taken(x, index)
+        return _take_tokens(x, index)
 
     def grad(self, dy):
-        return _taken(dy, self.back), None, None
+        return _take_tokens(dy, self.back), None, None
 
 
-def _taken(x: jt.Var, index: np.ndarray) -> jt.Var:
+def _take_tokens(x: jt.Var, index: np.ndarray) -> jt.Var:
     """(N, L, C) -> (N, len(index), C)."""
     n, _, c = x.shape
     return x.reindex([n, len(index), c], ["i0", "@e0(i1)", "i2"], extras=[jt.array(index)])
@@ -48,13 +47,13 @@ def to_windows(x: jt.Var, size: tuple[int, int], side: int, shift: int = 0) -> j
     Shape:
         x: (N, H * W, C) -> (N * windows, side * side, C), windows by row and column
     """
-    order, back = _orders(*size, side, shift)
+    order, back = _token_orders(*size, side, shift)
     return _Gather.apply(x, order, back).reshape(-1, side * side, x.shape[2])
 
 
 def from_windows(x: jt.Var, size: tuple[int, int], side: int, shift: int = 0) -> jt.Var:
     """The way back of `to_windows`. Shape: (N * windows, side * side, C) -> (N, H * W, C)."""
-    order, back = _orders(*size, side, shift)
+    order, back = _token_orders(*size, side, shift)
     return _Gather.apply(x.reshape(-1, len(order), x.shape[2]), back, order)
 
 
@@ -64,7 +63,7 @@ def window_counts(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _orders(height: int, width: int, side: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+def _token_orders(height: int, width: int, side: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """For each token of the windows its place in the map, or -1; for each token of the map its place in the windows."""
     rows, columns = window_counts((height, width), side)
     places = np.full((rows * side, columns * side), -1, np.int32)

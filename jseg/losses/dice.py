@@ -45,8 +45,8 @@ class DiceLoss(Loss):
                  loss_name: str = "loss_dice"):
         check_choice("DiceLoss", "reduction", reduction, ("mean", "sum"))
         self.use_sigmoid, self.activate, self.reduction, self.naive_dice = use_sigmoid, activate, reduction, naive_dice
-        self.loss_weight, self.ignore_index, self.eps, self.loss_name = float(loss_weight), ignore_index, float(
-            eps), loss_name
+        self.loss_weight, self.eps = float(loss_weight), float(eps)
+        self.ignore_index, self.loss_name = ignore_index, loss_name
 
     def __call__(self, logits, labels, *, pixel_weight=None, ignore_index: int = 255, align_corners: bool = False):
         """Return the weighted, reduced loss (a scalar Var)."""

@@ -56,8 +56,8 @@ class FocalLossCost:
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2, eps: float = 1e-12, binary_input: bool = False,
                  weight: float = 1.0):
-        self.alpha, self.gamma, self.eps, self.binary_input, self.weight = float(alpha), float(gamma), float(
-            eps), binary_input, float(weight)
+        self.alpha, self.gamma, self.eps = float(alpha), float(gamma), float(eps)
+        self.binary_input, self.weight = binary_input, float(weight)
 
     def __call__(self, scores: jt.Var, masks: jt.Var, classes: np.ndarray, targets: jt.Var) -> jt.Var:
         prob = jt.sigmoid(masks if self.binary_input else scores)

@@ -199,8 +199,8 @@ class SetCriterion:
             logits = ops.bilinear_resize(logits, tuple(targets.shape[2:]))
         else:
             points = self._chosen_points(logits, np.bincount(matched.pictures, minlength=predicted.shape[0]))
-            logits, targets = ops.point_sample(logits,
-                                               points), ops.point_sample(targets, points).stop_grad()  # (M, 1, P)
+            logits = ops.point_sample(logits, points)  # (M, 1, P)
+            targets = ops.point_sample(targets, points).stop_grad()
         # axes are summed one by one, in float32
         logits, targets = (x.reshape(x.shape[0], x.shape[2], -1) for x in (logits, targets))
         whole = self.loss_dice.values(logits, targets).sum() / (masks + EPS)

@@ -114,8 +114,8 @@ class DiceLoss:
         check_choice("DiceLoss", "reduction", reduction, ("mean",))
         if activate and not use_sigmoid:
             raise ValueError("DiceLoss: use_sigmoid is false; accepted: true, or activate false for probabilities")
-        self.activate, self.naive_dice, self.loss_weight, self.eps = activate, naive_dice, float(loss_weight), float(
-            eps)
+        self.activate, self.naive_dice = activate, naive_dice
+        self.loss_weight, self.eps = float(loss_weight), float(eps)
 
     def values(self, logits: jt.Var, targets: jt.Var) -> jt.Var:
         """A value a mask. Shape: logits, targets (0 or 1): (M, ...) -> (M,)."""

@@ -39,8 +39,8 @@ class EncoderDecoder(Segmentor):
         super().__init__(test_cfg=test_cfg, impl=impl)
         self.backbone = MODELS.build(backbone, "model.backbone")
         self.neck = MODELS.build(neck, "model.neck") if neck else None
-        self.decode_head = _built(decode_head, "model.decode_head", cascade=True)
-        self.auxiliary_head = _built(auxiliary_head, "model.auxiliary_head") if auxiliary_head else None
+        self.decode_head = _build_heads(decode_head, "model.decode_head", cascade=True)
+        self.auxiliary_head = _build_heads(auxiliary_head, "model.auxiliary_head") if auxiliary_head else None
 
     @property
     def stages(self) -> list[Head]:
@@ -110,7 +110,7 @@ class CascadeEncoderDecoder(EncoderDecoder):
         super().__init__(backbone, decode_head, neck=neck, auxiliary_head=auxiliary_head, test_cfg=test_cfg, impl=impl)
 
 
-def _built(block: Mapping | Sequence[Mapping], where: str, *, cascade: bool = False) -> nn.Module:
+def _build_heads(block: Mapping | Sequence[Mapping], where: str, *, cascade: bool = False) -> nn.Module:
     """One head, or a Sequential of several, of which only those behind another in a cascade are given its scores."""
     listed = isinstance(block, (list, tuple))
     heads = [

@@ -17,7 +17,7 @@ from typing import Any, Mapping
 import jittor as jt
 
 from jseg.errors import ConfigError
-from jseg.layers.resize import scaled
+from jseg.layers.resize import resize_by_factor
 from jseg.models.encoder_decoder import EncoderDecoder
 from jseg.registry import MODELS
 
@@ -56,7 +56,7 @@ class MultimodalEncoderDecoder(EncoderDecoder):
                               "without a class have a vector too")
 
     def features(self, images: jt.Var) -> list:
-        small = images if self.factor == 1 else scaled(images, self.factor)
+        small = images if self.factor == 1 else resize_by_factor(images, self.factor)
         return [images, self.backbone(small), self.text_encoder()]
 
     def derive(self) -> None:

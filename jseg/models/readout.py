@@ -245,7 +245,7 @@ def _tile_scores(views: list[list[Window]], tile: tuple[slice, slice], softmax: 
 def _window_scores(window: Window, tile: tuple[slice, slice]) -> jt.Var | None:
     """A window's share of a tile, (rows, K, columns); None where they do not meet."""
     rows, columns = window.rows[tile[0]], window.columns[tile[1]]
-    high, wide = _support(rows), _support(columns)
+    high, wide = _nonzero_range(rows), _nonzero_range(columns)
     if high is None or wide is None:
         return None
     part = window.logits[high, :, wide]  # (h', K, w')
@@ -255,7 +255,7 @@ def _window_scores(window: Window, tile: tuple[slice, slice]) -> jt.Var | None:
     return part.reshape(rows.shape[0], k, columns.shape[0])
 
 
-def _support(matrix: np.ndarray) -> slice | None:
+def _nonzero_range(matrix: np.ndarray) -> slice | None:
     """The range of columns that holds every non-zero."""
     used = np.flatnonzero(matrix.any(0))
     return slice(int(used[0]), int(used[-1]) + 1) if len(used) else None

@@ -116,11 +116,12 @@ class Segmentor(nn.Module):
         if with_prob or thresholds is not None:
             def read(views):
                 labels, prob = label_map(views, self.num_classes, with_prob=with_prob, thresholds=thresholds)
-                labels = np.where(labels == self.num_classes, self.no_class, labels).astype(self._dtype(thresholds))
+                labels = np.where(labels == self.num_classes, self.no_class, labels)
+                labels = labels.astype(self._label_dtype(thresholds))
                 return (labels, prob) if with_prob else labels
         else:
             def read(views):
-                return label_map(views, self.num_classes)[0].astype(self._dtype())
+                return label_map(views, self.num_classes)[0].astype(self._label_dtype())
         return self._read_out(inputs, read, direct=None if thresholds is not None else {"with_prob": with_prob})
 
     def scores_augmented(self, inputs: Sequence[tuple], *, softmax: bool = True) -> list[np.ndarray]:
@@ -142,7 +143,7 @@ class Segmentor(nn.Module):
         """The label of pixels without a class, where thresholds leave some: 255, or 65535 from 256 classes on."""
         return 255 if self.num_classes < 256 else 65535
 
-    def _dtype(self, thresholds: np.ndarray | None = None) -> type:
+    def _label_dtype(self, thresholds: np.ndarray | None = None) -> type:
         return np.uint8 if self.num_classes < 256 + (thresholds is None) else np.uint16
 
     def _read_out(self, inputs: Sequence[tuple], read: Callable[[list], Any], *, direct: dict | None = None) -> list:
@@ -161,8 +162,8 @@ class Segmentor(nn.Module):
                                          f"{len(inputs[0][1])} in the first version; they must agree")
                     frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
                     if direct is not None and len(inputs) == 1 and self.test_cfg["mode"] == "whole":
-                        return self._direct_maps(images, frames, self._dtype(), **direct)
-                    views.append(self._windows(images, frames))
+                        return self._direct_maps(images, frames, self._label_dtype(), **direct)
+                    views.append(self._run_windows(images, frames))
                 return [read(list(of_picture)) for of_picture in zip(*views)]
         finally:
             if was_training:
@@ -171,7 +172,7 @@ class Segmentor(nn.Module):
     def _direct_maps(self, images: jt.Var, frames: list[Frame], dtype, with_prob: bool) -> list:
         """The direct road of `readout`: classes straight from the logits, pictures that lie alike in one call."""
         results = []
-        for first, group in self._groups(images):
+        for first, group in self._picture_groups(images):
             logits = self(group)
             here = frames[first:first + group.shape[0]]
             for _, alike in itertools.groupby(enumerate(here), lambda item: (item[1].padding, item[1].own_size)):
@@ -192,13 +193,13 @@ class Segmentor(nn.Module):
         return self.test_cfg["mode"] == "whole" and bool(self.test_cfg.get("direct"))
 
     @staticmethod
-    def _groups(images: jt.Var) -> list[tuple[int, jt.Var]]:
+    def _picture_groups(images: jt.Var) -> list[tuple[int, jt.Var]]:
         """The batch as it is run, (first picture, pictures): whole on a GPU, on the CPU `GROUP_PIXELS` at once."""
         count, _, height, width = images.shape
         step = count if jt.flags.use_cuda else max(1, GROUP_PIXELS // (height * width))
         return [(0, images)] if step >= count else [(i, images[i:i + step]) for i in range(0, count, step)]
 
-    def _windows(self, images: jt.Var, frames: list[Frame]) -> list[list[Window]]:
+    def _run_windows(self, images: jt.Var, frames: list[Frame]) -> list[list[Window]]:
         """Run the network on the whole input or on each window of a slide; for each picture its windows."""
         size = tuple(images.shape[2:])
         if self.test_cfg["mode"] == "slide":
@@ -209,7 +210,7 @@ class Segmentor(nn.Module):
         counts = overlaps(size[0], spans[0]), overlaps(size[1], spans[1])
         result: list[list[Window]] = [[] for _ in frames]
         for rows, columns in itertools.product(*spans):
-            for first, group in self._groups(images[:, :, slice(*rows), slice(*columns)]):
+            for first, group in self._picture_groups(images[:, :, slice(*rows), slice(*columns)]):
                 logits = self(group)  # (n, K, h, w)
                 low_size = tuple(logits.shape[2:])
                 logits = logits.transpose(0, 2, 1, 3)  # (n, h, K, w)

@@ -48,7 +48,7 @@ from jseg.ops import cuda_library
 from jseg.ops.cpu_library import cpu_op
 
 __all__ = ["as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like",
-           "pick", "use", "uses_plain"]
+           "per_channel", "pick", "use", "uses_plain"]
 
 IMPLS = ("auto", "jittor", "cpu", "cuda")
 OPS = pathlib.Path(__file__).resolve().parent
@@ -144,6 +144,11 @@ def as_parameters(*tensors) -> list:
 def like(gradient, tensor):
     """A gradient in the dtype of the tensor it belongs to: mixed products can widen it on its way back."""
     return gradient if str(gradient.dtype) == str(tensor.dtype) else gradient.cast(str(tensor.dtype))
+
+
+def per_channel(values):
+    """(C,) -> (1, C, 1, 1), which goes with maps."""
+    return values.reshape(1, -1, 1, 1)
 
 
 def check(kernel: str, condition: bool, message: str) -> None:

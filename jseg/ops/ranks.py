@@ -52,13 +52,14 @@ def in_step() -> bool:
     return _step_total is not None and world_size() > 1
 
 
-def _mine() -> int:
+def _own_pictures() -> int:
+    """Pictures of the present step on this rank."""
     return len(range(rank(), _step_total, world_size()))
 
 
 def pictures(here: int) -> int:
     """Pictures over all ranks when this one holds `here`; outside of a step all are taken to hold as many."""
-    return here * world_size() if not in_step() else _step_total * here // _mine()
+    return here * world_size() if not in_step() else _step_total * here // _own_pictures()
 
 
 def rand(shape: Sequence[int]) -> jt.Var:
@@ -72,10 +73,10 @@ def rand(shape: Sequence[int]) -> jt.Var:
     """
     if not in_step():
         return jt.rand(tuple(shape))
-    rows, rest = divmod(shape[0], _mine())
+    rows, rest = divmod(shape[0], _own_pictures())
     if rest:
-        raise ValueError(f"rand: the first axis is {shape[0]}, this rank holds {_mine()} pictures; draw a multiple of "
-                         "that")
+        raise ValueError(f"rand: the first axis is {shape[0]}, this rank holds {_own_pictures()} pictures; draw a "
+                         "multiple of that")
     whole = jt.rand((_step_total, rows, *shape[1:]))
     return whole[rank()::world_size()].reshape(tuple(shape))
 
@@ -125,8 +126,8 @@ def gather(array: np.ndarray) -> list[np.ndarray]:
     if array.nbytes * world_size() > _CHUNK:
         raise ValueError(f"gather: {array.nbytes} bytes per rank are too many for one message")
     mpi, byte, world = _open_mpi()
-    _checked(mpi.MPI_Allgather(array.ctypes.data_as(ctypes.c_void_p), array.nbytes, byte,
-                               found.ctypes.data_as(ctypes.c_void_p), array.nbytes, byte, world))
+    _check_code(mpi.MPI_Allgather(array.ctypes.data_as(ctypes.c_void_p), array.nbytes, byte,
+                                  found.ctypes.data_as(ctypes.c_void_p), array.nbytes, byte, world))
     return list(found)
 
 
@@ -136,14 +137,14 @@ def broadcast(array: np.ndarray, root: int = 0) -> None:
         return
     mpi, byte, world = _open_mpi()
     for start in range(0, array.nbytes, _CHUNK):
-        _checked(mpi.MPI_Bcast(ctypes.c_void_p(array.ctypes.data + start), min(_CHUNK, array.nbytes - start),
-                               byte, root, world))
+        _check_code(mpi.MPI_Bcast(ctypes.c_void_p(array.ctypes.data + start), min(_CHUNK, array.nbytes - start),
+                                  byte, root, world))
 
 
 def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:
-        _checked(_open_mpi()[0].MPI_Barrier(_open_mpi()[2]))
+        _check_code(_open_mpi()[0].MPI_Barrier(_open_mpi()[2]))
 
 
 @functools.lru_cache(maxsize=None)
@@ -157,6 +158,7 @@ def _open_mpi() -> tuple:
     return mpi, handle("ompi_mpi_byte"), handle("ompi_mpi_comm_world")
 
 
-def _checked(code: int) -> None:
+def _check_code(code: int) -> None:
+    """RuntimeError unless MPI reports success."""
     if code:
         raise RuntimeError(f"MPI ended an exchange with error {code}; another rank has probably gone")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from torch_opcodes import text
 
 SECONDS, MEGABYTES = 6, 400
 CHILD = """
@@ -41,11 +42,6 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 """
 
 
-def op_text(text: str) -> bytes:
-    data = text.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
-
-
 def put(index: int) -> bytes:
     return b"r" + struct.pack("<I", index)
 
@@ -56,12 +52,12 @@ def get(index: int) -> bytes:
 
 def persistent(storage: bytes) -> bytes:
     """A persistent id ("storage", torch.FloatStorage, key, "cpu", 1, view)."""
-    return (b"(" + op_text("storage") + b"ctorch\nFloatStorage\n" + op_text("0") + op_text("cpu") + b"K\x01"
+    return (b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x01"
             + storage + b"tQ")
 
 
 NAME = "n" * (1 << 20)
-TWINS = op_text(NAME) + put(0) + op_text(NAME) + put(1)  # two texts of equal content
+TWINS = text(NAME) + put(0) + text(NAME) + put(1)  # two texts of equal content
 BOMB = b"](K\1K\1K\1K\1K\1K\1K\1K\1e" + put(0) + b"".join(b"](" + get(i) * 8 + b"e" + put(i + 1) for i in range(30))
 FLOATS = [float(2 ** (61 * i)) for i in range(17)]  # one hash
 COLLISIONS = b"".join(b"(" + b"".join(b"G" + struct.pack(">d", FLOATS[n // 17 ** i % 17]) for i in range(4)) + b"tK\1"
@@ -71,13 +67,13 @@ PICKLES = {
     "long names compared": b"\x80\x04" + TWINS
                            + (get(0) + get(0) + b"\x930" + get(1) + get(1) + b"\x930") * 60_000 + b".",
     "bomb as a window's name": b"\x80\x02" + BOMB + b"0" + persistent(get(30) + b"K\0K\1\x87") + b".",
-    "device of many parts": b"\x80\x02ctorch\ndevice\n" + put(0) + b"(" + op_text("d" * 50) + put(2)
+    "device of many parts": b"\x80\x02ctorch\ndevice\n" + put(0) + b"(" + text("d" * 50) + put(2)
                             + get(2) * 60_000 + b"t" + put(1) + (get(0) + get(1) + b"R0") * 60_000 + b".",
-    "size of long text": b"\x80\x02](" + op_text("s" * 1_000_000) + put(1) + b"ctorch\nSize\n"
+    "size of long text": b"\x80\x02](" + text("s" * 1_000_000) + put(1) + b"ctorch\nSize\n"
                          + put(0) + (get(0) + get(1) + b"\x85R") * 2000 + b"e.",
     "keys of one hash": b"\x80\x02}(" + COLLISIONS + b"u.",
-    "array of empty text": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\0cnumpy\ndtype\n(" + op_text("S")
-                           + b"tR(\x8a\x06\0\0\0\0\0\x01t" + op_text("C") + b"tR.",
+    "array of empty text": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\0cnumpy\ndtype\n(" + text("S")
+                           + b"tR(\x8a\x06\0\0\0\0\0\x01t" + text("C") + b"tR.",
     "many middling lines": b"\x80\x02" + (b"V" + b"v" * 300 + b"\n0") * 60_000 + b"N" * 10,
     "long number": b"\x80\x02F" + b"1" * 1_000_000 + b"\n.",
     "a long start of a legacy file": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02"

@@ -16,18 +16,13 @@ from jseg.models.backbones.mix_vision_transformer import MixVisionTransformer
 from jseg.models.made import Made
 from jseg.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 MIT = {
     "type": "MixVisionTransformer", "embed_dims": 8, "num_layers": [1, 2, 1, 1], "num_heads": [1, 2, 5, 8],
     "sr_ratios": [4, 2, 2, 1], "mlp_ratio": 2}
 SWIN = {
     "type": "SwinTransformer", "embed_dims": 8, "window_size": 3, "mlp_ratio": 2, "depths": [2, 1, 1, 2],
     "num_heads": [1, 2, 2, 4]}
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 def built(block: dict):

@@ -18,22 +18,17 @@ from safetensors.numpy import load_file, save_file
 import jseg.data.datasets  # noqa: F401  (registers the datasets, whose class names are compared)
 from jseg.cli import main
 from jseg.convert.checkpoint import convert_checkpoint
+from jseg.convert.guess.swin import merging_order
 from jseg.convert.hf.facts import Facts
 from jseg.convert.hf.processor import pipeline_of
-from jseg.convert.hf.swin import _by_channel
 from jseg.data.transforms import PillowResize
 from jseg.engine.model_file import open_model_file
 from jseg.engine.predict import InferenceSegmentor
 from jseg.errors import CheckpointError, ConvertError
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 LAYOUTS = json.loads(gzip.decompress((GOLDEN / "hf_layouts.json.gz").read_bytes()))
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 @pytest.fixture
@@ -188,7 +183,7 @@ def test_merged_patches_change_their_order(rng):
     patch, weight = rng.standard_normal((2, 2, 3)), rng.standard_normal((5, 12))  # rows, columns, channels
     theirs = np.concatenate([patch[row, column] for column in range(2) for row in range(2)])
     ours = patch.transpose(2, 0, 1).reshape(-1)
-    np.testing.assert_allclose(_by_channel(weight) @ ours, weight @ theirs)
+    np.testing.assert_allclose(merging_order(weight) @ ours, weight @ theirs)
 
 
 # picture (height, width), words, result: transformers 5.24

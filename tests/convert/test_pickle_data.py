@@ -19,6 +19,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from torch_opcodes import integer, program, tensor, text
 
 from jseg.cli import main
 from jseg.convert.pickle_data import Global, Inert, load_pickle
@@ -39,30 +40,6 @@ class Runs:
 
     def __reduce__(self):
         return self.call
-
-
-def text(value: str) -> bytes:
-    raw = value.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def integer(value: int) -> bytes:
-    raw = value.to_bytes(max(1, (value.bit_length() + 8) // 8), "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def tensor(shape=(2,), strides=(1,), *, offset=0, count=2, key="0", storage="FloatStorage") -> bytes:
-    """torch._utils._rebuild_tensor_v2 on a storage, as opcodes."""
-    numbers = [b"(" + b"".join(integer(n) for n in values) + b"t" for values in (shape, strides)]
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + b"ctorch\n" + storage.encode() + b"\n"
-            + text(key) + text("cpu")
-            + integer(count) + b"tQ" + integer(offset) + numbers[0] + numbers[1]
-            + b"\x89ccollections\nOrderedDict\n)RtR")
-
-
-def program(value: bytes, name: str = "w") -> bytes:
-    """{"state_dict": {name: value}} as a pickle; `value` is opcodes."""
-    return b"\x80\x02}" + text("state_dict") + b"}" + text(name) + value + b"ss."
 
 
 def archive(pickled: bytes, *, data: bytes = b"\0" * 8, extra=(), packed: bool = False) -> bytes:

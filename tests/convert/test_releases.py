@@ -26,6 +26,7 @@ from jseg.models import build_model
 from jseg.registry import MODELS
 from jseg.weights_file import write_weights_file
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 HERE = pathlib.Path(__file__).resolve().parent
 _spec = importlib.util.spec_from_file_location("release_cases", HERE / "release_cases.py")
 cases = importlib.util.module_from_spec(_spec)
@@ -33,12 +34,6 @@ _spec.loader.exec_module(cases)
 GOLDEN = np.load(HERE / "golden" / "releases.npz")
 NAMES = sorted(name.partition(".")[0] for name in GOLDEN.files if name.endswith(".keys"))
 WHOLE = ("pidnet", "ddrnet_for_inference", "segformer", "mask2former")
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 def weights_of(name: str) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """train_cfg.early_stop ends a run after evaluations without a better score, and remembers across a kill."""
 
-import signal
 import time
 
 import pytest
@@ -26,15 +25,6 @@ def test_patience(rule, scores, over):
     other.see({"mIoU": 0.1, "mDice": 0.5})
     other.see({"mIoU": 0.9, "mDice": 0.5})
     assert other.is_over
-
-
-@pytest.fixture
-def plain_children():
-    """Jittor's SIGCHLD handler would end this process when a child is killed."""
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    yield
-    if before is not None:
-        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_run_stops_early_killed_or_not(tmp_path, plain_children):

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from small_model import small_segnext
 
 from jseg.cli import main
-from jseg.config import load_config
 from jseg.engine.checkpoint import load_into, load_weights, model_state, save_weights
 from jseg.engine.limits import without_files
 from jseg.engine.model_file import open_model_file, stored_palette
@@ -18,16 +18,6 @@ from jseg.errors import CheckpointError
 from jseg.weights_file import nonfinite_text
 
 CLASSES, PALETTE = ["sky", "road", "tree"], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-DEMO = "configs/segnext/segnext_tiny_demo-128x160_cpu.yaml"
-
-
-def small_config() -> dict:
-    config = load_config(DEMO)
-    config["model"]["backbone"] = {"type": "MSCAN", "embed_dims": [8, 16, 32, 32], "depths": [1, 1, 1, 1],
-    "mlp_ratios": [2, 2, 2, 2]}
-    config["model"]["decode_head"].update(in_channels=[16, 32, 32], channels=32, ham_channels=32, num_classes=3,
-                                          norm_cfg={"type": "GN", "num_groups": 4})
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +27,7 @@ def small():
 
     from jseg.models import build_model
     jt.set_global_seed(3)
-    config = small_config()
+    config = small_segnext()
     return model_state(build_model(config)), config
 
 

@@ -9,36 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from small_model import CLASSES, PALETTE, save_small_segnext
 
 from jseg import InferenceSegmentor
-from jseg.config import load_config
 from jseg.data import tta
 from jseg.data.io import read_mask
-from jseg.engine.checkpoint import model_state, save_weights
 from jseg.errors import CheckpointError, ConfigError, DataError
-
-CLASSES = ["sky", "road", "car"]
-PALETTE = [[10, 120, 240], [90, 90, 90], [220, 30, 30]]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A small SegNeXt with random weights whose head separates pictures by their content."""
-    import jittor as jt
-
-    from jseg.models import build_model
-    jt.set_global_seed(3)
-    config = load_config("configs/segnext/segnext_tiny_demo-128x160_cpu.yaml")
-    config["model"]["backbone"] = {"type": "MSCAN", "embed_dims": [8, 16, 32, 32], "depths": [1, 1, 1, 1],
-                                   "mlp_ratios": [2, 2, 2, 2]}
-    config["model"]["decode_head"].update(in_channels=[16, 32, 32], channels=32, ham_channels=32, num_classes=3,
-                                          norm_cfg={"type": "GN", "num_groups": 4})
-    config["val_dataloader"]["dataset"]["pipeline"].insert(1, {"type": "Resize", "scale": [96, 64], "keep_ratio": True})
-    model = build_model(config)
-    model.decode_head.conv_seg.weight.assign(model.decode_head.conv_seg.weight * 100)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_weights(path, model_state(model), {"config": config, "classes": CLASSES, "palette": PALETTE})
-    return path
+    return save_small_segnext(tmp_path_factory.mktemp("weights") / "small.safetensors")
 
 
 @pytest.fixture

@@ -29,15 +29,6 @@ def config(pictures):
     return small_config(pictures)
 
 
-@pytest.fixture
-def plain_children():
-    """Jittor's SIGCHLD handler would end this process when a child is killed."""
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    yield
-    if before is not None:
-        signal.signal(signal.SIGCHLD, before)
-
-
 def test_a_run_killed_five_times_equals_one_never_killed(config, tmp_path, plain_children):
     config["train_dataloader"]["num_workers"] = 1
     rng = np.random.default_rng(int(os.environ.get("JSEG_TEST_SEED", "1")))

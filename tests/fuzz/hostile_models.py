@@ -16,6 +16,7 @@ import zipfile
 from typing import Callable, Union
 
 import numpy as np
+from torch_opcodes import integer, program, tensor, text
 
 from jseg.weights_file import write_weights_file
 
@@ -26,32 +27,6 @@ MB = 1 << 20
 
 
 # ---- checkpoints of torch ------------------------------------------------------------------------------------------
-
-
-def text(value: str) -> bytes:
-    """Push a text."""
-    raw = value.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def number(value: int) -> bytes:
-    """Push an integer of any size."""
-    raw = value.to_bytes(max(1, (value.bit_length() + 8) // 8), "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def tensor(shape: tuple = (2,), strides: tuple = (1,), offset: int = 0, count: int = 2, key: str = "0",
-           storage: str = "FloatStorage") -> bytes:
-    """Push a tensor."""
-    sizes = [b"(" + b"".join(map(number, values)) + b"t" for values in (shape, strides)]
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + b"ctorch\n" + storage.encode() + b"\n"
-            + text(key) + text("cpu")
-            + number(count) + b"tQ" + number(offset) + sizes[0] + sizes[1] + b"\x89ccollections\nOrderedDict\n)RtR")
-
-
-def tree(value: bytes) -> bytes:
-    """A pickle of {"state_dict": {"w": value}}."""
-    return b"\x80\x02}" + text("state_dict") + b"}" + text("w") + value + b"ss."
 
 
 def archive(content: bytes, storages: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED,
@@ -75,9 +50,9 @@ def _tar_form() -> bytes:
 
 
 def _pth() -> dict[str, Made]:
-    good = archive(tree(tensor()))
-    runs = archive(tree(b"cos\nsystem\n(" + text("touch owned") + b"tR"))
-    cases: dict[str, Made] = {f"tensor of {fields}": archive(tree(tensor(**fields))) for fields in (
+    good = archive(program(tensor()))
+    runs = archive(program(b"cos\nsystem\n(" + text("touch owned") + b"tR"))
+    cases: dict[str, Made] = {f"tensor of {fields}": archive(program(tensor(**fields))) for fields in (
         {"shape": (2 ** 40,)}, {"shape": (-1,)}, {"shape": (2 ** 62, 2 ** 62)}, {"strides": (-1,)},
         {"strides": (2 ** 62,)}, {"offset": 2 ** 62}, {"offset": -8},
         {"count": 2 ** 60}, {"count": -1}, {"key": "../../etc/passwd"}, {"key": "no such"}, {"shape": (1,) * 2000,
@@ -87,10 +62,10 @@ def _pth() -> dict[str, Made]:
         "empty": b"", "page": b"<html>404</html>" * 99, "runs a command": runs, "cut in the directory": good[:-40],
         "cut in the pickle": good[:90],
         "no data.pkl": archive(b"").replace(b"data.pkl", b"data.pky"),
-        "storage shorter than said": archive(tree(tensor()), {"0": b"\0" * 3}), "no storage": archive(tree(tensor()),
+        "storage shorter than said": archive(program(tensor()), {"0": b"\0" * 3}), "no storage": archive(program(tensor()),
             {}),
         "compressed bomb": archive(bytes(80 * MB), method=zipfile.ZIP_DEFLATED),
-        "garbage pickle": archive(b"\xff" * 500), "lists 100,000 deep": archive(tree(b"](" * 100_000)),
+        "garbage pickle": archive(b"\xff" * 500), "lists 100,000 deep": archive(program(b"](" * 100_000)),
         "tuples 100,000 deep": archive(b"\x80\x02)" + b"\x85" * 100_000 + b"."), "tar form": _tar_form(),
         "legacy magic alone": pickle.dumps(0x1950A86A20F9469CFC6C, 2),
         "legacy of huge counts": b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001,
@@ -129,11 +104,11 @@ def _pkl() -> dict[str, Made]:
         "list as a key": op(b"}]Ns"), "dict of odd count": op(b"(NNNd"),
         "calls a number": op(b"K\x01)R"), "builds on a number": op(b"K\x01}b"), "next buffer": op(b"\x97"),
         "array of absurd size": op(
-            array, b"(K\x01(", number(2 ** 40), b"t", dtype % (2, b"f4"), b"\x89U\x04abcdtb"),
+            array, b"(K\x01(", integer(2 ** 40), b"t", dtype % (2, b"f4"), b"\x89U\x04abcdtb"),
             "array of objects": op(array, b"(K\x01(K\x01t", dtype % (2, b"O8"), b"\x89]Natb"),
         "array of wide records": op(array, b"(K\x01(K\x01t", dtype % (11, b"V2000000000"), b"\x89U\x04abcdtb"),
         "colliding keys": op(b"}(", b"".join(
-            number(place * (2 ** 61 - 1)) + b"N" for place in range(20_000)), b"u"),
+            integer(place * (2 ** 61 - 1)) + b"N" for place in range(20_000)), b"u"),
     }
 
 

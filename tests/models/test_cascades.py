@@ -23,13 +23,8 @@ from jseg.models.heads.point_head import PointHead
 from jseg.models.necks.fpn import FPN
 from jseg.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 GIVEN = {"in_channels": 32, "num_classes": 5, "dropout_ratio": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 def numbers(rng, *shape) -> np.ndarray:

@@ -18,13 +18,8 @@ from jseg.models.heads.iterative_decode_head import IterativeDecodeHead
 from jseg.models.heads.psa_head import PSAHead
 from jseg.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 PLAIN = {"norm_cfg": None, "act_cfg": None}
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 def drawn(rng, *shape) -> np.ndarray:

@@ -27,6 +27,7 @@ from jseg.models.heads.ham_head import LightHamHead, evaluation_bases, ham_optio
 from jseg.models.text_encoders.clip_text_encoder import CLIPTextEncoder
 from jseg.registry import MODELS, accepted
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 # their backbones' patches leave out what does not fill one: floor(H / stride) rows
 CUT = {"BEiT", "ConvNeXt", "MAE", "PoolFormer", "SideAdapterCLIPHead"}
 ROUGH = {"ERFNet", "ICNet", "ICNeck"}  # their backbones double maps, or halve them by resizing: sides near strides
@@ -86,12 +87,6 @@ PROBES = {
     "MixVisionTransformer", "SegformerHead", "HRNet", "OCRHead", "PointHead", "PIDNet", "PIDHead", "STDCContextPathNet",
     "STDCHead", "BiSeNetV1", "KernelUpdateHead", "IterativeDecodeHead", "EncHead", "MaskFormerHead", "FPN"}
 CHOSEN = [pytest.param(name, marks=[] if name in PROBES else [pytest.mark.zoo]) for name in SPECIMENS]
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 @pytest.fixture(params=CHOSEN)

@@ -12,11 +12,7 @@ from jseg.layers import named_parameters
 from jseg.models import build_model
 from jseg.models.backbones.mscan import KERNEL_SIZES, PADDINGS, MSCABlock
 
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
+pytestmark = pytest.mark.usefixtures("few_kernels")
 
 
 def build(impl: str, *, norm: str = "BN", act: str = "GELU", drop_rate: float = 0.0, align_corners: bool = False):

@@ -12,11 +12,7 @@ from jseg.layers import (BatchNorm2d, Conv2d, ConvNormAct, Dropout, Dropout2d, D
 from jseg.ops import bilinear_resize
 from jseg.ops.bilinear import resize_matrix
 
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
+pytestmark = pytest.mark.usefixtures("few_kernels")
 
 
 def offset_maps(rng, shape=(3, 4, 5, 7)) -> np.ndarray:

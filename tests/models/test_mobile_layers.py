@@ -15,11 +15,7 @@ from jseg.models.backbones.resnet import ResNetV1d
 from jseg.models.heads.lraspp_head import LRASPPHead
 from jseg.registry import MODELS
 
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
+pytestmark = pytest.mark.usefixtures("few_kernels")
 
 
 def numbers(rng, *shape) -> np.ndarray:

@@ -6,11 +6,7 @@ import pytest
 
 from jseg.layers import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
 
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
+pytestmark = pytest.mark.usefixtures("few_kernels")
 
 
 def cut(x: np.ndarray, kernel: int, stride: int, padding: int, fill: float) -> np.ndarray:

@@ -10,11 +10,7 @@ from jseg.ops.bilinear import resize_matrix
 from jseg.models import readout
 from jseg.models.readout import Frame, Window, label_map, overlaps, window_maps, windows
 
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
+pytestmark = pytest.mark.usefixtures("few_kernels")
 
 
 def plain_scores(frame: Frame, pieces: dict, align_corners: bool) -> np.ndarray:

@@ -24,15 +24,9 @@ PARITY = pathlib.Path(__file__).resolve().parents[1] / "parity"
 sys.path.insert(0, str(PARITY))
 import segnext_cases as shared  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 REFEREE = os.environ.get("JSEG_REFEREE_PYTHON")
 NAMES = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    """Without fusion a model needs far fewer distinct kernels."""
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,7 @@ from jseg.models.heads.side_adapter_clip_head import MaskRecognition
 from jseg.models.text_encoders.clip_text_encoder import TEMPLATES, CLIPTextEncoder, unit
 from jseg.models.text_encoders.clip_tokenizer import tokenize
 
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
+pytestmark = pytest.mark.usefixtures("few_kernels")
 
 
 def test_tokens_are_those_of_clip():

@@ -12,11 +12,7 @@ from jseg.layers.drop import Dropout
 from jseg.layers.positions import cubic_matrix, resize_positions
 from jseg.layers.windows import from_windows, relative_index, shift_mask, to_windows
 
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
+pytestmark = pytest.mark.usefixtures("few_kernels")
 
 
 def var(values) -> jt.Var:

@@ -14,7 +14,7 @@ from jseg.cli.flops import count_operations
 from jseg.config import load_config
 from jseg.errors import ConfigError
 from jseg.layers import named_parameters
-from jseg.layers.deconv import ConvTranspose2d
+from jseg.layers.conv_transpose import PatchConvTranspose2d
 from jseg.models import build_model
 from jseg.models.backbones.beit import token_index
 from jseg.models.backbones.svt import filling_mask
@@ -23,13 +23,8 @@ from jseg.models.backbones.vision_transformer import VisionTransformer, chosen_b
 from jseg.models.necks.multilevel_neck import rescale
 from jseg.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
-
-
-@pytest.fixture(autouse=True)
-def few_kernels():
-    with jt.flag_scope(lazy_execution=0):
-        yield
 
 
 def built(block: dict, **words):
@@ -57,7 +52,7 @@ def test_filled_tokens_are_masked_where_both_sides_need_them():
 
 
 def test_transposed_convolution(rng):
-    layer, x = ConvTranspose2d(3, 2, 2), rng.standard_normal((1, 3, 2, 3))
+    layer, x = PatchConvTranspose2d(3, 2, 2), rng.standard_normal((1, 3, 2, 3))
     layer.bias.assign(rng.standard_normal(2).astype(np.float32))
     exact = np.einsum("nchw,coij->nohiwj", x, layer.weight.numpy().astype(np.float64)).reshape(1, 2, 4, 6)
     np.testing.assert_allclose(

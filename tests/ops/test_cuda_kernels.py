@@ -19,6 +19,7 @@ from jseg.bench import kernel_tasks
 from jseg.ops import common, cuda_library
 import cuda_emulator as emulation
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 KERNELS = cuda_library.cuda_kernels()
 HALF = {"float16": 2 ** -11, "bfloat16": 2 ** -8}                     # rounding of one value
 PLANES = [(1, 1), (1, 37), (23, 1), (16, 16), (17, 32), (33, 33), (128, 128), (512, 512), (1024, 2048)]
@@ -93,14 +94,6 @@ def libraries(request):
     sources += [(BARRIERS[words["file"]][0], "".join(_parted(**words))) for words in chosen if "file" in words]
     with emulation.building(list(dict.fromkeys(sources))):
         yield
-
-
-@pytest.fixture(autouse=True)
-def eager():
-    """One operation at a time; nothing of the plain path is compiled twice."""
-    jt.flags.lazy_execution, before = 0, jt.flags.lazy_execution
-    yield
-    jt.flags.lazy_execution = before
 
 
 @pytest.fixture

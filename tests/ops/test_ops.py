@@ -14,6 +14,7 @@ import pytest
 import jseg.ops
 from jseg.bench.kernel_tasks import gradients
 
+pytestmark = pytest.mark.usefixtures("few_kernels")
 FOLDER = pathlib.Path(jseg.ops.__file__).parent
 KERNELS = sorted(path.parent.name for path in FOLDER.glob("*/cases.py") if (path.parent / "reference.py").exists())
 
@@ -29,14 +30,6 @@ def _small(kernel):
 PAIRS = [pytest.param(kernel, case, id=f"{kernel}-{case.name}") for kernel in KERNELS for case in _small(kernel)]
 IMPLS = [pytest.param(*pair.values, impl, id=f"{pair.id}-{impl}") for pair in PAIRS
          for impl in (["jittor", "cpu"] if (FOLDER / pair.values[0] / "cpu.cc").exists() else ["jittor"])]
-
-
-@pytest.fixture(autouse=True)
-def eager():
-    """One operation at a time: the plain paths then share their compiled pieces between cases."""
-    jt.flags.lazy_execution, before = 0, jt.flags.lazy_execution
-    yield
-    jt.flags.lazy_execution = before
 
 
 def _inputs(kernel, case):

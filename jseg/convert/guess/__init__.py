@@ -5,8 +5,7 @@ A guesser is a module of this folder with
     recognise(shapes, meta) -> bool: whether these keys are its own;
     guess(shapes, *, numpy_values, meta, where) -> Guess;
     complete(settings, found, *, origin, where, notes) -> dict: a stated config, checked against the weights, with the
-    rules that its
-        release leaves unsaid (whole models only).
+        rules that its release leaves unsaid; guessers of backbones alone have none.
 A new file is found by itself. Releases whose keys are not ours give a `translate` with the guess, made of the tables of
 `jseg.convert.layout`.
 """
@@ -23,6 +22,8 @@ from typing import Any, Callable, Mapping
 from jseg.convert.layout import Moved, Shapes
 
 __all__ = ["Guess", "Shapes", "find_guesser", "looks_like", "rgb_note", "usual_scale", "whole_config"]
+
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, RGB, 0 to 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Guess:
     notes: tuple[str, ...] = ()
 
 
-def rgb_note(mean: tuple = (123.675, 116.28, 103.53), std: tuple = (58.395, 57.12, 57.375)) -> str:
+def rgb_note(mean: tuple = _MEAN, std: tuple = _STD) -> str:
     """What pictures a backbone was trained on, as a note."""
-    return (f"trained on RGB pictures (data_preprocessor: bgr_to_rgb: true, mean: {list(mean)}, std: {list(std)})")
+    return f"trained on RGB pictures (data_preprocessor: bgr_to_rgb: true, mean: {list(mean)}, std: {list(std)})"
 
 
 def whole_config(backbone: Mapping[str, Any], head: Mapping[str, Any], scale: tuple[int, int] = (2048, 512), *,
@@ -61,8 +62,8 @@ def whole_config(backbone: Mapping[str, Any], head: Mapping[str, Any], scale: tu
         scale: the longest and the shortest side of test pictures, in pixels.
         size_divisor: test pictures are padded to multiples of it, if given.
     """
-    preprocessor = {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
-                    "bgr_to_rgb": True, "size": [512, 512], "pad_val": 0, "seg_pad_val": 255}
+    preprocessor = {"type": "SegDataPreProcessor", "mean": list(_MEAN), "std": list(_STD), "bgr_to_rgb": True,
+                    "size": [512, 512], "pad_val": 0, "seg_pad_val": 255}
     preprocessor.update({"test_cfg": {"size_divisor": size_divisor}} if size_divisor else {})
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": list(scale), "keep_ratio": True},
                 {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]

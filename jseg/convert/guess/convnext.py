@@ -25,7 +25,7 @@ from jseg.convert.layout import CLASSIFIER, Layout, Moved, count_indices, fill_n
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
-__all__ = ["NEAREST", "complete", "guess", "recognise"]
+__all__ = ["NEAREST", "guess", "recognise"]
 
 NEAREST = "ConvNeXt backbone, ImageNet (the authors, timm, torchvision, mmpretrain)"
 _WB = r"(weight|bias)"
@@ -112,9 +112,8 @@ def _block(keys: Shapes) -> dict[str, Any]:
 def _translate(layout: Layout, shapes: Shapes, block: Mapping[str, Any]) -> Moved:
     """Where each key goes in a backbone of that block; weights become a linear layer's or a 1x1 convolution's."""
     moved, linear = layout.apply(shapes), bool(block.get("linear_pw_conv", True))
-    made = moved.made
-    wanted = [i % 4 for i in ([block["out_indices"]] if isinstance(block.get("out_indices", -1), int)
-                              else block["out_indices"])] if "out_indices" in block else [3]
+    made, indices = moved.made, block.get("out_indices", -1)
+    wanted = [i % 4 for i in ([indices] if isinstance(indices, int) else indices)]
     for key in list(made):
         shape = shapes[made[key].parts[0]]
         if key.endswith(".gamma") and len(shape) == 3:
@@ -127,8 +126,3 @@ def _translate(layout: Layout, shapes: Shapes, block: Mapping[str, Any]) -> Move
     fill_norms(made, {f"norm{i}": made[f"downsample_layers.{i}.{0 if i == 0 else 1}.weight"].shape(
         shapes.__getitem__)[0] for i in wanted})
     return moved
-
-
-def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
-    """A stated config as it is; backbones alone have none."""
-    return settings

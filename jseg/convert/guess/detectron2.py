@@ -31,17 +31,17 @@ Mask2Former's). Heads have 32 channels each, as in all of its configs; no shape 
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any, Mapping
 
 from jseg.convert.guess import Guess, Shapes, resnet, rgb_note, swin, usual_scale, whole_config
-from jseg.convert.layout import CLASSIFIER, Layout, Moved, count_indices
+from jseg.convert.layout import CLASSIFIER, LEAF, Layout, Moved, count_indices
 from jseg.errors import ConvertError
 
 __all__ = ["NEAREST", "complete", "guess", "recognise"]
 
 NEAREST = "Mask2Former, Meta's release (detectron2)"
-_LEAF = r"(weight|bias|running_mean|running_var)"
 _STAGE = r"res([2-5])\.(\d+)\."
 
 
@@ -51,11 +51,11 @@ def _layer(found: re.Match, rest: str) -> str:
 
 
 RESNET = Layout("a ResNet of detectron2", (
-    (r"stem\.conv1\.weight", "conv1.weight"), (rf"stem\.conv1\.norm\.{_LEAF}", r"bn1.\1"),
+    (r"stem\.conv1\.weight", "conv1.weight"), (rf"stem\.conv1\.norm\.{LEAF}", r"bn1.\1"),
     (rf"{_STAGE}conv([123])\.weight", lambda found: _layer(found, r"conv\3.weight")),
-    (rf"{_STAGE}conv([123])\.norm\.{_LEAF}", lambda found: _layer(found, r"bn\3.\4")),
+    (rf"{_STAGE}conv([123])\.norm\.{LEAF}", lambda found: _layer(found, r"bn\3.\4")),
     (rf"{_STAGE}shortcut\.weight", lambda found: _layer(found, "downsample.0.weight")),
-    (rf"{_STAGE}shortcut\.norm\.{_LEAF}", lambda found: _layer(found, r"downsample.1.\3"))),
+    (rf"{_STAGE}shortcut\.norm\.{LEAF}", lambda found: _layer(found, r"downsample.1.\3"))),
     ((r"stem\.fc\..*|fc\..*", CLASSIFIER),))
 _WB = r"(weight|bias)"
 _PIXEL = r"(?:pixel_decoder\.)?"
@@ -150,6 +150,7 @@ def _widths(backbone: Mapping[str, Any]) -> list[int]:
 
 def _head(shapes: Shapes, backbone: Mapping[str, Any]) -> dict[str, Any]:
     """The head's arguments that shapes tell."""
+    from jseg.models.heads.mask_head import DICE_LOSS, MASK_LOSS, MATCHING
     keys = {re.sub(r"^(?!predictor)(?!pixel_decoder)", "pixel_decoder.", key.removeprefix("sem_seg_head.")): shape
             for key, shape in shapes.items() if key.startswith("sem_seg_head.")}
     levels, width = keys["pixel_decoder.transformer.level_embed"]
@@ -176,12 +177,9 @@ def _head(shapes: Shapes, backbone: Mapping[str, Any]) -> dict[str, Any]:
                 "self_attn_cfg": attention, "cross_attn_cfg": attention, "ffn_cfg": {
                     "embed_dims": width,
                     "feedforward_channels": keys["predictor.transformer_ffn_layers.0.linear1.weight"][0]}}},
-        "loss_mask": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 5.0},
-        "loss_dice": {"type": "DiceLoss", "naive_dice": True, "eps": 1.0, "loss_weight": 5.0},
-        "train_cfg": {"num_points": 12544, "oversample_ratio": 3.0, "importance_sample_ratio": 0.75, "assigner": {
-            "type": "HungarianAssigner", "match_costs": [
-                {"type": "ClassificationCost", "weight": 2.0}, {"type": "CrossEntropyLossCost", "weight": 5.0},
-                {"type": "DiceCost", "weight": 5.0, "pred_act": True, "eps": 1.0}]}}}
+        "loss_mask": dict(MASK_LOSS), "loss_dice": dict(DICE_LOSS),
+        "train_cfg": {"num_points": 12544, "oversample_ratio": 3.0, "importance_sample_ratio": 0.75,
+                      "assigner": copy.deepcopy(MATCHING)}}
 
 
 def _translate(shapes: Shapes, model: Mapping[str, Any], layout: Layout) -> Moved:

@@ -28,14 +28,13 @@ from typing import Any, Mapping
 import numpy as np
 
 from jseg.convert.guess import Guess, Shapes, rgb_note, usual_scale, whole_config
-from jseg.convert.layout import CLASSIFIER, Layout, Moved, count_indices, fold_bias
+from jseg.convert.layout import CLASSIFIER, LEAF, Layout, Moved, count_indices, fold_bias
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
 __all__ = ["NEAREST", "complete", "guess", "recognise"]
 
 NEAREST = "PIDNet and DDRNet, the authors' releases"
-_LEAF = r"(weight|bias|running_mean|running_var)"
 _PAIR = {"0": "conv", "1": "bn", "3": "conv", "4": "bn"}
 _HEADS = {"final_layer": "decode_head", "seghead_p": "p", "seghead_d": "d", "seghead_extra": "aux"}
 _DROPS = ((r"(last_layer|linear|fc|down5)\..*", CLASSIFIER),
@@ -45,7 +44,7 @@ _FRESH = "a head that serves training alone, made new"
 
 def _pair(place: str, new: str) -> tuple:
     """Rules of a convolution and its norm in a sequence, "0" and "1"."""
-    return (rf"{place}\.([01])\.{_LEAF}", lambda found: f"{found.expand(new)}.{_PAIR[found[found.re.groups - 1]]}."
+    return (rf"{place}\.([01])\.{LEAF}", lambda found: f"{found.expand(new)}.{_PAIR[found[found.re.groups - 1]]}."
                                                         f"{found[found.re.groups]}")
 
 
@@ -94,23 +93,23 @@ def _head(found: re.Match, pid: bool) -> str:
 def _layout(pid: bool) -> Layout:
     """The table above."""
     ends = "(|_|_d)" if pid else "(|_)"
-    rules = [(rf"conv1\.([0134])\.{_LEAF}", lambda found: f"backbone.stem.{0 if found[1] in '01' else 1}."
+    rules = [(rf"conv1\.([0134])\.{LEAF}", lambda found: f"backbone.stem.{0 if found[1] in '01' else 1}."
                                                          f"{_PAIR[found[1]]}.{found[2]}"),
              (rf"layer([1-5]){ends}\.(.*)", lambda found: _branch(found, pid)),
              _pair("compression3", "backbone.compression_1"), _pair("compression4", "backbone.compression_2"),
-             (rf"spp\.(scale[0-4]|process[1-4]|scale_process|compression|shortcut)\.([0-3])\.{_LEAF}", _pooling),
-             (rf"(final_layer|seghead_p|seghead_d|seghead_extra)\.(bn1|conv1|bn2|conv2)\.{_LEAF}",
+             (rf"spp\.(scale[0-4]|process[1-4]|scale_process|compression|shortcut)\.([0-3])\.{LEAF}", _pooling),
+             (rf"(final_layer|seghead_p|seghead_d|seghead_extra)\.(bn1|conv1|bn2|conv2)\.{LEAF}",
               lambda found: _head(found, pid))]
     if pid:
         rules += [_pair(rf"pag{n + 2}\.f_{theirs}", f"backbone.pag_{n}.f_{ours}") for n in (1, 2)
                   for theirs, ours in (("x", "p"), ("y", "i"))]
         rules += [_pair("diff3", "backbone.diff_1"), _pair("diff4", "backbone.diff_2"),
                   _pair(r"dfm\.conv_([pi])", r"backbone.dfm.f_\1"),
-                  (rf"dfm\.conv\.([02])\.{_LEAF}", lambda found: f"backbone.dfm.conv."
+                  (rf"dfm\.conv\.([02])\.{LEAF}", lambda found: f"backbone.dfm.conv."
                                                                  f"{'bn' if found[1] == '0' else 'conv'}.{found[2]}")]
     else:
         rules += [_pair("down3", "backbone.down_1"),
-                  (rf"down4\.([0134])\.{_LEAF}", lambda found: f"backbone.down_2.{0 if found[1] in '01' else 1}."
+                  (rf"down4\.([0134])\.{LEAF}", lambda found: f"backbone.down_2.{0 if found[1] in '01' else 1}."
                                                                f"{_PAIR[found[1]]}.{found[2]}")]
     return Layout("PIDNet" if pid else "DDRNet-23", rules, _DROPS)
 

@@ -19,7 +19,7 @@ from jseg.convert.guess import Guess, Shapes, rgb_note
 from jseg.convert.layout import CLASSIFIER, Layout, count_indices, without_prefix
 from jseg.errors import ConvertError
 
-__all__ = ["NEAREST", "complete", "guess", "recognise"]
+__all__ = ["NEAREST", "guess", "recognise"]
 
 NEAREST = "HRNet backbone (the authors, OpenMMLab, timm)"
 LAYOUT = Layout("an HRNet", ((r"((conv|bn)[12]|layer1|transition[123]|stage[234])\..*", r"\g<0>"),), (
@@ -66,8 +66,3 @@ def _stages(keys: Shapes) -> dict[str, dict]:
             "num_blocks": [count_indices(keys, rf"{name}\.(\d+)\.conv1\.") for name in first],
             "num_channels": [keys[f"{name}.0.conv1.weight"][0] for name in first]}
     return stages
-
-
-def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
-    """A stated config as it is; backbones alone have none."""
-    return settings

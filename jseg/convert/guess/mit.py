@@ -13,7 +13,7 @@ from typing import Any, Mapping
 from jseg.convert.guess import Guess, Shapes
 from jseg.errors import ConvertError
 
-__all__ = ["NEAREST", "complete", "guess", "recognise"]
+__all__ = ["NEAREST", "guess", "recognise"]
 
 NEAREST = "MiT backbone, ImageNet"
 _MMSEG, _AUTHORS = r"layers\.\d\.1\.\d+\.attn\.attn\.in_proj_weight", r"block\d\.\d+\.attn\.q\.weight"
@@ -64,8 +64,3 @@ def _block(shapes: Shapes, names: Mapping[str, str]) -> dict[str, Any]:
         "patch_sizes": [embed[-1] for embed in embeds], "strides": [4] + [2] * (stages - 1), "sr_ratios": reductions,
         "out_indices": list(range(stages)), "mlp_ratio": shapes[key("fc1", 0)][0] // first,
         "qkv_bias": key("bias", 0) in shapes, "drop_path_rate": 0.1}
-
-
-def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
-    """A stated config as it is; backbones alone have none."""
-    return settings

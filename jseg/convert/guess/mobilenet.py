@@ -23,16 +23,15 @@ import re
 from typing import Any, Mapping
 
 from jseg.convert.guess import Guess, Shapes, rgb_note
-from jseg.convert.layout import CLASSIFIER, Layout, Moved, without_prefix
+from jseg.convert.layout import CLASSIFIER, LEAF, Layout, without_prefix
 from jseg.errors import ConvertError
 
-__all__ = ["NEAREST", "complete", "guess", "recognise"]
+__all__ = ["NEAREST", "guess", "recognise"]
 
 NEAREST = "MobileNetV2 or V3 backbone, ImageNet (torchvision, timm)"
 _V2_STARTS = (1, 2, 4, 7, 11, 14, 17)  # torchvision's number of each stage's first block; 18 is the last convolution
 _V2_LAST = "the last convolution, which only classifies"
 _FACTORS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.1, 1.1, 1.2, 1.3, 1.4, 2.0)
-_LEAF = r"(weight|bias|running_mean|running_var)"
 _PARTS = ("expand_conv", "depthwise_conv", "linear_conv")
 
 
@@ -64,11 +63,7 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
     notes = ("MobileNetV3 pads strided convolutions as TensorFlow does; these releases pad evenly",) if third else ()
     return Guess(f"{block['type']} backbone, ImageNet, keys of {'timm' if timm else 'torchvision'}",
                  {"model": {"backbone": block}}, backbone_only=True, notes=(rgb_note(), *notes),
-                 translate=lambda found, model: _moved(layout, found))
-
-
-def _moved(layout: Layout, shapes: Shapes) -> Moved:
-    return layout.apply(shapes)
+                 translate=lambda found, model: layout.apply(found))
 
 
 def _second(keys: Shapes, timm: bool) -> dict[str, Any]:
@@ -121,7 +116,7 @@ def _rules(keys: Shapes, timm: bool, third: bool) -> list[tuple[str, str]]:
         last = f"blocks.{int(blocks[-1].split('.')[1]) + 1}.0" if timm else f"features.{len(blocks) + 1}"
         for name, part in zip(("conv", "bn1") if timm else ("0", "1"), ("conv", "bn")):
             moves[f"{last}.{name}"] = f"layer{len(blocks) + 1}.{part}"
-    return [(rf"{re.escape(old)}\.{_LEAF}", rf"{new}.\1") for old, new in moves.items()]
+    return [(rf"{re.escape(old)}\.{LEAF}", rf"{new}.\1") for old, new in moves.items()]
 
 
 def _second_names(index: int) -> list[str]:
@@ -154,8 +149,3 @@ def _timm_block(keys: Shapes, prefix: str, names: list[str]) -> dict[str, str]:
     for i, (conv, name) in enumerate(zip(convs, names[-len(convs):]), 1):
         moves.update({f"{prefix}.{conv}": f"{name}.conv", f"{prefix}.bn{i}": f"{name}.bn"})
     return moves
-
-
-def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
-    """A stated config as it is; backbones alone have none."""
-    return settings

@@ -20,18 +20,17 @@ import re
 from typing import Any, Mapping
 
 from jseg.convert.guess import Guess, Shapes, rgb_note
-from jseg.convert.layout import CLASSIFIER, Layout, count_indices, without_prefix
+from jseg.convert.layout import CLASSIFIER, LEAF, Layout, count_indices, without_prefix
 from jseg.errors import ConvertError
 
-__all__ = ["NEAREST", "complete", "guess", "recognise", "resnet_block"]
+__all__ = ["NEAREST", "guess", "recognise", "resnet_block"]
 
 NEAREST = "ResNet or ResNeXt backbone, ImageNet (torchvision, timm, OpenMMLab)"
-_LEAF = r"(weight|bias|running_mean|running_var)"
-_OURS = rf"layer[1-4]\.\d+\.((conv|bn)[123]|downsample\.[012])\.{_LEAF}"
+_OURS = rf"layer[1-4]\.\d+\.((conv|bn)[123]|downsample\.[012])\.{LEAF}"
 LAYOUT = Layout("a ResNet", (
-    (_OURS, r"\g<0>"), (rf"(conv1|bn1|stem\.[0-7])\.{_LEAF}", r"\g<0>")), (((r"fc\..*"), CLASSIFIER),))
+    (_OURS, r"\g<0>"), (rf"(conv1|bn1|stem\.[0-7])\.{LEAF}", r"\g<0>")), (((r"fc\..*"), CLASSIFIER),))
 DEEP = Layout("a ResNet with a deep stem", (
-    (_OURS, r"\g<0>"), (rf"conv1\.([0-6])\.{_LEAF}", r"stem.\1.\2"), (rf"bn1\.{_LEAF}", r"stem.7.\1")), LAYOUT.drops)
+    (_OURS, r"\g<0>"), (rf"conv1\.([0-6])\.{LEAF}", r"stem.\1.\2"), (rf"bn1\.{LEAF}", r"stem.7.\1")), LAYOUT.drops)
 _OTHERS = ("transition1.", "layer3_.", "seghead", "features.")  # of networks that share the names of the first stages
 
 
@@ -87,8 +86,3 @@ def resnet_block(shapes: Shapes) -> dict[str, Any]:
     first = shapes[next(key for key in ("conv1.weight", "conv1.0.weight", "stem.0.weight") if key in shapes)][1]
     usual = {"stem_channels": (stem, 64), "base_channels": (base, 64), "in_channels": (first, 3)}
     return {**block, **{word: value for word, (value, default) in usual.items() if value != default}}
-
-
-def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
-    """A stated config as it is; backbones alone have none."""
-    return settings

@@ -25,19 +25,18 @@ from typing import Any, Mapping
 import numpy as np
 
 from jseg.convert.guess import Guess, Shapes, mit, usual_scale, whole_config
-from jseg.convert.layout import Layout, Moved
+from jseg.convert.layout import LEAF, Layout, Moved
 from jseg.convert.pickle_data import brief
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
-__all__ = ["NEAREST", "complete", "guess", "recognise"]
+__all__ = ["NEAREST", "complete", "finest_first", "guess", "recognise"]
 
 NEAREST = "SegFormer, NVIDIA's release"
-_LEAF = r"(weight|bias|running_mean|running_var)"
 HEAD = Layout(NEAREST, (
     (r"decode_head\.linear_c([1-4])\.proj\.(weight|bias)",
      lambda found: f"decode_head.convs.{int(found[1]) - 1}.conv.{found[2]}"),
-    (rf"decode_head\.linear_fuse\.(conv|bn)\.{_LEAF}", r"decode_head.fusion_conv.\1.\2"),
+    (rf"decode_head\.linear_fuse\.(conv|bn)\.{LEAF}", r"decode_head.fusion_conv.\1.\2"),
     (r"decode_head\.linear_pred\.(weight|bias)", r"decode_head.conv_seg.\1")),
     ((r"decode_head\.conv_seg\..*", "a classifier that the release never uses"),))
 
@@ -76,7 +75,7 @@ def _translate(shapes: Shapes, model: Mapping[str, Any]) -> Moved:
     for key, value in moved.made.items():
         shape = shapes[value.parts[0]]
         if key == "decode_head.fusion_conv.conv.weight":
-            value = Made(value.parts, change=_fine_first)
+            value = Made(value.parts, change=finest_first)
         elif key.endswith(".conv.weight") and len(shape) == 2:
             value = Made(value.parts, ones=2)
         made[key] = value
@@ -84,9 +83,9 @@ def _translate(shapes: Shapes, model: Mapping[str, Any]) -> Moved:
     return moved
 
 
-def _fine_first(weight: np.ndarray) -> np.ndarray:
-    """Inputs of four maps in the opposite order. Shape: (E, 4 * E, 1, 1) -> same."""
-    return weight.reshape(weight.shape[0], 4, -1, *weight.shape[2:])[:, ::-1].reshape(weight.shape)
+def finest_first(weight: np.ndarray, maps: int = 4) -> np.ndarray:
+    """The inputs of `linear_fuse`, put in the opposite order of maps. Shape: (E, maps * E, 1, 1) -> same."""
+    return weight.reshape(weight.shape[0], maps, -1, *weight.shape[2:])[:, ::-1].reshape(weight.shape)
 
 
 def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:

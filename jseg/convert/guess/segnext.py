@@ -19,7 +19,7 @@ import dataclasses
 import re
 from typing import Any, Mapping
 
-from jseg.convert.guess import Guess, Shapes
+from jseg.convert.guess import Guess, Shapes, whole_config
 from jseg.convert.pickle_data import brief
 from jseg.errors import ConfigError, ConvertError
 
@@ -164,19 +164,11 @@ def default_config(shapes: Shapes, family: Family, where: str) -> dict:
            "rand_init": "decode_head.hamburger.ham.bases" not in shapes, "grad": family.grad}
     head = {"type": "LightHamHead", **head_facts(shapes, widths, where), "dropout_ratio": 0.1, "align_corners": False,
             "ham_kwargs": ham, "ignore_index": 255, "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0}}
-    preprocessor = {"type": "SegDataPreProcessor", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
-                    "bgr_to_rgb": True, "size": [512, 512], "pad_val": 0, "seg_pad_val": 255}
-    resize = {"type": "Resize", "scale": [2048, 512], "keep_ratio": True}
-    pipeline = [{"type": "LoadImageFromFile"}, resize, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
-    if family.test_size == "resize":
-        pipeline.insert(2, {"type": "ResizeToMultiple", "size_divisor": 32})
-    else:
-        preprocessor["test_cfg"] = {"size_divisor": 32}
-    return {"model": {"type": "EncoderDecoder", "backbone": backbone, "neck": None, "decode_head": head,
-                      "auxiliary_head": None, "test_cfg": {"mode": "whole"}},
-            "data_preprocessor": preprocessor,
-            "test_dataloader": {"batch_size": 1, "dataset": {"pipeline": pipeline}},
-            "tta": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}}
+    resized = family.test_size == "resize"
+    config = whole_config(backbone, head, size_divisor=None if resized else 32)
+    if resized:
+        config["test_dataloader"]["dataset"]["pipeline"].insert(2, {"type": "ResizeToMultiple", "size_divisor": 32})
+    return config
 
 
 def backbone_widths(block: Mapping[str, Any]) -> list[int]:

@@ -35,7 +35,7 @@ from jseg.convert.layout import CLASSIFIER, Layout, Moved, fill_norms, resized_g
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
-__all__ = ["NEAREST", "complete", "guess", "merging_order", "recognise", "swin_block", "swin_layout",
+__all__ = ["NEAREST", "guess", "merging_order", "recognise", "swin_block", "swin_layout",
            "swin_moves"]
 
 NEAREST = "Swin backbone, ImageNet (the authors, timm, MMSegmentation)"
@@ -158,8 +158,3 @@ def _fit_positions(made: dict[str, Made], shapes: Shapes, block: Mapping[str, An
             raise ConvertError(f"backbone.pretrain_img_size is {size}; positions of a release are resized to squares")
         made["absolute_pos_embed"] = Made(made["absolute_pos_embed"].parts, size=(1, new * new, width),
                                           change=lambda x: resized_grid(x[0], old, new)[None])
-
-
-def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
-    """A stated config as it is; backbones alone have none."""
-    return settings

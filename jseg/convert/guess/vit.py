@@ -41,7 +41,7 @@ from jseg.convert.layout import CLASSIFIER, Layout, Moved, count_indices, resize
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
-__all__ = ["NEAREST", "complete", "guess", "recognise"]
+__all__ = ["NEAREST", "guess", "recognise"]
 
 NEAREST = "ViT, DeiT, DINOv2, MAE or BEiT backbone (timm, the authors)"
 _HEADS = {1280: 16, 1408: 16, 1664: 16, 1152: 16}
@@ -256,8 +256,3 @@ def spline_matrix(places: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     eye = np.eye(n)
     return (a[:, None] * eye[i] + b[:, None] * eye[i + 1]
             + (((a**3 - a) * h[i]**2 / 6)[:, None] * bend[i] + ((b**3 - b) * h[i]**2 / 6)[:, None] * bend[i + 1]))
-
-
-def complete(settings: dict, found: Guess, *, origin: str, where: str, notes: list[str]) -> dict:
-    """A stated config as it is; backbones alone have none."""
-    return settings

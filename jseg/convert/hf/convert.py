@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import pathlib
@@ -10,10 +9,11 @@ import pkgutil
 import re
 from types import ModuleType
 
-from jseg.convert.checkpoint import Conversion, checked_shapes, class_list, output_file, test_size, write_conversion
+from jseg.convert.checkpoint import Conversion, checked_shapes, output_file, write_conversion
+from jseg.convert.checkpoint_meta import class_list, files_hash, test_size
 from jseg.convert.hf import models
 from jseg.convert.hf.facts import Facts
-from jseg.convert.hf.folder import ModelFolder, open_folder
+from jseg.convert.hf.folder import open_folder
 from jseg.convert.hf.keys import translate
 from jseg.convert.hf.processor import pipeline_of
 from jseg.convert.pickle_data import brief
@@ -57,7 +57,7 @@ def convert_folder(folder: str | os.PathLike, out: str | os.PathLike, *, weights
     shapes = checked_shapes(contents, renames, settings, file_bytes=found.bytes, config_from="config.json", where=where,
                             allow_nonfinite=allow_nonfinite)
     names, palette, classes_from = class_list(settings, contents, classes, where, notes)
-    origin = {"file": folder.resolve().name, "sha256": _digest(found), "bytes": found.bytes,
+    origin = {"file": folder.resolve().name, "sha256": files_hash(found.files), "bytes": found.bytes,
               "family": f"{name} (transformers)", "weights": contents.place, "config_from": "config.json",
               "test_size": test_size(settings), "classes_from": classes_from, "num_classes": len(names)}
     return write_conversion(out, contents, renames, shapes, {}, {"config": settings, "classes": names,
@@ -105,13 +105,3 @@ def _known_palette(names: list[str]) -> list | None:
 def _plain(name: str) -> str:
     """A class name as words: the first of several spellings, small letters."""
     return re.split(r"[,;]", name.lower())[0].strip()
-
-
-def _digest(found: ModelFolder) -> str:
-    """sha256 over the weights files, in order."""
-    digest = hashlib.sha256()
-    for path in found.files:
-        with open(path, "rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()

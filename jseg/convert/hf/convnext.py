@@ -6,9 +6,9 @@ Source: transformers 5.24 models/convnext/modeling_convnext.py (Apache-2.0). Eve
 
 from __future__ import annotations
 
-from jseg.convert.hf.facts import LAYERS, Facts
+from jseg.convert.hf.facts import Facts
 from jseg.convert.hf.keys import Rule, with_prefixes
-from jseg.convert.hf.plan import gelu, linear, norm
+from jseg.convert.hf.plan import gelu, linear, norm, stage_depths
 
 __all__ = ["convnext_backbone", "convnext_rules"]
 
@@ -17,11 +17,8 @@ _BLOCK, _OURS = "encoder.stages.{i}.layers.{j}.", "stages.{i}.{j}."
 
 def convnext_backbone(facts: Facts) -> dict:
     """The block of a backbone config."""
-    depths = facts.integers("depths", [3, 3, 9, 3], high=LAYERS)
+    depths = stage_depths(facts, [3, 3, 9, 3])
     stages = len(depths)
-    wanted = [f"stage{i + 1}" for i in range(stages)]
-    if (facts.values.get("out_features") or wanted) != wanted:
-        raise facts.fault("out_features", str(wanted))
     widths = facts.integers("hidden_sizes", [96, 192, 384, 768], count=stages)
     scale = facts.number("layer_scale_init_value", 1e-6, above=-1.0)
     return {"type": "ConvNeXt", "arch": {"depths": depths, "channels": widths},

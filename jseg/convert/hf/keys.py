@@ -11,6 +11,7 @@ from typing import Callable, Iterable, NamedTuple
 
 import numpy as np
 
+from jseg.convert.release import COUNTS
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
@@ -18,7 +19,6 @@ __all__ = ["Rule", "drop", "translate", "with_prefixes"]
 
 _MARKS = {"{i}": r"(?P<i>\d{1,4})", "{j}": r"(?P<j>\d{1,4})", "{p}": r"(?P<p>weight|bias)",
           "{s}": r"(?P<s>weight|bias|running_mean|running_var)"}
-_COUNTS = "counts of batches, which nothing reads"
 
 
 class Rule(NamedTuple):
@@ -61,7 +61,7 @@ def translate(keys: Iterable[str], rules: Iterable[Rule], where: str) -> tuple[d
     unknown = []
     for key in keys:
         if key.endswith(".num_batches_tracked"):
-            dropped[key] = _COUNTS
+            dropped[key] = COUNTS
             continue
         match, pieces, rule = next(((m, pieces, rule) for pattern, pieces, rule in table
                                     if (m := pattern.fullmatch(key))), (None, [], None))

@@ -7,10 +7,11 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from jseg.convert.hf.facts import Facts
+from jseg.convert.hf.facts import LAYERS, Facts
 from jseg.convert.hf.keys import Rule
 
-__all__ = ["Plan", "classifier", "conv_block", "encoder_decoder", "gelu", "group_block", "joined", "linear", "norm"]
+__all__ = ["Plan", "classifier", "conv_block", "encoder_decoder", "gelu", "group_block", "joined", "linear", "norm",
+           "stage_depths"]
 
 
 @dataclasses.dataclass
@@ -40,6 +41,19 @@ def gelu(facts: Facts, key: str = "hidden_act") -> dict[str, str]:
     """The activation block; the exact GELU is all that these families were published with."""
     facts.choice(key, "gelu", ["gelu"])
     return {"type": "GELU"}
+
+
+def stage_depths(facts: Facts, usual: list[int]) -> list[int]:
+    """Blocks of each stage of a backbone, `usual` where its config does not say; all stages give a map.
+
+    Raises:
+        ConvertError: numbers out of range, or `out_features` that leave a stage out.
+    """
+    depths = facts.integers("depths", usual, high=LAYERS)
+    wanted = [f"stage{i + 1}" for i in range(len(depths))]
+    if (facts.values.get("out_features") or wanted) != wanted:
+        raise facts.fault("out_features", str(wanted))
+    return depths
 
 
 def linear(source: str, target: str) -> Rule:

@@ -11,9 +11,10 @@ from typing import Sequence
 
 import numpy as np
 
-from jseg.convert.hf.facts import LAYERS, Facts
+from jseg.convert.guess.swin import merging_order
+from jseg.convert.hf.facts import Facts
 from jseg.convert.hf.keys import Rule, drop, with_prefixes
-from jseg.convert.hf.plan import gelu, joined, linear, norm
+from jseg.convert.hf.plan import gelu, joined, linear, norm, stage_depths
 
 __all__ = ["swin_backbone", "swin_constants", "swin_rules", "swin_widths"]
 
@@ -22,11 +23,8 @@ _BLOCK, _OURS = "encoder.layers.{i}.blocks.{j}.", "stages.{i}.blocks.{j}."
 
 def swin_backbone(facts: Facts) -> dict:
     """The block of a backbone config."""
-    depths = facts.integers("depths", [2, 2, 6, 2], high=LAYERS)
+    depths = stage_depths(facts, [2, 2, 6, 2])
     stages = len(depths)
-    wanted = [f"stage{i + 1}" for i in range(stages)]
-    if (facts.values.get("out_features") or wanted) != wanted:
-        raise facts.fault("out_features", str(wanted))
     patch = facts.integer("patch_size", 4)
     return {"type": "SwinTransformer", "pretrain_img_size": facts.side("image_size", 224),
             "in_channels": facts.integer("num_channels", 3), "embed_dims": facts.integer("embed_dim", 96),
@@ -69,16 +67,10 @@ def swin_rules(body: str, norms: Sequence[str]) -> list[Rule]:
         norm(f"{_BLOCK}layernorm_before", f"{_OURS}norm1"), norm(f"{_BLOCK}layernorm_after", f"{_OURS}norm2"),
         linear(f"{_BLOCK}intermediate.dense", f"{_OURS}ffn.layers.0.0"),
         linear(f"{_BLOCK}output.dense", f"{_OURS}ffn.layers.1"),
-        Rule("encoder.layers.{i}.downsample.norm.{p}", "stages.{i}.downsample.norm.{p}", arrange=_by_channel),
+        Rule("encoder.layers.{i}.downsample.norm.{p}", "stages.{i}.downsample.norm.{p}", arrange=merging_order),
         Rule("encoder.layers.{i}.downsample.reduction.weight", "stages.{i}.downsample.reduction.weight",
-             arrange=_by_channel)]
+             arrange=merging_order)]
     unused = "a norm that classification alone uses"
     return [*with_prefixes(rules, body, "backbone."),
             *(norm(source, f"backbone.norm{i}") for i, source in enumerate(norms)),
             drop(f"{body}layernorm.{{p}}", unused), drop(f"{body}swin.layernorm.{{p}}", unused)]
-
-
-def _by_channel(values: np.ndarray) -> np.ndarray:
-    """Last axis from (column, row, channel) to (channel, row, column)."""
-    lead, width = values.shape[:-1], values.shape[-1] // 4
-    return values.reshape(*lead, 2, 2, width).swapaxes(-1, -3).reshape(values.shape)

@@ -171,7 +171,8 @@ class BEiT(nn.Module):
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
         patches, size = self.patch_embed(x.transpose(0, 2, 3, 1))
-        x = self.placed(jt.concat([self.cls_token.broadcast((x.shape[0], 1, patches.shape[2])), patches], 1), size)
+        tokens = jt.concat([self.cls_token.broadcast((x.shape[0], 1, patches.shape[2])), patches], 1)
+        x = self.add_positions(tokens, size)
         index, features = None if size == self.window else jt.array(token_index(size, self.window)), []
         for i, layer in enumerate(self.layers):
             x = layer(x, index)
@@ -181,7 +182,7 @@ class BEiT(nn.Module):
                 features.append(to_map(x[:, 1:], size))
         return features
 
-    def placed(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    def add_positions(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
         """Tokens with absolute positions; BEiT has none. Shape: (N, 1 + h * w, C) -> same."""
         return x
 

@@ -121,8 +121,8 @@ class ConvNeXt(nn.Module):
             if i in self.out_indices:
                 setattr(self, f"norm{i}", build_norm(norm_cfg, width)[1])
         self.downsample_layers, self.stages = nn.Sequential(*parts), nn.Sequential(*stages)
-        self.out_channels, self.strides = ([channels[i] for i in self.out_indices],
-                                           [stem_patch_size * 2**i for i in self.out_indices])
+        self.out_channels = [channels[i] for i in self.out_indices]
+        self.strides = [stem_patch_size * 2**i for i in self.out_indices]
         for i in range(frozen_stages):
             freeze(self.downsample_layers[i])
             freeze(self.stages[i])

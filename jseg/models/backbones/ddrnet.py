@@ -57,8 +57,8 @@ class DDRNet(nn.Module):
                                                    residual_layer(BasicResidual, 4 * c, 8 * c, 2, stride=2, **words),
                                                    residual_layer(BottleneckResidual, 8 * c, 8 * c, 1,
                                                                   stride=2, **words))
-        self.compression_1, self.compression_2 = (ConvNormAct(4 * c, 2 * c, 1, **norm),
-                                                  ConvNormAct(8 * c, 2 * c, 1, **norm))
+        self.compression_1 = ConvNormAct(4 * c, 2 * c, 1, **norm)
+        self.compression_2 = ConvNormAct(8 * c, 2 * c, 1, **norm)
         self.down_1 = ConvNormAct(2 * c, 4 * c, 3, stride=2, padding=1, **norm)
         self.down_2 = nn.Sequential(ConvNormAct(2 * c, 4 * c, 3, stride=2, padding=1, **blocks),
                                     ConvNormAct(4 * c, 8 * c, 3, stride=2, padding=1, **norm))

@@ -123,8 +123,8 @@ class ERFNet(nn.Module):
                  dec_upsample_channels: Sequence[int] = (64, 16), dec_stages_non_bottleneck: Sequence[int] = (2, 2),
                  dec_non_bottleneck_channels: Sequence[int] = (64, 16), dropout_ratio: float = 0.1):
         super().__init__()
-        widths, counts, dilations = (list(enc_downsample_channels), list(enc_stage_non_bottlenecks),
-                                     list(enc_non_bottleneck_dilations))
+        widths, counts = list(enc_downsample_channels), list(enc_stage_non_bottlenecks)
+        dilations = list(enc_non_bottleneck_dilations)
         lengths = {len(widths) - 1, len(counts), len(enc_non_bottleneck_channels), len(dec_upsample_channels),
                    len(dec_stages_non_bottleneck), len(dec_non_bottleneck_channels)}
         if len(lengths) != 1 or not counts or counts[-1] % len(dilations):

@@ -49,6 +49,6 @@ class MAE(BEiT):
             layer.attn.proj.weight /= (2 * i) ** 0.5
             layer.ffn.layers[-1].weight /= (2 * i) ** 0.5
 
-    def placed(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    def add_positions(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
         """Tokens with absolute positions. Shape: (N, 1 + h * w, C) -> same."""
         return x + jt.concat([self.pos_embed[:, :1], resize_positions(self.pos_embed[:, 1:], self.window, size)], 1)

@@ -62,8 +62,8 @@ class MixFFN(nn.Module):
 
     def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float):
         super().__init__()
-        self.activate, self.is_gelu, self.drop = (build_activation(act_cfg), act_cfg["type"] == "GELU",
-                                                  Dropout(drop_prob))
+        self.activate, self.is_gelu = build_activation(act_cfg), act_cfg["type"] == "GELU"
+        self.drop = Dropout(drop_prob)
         self.layers = nn.Sequential(
             Conv2d(channels, hidden_channels, 1),
             Conv2d(hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels),

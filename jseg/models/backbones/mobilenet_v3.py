@@ -82,25 +82,14 @@ class MobileNetV3(nn.Module):
                               f"{frozen_stages} in -1 to {len(layers) - 1}; reduction_factor {reduction_factor} is at "
                               "least 1")
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
-        self.layer0 = ConvNormAct(in_channels,
-                                  _STEM_CHANNELS,
-                                  3,
-                                  stride=2,
-                                  conv_cfg={"type": "Conv2dAdaptivePadding"},
-                                  norm_cfg=norm_cfg,
-                                  act_cfg=_HSWISH)
+        self.layer0 = ConvNormAct(in_channels, _STEM_CHANNELS, 3, stride=2, conv_cfg={"type": "Conv2dAdaptivePadding"},
+                                  norm_cfg=norm_cfg, act_cfg=_HSWISH)
         widths, strides = [_STEM_CHANNELS], [2]
         for i, (kernel, middle, width, squeezes, activation, stride, dilation) in enumerate(blocks):
             factor = reduction_factor if i >= thinned else 1
-            block = InvertedResidualV3(widths[-1],
-                                       width // factor,
-                                       mid_channels=middle // factor,
-                                       kernel_size=kernel,
-                                       stride=stride,
-                                       dilation=dilation,
-                                       squeeze=_SQUEEZE if squeezes else None,
-                                       norm_cfg=norm_cfg,
-                                       act_cfg={"type": activation})
+            block = InvertedResidualV3(widths[-1], width // factor, mid_channels=middle // factor, kernel_size=kernel,
+                                       stride=stride, dilation=dilation, squeeze=_SQUEEZE if squeezes else None,
+                                       norm_cfg=norm_cfg, act_cfg={"type": activation})
             setattr(self, f"layer{i + 1}", block)
             widths.append(width // factor)
             strides.append(strides[-1] * stride)

@@ -129,8 +129,8 @@ class PCPVT(nn.Module):
             self.norm_list = nn.Sequential(*[build_norm(norm_cfg, width, channel_first=False)[1]
                                              for width in embed_dims])
         reductions = np.cumprod(strides).tolist()
-        self.out_channels, self.strides = [embed_dims[i]
-                                           for i in self.out_indices], [reductions[i] for i in self.out_indices]
+        self.out_channels = [embed_dims[i] for i in self.out_indices]
+        self.strides = [reductions[i] for i in self.out_indices]
 
     def _block(self, stage: int, index: int, channels: int, heads: int, *, mlp_ratio: int, qkv_bias: bool,
                reduction: int, drop_prob: float, drop_path_prob: float) -> nn.Module:

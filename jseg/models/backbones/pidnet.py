@@ -111,8 +111,8 @@ class PIDNet(nn.Module):
         if min(num_stem_blocks, num_branch_blocks) < 1:
             raise ConfigError(f"num_stem_blocks {num_stem_blocks} and num_branch_blocks {num_branch_blocks} must be at "
                               "least 1")
-        c, light, blocks, norm = (channels, num_stem_blocks == 2, {"norm_cfg": norm_cfg, "act_cfg": act_cfg},
-                                  {"norm_cfg": norm_cfg})
+        c, light = channels, num_stem_blocks == 2
+        blocks, norm = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}, {"norm_cfg": norm_cfg}
         layer = _layer_maker(blocks)
         self.align_corners = align_corners
         self.stem = DualResolutionStem(in_channels, c, num_stem_blocks, project=_projection(norm_cfg), **blocks)
@@ -122,15 +122,15 @@ class PIDNet(nn.Module):
         self.p_branch_layers = nn.Sequential(layer(BasicResidual, 2 * c, 2 * c, num_stem_blocks),
                                              layer(BasicResidual, 2 * c, 2 * c, num_stem_blocks),
                                              layer(BottleneckResidual, 2 * c, 2 * c, 1))
-        self.compression_1, self.compression_2 = (ConvNormAct(4 * c, 2 * c, 1, **norm),
-                                                  ConvNormAct(8 * c, 2 * c, 1, **norm))
+        self.compression_1 = ConvNormAct(4 * c, 2 * c, 1, **norm)
+        self.compression_2 = ConvNormAct(8 * c, 2 * c, 1, **norm)
         self.pag_1, self.pag_2 = PixelAttentionFusion(2 * c, c, norm_cfg), PixelAttentionFusion(2 * c, c, norm_cfg)
         width = c if light else 2 * c
         first = _single_block(2 * c, width, blocks)
         second = layer(BottleneckResidual, c, c, 1) if light else _single_block(2 * c, 2 * c, blocks)
         self.d_branch_layers = nn.Sequential(first, second, layer(BottleneckResidual, 2 * c, 2 * c, 1))
-        self.diff_1, self.diff_2 = ConvNormAct(4 * c, width, 3, padding=1,
-                                               **norm), ConvNormAct(8 * c, 2 * c, 3, padding=1, **norm)
+        self.diff_1 = ConvNormAct(4 * c, width, 3, padding=1, **norm)
+        self.diff_2 = ConvNormAct(8 * c, 2 * c, 3, padding=1, **norm)
         self.spp = (ParallelPooling if light else AggregatingPooling)(16 * c, ppm_channels, 4 * c, **blocks)
         self.dfm = LightBoundaryFusion(4 * c, 4 * c, norm_cfg=norm_cfg) if light else BoundaryFusion(
             4 * c, 4 * c, **blocks)

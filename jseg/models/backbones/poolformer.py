@@ -21,6 +21,7 @@ from jseg.errors import ConfigError
 from jseg.layers import Conv2d, Dropout, DropPath, avg_pool, build_activation, build_norm
 from jseg.layers.freeze import freeze, run_frozen
 from jseg.layers.init import constant
+from jseg.ops.common import per_channel
 from jseg.registry import MODELS, nearest
 
 __all__ = ["PoolFormer", "PoolFormerBlock", "VARIANTS"]
@@ -65,7 +66,7 @@ class ChannelMlp(nn.Module):
         y = self.drop(y if self.fused else self.activate(y))
         if self.drop.drop_prob == 0.0:
             return ops.pointwise(y, self.fc2.weight, self.fc2.bias, scale=scale, factor=factor, shortcut=shortcut)
-        y = self.drop(self.fc2(y)) * scale.reshape(1, -1, 1, 1)
+        y = self.drop(self.fc2(y)) * per_channel(scale)
         return shortcut + (y if factor is None else y * factor.reshape(-1, 1, 1, 1))
 
 
@@ -95,7 +96,7 @@ class PoolFormerBlock(nn.Module):
     def execute(self, x: jt.Var) -> jt.Var:
         y, again, x = self.norm1.fork_output(x)
         around = avg_pool(y, self.pool_size, stride=1, padding=self.pool_size // 2, count_include_pad=False)
-        x = x + self.drop_path((around - again) * self.layer_scale_1.reshape(1, -1, 1, 1))
+        x = x + self.drop_path((around - again) * per_channel(self.layer_scale_1))
         y, _, x = self.norm2.fork_output(x)
         return self.mlp(y, scale=self.layer_scale_2, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
 

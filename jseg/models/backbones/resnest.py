@@ -42,14 +42,8 @@ class SplitAttention(nn.Module):
         super().__init__()
         self.radix, self.groups = radix, groups
         inner = max(channels * radix // reduction_factor, 32)
-        self.conv = Conv2d(channels,
-                           channels * radix,
-                           3,
-                           stride=stride,
-                           padding=dilation,
-                           dilation=dilation,
-                           groups=groups * radix,
-                           bias=False)
+        self.conv = Conv2d(channels, channels * radix, 3, stride=stride, padding=dilation, dilation=dilation,
+                           groups=groups * radix, bias=False)
         self.bn0 = build_norm(norm_cfg, channels * radix)[1]
         self.fc1 = Conv2d(channels, inner, 1, groups=groups)
         self.bn1 = build_norm(norm_cfg, inner)[1]

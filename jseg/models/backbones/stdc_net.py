@@ -49,8 +49,8 @@ class STDCModule(nn.Module):
         self.strided, self.adds = stride == 2, fusion == "add"
         self.upstream_copies = {"layers.0.1": "downsample"} if self.strided and self.adds else {}
         half = out_channels // 2
-        first, halve = ConvNormAct(in_channels, half, 1, norm_cfg=norm_cfg,
-                                   act_cfg=_RELU), self._halving(half, norm_cfg)
+        first = ConvNormAct(in_channels, half, 1, norm_cfg=norm_cfg, act_cfg=_RELU)
+        halve = self._halving(half, norm_cfg)
         if self.strided and self.adds:
             first = nn.Sequential(first, halve)
             self.skip = nn.Sequential(self._halving(in_channels, norm_cfg),

@@ -61,8 +61,8 @@ class WindowAttention(nn.Module):
         super().__init__()
         check_heads(channels, heads)
         self.heads, self.side = heads, side
-        self.qkv, self.proj, self.proj_drop = (Linear(channels, 3 * channels, bias=qkv_bias),
-                                               Linear(channels, channels), Dropout(drop_prob))
+        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj, self.proj_drop = Linear(channels, channels), Dropout(drop_prob)
 
     def execute(self, x: jt.Var, size: tuple[int, int], *, shortcut: jt.Var, factor: jt.Var | None) -> jt.Var:
         c, mask = x.shape[2], filling_mask(*size, self.side)

@@ -179,8 +179,8 @@ class SwinTransformer(nn.Module):
         self.absolute_pos_embed = (trunc_normal((1, self.grid[0] * self.grid[1], embed_dims))
                                    if use_abs_pos_embed else None)
         self.drop_after_pos = Dropout(drop_rate)
-        drop_paths, widths, stages = (np.linspace(0.0, drop_path_rate, total).tolist(),
-                                      [embed_dims * 2**i for i in range(len(depths))], [])
+        drop_paths = np.linspace(0.0, drop_path_rate, total).tolist()
+        widths, stages = [embed_dims * 2**i for i in range(len(depths))], []
         for i, width in enumerate(widths):
             blocks = [SwinBlock(width, num_heads[i], side=window_size, shift=window_size // 2 if j % 2 else 0,
                                 mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_scale=qk_scale, drop_prob=drop_rate,

@@ -21,6 +21,7 @@ from jittor import nn
 
 from jseg.errors import ConfigError
 from jseg.layers import Dropout, PatchEmbed, build_norm, check_attn_drop, pair, to_map
+from jseg.layers.freeze import freeze_except
 from jseg.layers.init import trunc_normal
 from jseg.layers.positions import resize_positions
 from jseg.layers.transformer import TransformerEncoderLayer
@@ -91,8 +92,8 @@ class VisionTransformer(nn.Module):
             raise ConfigError("output_cls_token needs with_cls_token: true")
         check_attn_drop(attn_drop_rate)
         self.out_indices, self.out_origin = chosen_blocks(out_indices, num_layers), out_origin
-        self.with_cls_token, self.output_cls_token, self.interpolate_mode = (with_cls_token, output_cls_token,
-                                                                             interpolate_mode)
+        self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
+        self.interpolate_mode = interpolate_mode
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, padding=patch_pad, bias=patch_bias,
                                       norm_cfg=norm_cfg if patch_norm else None,
                                       init_std=(2 / (in_channels * patch_size**2)) ** 0.5)
@@ -112,25 +113,22 @@ class VisionTransformer(nn.Module):
         self.pre_norm, self.final_norm = pre_norm, final_norm
         count = out_origin + len(self.out_indices)
         self.out_channels, self.strides = [embed_dims] * count, [patch_size] * count
-        if "all" not in frozen_exclude:
-            for name, value in self.named_parameters():
-                if not any(part in name for part in frozen_exclude):
-                    value.stop_grad()
+        freeze_except(self, frozen_exclude)
 
     def execute(self, x: jt.Var) -> list:
         patches, size = self.patch_embed(x.transpose(0, 2, 3, 1))
-        x = self._placed(patches, size)
+        x = self._add_positions(patches, size)
         x = self.ln_pre(x) if self.pre_norm else x
-        features = [self._result(x, size)] if self.out_origin else []
+        features = [self._output_map(x, size)] if self.out_origin else []
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if self.final_norm and i == len(self.layers) - 1:
                 x = self.ln1(x)
             if i in self.out_indices:
-                features.append(self._result(x, size))
+                features.append(self._output_map(x, size))
         return features
 
-    def _placed(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    def _add_positions(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
         """Tokens with positions, and the class token before them where the blocks see it."""
         n, _, c = x.shape
         x = x + resize_positions(self.pos_embed[:, 1:], self.grid, size, mode=self.interpolate_mode)
@@ -138,7 +136,7 @@ class VisionTransformer(nn.Module):
             x = jt.concat([(self.cls_token + self.pos_embed[:, :1]).broadcast((n, 1, c)), x], 1)
         return self.drop_after_pos(x)
 
-    def _result(self, x: jt.Var, size: tuple[int, int]):
+    def _output_map(self, x: jt.Var, size: tuple[int, int]):
         """The map of the tokens, with the class token if it is asked for."""
         found = to_map(x[:, 1:] if self.with_cls_token else x, size)
         return (found, x[:, 0]) if self.output_cls_token else found

@@ -20,7 +20,7 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import Conv2d, ConvNormAct, Linear, to_map, to_tokens
-from jseg.layers.deconv import ConvTranspose2d
+from jseg.layers.conv_transpose import PatchConvTranspose2d
 from jseg.models.heads.base import SegmentationHead
 from jseg.models.heads.options import HeadOptions
 from jseg.registry import MODELS
@@ -46,8 +46,9 @@ class ReassembleBlocks(nn.Module):
         first, second, _, last = out_channels
         self.readout_type = readout_type
         self.projects = nn.Sequential(*[ConvNormAct(in_channels, width, 1) for width in out_channels])
-        self.resize_layers = nn.Sequential(ConvTranspose2d(first, first, 4), ConvTranspose2d(second, second, 2),
-                                           nn.Identity(), Conv2d(last, last, 3, stride=2, padding=1))
+        self.resize_layers = nn.Sequential(
+            PatchConvTranspose2d(first, first, 4), PatchConvTranspose2d(second, second, 2), nn.Identity(),
+            Conv2d(last, last, 3, stride=2, padding=1))
         if readout_type == "project":
             self.readout_projects = nn.Sequential(*[nn.Sequential(Linear(2 * in_channels, in_channels))
                                                     for _ in out_channels])
@@ -76,8 +77,8 @@ class ResidualUnit(nn.Module):
         super().__init__()
         words = {"padding": 1, "bias": not has_norm, "order": ("act", "conv", "norm"), **blocks}
         words["norm_cfg"] = words.get("norm_cfg") if has_norm else None
-        self.conv1, self.conv2 = ConvNormAct(channels, channels, 3,
-                                             **words), ConvNormAct(channels, channels, 3, **words)
+        self.conv1 = ConvNormAct(channels, channels, 3, **words)
+        self.conv2 = ConvNormAct(channels, channels, 3, **words)
 
     def execute(self, x: jt.Var) -> jt.Var:
         return self.conv2(self.conv1(x)) + x

@@ -26,15 +26,13 @@ from jseg.layers.parameters import Table
 from jseg.layers.sine_positions import SinePositionalEncoding
 from jseg.layers.tokens import to_tokens
 from jseg.losses.set_criterion import SetCriterion
-from jseg.models.heads.mask_head import MaskHead, default_class_loss
+from jseg.models.heads.mask_head import DICE_LOSS, MASK_LOSS, MATCHING, MaskHead, default_class_loss
 from jseg.models.pixel_decoders.ms_deform_attn_pixel_decoder import MSDeformAttnPixelDecoder
 from jseg.models.pixel_decoders.pixel_decoder import SINE
 from jseg.registry import MODELS, PIXEL_DECODERS, construct
 
 __all__ = ["Mask2FormerHead"]
 
-_MASK = MappingProxyType({"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 5.0})
-_DICE = MappingProxyType({"type": "DiceLoss", "naive_dice": True, "eps": 1.0, "loss_weight": 5.0})
 _HEADS = {"embed_dims": 8, "num_heads": 2}
 _FFN = {"embed_dims": 8, "feedforward_channels": 16}
 
@@ -77,15 +75,13 @@ class Mask2FormerHead(MaskHead):
         "transformer_decoder": {"num_layers": 3,
                                 "layer_cfg": {"self_attn_cfg": _HEADS, "cross_attn_cfg": _HEADS, "ffn_cfg": _FFN}},
         "positional_encoding": {"num_feats": 4, "normalize": True},
-        "train_cfg": {"num_points": 50, "assigner": {"type": "HungarianAssigner", "match_costs": [
-            {"type": "ClassificationCost", "weight": 2.0}, {"type": "CrossEntropyLossCost", "weight": 5.0},
-            {"type": "DiceCost", "weight": 5.0, "pred_act": True, "eps": 1.0}]}}})
+        "train_cfg": {"num_points": 50, "assigner": MATCHING}})
 
     def __init__(self, in_channels: Sequence[int], feat_channels: int, out_channels: int, num_classes: int,
                  pixel_decoder: Mapping, transformer_decoder: Mapping, num_queries: int = 100,
                  num_transformer_feat_level: int = 3, enforce_decoder_input_project: bool = False,
-                 positional_encoding: Mapping = SINE, loss_cls: Mapping | None = None, loss_mask: Mapping = _MASK,
-                 loss_dice: Mapping = _DICE, train_cfg: Mapping | None = None, align_corners: bool = False,
+                 positional_encoding: Mapping = SINE, loss_cls: Mapping | None = None, loss_mask: Mapping = MASK_LOSS,
+                 loss_dice: Mapping = DICE_LOSS, train_cfg: Mapping | None = None, align_corners: bool = False,
                  ignore_index: int = 255, in_index: Sequence[int] | None = None, strides: Sequence[int] | None = None,
                  readout_size: str | Sequence[int] | None = None):
         super().__init__(num_classes, in_index=in_index, channels=feat_channels, out_channels=out_channels,

@@ -8,6 +8,7 @@ State keys: `cls_embed`, `mask_embed.0`, `.2`, `.4`, `query_embed`.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Sequence
 
 import jittor as jt
@@ -24,7 +25,14 @@ from jseg.losses.set_criterion import SetCriterion
 from jseg.models.heads.base import Head
 from jseg.rules import is_pair
 
-__all__ = ["MaskHead", "class_scores", "default_class_loss"]
+__all__ = ["DICE_LOSS", "MASK_LOSS", "MATCHING", "MaskHead", "class_scores", "default_class_loss"]
+
+# Mask2Former's, which SAN has too: losses of a mask, pixel by pixel and as a whole, and how queries find their masks
+MASK_LOSS = MappingProxyType({"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 5.0})
+DICE_LOSS = MappingProxyType({"type": "DiceLoss", "naive_dice": True, "eps": 1.0, "loss_weight": 5.0})
+MATCHING = {"type": "HungarianAssigner", "match_costs": [
+    {"type": "ClassificationCost", "weight": 2.0}, {"type": "CrossEntropyLossCost", "weight": 5.0},
+    {"type": "DiceCost", "weight": 5.0, "pred_act": True, "eps": 1.0}]}
 
 
 def class_scores(scores: jt.Var, masks: jt.Var, size: tuple[int, int]) -> jt.Var:

@@ -59,8 +59,8 @@ class SegmenterMaskTransformerHead(SegmentationHead):
             for rate in np.linspace(0.0, drop_path_rate, num_layers).tolist()])
         self.dec_proj = Linear(options.input_width, embed_dims)
         self.cls_emb = trunc_normal((1, self.num_classes, embed_dims), init_std)
-        self.patch_proj, self.classes_proj = (Linear(embed_dims, embed_dims, bias=False),
-                                              Linear(embed_dims, embed_dims, bias=False))
+        self.patch_proj = Linear(embed_dims, embed_dims, bias=False)
+        self.classes_proj = Linear(embed_dims, embed_dims, bias=False)
         self.decoder_norm = build_norm(options.norm_cfg, embed_dims, channel_first=False)[1]
         self.mask_norm = build_norm(options.norm_cfg, self.num_classes, channel_first=False)[1]
 

@@ -26,13 +26,14 @@ from jseg import ops
 from jseg.errors import ConfigError
 from jseg.layers import Conv2d, ConvNormAct, Linear, PatchEmbed, adaptive_max_pool, build_norm, relu, to_map
 from jseg.layers.clip import CLIPLayer
+from jseg.layers.freeze import freeze_except
 from jseg.layers.init import normal, trunc_normal
 from jseg.layers.positions import resize_positions
 from jseg.layers.products import mix_maps, pair_products
 from jseg.layers.transformer import TransformerEncoderLayer
 from jseg.losses.set_criterion import SetCriterion
 from jseg.models.heads.base import Head
-from jseg.models.heads.mask_head import class_scores, default_class_loss
+from jseg.models.heads.mask_head import DICE_LOSS, MASK_LOSS, MATCHING, class_scores, default_class_loss
 from jseg.models.text_encoders.clip_text_encoder import unit
 from jseg.registry import MODELS, construct
 
@@ -197,10 +198,7 @@ class MaskRecognition(nn.Module):
                                                 act_cfg=act_cfg, norm_cfg=_LN) for _ in range(num_layers)])
         self.ln_post = build_norm(norm_cfg, embed_dims, channel_first=False)[1]
         self.proj = Linear(embed_dims, out_dims, bias=False)
-        if "all" not in frozen_exclude:
-            for name, value in self.named_parameters():
-                if not any(part in name for part in frozen_exclude):
-                    value.stop_grad()
+        freeze_except(self, frozen_exclude)
 
     def execute(self, tokens: jt.Var, scores: list[jt.Var]) -> jt.Var:
         n, _, count, _ = scores[0].shape
@@ -250,9 +248,7 @@ class SideAdapterCLIPHead(Head):
                                     "num_mlp": 2, "rescale": True}},
         "maskgen_cfg": {"sos_token_num": 7, "num_layers": 2, "embed_dims": 16, "num_heads": 2, "mlp_ratio": 2,
                         "out_dims": 8},
-        "train_cfg": {"num_points": 50, "assigner": {"type": "HungarianAssigner", "match_costs": [
-            {"type": "ClassificationCost", "weight": 2.0}, {"type": "CrossEntropyLossCost", "weight": 5.0},
-            {"type": "DiceCost", "weight": 5.0, "pred_act": True, "eps": 1.0}]}}})
+        "train_cfg": {"num_points": 50, "assigner": MATCHING}})
 
     def __init__(self, num_classes: int, san_cfg: Mapping, maskgen_cfg: Mapping, deep_supervision_idxs: Sequence[int],
                  train_cfg: Mapping | None = None, loss_decode: Sequence[Mapping] | None = None,
@@ -300,12 +296,10 @@ class SideAdapterCLIPHead(Head):
         return class_scores(*outputs[-1], size)
 
 
-def _losses(blocks: Sequence[Mapping] | None, num_classes: int) -> dict[str, dict]:
+def _losses(blocks: Sequence[Mapping] | None, num_classes: int) -> dict[str, Mapping]:
     """The three blocks of `SetCriterion`, from the list that upstream writes."""
     if blocks is None:
-        return {"loss_cls": default_class_loss(num_classes, 2.0),
-                "loss_mask": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 5.0},
-                "loss_dice": {"type": "DiceLoss", "naive_dice": True, "eps": 1.0, "loss_weight": 5.0}}
+        return {"loss_cls": default_class_loss(num_classes, 2.0), "loss_mask": MASK_LOSS, "loss_dice": DICE_LOSS}
     named = {block.get("loss_name"): block for block in blocks}
     if sorted(map(str, named)) != sorted(_TERMS.values()) or len(blocks) != len(_TERMS):
         raise ConfigError(f"loss_decode names {[block.get('loss_name') for block in blocks]}; accepted: one each of "

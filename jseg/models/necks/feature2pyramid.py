@@ -19,7 +19,7 @@ from jittor import nn
 
 from jseg.errors import ConfigError
 from jseg.layers import build_norm, max_pool
-from jseg.layers.deconv import ConvTranspose2d
+from jseg.layers.conv_transpose import PatchConvTranspose2d
 from jseg.registry import MODELS
 
 __all__ = ["Feature2Pyramid"]
@@ -33,8 +33,8 @@ class Enlarge4(nn.Sequential):
     """
 
     def __init__(self, channels: int, norm_cfg: dict):
-        super().__init__(ConvTranspose2d(channels, channels, 2), build_norm(norm_cfg, channels)[1], nn.Identity(),
-                         ConvTranspose2d(channels, channels, 2))
+        super().__init__(PatchConvTranspose2d(channels, channels, 2), build_norm(norm_cfg, channels)[1], nn.Identity(),
+                         PatchConvTranspose2d(channels, channels, 2))
 
     def execute(self, x: jt.Var) -> jt.Var:
         first, norm, _, second = self
@@ -66,7 +66,7 @@ class Feature2Pyramid(nn.Module):
         if 4 in rescales:
             self.upsample_4x = Enlarge4(embed_dim, norm_cfg)
         if 2 in rescales:
-            self.upsample_2x = nn.Sequential(ConvTranspose2d(embed_dim, embed_dim, 2))
+            self.upsample_2x = nn.Sequential(PatchConvTranspose2d(embed_dim, embed_dim, 2))
         self.out_channels = [embed_dim] * len(rescales)
 
     def execute(self, maps: list[jt.Var]) -> list[jt.Var]:

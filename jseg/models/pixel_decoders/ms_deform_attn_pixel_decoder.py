@@ -73,7 +73,7 @@ class MSDeformAttnPixelDecoder(Pyramid):
         start_with_xavier(encoder, uniform=False)
         for module in encoder.modules():
             if isinstance(module, MultiScaleDeformableAttention):
-                module.start()
+                module.set_initial_values()
 
     def execute(self, features: list[jt.Var]) -> tuple[jt.Var, list[jt.Var]]:
         coarse = features[:-self.num_levels - 1:-1]  # coarsest first

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import jittor as jt
 
-from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, per_channel, pick
 
 __all__ = ["mix_ffn"]
 
@@ -62,7 +62,7 @@ def mix_ffn(x: jt.Var, fc1_w: jt.Var, fc1_b: jt.Var, dw_w: jt.Var, dw_b: jt.Var,
     plain = impl == "jittor"
     # the kernel has no gradient for these: they are for inference
     if input_scale is not None and (plain or not jt.flags.no_grad):
-        tensors = x * _channels(input_scale) + _channels(input_shift), *tensors[1:]
+        tensors = x * per_channel(input_scale) + per_channel(input_shift), *tensors[1:]
         input_scale = input_shift = None
     if plain:
         return _composed(*tensors, scale, factor, shortcut)
@@ -94,15 +94,11 @@ def _check(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, scale, factor, shortcut, i
             check_shape("mix_ffn", name, value, shape)
 
 
-def _channels(values: jt.Var) -> jt.Var:
-    return values.reshape(1, -1, 1, 1)
-
-
 def _composed(x, fc1_w, fc1_b, dw_w, dw_b, fc2_w, fc2_b, scale, factor, shortcut):
     """Plain framework operations."""
     y = jt.nn.conv2d(x, fc1_w, fc1_b)  # (N, E, H, W)
     y = jt.nn.gelu(jt.nn.conv2d(y, dw_w, dw_b, padding=1, groups=fc1_w.shape[0]))
     y = jt.nn.conv2d(y, fc2_w, fc2_b)  # (N, D, H, W)
-    y = y if scale is None else y * _channels(scale)
+    y = y if scale is None else y * per_channel(scale)
     y = y if factor is None else y * factor.reshape(-1, 1, 1, 1)
     return y if shortcut is None else y + shortcut

@@ -30,8 +30,8 @@ def make(case, rng) -> dict:
               "b0": rng.standard_normal(c)}
     for i, k in enumerate(o.get("sizes", (7, 11, 21))):
         inputs[f"row{i}"], inputs[f"row_bias{i}"] = rng.standard_normal((c, 1, 1, k)) / k ** 0.5, rng.standard_normal(c)
-        inputs[f"column{i}"], inputs[f"column_bias{i}"] = (rng.standard_normal((c, 1, k, 1)) / k ** 0.5,
-                                                           rng.standard_normal(c))
+        inputs[f"column{i}"] = rng.standard_normal((c, 1, k, 1)) / k ** 0.5
+        inputs[f"column_bias{i}"] = rng.standard_normal(c)
     return inputs
 
 

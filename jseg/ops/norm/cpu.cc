@@ -67,6 +67,31 @@ JSEG_INLINE void finish_row(const float* x, const float* residual, float* y, int
     }
 }
 
+// Write dz = (dy + again) activation'((x - mean) scale + shift + residual) of the row that begins at `at`, and return
+// its sum; dy, again and residual may be null.
+JSEG_INLINE double write_slopes(const float* x, const float* residual, const float* dy, const float* again, float* to,
+                                int64_t at, int64_t pixels, float mean, V scale, V shift, int64_t activation) {
+    return row_total(pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+        V dz = dy ? load_part(dy + at + i, left) : V{};
+        if (again) dz += load_part(again + at + i, left);
+        if (activation != NONE) {
+            V z = (load_part(x + at + i, left) - mean) * scale + shift;
+            if (residual) z += load_part(residual + at + i, left);
+            dz = slope_times(z, dz, activation);
+            if (left < VL) dz = keep_first(dz, left);
+        }
+        store_part(to + at + i, dz, left);
+        return dz;
+    });
+}
+
+// Sum of dz (x - mean) over the row that begins at `at`.
+JSEG_INLINE double slopes_times_x(const float* x, const float* dz, int64_t at, int64_t pixels, float mean) {
+    return row_total(pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+        return load_part(dz + at + i, left) * (load_part(x + at + i, left) - mean);
+    });
+}
+
 struct Shape {
     int64_t n, c, pixels, groups, activation, sets, rows;   // groups 0: over the batch
     double eps;
@@ -161,22 +186,9 @@ JSEG_KERNEL(jseg_norm_backward) {
             for (int64_t r = 0; r < s.rows; r++) {
                 const int64_t row = s.row(set, r), at = row * s.pixels, channel = s.channel(set, r);
                 const V scale = splat(weight[channel] * rstd), shift = splat(bias[channel]);
-                double sum_x = 0;
-                const double sum_z = row_total(s.pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-                    V dz = dy ? load_part(dy + at + i, left) : V{};
-                    if (again) dz += load_part(again + at + i, left);
-                    if (s.activation != NONE) {
-                        V z = (load_part(x + at + i, left) - mean) * scale + shift;
-                        if (residual) z += load_part(residual + at + i, left);
-                        dz = slope_times(z, dz, s.activation);
-                        if (left < VL) dz = keep_first(dz, left);
-                    }
-                    store_part(dx + at + i, dz, left);
-                    return dz;
-                });
-                sum_x = row_total(s.pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-                    return load_part(dx + at + i, left) * (load_part(x + at + i, left) - mean);
-                }) * rstd;
+                const double sum_z = write_slopes(x, residual, dy, again, dx, at, s.pixels, mean, scale, shift,
+                                                  s.activation);
+                const double sum_x = slopes_times_x(x, dx, at, s.pixels, mean) * rstd;
                 row_sums[2 * row] = sum_z, row_sums[2 * row + 1] = sum_x;
                 sum_g += sum_z * weight[channel], sum_gx += sum_x * weight[channel];
             }

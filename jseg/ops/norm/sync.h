@@ -77,21 +77,8 @@ JSEG_KERNEL(jseg_norm_slopes) {
             double sum_z = 0, sum_x = 0;
             for (int64_t image = 0; image < s.n; image++) {
                 const int64_t at = (image * s.c + k) * s.pixels;
-                sum_z += row_total(s.pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-                    V dz = dy ? load_part(dy + at + i, left) : V{};
-                    if (again) dz += load_part(again + at + i, left);
-                    if (s.activation != NONE) {
-                        V z = (load_part(x + at + i, left) - mean) * scale + shift;
-                        if (residual) z += load_part(residual + at + i, left);
-                        dz = slope_times(z, dz, s.activation);
-                        if (left < VL) dz = keep_first(dz, left);
-                    }
-                    store_part(slopes + at + i, dz, left);
-                    return dz;
-                });
-                sum_x += row_total(s.pixels, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-                    return load_part(slopes + at + i, left) * (load_part(x + at + i, left) - mean);
-                }) * rstd;
+                sum_z += write_slopes(x, residual, dy, again, slopes, at, s.pixels, mean, scale, shift, s.activation);
+                sum_x += slopes_times_x(x, slopes, at, s.pixels, mean) * rstd;
             }
             sums[k] = sum_z, sums[s.c + k] = sum_x;
             dbias[k] = float(sum_z), dweight[k] = float(sum_x);

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import jittor as jt
 
-from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, per_channel, pick
 
 __all__ = ["pointwise"]
 
@@ -22,8 +22,8 @@ class _Pointwise(jt.Function):
 
     def execute(self, x, weight, bias, gate, residual, scale, factor, shortcut, activation, constants, run):
         residual_scale, input_scale, input_shift = constants
-        self.saved, self.has_shortcut, self.run = (x, weight, bias, gate, residual, scale,
-                                                   factor), shortcut is not None, run
+        self.saved = x, weight, bias, gate, residual, scale, factor
+        self.has_shortcut, self.run = shortcut is not None, run
         n, c, h, w = x.shape
         self.scalars = [n, c, weight.shape[0], h * w, activation == "gelu"]
         more = [gate, residual, residual_scale, scale, factor, shortcut, input_scale, input_shift]
@@ -33,8 +33,8 @@ class _Pointwise(jt.Function):
     def grad(self, dy):
         x, weight, bias, gate, residual, scale, factor = self.saved
         dy = like(dy, x)
-        inputs, outputs = [x, weight, bias, dy], [(x.shape, x.dtype), (weight.shape, "float32"),
-                                                  ((weight.shape[0],), "float32")]
+        inputs = [x, weight, bias, dy]
+        outputs = [(x.shape, x.dtype), (weight.shape, "float32"), ((weight.shape[0],), "float32")]
         same = residual is not None and scale is None and factor is None  # then the residual's gradient is dy itself
         if any(v is not None for v in (gate, None if same else residual, scale, factor)):
             inputs += [gate, None if same else residual, scale, factor]
@@ -72,8 +72,8 @@ def pointwise(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, activati
     impl = pick(impl, "pointwise", x, weight)
     plain = impl == "jittor"
     if plain or not jt.flags.no_grad:  # the kernel has no gradient for these three: they are for inference
-        x = x if input_scale is None else x * _channels(input_scale) + _channels(input_shift)
-        residual = residual if residual_scale is None else residual * _channels(residual_scale)
+        x = x if input_scale is None else x * per_channel(input_scale) + per_channel(input_shift)
+        residual = residual if residual_scale is None else residual * per_channel(residual_scale)
         residual_scale = input_scale = input_shift = None
     if plain:
         return _composed(x, weight.reshape(*weight.shape[:2], 1, 1), bias, activation, gate, residual, scale,
@@ -105,16 +105,12 @@ def _check(x, weight, activation, maps: dict, vectors: dict, affine: dict, facto
           "activation and gate do not go together with residual, scale, factor and shortcut; use two calls")
 
 
-def _channels(values: jt.Var) -> jt.Var:
-    return values.reshape(1, -1, 1, 1)
-
-
 def _composed(x, weight, bias, activation, gate, residual, scale, factor, shortcut):
     """Plain framework operations."""
     y = jt.nn.conv2d(x, weight, bias)  # (N, D, H, W); jt.matmul is as fast forward, but its backward pass is not
     y = jt.nn.gelu(y) if activation == "gelu" else y
     y = y if gate is None else y * gate
     y = y if residual is None else y + residual
-    y = y if scale is None else y * _channels(scale)
+    y = y if scale is None else y * per_channel(scale)
     y = y if factor is None else y * factor.reshape(-1, 1, 1, 1)
     return y if shortcut is None else y + shortcut

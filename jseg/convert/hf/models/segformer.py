@@ -7,8 +7,7 @@ map first.
 
 from __future__ import annotations
 
-import numpy as np
-
+from jseg.convert.guess.segformer import finest_first
 from jseg.convert.hf.facts import LAYERS, Facts
 from jseg.convert.hf.keys import Rule
 from jseg.convert.hf.plan import Plan, classifier, encoder_decoder, gelu, joined, linear, norm
@@ -42,10 +41,6 @@ def plan(facts: Facts) -> Plan:
     head = {"type": "SegformerHead", "in_channels": widths, "in_index": list(range(stages)), "channels": width,
             "num_classes": classifier(facts), "norm_cfg": {"type": "BN"}, "plain_convs": True, "dropout_ratio": 0.1,
             "align_corners": False}
-
-    def finest_first(weight: np.ndarray) -> np.ndarray:
-        return weight.reshape(weight.shape[0], stages, width, 1, 1)[:, ::-1].reshape(weight.shape)
-
     rules = [
         linear("segformer.encoder.patch_embeddings.{i}.proj", "backbone.layers.{i}.0.projection"),
         norm("segformer.encoder.patch_embeddings.{i}.layer_norm", "backbone.layers.{i}.0.norm"),
@@ -59,7 +54,8 @@ def plan(facts: Facts) -> Plan:
         linear(f"{_BLOCK}mlp.dwconv.dwconv", f"{_OURS}ffn.layers.1"),
         Rule(f"{_BLOCK}mlp.dense2.{{p}}", f"{_OURS}ffn.layers.4.{{p}}", ones=2),
         Rule("decode_head.linear_c.{i}.proj.{p}", "decode_head.convs.{i}.conv.{p}", ones=2),
-        Rule("decode_head.linear_fuse.weight", "decode_head.fusion_conv.conv.weight", arrange=finest_first),
+        Rule("decode_head.linear_fuse.weight", "decode_head.fusion_conv.conv.weight",
+             arrange=lambda weight: finest_first(weight, stages)),
         Rule("decode_head.batch_norm.{s}", "decode_head.fusion_conv.bn.{s}"),
         linear("decode_head.classifier", "decode_head.conv_seg")]
     return Plan(encoder_decoder(backbone, head, direct=True), rules)
