@@ -33,11 +33,13 @@ from jseg.data.header import PictureHeader, check_size, foreign_word, max_file_b
 from jseg.data.jpeg import decode_whole
 from jseg.data.labels import listing
 from jseg.data.tiff import decode_bands
-from jseg.data.write import write_image, write_mask
+from jseg.data.write import encode_image, encode_mask, write_image, write_mask
 from jseg.errors import DataError
 from jseg.files import read_regular
 
 __all__ = [
+    "encode_image",
+    "encode_mask",
     "file_content",
     "from_pillow",
     "imdecode",
