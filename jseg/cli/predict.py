@@ -92,14 +92,6 @@ def _add_network(parser) -> None:
     parser.add_argument("--tiled", action="store_true",
                         help="rasters larger than memory: read, segment and write window by window, labels (and "
                              "probability) as GeoTIFF; a slide over the raster's own pixels, needs the extra 'geo'")
-    parser.add_argument("--tta", action="store_true", help="average over scales and flips")
-    parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
-    parser.add_argument(
-        "--crop-size", type=_height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512"
-    )
-    parser.add_argument(
-        "--stride", type=_height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size"
-    )
     parser.add_argument(
         "--max-pixels",
         type=int,
@@ -108,6 +100,19 @@ def _add_network(parser) -> None:
             "read pictures of up to N pixels (default: JSEG_MAX_PIXELS, else 268435456; a small file can hold a huge"
             " picture)"
         ),
+    )
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser) -> None:
+    """What a model's answer depends on, see `open_segmentor`."""
+    parser.add_argument("--tta", action="store_true", help="average over scales and flips")
+    parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
+    parser.add_argument(
+        "--crop-size", type=_height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512"
+    )
+    parser.add_argument(
+        "--stride", type=_height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size"
     )
     parser.add_argument("--allow-nonfinite", action="store_true", help="use weights that hold NaN or inf all the same")
     parser.add_argument("--impl", choices=("auto", "jittor"), default="auto",
@@ -161,24 +166,13 @@ def run(args) -> int:
 def _predict(args) -> int:
     from jseg.data.submission import check_classes
     from jseg.engine import distributed
-    from jseg.engine.predict import InferenceSegmentor
     from jseg.engine.result_files import Look, ResultFiles
     types = _checked_options(args)
     jobs, faults = _listed(args.inputs)
     if not jobs:
         raise faults[0] if len(faults) == 1 else DataError("\n".join(map(str, faults)))
     _refuse_file(pathlib.Path(args.out))
-    segmentor = InferenceSegmentor(
-        args.checkpoint,
-        tta=args.tta,
-        mode="slide" if args.tiled else args.mode,
-        impl=args.impl,
-        crop_size=args.crop_size,
-        stride=args.stride,
-        allow_nonfinite=args.allow_nonfinite,
-        runtime=args.runtime,
-        resize=not args.tiled,
-    )
+    segmentor = open_segmentor(args, tiled=args.tiled)
     jobs = _of_reader(jobs, args.inputs, segmentor)
     if args.view:
         segmentor.view = _view(args.view, segmentor)
@@ -206,6 +200,22 @@ def _predict(args) -> int:
         return 2 if damaged else 0
     shares = distributed.gather_objects((done, left_out, damaged))
     return _summary(shares, [printable(fault.path) for fault in faults], files.folder)
+
+
+def open_segmentor(args, *, tiled: bool = False):
+    """The `InferenceSegmentor` of the options `add_model_arguments`; `tiled`: for windows at the pixels' own size."""
+    from jseg.engine.predict import InferenceSegmentor
+    return InferenceSegmentor(
+        args.checkpoint,
+        tta=args.tta,
+        mode="slide" if tiled else args.mode,
+        impl=args.impl,
+        crop_size=args.crop_size,
+        stride=args.stride,
+        allow_nonfinite=args.allow_nonfinite,
+        runtime=args.runtime,
+        resize=not tiled,
+    )
 
 
 def _checked_options(args) -> dict[str, str]:

@@ -7,14 +7,14 @@ wait. Decoding and encoding have their turn here too, so that only one picture a
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import queue
-import sys
 import time
 import traceback
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from jseg.data.bands import read_bands
 from jseg.data.io import encode_image, read_image
 from jseg.data.regions import geojson_file
 from jseg.data.transforms import LoadBands
+from jseg.engine.memory import Pool, fix_heap, give_back
 from jseg.engine.predict import InferenceSegmentor, probability_picture
-from jseg.errors import DataError, JsegError
+from jseg.errors import DataError, ExportError, JsegError
 
 __all__ = ["KINDS", "MOST_REGIONS", "Desk", "Refused", "Reply", "Wish", "summary_of"]
 
@@ -93,10 +94,10 @@ class Desk:
 
     def warm_up(self) -> None:
         """Segment a small picture, so that the first client does not wait for what is compiled at first use."""
-        if "jittor" in sys.modules:  # an exported model runs without it
-            from jseg.engine.memory import fix_heap
-            fix_heap()
-        self.segmentor.infer(np.zeros((64, 64, getattr(self.segmentor.reader, "channels", 3)), np.uint8), with_prob=True)
+        fix_heap()
+        picture = np.zeros((64, 64, getattr(self.segmentor.reader, "channels", 3)), np.uint8)
+        with contextlib.suppress(JsegError):  # an exported model may take one size only
+            _segmented(self.segmentor, picture, ("polygons",))
 
     def ask(self, data: bytes, wish: Wish, is_gone: Callable[[], bool] = lambda: False) -> Reply:
         """Segment the picture in `data` when its turn comes; called by any thread.
@@ -122,16 +123,13 @@ class Desk:
 
     def work(self) -> None:
         """Answer one request after the other, until `close`."""
-        pool = None
+        pool = Pool()
         while (job := self._jobs.get()) is not None:
             if job.future.set_running_or_notify_cancel():
                 self._answer(job)
                 self.done += 1
-            if "jittor" in sys.modules:
-                from jseg.engine.memory import Pool, give_back
-                pool = pool or Pool()
-                if pool.check() or not self.waiting:
-                    give_back()
+            if pool.check() or not self.waiting:
+                give_back()
 
     def close(self) -> None:
         """Let `work` return after what waits."""
@@ -146,17 +144,17 @@ class Desk:
             job.future.set_exception(error)
         except JsegError as error:
             kind = error.kind if isinstance(error, DataError) else ""
-            job.future.set_exception(Refused(_STATUS.get(kind, 400), _without_name(str(error), job.data)))
+            job.future.set_exception(Refused(_STATUS.get(kind, 400), self._without_names(str(error), job.data)))
         except MemoryError:
             job.future.set_exception(Refused(413, "the picture needs more memory than there is"))
         except Exception:  # one bad picture must not end the server; the fault is ours and is printed
             traceback.print_exc()
             job.future.set_exception(Refused(500, "the server failed on this picture; its terminal says how"))
 
-
-def _without_name(text: str, data: bytes) -> str:
-    """A message of the readers, which call bytes by their number."""
-    return text.replace(f"<{len(data)} bytes>", "picture")
+    def _without_names(self, text: str, data: bytes) -> str:
+        """A message without where the model lies, and without what readers call bytes."""
+        path = self.segmentor.path
+        return text.replace(f"<{len(data)} bytes>", "picture").replace(str(path), path.name)
 
 
 def _reply(segmentor: InferenceSegmentor, data: bytes, wish: Wish) -> Reply:
@@ -164,9 +162,7 @@ def _reply(segmentor: InferenceSegmentor, data: bytes, wish: Wish) -> Reply:
     reader = segmentor.reader
     picture = (read_bands(data, layout=reader.layout) if isinstance(reader, LoadBands)
                else read_image(data, scale=segmentor.scale))
-    with_prob = not {"probability", "polygons"}.isdisjoint(wish.kinds)
-    found = segmentor.infer(picture, with_prob=with_prob)
-    labels, probability = found if with_prob else (found, None)
+    labels, probability = _segmented(segmentor, picture, wish.kinds)
     makers = {
         "labels": lambda: segmentor.encode_labels(labels),
         "overlay": lambda: encode_image(segmentor.overlay(picture, labels, opacity=wish.opacity, legend=wish.legend,
@@ -189,6 +185,19 @@ def _reply(segmentor: InferenceSegmentor, data: bytes, wish: Wish) -> Reply:
         answer = {**polygons, **summary}
     content = json.dumps(answer, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
     return Reply(content, "application/json" if wish.as_json else KINDS["polygons"], summary["ms"])
+
+
+def _segmented(segmentor: InferenceSegmentor, picture: np.ndarray,
+               kinds: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels and, where `kinds` use it, their probability."""
+    if {"probability", "polygons"}.isdisjoint(kinds):
+        return segmentor.infer(picture), None
+    try:
+        return segmentor.infer(picture, with_prob=True)
+    except ExportError:  # a file of labels alone gives polygons without scores
+        if "probability" in kinds:
+            raise
+    return segmentor.infer(picture), None
 
 
 def summary_of(segmentor: InferenceSegmentor, labels: np.ndarray) -> dict:

@@ -127,7 +127,7 @@ class Browser:
         """Errors of scripts, refused resources and the like."""
         found = [message["params"] for message in self.events if message.get("method") == "Runtime.exceptionThrown"]
         logged = [message["params"]["entry"] for message in self.events if message.get("method") == "Log.entryAdded"]
-        return [str(entry) for entry in [*found, *logged]]
+        return [str(entry) for entry in found + [entry for entry in logged if entry["level"] == "error"]]
 
     def addresses(self) -> list[str]:
         """What the page has asked for."""
