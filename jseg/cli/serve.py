@@ -1,7 +1,7 @@
 """Segment pictures on a local web page, and for other programs over HTTP.
 
-The page (drop a picture on it) and the API (`POST /predict`) are described in docs/serve.md. One picture after the other
-is segmented, in the order they come; a few may wait. Nothing is written to the disk.
+The page (drop a picture on it) and the API (`POST /predict`) are described in docs/serve.md. One picture after the
+other is segmented, in the order they come; a few may wait. Nothing is written to the disk.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def add_arguments(parser) -> None:
     from jseg.cli.predict import add_model_arguments
     parser.add_argument("checkpoint", help="as for jseg predict: a .safetensors file, a run's folder, an .onnx file")
     parser.add_argument("--host", default="127.0.0.1",
-                        help="address to listen on (default: %(default)s, this machine alone; 0.0.0.0: every network it "
-                             "is in, for everybody there)")
+                        help="address to listen on (default: %(default)s, this machine alone; 0.0.0.0: every network "
+                             "it is in, for everybody there)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--max-pixels", type=int, metavar="N",
                         help=f"of a picture (default: JSEG_MAX_PIXELS, else {DEFAULT_PIXELS})")

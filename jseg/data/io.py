@@ -58,7 +58,7 @@ __all__ = [
 ColorMap = Mapping[tuple[int, int, int], int]
 SCALES = ("bits", "max")
 
-_AGAIN = "copy or download it again, or take it out of the list"
+_AGAIN = "copy or download it again, or leave it out"
 _INTEGERS = "; 8- and 16-bit integers are accepted: convert it first"
 _DARK = 1 << 13  # a 16-bit picture without a sample above it comes out nearly black
 _BAND_PIXELS = 1 << 20  # pixels of a mask whose colours are looked up at once

@@ -235,7 +235,7 @@ class InferenceSegmentor:
         io.write_mask(out, labels, palette=self._png_palette(labels))
 
     def encode_labels(self, labels: np.ndarray) -> bytes:
-        """The content of the file that `save_labels` writes."""
+        """The content of the PNG file that `save_labels` writes for labels (H, W)."""
         return io.encode_mask(labels, self._png_palette(labels))
 
     def _png_palette(self, labels: np.ndarray) -> np.ndarray | None:

@@ -133,7 +133,8 @@ def _picture_bytes(request: flask.Request) -> bytes:
     if kind == "multipart/form-data":
         found = request.files.getlist("image")
         if len(found) != 1:
-            raise Refused(400, f"the form has {len(found)} files called image; send one, as in: curl -F image=@street.jpg")
+            raise Refused(400, f"the form has {len(found)} files called image; send one, as in: curl -F "
+                               "image=@street.jpg")
         data = found[0].read()
     elif kind.startswith("image/") or kind == "application/octet-stream":
         data = request.get_data()
@@ -149,14 +150,16 @@ def _wish(request: flask.Request) -> Wish:
     """What the query, or without a word in it the Accept header, asks for."""
     unknown = [name for name in request.args if name not in OPTIONS]
     if unknown:
-        raise Refused(400, f"unknown option {unknown[0][:40]!r}{nearest(unknown[0], OPTIONS)}; known: {', '.join(OPTIONS)}")
+        raise Refused(400, f"unknown option {unknown[0][:40]!r}{nearest(unknown[0][:40], OPTIONS)}; known: "
+                           f"{', '.join(OPTIONS)}")
     words = list(dict.fromkeys(filter(None, request.args.get("what", "").split(","))))
     if not words:
         asked = request.accept_mimetypes.best_match(["image/png", "application/json", KINDS["polygons"]], "image/png")
         words = [{"image/png": "labels", "application/json": "json"}.get(asked, "polygons")]
-    wrong = [word for word in words if word not in (*KINDS, "json")]
+    known = (*KINDS, "json")
+    wrong = [word[:40] for word in words if word not in known]
     if wrong:
-        raise Refused(400, f"what={wrong[0][:40]!r}{nearest(wrong[0], [*KINDS, 'json'])}; known: {', '.join(KINDS)}, json")
+        raise Refused(400, f"what={wrong[0]!r}{nearest(wrong[0], known)}; known: {', '.join(known)}")
     kinds = tuple(word for word in words if word != "json")
     return Wish(kinds, len(words) > 1 or not kinds, opacity=_number(request, "opacity", 0.5, 0, 1),
                 outlines=_flag(request, "outlines", True), legend=_flag(request, "legend", False),

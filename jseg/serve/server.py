@@ -38,6 +38,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address is taken, not of this machine, or not allowed.
     """
+    listener = None
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM,
                                                               flags=socket.AI_PASSIVE)[0]
@@ -45,7 +46,9 @@ def open_socket(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"--host {host} --port {port}: cannot listen there ({why}); give another --port (0: any free "
                           "one) or --host") from error

@@ -154,7 +154,7 @@ class Desk:
     def _without_names(self, text: str, data: bytes) -> str:
         """A message without where the model lies, and without what readers call bytes."""
         path = self.segmentor.path
-        return text.replace(f"<{len(data)} bytes>", "picture").replace(str(path), path.name)
+        return text.replace(f"<{len(data)} bytes>: ", "").replace(str(path), path.name)
 
 
 def _reply(segmentor: InferenceSegmentor, data: bytes, wish: Wish) -> Reply:

@@ -16,8 +16,12 @@ import time
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# the browser reads commands from its third and writes to its fourth file
-_START = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+# the browser reads commands from file 3 and writes to file 4, which may be the pipes' own numbers, swapped
+_START = """import fcntl, os, sys
+pipes = [fcntl.fcntl(int(word), fcntl.F_DUPFD, 10) for word in sys.argv[1:3]]
+os.dup2(pipes[0], 3)
+os.dup2(pipes[1], 4)
+os.execvp(sys.argv[3], sys.argv[3:])"""
 
 
 def find_browser() -> str | None:
@@ -37,9 +41,9 @@ class Browser:
         self.folder, self._count, self._rest, self.events = folder, 0, b"", []
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
-        # 20 and 21 or so may be 3 or 4 in the child: so they are moved by a program that has nothing open there
-        words = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                 "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}", "about:blank"]
+        words = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                 "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe",
+                 f"--user-data-dir={folder / 'profile'}", "about:blank"]
         self._process = subprocess.Popen([sys.executable, "-c", _START, str(commands), str(answers), *words],
                                          pass_fds=(commands, answers), stdin=subprocess.DEVNULL,
                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
@@ -110,7 +114,7 @@ class Browser:
         """Wait until an expression holds; each look is a promise that the page keeps after 50 ms."""
         limit = time.monotonic() + seconds
         while not self.value(f"new Promise((done) => setTimeout(() => done(Boolean({script})), 50))"):
-            assert time.monotonic() < limit, f"{script} does not hold; the page says: {self.value('document.body.innerText')}"
+            assert time.monotonic() < limit, f"{script}: not so; the page says {self.value('document.body.innerText')}"
 
     def choose_file(self, selector: str, path: pathlib.Path) -> None:
         """What a click on a file field and a choice in its window do."""

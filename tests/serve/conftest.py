@@ -76,8 +76,8 @@ def server(tmp_path_factory):
 def pictures():
     """Four small pictures as PNG files in memory."""
     rng = np.random.default_rng(0)
-    blobs = [cv2.resize(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8), (120 + 8 * k, 90), interpolation=cv2.INTER_CUBIC)
-             for k in range(4)]
+    coarse = [rng.integers(0, 256, (5, 6, 3), dtype=np.uint8) for _ in range(4)]
+    blobs = [cv2.resize(part, (120 + 8 * k, 90), interpolation=cv2.INTER_CUBIC) for k, part in enumerate(coarse)]
     return [cv2.imencode(".png", blob)[1].tobytes() for blob in blobs]
 
 

@@ -71,7 +71,8 @@ def test_downloads_are_the_answers_of_the_api(server, browser, files, segmentor)
     for what, name in (("labels", "street_labels.png"), ("polygons", "street_polygons.geojson")):
         browser.value(f"document.querySelector('[data-what={what}]').click()")
         wait_for_file(browser, browser.folder / name)
-    np.testing.assert_array_equal(read_mask(browser.folder / "street_labels.png"), segmentor.infer(files / "street.png"))
+    mask = read_mask(browser.folder / "street_labels.png")
+    np.testing.assert_array_equal(mask, segmentor.infer(files / "street.png"))
     shapes = json.loads((browser.folder / "street_polygons.geojson").read_text())
     assert sum(shape["properties"]["pixels"] for shape in shapes["features"]) == shapes["width"] * shapes["height"]
 

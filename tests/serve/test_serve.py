@@ -82,7 +82,7 @@ def hostile(good: bytes) -> dict[str, tuple]:
     cut_jpeg = cv2.imencode(".jpg", read_image(good))[1].tobytes()[:-200]
     return {
         "bomb": ("/predict", png(50_000, 50_000, zlib.compress(bytes(1 << 22))), PNG, 413, "50,000 x 50,000"),
-        "just above the limit": ("/predict", png(1024, 1025, zlib.compress(bytes(1025 * 129))), PNG, 413, "1,024 x 1,025"),
+        "a row too many": ("/predict", png(1024, 1025, zlib.compress(bytes(1025 * 129))), PNG, 413, "1,024 x 1,025"),
         "longer than it says": ("/predict", png(8, 8, zlib.compress(bytes(1 << 26))), PNG, None, ""),
         "cut PNG": ("/predict", good[:-300], PNG, 400, "truncated"),
         "cut JPEG": ("/predict", cut_jpeg, {"Content-Type": "image/jpeg"}, 400, "truncated"),
