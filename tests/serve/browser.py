@@ -72,7 +72,7 @@ class Browser:
     def call(self, method: str, **params) -> dict[str, Any]:
         """Send one command and return its result."""
         number = self._send(method, params, self._session)
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 120
         while time.monotonic() < limit:
             for message in self._messages(limit):
                 if message.get("id") == number:
