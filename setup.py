@@ -34,7 +34,7 @@ setup(
     python_requires=">=3.9,<3.15",
     packages=find_packages(include=["jseg", "jseg.*"]),
     package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"],
-                  "jseg.models.text_encoders": ["*.gz"]},
+                  "jseg.models.text_encoders": ["*.gz"], "jseg.serve": ["page.*"]},
     cmdclass={"build_py": BuildWithConfigs},
     # A path, not a finder: in the folder that holds the clone, a finder comes too late.
     options={"editable_wheel": {"mode": "compat"}},
@@ -55,11 +55,13 @@ setup(
         "tqdm>=4.66,<5",                 # progress bars
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "pyflakes>=3.2,<4", "onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
+        "test": ["pytest>=8,<10", "pyflakes>=3.2,<4", "onnx>=1.16,<2", "onnxruntime>=1.18,<2", "flask>=3,<4",
+                 "waitress>=3.0.1,<4"],
         "tensorboard": ["tensorboardX>=2.6,<3"],
         # `jseg export ... model.onnx` and running such files; tried: onnx 1.23.2, onnxruntime 1.32.0
         "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "geo": ["rasterio>=1.3,<2"],  # GeoTIFF, rasters in windows, compressions of GDAL; tried: 1.4.4
+        "serve": ["flask>=3,<4", "waitress>=3.0.1,<4"],  # `jseg serve`; tried: Flask 3.1.3, waitress 3.0.2
         "openvino": ["openvino>=2024.4"],  # --runtime openvino; tried: 2026.4.1
     },
     entry_points={"console_scripts": ["jseg = jseg.cli:main"]},

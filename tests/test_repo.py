@@ -30,7 +30,7 @@ FLOORS = {"errors": 0, "files": 1, "text": 2, "yaml_reader": 2, "weights_header"
           "runtime_cuda": 0, "runtime_compiler": 0, "runtime_signals": 0, "runtime_toolchain": 0.3,
           "runtime_numpy": 0.3, "runtime_import": 0.6, "runtime": 1, "registry": 2, "rules": 3, "config": 3,
           "ops": 4, "layers": 5, "losses": 6, "metrics": 6, "models": 7, "data": 8, "engine": 9, "report": 10,
-          "export": 9.5, "bench": 11, "cli": 12, "__main__": 13}
+          "export": 9.5, "serve": 10, "bench": 11, "cli": 12, "__main__": 13}
 CONVERT = {"errors", "text", "files", "weights_header", "weights_file", "runtime", "runtime_signals", "registry",
            "config", "layers", "models", "data", "engine"}  # what convert/ may import; only cli imports convert/
 # loader workers must stay light

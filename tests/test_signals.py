@@ -108,6 +108,7 @@ def work(stage, out, address):
         "convert a dataset": ((sys.executable, "tools/convert_datasets/voc2012.py", stage / "VOCdevkit", "--out", out,
                                "--partial", "--overwrite", "--workers", "2"), written(out)),
         "data check": (("jseg", "data", "check", stage / "large.yaml"), 1.0),
+        "serve": (("jseg", "serve", WEIGHTS, "--port", "0"), "serving"),
         "weights get": (("jseg", "weights", "get", "w", "--index", index, "--dir", out), 1.0),
         "bench": (("jseg", "bench", "--model", CONFIG, "--size", "240", "320"), 2.0),
         "warmup": (("jseg", "warmup", CONFIG, "--train"), 1.0),
@@ -117,7 +118,7 @@ def work(stage, out, address):
 
 
 @pytest.mark.parametrize("name", ["predict", "predict a video", "val", "train", "convert a dataset", "data check",
-                                  "weights get", "bench", "warmup", "verify", "tools script"])
+                                  "serve", "weights get", "bench", "warmup", "verify", "tools script"])
 def test_ctrl_c_at_work(name, stage, tmp_path, silent_server):
     words, moment = work(stage, tmp_path, silent_server)[name]
     with Terminal(*words) as terminal:

@@ -10,8 +10,9 @@ from typing import Iterable
 
 import numpy as np
 
-from jseg.cli._arguments import checked_word, height_width
+from jseg.cli._arguments import checked_word
 from jseg.cli._progress import told_progress
+from jseg.cli._segmentor import add_model_arguments, open_segmentor
 from jseg.errors import ConfigError, DataError, JsegError, WriteError
 from jseg.text import printable
 
@@ -93,14 +94,6 @@ def _add_network(parser) -> None:
     parser.add_argument("--tiled", action="store_true",
                         help="rasters larger than memory: read, segment and write window by window, labels (and "
                              "probability) as GeoTIFF; a slide over the raster's own pixels, needs the extra 'geo'")
-    parser.add_argument("--tta", action="store_true", help="average over scales and flips")
-    parser.add_argument("--mode", choices=("whole", "slide"), help="override the checkpoint's test mode")
-    parser.add_argument(
-        "--crop-size", type=height_width, metavar="HxW", help="window of --mode slide in pixels, such as 512x512"
-    )
-    parser.add_argument(
-        "--stride", type=height_width, metavar="HxW", help="pixels between windows; default: two thirds of --crop-size"
-    )
     parser.add_argument(
         "--max-pixels",
         type=int,
@@ -110,11 +103,7 @@ def _add_network(parser) -> None:
             " picture)"
         ),
     )
-    parser.add_argument("--allow-nonfinite", action="store_true", help="use weights that hold NaN or inf all the same")
-    parser.add_argument("--impl", choices=("auto", "jittor"), default="auto",
-                        help="kernels (default) or plain operators")
-    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
-                        help="what runs an .onnx file (default: %(default)s)")
+    add_model_arguments(parser)
 
 
 def _note_first(jobs: list[pathlib.Path], scale: str) -> None:
@@ -143,23 +132,12 @@ def run(args) -> int:
 def _predict(args) -> int:
     from jseg.data.submission import check_classes
     from jseg.engine import distributed
-    from jseg.engine.predict import InferenceSegmentor
     from jseg.engine.result_files import Look, ResultFiles
     types = _checked_options(args)
     listed, faults = _listed(args.inputs)
     _refuse_nothing(listed, faults)
     _refuse_file(pathlib.Path(args.out))
-    segmentor = InferenceSegmentor(
-        args.checkpoint,
-        tta=args.tta,
-        mode="slide" if args.tiled else args.mode,
-        impl=args.impl,
-        crop_size=args.crop_size,
-        stride=args.stride,
-        allow_nonfinite=args.allow_nonfinite,
-        runtime=args.runtime,
-        resize=not args.tiled,
-    )
+    segmentor = open_segmentor(args, tiled=args.tiled)
     jobs = _of_pipeline(listed, segmentor.bands, faults)
     _refuse_nothing(jobs, faults)
     if args.view:

@@ -33,12 +33,14 @@ from jseg.data.header import PictureHeader, check_size, foreign_word, max_file_b
 from jseg.data.jpeg import decode_whole
 from jseg.data.labels import listing
 from jseg.data.tiff import decode_bands
-from jseg.data.write import write_image, write_mask
+from jseg.data.write import encode_image, encode_mask, write_image, write_mask
 from jseg.errors import DataError
 from jseg.files import read_regular
 
 __all__ = [
     "damaged_tiff",
+    "encode_image",
+    "encode_mask",
     "file_content",
     "from_pillow",
     "imdecode",
@@ -57,7 +59,7 @@ __all__ = [
 ColorMap = Mapping[tuple[int, int, int], int]
 SCALES = ("bits", "max")
 
-_AGAIN = "copy or download it again, or take it out of the list"
+_AGAIN = "copy or download it again, or leave it out"
 _INTEGERS = "; 8- and 16-bit integers are accepted: convert it first"
 _DARK = 1 << 13  # a 16-bit picture without a sample above it comes out nearly black
 _BAND_PIXELS = 1 << 20  # pixels of a mask whose colours are looked up at once

@@ -233,12 +233,19 @@ class InferenceSegmentor:
 
         From 257 classes on a grey PNG, of 16 bits where labels need them.
         """
+        io.write_mask(out, labels, palette=self._png_palette(labels))
+
+    def encode_labels(self, labels: np.ndarray) -> bytes:
+        """The content of the PNG file that `save_labels` writes for labels (H, W)."""
+        return io.encode_mask(labels, self._png_palette(labels))
+
+    def _png_palette(self, labels: np.ndarray) -> np.ndarray | None:
         fits = len(self.palette) <= 256 and labels.max(initial=0) < 256  # a palette PNG has 256 colours
-        io.write_mask(out, labels, palette=self.palette if fits else None)
+        return self.palette if fits else None
 
     def save_probability(self, probability: np.ndarray, out: str | os.PathLike) -> None:
         """Write the second of `infer(..., with_prob=True)` as a grey picture, 0 to 255 for 0 to 1."""
-        io.write_image(out, np.round(np.asarray(probability) * 255).astype(np.uint8))
+        io.write_image(out, probability_picture(probability))
 
     def regions(self, labels: np.ndarray, probability: np.ndarray | None = None, *,
                 min_pixels: int = 1) -> list[Region]:
@@ -252,6 +259,11 @@ class InferenceSegmentor:
         """
         wanted = sorted(set(range(len(self.classes))) - set(background_labels(self.classes)))
         return find_regions(labels, probability, classes=wanted, min_pixels=min_pixels)
+
+
+def probability_picture(probability: np.ndarray) -> np.ndarray:
+    """(H, W) probabilities as a grey picture, uint8: 0 to 255 for 0 to 1."""
+    return np.round(np.asarray(probability) * 255).astype(np.uint8)
 
 
 def threshold_array(thresholds: float | Mapping[str, float], classes: Sequence[str]) -> np.ndarray:

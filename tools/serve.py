@@ -1,0 +1,6 @@
+"""A page and an HTTP API that segment pictures: the same as `jseg serve`."""
+import pathlib, sys
+sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
+from jseg.cli import main
+if __name__ == "__main__":
+    sys.exit(main(["serve", *sys.argv[1:]]))
