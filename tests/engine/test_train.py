@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from small_run import (TIMINGS, arrays, dump_config, finish, lasting, lines, make_datasets, small_config, start,
                        wait_for)
+from stand_in_loggers import fake_wandb
 from terminal import Terminal
 
 from jseg.engine.checkpoint import CheckpointError, find_state, load_weights, read_state
@@ -91,7 +92,8 @@ def test_nonfinite_loss_stops_and_names_the_files(config, tmp_path):
 
 
 def test_what_a_run_leaves_and_that_memory_stays_flat(config, tmp_path, monkeypatch):
-    config["train_cfg"].update(max_iters=12, val_interval=12, log_interval=5)
+    config["train_cfg"].update(max_iters=12, val_interval=12, log_interval=5, loggers="wandb")
+    logged = fake_wandb(monkeypatch)
     config["param_scheduler"] = config["param_scheduler"][1:]
     alive, add = [], RunLog.add
     monkeypatch.setattr(RunLog, "add", lambda self, *a: (alive.append(jt.number_of_lived_vars()), add(self, *a))[1])
@@ -112,6 +114,8 @@ def test_what_a_run_leaves_and_that_memory_stays_flat(config, tmp_path, monkeypa
         train(config, work_dir=str(run))
     config["train_cfg"]["max_iters"] = 14  # a finished run can be prolonged
     assert train(config, work_dir=str(run), resume=True)["iter"] == 14
+    assert logged.of("config")[0]["config"]["optimizer"]["lr"] == 1e-3 and logged.of("finish") == [{"exit_code": 0}] * 2
+    assert logged.of("summary")[0]["final/mIoU"] == result["metrics"]["mIoU"] and logged.of("init")[1]["id"] == "made1"
 
 
 def test_resuming_with_another_optimizer_says_what_to_do(config, tmp_path):
