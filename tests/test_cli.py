@@ -181,8 +181,8 @@ def test_names_describes_every_argument_of_every_entry():
 def test_flops_says_the_total_first(in_repo, capsys):
     assert cli.main(["flops", "segnext_tiny_ade20k-512x512_160k", "--depth", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == ("4.26 M parameters (17.1 MB in float32), 6.61 G FLOPs (multiply-adds) for a picture of 512x512, "
-                        "logits 1x150x64x64")
+    assert lines[0] == ("4.26 M parameters (17.1 MB in float32), 6.61 G FLOPs (multiply-adds) for a picture of "
+                        "512x512, logits 1x150x64x64")
     assert [line.split()[0] for line in lines[3:6]] == ["backbone", "decode_head", "(logits"]
 
 

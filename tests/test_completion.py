@@ -18,13 +18,14 @@ DEMO = "segnext/segnext_tiny_demo-128x160_cpu"
 LINES = {  # line up to the cursor -> all candidates
     "tra": {"train"}, "train --wo": {"--work-dir"}, "val x --split ": {"val", "test"}, "data ch": {"check"},
     "data check x --quie": {"--quiet"}, "bench --mode infer ": {"infer", "train"}, "train x --patience ": set(),
-    "names LightHamH": {"LightHamHead"}, "names A RandomFl": {"RandomFlip"}, "flops segnext_tiny_d": set(),
+    "names LightHamH": {"LightHamHead"}, "names A RandomFl": {"RandomFlip"}, "flops segnext_tiny_d": {DEMO[8:]},
     f"train {DEMO[:-6]}": {DEMO}, "launch -n 2 trai": {"train"}, "launch -n 2 train --wo": {"--work-dir"},
     f"train {DEMO} --set optimizer.l": {"optimizer.lr="}, f"train {DEMO} --set model.dec": {"model.decode_head."},
+    f"train {DEMO} --set seed.": set(), f"train {DEMO} --set param_scheduler.0.ty": {"param_scheduler.0.type="},
     "train gone.yaml --set opt": set(), "bench --kernels nm": {"nmf"}, "weights get segnext_tiny_cam": set(),
     "train x --weights segnext_tiny_cam": {"segnext_tiny_camvid"},
-    "predict w": {"w one.safetensors", "weights of mine/"}, "predict 'w o": {"w one.safetensors"}, "predict w\\ o": {"w one.safetensors"},
-    "predict w\\ ": {"w one.safetensors"}, "nonsense ": set(),
+    "predict w": {"w one.safetensors", "weights of mine/"}, "predict 'w o": {"w one.safetensors"},
+    "predict w\\ o": {"w one.safetensors"}, "predict w\\ ": {"w one.safetensors"}, "nonsense ": set(),
     "train x --work-dir w": {"weights of mine/"}, "completion z": {"zsh"}, "predict .h": {".hidden.pth"},
     "predict weights\\ of\\ mine/": {"weights of mine/a.onnx"}, "check mine": {"mine.yaml"}}
 

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import shlex
-from typing import Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 from jseg.cli import build_parser, commands
 
@@ -51,7 +51,7 @@ def split_line(line: str) -> list[str]:
 def after_break(found: Candidates, word: str) -> Candidates:
     """For bash, which replaces only what follows the last `=` or `:` of a word, and takes replies as they are typed."""
     start = max(word.rfind(char) for char in _BASH_BREAKS) + 1
-    return [(re.sub(r"([\s'\"\\$&|;<>()*?`!#~{}\[\]])", r"\\\1", value[start:]), text) for value, text in found]
+    return [(re.sub(r"([\s'\"\\$&|;<>()*?`!#{}\[\]])", r"\\\1", value[start:]), text) for value, text in found]
 
 
 def registered_names() -> list[str]:
@@ -136,8 +136,11 @@ def _files(word: str, endings: tuple[str, ...] = ("",)) -> Candidates:
 
 
 def _configs(_before: Sequence[str], word: str) -> Candidates:
+    """Files and names with their folder; where none begins so, names alone, which mean the same."""
     from jseg.config import shipped_configs
-    return [*_files(word, CONFIG_FILES), *((name, "comes with jseg") for name in shipped_configs())]
+    names = shipped_configs()
+    found = _beginning(word, [*_files(word, CONFIG_FILES), *((name, "comes with jseg") for name in names)])
+    return found or [(name.rpartition("/")[2], "comes with jseg") for name in names]
 
 
 def _config_keys(before: Sequence[str], word: str) -> Candidates:
@@ -146,10 +149,15 @@ def _config_keys(before: Sequence[str], word: str) -> Candidates:
     block = next((load_config(other) for other in before if _is_config(other)), {})
     *above, _last = word.split(".")
     for key in above:
-        block = block[int(key)] if isinstance(block, list) else block[key]
-    items = enumerate(block) if isinstance(block, list) else block.items()
-    return [(".".join([*above, str(key)]) + ("." if isinstance(value, (dict, list)) and value else "="), "")
-            for key, value in items]
+        block = _children(block).get(key)
+    return [(".".join([*above, key]) + ("." if _children(value) else "="), "")
+            for key, value in _children(block).items()]
+
+
+def _children(block: Any) -> dict[str, Any]:
+    """What is in a block or a list, by the key that --set takes; a plain value holds nothing."""
+    items = block.items() if isinstance(block, dict) else enumerate(block) if isinstance(block, list) else ()
+    return {str(key): value for key, value in items}
 
 
 def _is_config(word: str) -> bool:

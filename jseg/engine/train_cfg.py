@@ -17,9 +17,9 @@ __all__ = ["AT_THE_END", "ClipGrad", "EarlyStop", "MovingAverage", "TrainCfg", "
 AT_THE_END = "at the end"  # the `val_interval` of a config that names none
 _PARTS = Rule(lambda v: isinstance(v, str) or list_of(lambda name: isinstance(name, str))(v),
               "the name of a part of the model, such as backbone, or a list of names")
-_LOGGERS = Rule(lambda v: isinstance(v, (str, Mapping, list, tuple)) and all(
-    isinstance(item, (str, Mapping)) for item in v), "a list of names (tensorboard, wandb, mlflow) and of blocks such as "
-    "{type: wandb, project: NAME}")
+_LOGGERS = Rule(lambda v: isinstance(v, (str, Mapping)) or isinstance(v, (list, tuple))
+                and all(isinstance(item, (str, Mapping)) for item in v),
+                "a list of names (tensorboard, wandb, mlflow) and of blocks such as {type: wandb, project: NAME}")
 _SCORE = Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}")
 
 
