@@ -57,7 +57,9 @@ setup(
     extras_require={
         "test": ["pytest>=8,<10", "pyflakes>=3.2,<4", "onnx>=1.16,<2", "onnxruntime>=1.18,<2", "flask>=3,<4",
                  "waitress>=3.0.1,<4"],
-        "tensorboard": ["tensorboardX>=2.6,<3"],
+        "tensorboard": ["tensorboardX>=2.6,<3"],  # the loggers of train_cfg.loggers
+        "wandb": ["wandb>=0.22,<1"],  # tried: 0.22.0, 0.31.0
+        "mlflow": ["mlflow>=2.22,<4"],  # tried: 2.22.0, 3.17.2
         # `jseg export ... model.onnx` and running such files; tried: onnx 1.23.2, onnxruntime 1.32.0
         "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.18,<2"],
         "geo": ["rasterio>=1.3,<2"],  # GeoTIFF, rasters in windows, compressions of GDAL; tried: 1.4.4

@@ -1,4 +1,4 @@
-"""Names in a config become objects: ten registries, one rule for unknown names and misspelt arguments."""
+"""Names in a config become objects: eleven registries, one rule for unknown names and misspelt arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping
 from jseg.errors import ConfigError
 
 __all__ = ["Registry", "MODELS", "LOSSES", "SAMPLERS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES",
-           "PIXEL_DECODERS", "MATCH_COSTS", "SET_LOSSES", "accepted", "construct", "nearest"]
+           "PIXEL_DECODERS", "MATCH_COSTS", "SET_LOSSES", "LOGGERS", "accepted", "construct", "nearest"]
 
 
 def nearest(word: str, known) -> str:
@@ -156,3 +156,4 @@ SCHEDULES = Registry("schedule")
 PIXEL_DECODERS = Registry("pixel decoder")  # these three: of heads that classify masks
 MATCH_COSTS = Registry("match cost")
 SET_LOSSES = Registry("set loss")
+LOGGERS = Registry("logger")

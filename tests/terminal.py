@@ -76,6 +76,10 @@ class Terminal:
         """
         self.watch(60, lambda: self._catches(signal.SIGTERM))
 
+    def send(self, text):
+        """Type a text."""
+        os.write(self._screen, text.encode())
+
     def press(self, limit_s=30.0):
         """Press Ctrl-C and wait; seconds from the first such key to the command's end."""
         self.pressed = self.pressed or time.monotonic()

@@ -1,8 +1,9 @@
-"""The `jseg` command: discovery, help, exit codes, overrides, and the doors in tools/."""
+"""The `jseg` command: discovery, help, exit codes, overrides, and the scripts in tools/."""
 
 import importlib
 import importlib.util
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from jseg import cli
+from jseg.cli import names
 from jseg.errors import DataError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -156,17 +158,31 @@ def test_check_prints_every_fault_and_goes_on(in_repo, capsys):
 def test_names_describes_an_entry(capsys):
     assert cli.main(["names", "RandomCrop", "LightHamHead"]) == 0
     shown = capsys.readouterr().out
-    for words in ("RandomCrop  (transforms, jseg.data.transforms.geometric)", "cat_max_ratio: in 0..1.",
-                  "  crop_size: (needed)\n  cat_max_ratio: 1.0\n", "  ham_channels: 512\n", "  in_channels: (needed)"):
+    for words in ("RandomCrop  (transforms, jseg.data.transforms.geometric)\n\nIn a config:\n  type: RandomCrop\n",
+                  "\n  crop_size: (needed)  # int | Sequence[int]\n  cat_max_ratio: 1.0   # float\n",
+                  "cat_max_ratio: in 0..1.", "  ham_channels: 512 ", "  in_channels: (needed) ",
+                  "\nHeadOptions: What a head reads", "\nham_options: Merge"):
         assert words in shown
-    assert "groups" not in (cli.main(["names", "SGD"]), capsys.readouterr().out.partition("In a config")[2])[1]
+    assert "  groups: " not in (cli.main(["names", "SGD"]), capsys.readouterr().out.partition("\n\nStoch")[0])[1]
     assert cli.main(["names", "RandomCorp"]) == 2 and "did you mean 'RandomCrop'?" in capsys.readouterr().err
+
+
+def test_names_describes_every_argument_of_every_entry():
+    missing = []
+    for _, kind in names._registries():
+        for name in kind.names():
+            _, _, text = names.described(name).partition("\nIn a config:\n")
+            lines, _, words = text.partition("\n\n")
+            missing += [f"{name}: {key}" for key in re.findall(r"^  (\w+):", lines, re.M)
+                        if key != "type" and not re.search(rf"\b{key}\b", words)]
+    assert not missing, "not in the description of the entry or of what it refers to: " + ", ".join(missing)
 
 
 def test_flops_says_the_total_first(in_repo, capsys):
     assert cli.main(["flops", "segnext_tiny_ade20k-512x512_160k", "--depth", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("6.61 G operations, 4.26 M parameters  (picture 512x512")
+    assert lines[0] == ("4.26 M parameters (17.1 MB in float32), 6.61 G FLOPs (multiply-adds) for a picture of "
+                        "512x512, logits 1x150x64x64")
     assert [line.split()[0] for line in lines[3:6]] == ["backbone", "decode_head", "(logits"]
 
 
@@ -186,13 +202,13 @@ def test_shipped_configs_have_names_in_any_folder(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)
-def test_doors_work_from_any_folder(path, tmp_path):
+def test_scripts_work_from_any_folder(path, tmp_path):
     done = subprocess.run([sys.executable, str(path), "--help"], cwd=tmp_path, capture_output=True,
                           text=True, timeout=120)
     assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
 
 
-def test_module_door(tmp_path):
+def test_the_module_runs(tmp_path):
     done = subprocess.run([sys.executable, "-m", "jseg", "--version"], cwd=ROOT, capture_output=True,
                           text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.startswith("jseg ")

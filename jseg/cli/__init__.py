@@ -9,7 +9,6 @@ Exit status: 0 done, 2 a fault the user can cure (its text is printed, no traceb
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import os
 import pathlib
@@ -29,8 +28,8 @@ def commands() -> dict[str, str]:
     """Map each command to its one-line summary, read from the files without importing them."""
     found = {}
     for path in sorted(pathlib.Path(__file__).parent.glob("[a-z]*.py")):
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        found[path.stem.replace("_", "-")] = text.partition("\n")[0]
+        with open(path, encoding="utf-8") as file:
+            found[path.stem.replace("_", "-")] = file.readline().strip().strip('"')  # of the docstring
     return found
 
 

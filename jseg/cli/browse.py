@@ -1,4 +1,4 @@
-"""Show samples as training sees them, augmented, beside their masks, in one picture."""
+"""Show samples as training sees them, augmented, beside their masks, in one contact sheet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--count", type=int, default=16, metavar="N", help="number of samples (default: 16)")
     parser.add_argument("--epoch", type=int, default=0, metavar="N", help="training epoch to show (default: 0)")
     add_view_argument(parser)
-    parser.add_argument("--out", default="sheet.png", metavar="FILE", help="the picture to write (default: sheet.png)")
+    parser.add_argument("--out", default="sheet.png", metavar="FILE",
+                        help="the contact sheet to write, a picture (default: sheet.png)")
 
 
 def add_view_argument(parser) -> None:
@@ -61,13 +62,13 @@ def run(args) -> int:
     if args.view:
         view = chosen_bands(args.view, samples[0]["img"].shape[2])
         samples = [{**sample, "view": view} for sample in samples]
-    write_image(args.out, sheet(samples, dataset.classes, dataset.palette))
+    write_image(args.out, draw_contact_sheet(samples, dataset.classes, dataset.palette))
     print(f"written: {args.out} ({count} of {len(dataset)} samples of {args.split})")
     print(_shares(samples, dataset.classes))
     return 0
 
 
-def sheet(samples: list[dict], classes, palette, *, cell_width: int = 240) -> np.ndarray:
+def draw_contact_sheet(samples: list[dict], classes, palette, *, cell_width: int = 240) -> np.ndarray:
     """Draw samples beside their overlays, a few a row, under file names, with a legend of the classes below.
 
     Args:

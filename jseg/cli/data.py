@@ -36,9 +36,10 @@ def add_arguments(parser) -> None:
                        help="check only this one; may be given many times (default: those in the config)")
     check.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one per core)")
     check.add_argument("--quick", action="store_true", help="only what a training run checks first: a second or two")
-    check.add_argument("--sheet", metavar="FILE", help="draw pictures beside their masks into this file")
+    check.add_argument("--sheet", metavar="FILE",
+                       help="draw a contact sheet, pictures beside their masks, into this file")
     check.add_argument("--count", type=int, default=8, metavar="N",
-                       help="pictures of each split on the sheet (default: 8)")
+                       help="pictures of each split on the contact sheet (default: 8)")
     check.add_argument("--out", metavar="FILE", help="write the whole result as JSON")
     check.add_argument("--all", action="store_true", help=f"print all faults, not {SHOWN} of a kind, and all classes")
     check.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -114,7 +115,7 @@ def run_check(args) -> int:
                  "shared": [f._asdict() for f in shared]}
         write_atomically(args.out, json.dumps(whole, indent=1).encode())
     if args.sheet:
-        write_sheet(args.sheet, datasets, args.count, cfg.get("seed") or 0)
+        write_contact_sheet(args.sheet, datasets, args.count, cfg.get("seed") or 0)
     return 2 if faults else 0
 
 
@@ -176,16 +177,16 @@ def fault_lines(faults, most: int | None = None) -> list[str]:
                     if kinds else "no faults"]
 
 
-def write_sheet(path: str, datasets: dict, count: int, seed: int) -> None:
+def write_contact_sheet(path: str, datasets: dict, count: int, seed: int) -> None:
     """Draw `count` readable pictures of each split, as they are on disk, beside their masks."""
-    from jseg.cli.browse import sheet
+    from jseg.cli.browse import draw_contact_sheet
     from jseg.data.io import write_image
 
     bands = []
     for split, dataset in datasets.items():
         samples = readable_samples(dataset, count, np.random.default_rng([seed, count]))
         samples = [{**sample, "img_path": f"{split}: {os.path.basename(sample['img_path'])}"} for sample in samples]
-        bands += [sheet(samples, dataset.classes, dataset.palette)] if samples else []
+        bands += [draw_contact_sheet(samples, dataset.classes, dataset.palette)] if samples else []
     if not bands:
         print(f"{path}: not drawn: no picture can be read", file=sys.stderr)
         return

@@ -1,4 +1,4 @@
-"""Count the operations and parameters of a config's model, for one picture.
+"""Count the FLOPs and parameters of a config's model, for one picture.
 
 The rule is the one behind the tables of the SegNeXt paper (fvcore's): a multiply-add of a convolution or of a matrix
 product counts 1; a batch norm counts 2 for each element, layer and group norm 5; a bilinear resize counts 4 for each
@@ -41,13 +41,14 @@ def run(args) -> int:
     model = build_model(cfg)
     counts, logits = count_operations(model, (args.size[0], args.size[1]), model_channels(cfg["model"]))
     sizes = {key: value.numel() for key, value in named_parameters(model).items()}
-    print(f"{sum(counts.values()) / 1e9:.2f} G operations, {sum(sizes.values()) / 1e6:.2f} M parameters  (picture "
-          f"{args.size[0]}x{args.size[1]}, logits {'x'.join(map(str, logits))})\n")
-    print(f"{'module':<40}{'G operations':>14}{'parameters':>14}")
+    count, total = sum(sizes.values()), sum(counts.values())
+    print(f"{count / 1e6:.2f} M parameters ({4 * count / 1e6:.1f} MB in float32), {total / 1e9:.2f} G FLOPs "
+          f"(multiply-adds) for a picture of {args.size[0]}x{args.size[1]}, logits {'x'.join(map(str, logits))}\n")
+    print(f"{'module':<40}{'G FLOPs':>14}{'parameters':>14}")
     for name in _rows(model, args.depth):
         print(f"{'  ' * name.count('.') + name:<40}{_below(counts, name) / 1e9:>14.4f}{_below(sizes, name):>14,}")
     print(f"{'(logits resized)':<40}{counts['(logits resized)'] / 1e9:>14.4f}{0:>14,}")
-    print(f"{'total':<40}{sum(counts.values()) / 1e9:>14.4f}{sum(sizes.values()):>14,}\n")
+    print(f"{'total':<40}{total / 1e9:>14.4f}{count:>14,}\n")
     print(__doc__.split("\n\n")[1])
     return 0
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import pathlib
+import re
+import sys
+from typing import Callable, Mapping
 
 import yaml
 
@@ -50,7 +53,8 @@ def run(args) -> int:
 
 
 def described(name: str) -> str:
-    """What a config writes for one entry: `type`, its arguments with their defaults, its docstring.
+    """One entry: what a config writes, `type` and the arguments with their defaults and types, then its whole
+    description, with those of the classes that an argument comes from.
 
     Raises:
         ConfigError: no kind has an entry of this name.
@@ -62,12 +66,33 @@ def described(name: str) -> str:
                           f"{nearest(name, known)} ('jseg names' lists all)")
     parts = []
     for title, entry in found:
-        words = [f"  {key}: {_default(p)}" for key, p in accepted(entry).items() if key not in _SUPPLIED]
-        shared = getattr(entry, "OPTIONS", None)
-        docs = [inspect.getdoc(part) for part in (entry, shared) if part is not None]
-        parts.append("\n\n".join([f"{name}  ({title}, {entry.__module__})", *filter(None, docs),
-                                  "\n".join(["In a config:", f"  type: {name}", *words])]))
+        arguments = {key: p for key, p in accepted(entry).items() if key not in _SUPPLIED}
+        texts = {f"  {key}: {_default(p)}": _type(p) for key, p in arguments.items()}
+        width = max((len(text) for text in texts if len(text) <= 40), default=0)
+        lines = [f"{text:<{width}}  # {kind}" if kind else text for text, kind in texts.items()]
+        parts += [f"{name}  ({title}, {entry.__module__})", "\n".join(["In a config:", f"  type: {name}", *lines])]
+        parts += _descriptions(entry, arguments)
     return "\n\n".join(parts)
+
+
+def _descriptions(entry: Callable, arguments: Mapping[str, inspect.Parameter]) -> list[str]:
+    """The docstring of an entry, then those that it refers to (see `Name`) and those of its bases, as far as these
+    describe arguments that have not come yet."""
+    texts = [inspect.getdoc(entry) or ""]
+    shared = getattr(entry, "OPTIONS", None)
+    bases = [base for base in inspect.getmro(entry)[1:] if base.__module__.startswith("jseg.")]
+    referred = [getattr(sys.modules[entry.__module__], word, None) for word in re.findall(r"see `(\w+)`", texts[0])]
+    for other in dict.fromkeys([*filter(callable, referred), *filter(None, [shared]), *bases]):
+        text = other.__doc__ and inspect.getdoc(other)
+        new = [key for key in arguments if not any(re.search(rf"\b{key}\b", known) for known in texts)]
+        if text and text not in texts and (other in referred or any(re.search(rf"\b{key}\b", text) for key in new)):
+            texts.append(f"{other.__name__}: {text}")
+    return list(filter(None, texts))
+
+
+def _type(parameter: inspect.Parameter) -> str:
+    """The type that the code states, or an empty string."""
+    return "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation).strip("'")
 
 
 def _default(parameter: inspect.Parameter) -> str:

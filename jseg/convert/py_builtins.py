@@ -1,7 +1,7 @@
 """The functions and methods that the config reader knows, each with a bound on what it may build.
 
 Every entry is called as `function(limits, weigh, *args, **kwargs)`; `weigh(value)` pays for all elements of a value
-before work that walks through it. Real configs use dict, range, len, sum, int, enumerate and dict.update; the others
+before work that iterates over it. Real configs use dict, range, len, sum, int, enumerate and dict.update; the others
 are what users write in theirs.
 """
 

@@ -1,4 +1,4 @@
-"""What a run says: one JSON line per logged step in `log.jsonl`, a progress bar, optional TensorBoard.
+"""What a run says: one JSON line per logged step in `log.jsonl`, a progress bar, and `engine.loggers` where asked for.
 
     {"iter": 50, "epoch": 0, "loss": 2.1, "lr": 6e-05, "grad_norm": 1.3, "decode.loss_ce": 2.1, "decode.acc_seg": 31.0,
      "images_per_s": 9.8, "data_wait": 0.004, "data_wait_share": 0.01, "memory_mb": 812, "eta_s": 4000}
@@ -7,6 +7,11 @@
 `iter` counts finished steps. Losses, grad_norm and accuracies are means over the steps since the line before, `lr` is
 that of the last step, `data_wait` is seconds per step. A resumed run drops the lines after its state, so that the file
 reads as if the run had never been broken; only speeds, memory and ETA tell the difference.
+
+Every evaluation leaves a line on standard error, on a terminal above the bar: the loss is the mean since the evaluation
+before, scores are in percent, and the time is that of the whole run so far.
+
+    iter 500/3000  loss 0.4120  mIoU 54.31  aAcc 88.20  best 55.02 at 400  0:03:12
 """
 
 from __future__ import annotations
@@ -17,10 +22,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping, Sequence
 
 from jseg import runtime_signals
-from jseg.errors import ConfigError, WriteError
+from jseg.engine.loggers import LoggedRun, LoggerGroup
+from jseg.errors import WriteError
 from jseg.files import write_atomically
 
 __all__ = ["RunLog", "memory_mb"]
@@ -47,37 +53,47 @@ class RunLog:
         batch_size: pictures per step over all ranks.
         start_iter: steps already done.
         keep_val: keep the evaluation line of `start_iter` itself (its evaluation was finished).
-        tensorboard: also write event files, with the tensorboardX package.
+        seconds: of training before this start.
+        loggers: blocks of `train_cfg.loggers`.
+        config: the run's, for the loggers.
     Raises:
-        ConfigError: tensorboard is asked for and tensorboardX is not installed. WriteError, also from the methods that
-        write:
-        the disk is full or writing is not allowed; no part of a line is left.
+        ConfigError: a logger cannot begin. WriteError, also from the methods that write: the disk is full or writing
+        is not allowed; no part of a line is left.
     """
 
     def __init__(self, work_dir: str | os.PathLike, *, max_iters: int, batch_size: int, start_iter: int = 0,
-                 keep_val: bool = True, tensorboard: bool = False):
+                 keep_val: bool = True, seconds: float = 0.0, loggers: Sequence[Mapping[str, Any]] = (),
+                 config: Mapping[str, Any] | None = None):
         self.path = Path(work_dir) / "log.jsonl"
         self.max_iters, self.batch_size, self.done = max_iters, batch_size, start_iter
         self._sums: dict[str, tuple[float, int]] = {}
+        self._since_val = (0.0, 0)  # sum of the losses and steps since the last evaluation
+        self._final: dict[str, float] | None = None
         self._drop_after(start_iter, keep_val)
         try:
             self._file = open(self.path, "ab", buffering=0)
         except OSError as error:
             raise self._refused(error) from error
-        self._board = _board(work_dir, start_iter) if tensorboard else None
         self._bar = _bar(max_iters, start_iter)
+        try:
+            self._loggers = LoggerGroup(loggers, LoggedRun(Path(work_dir), config or {}, start_iter), self.say)
+        except BaseException:
+            self._bar.close()
+            self._file.close()
+            raise
+        self._before = seconds
         self._started = self._since = time.perf_counter()
         self._started_iter, self._clocked, self._waited, self._wait_share = start_iter, 0, 0.0, 0.0
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, kind, error, trace) -> None:
+        status = "failed" if isinstance(error, Exception) else "stopped" if self._final is None else "finished"
+        self._loggers.close(self._final or {}, status)
         with runtime_signals.unheard():
             self._bar.close()
         self._file.close()
-        if self._board is not None:
-            self._board.close()
 
     def _drop_after(self, last: int, keep_val: bool) -> None:
         """Remove lines of steps that the resumed run will do again, and a line that a kill cut short."""
@@ -98,6 +114,7 @@ class RunLog:
         for name, value in scalars.items():  # grad_norm comes only from the last micro-batch of a step: count each name
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, count + 1)
+        self._since_val = (self._since_val[0] + scalars["loss"], self._since_val[1] + 1)
         self._clocked += 1
         self._waited += wait_s
         self.done += 1
@@ -134,6 +151,27 @@ class RunLog:
         """Write an evaluation line."""
         self._put({"iter": self.done, "val": scores})
 
+    def say_val(self, scores: Mapping[str, float | None], save_best: str, best: Mapping[str, Any]) -> None:
+        """Print the line of an evaluation.
+
+        Args:
+            scores: in 0..1; None where no class occurred.
+            save_best: the score that decides.
+            best: {"iter", "score"} of the best evaluation so far, which this one may be.
+        """
+        total, steps = self._since_val
+        self._since_val = (0.0, 0)
+        shown = [name for name in dict.fromkeys((save_best, "mIoU", "aAcc")) if name in scores]
+        self.say("  ".join([f"iter {self.done}/{self.max_iters}", *([f"loss {total / steps:.4f}"] if steps else []),
+                            *(f"{name} {_percent(scores[name])}" for name in shown),
+                            "best so far" if best["iter"] == self.done
+                            else f"best {_percent(best['score'])} at {best['iter']}",
+                            _clock(self._before + time.perf_counter() - self._started)]))
+
+    def write_final(self, scores: Mapping[str, Any]) -> None:
+        """Take the scores of the finished run, for the loggers; without this call the run counts as not finished."""
+        self._final = _named_scalars("final", scores)
+
     def _put(self, entry: dict[str, Any]) -> None:
         line, before = (json.dumps(entry) + "\n").encode(), os.fstat(self._file.fileno()).st_size
         try:
@@ -142,10 +180,9 @@ class RunLog:
         except OSError as error:
             os.ftruncate(self._file.fileno(), before)
             raise self._refused(error) from error
-        if self._board is not None:
-            for name, value in entry.get("val", entry).items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(f"val/{name}" if "val" in entry else f"train/{name}", value, entry["iter"])
+        scalars = {name: value for name, value in entry.items() if name != "iter"}
+        self._loggers.log_scalars(_named_scalars("val", entry["val"]) if "val" in entry
+                                  else _named_scalars("train", scalars), entry["iter"])
 
     def sync(self) -> None:
         """Make sure that all lines so far are on the disk: called before a state that counts on them."""
@@ -165,11 +202,12 @@ class RunLog:
 
     def state(self) -> dict[str, Any]:
         """The open means, JSON-able and exact."""
-        return {"sums": {name: list(pair) for name, pair in self._sums.items()}}
+        return {"sums": {name: list(pair) for name, pair in self._sums.items()}, "since_val": list(self._since_val)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue the means of `state`."""
         self._sums = {name: tuple(pair) for name, pair in state["sums"].items()}
+        self._since_val = tuple(state.get("since_val", self._since_val))
 
 
 def _bar(total: int, done: int):
@@ -182,13 +220,13 @@ def _bar(total: int, done: int):
     return bar
 
 
-def _board(work_dir: str | os.PathLike, start_iter: int):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ConfigError("train_cfg.tensorboard: true needs the tensorboardX package: pip install tensorboardX, or "
-                          "set train_cfg.tensorboard=false") from None
-    return SummaryWriter(str(Path(work_dir) / "tensorboard"), purge_step=start_iter)
+def _named_scalars(group: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among the values, named as loggers show them."""
+    return {f"{group}/{name}": float(value) for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def _percent(score: float | None) -> str:
+    return "-" if score is None or score < 0 else f"{100 * score:.2f}"
 
 
 def _clock(seconds: float) -> str:

@@ -192,7 +192,7 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     if not (folder / "config.yaml").exists():
         write_atomically(folder / "config.yaml", dump_config(config).encode())
     run.log = RunLog(folder, max_iters=plan.max_iters, batch_size=loader.batch_size, start_iter=run.done,
-                     keep_val=run.evaluated, tensorboard=cfg.tensorboard)
+                     keep_val=run.evaluated, seconds=run.seconds, loggers=cfg.loggers, config=config)
     if found:
         run.log.restore(record["log"])
     return run
@@ -399,8 +399,7 @@ def _evaluate(run: Run, stop: distributed.JobStop) -> None:
     run.evaluated, run.evaluated_at = True, run.done
     run.patience.see(run.metrics)
     run.log.write_val(run.metrics)
-    run.log.say(f"iter {run.done}: {run.plan.save_best} {score:.4f}"
-                + (" (best so far)" if better else f" (best {run.best['score']:.4f} at iter {run.best['iter']})"))
+    run.log.say_val(run.metrics, run.plan.save_best, run.best)
     if run.patience.is_over and run.done < run.plan.max_iters:
         run.log.say(f"early stop: {run.patience.rule.patience} evaluations without a better "
                     f"{run.patience.rule.monitor or run.plan.save_best} than {run.patience.record['score']}")
@@ -481,6 +480,7 @@ def _finish(run: Run, stop: distributed.JobStop) -> bool:
             _export(run)
     if run.val_loader is None:
         run.log.say(f"done: {deliverable}")
+        run.log.write_final({})
         return True
     weights = distributed.from_main(lambda: checkpoint.load_weights(deliverable)[0])
     checkpoint.load_into(run.model, weights, source=str(deliverable))
@@ -493,5 +493,6 @@ def _finish(run: Run, stop: distributed.JobStop) -> bool:
     if distributed.is_main():
         save_result({**result, "checkpoint": deliverable.name}, run.work_dir / "metrics.json")
     run.metrics = result["metrics"]
+    run.log.write_final(run.metrics)
     run.log.say(f"done: {run.plan.save_best} {_score(run):.4f}, weights in {deliverable}")
     return True

@@ -8,6 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Mapping
 
+from jseg.engine.loggers import logger_blocks, logger_faults
 from jseg.metrics import SCORES
 from jseg.rules import COUNT, FACTOR, FLAG, FRACTION, MAPPING, NEEDED_COUNT, POSITIVE, Rule, fields, list_of
 
@@ -16,6 +17,9 @@ __all__ = ["AT_THE_END", "ClipGrad", "EarlyStop", "MovingAverage", "TrainCfg", "
 AT_THE_END = "at the end"  # the `val_interval` of a config that names none
 _PARTS = Rule(lambda v: isinstance(v, str) or list_of(lambda name: isinstance(name, str))(v),
               "the name of a part of the model, such as backbone, or a list of names")
+_LOGGERS = Rule(lambda v: isinstance(v, (str, Mapping)) or isinstance(v, (list, tuple))
+                and all(isinstance(item, (str, Mapping)) for item in v),
+                "a list of names (tensorboard, wandb, mlflow) and of blocks such as {type: wandb, project: NAME}")
 _SCORE = Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}")
 
 
@@ -72,7 +76,8 @@ class TrainCfg:
         accumulative_counts: batches per step of the optimizer.
         clip_grad, ema, early_stop: blocks of their own; None is off.
         amp: mixed precision, on a GPU.
-        tensorboard: write the log for TensorBoard too.
+        tensorboard: short for a logger of this name.
+        loggers: where the numbers go beside log.jsonl: blocks of `engine.loggers`, names or a list of both.
         max_seconds: of training, after which the run is evaluated and ends as at its last iteration; None for no limit.
         freeze: parts of the model that are not trained, `backbone` or `backbone.block1`: no gradient, norms and their
             statistics stand still; one name or a list.
@@ -91,6 +96,7 @@ class TrainCfg:
     ema: MovingAverage | None = _key(MAPPING, None)
     amp: bool = _key(FLAG, False)
     tensorboard: bool = _key(FLAG, False)
+    loggers: tuple[dict[str, Any], ...] = _key(_LOGGERS, ())
     stall_seconds: float | None = _key(POSITIVE, None)
     early_stop: EarlyStop | None = _key(MAPPING, None)
     max_seconds: float | None = _key(POSITIVE, None)
@@ -105,7 +111,10 @@ class TrainCfg:
                 given[key] = kind(**given[key])
         if "freeze" in given:
             given["freeze"] = (given["freeze"],) if isinstance(given["freeze"], str) else tuple(given["freeze"])
-        return cls(**given)
+        loggers = logger_blocks(given.get("loggers"))
+        if given.get("tensorboard") and not any(logger["type"] == "tensorboard" for logger in loggers):
+            loggers += ({"type": "tensorboard"},)
+        return cls(**{**given, "loggers": loggers})
 
 
 _BLOCKS = {"clip_grad": ClipGrad, "ema": MovingAverage, "early_stop": EarlyStop}
@@ -127,6 +136,8 @@ def train_cfg_faults(config: Mapping) -> list[str]:
     inner = {key: block[key] for key in _BLOCKS if isinstance(block.get(key), Mapping)}
     for key, value in inner.items():
         faults += fields(value, _rules(_BLOCKS[key]), f"{where}.{key}", key)
+    if _LOGGERS.accepts(block.get("loggers") or []):
+        faults += logger_faults(block.get("loggers"), f"{where}.loggers")
     if "early_stop" in inner:
         if "patience" not in inner["early_stop"]:
             faults.append(f"{where}.early_stop needs 'patience', a number of evaluations")

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import time
 
 import jittor as jt
 import numpy as np
 import pytest
-from small_run import TIMINGS, arrays, finish, lasting, lines, make_datasets, small_config, start, wait_for
+from small_run import (TIMINGS, arrays, dump_config, finish, lasting, lines, make_datasets, small_config, start,
+                       wait_for)
+from stand_in_loggers import fake_wandb
+from terminal import Terminal
 
 from jseg.engine.checkpoint import CheckpointError, find_state, load_weights, read_state
 from jseg.engine.log import RunLog
@@ -79,7 +83,8 @@ def test_nonfinite_loss_stops_and_names_the_files(config, tmp_path):
 
 
 def test_what_a_run_leaves_and_that_memory_stays_flat(config, tmp_path, monkeypatch):
-    config["train_cfg"].update(max_iters=12, val_interval=12, log_interval=5)
+    config["train_cfg"].update(max_iters=12, val_interval=12, log_interval=5, loggers="wandb")
+    logged = fake_wandb(monkeypatch)
     config["param_scheduler"] = config["param_scheduler"][1:]
     alive, add = [], RunLog.add
     monkeypatch.setattr(RunLog, "add", lambda self, *a: (alive.append(jt.number_of_lived_vars()), add(self, *a))[1])
@@ -100,6 +105,8 @@ def test_what_a_run_leaves_and_that_memory_stays_flat(config, tmp_path, monkeypa
         train(config, work_dir=str(run))
     config["train_cfg"]["max_iters"] = 14  # a finished run can be prolonged
     assert train(config, work_dir=str(run), resume=True)["iter"] == 14
+    assert logged.of("config")[0]["config"]["optimizer"]["lr"] == 1e-3 and logged.of("finish") == [{"exit_code": 0}] * 2
+    assert logged.of("summary")[0]["final/mIoU"] == result["metrics"]["mIoU"] and logged.of("init")[1]["id"] == "made1"
 
 
 def test_resuming_with_another_optimizer_says_what_to_do(config, tmp_path):
@@ -170,3 +177,31 @@ def test_log_of_a_resumed_run_reads_as_if_never_broken(tmp_path):
     with RunLog(tmp_path, max_iters=10, batch_size=2, start_iter=2) as log:
         log.restore(json.loads(json.dumps(state)))
         assert [e["iter"] for e in lines(tmp_path)] == [2]
+
+
+def test_evaluations_leave_a_line_on_a_terminal_and_elsewhere(config, tmp_path, plain_children):
+    config["train_cfg"].update(max_iters=4, val_interval=2)
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    words = ("jseg", "train", tmp_path / "run.yaml", "--work-dir", tmp_path / "run")
+    with Terminal(*words, env={"COLUMNS": "150"}) as shown:
+        shown.watch(400)
+        assert shown.status == 0, shown.text[-2000:]
+    config["train_cfg"]["max_iters"] = 6
+    run = tmp_path / "run"
+    finish(start(config, run, "--resume"), run)
+    texts = [shown.text, run.with_suffix(".txt").read_text()]
+    found = [re.findall(r"iter (\d+)/\d  loss (\d\.\d{4})  mIoU (\d+\.\d\d)  aAcc (\d+\.\d\d)  "
+                        r"(best so far|best (\d+\.\d\d) at (\d))  0:0\d:\d\d$", text.replace("\r", "\n"), re.M)
+             for text in texts]
+    assert [[words[0] for words in part] for part in found] == [["2", "4"], ["6"]], texts
+    entries = lines(run)
+    losses = {entry["iter"]: entry["loss"] for entry in entries if "loss" in entry}
+    scores = {entry["iter"]: entry["val"]["mIoU"] for entry in entries if "val" in entry}
+    for at, loss, score, _, words, best, best_at in sum(found, []):
+        assert float(loss) == pytest.approx((losses[int(at)] + losses[int(at) - 1]) / 2, abs=1e-4)
+        assert float(score) == pytest.approx(100 * scores[int(at)], abs=0.006)
+        earlier = {step: value for step, value in scores.items() if step <= int(at)}
+        first = max(earlier, key=earlier.get)
+        assert words == "best so far" if first == int(at) else int(best_at) == first and float(best) > float(score)
+    said = [len(re.findall(r"iter \d/\d  loss \d.*  lr ", text)) for text in texts]
+    assert said == [0, 2], "lines of steps belong where there is no bar"

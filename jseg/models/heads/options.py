@@ -28,6 +28,7 @@ class HeadOptions:
         out_channels: maps of the classifier; None for K. 1 makes a binary head of K = 2 by `threshold`.
         threshold: probability in (0, 1) from which a pixel of a binary head is class 1; None for 0.3, MMSegmentation's.
         dropout_ratio: channel dropout before the classifier, below 1; 0 or less for none.
+        conv_cfg: convolution of the blocks: None or `{type: Conv2d}`; a head that takes others says so.
         norm_cfg, act_cfg: norm (None for none) and activation of the convolution blocks.
         in_index: place of the map, or of several maps, in the list that backbone or neck gives.
         input_transform: None for one map, "multiple_select" for a list, "resize_concat" for several maps resized to the

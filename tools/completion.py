@@ -1,0 +1,6 @@
+"""Print a completion script for a shell: the same as `jseg completion`."""
+import pathlib, sys
+sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
+from jseg.cli import main
+if __name__ == "__main__":
+    sys.exit(main(["completion", *sys.argv[1:]]))
