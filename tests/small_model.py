@@ -1,4 +1,4 @@
-"""A small SegNeXt with random weights, and its weights file: shared by the tests that predict, export and read files."""
+"""A small SegNeXt with random weights, and its weights file: for the tests that predict, export and read files."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jseg import ops
-from jseg.layers.resize import scaled
+from jseg.layers.resize import resize_by_factor
 from jseg.models import build_model, derived_parts, remap_keys
 from jseg.models.heads.side_adapter_clip_head import MaskRecognition
 from jseg.models.text_encoders.clip_text_encoder import TEMPLATES, CLIPTextEncoder, unit
@@ -52,7 +52,7 @@ def test_queries_beside_the_picture_are_one_masked_attention(rng):
 def test_a_resize_by_a_factor_keeps_its_step():
     """0.7 of 9 pixels are 6, 1 / 0.7 apart as PyTorch has them, and not 9 / 6."""
     line = np.arange(9, dtype=np.float32).reshape(1, 1, 1, 9).repeat(2, 2)
-    got = scaled(jt.array(line), 0.7).numpy()
+    got = resize_by_factor(jt.array(line), 0.7).numpy()
     assert got.shape == (1, 1, 1, 6)
     np.testing.assert_allclose(got[0, 0, 0], (np.arange(6) + 0.5) / 0.7 - 0.5, atol=1e-5)
 
