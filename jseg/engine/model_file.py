@@ -98,7 +98,7 @@ def save_model(path: str | os.PathLike, model: Any, config: Mapping[str, Any], d
 
 
 def meta_of(config: Mapping[str, Any], dataset: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What a weights file carries beside the weights: config, names and colours of the data set, where it comes from."""
+    """What a weights file carries beside the weights: config, names and colours of the classes, where it comes from."""
     palette = np.asarray(dataset.palette).tolist() if dataset.palette is not None else None
     return {"config": dict(config), "classes": list(dataset.classes), "palette": palette, "origin": dict(origin)}
 
