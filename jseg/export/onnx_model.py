@@ -25,6 +25,7 @@ from jseg.engine.model_file import ModelFile
 from jseg.errors import ExportError
 from jseg.export.arithmetic import unary
 from jseg.export.graph import Graph, Tensor
+from jseg.export.layers import name_layers
 from jseg.export.operators import resized
 from jseg.export.scope import traced
 from jseg.export.sizes import PROBES, Size
@@ -91,6 +92,7 @@ def traced_file(file: ModelFile, model, preprocessor, options: OnnxOptions) -> t
         images = _normalised(image, preprocessor, options.order) if uint8 else image
         scores = model.class_scores(images)
         result = _result(scores, (h, w), model, options.output)
+    name_layers(graph.nodes, graph.constants, file.state)
     names = {"batch": n, "height": h, "width": w}
     proto = _assembled(onnx, graph, image, _named(result, options.output), names, options.opset)
     for key, value in metadata(file, model, preprocessor, options).items():

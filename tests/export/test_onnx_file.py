@@ -10,15 +10,13 @@ import cv2
 import jittor as jt
 import numpy as np
 import pytest
+from small_model import CLASSES, PALETTE, make_checkpoint
 
 from jseg import InferenceSegmentor
 from jseg.cli import main
-from jseg.config import load_config
 from jseg.data.io import read_mask
-from jseg.engine.checkpoint import model_state, save_weights
 from jseg.engine.model_file import open_model_file
 from jseg.errors import ExportError
-from jseg.models import build_model
 
 onnx = pytest.importorskip("onnx", reason="the onnx package is not installed: pip install 'jseg-jittor[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'jseg-jittor[onnx]'")
@@ -29,24 +27,11 @@ from jseg.export.graph import Graph, Tensor  # noqa: E402
 from jseg.export.scope import traced  # noqa: E402
 from jseg.export.sizes import PROBES, Size, smallest  # noqa: E402
 
-CLASSES, PALETTE = ["sky", "road", "car"], [[10, 120, 240], [90, 90, 90], [220, 30, 30]]
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> pathlib.Path:
-    """A small SegNeXt whose masks have several classes; pictures are resized to 96x64 at most and not padded."""
-    jt.set_global_seed(3)
-    config = load_config("configs/segnext/segnext_tiny_demo-128x160_cpu.yaml")
-    config["model"]["backbone"] = {"type": "MSCAN", "embed_dims": [8, 16, 32, 32], "depths": [1, 1, 1, 1],
-                                   "mlp_ratios": [2, 2, 2, 2]}
-    config["model"]["decode_head"].update(in_channels=[16, 32, 32], channels=32, ham_channels=32, num_classes=3,
-                                          norm_cfg={"type": "GN", "num_groups": 4})
-    config["val_dataloader"]["dataset"]["pipeline"].insert(1, {"type": "Resize", "scale": [96, 64], "keep_ratio": True})
-    model = build_model(config)
-    model.decode_head.conv_seg.weight.assign(model.decode_head.conv_seg.weight * 100)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_weights(path, model_state(model), {"config": config, "classes": CLASSES, "palette": PALETTE})
-    return path
+    """A small SegNeXt, see `small_model`."""
+    return make_checkpoint(tmp_path_factory.mktemp("weights") / "small.safetensors")
 
 
 @pytest.fixture(scope="module")
