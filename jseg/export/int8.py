@@ -15,6 +15,7 @@ import tempfile
 from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from jseg.errors import ExportError
 from jseg.export.layers import KINDS, layers_of
@@ -22,7 +23,7 @@ from jseg.export.onnx_model import ONNX_EXTRA, import_onnx
 from jseg.export.verify import open_session
 from jseg.metrics import ConfusionMatrix
 
-__all__ = ["calibrated", "in_int8", "layer_costs", "prepared", "switchable"]
+__all__ = ["calibrated", "in_int8", "layer_costs", "prepared", "switchable", "switched_session"]
 
 
 def prepared(content: bytes) -> Any:
@@ -133,7 +134,7 @@ def switchable(proto, whole) -> tuple[Any, list[str]]:
     copy.graph.initializer.extend(_renamed(proto, wanted))
     body = [node for node in copy.graph.node if not (node.op_type == "DequantizeLinear" and node.input[0] in fixed)]
     order = [type(node).FromString(node.SerializeToString())
-             for node in (*before, *_with_choices(make, body, makers, switches))]
+             for node in (*before, *_with_choices(onnx.helper, body, makers, switches))]
     del copy.graph.node[:], copy.graph.value_info[:]
     copy.graph.node.extend(order)
     copy.graph.input.append(onnx.helper.make_tensor_value_info("int8", onnx.TensorProto.BOOL, [len(names)]))
@@ -150,20 +151,36 @@ def _renamed(proto, wanted: dict[str, str]) -> Iterator[Any]:
         yield copy
 
 
-def _with_choices(make, body: list, makers: dict, switches: dict[str, list[str]]) -> Iterator[Any]:
-    """The nodes of a body, and after each map in 8 bits the choice between it and the map before."""
+def _with_choices(helper, body: list, makers: dict, switches: dict[str, list[str]]) -> Iterator[Any]:
+    """The nodes of a body; for each pair that takes a map to 8 bits and back, one that does it where a switch says so,
+    and costs nothing where none does."""
     for node in body:
-        yield node
+        if node.op_type == "QuantizeLinear":
+            continue
         if node.op_type != "DequantizeLinear":
+            yield node
             continue
         value, wide = makers[node.input[0]].input[0], node.output[0]
         switch, *more = switches[value]
         for k, other in enumerate(more):
             joined = f"switch {k} of {value}"
-            yield make("Or", [switch, other], [joined], joined)
+            yield helper.make_node("Or", [switch, other], [joined], joined)
             switch = joined
         node.output[0] = f"{wide} in 8 bits"
-        yield make("Where", [switch, node.output[0], value], [wide], f"choice of {wide}")
+        plain = helper.make_node("Identity", [value], [f"{wide} in float"])
+        ways = [helper.make_graph(nodes, wide, [], [helper.make_tensor_value_info(nodes[-1].output[0], 1, None)])
+                for nodes in ([makers[node.input[0]], node], [plain])]
+        yield helper.make_node("If", [switch], [wide], f"choice of {wide}", then_branch=ways[0], else_branch=ways[1])
+
+
+def switched_session(proto, whole) -> tuple[Any, list[str]]:
+    """A session of `switchable`, and its layers in order."""
+    import onnxruntime
+    model, names = switchable(proto, whole)
+    options = onnxruntime.SessionOptions()
+    # more of it ends the process in onnxruntime 1.18, and finds little to do where weights are chosen
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return open_session(model.SerializeToString(), options), names
 
 
 def layer_costs(proto, whole, inputs: Sequence[np.ndarray], output: str, num_classes: int) -> dict[str, float]:
@@ -178,16 +195,15 @@ def layer_costs(proto, whole, inputs: Sequence[np.ndarray], output: str, num_cla
         output: name of the model's output.
         num_classes: of its labels.
     """
-    model, names = switchable(proto, whole)
-    session = open_session(model.SerializeToString())
+    session, names = switched_session(proto, whole)
 
     def labels(image: np.ndarray, on: np.ndarray) -> np.ndarray:
         found = session.run([output], {"image": image, "int8": on})[0]
         return found if found.ndim == 3 else found.argmax(1)
     counts = [ConfusionMatrix(num_classes, num_classes) for _ in names]
-    for image in inputs:
-        expected = labels(image, np.zeros(len(names), bool))
-        for count, on in zip(counts, np.eye(len(names), dtype=bool)):
-            count.update(labels(image, on), expected)
+    expected = [labels(image, np.zeros(len(names), bool)) for image in inputs]
+    for count, on in zip(tqdm(counts, desc="one by one", unit="layer", disable=None, leave=False), np.eye(len(names))):
+        for image, truth in zip(inputs, expected):
+            count.update(labels(image, on.astype(bool)), truth)
     costs = {name: 100 * (1 - count.compute(["mIoU"])["metrics"]["mIoU"]) for name, count in zip(names, counts)}
     return dict(sorted(costs.items(), key=lambda item: -item[1]))

@@ -1,8 +1,8 @@
 """A checkpoint as an ONNX file: one input, one output, and what is needed to use it in the metadata.
 
-The model's own code is traced (`scope`), in evaluation mode: batch norms are folded into the convolutions before them,
+The model's own code is traced (`scope`), in evaluation mode: batch norms are products and sums with constants,
 Hamburger starts from its fixed bases. Around it stand, as asked for, the normalisation of uint8 pictures and the way
-from scores to labels.
+from scores to labels. Nodes with weights are called as in the checkpoint (`layers`).
 
     input    image, float32 (N, 3, H, W), normalised; or uint8 (N, H, W, 3), a picture as it lies in memory
     output   logits (N, K, h, w) float32, as the head gives them, to be resized bilinearly to (H, W) by `align_corners`;

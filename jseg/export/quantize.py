@@ -35,7 +35,7 @@ from jseg.text import cleaned_text, printable
 __all__ = ["CALIBRATE", "JUDGED", "QuantizeOptions", "quantize_file"]
 
 CALIBRATE = 32  # pictures
-JUDGED, JUDGED_PX = 4, 320  # calibration pictures that costs of layers are measured on, and the largest side of each
+JUDGED, JUDGED_PX = 4, 256  # calibration pictures that costs of layers are measured on, and the largest side of each
 NAMED = 8  # layers in a refusal
 
 
@@ -155,8 +155,8 @@ def _loader(file: ExportedFile, config: Mapping, images: int | None):
     dataset = loader.dataset
     found = [cleaned_text(str(name)) for name in dataset.classes]
     if found != list(file.classes):
-        raise ConfigError(f"{file.path}: gives the {len(file.classes)} classes {_few(file.classes)}, the validation set"
-                          f" has the {len(found)} classes {_few(found)}; name the config of the data it was trained for")
+        raise ConfigError(f"{file.path}: gives the {len(file.classes)} classes {_few(file.classes)}, the validation set "
+                          f"has the {len(found)} classes {_few(found)}; name the config of the data it was trained on")
     if images is None or images == len(dataset):
         return loader
     if images > len(dataset):
@@ -192,8 +192,8 @@ def _inputs(file: ExportedFile, config: Mapping, paths: Sequence[str], judged: l
     Args:
         judged: gets the first input of `JUDGED` pictures, cut to `JUDGED_PX` where the file takes any size.
     """
-    model, preprocessor = ExportedSegmentor(file, (config.get("model") or {}).get("test_cfg")), build_preprocessor(config)
-    transforms, reader = test_transforms(config), picture_reader(config)
+    model = ExportedSegmentor(file, (config.get("model") or {}).get("test_cfg"))
+    preprocessor, transforms, reader = build_preprocessor(config), test_transforms(config), picture_reader(config)
     given: list[np.ndarray] = []
     run = model.run
 

@@ -103,8 +103,7 @@ def test_costs_are_those_of_each_layer_alone(files, rng):
     image = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (96, 64), interpolation=cv2.INTER_CUBIC)[None]
     ranges, names = int8.calibrated(proto, [image]), list(layers_of(proto))
     whole = int8.in_int8(proto, ranges, names)
-    model, order = int8.switchable(proto, whole)
-    session = open_session(model.SerializeToString())
+    session, order = int8.switched_session(proto, whole)
     assert order == names and "backbone.block1.0.attn.spatial_gating_unit.conv0" in names
 
     def switched(*layers: str) -> np.ndarray:
@@ -124,8 +123,9 @@ def test_costs_are_those_of_each_layer_alone(files, rng):
     (["--calibrate", "0"], "--calibrate is 0; accepted: 1 or more"),
     (["--images", "4"], "--images is 4; the validation set has 3 pictures"),
     (["--max-drop", "-1"], "accepted: 0 to 100"), (["--out", "small.bin"], "end its name with .onnx"),
-    (["--keep", "decode_head.conv_segg"], "did you mean 'decode_head.conv_seg'?"), (["--keep", "*"], "nothing is to be"),
-    (["--set", "val_dataloader.dataset.metainfo.classes=[a, b, c]"], "the validation set has the 3 classes a, b, c")])
+    (["--keep", "decode_head.conv_segg"], "did you mean 'decode_head.conv_seg'?"),
+    (["--keep", "*"], "nothing is to be quantised"),
+    (["--set", "val_dataloader.dataset.metainfo.classes=[a, b, c]"], "set has the 3 classes a, b, c")])
 def test_what_does_not_fit_is_said(files, tmp_path, words, said, capsys, monkeypatch):
     monkeypatch.setattr(quantize, "calibrated", None)  # said before anything is computed
     assert quantized(files, tmp_path / "small.onnx", *words) == 2
