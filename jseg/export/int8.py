@@ -30,7 +30,7 @@ def prepared(content: bytes) -> Any:
     """The model with constants computed and norms inside the convolutions before them, by onnxruntime.
 
     Raises:
-        ExportError: onnxruntime is not installed, or refuses the model.
+        ExportError: onnxruntime is not installed or refuses the model, or it is quantised already.
     """
     onnx = import_onnx()
     try:
@@ -39,6 +39,8 @@ def prepared(content: bytes) -> Any:
     except ImportError as error:
         raise ExportError(f"quantisation needs onnxruntime ({error}): {ONNX_EXTRA}") from error
     before = onnx.load_from_string(content)
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in before.graph.node):
+        raise ExportError("the model is quantised already; give the float32 file of 'jseg export'")
     with tempfile.TemporaryDirectory() as folder:
         options, out = onnxruntime.SessionOptions(), pathlib.Path(folder) / "prepared.onnx"
         options.log_severity_level = 3
@@ -75,9 +77,13 @@ def calibrated(proto, inputs: Iterable[np.ndarray]) -> Any:
             """The next, or None."""
             return next(({"image": image} for image in self.left), None)
 
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    copy.graph.value_info.extend(proto.graph.output)
+    del copy.graph.output[:]  # the calibrator would keep those of every picture
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.onnx"
-        path.write_bytes(proto.SerializeToString())
+        path.write_bytes(copy.SerializeToString())
         found = create_calibrator(path, list(KINDS), augmented_model_path=str(path.with_name("ranges.onnx")),
                                   calibrate_method=CalibrationMethod.MinMax)
         found.collect_data(Reader())

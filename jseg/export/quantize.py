@@ -76,10 +76,8 @@ def quantize_file(file: ExportedFile, config: Mapping[str, Any], out: pathlib.Pa
             or int8 costs more than `max_drop`. ConfigError: the data have other classes, or fewer pictures than asked
             for. DataError: a picture or a mask cannot be used.
     """
-    if "quantized" in file.meta:
-        raise ExportError(f"{file.path}: is quantised already; give the float32 file of 'jseg export'")
-    loader, paths = _loader(file, config, options.images), _chosen(config, options)
     proto = prepared(file.content)
+    loader, paths = _loader(file, config, options.images), _chosen(config, options)
     names = list(layers_of(proto))
     kept = _matched(names, options.keep, file.path)
     judged: list[np.ndarray] = []
@@ -155,8 +153,8 @@ def _loader(file: ExportedFile, config: Mapping, images: int | None):
     dataset = loader.dataset
     found = [cleaned_text(str(name)) for name in dataset.classes]
     if found != list(file.classes):
-        raise ConfigError(f"{file.path}: gives the {len(file.classes)} classes {_few(file.classes)}, the validation set "
-                          f"has the {len(found)} classes {_few(found)}; name the config of the data it was trained on")
+        raise ConfigError(f"{file.path}: gives the {len(file.classes)} classes {_few(file.classes)}, the data have the "
+                          f"{len(found)} classes {_few(found)}; name the config of the data it was trained on")
     if images is None or images == len(dataset):
         return loader
     if images > len(dataset):

@@ -96,11 +96,13 @@ def test_a_loss_is_refused_and_its_layers_named(files, tmp_path, capsys):
     assert kept and f"in float: {', '.join(kept)}" in said and set(layers_of(onnx.load(str(out)))) == set(kept)
 
 
-def test_costs_are_those_of_each_layer_alone(files, rng):
+@pytest.mark.parametrize("output", ["labels", "logits"])
+def test_costs_are_those_of_each_layer_alone(files, rng, output):
     """The switched model gives what files with these layers alone in int8 give."""
-    file = open_exported(files["labels"])
+    file = open_exported(files[output])
     proto = int8.prepared(file.content)
     image = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (96, 64), interpolation=cv2.INTER_CUBIC)[None]
+    image = image if output == "labels" else (image.transpose(0, 3, 1, 2) / np.float32(64) - 2).astype(np.float32)
     ranges, names = int8.calibrated(proto, [image]), list(layers_of(proto))
     whole = int8.in_int8(proto, ranges, names)
     session, order = int8.switched_session(proto, whole)
@@ -108,14 +110,21 @@ def test_costs_are_those_of_each_layer_alone(files, rng):
 
     def switched(*layers: str) -> np.ndarray:
         return session.run(None, {"image": image, "int8": np.isin(order, layers)})[0]
-    expected = open_session(file.content).run(None, {"image": image})[0]
-    np.testing.assert_array_equal(switched(), expected)
-    costs = int8.layer_costs(proto, whole, [image], "labels", 3)
+
+    def given_by(content: bytes) -> np.ndarray:
+        return open_session(content).run(None, {"image": image})[0]
+    def distance(found: np.ndarray, other: np.ndarray) -> float:
+        return float(np.abs(found.astype(float) - other).mean())
+    plain, costs = given_by(file.content), int8.layer_costs(proto, whole, [image], output, 3)
     assert set(costs) == set(names) and list(costs.values()) == sorted(costs.values(), reverse=True)
-    for name in (next(iter(costs)), names[0], names[-1]):
-        alone = open_session(int8.in_int8(proto, ranges, [name]).SerializeToString()).run(None, {"image": image})[0]
-        assert (switched(name) == alone).mean() > 0.999, name
-    assert costs[next(iter(costs))] > 0
+    worst = next(iter(costs))
+    alone = {name: given_by(int8.in_int8(proto, ranges, [name]).SerializeToString())
+             for name in (worst, names[0], names[-1])}
+    assert costs[worst] > 0 and distance(alone[worst], plain) > 0
+    small = 0.1 * distance(alone[worst], plain)  # rounding, which the factorisation of random weights makes larger
+    assert distance(switched(), plain) <= small
+    for name, found in alone.items():
+        assert distance(switched(name), found) <= small, name
 
 
 @pytest.mark.parametrize("words, said", [
@@ -125,7 +134,7 @@ def test_costs_are_those_of_each_layer_alone(files, rng):
     (["--max-drop", "-1"], "accepted: 0 to 100"), (["--out", "small.bin"], "end its name with .onnx"),
     (["--keep", "decode_head.conv_segg"], "did you mean 'decode_head.conv_seg'?"),
     (["--keep", "*"], "nothing is to be quantised"),
-    (["--set", "val_dataloader.dataset.metainfo.classes=[a, b, c]"], "set has the 3 classes a, b, c")])
+    (["--set", "val_dataloader.dataset.metainfo.classes=[a, b, c]"], "the data have the 3 classes a, b, c")])
 def test_what_does_not_fit_is_said(files, tmp_path, words, said, capsys, monkeypatch):
     monkeypatch.setattr(quantize, "calibrated", None)  # said before anything is computed
     assert quantized(files, tmp_path / "small.onnx", *words) == 2
