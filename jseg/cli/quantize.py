@@ -1,4 +1,4 @@
-"""Make an int8 file of an exported .onnx file, and say what it costs: mIoU before and after, class by class.
+"""Make an int8 file of an exported .onnx file, and print mIoU before and after per class.
 
     jseg export best.safetensors model.onnx
     jseg quantize model.onnx --data CONFIG.yaml --calibrate 64
