@@ -155,6 +155,8 @@ class ExportedSegmentor(Segmentor):
     Args:
         file: the opened file.
         test_cfg: as in `Segmentor`.
+    Attributes:
+        run: computes the output of what the file takes; another function may be put around it.
     Raises:
         ExportError: the runtime is not installed or refuses the file; "slide" with a file of labels.
     """
@@ -165,7 +167,7 @@ class ExportedSegmentor(Segmentor):
         self.align_corners = bool(file.meta["output"].get("align_corners"))
         self.ignore_index = last_head(file.config["model"]).get("ignore_index", 255)
         self._name, self._meta = str(file.path), file.meta
-        self._run = (_onnxruntime if file.runtime == "onnxruntime" else _openvino)(file)
+        self.run = (_onnxruntime if file.runtime == "onnxruntime" else _openvino)(file)
         if self.test_cfg["mode"] == "slide" and self._gives == "labels":
             raise ExportError(self._labels_only("windows (test mode slide)"))
 
@@ -220,8 +222,8 @@ class ExportedSegmentor(Segmentor):
                               f" one is {h}x{w}; export with --dynamic, or with --size {h} {w}")
         given = self._pictures(images) if self._meta["input"]["dtype"] == "uint8" else images
         if not size:
-            return self._run(given)
-        return np.concatenate([self._run(given[i:i + 1]) for i in range(len(given))])
+            return self.run(given)
+        return np.concatenate([self.run(given[i:i + 1]) for i in range(len(given))])
 
     def _pictures(self, images: np.ndarray) -> np.ndarray:
         """Normalised (N, 3, H, W) back to the uint8 pictures (N, H, W, 3) they were made of."""

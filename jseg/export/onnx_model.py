@@ -1,8 +1,8 @@
 """A checkpoint as an ONNX file: one input, one output, and what is needed to use it in the metadata.
 
-The model's own code is traced (`scope`), in evaluation mode: batch norms are folded into the convolutions before them,
+The model's own code is traced (`scope`), in evaluation mode: batch norms are products and sums with constants,
 Hamburger starts from its fixed bases. Around it stand, as asked for, the normalisation of uint8 pictures and the way
-from scores to labels.
+from scores to labels. Nodes with weights are called as in the checkpoint (`layers`).
 
     input    image, float32 (N, 3, H, W), normalised; or uint8 (N, H, W, 3), a picture as it lies in memory
     output   logits (N, K, h, w) float32, as the head gives them, to be resized bilinearly to (H, W) by `align_corners`;
@@ -25,6 +25,7 @@ from jseg.engine.model_file import ModelFile
 from jseg.errors import ExportError
 from jseg.export.arithmetic import unary
 from jseg.export.graph import Graph, Tensor
+from jseg.export.layers import name_layers
 from jseg.export.operators import resized
 from jseg.export.scope import traced
 from jseg.export.sizes import PROBES, Size
@@ -91,6 +92,7 @@ def traced_file(file: ModelFile, model, preprocessor, options: OnnxOptions) -> t
         images = _normalised(image, preprocessor, options.order) if uint8 else image
         scores = model.class_scores(images)
         result = _result(scores, (h, w), model, options.output)
+    name_layers(graph.nodes, graph.constants, file.state)
     names = {"batch": n, "height": h, "width": w}
     proto = _assembled(onnx, graph, image, _named(result, options.output), names, options.opset)
     for key, value in metadata(file, model, preprocessor, options).items():

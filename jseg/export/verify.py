@@ -58,13 +58,19 @@ def check_structure(proto) -> None:
         raise ExportError(f"onnx's checker refuses the exported model: {' '.join(str(error).split())[:500]}") from error
 
 
-def open_session(content: bytes):
-    """An onnxruntime session on the CPU, or None where onnxruntime is not installed."""
+def open_session(content: bytes, options=None):
+    """An onnxruntime session on the CPU, or None where onnxruntime is not installed.
+
+    Args:
+        options: `onnxruntime.SessionOptions`; None for the usual ones.
+    Raises:
+        ExportError: onnxruntime refuses the file.
+    """
     try:
         import onnxruntime
     except ImportError:
         return None
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
