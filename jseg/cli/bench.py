@@ -1,6 +1,6 @@
-"""Develop jseg: time its kernels and models from configs, random weights, against the plain path and PyTorch.
+"""Time jseg's own kernels and models, random weights, against the plain path and PyTorch.
 
-For a checkpoint of yours over runtimes (jseg, onnxruntime, OpenVINO, PyTorch) see `jseg benchmark`.
+For developing jseg; one checkpoint over jseg, ONNX Runtime, OpenVINO and PyTorch is `jseg benchmark`.
 
 Every result is compared before anything is timed. Sides run in turn (A B A B), each in a process of its own, so its
 peak memory is its own too; figures are medians with quartiles. Whole models are measured for inference (pictures in

@@ -1,4 +1,4 @@
-"""Compare one checkpoint over runtimes: jseg, ONNX Runtime, OpenVINO and PyTorch; speed, memory, mIoU.
+"""Compare one checkpoint over jseg, ONNX Runtime, OpenVINO and PyTorch: speed, memory, mIoU.
 
 One table: size of the file, start and first run, time (median, in brackets quartiles), peak memory, mIoU on a
 validation set. Each runtime is a process of its own with the same picture and the same number of threads, and is
@@ -49,6 +49,7 @@ def run(args) -> int:
     from jseg.engine.model_file import open_model_file
     from jseg.errors import ConfigError
     from jseg.files import write_atomically
+    from jseg.runtime import cpu_name
 
     file = open_model_file(args.checkpoint)
     if model_channels(file.config["model"]) != COLOURS:
@@ -63,8 +64,7 @@ def run(args) -> int:
     for row in rows:
         if "miou_failed" in row:
             print(f"{row['runtime']} {row['precision']}, mIoU: {row['miou_failed']}")
-    print(f"{args.size[0]}x{args.size[1]}, {threads} thread{'s' * (threads != 1)}, {machine['device']}, "
-          f"{machine['date']}")
+    print(f"{args.size[0]}x{args.size[1]}, {threads} thread{'s' * (threads != 1)}, {cpu_name()}, {machine['date']}")
     if args.json:
         result = {"machine": machine, "checkpoint": file.path.name, "size": list(job.size), "threads": threads,
                   "repeat": args.repeat, "data": args.data, "images": rows[0].get("images"), "rows": rows}
