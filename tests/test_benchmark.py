@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 
@@ -16,8 +18,10 @@ from jseg.bench.runtimes_table import runtimes_table
 from jseg.bench.side import HERE, Side, SideError
 from jseg.cli import main
 from jseg.config import load_config
-from jseg.data.render import CLASSES, PALETTE, render_dataset
-from jseg.engine.checkpoint import model_state, save_weights
+from jseg.data.render import CLASSES, PALETTE, render_dataset, render_scene
+from jseg.engine.checkpoint import load_weights, model_state, save_weights
+from jseg.engine.model_file import open_model_file
+from jseg.export import verify
 from jseg.models import build_model
 
 onnx = pytest.importorskip("onnx", reason="the onnx package is not installed: pip install 'jseg-jittor[onnx]'")
@@ -74,9 +78,9 @@ def test_a_table_over_runtimes(checkpoint, exported, tmp_path, monkeypatch, caps
     expected = json.loads((tmp_path / "val.json").read_text())["metrics"]["mIoU"]
     wrong = changed(exported, tmp_path / "wrong.onnx", take_the_smallest)
     capsys.readouterr()
-    assert main(["benchmark", str(checkpoint), "--size", "96", "128", "--threads", "1", "--repeat", "1", "--data", CONFIG,
-                 "--set", f"val_dataloader.dataset.data_root={data}", "--images", "2", "--int8", str(wrong),
-                 "--json", str(tmp_path / "out.json")]) == 1
+    assert main(["benchmark", str(checkpoint), "--size", "96", "128", "--threads", "1", "--repeat", "1",
+                 "--data", CONFIG, "--set", f"val_dataloader.dataset.data_root={data}", "--images", "2",
+                 "--int8", str(wrong), "--json", str(tmp_path / "out.json")]) == 1
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["size"], found["threads"], found["images"]) == ([96, 128], 1, 2)
     assert str(tmp_path) not in found["machine"]["command"] and found["machine"]["versions"]["ONNX Runtime"]
@@ -98,7 +102,6 @@ def test_a_table_over_runtimes(checkpoint, exported, tmp_path, monkeypatch, caps
 
 def model_words(checkpoint: pathlib.Path) -> list[str]:
     """The checkpoint's model for a config file that has another one."""
-    from jseg.engine.checkpoint import load_weights
     model = load_weights(checkpoint)[1]["config"]["model"]
     return ["--set", f"model={json.dumps(model)}"]
 
@@ -115,6 +118,23 @@ def test_both_runtimes_give_the_files_labels(exported, tmp_path):
             side.ask("infer", images=str(tmp_path / "images.npy"), out=str(tmp_path / "out.npy"))
             found.append(np.load(tmp_path / "out.npy"))
     assert found[0].shape == (1, 64, 96) and (found[0] == found[1]).mean() > 0.999
+
+
+def test_mmsegmentation_gives_the_checkpoints_labels(checkpoint, tmp_path):
+    python = os.environ.get("JSEG_REFEREE_PYTHON")
+    if not python:
+        pytest.skip("no PyTorch with MMSegmentation: make parity runs this")
+    file = open_model_file(checkpoint)
+    picture = render_scene((64, 96), np.random.default_rng(0))[0][None]
+    job = runtimes.Comparison(file, (64, 96), threads=1, torch=python)
+    entry, model = runtimes.Entry("torch", "float32"), file.build()
+    images = verify.normalised(picture, model[1])
+    runtimes._write_files(job, [entry], None, model[0], tmp_path, lambda line: None)
+    with contextlib.ExitStack() as sides:
+        labels = runtimes._started(job, entry, picture, images, model[0], tmp_path, 0, sides)
+    expected = np.stack(model[0].predict(images, [{}]))
+    assert "MMSegmentation 1." in entry.row["version"] and len(np.unique(expected)) > 1
+    assert labels.dtype == np.uint8 and (labels == expected).mean() > 0.999
 
 
 class FakeSide:

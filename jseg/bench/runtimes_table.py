@@ -36,6 +36,6 @@ def _cells(row: dict) -> list[str]:
         miou = ("not known" if "miou_failed" in row else "not measured" if "miou" not in row
                 else number("miou", "{:.2f} %", 100))
     times = f"{row['ratio']['median']:.2f}" if "ratio" in row and "failed" not in row else "-"
-    return [f"{row['runtime']} {row['precision']}", number("file_bytes", "{:.1f}", 1e-6), number("import_s", "{:.1f}"),
-            number("open_s", "{:.2f}"), number("first_s", "{:.2f}"), time, times, number("peak_bytes", "{:.0f}", 2**-20),
-            number("equal", "{:.3f} %", 100), miou]
+    return [f"{row['runtime']} {row['precision']}", number("file_bytes", "{:.1f}", 1e-6),
+            number("import_s", "{:.1f}"), number("open_s", "{:.2f}"), number("first_s", "{:.2f}"), time, times,
+            number("peak_bytes", "{:.0f}", 2**-20), number("equal", "{:.3f} %", 100), miou]
