@@ -171,6 +171,7 @@ def test_a_side_that_dies_while_it_is_timed_is_left_out():
 @pytest.mark.parametrize("words, said", [
     (["--size", "32", "512"], "from 64x64 on"), (["--threads", "0"], "--threads 0: must be at least 1"),
     (["--images", "3"], "--images is about the data; give --data CONFIG"), (["--int8", "SCORES"], "gives logits"),
+    (["--against-torch", "nowhere/python"], "nowhere/python: cannot be run"),
     (["--int8", "nowhere.onnx"], "cannot be read"), (["--data", CONFIG], "runs/demo/data")])
 def test_what_cannot_be_meant_is_refused_first(checkpoint, exported, tmp_path, words, said, capsys, monkeypatch):
     def give_scores(proto):

@@ -40,7 +40,6 @@ from jseg.export.write_onnx import write_onnx
 __all__ = ["ACCEPTED", "Comparison", "Entry", "compare_runtimes", "planned_entries"]
 
 ACCEPTED = {"float32": 0.995, "bf16": 0.95, "int8": 0.9}  # share of pixels with jseg's label that a result needs
-WHOLE = {"mode": "whole"}
 EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}  # package -> extra of jseg-jittor
 
 
@@ -233,12 +232,17 @@ def _started(job: Comparison, entry: Entry, bgr: np.ndarray, images: np.ndarray,
 
 def _jseg_inputs(job: Comparison, images: np.ndarray, folder: pathlib.Path) -> dict[str, str]:
     """Config, weights and pictures as `jseg_side` takes them."""
-    config = {**job.file.config, "model": {**without_files(job.file.config["model"]), "test_cfg": WHOLE}}
+    config = {**job.file.config, "model": {**without_files(job.file.config["model"]), "test_cfg": _whole(job)}}
     words = {name: str(folder / f"jseg_{name}") for name in ("config", "weights.npz", "inputs.npz")}
     pathlib.Path(words["config"]).write_text(json.dumps(config), encoding="utf-8")
     np.savez(words["weights.npz"], **job.file.state)
     np.savez(words["inputs.npz"], images=images, labels=np.zeros((len(images), *images.shape[2:]), np.int32))
     return {name.partition(".")[0]: path for name, path in words.items()}
+
+
+def _whole(job: Comparison) -> dict:
+    """The checkpoint's `test_cfg` for whole pictures."""
+    return {**(job.file.config["model"].get("test_cfg") or {}), "mode": "whole"}
 
 
 def _given(file: ExportedFile, bgr: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -295,7 +299,7 @@ def _evaluate(job: Comparison, entry: Entry, model, folder: pathlib.Path) -> Non
 
     try:
         if entry.kind != "jseg":
-            model = ExportedSegmentor(entry.file, WHOLE, run=run)
+            model = ExportedSegmentor(entry.file, _whole(job), run=run)
         with jt.no_grad():
             result = evaluate(model, job.loader, {"metrics": ["mIoU"]}, progress=False)
         entry.row.update(miou=result["metrics"]["mIoU"], images=result["images"])

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 
 EXAMPLE = ("jseg benchmark weights/segnext_tiny_camvid.safetensors --size 360 480 --threads 2 --data "
            "configs/segnext/segnext_tiny_camvid-288x384_cpu.yaml --images 20 --json runtimes.json")
@@ -82,6 +83,9 @@ def _check(args) -> None:
         wrong.append(f"--size {args.size[0]} {args.size[1]}: exported files take pictures from 64x64 on")
     wrong += [f"--{name} is about the data; give --data CONFIG, too"
               for name, value in (("images", args.images), ("set", args.overrides)) if value and not args.data]
+    if args.against_torch and shutil.which(args.against_torch) is None:
+        wrong.append(f"--against-torch {args.against_torch}: cannot be run; give a Python that has PyTorch and "
+                     "mmsegmentation 1.x, for example .venv-parity/bin/python")
     if wrong:
         raise ConfigError("\n".join(wrong))
 
