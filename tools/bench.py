@@ -1,4 +1,4 @@
-"""Measure speed and memory: the same as `jseg bench`."""
+"""Time jseg's own kernels and models: the same as `jseg bench`."""
 import pathlib, sys
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])  # jseg from this checkout, installed or not
 from jseg.cli import main

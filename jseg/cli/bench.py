@@ -1,4 +1,6 @@
-"""Measure speed and memory: kernels and whole models, against the plain path and PyTorch.
+"""Time jseg's own kernels and models, random weights, against the plain path and PyTorch.
+
+For developing jseg; one checkpoint over jseg, ONNX Runtime, OpenVINO and PyTorch is `jseg benchmark`.
 
 Every result is compared before anything is timed. Sides run in turn (A B A B), each in a process of its own, so its
 peak memory is its own too; figures are medians with quartiles. Whole models are measured for inference (pictures in
@@ -10,12 +12,10 @@ exits with 2 where there is none.
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 import pathlib
 import shlex
-import sys
 
 EXAMPLE = ("jseg bench --kernels --model configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --threads 2 "
            "--against-torch .venv-parity/bin/python --baseline jittor --cold --json bench.json --markdown "
@@ -58,13 +58,15 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Measure what was asked for; 0, or 1 when results differed or a kernel failed its check."""
+    from jseg.bench.machine import machine_facts
     from jseg.bench.page import add_results, page
     from jseg.errors import ConfigError
     from jseg.files import write_atomically
 
     _check(args)
     earlier = [_read(path) for path in args.add]
-    results = {"machine": _machine(args), "models": [], "cold": [], "kernels": []}
+    machine = machine_facts(shlex.join(["jseg", "bench", *_words(args)]))
+    results = {"machine": machine, "models": [], "cold": [], "kernels": []}
 
     def keep() -> None:
         if args.json:
@@ -159,24 +161,6 @@ def _read(path: str) -> dict:
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a result of `jseg bench --json` ({error})") from error
-
-
-def _machine(args) -> dict:
-    from importlib.metadata import PackageNotFoundError, version
-
-    import jseg
-    from jseg import runtime
-
-    def found(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return ""
-
-    return {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "device": runtime.describe(),
-            "gpus": runtime.gpus(), "command": shlex.join(["jseg", "bench", *_words(args)]),
-            "versions": {"jseg": jseg.__version__, "Python": sys.version.split()[0], "Jittor": found("jittor"),
-                         "NumPy": found("numpy")}}
 
 
 def _words(args) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jittor as jt
 import numpy as np
@@ -155,19 +155,21 @@ class ExportedSegmentor(Segmentor):
     Args:
         file: the opened file.
         test_cfg: as in `Segmentor`.
+        run: what runs the file, pictures as the file takes them -> its output; None for the file's runtime.
     Attributes:
         run: computes the output of what the file takes; another function may be put around it.
     Raises:
         ExportError: the runtime is not installed or refuses the file; "slide" with a file of labels.
     """
 
-    def __init__(self, file: ExportedFile, test_cfg: dict | None = None):
+    def __init__(self, file: ExportedFile, test_cfg: dict | None = None, *,
+                 run: Callable[[np.ndarray], np.ndarray] | None = None):
         super().__init__(test_cfg=test_cfg)
         self.num_classes = len(file.classes)
         self.align_corners = bool(file.meta["output"].get("align_corners"))
         self.ignore_index = last_head(file.config["model"]).get("ignore_index", 255)
         self._name, self._meta = str(file.path), file.meta
-        self.run = (_onnxruntime if file.runtime == "onnxruntime" else _openvino)(file)
+        self.run = run or (_onnxruntime if file.runtime == "onnxruntime" else _openvino)(file)
         if self.test_cfg["mode"] == "slide" and self._gives == "labels":
             raise ExportError(self._labels_only("windows (test mode slide)"))
 

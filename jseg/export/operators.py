@@ -73,7 +73,12 @@ def _attention(q, k=None, v=None, *, bias=None, mask=None, scale=None, impl="aut
         images, keys = mask.shape[0], mask.shape[2]
         scores = scores.reshape(n // images, images, heads, rows, keys) + mask.unsqueeze(1)
         scores = scores.reshape(n, heads, rows, keys)
-    return product(softmax(scores, -1), v).transpose(0, 2, 1, 3)  # (N, L, G, E)
+    shares, keys = softmax(scores, -1), k.shape[3]
+    if isinstance(keys, Size) and min(keys.values) == 1:
+        # OpenVINO 2026.4 fuses softmax and product, and keeps what it made for the first picture's one key for all
+        # pictures after it; a flat view in between, which costs nothing, prevents the fusion.
+        shares = shares.reshape(-1).reshape(n, heads, rows, keys)
+    return product(shares, v).transpose(0, 2, 1, 3)  # (N, L, G, E)
 
 
 @stands_for(depthwise)

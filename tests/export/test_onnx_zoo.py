@@ -6,6 +6,7 @@ of the contract test.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import pathlib
 import types
@@ -35,17 +36,23 @@ SIZES = ((2, 64, 64), (1, 97, 130), (1, 96, 161))
 CHOSEN = [pytest.param(name, marks=[] if name in USUAL else [pytest.mark.zoo]) for name in _contract.SPECIMENS]
 
 
-def opened(name: str):
-    """(model in evaluation mode, what stands for its checkpoint); no branch is left at 0."""
-    import copy
+def opened(name: str, **changes: dict):
+    """(model in evaluation mode, what stands for its checkpoint); no branch is left at 0.
+
+    Args:
+        changes: block of the model -> values of it to change.
+    """
     jt.set_global_seed(0)
-    model, rng = build_model(copy.deepcopy(_contract.SPECIMENS[name])), np.random.default_rng(5)
+    specimen = copy.deepcopy(_contract.SPECIMENS[name])
+    for block, values in changes.items():
+        specimen[block].update(values)
+    model, rng = build_model(specimen), np.random.default_rng(5)
     for value in named_parameters(model).values():
         if not value.numpy().any():
             value.assign(jt.array(rng.uniform(0.1, 0.3, value.shape).astype(np.float32)))
     model.eval()
     names = [f"class {i}" for i in range(model.num_classes)]
-    file = types.SimpleNamespace(path=pathlib.Path("specimen"), state={}, config={"model": _contract.SPECIMENS[name]},
+    file = types.SimpleNamespace(path=pathlib.Path("specimen"), state={}, config={"model": specimen},
                                  classes=names, palette=np.zeros((len(names), 3), np.uint8), meta={})
     return model, file
 
@@ -74,6 +81,20 @@ def test_a_file_of_one_size_agrees_with_its_model(name):
     assert all(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim)
     found, = compare(proto, scores, model, preprocessor, options)
     assert found.error <= TOLERANCE and found.equal >= 0.999, found.text
+
+
+def test_openvino_meets_one_key_first():
+    """Attention whose first picture has one key, and the next ones many: see `operators._attention`."""
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'jseg-jittor[openvino]'")
+    model, file = opened("ISAHead", decode_head={"down_factor": [2, 2]})
+    proto, _ = traced_file(file, model, SegDataPreProcessor(), OnnxOptions(output="logits"))
+    compiled = openvino.Core().compile_model(openvino.Core().read_model(proto.SerializeToString()), "CPU",
+                                             {"INFERENCE_PRECISION_HINT": "f32"})
+    for side in (64, 128, 512):
+        images = np.random.default_rng(side).standard_normal((1, 3, side, side)).astype(np.float32)
+        with jt.no_grad():
+            expected = model(jt.array(images)).numpy()
+        assert np.abs(np.array(compiled([images])[0]) - expected).max() <= TOLERANCE * np.ptp(expected), side
 
 
 def test_no_exporter_stands_for_nothing():
