@@ -37,9 +37,10 @@ STRAY = 3.0
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
 SIZE = [128, 160]  # of the pictures, in pixels
-# LRASPP pools over windows of 392 pixels. FPN's 3x3 convolutions have no norm behind them: run one operation at a time,
-# Jittor keeps their products in memory, gigabytes at the usual size.
-SIZES = {"mobilenet_v3": [520, 560], "sem_fpn": [64, 96], "point_rend": [64, 96], "poolformer": [64, 96]}
+# LRASPP pools over windows of 392 pixels. 3x3 convolutions of FPN and of pixel decoders have no norm behind them: run
+# one operation at a time, Jittor keeps their products in memory, gigabytes at the usual size.
+SIZES = {"mobilenet_v3": [520, 560], "sem_fpn": [64, 96], "point_rend": [64, 96], "poolformer": [64, 96],
+         "maskformer": [64, 96], "mask2former": [64, 96]}
 SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
 # they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
 ONE_SIZE = ("beit", "mae")

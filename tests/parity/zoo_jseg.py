@@ -90,10 +90,11 @@ def training(config: dict, state: dict, reference) -> dict:
     result = {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"),
               "losses": max(losses.values(), default=float("inf")),
               "running statistics": max(running.values(), default=0.0)}
-    result.update(gradient_facts("gradients", gradients, reference_group(reference, "gradient/")))
+    result.update(gradient_facts("gradients", gradients, remap_keys(reference_group(reference, "gradient/"), config)))
     with smooth_relu():
         _, gradients = training_step(build_still(config, state), reference)
-    result.update(gradient_facts("smooth gradients", gradients, reference_group(reference, "smooth/gradient/")))
+    result.update(gradient_facts("smooth gradients", gradients,
+                                 remap_keys(reference_group(reference, "smooth/gradient/"), config)))
     result["smooth gradients of torch"] = float(reference["smooth_stray"])
     return result
 

@@ -30,6 +30,8 @@ from zoo_operators import add_psa_mask, allow_mmcv_operators, allow_mmpretrain
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
+QUERY_SPREAD = 5.0  # MaskFormer's queries start at zero and see few cells: narrower, they hardly differ
+MASK_SPREAD = 0.2  # a mask's scores are sums over 256 channels: wider, float32's sigmoid of most is 0 or 1
 SLIDE = {"mode": "slide", "crop_size": [96, 96], "stride": [64, 64]}
 
 
@@ -51,12 +53,16 @@ def value_of(key: str, shape) -> np.ndarray:
         values = 0.05 + 0.02 * values
     elif len(shape) <= 1:
         values = 1.0 + 0.2 * values
+    elif key.endswith("query_embed.weight"):
+        values = QUERY_SPREAD * values
     elif "embed" in leaf or "token" in leaf or "relative_position_bias" in leaf or "query" in key:
         values = 0.2 * values
     else:
         values = values / np.sqrt(np.prod(shape[1:]))
         if "conv_seg" in key or "cls_seg" in key:
             values = values * CLASS_SPREAD
+        elif "mask_embed.4" in key:
+            values = values * MASK_SPREAD
     return np.asarray(values, np.float32)  # an array for a scalar too
 
 
