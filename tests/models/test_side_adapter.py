@@ -95,7 +95,8 @@ def test_a_conversion_computes_them(tmp_path):
                if key != "text_encoder.class_embeds"}
     block["image_encoder"] = block.pop("backbone")
     block["decode_head"]["loss_decode"] = [
-        {"type": "CrossEntropyLoss", "loss_name": "loss_cls_ce", "loss_weight": 2.0, "class_weight": [1.0] * 171 + [0.1]},
+        {"type": "CrossEntropyLoss", "loss_name": "loss_cls_ce", "loss_weight": 2.0,
+         "class_weight": [1.0] * 171 + [0.1]},
         {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_name": "loss_mask_ce", "loss_weight": 5.0},
         {"type": "DiceLoss", "naive_dice": True, "eps": 1, "loss_name": "loss_mask_dice", "loss_weight": 5.0}]
     settings = {"model": {**block, "text_encoder": {**text, "dataset_name": "voc12aug", "cache_feature": True},

@@ -55,13 +55,15 @@ def value_of(key: str, shape) -> np.ndarray:
         values = 1.0 + 0.2 * values
     elif key.endswith("query_embed.weight"):
         values = QUERY_SPREAD * values
-    elif "embed" in leaf or "token" in leaf or "relative_position_bias" in leaf or "query" in key:
+    elif key.endswith("token_embedding.weight"):
+        pass  # of words: narrower, the sentences of all classes look alike
+    elif "embed" in leaf or "token" in leaf or "relative_position_bias" in leaf or "query_feat" in key:
         values = 0.2 * values
     else:
         values = values / np.sqrt(np.prod(shape[1:]))
         if "conv_seg" in key or "cls_seg" in key:
             values = values * CLASS_SPREAD
-        elif "mask_embed.4" in key:
+        elif "mask_embed.4" in key or "query_mlp.layers.2" in key:
             values = values * MASK_SPREAD
     return np.asarray(values, np.float32)  # an array for a scalar too
 
@@ -76,6 +78,9 @@ def load(network) -> None:
         last = getattr(module, "norm3_name", None) or getattr(module, "norm2_name", None)
         if isinstance(last, str) and f"{name}.{last}.weight" in state:
             state[f"{name}.{last}.weight"] *= RESIDUAL
+    for key in state:  # of CLIP: otherwise all patches become alike
+        if key.startswith("image_encoder.") and key.endswith(("out_proj.weight", ".layers.1.weight")):
+            state[key] *= RESIDUAL
     network.load_state_dict(state)
 
 
