@@ -44,6 +44,8 @@ SIZES = {"mobilenet_v3": [520, 560], "sem_fpn": [64, 96], "point_rend": [64, 96]
 SLIDES = {"mobilenet_v3": {"mode": "slide", "crop_size": [448, 448], "stride": [72, 112]}}
 # they take pictures of `img_size` alone: it becomes the pictures' size, and there is no slide
 ONE_SIZE = ("beit", "mae")
+# ReLU stays ReLU in their smooth step: what it gives is factorised into parts of zero and above
+WITH_RELU = ("segnext",)
 # families that are no segmentation, and why they stay out
 OUT_OF_SCOPE = {"vpd": "out of scope: VPD estimates depth in metres (one channel, scored by RMSE) with Stable "
                        "Diffusion's UNet, for which MMSegmentation needs the package ldm; there are no classes and no "
@@ -174,10 +176,10 @@ def page(kept: dict) -> str:
           for family, (n, ok, bad) in families.items()], "",
         "## One training step", "",
         "Losses term by term, gradients of every parameter and running statistics against MMSegmentation in float64. "
-        f"Gradients: the worst by norm, with GELU for ReLU (limit {GRADIENTS['smooth gradients']:g}, or {STRAY:g} "
-        "times what PyTorch's own float32 strays, where a norm over few values makes gradients cancel) and as the "
-        "config "
-        f"is (limit {GRADIENTS['gradients']:g}: rounding moves values across a ReLU's edge, which flips their whole "
+        "Gradients: the worst by norm, with GELU for ReLU (SegNeXt keeps it: its factorisation takes nothing below "
+        f"zero; limit {GRADIENTS['smooth gradients']:g}, or {STRAY:g} times what PyTorch's own float32 strays, where a "
+        "norm over few values makes gradients cancel) and as the config is (limit "
+        f"{GRADIENTS['gradients']:g}: rounding moves values across a ReLU's edge, which flips their whole "
         "gradient, in PyTorch's own float32 too), and how many were compared.", "",
         "| model | logits | labels whole / slide | losses | gradients smooth / as they are | running statistics "
         "| day |",
@@ -190,6 +192,8 @@ def job_of(name: str, train: bool) -> dict:
     family = name.partition("/")[0]
     job = {"name": name.rpartition("/")[2].removesuffix(".py"), "config": name, "train": train,
            "size": SIZES.get(family, SIZE)}
+    if family in WITH_RELU:
+        job["smooth"] = False
     if family in SLIDES:
         job["slide"] = SLIDES[family]
     return {**job, "img_size": True, "slide": False} if family in ONE_SIZE else job

@@ -72,11 +72,11 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
         result["slide"] = equal_share(model.predict(pictures, metas), reference["slide"])
     result["classes seen"] = len(np.unique(reference["whole"]))
     if job.get("train"):
-        result.update(training(meta["config"]["model"], state, reference))
+        result.update(training(meta["config"]["model"], state, reference, job))
     return result
 
 
-def training(config: dict, state: dict, reference) -> dict:
+def training(config: dict, state: dict, reference, job: dict) -> dict:
     """Losses term by term, gradients and running statistics of one step; and the gradients with smooth activations."""
     from jseg.models import remap_keys
     model = build_still(config, state)
@@ -91,7 +91,7 @@ def training(config: dict, state: dict, reference) -> dict:
               "losses": max(losses.values(), default=float("inf")),
               "running statistics": max(running.values(), default=0.0)}
     result.update(gradient_facts("gradients", gradients, remap_keys(reference_group(reference, "gradient/"), config)))
-    with smooth_relu():
+    with smooth_relu() if job.get("smooth", True) else contextlib.nullcontext():
         _, gradients = training_step(build_still(config, state), reference)
     result.update(gradient_facts("smooth gradients", gradients,
                                  remap_keys(reference_group(reference, "smooth/gradient/"), config)))

@@ -182,7 +182,7 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
     if job.get("train"):
         data_samples = labelled_samples(metas, labels, edge_step(config))
         out.update(training_step(network.double(), pictures, data_samples))
-        with smooth_relu():
+        with smooth_relu() if job.get("smooth", True) else contextlib.nullcontext():
             smooth = gradients_of(training_step(network, pictures, data_samples))
             single = gradients_of(training_step(network.float(), pictures, data_samples, single=True))
         out.update({f"smooth/{key}": value for key, value in smooth.items()})
