@@ -95,6 +95,7 @@ def training(config: dict, state: dict, reference, job: dict) -> dict:
         _, gradients = training_step(build_still(config, state), reference)
     result.update(gradient_facts("smooth gradients", gradients,
                                  remap_keys(reference_group(reference, "smooth/gradient/"), config)))
+    result["gradients of torch"] = float(reference["stray"])
     result["smooth gradients of torch"] = float(reference["smooth_stray"])
     return result
 
