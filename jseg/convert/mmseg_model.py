@@ -210,6 +210,9 @@ def _heads(block: Any, where: str, notes: Notes) -> Any:
     if isinstance(kept.get("loss_decode"), list):
         kept["loss_decode"] = [_loss(loss, f"{where}.loss_decode.{i}", notes)
                                for i, loss in enumerate(kept["loss_decode"])]
+        if kept["type"] == "SideAdapterCLIPHead":
+            kept["loss_decode"] = [_with_fitting_weights(loss, kept.get("num_classes"), f"{where}.loss_decode.{i}",
+                                                         notes) for i, loss in enumerate(kept["loss_decode"])]
     elif kept.get("loss_decode") is not None:
         kept["loss_decode"] = _loss(kept["loss_decode"], f"{where}.loss_decode", notes)
     if kept.get("sampler") is not None:
@@ -235,6 +238,19 @@ def _loss(block: Any, where: str, notes: Notes) -> Any:
     if "loss_weight" not in kept and kept.get("type") in LOSSES:
         kept["loss_weight"] = 1.0  # every loss says its weight, as in the shipped configs
     return kept
+
+
+def _with_fitting_weights(loss: dict, classes: Any, where: str, notes: Notes) -> dict:
+    """A loss whose class weights are one per class and one of "nothing": upstream's configs of SAN on VOC and Pascal
+    Context keep those of COCO-Stuff's 171 classes, and stop at the first training step.
+    """
+    weights = loss.get("class_weight")
+    if not isinstance(weights, list) or not isinstance(classes, int) or len(weights) in (0, classes + 1) \
+            or len(set(weights[:-1])) != 1:
+        return loss
+    notes.add(f"{where}.class_weight", f"{len(weights)} values for {classes} classes; written are {classes} times "
+                                       f"{weights[0]:g}, and {weights[-1]:g} of queries without a class")
+    return {**loss, "class_weight": [weights[0]] * classes + [weights[-1]]}
 
 
 def _ham_kwargs(given: dict, where: str, notes: Notes) -> dict:

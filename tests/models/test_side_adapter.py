@@ -72,7 +72,9 @@ def test_the_vectors_of_the_classes_are_means_of_sentences():
 
 
 def test_a_conversion_computes_them(tmp_path):
-    """A file with upstream's names and without them, and a dataset's name in the place of its classes."""
+    """A file with upstream's names and without them, a dataset's name in the place of its classes, and class weights
+    of another dataset.
+    """
     import jseg.data.datasets  # noqa: F401
     from jseg.convert.checkpoint import convert_checkpoint
     from jseg.engine.checkpoint import load_into, load_weights
@@ -88,6 +90,11 @@ def test_a_conversion_computes_them(tmp_path):
     foreign = {key.replace("backbone.", "image_encoder."): np.array(value) for key, value in state.items()
                if key != "text_encoder.class_embeds"}
     block["image_encoder"] = block.pop("backbone")
+    block["decode_head"]["loss_decode"] = [
+        {"type": "CrossEntropyLoss", "loss_name": "loss_cls_ce", "loss_weight": 2.0,
+         "class_weight": [1.0] * 171 + [0.1]},
+        {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_name": "loss_mask_ce", "loss_weight": 5.0},
+        {"type": "DiceLoss", "naive_dice": True, "eps": 1, "loss_name": "loss_mask_dice", "loss_weight": 5.0}]
     settings = {"model": {**block, "text_encoder": {**text, "dataset_name": "voc12aug", "cache_feature": True},
                           "data_preprocessor": {"type": "SegDataPreProcessor", "mean": [0, 0, 0], "std": [1, 1, 1]}}}
     with open(tmp_path / "san.pkl", "wb") as file:
@@ -95,6 +102,8 @@ def test_a_conversion_computes_them(tmp_path):
     done = convert_checkpoint(tmp_path / "san.pkl", tmp_path / "san.safetensors")
     found, meta = load_weights(done.out)
     assert meta["config"]["model"]["text_encoder"]["vocabulary"] == list(names)
+    assert meta["config"]["model"]["decode_head"]["loss_decode"][0]["class_weight"] == [1.0] * 20 + [0.1]
+    assert any("172 values for 20 classes" in note for note in done.notes)
     assert remap_keys(dict.fromkeys(foreign), meta["config"]).keys() == state.keys() - {"text_encoder.class_embeds"}
     np.testing.assert_allclose(found["text_encoder.class_embeds"], state["text_encoder.class_embeds"], atol=1e-6)
     load_into(build_model(meta["config"]["model"]), found)

@@ -72,11 +72,11 @@ def compare(folder: pathlib.Path, job: dict) -> dict:
         result["slide"] = equal_share(model.predict(pictures, metas), reference["slide"])
     result["classes seen"] = len(np.unique(reference["whole"]))
     if job.get("train"):
-        result.update(training(meta["config"]["model"], state, reference))
+        result.update(training(meta["config"]["model"], state, reference, job))
     return result
 
 
-def training(config: dict, state: dict, reference) -> dict:
+def training(config: dict, state: dict, reference, job: dict) -> dict:
     """Losses term by term, gradients and running statistics of one step; and the gradients with smooth activations."""
     from jseg.models import remap_keys
     model = build_still(config, state)
@@ -90,10 +90,12 @@ def training(config: dict, state: dict, reference) -> dict:
     result = {"loss terms": sorted(terms) == sorted(key for key in found if key != "loss"),
               "losses": max(losses.values(), default=float("inf")),
               "running statistics": max(running.values(), default=0.0)}
-    result.update(gradient_facts("gradients", gradients, reference_group(reference, "gradient/")))
-    with smooth_relu():
+    result.update(gradient_facts("gradients", gradients, remap_keys(reference_group(reference, "gradient/"), config)))
+    with smooth_relu() if job.get("smooth", True) else contextlib.nullcontext():
         _, gradients = training_step(build_still(config, state), reference)
-    result.update(gradient_facts("smooth gradients", gradients, reference_group(reference, "smooth/gradient/")))
+    result.update(gradient_facts("smooth gradients", gradients,
+                                 remap_keys(reference_group(reference, "smooth/gradient/"), config)))
+    result["gradients of torch"] = float(reference["stray"])
     result["smooth gradients of torch"] = float(reference["smooth_stray"])
     return result
 
@@ -114,8 +116,10 @@ def training_step(model, reference) -> tuple[dict, dict[str, np.ndarray]]:
     import jittor as jt
 
     from jseg.layers import named_parameters
+    from jseg.models.heads.ham_head import NMF2D
     from jseg.ops import ranks
-    with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))):
+    with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))), \
+            mock.patch.object(NMF2D, "starting_bases", NMF2D.fixed_bases):
         found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
     parameters = named_parameters(model)
     return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}

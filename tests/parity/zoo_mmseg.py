@@ -8,7 +8,7 @@ from its own config, every parameter and buffer gets values that depend on its k
 checkpoint.pth (as the runner saves it) and reference.npz: inputs, evaluation logits, label maps of whole and slide
 inference and, with "train", losses term by term, every gradient and the running statistics of one step in float64,
 dropout and drop path off; and the gradients of the same step with smooth activations (see `smooth_relu`), and
-how far PyTorch's own float32 strays from these. A job that fails leaves error.txt. Where a cross entropy has class
+how far PyTorch's own float32 strays from both. A job that fails leaves error.txt. Where a cross entropy has class
 weights no pixel is ignored: MMSegmentation's own fails on ignored ones.
 """
 
@@ -30,6 +30,8 @@ from zoo_operators import add_psa_mask, allow_mmcv_operators, allow_mmpretrain
 
 RESIDUAL = 0.2  # scale of the last norm in residual branches: rounding then grows less from block to block
 CLASS_SPREAD = 3.0  # classifiers are scaled up, so that random weights give maps of many classes
+QUERY_SPREAD = 5.0  # MaskFormer's queries start at zero and see few cells: narrower, they hardly differ
+MASK_SPREAD = 0.2  # a mask's scores are sums over 256 channels: wider, float32's sigmoid of most is 0 or 1
 SLIDE = {"mode": "slide", "crop_size": [96, 96], "stride": [64, 64]}
 
 
@@ -51,12 +53,18 @@ def value_of(key: str, shape) -> np.ndarray:
         values = 0.05 + 0.02 * values
     elif len(shape) <= 1:
         values = 1.0 + 0.2 * values
-    elif "embed" in leaf or "token" in leaf or "relative_position_bias" in leaf or "query" in key:
+    elif key.endswith("query_embed.weight"):
+        values = QUERY_SPREAD * values
+    elif key.endswith("token_embedding.weight"):
+        pass  # of words: narrower, the sentences of all classes look alike
+    elif "embed" in leaf or "token" in leaf or "relative_position_bias" in leaf or "query_feat" in key:
         values = 0.2 * values
     else:
         values = values / np.sqrt(np.prod(shape[1:]))
         if "conv_seg" in key or "cls_seg" in key:
             values = values * CLASS_SPREAD
+        elif "mask_embed.4" in key or "query_mlp.layers.2" in key:
+            values = values * MASK_SPREAD
     return np.asarray(values, np.float32)  # an array for a scalar too
 
 
@@ -70,6 +78,9 @@ def load(network) -> None:
         last = getattr(module, "norm3_name", None) or getattr(module, "norm2_name", None)
         if isinstance(last, str) and f"{name}.{last}.weight" in state:
             state[f"{name}.{last}.weight"] *= RESIDUAL
+    for key in state:  # of CLIP: otherwise all patches become alike
+        if key.startswith("image_encoder.") and key.endswith(("out_proj.weight", ".layers.1.weight")):
+            state[key] *= RESIDUAL
     network.load_state_dict(state)
 
 
@@ -170,13 +181,13 @@ def run(job: dict, folder: pathlib.Path, configs: pathlib.Path) -> None:
             out["slide"] = label_maps(network.predict(torch.from_numpy(pictures), samples(windows)))
     if job.get("train"):
         data_samples = labelled_samples(metas, labels, edge_step(config))
-        out.update(training_step(network.double(), pictures, data_samples))
-        with smooth_relu():
-            smooth = gradients_of(training_step(network, pictures, data_samples))
-            single = gradients_of(training_step(network.float(), pictures, data_samples, single=True))
+        exact = training_step(network.double(), pictures, data_samples)
+        out.update(exact)
+        out["stray"] = stray_of(network.float(), pictures, data_samples, gradients_of(exact))
+        with smooth_relu() if job.get("smooth", True) else contextlib.nullcontext():
+            smooth = gradients_of(training_step(network.double(), pictures, data_samples))
+            out["smooth_stray"] = stray_of(network.float(), pictures, data_samples, smooth)
         out.update({f"smooth/{key}": value for key, value in smooth.items()})
-        out["smooth_stray"] = np.array(max(gradient_errors(single, smooth).values()))
-        network.float()
     facts = {"keys": {key: list(value.shape) for key, value in network.state_dict().items()
                       if not key.endswith("num_batches_tracked")},
              "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad), "slide": slide,
@@ -233,6 +244,12 @@ def gradients_of(step: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: value for key, value in step.items() if key.startswith("gradient/")}
 
 
+def stray_of(network, pictures: np.ndarray, data_samples: list, exact: dict[str, np.ndarray]) -> np.ndarray:
+    """How far the gradients of the same step in float32 are from exact ones, at worst."""
+    single = gradients_of(training_step(network, pictures, data_samples, single=True))
+    return np.array(max(gradient_errors(single, exact).values()))
+
+
 def weighs_classes(block) -> bool:
     """Whether a cross entropy in a config block has class weights: MMSegmentation's then fails on ignored pixels."""
     if isinstance(block, dict):
@@ -266,7 +283,8 @@ def training_step(network, pictures: np.ndarray, data_samples: list, *, single: 
         for stage in stages:
             del stage.forward
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
-    found.update({f"gradient/{key}": p.grad.numpy().copy() for key, p in network.named_parameters()
+    # kept in float32: rounding of exact values, and half the memory
+    found.update({f"gradient/{key}": p.grad.numpy().astype(np.float32) for key, p in network.named_parameters()
                   if p.grad is not None})
     found.update({f"running/{key}": v.numpy().copy() for key, v in network.state_dict().items() if ".running_" in key})
     return found
