@@ -189,8 +189,8 @@ def cpu_name() -> str:
 def describe() -> str:
     """One line for logs and reports: the device that will compute, threads, Python, Jittor and NumPy versions."""
     found = gpus() if os.environ.get("nvcc_path") else []
-    threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
-    device = found[0]["name"] if found else f"{cpu_name()}, {threads} threads"
+    threads = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+    device = found[0]["name"] if found else f"{cpu_name()}, {threads} thread{'' if threads == '1' else 's'}"
     return (f"{device}; Python {platform.python_version()}, Jittor {_version('jittor') or 'absent'}, "
             f"NumPy {_version('numpy') or 'absent'}")
 
