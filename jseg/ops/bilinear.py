@@ -53,7 +53,7 @@ def resize_matrix(size_in: int, size_out: int, align_corners: bool = False, step
     return matrix
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Resampling:
     """A resampling of one axis with few sources per output:
     y[o] = sum over t of weights[o, t] * x[min(first[o] + t, size_in - 1)].
@@ -70,6 +70,9 @@ class Resampling:
     first: np.ndarray
     weights: np.ndarray
     size_in: int
+
+    def __repr__(self) -> str:  # in messages that are made with every call
+        return f"Resampling({self.size_in} to {self.size_out})"
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> "Resampling":
