@@ -10,11 +10,12 @@ import pathlib
 import sys
 
 import numpy as np
+from compare_jseg import distance
 from zoo_jseg import build_still, reference_group, shared_draws
 
 
-def train(config: dict, model, batches) -> np.ndarray:
-    """Losses of one step per batch, at the base rate."""
+def train(config: dict, model, batches, slower: int) -> np.ndarray:
+    """Losses of one step per batch, at the base rate over `slower`."""
     import jittor as jt
 
     from jseg.engine.optim import build_optimizer
@@ -24,14 +25,9 @@ def train(config: dict, model, batches) -> np.ndarray:
         with shared_draws():
             loss = model.loss(jt.array(pictures), jt.array(labels))["loss"]
             optimizer.accumulate(loss)
-            optimizer.step(optimizer.lrs, max_norm=clip.get("max_norm"))
+            optimizer.step([lr / slower for lr in optimizer.lrs], max_norm=clip.get("max_norm"))
         found.append(loss.item())
     return np.array(found)
-
-
-def distance(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> float:
-    """Norm of the difference over all of `two`'s arrays."""
-    return float(np.sqrt(sum(np.square(one[key].astype(np.float64) - two[key]).sum() for key in two)))
 
 
 def compare(folder: pathlib.Path) -> dict:
@@ -43,7 +39,8 @@ def compare(folder: pathlib.Path) -> dict:
     reference, batches = np.load(folder / "trajectory.npz"), np.load(folder / "batches.npz")
     state, meta = load_weights(convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors").out)
     model = build_still(meta["config"]["model"], state)
-    losses = {"jseg": train(meta["config"], model, batches), **reference_group(reference, "losses/")}
+    slower = json.loads((folder / "job.json").read_text()).get("slower", 1)
+    losses = {"jseg": train(meta["config"], model, batches, slower), **reference_group(reference, "losses/")}
     ends = {name: remap_keys(reference_group(reference, f"{name}/"), meta["config"])
             for name in ("single", "nudged", "exact")}
     ends["jseg"] = {key: value.numpy() for key, value in named_parameters(model).items()}

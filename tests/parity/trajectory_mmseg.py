@@ -2,11 +2,11 @@
 
     python tests/parity/trajectory_mmseg.py FOLDER
 
-FOLDER/job.json: {"config", "seed"}; FOLDER/batches.npz: pictures (S, N, 3, H, W) and labels (S, N, H, W) of S steps.
-MMSegmentation builds the model of its own config and gives it its own random start; checkpoint.pth is that start.
-The model is then trained three times from there, with the config's optimizer: in float64 ("exact"), in float32
-("single"), and in float32 from weights of which each is moved to a neighbouring number ("nudged"). trajectory.npz
-receives the loss of every step and the weights at the end of each.
+FOLDER/job.json: {"config", "seed", "slower"}; FOLDER/batches.npz: pictures (S, N, 3, H, W) and labels (S, N, H, W) of
+S steps. MMSegmentation builds the model of its own config and gives it its own random start; checkpoint.pth is that
+start. The model is then trained three times from there, with the config's optimizer at its base rate over `slower`: in
+float64 ("exact"), in float32 ("single"), and in float32 from weights of which each is moved to a neighbouring number
+("nudged"). trajectory.npz receives the loss of every step and the weights at the end of each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zoo_mmseg import edge_step, labelled_samples, numbers, prepare, shared_draw
 
 
 def train(network, config, batches) -> np.ndarray:
-    """Losses of one step per batch, at the base rate and in the network's own precision."""
+    """Losses of one step per batch, at a constant rate and in the network's own precision."""
     import torch
     from mmengine.optim import build_optim_wrapper
     single = next(network.parameters()).dtype == torch.float32
@@ -61,6 +61,7 @@ def main(folder: pathlib.Path) -> None:
     torch.manual_seed(job["seed"])
     np.random.seed(job["seed"])
     config = Config.fromfile(configs / job["config"])
+    config.optim_wrapper.optimizer.lr /= job.get("slower", 1)
     block = without_start(copy.deepcopy(config.model))
     block["data_preprocessor"] = None
     network = MODELS.build(block)
@@ -75,7 +76,7 @@ def main(folder: pathlib.Path) -> None:
         network.to(precision)
         out[f"losses/{name}"] = train(network, config, batches)
         out.update({f"{name}/{key}": value.detach().numpy().astype(np.float32)
-                    for key, value in network.named_parameters()})
+                    for key, value in network.named_parameters() if value.requires_grad})
         print(name, " ".join(f"{loss:.6g}" for loss in out[f"losses/{name}"]), flush=True)
     versions = f"mmseg {sys.modules['mmseg'].__version__}, torch {torch.__version__.partition('+')[0]}"
     np.savez(folder / "trajectory.npz", versions=np.array(versions), **out)
