@@ -176,7 +176,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run what has a result already")
     args = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    todo = [run for run in args.only if args.python and (args.again or run not in kept)]
+    todo = [run for run in args.only if args.python and (args.again or "losses" not in kept.get(run, {}))]
     for run in todo:
         kept[run] = run_one(run, args.python)
         print(f"trajectory: {run}: {'; '.join(failures(kept[run])) or 'agrees'} ({kept[run].get('seconds')} s)",

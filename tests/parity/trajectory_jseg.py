@@ -39,7 +39,7 @@ def compare(folder: pathlib.Path) -> dict:
     reference, batches = np.load(folder / "trajectory.npz"), np.load(folder / "batches.npz")
     state, meta = load_weights(convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors").out)
     model = build_still(meta["config"]["model"], state)
-    slower = json.loads((folder / "job.json").read_text()).get("slower", 1)
+    slower = json.loads((folder / "job.json").read_text())["slower"]
     losses = {"jseg": train(meta["config"], model, batches, slower), **reference_group(reference, "losses/")}
     ends = {name: remap_keys(reference_group(reference, f"{name}/"), meta["config"])
             for name in ("single", "nudged", "exact")}

@@ -61,7 +61,7 @@ def main(folder: pathlib.Path) -> None:
     torch.manual_seed(job["seed"])
     np.random.seed(job["seed"])
     config = Config.fromfile(configs / job["config"])
-    config.optim_wrapper.optimizer.lr /= job.get("slower", 1)
+    config.optim_wrapper.optimizer.lr /= job["slower"]
     block = without_start(copy.deepcopy(config.model))
     block["data_preprocessor"] = None
     network = MODELS.build(block)
