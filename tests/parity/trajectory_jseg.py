@@ -14,8 +14,8 @@ from compare_jseg import distance
 from zoo_jseg import build_still, reference_group, shared_draws
 
 
-def train(config: dict, model, batches, slower: int) -> np.ndarray:
-    """Losses of one step per batch, at the base rate over `slower`."""
+def train(config: dict, model, batches) -> np.ndarray:
+    """Losses of one step per batch, at the config's base rate."""
     import jittor as jt
 
     from jseg.engine.optim import build_optimizer
@@ -25,7 +25,7 @@ def train(config: dict, model, batches, slower: int) -> np.ndarray:
         with shared_draws():
             loss = model.loss(jt.array(pictures), jt.array(labels))["loss"]
             optimizer.accumulate(loss)
-            optimizer.step([lr / slower for lr in optimizer.lrs], max_norm=clip.get("max_norm"))
+            optimizer.step(optimizer.lrs, max_norm=clip.get("max_norm"))
         found.append(loss.item())
     return np.array(found)
 
@@ -39,10 +39,9 @@ def compare(folder: pathlib.Path) -> dict:
     reference, batches = np.load(folder / "trajectory.npz"), np.load(folder / "batches.npz")
     state, meta = load_weights(convert_checkpoint(folder / "checkpoint.pth", folder / "converted.safetensors").out)
     model = build_still(meta["config"]["model"], state)
-    slower = json.loads((folder / "job.json").read_text())["slower"]
-    losses = {"jseg": train(meta["config"], model, batches, slower), **reference_group(reference, "losses/")}
+    losses = {"jseg": train(meta["config"], model, batches), **reference_group(reference, "losses/")}
     ends = {name: remap_keys(reference_group(reference, f"{name}/"), meta["config"])
-            for name in ("single", "nudged", "exact")}
+            for name in losses if name != "jseg"}
     ends["jseg"] = {key: value.numpy() for key, value in named_parameters(model).items()}
     exact = ends.pop("exact")
     way = distance(state, exact)
