@@ -140,7 +140,7 @@ def page(kept: dict[str, dict]) -> str:
         rows.append(" | ".join([
             f"| {name}", result["optimizer"], "x".join(map(str, result["batch"])), f"{exact[0]:.3f} → {exact[-1]:.3f}",
             *(f"{pick(errors):.1e} / {pick(stray):.1e}" for pick in picks), f"{weights:.1e} / {weights_stray:.1e}",
-            f"{result['date']} |"]))
+            str(len(result["losses"]) - 2), f"{result['date']} |"]))
     good = sum(1 for result in kept.values() if not failures(result))
     pictures = sorted({result["pictures"] for result in kept.values() if "pictures" in result})
     return fill_prose("\n".join([
@@ -151,8 +151,8 @@ def page(kept: dict[str, dict]) -> str:
         f"base rate, without a schedule (pictures: {', '.join(pictures)}). Off on both: dropout and drop path. Alike "
         "on both: the numbers that training draws (points of Mask2Former, bases of Hamburger).", "",
         "An error is |loss - exact| / exact, where exact is MMSegmentation in float64. Before the stroke stands jseg, "
-        "behind it PyTorch in float32: the worst of a plain run and of one (five of BiSeNetV1, STDC and PIDNet, which "
-        "part soonest) from weights that were each moved to a neighbouring number. Rounding grows from step to step; "
+        "behind it PyTorch in float32: the worst of a plain run and of one or more (the column says how many runs there "
+        "are in all) from weights that were each moved to a neighbouring number. Rounding grows from step to step; "
         "jseg's float32 can stay no nearer than PyTorch's: its largest error may be "
         f"{STRAY:g} times PyTorch's, or {LIMIT:g}, over all steps and over the first {EARLY}. "
         "Some models, without the pretrained weights that their rate is meant for, multiply rounding so fast that "
@@ -160,7 +160,7 @@ def page(kept: dict[str, dict]) -> str:
         "distance between the trained ones and the exact ones, over the way these went, within the same limits.", "",
         f"**{good} of {len(kept)}** agree.", "",
         f"| model | optimizer | batch | exact loss | step 1 | largest of steps 1 to {EARLY} | largest of all | "
-        "last step | weights | day |", "|---|---|---|---|---|---|---|---|---|---|", *rows, "",
+        "last step | weights | float32 runs | day |", "|---|---|---|---|---|---|---|---|---|---|---|", *rows, "",
         *(["## What strays further", "", *faults, ""] if faults else [])]))
 
 
