@@ -71,7 +71,7 @@ def main(folder: pathlib.Path) -> None:
     torch.save({"meta": {"mmengine_version": mmengine.__version__, "cfg": config.pretty_text, "iter": 0, "epoch": 0},
                 "state_dict": start}, folder / "checkpoint.pth")
     out = {}
-    for name in ("single", *(f"nudged{i or ''}" for i in range(job.get("nudges", 1))), "exact"):
+    for name in ("single", *(f"nudged{i or ''}" for i in range(job["nudges"])), "exact"):
         network.to(torch.float32).load_state_dict(
             {key: nudged(name[len("nudged"):] + key, value) for key, value in start.items()} if "nudged" in name
             else start)
