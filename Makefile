@@ -3,7 +3,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-zoo parity parity-zoo parity-weights fuzz matrix wheel clean
+.PHONY: help setup demo test test-zoo parity parity-zoo parity-trajectories parity-weights fuzz matrix wheel clean
 
 help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-zoo  set up, then run the contract test of every model of the zoo"
 	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
 	@echo "make parity-zoo  compare every config of MMSegmentation 1.2.2, after make parity made its environment (hours)"
+	@echo "make parity-trajectories  train models of a dozen families for 20 steps beside MMSegmentation (half an hour)"
 	@echo "make parity-weights  compare models of Hugging Face's transformers, in a virtual environment of its own (hours)"
 	@echo "make fuzz    set up, then give every reader 2,000 damaged files, at most 5 minutes each (tests/fuzz/run.py)"
 	@echo "make matrix  try Python x NumPy x OpenCV in environments of their own; writes docs/matrix.md (hours;"
@@ -39,6 +40,9 @@ parity: setup
 
 parity-zoo: setup
 	$(PY) tests/parity/zoo.py --python .venv-parity/bin/python
+
+parity-trajectories: setup
+	$(PY) tests/parity/trajectory.py --python .venv-parity/bin/python
 
 parity-weights: setup
 	$(PY) tests/parity/hf.py

@@ -116,13 +116,22 @@ def training_step(model, reference) -> tuple[dict, dict[str, np.ndarray]]:
     import jittor as jt
 
     from jseg.layers import named_parameters
+    with shared_draws():
+        found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
+    parameters = named_parameters(model)
+    return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
+
+
+@contextlib.contextmanager
+def shared_draws():
+    """Training draws the numbers that MMSegmentation's does (zoo_mmseg.shared_draws)."""
+    import jittor as jt
+
     from jseg.models.heads.ham_head import NMF2D
     from jseg.ops import ranks
     with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))), \
             mock.patch.object(NMF2D, "starting_bases", NMF2D.fixed_bases):
-        found = model.loss(jt.array(reference["pictures"]), jt.array(reference["labels"]))
-    parameters = named_parameters(model)
-    return found, {key: g.numpy() for key, g in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
+        yield
 
 
 def gradient_facts(name: str, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict:

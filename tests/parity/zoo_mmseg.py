@@ -258,12 +258,12 @@ def weighs_classes(block) -> bool:
     return isinstance(block, (list, tuple)) and any(weighs_classes(item) for item in block)
 
 
-def training_step(network, pictures: np.ndarray, data_samples: list, *, single: bool = False) -> dict[str, np.ndarray]:
-    """Losses, gradients and running statistics of one step from the random weights, in float64 unless `single`."""
+@contextlib.contextmanager
+def shared_draws(network, *, single: bool):
+    """For one step: heads of a cascade run once, training draws the numbers that jseg's draws, and new tensors have
+    float64 unless `single`.
+    """
     import torch
-    load(network)
-    still(network)
-    network.train()
     torch.set_default_dtype(torch.float32 if single else torch.float64)
     stages = list(network.decode_head)[:-1] if hasattr(network.decode_head, "__len__") else []
     for stage in stages:
@@ -273,15 +273,29 @@ def training_step(network, pictures: np.ndarray, data_samples: list, *, single: 
     if not single:  # some losses write .float(), which is float32 whatever else is
         torch.Tensor.float = torch.Tensor.double
     try:
-        losses = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), data_samples)
-        network.zero_grad()
-        sum(value if not isinstance(value, list) else sum(value)
-            for key, value in losses.items() if "loss" in key).backward()
+        yield
     finally:
         torch.set_default_dtype(torch.float32)
         torch.rand, torch.Tensor.float = rand, to_float
         for stage in stages:
             del stage.forward
+
+
+def total_of(losses: dict):
+    """The sum of all terms of a loss, lists of them too."""
+    return sum(value if not isinstance(value, list) else sum(value) for key, value in losses.items() if "loss" in key)
+
+
+def training_step(network, pictures: np.ndarray, data_samples: list, *, single: bool = False) -> dict[str, np.ndarray]:
+    """Losses, gradients and running statistics of one step from the random weights, in float64 unless `single`."""
+    import torch
+    load(network)
+    still(network)
+    network.train()
+    with shared_draws(network, single=single):
+        losses = network.loss(torch.from_numpy(pictures).to(torch.get_default_dtype()), data_samples)
+        network.zero_grad()
+        total_of(losses).backward()
     found = {f"losses/{key}": value.detach().numpy() for key, value in losses.items()}
     # kept in float32: rounding of exact values, and half the memory
     found.update({f"gradient/{key}": p.grad.numpy().astype(np.float32) for key, p in network.named_parameters()
@@ -325,8 +339,8 @@ def shorten_texts() -> None:
     CLIPTextEncoder.encode_text = encode_text
 
 
-def main(folder: pathlib.Path) -> None:
-    """Every job of jobs.json."""
+def prepare() -> pathlib.Path:
+    """Import MMSegmentation, with stand-ins for what the models do not need; returns the folder of its configs."""
     compiled = allow_mmcv_operators()
     allow_mmpretrain()
     mmseg = import_mmseg()
@@ -334,7 +348,12 @@ def main(folder: pathlib.Path) -> None:
     shorten_texts()
     if not compiled:
         add_psa_mask()
-    configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
+    return pathlib.Path(mmseg.__file__).parent / ".mim" / "configs"
+
+
+def main(folder: pathlib.Path) -> None:
+    """Every job of jobs.json."""
+    configs = prepare()
     for job in json.loads((folder / "jobs.json").read_text()):
         own = folder / job["name"]
         own.mkdir(exist_ok=True)
