@@ -43,7 +43,8 @@ def blocks(length: int, crop: int, stride: int, divisor: int, most: int) -> list
         most: pixels of a part that is read, at least the windows that one stride needs.
     """
     spans = windows(-(-length // divisor) * divisor, crop, stride)
-    step = max(1, (most - 2 * crop) // stride)  # windows whose begins share a part
+    before = (-(-crop // stride) - 1) * stride  # windows that begin there reach into a part, too
+    step = max(1, (most - before - crop) // stride + 1)  # windows whose begins share a part
     found = []
     for i in range(0, len(spans), step):
         begin, end = spans[i][0], spans[i + step][0] if i + step < len(spans) else length

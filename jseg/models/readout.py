@@ -30,7 +30,7 @@ from jseg.ops.bilinear import Resampling, resize_matrix
 __all__ = ["Frame", "Window", "choose_classes", "direct_maps", "label_map", "overlaps", "score_map", "window_maps",
            "windows"]
 
-TILE_VALUES = 16_000_000  # scores computed at once: K * rows * columns
+TILE_VALUES = 4_000_000  # scores computed at once: K * rows * columns
 
 
 @dataclass(frozen=True)
