@@ -152,7 +152,7 @@ def page(kept: dict[str, dict]) -> str:
         "on both: the numbers that training draws (points of Mask2Former, bases of Hamburger).", "",
         "An error is |loss - exact| / exact, where exact is MMSegmentation in float64. Before the stroke stands jseg, "
         "behind it PyTorch in float32: the worst of a plain run and of one or more (the column says how many runs "
-        "there are in all) from weights that were each moved to a neighbouring number. Rounding grows from step to step; "
+        "there are in all) from weights that were each moved to a neighbouring number. Rounding grows step by step; "
         "jseg's float32 can stay no nearer than PyTorch's: its largest error may be "
         f"{STRAY:g} times PyTorch's, or {LIMIT:g}, over all steps and over the first {EARLY}. "
         "Some models, without the pretrained weights that their rate is meant for, multiply rounding so fast that "
