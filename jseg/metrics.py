@@ -139,13 +139,9 @@ class BoundaryIoU:
         """Add one picture: pred and label are (H, W) integer maps.
         Raises DataError as `ConfusionMatrix.update` does.
         """
-        pred, label = _pair(pred, label, name)
-        if label.ndim != 2:
-            raise ValueError(f"BoundaryIoU.update takes one (H, W) map at a time, got shape {label.shape}")
-        label, valid = _checked(label, self.num_classes, self.ignore_index, name)
+        pred, label, valid, present = _one_picture(self, pred, label, name)
         distance = max(1, round(self.dilation_ratio * math.hypot(*label.shape)))
-        present = set(np.unique(label[valid]).tolist()) | set(np.unique(pred[valid]).tolist())
-        for k in sorted(present & set(range(self.num_classes))):
+        for k in sorted(present):
             true_band = mask_boundary((label == k) & valid, distance)
             pred_band = mask_boundary((pred == k) & valid, distance)
             both = int(np.count_nonzero(true_band & pred_band))
@@ -203,12 +199,8 @@ class SmallTargets:
         """Add one picture: pred and label are (H, W) integer maps.
         Raises DataError as `ConfusionMatrix.update` does.
         """
-        pred, label = _pair(pred, label, name)
-        if label.ndim != 2:
-            raise ValueError(f"SmallTargets.update takes one (H, W) map at a time, got shape {label.shape}")
-        label, valid = _checked(label, self.num_classes, self.ignore_index, name)
-        present = set(np.unique(label[valid]).tolist()) | set(np.unique(pred[valid]).tolist())
-        for k in sorted(present & set(range(self.num_classes)) - {self.background}):
+        pred, label, valid, present = _one_picture(self, pred, label, name)
+        for k in sorted(present - {self.background}):
             targets, (sizes, centres) = _areas((label == k) & valid)[1], _areas((pred == k) & valid)
             free = np.ones(len(sizes), bool)
             for target in targets:
@@ -290,6 +282,17 @@ def _checked(label: np.ndarray, num_classes: int, ignore_index: int, name: str) 
         raise DataError(f"{_at(name)}label {bad} at {place}, accepted 0..{num_classes - 1} and {ignore_index} "
                         "(ignored); check num_classes and reduce_zero_label in the config, or the mask file")
     return label, valid
+
+
+def _one_picture(counter: BoundaryIoU | SmallTargets, pred: np.ndarray, label: np.ndarray,
+                 name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, set[int]]:
+    """Both maps of one picture, the mask of scored pixels, and the classes that occur there."""
+    pred, label = _pair(pred, label, name)
+    if label.ndim != 2:
+        raise ValueError(f"{type(counter).__name__}.update takes one (H, W) map at a time, got shape {label.shape}")
+    label, valid = _checked(label, counter.num_classes, counter.ignore_index, name)
+    found = set(np.unique(label[valid]).tolist()) | set(np.unique(pred[valid]).tolist())
+    return pred, label, valid, found & set(range(counter.num_classes))
 
 
 def _first_bad(values: np.ndarray, num_classes: int) -> int:

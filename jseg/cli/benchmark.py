@@ -93,13 +93,10 @@ def _check(args) -> None:
 def _loader(args):
     """The validation pictures, the first ones where fewer are asked for."""
     from jseg.config import load_config
-    from jseg.data.build import build_loader, loader_block
+    from jseg.data.build import build_loader, with_first_pictures
     config = load_config(args.data, args.overrides)
     if args.images is not None:
-        dataset = loader_block(config, "val")[1]["dataset"]
-        chosen = dataset.get("indices")
-        dataset["indices"] = (chosen[:args.images] if isinstance(chosen, list)
-                              else min(args.images, chosen or args.images))
+        config = with_first_pictures(config, "val", args.images)
     loader = build_loader(config, "val")
     len(loader)  # the files are looked up: a missing folder is told before minutes are spent
     return loader

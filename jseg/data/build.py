@@ -10,7 +10,7 @@ from jseg.data.preprocess import PREPROCESSORS, SegDataPreProcessor
 from jseg.errors import ConfigError
 from jseg.registry import DATASETS, nearest
 
-__all__ = ["build_dataset", "build_loader", "build_preprocessor", "loader_block"]
+__all__ = ["build_dataset", "build_loader", "build_preprocessor", "loader_block", "with_first_pictures"]
 
 SPLITS = ("train", "val", "test")
 LOADER_KEYS = ("batch_size", "num_workers", "dataset")
@@ -38,6 +38,14 @@ def loader_block(cfg: Mapping, split: str) -> tuple[str, Mapping]:
     if "dataset" not in block:
         raise ConfigError(f"{name}: needs 'dataset'")
     return name, block
+
+
+def with_first_pictures(cfg: Mapping, split: str, count: int) -> dict:
+    """The config with the first `count` pictures of a split's dataset, of those that its `indices` leave."""
+    name, block = loader_block(cfg, split)
+    chosen = block["dataset"].get("indices")
+    indices = list(chosen)[:count] if isinstance(chosen, (list, tuple)) else min(count, chosen or count)
+    return {**cfg, name: {**block, "dataset": {**block["dataset"], "indices": indices}}}
 
 
 def build_dataset(cfg: Mapping, split: str) -> Any:

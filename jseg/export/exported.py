@@ -63,6 +63,14 @@ class ExportedFile(NamedTuple):
             model = ExportedSegmentor(self, self.config["model"].get("test_cfg"))
         return model, preprocessor, transforms
 
+    def runner(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Open the file with its runtime: a function from pictures, as the file takes them, to its output.
+
+        Raises:
+            ExportError: the runtime is not installed or refuses the file.
+        """
+        return (_onnxruntime if self.runtime == "onnxruntime" else _openvino)(self)
+
 
 def open_exported(path: str | os.PathLike, runtime: str = "onnxruntime") -> ExportedFile:
     """Read an ONNX file that jseg wrote.
@@ -155,9 +163,7 @@ class ExportedSegmentor(Segmentor):
     Args:
         file: the opened file.
         test_cfg: as in `Segmentor`.
-        run: what runs the file, pictures as the file takes them -> its output; None for the file's runtime.
-    Attributes:
-        run: computes the output of what the file takes; another function may be put around it.
+        run: what runs the file, pictures as the file takes them -> its output; None for `file.runner()`.
     Raises:
         ExportError: the runtime is not installed or refuses the file; "slide" with a file of labels.
     """
@@ -169,7 +175,7 @@ class ExportedSegmentor(Segmentor):
         self.align_corners = bool(file.meta["output"].get("align_corners"))
         self.ignore_index = last_head(file.config["model"]).get("ignore_index", 255)
         self._name, self._meta = str(file.path), file.meta
-        self.run = run or (_onnxruntime if file.runtime == "onnxruntime" else _openvino)(file)
+        self._run = run or file.runner()
         if self.test_cfg["mode"] == "slide" and self._gives == "labels":
             raise ExportError(self._labels_only("windows (test mode slide)"))
 
@@ -224,8 +230,8 @@ class ExportedSegmentor(Segmentor):
                               f" one is {h}x{w}; export with --dynamic, or with --size {h} {w}")
         given = self._pictures(images) if self._meta["input"]["dtype"] == "uint8" else images
         if not size:
-            return self.run(given)
-        return np.concatenate([self.run(given[i:i + 1]) for i in range(len(given))])
+            return self._run(given)
+        return np.concatenate([self._run(given[i:i + 1]) for i in range(len(given))])
 
     def _pictures(self, images: np.ndarray) -> np.ndarray:
         """Normalised (N, 3, H, W) back to the uint8 pictures (N, H, W, 3) they were made of."""

@@ -17,7 +17,7 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from jseg.data.build import build_dataset, build_loader, build_preprocessor, loader_block
+from jseg.data.build import build_dataset, build_loader, build_preprocessor, with_first_pictures
 from jseg.data.datasets.base import SegDataset
 from jseg.data.datasets.wrappers import leaves
 from jseg.data.transforms import LoadBands
@@ -162,10 +162,7 @@ def _loader(file: ExportedFile, config: Mapping, images: int | None):
     if not isinstance(dataset, SegDataset):
         raise ConfigError(f"--images takes the first pictures of one dataset, val_dataloader names a "
                           f"{type(dataset).__name__}; leave --images out")
-    name, block = loader_block(config, "val")
-    given = block["dataset"].get("indices")
-    part = {**block["dataset"], "indices": list(given)[:images] if isinstance(given, (list, tuple)) else images}
-    return build_loader({**config, name: {**block, "dataset": part}}, "val")
+    return build_loader(with_first_pictures(config, "val", images), "val")
 
 
 def _few(names: Sequence[str]) -> str:
@@ -190,15 +187,14 @@ def _inputs(file: ExportedFile, config: Mapping, paths: Sequence[str], judged: l
     Args:
         judged: gets the first input of `JUDGED` pictures, cut to `JUDGED_PX` where the file takes any size.
     """
-    model = ExportedSegmentor(file, (config.get("model") or {}).get("test_cfg"))
     preprocessor, transforms, reader = build_preprocessor(config), test_transforms(config), picture_reader(config)
     given: list[np.ndarray] = []
-    run = model.run
+    run = file.runner()
 
     def noted(images: np.ndarray) -> np.ndarray:
         given.append(images)
         return run(images)
-    model.run = noted
+    model = ExportedSegmentor(file, (config.get("model") or {}).get("test_cfg"), run=noted)
     count = min(JUDGED, len(paths))
     places = {i * len(paths) // count for i in range(count)}
     for place, path in enumerate(tqdm(paths, desc="calibrate", unit="picture", disable=None, leave=False)):

@@ -13,8 +13,8 @@ from jseg.metrics import SCORES, score_number, score_title
 from jseg.report.config_diff import differing_keys
 from jseg.report.curves import Series, colour_class, line_chart
 from jseg.report.groups import RunGroup, class_ious, common_classes, mean_iou, read_groups, warnings_of
-from jseg.report.parts import (breakable_text, class_swatch, clock_text, data_text, finite_number, page_html,
-                               plain_table, safe_text, score_text, sortable_table, when_text, write_page)
+from jseg.report.parts import (breakable_text, chart_cards, class_swatch, clock_text, data_text, finite_number,
+                               page_html, plain_table, safe_text, score_text, sortable_table, when_text, write_page)
 from jseg.report.run import RunRecord
 from jseg.report.significance import WelchTest, welch_test
 
@@ -183,10 +183,7 @@ def _curves(groups: Sequence[RunGroup], colours: Sequence[Sequence[int]]) -> str
         charts.append(("Loss", line_chart(losses, y_label="loss", from_zero=True, key=False)))
     if scores:
         charts.append(("mIoU in training", line_chart(scores, y_label="mIoU", percent=True, key=False)))
-    if not charts:
-        return ""
-    cards = "".join(f'<div class="card"><h3>{title}</h3>{chart}</div>' for title, chart in charts)
-    return f'<h2>Training</h2><div class="charts">{cards}</div>'
+    return chart_cards(charts)
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------

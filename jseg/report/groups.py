@@ -12,7 +12,7 @@ import numpy as np
 
 from jseg.errors import DataError
 from jseg.metrics import ConfusionMatrix
-from jseg.report.parts import finite_number
+from jseg.report.parts import finite_number, scored_data
 from jseg.report.run import RunRecord, read_run
 
 __all__ = ["RunGroup", "class_ious", "common_classes", "is_repeated", "mean_iou", "read_groups", "warnings_of"]
@@ -143,13 +143,9 @@ def warnings_of(groups: Sequence[RunGroup]) -> list[str]:
     return told
 
 
-def _data_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    return result["data"] if isinstance(result.get("data"), Mapping) else {}
-
-
 _FACTS = {
-    "types of data set": lambda result: str(_data_of(result).get("type") or ""),
-    "splits": lambda result: str(_data_of(result).get("split") or result.get("split") or ""),
-    "data folders": lambda result: ", ".join(map(str, _data_of(result).get("folders") or [])),
+    "types of data set": lambda result: scored_data(result).type,
+    "splits": lambda result: scored_data(result).split,
+    "data folders": lambda result: scored_data(result).folders,
     "numbers of pictures": lambda result: f"{result['images']:,}",
     "test-time augmentation": lambda result: "none" if result.get("tta") is None else str(result["tta"])}

@@ -17,8 +17,8 @@ from jseg.errors import DataError
 from jseg.metrics import score_number, score_title
 from jseg.report.curves import Series, line_chart
 from jseg.report.matrix import NUMBERS_UP_TO, heat_map, top_mistakes
-from jseg.report.parts import (class_swatch, clock_text, data_text, finite_number, page_html, percent_text, safe_text,
-                               score_text, sortable_table, when_text, write_page)
+from jseg.report.parts import (chart_cards, class_swatch, clock_text, data_text, finite_number, page_html, percent_text,
+                               safe_text, score_text, sortable_table, when_text, write_page)
 from jseg.report.run import RunRecord, read_run
 
 __all__ = ["write_report"]
@@ -120,10 +120,7 @@ def _curves(run: RunRecord) -> str:
                                                    y_label="learning rate", from_zero=True)))
         charts.append(("Speed", line_chart([Series("images/s", at, _column(run.steps, "images_per_s"), smoothed=True)],
                                            y_label="images per second", from_zero=True)))
-    if not charts:
-        return ""
-    cards = "".join(f'<div class="card"><h3>{title}</h3>{chart}</div>' for title, chart in charts)
-    return f'<h2>Training</h2><div class="charts">{cards}</div>'
+    return chart_cards(charts)
 
 
 def _column(entries: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:

@@ -6,15 +6,16 @@ import html
 import os
 import pathlib
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from jseg.errors import DataError
 from jseg.files import regular_file, write_atomically
 from jseg.metrics import score_number
 from jseg.report.style import CSS, SCRIPT
 
-__all__ = ["breakable_text", "class_swatch", "clock_text", "data_text", "finite_number", "page_html", "percent_text",
-           "plain_table", "safe_text", "score_text", "sortable_table", "when_text", "write_page"]
+__all__ = ["ScoredData", "breakable_text", "chart_cards", "class_swatch", "clock_text", "data_text", "finite_number",
+           "page_html", "percent_text", "plain_table", "safe_text", "score_text", "scored_data", "sortable_table",
+           "when_text", "write_page"]
 
 MARK = '<meta name="generator" content="jseg report">'
 OLD_MARK = "jseg report</title>"  # of pages written before the mark
@@ -84,6 +85,12 @@ def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Seq
     return f'<div class="card wide">{table}</div>{below}'
 
 
+def chart_cards(charts: Sequence[tuple[str, str]]) -> str:
+    """The section of the training's charts, (title, SVG) each; "" for none."""
+    cards = "".join(f'<div class="card"><h3>{title}</h3>{chart}</div>' for title, chart in charts)
+    return f'<h2>Training</h2><div class="charts">{cards}</div>' if charts else ""
+
+
 def class_swatch(result: Mapping[str, Any], k: int) -> str:
     """The colour of class `k` as a small square."""
     red, green, blue = (int(c) for c in result["palette"][k])
@@ -113,13 +120,26 @@ def clock_text(seconds: float) -> str:
     return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
 
 
-def data_text(result: Mapping[str, Any]) -> str:
+class ScoredData(NamedTuple):
+    """Type, split and folders of a data set as text; "" for what is not known."""
+
+    type: str
+    split: str
+    folders: str
+
+
+def scored_data(result: Mapping[str, Any]) -> ScoredData:
     """The data set that a result was scored on, as far as it says so; results of older versions do not."""
-    data = result.get("data") if isinstance(result.get("data"), Mapping) else {}
-    split = data.get("split") or result.get("split")
-    places = ", ".join(map(str, data.get("folders") or []))
-    return " ".join(filter(None, (str(data.get("type") or ""), f"({split})" if split else "",
-                                  f"in {places}" if places else "")))
+    data = result["data"] if isinstance(result.get("data"), Mapping) else {}
+    return ScoredData(str(data.get("type") or ""), str(data.get("split") or result.get("split") or ""),
+                      ", ".join(map(str, data.get("folders") or [])))
+
+
+def data_text(result: Mapping[str, Any]) -> str:
+    """What `scored_data` knows, in one line."""
+    data = scored_data(result)
+    return " ".join(filter(None, (data.type, f"({data.split})" if data.split else "",
+                                  f"in {data.folders}" if data.folders else "")))
 
 
 def when_text(result: Mapping[str, Any]) -> str:

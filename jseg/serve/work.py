@@ -21,7 +21,6 @@ import numpy as np
 from jseg.data.bands import read_bands
 from jseg.data.io import encode_image, read_image
 from jseg.data.regions import geojson_file
-from jseg.data.transforms import LoadBands
 from jseg.engine.memory import Pool, fix_heap, give_back
 from jseg.engine.predict import InferenceSegmentor, probability_picture
 from jseg.errors import DataError, ExportError, JsegError
@@ -95,7 +94,8 @@ class Desk:
     def warm_up(self) -> None:
         """Segment a small picture, so that the first client does not wait for what is compiled at first use."""
         fix_heap()
-        picture = np.zeros((64, 64, getattr(self.segmentor.reader, "channels", 3)), np.uint8)
+        bands = self.segmentor.bands
+        picture = np.zeros((64, 64, bands.channels if bands else 3), np.uint8)
         with contextlib.suppress(JsegError):  # an exported model may take one size only
             _segmented(self.segmentor, picture, ("polygons",))
 
@@ -159,8 +159,7 @@ class Desk:
 
 def _reply(segmentor: InferenceSegmentor, data: bytes, wish: Wish) -> Reply:
     began = time.perf_counter()
-    reader = segmentor.reader
-    picture = (read_bands(data, layout=reader.layout) if isinstance(reader, LoadBands)
+    picture = (read_bands(data, layout=segmentor.bands.layout) if segmentor.bands
                else read_image(data, scale=segmentor.scale))
     labels, probability = _segmented(segmentor, picture, wish.kinds)
     makers = {

@@ -155,7 +155,7 @@ class SlowSegmentor:
 
     def __init__(self):
         from pathlib import Path
-        self.classes, self.palette, self.reader, self.scale = ["a"], np.zeros((1, 3), np.uint8), None, "bits"
+        self.classes, self.palette, self.bands, self.scale = ["a"], np.zeros((1, 3), np.uint8), None, "bits"
         self.path, self.begun, self.go_on = Path("slow.safetensors"), threading.Semaphore(0), threading.Event()
         self.count = 0
 
