@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jseg.cli._arguments import height_width
 
-__all__ = ["add_model_arguments", "open_segmentor"]
+__all__ = ["add_model_arguments", "add_precision_argument", "open_segmentor"]
 
 
 def add_model_arguments(parser) -> None:
@@ -22,6 +22,14 @@ def add_model_arguments(parser) -> None:
                         help="kernels (default) or plain operators")
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
                         help="what runs an .onnx file (default: %(default)s)")
+    add_precision_argument(parser)
+
+
+def add_precision_argument(parser) -> None:
+    """What the factors of products are rounded to, see `precision.set_precision`."""
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
+                        help="bf16: round the factors of matrix products to bfloat16, on a CPU with AVX512_BF16; "
+                             "quicker, 'jseg val --precision bf16' tells what it costs (default: %(default)s)")
 
 
 def open_segmentor(args, *, tiled: bool = False):
@@ -37,4 +45,5 @@ def open_segmentor(args, *, tiled: bool = False):
         allow_nonfinite=args.allow_nonfinite,
         runtime=args.runtime,
         resize=not tiled,
+        precision=args.precision,
     )

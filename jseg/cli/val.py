@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 
 from jseg.cli import add_config_arguments
+from jseg.cli._segmentor import add_precision_argument
 from jseg.errors import ConfigError
 
 EXAMPLE = ("jseg val configs/segnext/segnext_tiny_camvid-240x320_cpu.yaml --checkpoint runs/camvid/best --out "
@@ -28,6 +29,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--allow-nonfinite", action="store_true", help="evaluate weights that hold NaN or inf")
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
                         help="what runs an .onnx file (default: %(default)s)")
+    add_precision_argument(parser)
     parser.add_argument("--keep-count", type=int, default=4, metavar="N",
                         help="how many of each (default: %(default)s)")
 
@@ -47,6 +49,7 @@ def _evaluate(args) -> int:
     from jseg.engine.evaluate import evaluate, format_table, save_result
     from jseg.engine.limits import without_files
     from jseg.engine.model_file import config_told
+    from jseg.engine.precision import set_precision
     from jseg.layers.init import without_values
     from jseg.models import build_model
     path = weights_path(args.checkpoint)
@@ -67,6 +70,8 @@ def _evaluate(args) -> int:
         loader = build_loader(config, args.split, rank=distributed.rank(), world_size=distributed.world_size())
     if not exported:
         load_into(model, state, source=str(path), allow_nonfinite=True)  # they were looked at when read
+    if args.precision != "float32":
+        set_precision(model, args.precision)
     with distributed.watched():
         result = evaluate(model, loader, config.get("evaluator"), tta=(config.get("tta") or {}) if args.tta else None,
                           keep=args.keep, keep_count=args.keep_count)
@@ -74,7 +79,8 @@ def _evaluate(args) -> int:
         return 0
     print(format_table(result))
     if args.out:
-        save_result({**result, "checkpoint": str(args.checkpoint), "split": args.split}, args.out)
+        save_result({**result, "checkpoint": str(args.checkpoint), "split": args.split,
+                     "precision": args.precision}, args.out)
         print(f"written: {args.out}")
     return 0
 

@@ -18,6 +18,7 @@ from jseg.data.regions import Region, find_regions
 from jseg.data.transforms import Compose, LoadBands
 from jseg.data.tta import augment, picture_reader, plain_view
 from jseg.engine.model_file import open_model_file
+from jseg.engine.precision import set_precision
 from jseg.engine.tiled import slide_of
 from jseg.errors import ConfigError, DataError
 from jseg.registry import nearest
@@ -46,8 +47,11 @@ class InferenceSegmentor:
         impl: "auto" uses the fastest kernels of this device, "jittor" the plain framework operators.
         allow_nonfinite: accept weights that hold NaN or inf.
         runtime: what runs an `.onnx` file: "onnxruntime" or "openvino".
+        precision: "float32", or "bf16": the factors of matrix products are rounded to bfloat16, on a CPU that has
+            instructions for it (AVX512_BF16); sums, convolutions, norms and readout stay float32.
     Raises:
-        ConfigError: a mode or a window that cannot be, or an unknown runtime.
+        ConfigError: a mode or a window that cannot be, an unknown runtime or precision, or one that this machine or an
+            `.onnx` file does not have.
         ExportError: an `.onnx` file that is not of `jseg export`, or that the runtime cannot run.
         CheckpointError: the file is missing, damaged, carries no config or class names, holds NaN or inf, or does not
             fit the model its config describes.
@@ -70,6 +74,7 @@ class InferenceSegmentor:
         stride: tuple[int, int] | None = None,
         runtime: str = "onnxruntime",
         resize: bool = True,
+        precision: str = "float32",
     ):
         if pathlib.Path(checkpoint).suffix == ".onnx":
             from jseg.export.exported import open_exported
@@ -80,6 +85,8 @@ class InferenceSegmentor:
         self.path, self.origin = file.path, file.meta.get("origin")
         file = file._replace(config=_slide_settings(file.config, mode, crop_size, stride))
         self._model, self._preprocessor, self._transforms = file.build(impl=impl)
+        if precision != "float32":
+            set_precision(self._model, precision)
         self._transforms = self._transforms if resize else Compose([])
         self.reader = picture_reader(self.config)
         self.bands = self.reader if isinstance(self.reader, LoadBands) else None  # None: LoadImageFromFile reads
@@ -151,7 +158,7 @@ class InferenceSegmentor:
             raise ValueError(f"{self.path}: this model gives scores alone; load the checkpoint it was made from")
         view = plain_view(self._picture(source, array_order), self._transforms, name=_name(source))
         batch = self._preprocessor.batch([view], training=False)
-        with jt.no_grad(), ops.use(self._model.impl):
+        with jt.no_grad(), ops.use(self._model.impl, self._model.precision):
             return [found.numpy()[0] for found in self._model.features(jt.array(batch.images))]
 
     def _views(self, source: Picture, array_order: str) -> list[dict]:

@@ -48,6 +48,7 @@ class Segmentor(nn.Module):
     def __init__(self, *, test_cfg: dict | None = None, impl: str = "auto"):
         super().__init__()
         self.test_cfg, self.impl = _read_test_cfg(test_cfg), impl
+        self.precision = "float32"  # of products at inference, see `ops.use`
 
     def class_scores(self, images: jt.Var) -> jt.Var:
         """(N, K, h, w), to be resized bilinearly to the size of `images`; the class with the largest wins."""
@@ -61,7 +62,7 @@ class Segmentor(nn.Module):
         """Compute what follows from other weights (`DERIVED` of the classes), after those of elsewhere were loaded."""
 
     def execute(self, images: jt.Var) -> jt.Var:
-        with ops.use(self.impl):
+        with ops.use(self.impl, self.precision):
             return self.class_scores(images)
 
     def loss(self, images: jt.Var, labels: jt.Var) -> dict[str, jt.Var]:
@@ -73,7 +74,7 @@ class Segmentor(nn.Module):
         Returns:
             "loss", the sum to differentiate, and its parts by name; accuracies in percent.
         """
-        with ops.use(self.impl):
+        with ops.use(self.impl, self.precision):
             terms = self.batch_losses(images, labels)
             return {"loss": total(terms), **terms}
 
@@ -153,7 +154,7 @@ class Segmentor(nn.Module):
         if was_training:
             self.eval()
         try:
-            with jt.no_grad(), ops.use(self.impl):
+            with jt.no_grad(), ops.use(self.impl, self.precision):
                 views = []  # for each augmentation, for each picture: its windows
                 for images, metas in inputs:
                     images = jt.array(images) if isinstance(images, np.ndarray) else images

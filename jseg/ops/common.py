@@ -31,7 +31,8 @@ and in `jseg/ops/scale/cpu.cc` (headers in `jseg/ops/include`: call.h, vec.h):
 kernel where there is one, the device is a GPU and the tensors are float32, float16 or bfloat16; else the plain path.
 What "auto" means can be said for a stretch of code, `with ops.use("jittor"): ...`, as the segmentor does for its model,
 and for a process by the environment variable JSEG_IMPL; the nearer word wins. A named implementation is never replaced
-by another. An operation with both kernels gives them the same symbols, tensors and scalars: `device_op(impl)` is
+by another. `precision` says the same way what the factors of products are rounded to at inference (`rounds_factors`).
+An operation with both kernels gives them the same symbols, tensors and scalars: `device_op(impl)` is
 `cpu_op` or its CUDA twin.
 """
 
@@ -47,31 +48,44 @@ from jseg.errors import KernelError
 from jseg.ops import cuda_library
 from jseg.ops.cpu_library import cpu_op
 
-__all__ = ["as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op", "like",
-           "per_channel", "pick", "use", "uses_plain"]
+__all__ = ["PRECISIONS", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op",
+           "like", "per_channel", "pick", "rounds_factors", "use", "uses_plain"]
 
 IMPLS = ("auto", "jittor", "cpu", "cuda")
+PRECISIONS = ("float32", "bf16")
 OPS = pathlib.Path(__file__).resolve().parent
 _scope: contextvars.ContextVar[str] = contextvars.ContextVar("jseg_impl", default="auto")
+_precision: contextvars.ContextVar[str] = contextvars.ContextVar("jseg_precision", default="float32")
 
 
 @contextlib.contextmanager
-def use(impl: str):
+def use(impl: str, precision: str | None = None):
     """Let every operator called inside take this implementation, unless its call names one;
     "auto" leaves the choice as it is.
 
     Args:
         impl: "auto", "jittor", "cpu" or "cuda".
+        precision: "float32", or "bf16": where no gradient is wanted, the CPU kernels of `pointwise`, `mix_ffn` and
+            `linear` round the factors of their products to bfloat16 and sum in float32, everything else stays float32.
+            Quicker on a CPU with AVX512_BF16, slower on others. None leaves it as it is.
     Raises:
         KernelError: another word.
     """
     if impl not in IMPLS:
         raise KernelError(f"ops.use: impl is {impl!r}, accepted are {', '.join(IMPLS)}")
-    token = _scope.set(_scope.get() if impl == "auto" else impl)
+    if precision not in (None, *PRECISIONS):
+        raise KernelError(f"ops.use: precision is {precision!r}, accepted are {', '.join(PRECISIONS)}")
+    token, held = _scope.set(_scope.get() if impl == "auto" else impl), _precision.set(precision or _precision.get())
     try:
         yield
     finally:
+        _precision.reset(held)
         _scope.reset(token)
+
+
+def rounds_factors() -> bool:
+    """Whether the CPU kernels of products round their factors to bfloat16 now, see `use`."""
+    return _precision.get() == "bf16" and bool(jt.flags.no_grad)
 
 
 def uses_plain() -> bool:

@@ -49,8 +49,8 @@ template <bool TURNED, int M, int NV, class End>
 JSEG_INLINE void sum_tile(int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step, int64_t row,
                           int64_t column, End& end) {
     V sums[M][NV];
-    if (TURNED) tile_sums<M, NV>(depth, a + row, 1, a_step, b + column, b_step, sums);
-    else tile_sums<M, NV>(depth, a + row * a_step, a_step, 1, b + column, b_step, sums);
+    if (TURNED) tile_sums(depth, a + row, 1, a_step, b + column, b_step, sums);
+    else tile_sums(depth, a + row * a_step, a_step, 1, b + column, b_step, sums);
 #pragma GCC unroll 8
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 4

@@ -26,32 +26,47 @@ constexpr int PANEL = NV * VL;
 
 inline int64_t packed_rows_size(int64_t m, int64_t k) { return round_up(m, MR) * k; }
 
-// One group of `rows` <= MR rows: to[j * MR + r] = from[r * row_step + j * column_step], missing rows 0.
+// One group of `rows` <= MR rows: to[j * MR + r] = from[r * row_step + j * column_step], missing rows 0. In pairs, lane
+// j holds columns 2 j and 2 j + 1.
+template <class T = Float32>
 inline void pack_group(int64_t rows, int64_t k, const float* from, int64_t row_step, int64_t column_step, float* to) {
+    constexpr int64_t WIDTH = T::NARROW ? 2 : 1;
+    const int64_t steps = T::steps(k), whole = k / WIDTH;
     int64_t j = 0;
-    if (rows == MR && row_step == 1)
+    if (!T::NARROW && rows == MR && row_step == 1)
         for (; j < k; j++) std::memcpy(to + j * MR, from + j * column_step, MR * sizeof(float));
     if (column_step == 1)
-        for (; j + VL <= k; j += VL) {
+        for (; j + VL <= whole; j += VL) {
             V group[MR];
 #pragma GCC unroll 8
-            for (int r = 0; r < MR; r++) group[r] = r < rows ? load(from + r * row_step + j) : V{};
+            for (int r = 0; r < MR; r++) group[r] = r < rows ? T::load_steps(from + r * row_step + j * WIDTH) : V{};
             interleave<MR>(group);
 #pragma GCC unroll 8
             for (int r = 0; r < MR; r++) store(to + j * MR + r * VL, group[r]);
         }
-    for (; j < k; j++)
-        for (int r = 0; r < MR; r++) to[j * MR + r] = r < rows ? from[r * row_step + j * column_step] : 0.0f;
+    for (; j < steps; j++)
+        for (int r = 0; r < MR; r++)
+            to[j * MR + r] =
+                r < rows ? T::step(from + r * row_step + j * WIDTH * column_step, column_step, j < whole) : 0.0f;
 }
 
 // A[m][k] = source[m * row_step + k * column_step] -> groups of MR rows: target[(group * K + k) * MR + r], missing rows
 // 0.
+template <class T = Float32>
 inline void pack_rows(int64_t m, int64_t k, const float* source, int64_t row_step, int64_t column_step, float* target) {
     const int64_t groups = round_up(m, MR) / MR;
 #pragma omp parallel for schedule(static) if (m * k > 16384)
     for (int64_t g = 0; g < groups; g++)
-        pack_group(std::min<int64_t>(MR, m - g * MR), k, source + g * MR * row_step, row_step, column_step,
-                   target + g * k * MR);
+        pack_group<T>(std::min<int64_t>(MR, m - g * MR), k, source + g * MR * row_step, row_step, column_step,
+                      target + g * T::steps(k) * MR);
+}
+
+// out = A diag(scale), rows of k.
+inline void scaled_columns(int64_t m, int64_t k, const float* a, const float* scale, float* out) {
+#pragma omp parallel for schedule(static) if (m * k > 16384)
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < k; j += VL)
+            store_part(out + i * k + j, load_part(a + i * k + j, k - j) * load_part(scale + j, k - j), k - j);
 }
 
 // Column j of packed rows times scale[j]: A diag(scale).
@@ -90,10 +105,22 @@ inline void pack_panel(int64_t k, int64_t count, const float* source, int64_t st
         }
 }
 
-template <int VECTORS, class Finish>
+// A panel of K rows of numbers becomes, in place, one of steps(K) rows of T.
+template <class T>
+JSEG_INLINE void narrow_panel(int64_t k, float* panel) {
+    if constexpr (T::NARROW)
+        for (int64_t j = 0; j < k; j += 2)
+#pragma GCC unroll 3
+            for (int v = 0; v < NV; v++) {
+                const float* from = panel + j * PANEL + v * VL;
+                store(panel + j / 2 * PANEL + v * VL, T::pairs(load(from), j + 1 < k ? load(from + PANEL) : V{}));
+            }
+}
+
+template <class T, int VECTORS, class Finish>
 JSEG_INLINE void panel_tile(int64_t k, const float* a, const float* b, int rows, Finish&& finish) {
     V c[MR][VECTORS];
-    tile_sums(k, a, 1, MR, b, PANEL, c);
+    tile_sums<T>(k, a, 1, MR, b, PANEL, c);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++)
         if (r < rows)
@@ -103,17 +130,17 @@ JSEG_INLINE void panel_tile(int64_t k, const float* a, const float* b, int rows,
 
 // Rows [first, last) (first a multiple of MR) of A times one packed panel of `count` pixels.
 // finish(row, vector, sums) is called once for each vector that holds pixels; the last one may be partly filled.
-template <class Finish>
-JSEG_INLINE void panel_product(int64_t first, int64_t last, int64_t k, const float* packed_rows, const float* panel,
+template <class T = Float32, class Finish>
+JSEG_INLINE void panel_product(int64_t first, int64_t last, int64_t depth, const float* packed_rows, const float* panel,
                                int64_t count, Finish&& finish) {
-    const int64_t vectors = (count + VL - 1) / VL;
+    const int64_t vectors = (count + VL - 1) / VL, k = T::steps(depth);
     for (int64_t m = first; m < last; m += MR) {
         const float* a = packed_rows + m * k;
         const int rows = int(std::min<int64_t>(MR, last - m));
         auto at_row = [&](int r, int v, V sums) __attribute__((always_inline)) { finish(m + r, v, sums); };
-        if (vectors == NV) panel_tile<NV>(k, a, panel, rows, at_row);
-        else if (vectors == 2) panel_tile<2>(k, a, panel, rows, at_row);
-        else panel_tile<1>(k, a, panel, rows, at_row);
+        if (vectors == NV) panel_tile<T, NV>(k, a, panel, rows, at_row);
+        else if (vectors == 2) panel_tile<T, 2>(k, a, panel, rows, at_row);
+        else panel_tile<T, 1>(k, a, panel, rows, at_row);
     }
 }
 
@@ -128,9 +155,22 @@ struct Rows {
 inline int64_t panels_at_once(int64_t k) { return std::clamp<int64_t>(12288 / (k * PANEL), 1, 4); }
 inline int64_t panels_size(int64_t k) { return panels_at_once(k) * k * PANEL; }
 
-// `count` pixels of K rows -> panels one after another, row by row where all are full.
+// `count` pixels of K rows -> panels one after another, K * PANEL floats apart, row by row where all are full.
+template <class T = Float32>
 inline void pack_panels(int64_t k, int64_t count, const float* source, int64_t step, float* target) {
-    if (count % PANEL == 0)
+    if constexpr (T::NARROW) {
+        const int64_t full = count / PANEL * PANEL;
+        for (int64_t j = 0; j < k && full; j += 2)
+            for (int64_t p = 0; p < full; p += PANEL)
+                for (int v = 0; v < NV; v++) {
+                    const float* from = source + j * step + p + v * VL;
+                    store(target + p * k + j / 2 * PANEL + v * VL,
+                          T::pairs(load(from), j + 1 < k ? load(from + step) : V{}));
+                }
+        if (full == count) return;
+        pack_panel(k, count - full, source + full, step, target + full * k);
+        narrow_panel<T>(k, target + full * k);
+    } else if (count % PANEL == 0)
         for (int64_t j = 0; j < k; j++)
             for (int64_t p = 0; p < count; p += PANEL)
                 for (int v = 0; v < NV; v++)
@@ -141,8 +181,8 @@ inline void pack_panels(int64_t k, int64_t count, const float* source, int64_t s
 }
 
 // Y[n] (M, P) = finish(A X[n]) for N images, in parallel; `panels` holds panels_size(K) floats per thread.
-// finish(image, row, pixel, count, sums): `count` <= VL pixels from `pixel` on.
-template <class Finish>
+// finish(image, row, pixel, count, sums): `count` <= VL pixels from `pixel` on. T: what `packed_rows` hold.
+template <class T = Float32, class Finish>
 inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, const float* packed_rows, const Rows& x,
                           float* panels, Finish&& finish) {
     const int64_t run = panels_at_once(k) * PANEL, per_image = (pixels + run - 1) / run, all = images * per_image,
@@ -159,14 +199,15 @@ inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, 
             const int64_t image = job / splits / per_image, begin = job / splits % per_image * run,
                           end = std::min(pixels, begin + run);
             const int64_t m0 = job % splits * share, m1 = std::min(m, m0 + share);
-            pack_panels(k, end - begin, x.data + image * x.image_step + begin, x.row_step, mine);
+            pack_panels<T>(k, end - begin, x.data + image * x.image_step + begin, x.row_step, mine);
             for (int64_t top = m0; top < m1; top += MR)
                 for (int64_t p = begin; p < end; p += PANEL) {
                     const auto tile = [&](int64_t rows, int64_t count) __attribute__((always_inline)) {
-                        panel_product(top, top + rows, k, packed_rows, mine + (p - begin) * k, count,
-                                      [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
-                                          finish(image, row, p + v * VL, std::min<int64_t>(VL, count - v * VL), sums);
-                                      });
+                        panel_product<T>(top, top + rows, k, packed_rows, mine + (p - begin) * k, count,
+                                         [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                                             finish(image, row, p + v * VL, std::min<int64_t>(VL, count - v * VL),
+                                                    sums);
+                                         });
                     };
                     if (end - p >= PANEL && m1 - top >= MR) tile(MR, PANEL);
                     else tile(std::min<int64_t>(MR, m1 - top), std::min<int64_t>(PANEL, end - p));

@@ -2,12 +2,14 @@
 // Columns come in whole vectors; a is read one value at a time, so any strides do. Rows of tile height keep c in
 // registers. gemm.h builds on `tile_sums`, with both factors packed.
 #pragma once
+#include "bfloat.h"
 #include "vec.h"
 
 namespace jseg {
 
-// sums[i][v] = sum_k a[i * rs + k * cs] * (vector v of row k of b), all in registers.
-template <int M, int NV>
+// sums[i][v] = sum_k a[i * rs + k * cs] * (vector v of row k of b), all in registers. T: what the factors hold, see
+// bfloat.h; depth counts lanes of 32 bits.
+template <class T = Float32, int M, int NV>
 JSEG_INLINE void tile_sums(int64_t depth, const float* a, int64_t rs, int64_t cs, const float* b, int64_t bs,
                            V (&sums)[M][NV]) {
 #pragma GCC unroll 32
@@ -20,9 +22,9 @@ JSEG_INLINE void tile_sums(int64_t depth, const float* a, int64_t rs, int64_t cs
         for (int v = 0; v < NV; v++) row[v] = load(b + k * bs + v * VL);
 #pragma GCC unroll 32
         for (int i = 0; i < M; i++) {
-            V s = splat(a[i * rs + k * cs]);
+            const V s = T::splat(a + i * rs + k * cs);
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; v++) sums[i][v] += s * row[v];
+            for (int v = 0; v < NV; v++) sums[i][v] = T::multiply_add(s, row[v], sums[i][v]);
         }
     }
 }

@@ -51,12 +51,13 @@ __attribute__((noinline)) void narrow_rows(int64_t first, int64_t last, int64_t 
 
 // finish(row, column, count, sums) for X (rows, k) B (k, columns): `count` <= VL channels from `column` on.
 // B[j][i] is b[j * b_step + i] or, turned, b[i * b_step + j]. `memory` holds p.size() floats. LIGHT: `finish` leaves
-// registers to a product.
-template <bool LIGHT, class Finish>
+// registers to a product. T: what the factors are rounded to; the narrow product of few columns stays as it is.
+template <bool LIGHT, class T = Float32, class Finish>
 void token_product(const Product& p, const float* x, const float* b, int64_t b_step, bool turned, float* memory,
                    Finish&& finish) {
     const int64_t blocks = (p.rows + ROWS - 1) / ROWS, panels = p.panels(),
                   splits = std::clamp<int64_t>(4 * omp_get_max_threads() / blocks, 1, panels);
+    const bool narrow = LIGHT && p.columns <= NARROW && p.k <= DEPTH;
 #pragma omp parallel
     {
         NoDenormals guard;
@@ -69,12 +70,13 @@ void token_product(const Product& p, const float* x, const float* b, int64_t b_s
             float* to = memory + i * p.k * PANEL;
             if (turned) pack_turned(count, p.k, b + i * PANEL * b_step, b_step, to);
             else pack_panel(p.k, count, b + i * PANEL, b_step, to);
+            if (!narrow) narrow_panel<T>(p.k, to);
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < blocks * splits; job++) {
             const int64_t first = job / splits * ROWS, rows = std::min(ROWS, p.rows - first), split = job % splits;
             if constexpr (LIGHT)
-                if (p.columns <= NARROW && p.k <= DEPTH) {
+                if (narrow) {
                     narrow_rows(first, first + rows, p.k, x, memory, p.columns, mine, end);
                     continue;
                 }
@@ -82,8 +84,8 @@ void token_product(const Product& p, const float* x, const float* b, int64_t b_s
                 const int64_t depth = std::min(DEPTH, p.k - k0);
                 const bool last = k0 + depth == p.k;
                 for (int64_t r = 0; r < rows; r += MR)
-                    pack_group(std::min<int64_t>(MR, rows - r), depth, x + (first + r) * p.k + k0, p.k, 1,
-                               mine + r * depth);
+                    pack_group<T>(std::min<int64_t>(MR, rows - r), depth, x + (first + r) * p.k + k0, p.k, 1,
+                                  mine + r * T::steps(depth));
                 for (int64_t i = panels * split / splits; i < panels * (split + 1) / splits; i++) {
                     const int64_t count = std::min<int64_t>(PANEL, p.columns - i * PANEL);
                     float* kept = sofar + (p.k > DEPTH ? i * ROWS * PANEL : 0);
@@ -91,7 +93,7 @@ void token_product(const Product& p, const float* x, const float* b, int64_t b_s
                         float* at = kept + row * PANEL + v * VL;
                         store(at, k0 ? load(at) + sums : sums);
                     };
-                    panel_product(0, rows, depth, mine, memory + (i * p.k + k0) * PANEL, count, keep);
+                    panel_product<T>(0, rows, depth, mine, memory + (i * p.k + T::steps(k0)) * PANEL, count, keep);
                     for (int64_t row = 0; row < rows && last;
                          row++)   // apart from the product, which needs all registers
                         for (int64_t j = 0; j < count; j += VL)
@@ -170,11 +172,8 @@ void column_sums(int64_t rows, int64_t m, const float* a, float* sums, float* me
     }
 }
 
-}  // namespace
-
-// in: x (N, T, C), weight (D, C), bias (D), factor (N), shortcut (N, T, D), each of the last three or absent; out: y
-// (N, T, D) and, with GELU and if wanted, U (N, T, D); integers: N T C D gelu
-JSEG_KERNEL(jseg_linear_forward) {
+template <class T>
+void forward(const Call& call) {
     const int64_t n = call.integer(0), tokens = call.integer(1), c = call.integer(2), d = call.integer(3),
                   with_gelu = call.integer(4);
     const float *x = call.in<float>(0), *weight = call.in<float>(1), *bias = call.in<float>(2),
@@ -183,14 +182,14 @@ JSEG_KERNEL(jseg_linear_forward) {
     const Product p{n * tokens, c, d};
     float* memory = scratch(p.size());
     if (with_gelu)
-        token_product<false>(p, x, weight, c, true, memory,
+        token_product<false, T>(p, x, weight, c, true, memory,
                       [&](int64_t row, int64_t j, int64_t count, V sums) __attribute__((always_inline)) {
                           if (bias) sums += load_part(bias + j, count);
                           if (u) store_part(u + row * d + j, sums, count);
                           store_part(y + row * d + j, gelu(sums), count);
                       });
     else if (factor || shortcut)
-        token_product<true>(p, x, weight, c, true, memory,
+        token_product<true, T>(p, x, weight, c, true, memory,
                       [=](int64_t row, int64_t j, int64_t count, V sums) __attribute__((always_inline)) {
                           if (bias) sums += load_part(bias + j, count);
                           if (factor) sums *= factor[row / tokens];
@@ -198,10 +197,19 @@ JSEG_KERNEL(jseg_linear_forward) {
                                      count);
                       });
     else
-        token_product<true>(p, x, weight, c, true, memory,
+        token_product<true, T>(p, x, weight, c, true, memory,
                       [=](int64_t row, int64_t j, int64_t count, V sums) __attribute__((always_inline)) {
                           store_part(y + row * d + j, bias ? sums + load_part(bias + j, count) : sums, count);
                       });
+}
+
+}  // namespace
+
+// in: x (N, T, C), weight (D, C), bias (D), factor (N), shortcut (N, T, D), each of the last three or absent; out: y
+// (N, T, D) and, with GELU and if wanted, U (N, T, D); integers: N T C D gelu bf16
+JSEG_KERNEL(jseg_linear_forward) {
+    if (call.integer(5)) forward<BFloat16>(call);
+    else forward<Float32>(call);
 }
 
 // in: x, weight, factor and U, each of the two or absent, dy (N, T, D); out: dx (N, T, C), dweight (D, C), dbias (D);

@@ -10,7 +10,7 @@ import math
 
 import jittor as jt
 
-from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, pick, rounds_factors
 
 __all__ = ["linear"]
 
@@ -56,7 +56,8 @@ class _Linear(jt.Function):
 
     def execute(self, x, weight, bias, factor, shortcut, activation, run):
         n, shape = x.shape[0], (*x.shape[:-1], weight.shape[0])
-        self.scalars = [n, math.prod(x.shape[1:-1]), x.shape[-1], shape[-1], activation == "gelu"]
+        self.scalars = [n, math.prod(x.shape[1:-1]), x.shape[-1], shape[-1], activation == "gelu",
+                        rounds_factors()]
         before = [(shape, "float32")] * (activation == "gelu" and not jt.flags.no_grad)
         inputs = [x, weight, bias, factor, shortcut]
         y, *before = run("jseg_linear_forward", inputs, [(shape, x.dtype), *before], self.scalars)

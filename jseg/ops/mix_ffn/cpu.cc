@@ -167,27 +167,31 @@ struct Tile {   // output pixels of a tile, and the region with one pixel around
 }
 
 // Hidden values of one chunk on the region of a tile.
+template <class T>
 [[gnu::noinline]] void hidden_chunk(const Forward& f, int64_t e0, int64_t chunk, int64_t region, const float* panels,
                                     float* hidden) {
     const int64_t c = f.s.c, step = f.t.hidden_step;
     for (int64_t p = 0; p < region; p += PANEL)
-        panel_product(0, chunk, c, f.fc1_packed + e0 * c, panels + p * c, std::min<int64_t>(PANEL, region - p),
-                      [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
-                          store(hidden + row * step + p + v * VL, sums + f.fc1_b[e0 + row]);
-                      });
+        panel_product<T>(0, chunk, c, f.fc1_packed + e0 * T::steps(c), panels + p * c,
+                         std::min<int64_t>(PANEL, region - p),
+                         [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                             store(hidden + row * step + p + v * VL, sums + f.fc1_b[e0 + row]);
+                         });
 }
 
 // Product of one strip of a chunk, in panels, with the chunk's columns of W2, added to what earlier chunks gave.
-[[gnu::noinline]] void add_strip(const Forward& f, int64_t e0, int64_t chunk, int64_t pixels, const float* g,
-                                 float* out) {
+template <class T>
+[[gnu::noinline]] void add_strip(const Forward& f, int64_t e0, int64_t chunk, int64_t pixels, float* g, float* out) {
     const int64_t d = f.s.d, step = f.t.strip_step;
-    for (int64_t p = 0; p < pixels; p += PANEL)
-        panel_product(0, d, chunk, f.fc2_packed + e0 * round_up(d, MR), g + p * chunk,
-                      std::min<int64_t>(PANEL, pixels - p),
-                      [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
-                          float* at = out + row * step + p + v * VL;
-                          store(at, e0 ? load(at) + sums : sums + f.fc2_b[row]);
-                      });
+    for (int64_t p = 0; p < pixels; p += PANEL) {
+        narrow_panel<T>(chunk, g + p * chunk);
+        panel_product<T>(0, d, chunk, f.fc2_packed + e0 * round_up(d, MR), g + p * chunk,
+                         std::min<int64_t>(PANEL, pixels - p),
+                         [&](int64_t row, int v, V sums) __attribute__((always_inline)) {
+                             float* at = out + row * step + p + v * VL;
+                             store(at, e0 ? load(at) + sums : sums + f.fc2_b[row]);
+                         });
+    }
 }
 
 // shortcut + factor scale (sums of a tile) -> y
@@ -208,6 +212,7 @@ struct Tile {   // output pixels of a tile, and the region with one pixel around
     }
 }
 
+template <class T>
 void forward_tile(const Forward& f, int64_t image, const Tile& tile, float* memory) {
     const Shape& s = f.s;
     const Tiling& t = f.t;
@@ -216,16 +221,17 @@ void forward_tile(const Forward& f, int64_t image, const Tile& tile, float* memo
     float *line = zeros + round_up(t.tw + 2, 16) + 16, *out = line + t.strip_step;
     const int64_t region = tile.r_height * tile.r_width;
     pack_region(f.x + image * s.c * s.pixels, s, tile.top * s.w + tile.left, tile.r_width, region, panels);
+    for (int64_t p = 0; p < region; p += PANEL) narrow_panel<T>(s.c, panels + p * s.c);
     std::memset(zeros, 0, (t.tw + 2) * sizeof(float));
     for (int64_t e0 = 0; e0 < s.e; e0 += t.chunk) {
         const int64_t chunk = std::min(t.chunk, s.e - e0);
-        hidden_chunk(f, e0, chunk, region, panels, hidden);
+        hidden_chunk<T>(f, e0, chunk, region, panels, hidden);
         for (int64_t y = 0; y < tile.height; y += t.strip) {
             const int64_t end = std::min(tile.height, y + t.strip);
             for (int64_t e = 0; e < chunk; e++)
                 filter_strip(tile, hidden + e * t.hidden_step, zeros, f.dw_w + (e0 + e) * 9, f.dw_b[e0 + e], y, end,
                              line, g + e * PANEL, chunk * PANEL);
-            add_strip(f, e0, chunk, (end - y) * tile.width, g, out + y / t.strip * s.d * t.strip_step);
+            add_strip<T>(f, e0, chunk, (end - y) * tile.width, g, out + y / t.strip * s.d * t.strip_step);
         }
     }
     finish_tile(f, image, tile, out);
@@ -342,28 +348,28 @@ struct Cut {   // images and hidden channels at a time: both buffers together ta
     }
 };
 
-}  // namespace
-
-// in: x, fc1_w (E, C), fc1_b, dw_w (E, 9), dw_b, fc2_w (D, E), fc2_b, scale (D), factor (N), shortcut (N, D, H, W),
-// in_scale, in_shift (C), the last five each or absent; out: y; integers: N C E D H W
-JSEG_KERNEL(jseg_mix_ffn_forward) {
+// T: what the factors of both products are rounded to.
+template <class T>
+void forward(const Call& call) {
     const Shape s(call);
     const Tiling t(s);
     const int64_t fc1_size = round_up(packed_rows_size(s.e, s.c), 16), fc2_size = round_up(round_up(s.d, MR) * s.e, 16),
                   thread_size = round_up(t.thread_size(s), 16);
-    float* memory = scratch(fc1_size + fc2_size + round_up(s.e, 16) + omp_get_max_threads() * thread_size);
+    const float *in_scale = call.in<float>(10), *fc1_w = call.in<float>(1), *fc1_b = call.in<float>(2);
+    const int64_t scaled_size = in_scale ? round_up(s.e * (s.c + 1), 16) : 0;
+    float* memory = scratch(fc1_size + fc2_size + scaled_size + omp_get_max_threads() * thread_size);
     float *fc1_packed = memory, *fc2_packed = memory + fc1_size, *shifted = fc2_packed + fc2_size,
-          *tiles = shifted + round_up(s.e, 16);
+          *tiles = shifted + scaled_size;
     for (int64_t e0 = 0; e0 < s.e; e0 += t.chunk)
-        pack_rows(s.d, std::min(t.chunk, s.e - e0), call.in<float>(5) + e0, s.e, 1,
-                  fc2_packed + e0 * round_up(s.d, MR));
-    pack_rows(s.e, s.c, call.in<float>(1), s.c, 1, fc1_packed);
-    const float* fc1_b = call.in<float>(2);
-    if (const float* in_scale = call.in<float>(10)) {
-        scale_columns(s.e, s.c, in_scale, fc1_packed);
-        shifted_bias(s.e, s.c, call.in<float>(1), call.in<float>(11), fc1_b, shifted);
-        fc1_b = shifted;
+        pack_rows<T>(s.d, std::min(t.chunk, s.e - e0), call.in<float>(5) + e0, s.e, 1,
+                     fc2_packed + e0 * round_up(s.d, MR));
+    const float* factors = fc1_w;
+    if (in_scale) {
+        scaled_columns(s.e, s.c, fc1_w, in_scale, shifted + s.e);
+        shifted_bias(s.e, s.c, fc1_w, call.in<float>(11), fc1_b, shifted);
+        fc1_b = shifted, factors = shifted + s.e;
     }
+    pack_rows<T>(s.e, s.c, factors, s.c, 1, fc1_packed);
     const Forward f{s, t, call.in<float>(0), fc1_b, call.in<float>(3), call.in<float>(4), call.in<float>(6),
                     call.in<float>(7), call.in<float>(8), call.in<float>(9), fc1_packed, fc2_packed,
                     call.out<float>(0)};
@@ -372,10 +378,19 @@ JSEG_KERNEL(jseg_mix_ffn_forward) {
         NoDenormals guard;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < s.n * t.rows * t.columns; job++)
-            forward_tile(f, job / (t.rows * t.columns),
+            forward_tile<T>(f, job / (t.rows * t.columns),
                          Tile(s, t, job / t.columns % t.rows * t.th, job % t.columns * t.tw),
                          tiles + omp_get_thread_num() * thread_size);
     }
+}
+
+}  // namespace
+
+// in: x, fc1_w (E, C), fc1_b, dw_w (E, 9), dw_b, fc2_w (D, E), fc2_b, scale (D), factor (N), shortcut (N, D, H, W),
+// in_scale, in_shift (C), the last five each or absent; out: y; integers: N C E D H W bf16
+JSEG_KERNEL(jseg_mix_ffn_forward) {
+    if (call.integer(6)) forward<BFloat16>(call);
+    else forward<Float32>(call);
 }
 
 // in: x to fc2_b as forward, dy, scale, factor, the last two each or absent; out: dx, dfc1_w, dfc1_b, ddw_w, ddw_b,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import jittor as jt
 
-from jseg.ops.common import as_parameters, check, check_shape, device_op, like, per_channel, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, per_channel, pick, rounds_factors
 
 __all__ = ["mix_ffn"]
 
@@ -20,7 +20,7 @@ class _MixFFN(jt.Function):
     def execute(self, run, *inputs):
         *tensors, scale, factor, shortcut, input_scale, input_shift = inputs
         self.saved, self.run = (tensors, scale, factor, shortcut is not None), run
-        x, self.scalars = tensors[0], _sizes(*tensors)
+        x, self.scalars = tensors[0], [*_sizes(*tensors), rounds_factors()]
         return run("jseg_mix_ffn_forward", list(inputs), [((x.shape[0], self.scalars[3], *x.shape[2:]), x.dtype)],
                    self.scalars)[0]
 

@@ -45,12 +45,9 @@ void spread(int64_t n, int64_t d, int64_t pixels, const Ends& ends, const float*
     }
 }
 
-}  // namespace
-
-// in: x (N, C, P), weight (D, C), bias (D) or absent, and, if there are more: gate, residual (N, D, P), residual_scale,
-// scale (D), factor (N), shortcut (N, D, P), in_scale, in_shift (C), each or absent; out: y (N, D, P); integers: N C D
-// P gelu
-JSEG_KERNEL(jseg_pointwise_forward) {
+// T: what the factors are rounded to.
+template <class T>
+void forward(const Call& call) {
     const int64_t n = call.integer(0), c = call.integer(1), d = call.integer(2), pixels = call.integer(3),
                   with_gelu = call.integer(4);
     const float *x = call.in<float>(0), *weight = call.in<float>(1), *in_scale = call.in<float>(9),
@@ -63,17 +60,18 @@ JSEG_KERNEL(jseg_pointwise_forward) {
                     call.in<float>(7),
                     call.in<float>(8)};
     float* y = call.out<float>(0);
-    float* packed = scratch(packed_rows_size(d, c) + omp_get_max_threads() * panels_size(c) + d);
+    float* packed = scratch(packed_rows_size(d, c) + omp_get_max_threads() * panels_size(c) + d * (in_scale ? c + 1 : 0));
     float *panels = packed + packed_rows_size(d, c), *shifted = panels + omp_get_max_threads() * panels_size(c);
-    pack_rows(d, c, weight, c, 1, packed);
+    const float* factors = weight;
     if (in_scale) {
-        scale_columns(d, c, in_scale, packed);
+        scaled_columns(d, c, weight, in_scale, shifted + d);
         shifted_bias(d, c, weight, call.in<float>(10), bias, shifted);
-        bias = shifted;
+        bias = shifted, factors = shifted + d;
     }
+    pack_rows<T>(d, c, factors, c, 1, packed);
     const Rows rows{x, c * pixels, pixels};
     if (ends.gate || ends.residual || ends.scale || ends.factor || ends.shortcut)
-        image_product(n, d, c, pixels, packed, rows, panels,
+        image_product<T>(n, d, c, pixels, packed, rows, panels,
                       [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
                           const int64_t at = (image * d + row) * pixels + p;
                           V value = bias ? sums + bias[row] : sums;
@@ -89,15 +87,25 @@ JSEG_KERNEL(jseg_pointwise_forward) {
                           store_part(y + at, value, count);
                       });
     else if (with_gelu)
-        image_product(n, d, c, pixels, packed, rows, panels,
+        image_product<T>(n, d, c, pixels, packed, rows, panels,
                       [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
                           store_part(y + (image * d + row) * pixels + p, gelu(bias ? sums + bias[row] : sums), count);
                       });
     else
-        image_product(n, d, c, pixels, packed, rows, panels,
+        image_product<T>(n, d, c, pixels, packed, rows, panels,
                       [&](int64_t image, int64_t row, int64_t p, int64_t count, V sums) __attribute__((always_inline)) {
                           store_part(y + (image * d + row) * pixels + p, bias ? sums + bias[row] : sums, count);
                       });
+}
+
+}  // namespace
+
+// in: x (N, C, P), weight (D, C), bias (D) or absent, and, if there are more: gate, residual (N, D, P), residual_scale,
+// scale (D), factor (N), shortcut (N, D, P), in_scale, in_shift (C), each or absent; out: y (N, D, P); integers: N C D
+// P gelu bf16
+JSEG_KERNEL(jseg_pointwise_forward) {
+    if (call.integer(5)) forward<BFloat16>(call);
+    else forward<Float32>(call);
 }
 
 // in: x, weight, bias or absent, dy (N, D, P), and, if there are more: gate, residual, scale, factor, each or absent;

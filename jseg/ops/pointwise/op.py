@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import jittor as jt
 
-from jseg.ops.common import as_parameters, check, check_shape, device_op, like, per_channel, pick
+from jseg.ops.common import as_parameters, check, check_shape, device_op, like, per_channel, pick, rounds_factors
 
 __all__ = ["pointwise"]
 
@@ -25,7 +25,7 @@ class _Pointwise(jt.Function):
         self.saved = x, weight, bias, gate, residual, scale, factor
         self.has_shortcut, self.run = shortcut is not None, run
         n, c, h, w = x.shape
-        self.scalars = [n, c, weight.shape[0], h * w, activation == "gelu"]
+        self.scalars = [n, c, weight.shape[0], h * w, activation == "gelu", rounds_factors()]
         more = [gate, residual, residual_scale, scale, factor, shortcut, input_scale, input_shift]
         inputs = [x, weight, bias] + (more if any(v is not None for v in more) else [])
         return run("jseg_pointwise_forward", inputs, [((n, weight.shape[0], h, w), x.dtype)], self.scalars)[0]

@@ -1,0 +1,52 @@
+"""bfloat16 products at inference, on processors that have instructions for them."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+from jseg.errors import ConfigError
+
+__all__ = ["cpu_has_bf16", "set_precision"]
+
+
+@functools.lru_cache(maxsize=None)
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 (AVX512_BF16)."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    return {"avx512_bf16", "avx512bw"} <= set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def set_precision(model, precision: str) -> None:
+    """Let a model compute its products so at inference, see `ops.use`.
+
+    Args:
+        model: a `Segmentor`.
+        precision: "float32" or "bf16".
+    Raises:
+        ConfigError: another word, or one that this model or this machine does not have.
+    """
+    from jseg.ops.common import PRECISIONS
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision is {precision!r}; accepted: {', '.join(PRECISIONS)}")
+    if precision == "bf16":
+        _check_bf16(model)
+    model.precision = precision
+
+
+def _check_bf16(model) -> None:
+    import jittor as jt
+
+    from jseg.export.exported import ExportedSegmentor
+    if isinstance(model, ExportedSegmentor):
+        raise ConfigError("precision 'bf16': an exported file is computed as it was written; take the checkpoint it "
+                          "was made from, or precision 'float32'")
+    if jt.flags.use_cuda or model.impl == "jittor":
+        raise ConfigError("precision 'bf16' is one of the CPU kernels and this model computes "
+                          f"{'on a GPU' if jt.flags.use_cuda else 'with plain operators'}; use precision 'float32'")
+    if not cpu_has_bf16():
+        raise ConfigError("precision 'bf16' needs a CPU with AVX512_BF16 (AMD Zen 4, Intel Cooper Lake, Sapphire "
+                          "Rapids and later), which this one is not; use precision 'float32'")
