@@ -29,9 +29,8 @@ def set_precision(model, precision: str) -> None:
     Raises:
         ConfigError: another word, or one that this model or this machine does not have.
     """
-    from jseg.ops.common import PRECISIONS
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision is {precision!r}; accepted: {', '.join(PRECISIONS)}")
+    if precision not in model.precisions:
+        raise ConfigError(f"precision is {precision!r}; accepted for this model: {', '.join(model.precisions)}")
     if precision == "bf16":
         _check_bf16(model)
     model.precision = precision
@@ -39,11 +38,6 @@ def set_precision(model, precision: str) -> None:
 
 def _check_bf16(model) -> None:
     import jittor as jt
-
-    from jseg.export.exported import ExportedSegmentor
-    if isinstance(model, ExportedSegmentor):
-        raise ConfigError("precision 'bf16': an exported file is computed as it was written; take the checkpoint it "
-                          "was made from, or precision 'float32'")
     if jt.flags.use_cuda or model.impl == "jittor":
         raise ConfigError("precision 'bf16' is one of the CPU kernels and this model computes "
                           f"{'on a GPU' if jt.flags.use_cuda else 'with plain operators'}; use precision 'float32'")

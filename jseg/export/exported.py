@@ -168,6 +168,8 @@ class ExportedSegmentor(Segmentor):
         ExportError: the runtime is not installed or refuses the file; "slide" with a file of labels.
     """
 
+    precisions = ("float32",)  # a file is computed as it was written
+
     def __init__(self, file: ExportedFile, test_cfg: dict | None = None, *,
                  run: Callable[[np.ndarray], np.ndarray] | None = None):
         super().__init__(test_cfg=test_cfg)

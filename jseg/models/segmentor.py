@@ -18,6 +18,7 @@ from jseg import ops
 from jseg.errors import ConfigError
 from jseg.losses.base import total
 from jseg.models.readout import Frame, Window, direct_maps, label_map, overlaps, score_map, window_maps, windows
+from jseg.ops.common import PRECISIONS
 from jseg.rules import SIZE, Rule, fields, is_pair
 
 __all__ = ["Segmentor"]
@@ -44,6 +45,7 @@ class Segmentor(nn.Module):
     num_classes: int
     align_corners: bool
     ignore_index: int
+    precisions: tuple[str, ...] = PRECISIONS  # that it can compute its products in
 
     def __init__(self, *, test_cfg: dict | None = None, impl: str = "auto"):
         super().__init__()

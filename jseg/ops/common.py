@@ -36,6 +36,8 @@ An operation with both kernels gives them the same symbols, tensors and scalars:
 `cpu_op` or its CUDA twin.
 """
 
+from __future__ import annotations
+
 import contextlib
 import contextvars
 import functools

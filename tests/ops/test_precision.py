@@ -2,6 +2,7 @@
 against the same roundings in NumPy float64.
 """
 
+import math
 import os
 import pathlib
 import platform
@@ -30,7 +31,7 @@ def _rounded(x):
 
 
 def _gelu(x):
-    return x * 0.5 * (1 + np.vectorize(__import__("math").erf)(x / 2 ** 0.5))
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / 2 ** 0.5))
 
 
 def _run(kernel, inputs, *, gradient=False):
@@ -66,8 +67,8 @@ def _mix_ffn(inputs):
 @pytest.mark.parametrize("kernel, case, expected, limit", [
     ("pointwise", "odd", _pointwise, 1e-6), ("pointwise", "many_classes", _pointwise, 1e-6),
     ("pointwise", "long_sums", _pointwise, 1e-6), ("linear", "many_channels", _linear, 1e-6),
-    ("linear", "no_bias", _linear, 1e-6), ("mix_ffn", "odd", _mix_ffn, 5e-4), ("mix_ffn", "several_chunks", _mix_ffn, 5e-4),
-    ("mix_ffn", "several_tiles", _mix_ffn, 5e-4)])
+    ("linear", "no_bias", _linear, 1e-6), ("mix_ffn", "odd", _mix_ffn, 5e-4),
+    ("mix_ffn", "several_chunks", _mix_ffn, 5e-4), ("mix_ffn", "several_tiles", _mix_ffn, 5e-4)])
 def test_factors_are_rounded_and_sums_are_not(kernel, case, expected, limit):
     cases = import_module(f"jseg.ops.{kernel}.cases")
     inputs = cases.make(next(one for one in cases.CASES if one.name == case), np.random.default_rng(3))
@@ -94,7 +95,6 @@ def test_training_is_never_rounded():
 
 
 def test_a_model_takes_bf16_only_where_the_processor_has_it(monkeypatch):
-    from jseg.models import MODELS  # noqa: F401
     model = build_model({"type": "EncoderDecoder", "backbone": {"type": "MixVisionTransformer", "embed_dims": 8,
                          "num_layers": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]},
                          "decode_head": {"type": "SegformerHead", "in_channels": [8, 8, 8, 8], "in_index": [0, 1, 2, 3],

@@ -60,8 +60,9 @@ void forward(const Call& call) {
                     call.in<float>(7),
                     call.in<float>(8)};
     float* y = call.out<float>(0);
-    float* packed = scratch(packed_rows_size(d, c) + omp_get_max_threads() * panels_size(c) + d * (in_scale ? c + 1 : 0));
-    float *panels = packed + packed_rows_size(d, c), *shifted = panels + omp_get_max_threads() * panels_size(c);
+    const int64_t rows_size = packed_rows_size(d, c), all_panels = omp_get_max_threads() * panels_size(c);
+    float* packed = scratch(rows_size + all_panels + (in_scale ? d * (c + 1) : 0));
+    float *panels = packed + rows_size, *shifted = panels + all_panels;
     const float* factors = weight;
     if (in_scale) {
         scaled_columns(d, c, weight, in_scale, shifted + d);
