@@ -86,6 +86,59 @@ JOBS = {
     "nvidia-segformer-b2": _job("NVlabs/SegFormer", "authors_segformer", "mit_b2", 19, 768, container="state_dict",
                                 **_WHOLE),
 }
+_MMSEG_HEADS = {
+    "decode_head": {"type": "FPNHead", "in_channels": [64] * 5, "in_index": [0, 1, 2, 3, 4],
+                    "feature_strides": [4, 8, 16, 32, 64], "channels": 32, "dropout_ratio": 0.1, "num_classes": 150,
+                    "norm_cfg": {"type": "BN"}, "align_corners": False,
+                    "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0}},
+    "train_cfg": {}, "test_cfg": {"mode": "whole"}}
+_NAS_FPN = {"type": "EncoderDecoder", "backbone": {"type": "ResNet", "depth": 18, "norm_cfg": {"type": "BN"},
+                                                   "zero_init_residual": False},
+            "neck": {"type": "mmdet.NASFPN", "in_channels": [64, 128, 256, 512], "out_channels": 64, "num_outs": 5,
+                     "stack_times": 3, "norm_cfg": {"type": "BN"}}, **_MMSEG_HEADS}
+_FPN = {**_MMSEG_HEADS["decode_head"], "in_channels": [64] * 4, "in_index": [0, 1, 2, 3],
+        "feature_strides": [4, 8, 16, 32]}
+_VAN_FPN = {"type": "EncoderDecoder", **_MMSEG_HEADS, "decode_head": _FPN,
+            "backbone": {"type": "VAN", "embed_dims": [32, 64, 160, 256], "drop_rate": 0.0, "drop_path_rate": 0.1,
+                         "depths": [3, 3, 5, 2], "norm_cfg": {"type": "SyncBN", "requires_grad": True}},
+            "neck": {"type": "FPN", "in_channels": [32, 64, 160, 256], "out_channels": 64, "num_outs": 4}}
+_VAN_B6 = {"embed_dims": [96, 192, 384, 768], "mlp_ratios": [8, 8, 4, 4], "depths": [6, 6, 90, 6]}
+_HRFORMER_S = {"drop_path_rate": 0.1, "with_rpe": True, "stage1": {
+    "num_modules": 1, "num_branches": 1, "block": "BOTTLENECK", "num_blocks": [2], "num_channels": [64],
+    "num_heads": [2], "num_mlp_ratios": [4]}}
+for _i, _modules in ((2, 1), (3, 4), (4, 2)):
+    _HRFORMER_S[f"stage{_i}"] = {
+        "num_modules": _modules, "num_branches": _i, "block": "HRFORMERBLOCK", "num_blocks": [2] * _i,
+        "num_channels": [32, 64, 128, 256][:_i], "num_heads": [1, 2, 4, 8][:_i], "mlp_ratios": [4] * _i,
+        "window_sizes": [7] * _i, **({"multiscale_output": True} if _i == 4 else {})}
+_STEP = {"step": True}  # gradients and running statistics too
+JOBS.update({  # past MMSegmentation
+    "van-b0": _job("Visual-Attention-Network/VAN-Classification", "authors_van", "van_b0", **_STEP),
+    "van-b3": _job("Visual-Attention-Network/VAN-Classification", "authors_van", "van_b3"),
+    "van-b6": _job("Visual-Attention-Network/VAN-Classification", "authors_van", "VAN", words=_VAN_B6, size=(64, 64)),
+    "van-b0-fpn": _job("Visual-Attention-Network/VAN-Segmentation", "segmentation_model", words={
+        "model": _VAN_FPN, "package": "VAN"}, **_WHOLE, **_STEP),
+    "mmpretrain-van_tiny": _job("mmpretrain", "mmpretrain_model", "VAN", words={"out_indices": [0, 1, 2, 3]}, **_STEP),
+    "mmpretrain-van_large": _job("mmpretrain", "mmpretrain_model", "VAN", words={"arch": "large", "out_indices": [
+        0, 1, 2, 3]}),
+    # a seed where rounding moves no window's largest value to another place
+    **{f"torchvision-{name}": _job("torchvision", "torchvision_vgg", name, **({**_STEP, "seed": 1} if "11" in name
+                                                                              else {}))
+       for name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "vgg19_bn")},
+    "mmpretrain-vgg16_bn": _job("mmpretrain", "mmpretrain_model", "VGG", 16, words={
+        "out_indices": [1, 2, 3, 4], "norm_cfg": {"type": "BN"}}),
+    "torchvision-googlenet": _job("torchvision", "torchvision_googlenet", **_STEP),
+    **{f"torchvision-{name}": _job("torchvision", "torchvision_efficientnet", name, **(_STEP if "b0" in name else {}))
+       for name in ("efficientnet_b0", "efficientnet_b1", "efficientnet_b4", "efficientnet_b7")},
+    **{f"timm-{name}": _job("timm", "timm_efficientnet", name, size=(64, 96) if "l2" in name else (96, 128))
+       for name in ("efficientnet_b0", "tf_efficientnet_b7", "tf_efficientnet_l2")},
+    "mmpretrain-efficientnet_b0": _job("mmpretrain", "mmpretrain_model", "EfficientNet", "b0", words={
+        "out_indices": [2, 3, 4, 5]}, size=(97, 131), **_STEP),
+    "hrformer-small": _job("HRNet/HRFormer", "authors_hrformer", "small", **_STEP),
+    "hrformer-base": _job("HRNet/HRFormer", "authors_hrformer", "base"),
+    "mmpose-hrformer_small": _job("mmpose", "mmpose_hrformer", words={"extra": _HRFORMER_S}, size=(96, 128), **_STEP),
+    "mmdet-nas_fpn": _job("mmdet", "segmentation_model", words={"model": _NAS_FPN}, size=(128, 192), **_WHOLE, **_STEP),
+})
 JOBS.update({  # masks hide cells from 1/2 on: a seed whose cells rounding does not move across
     "meta-mask2former-r50": _job("facebookresearch/Mask2Former", "authors_mask2former", "r50", 150, numpy=True,
                                  **_WHOLE),
