@@ -3,11 +3,14 @@
     python tests/parity/backbones.py --python PYTHON --sources FOLDER             what has no result yet
     python tests/parity/backbones.py --python PYTHON --only timm-resnet50d --again
 
-PYTHON has torch, torchvision and timm (pip). FOLDER holds checkouts of the authors' repositories under their names:
-Swin-Transformer, ConvNeXt, mae, HRNet-Image-Classification, PIDNet, DDRNet, SegFormer, Mask2Former, detectron2;
-releases whose checkout is missing are left as they are. Each network gets random weights; its checkpoint, in the
-release's own layout, goes through `jseg convert` (which builds and accounts strictly), and both sides see the same
-picture: every map within LIMIT of its range. Results are kept in tests/parity/weights.json, a row for each release.
+PYTHON has torch and what the releases asked for need: torchvision, timm, einops; for jobs of mmpretrain, mmpose, mmdet
+and VAN-Segmentation the environment of `make parity`. FOLDER holds checkouts of the authors' repositories under their
+names: Swin-Transformer, ConvNeXt, mae, HRNet-Image-Classification, PIDNet, DDRNet, SegFormer, Mask2Former, detectron2,
+VAN-Classification, VAN-Segmentation, HRFormer, and mmpose, its wheel unpacked; releases whose checkout is missing are
+left as they are. Each network gets random weights; its checkpoint, in the release's own layout, goes through `jseg
+convert` (which builds and accounts strictly), and both sides see the same picture: every map within 1e-4 of its range;
+with `step` one training step too (limits: weights_page.py). Results are kept in tests/parity/weights.json, a row for
+each release, and shown in docs/parity_weights.md.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-RESULTS, LIMIT = HERE / "weights.json", 1e-4
+sys.path.insert(0, str(HERE))
+
+import weights_page  # noqa: E402
+
 _SMALL_BEIT = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 4, "num_heads": 3, "init_values": 0.1,
                "use_abs_pos_emb": False, "global_pool": "token"}
 _SMALL_MAE = {"img_size": 64, "patch_size": 16, "embed_dim": 128, "depth": 4, "num_heads": 2, "decoder_embed_dim": 32,
@@ -127,7 +133,7 @@ JOBS.update({  # past MMSegmentation
        for name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "vgg19_bn")},
     "mmpretrain-vgg16_bn": _job("mmpretrain", "mmpretrain_model", "VGG", 16, words={
         "out_indices": [1, 2, 3, 4], "norm_cfg": {"type": "BN"}}),
-    "torchvision-googlenet": _job("torchvision", "torchvision_googlenet", **_STEP),
+    "torchvision-googlenet": _job("torchvision", "torchvision_googlenet", size=(96, 96), seed=1, **_STEP),
     **{f"torchvision-{name}": _job("torchvision", "torchvision_efficientnet", name, **(_STEP if "b0" in name else {}))
        for name in ("efficientnet_b0", "efficientnet_b1", "efficientnet_b4", "efficientnet_b7")},
     **{f"timm-{name}": _job("timm", "timm_efficientnet", name, size=(64, 96) if "l2" in name else (96, 128))
@@ -144,27 +150,6 @@ JOBS.update({  # masks hide cells from 1/2 on: a seed whose cells rounding does 
                                  **_WHOLE),
     "meta-mask2former-swin": _job("facebookresearch/Mask2Former", "authors_mask2former", "swin", 19, numpy=True,
                                   words={"layers": [2, 3]}, seed=1, **_WHOLE)})
-
-
-def load_results() -> dict[str, dict]:
-    """Kept rows by release; those of other scripts too."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def save_results(rows: dict[str, dict]) -> None:
-    """Write the rows, a line for each, so that changes read well."""
-    lines = [f" {json.dumps(name)}: {json.dumps(row, sort_keys=True)}" for name, row in sorted(rows.items())]
-    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def fault(row: dict) -> str:
-    """What of a row is beyond its limit; empty where all agrees."""
-    if "failed" in row:
-        return row["failed"]
-    faults = [f"{row['unaccounted']} keys unaccounted"] if row["unaccounted"] else []
-    faults += [f"maps {row['logits']:.2g} > {LIMIT:g}"] if not row["logits"] <= LIMIT else []
-    faults += [f"labels {row['labels']:.3%} equal"] if row.get("labels") is not None and row["labels"] < 0.999 else []
-    return "; ".join(faults)
 
 
 def run(jobs: list[dict], python: str, sources: str | None) -> dict[str, dict]:
@@ -189,17 +174,17 @@ def main() -> int:
     unknown = set(args.only or ()) - set(JOBS)
     if unknown:
         parser.error(f"unknown releases {', '.join(sorted(unknown))}; known: {', '.join(JOBS)}")
-    rows, wanted = load_results(), args.only or list(JOBS)
-    todo = [{**JOBS[name], "name": name} for name in wanted if args.again or name not in rows or fault(rows[name])]
+    rows, wanted = weights_page.load(), args.only or list(JOBS)
+    todo = [{**JOBS[name], "name": name} for name in wanted if args.again or name not in rows or "; ".join(weights_page.failures(rows[name]))]
     for start in range(0, len(todo), args.batch):
         batch = todo[start:start + args.batch]
         for name, row in run(batch, args.python, args.sources).items():
             job = JOBS[name]
             model = " ".join(map(str, [job["build"], *job["args"]]))
             rows[name] = {"source": job["source"], "model": model, **row, "date": datetime.date.today().isoformat()}
-            print(f"parity-weights: {name}: {fault(rows[name]) or 'agrees'}", flush=True)
-        save_results(rows)
-    bad = [name for name in wanted if name not in rows or fault(rows[name])]
+            print(f"parity-weights: {name}: {"; ".join(weights_page.failures(rows[name])) or 'agrees'}", flush=True)
+        weights_page.save(rows)
+    bad = [name for name in wanted if name not in rows or "; ".join(weights_page.failures(rows[name]))]
     print(f"{len(wanted) - len(bad)} of {len(wanted)} releases agree")
     return 1 if bad else 0
 

@@ -54,6 +54,8 @@ def mmpretrain_model(kind: str, **words):
 def torchvision_vgg(name: str):
     from torchvision import models
     model = getattr(models, name)(weights=None)
+    for i in (0, 3, 6):  # keys count, not their 120 million values
+        model.classifier[i] = nn.Linear(4, 4)
     pools = [part for part in model.features if isinstance(part, nn.MaxPool2d)]
     return model, lambda x: hooked(model, pools[1:], lambda m: m.features(x))
 
@@ -77,13 +79,15 @@ def timm_efficientnet(name: str):
     return model, lambda x: hooked(model, [model.blocks[i] for i in (1, 2, 4, 6)], lambda m: m.forward_features(x))
 
 
-def authors_hrformer(size: str):
-    """HRFormer's classifier, of the shape that its configuration file says."""
+def authors_hrformer(shape):
+    """HRFormer's classifier: the name of one of its configuration files, or such a block."""
     import yaml
     module = source("HRFormer/cls", "models.hrt")
     sys.modules["models.modules.multihead_isa_attention"].F = F  # a name that its file lacks
-    text = (PLACE["sources"] / f"HRFormer/cls/configs/hrt/hrt_{size}.yaml").read_text()
-    model = module.HighResolutionTransformer(yaml.safe_load(text)["MODEL"]["HRT"])
+    if isinstance(shape, str):
+        text = (PLACE["sources"] / f"HRFormer/cls/configs/hrt/hrt_{shape}.yaml").read_text()
+        shape = yaml.safe_load(text)["MODEL"]["HRT"]
+    model = module.HighResolutionTransformer(shape)
 
     def maps(x):
         x = F.relu(model.bn2(model.conv2(F.relu(model.bn1(model.conv1(x))))))

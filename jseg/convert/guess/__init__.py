@@ -86,7 +86,7 @@ _LOOKS = (  # (pattern of a key, name); the first that matches is what the messa
     (r"cls_token|pos_embed.*encoder|backbone\.pos_embed", "a vision transformer (ViT, BEiT, DeiT)"),
     (r"downsample_layers\.\d", "ConvNeXt"), (r"transition\d\.\d", "HRNet"),
     (r"layer\d\.\d+\.conv\d\.weight", "a ResNet (PSPNet, DeepLabV3+, UPerNet...)"),
-    (r"features\.\d+\.conv\.|inverted_res", "MobileNet"),
+    (r"features\.\d+\.conv\.|inverted_res", "MobileNet"), (r"blocks\.\d\.\d\.conv_dw", "an EfficientNet of timm"),
     (r"query_embed|query_feat|transformer_decoder", "MaskFormer or Mask2Former"),
     (r"mask_decoder|image_encoder", "Segment Anything"), (r"text_model|visual\.", "CLIP"),
     (r"bbox_head|rpn_head", "a detector"))
