@@ -175,16 +175,16 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown releases {', '.join(sorted(unknown))}; known: {', '.join(JOBS)}")
     rows, wanted = weights_page.load(), args.only or list(JOBS)
-    todo = [{**JOBS[name], "name": name} for name in wanted if args.again or name not in rows or "; ".join(weights_page.failures(rows[name]))]
+    todo = [{**JOBS[name], "name": name} for name in wanted if args.again or name not in rows or weights_page.failures(rows[name])]
     for start in range(0, len(todo), args.batch):
         batch = todo[start:start + args.batch]
         for name, row in run(batch, args.python, args.sources).items():
             job = JOBS[name]
             model = " ".join(map(str, [job["build"], *job["args"]]))
             rows[name] = {"source": job["source"], "model": model, **row, "date": datetime.date.today().isoformat()}
-            print(f"parity-weights: {name}: {"; ".join(weights_page.failures(rows[name])) or 'agrees'}", flush=True)
+            print(f"parity-weights: {name}: {'; '.join(weights_page.failures(rows[name])) or 'agrees'}", flush=True)
         weights_page.save(rows)
-    bad = [name for name in wanted if name not in rows or "; ".join(weights_page.failures(rows[name]))]
+    bad = [name for name in wanted if name not in rows or weights_page.failures(rows[name])]
     print(f"{len(wanted) - len(bad)} of {len(wanted)} releases agree")
     return 1 if bad else 0
 

@@ -69,8 +69,8 @@ class EfficientNet(nn.Module):
             raise ConfigError(f"conv_cfg is {dict(conv_cfg)}; accepted: {{type: Conv2dAdaptivePadding}} or null")
         layers = range(len(_LAYERS) + 2)
         if not out_indices or not set(out_indices) <= set(layers) or frozen_stages not in range(len(layers) + 1):
-            raise ConfigError(f"out_indices {list(out_indices)} lie in 0 to {layers[-1]}, frozen_stages {frozen_stages} "
-                              f"in 0 to {len(layers)}")
+            raise ConfigError(f"out_indices {list(out_indices)} lie in 0 to {layers[-1]}, frozen_stages "
+                              f"{frozen_stages} in 0 to {len(layers)}")
         stem, sizes, last = layer_sizes(arch)
         self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
