@@ -175,7 +175,8 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown releases {', '.join(sorted(unknown))}; known: {', '.join(JOBS)}")
     rows, wanted = weights_page.load(), args.only or list(JOBS)
-    todo = [{**JOBS[name], "name": name} for name in wanted if args.again or name not in rows or weights_page.failures(rows[name])]
+    todo = [{**JOBS[name], "name": name} for name in wanted
+            if args.again or name not in rows or weights_page.failures(rows[name])]
     for start in range(0, len(todo), args.batch):
         batch = todo[start:start + args.batch]
         for name, row in run(batch, args.python, args.sources).items():

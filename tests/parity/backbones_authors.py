@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pathlib
-import sys
 import types
 from functools import partial
 

@@ -20,10 +20,9 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping
 
-from jseg.convert.guess import Guess, Shapes, rgb_note
+from jseg.convert.guess import Guess, Shapes, read_block, rgb_note
 from jseg.convert.guess.hrnet import stage_sizes
 from jseg.convert.layout import CLASSIFIER, Layout, Moved, square_side, without_prefix
-from jseg.errors import ConvertError
 from jseg.models.made import Made
 
 __all__ = ["NEAREST", "guess", "recognise"]
@@ -55,13 +54,9 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
     Raises:
         ConvertError: keys are missing.
     """
-    keys = without_prefix(shapes)
-    try:
-        block = {"type": "HRFormer", "extra": _stages(keys)}
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise ConvertError(f"{where}: an incomplete HRFormer: {error} is missing or has an odd shape") from error
-    return Guess(NEAREST, {"model": {"backbone": block}}, backbone_only=True, notes=(rgb_note(),),
-                 translate=lambda found, model: _translate(found, model["backbone"]))
+    extra = read_block(_stages, without_prefix(shapes), where, "HRFormer")
+    return Guess(NEAREST, {"model": {"backbone": {"type": "HRFormer", "extra": extra}}}, backbone_only=True,
+                 notes=(rgb_note(),), translate=lambda found, model: _translate(found, model["backbone"]))
 
 
 def _stages(keys: Shapes) -> dict[str, Any]:

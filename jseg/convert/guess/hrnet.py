@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from jseg.convert.guess import Guess, Shapes, rgb_note
+from jseg.convert.guess import Guess, Shapes, read_block, rgb_note
 from jseg.convert.layout import CLASSIFIER, Layout, count_indices, without_prefix
-from jseg.errors import ConvertError
 
 __all__ = ["NEAREST", "guess", "recognise", "stage_sizes"]
 
@@ -40,12 +39,8 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
     Raises:
         ConvertError: keys are missing.
     """
-    keys = without_prefix(shapes)
-    try:
-        block = {"type": "HRNet", "extra": stage_sizes(keys)}
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise ConvertError(f"{where}: an incomplete HRNet: {error} is missing or has an odd shape") from error
-    return Guess(NEAREST, {"model": {"backbone": block}}, backbone_only=True, notes=(
+    extra = read_block(stage_sizes, without_prefix(shapes), where, "HRNet")
+    return Guess(NEAREST, {"model": {"backbone": {"type": "HRNet", "extra": extra}}}, backbone_only=True, notes=(
         rgb_note(), "maps are resized bilinearly, where the classifier takes the nearest value"),
         translate=lambda found, model: LAYOUT.apply(found))
 

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from jseg.convert.guess import Guess, Shapes, rgb_note
+from jseg.convert.guess import Guess, Shapes, read_block, rgb_note
 from jseg.convert.layout import count_indices
-from jseg.errors import ConvertError
 
 __all__ = ["NEAREST", "guess", "recognise"]
 
@@ -40,10 +39,7 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
         ConvertError: keys are missing.
     """
     keys = {ours: shapes[theirs] for ours, theirs in _renamed(shapes).items()}
-    try:
-        block = _block(keys)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ConvertError(f"{where}: an incomplete VAN: {error} is missing or has an odd shape") from error
+    block = read_block(_block, keys, where, "VAN")
     return Guess(NEAREST, {"model": {"backbone": block}}, backbone_only=True, notes=(rgb_note(),))
 
 
