@@ -24,7 +24,7 @@ def halve_map(x: jt.Var, *, ceil_mode: bool = False) -> jt.Var:
     """Largest value of each 2x2 window, where PyTorch's MaxPool2d leaves nothing of a side of 1: that stays 1.
     Shape: (N, C, H, W) -> (N, C, H // 2, W // 2), rounded up in `ceil_mode` or where a side is 1.
     """
-    return max_pool(x, 2, stride=2, ceil_mode=ceil_mode or min(x.shape[2:]) < 2)
+    return max_pool(x, 2, stride=2, ceil_mode=ceil_mode or any(side < 2 for side in x.shape[2:]))
 
 
 def pool_to_size(x: jt.Var, size: tuple[int, int]) -> jt.Var:

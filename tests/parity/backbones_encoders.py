@@ -41,13 +41,13 @@ def authors_van(name: str, **words):
     return model, maps
 
 
-def mmpretrain_model(kind: str, **words):
+def mmpretrain_model(kind: str, *args, **words):
     """A backbone of mmpretrain, as its classifier's checkpoint has it."""
     from zoo_operators import allow_mmcv_operators, allow_mmpretrain
     allow_mmcv_operators(), allow_mmpretrain()
     import mmpretrain.models.backbones as backbones
     model = nn.Module()
-    model.backbone = getattr(backbones, kind)(**words)
+    model.backbone = getattr(backbones, kind)(*args, **words)
     return model, lambda x: list(model.backbone(x))
 
 

@@ -100,7 +100,7 @@ class NASFPN(nn.Module):
     """
 
     TINY = MappingProxyType({"type": "NASFPN", "out_channels": 8, "num_outs": 5, "stack_times": 2,
-                             "norm_cfg": {"type": "BN"}})
+                             "norm_cfg": {"type": "GN", "num_groups": 2}})
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int, stack_times: int,
                  start_level: int = 0, end_level: int = -1, norm_cfg: dict | None = None):
