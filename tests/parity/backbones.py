@@ -135,9 +135,12 @@ JOBS.update({  # past MMSegmentation
         "out_indices": [1, 2, 3, 4], "norm_cfg": {"type": "BN"}}),
     "torchvision-googlenet": _job("torchvision", "torchvision_googlenet", size=(96, 96), seed=1, **_STEP),
     **{f"torchvision-{name}": _job("torchvision", "torchvision_efficientnet", name, **(_STEP if "b0" in name else {}))
-       for name in ("efficientnet_b0", "efficientnet_b1", "efficientnet_b4", "efficientnet_b7")},
-    **{f"timm-{name}": _job("timm", "timm_efficientnet", name, size=(64, 96) if "l2" in name else (96, 128))
-       for name in ("efficientnet_b0", "tf_efficientnet_b7", "tf_efficientnet_l2")},
+       for name in ("efficientnet_b0", "efficientnet_b4")},
+    "torchvision-efficientnet_b7": _job("torchvision", "torchvision_efficientnet", "efficientnet_b7",
+                                        calm=r"block\.[23]\.1\.weight"),
+    "timm-efficientnet_b0": _job("timm", "timm_efficientnet", "efficientnet_b0"),
+    "timm-tf_efficientnet_l2": _job("timm", "timm_efficientnet", "tf_efficientnet_l2", size=(64, 96),
+                                    calm=r"\.bn3\.weight"),
     "mmpretrain-efficientnet_b0": _job("mmpretrain", "mmpretrain_model", "EfficientNet", "b0", words={
         "out_indices": [2, 3, 4, 5]}, size=(97, 131), **_STEP),
     "hrformer-small": _job("HRNet/HRFormer", "authors_hrformer", "small", **_STEP),

@@ -193,7 +193,7 @@ def main() -> None:
             places = [globals(), vars(encoders), vars(authors)]
             builder = next(place[job["build"]] for place in places if job["build"] in place)
             model, maps = builder(*job.get("args", []), **job.get("words", {}))
-            randomise(model, job.get("seed", 0))
+            randomise(model, job.get("seed", 0), job.get("calm"))
             save(model, out / "checkpoint", job)
             picture = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (1, 3, *job["size"])).astype(np.float32))
             with torch.no_grad():
