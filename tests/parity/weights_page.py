@@ -48,7 +48,8 @@ def failures(row: dict) -> list[str]:
     limit = max(GRADIENTS, STRAY * row.get("gradients of torch", 0.0))
     if not row.get("gradients", 0.0) <= limit:
         found.append(f"gradients {row['gradients']:.2g} > {limit:.2g} ({row['worst gradient']})")
-    found += [f"running statistics {row['running']:.2g} > {RUNNING:g}"] if not row.get("running", 0.0) <= RUNNING else []
+    if not row.get("running", 0.0) <= RUNNING:
+        found.append(f"running statistics {row['running']:.2g} > {RUNNING:g}")
     labels = row.get("labels")
     found += ["one class everywhere: the label maps tell nothing"] if row.get("classes seen", 2) < 2 else []
     return found + ([f"labels {labels:.3%} < {LABELS:.1%}"] if labels is not None and not labels >= LABELS else [])

@@ -84,7 +84,8 @@ class GoogLeNet(nn.Module):
                  act_cfg: dict = MappingProxyType({"type": "ReLU"}), norm_eval: bool = False):
         super().__init__()
         if not out_indices or not set(out_indices) <= set(range(4)) or frozen_stages not in range(-1, 4):
-            raise ConfigError(f"out_indices {list(out_indices)} lie in 0 to 3, frozen_stages {frozen_stages} in -1 to 3")
+            raise ConfigError(f"out_indices {list(out_indices)} lie in 0 to 3, frozen_stages {frozen_stages} in -1 to "
+                              "3")
         self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.conv1 = ConvNormAct(in_channels, _STEM[0], 7, stride=2, padding=3, **blocks)

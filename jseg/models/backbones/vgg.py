@@ -60,8 +60,8 @@ class VGG(nn.Module):
                  with_last_pool: bool = True, *, in_channels: int = 3):
         super().__init__()
         if depth not in _DEPTHS or not 1 <= num_stages <= 5 or len(dilations) != num_stages:
-            raise ConfigError(f"depth {depth} (accepted: {', '.join(map(str, _DEPTHS))}), num_stages {num_stages} (1 to "
-                              f"5), dilations {list(dilations)} (one per stage)")
+            raise ConfigError(f"depth {depth} (accepted: {', '.join(map(str, _DEPTHS))}), num_stages {num_stages} (1 "
+                              f"to 5), dilations {list(dilations)} (one per stage)")
         self.out_indices = (num_stages - 1,) if out_indices is None else tuple(out_indices)
         if (not self.out_indices or not set(self.out_indices) <= set(range(num_stages))
                 or frozen_stages not in range(-1, num_stages + 1)):
