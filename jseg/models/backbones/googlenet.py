@@ -1,8 +1,8 @@
 """GoogLeNet: modules of several convolutions side by side.
 
 Paper: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015; with batch norm, as Ioffe & Szegedy, ICML 2015.
-Upstream: torchvision 0.29 torchvision/models/googlenet.py (BSD-3-Clause), whose keys and arithmetic these are, the 3x3
-convolution in the place of the paper's 5x5 too.
+Upstream: torchvision 0.29 torchvision/models/googlenet.py (BSD-3-Clause), whose keys and arithmetic these are; where
+the paper has a 5x5 convolution, it has a 3x3 one.
 
 Deviations: without the auxiliary classifiers; `transform_input` is not a word: pictures that weights of torchvision
 have seen are (x - 127.5) / 127.5 for each channel, which `data_preprocessor` says.
