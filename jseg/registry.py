@@ -139,7 +139,8 @@ _START = ("; weights to start from are named once, at the top of the config: loa
           ".pth or .pkl itself ('jseg convert --help' lists the releases)")
 # words that belong in another place
 _ELSEWHERE = {"init_cfg": _START, "pretrained": _START, "checkpoint": _START, "load_from": _START,
-              "norm_eval": "; ResNet alone takes it; frozen_stages fixes the norms of the frozen stages"}
+              "norm_eval": "; ResNet, VGG, GoogLeNet and EfficientNet take it; frozen_stages fixes the norms of "
+              "the frozen stages"}
 
 
 def _at(where: str) -> str:

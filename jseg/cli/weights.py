@@ -83,7 +83,7 @@ def table(index: dict, folder: pathlib.Path) -> str:
         here = ("converted" if (folder / f"{entry.name}.safetensors").exists() else "fetched"
                 if (folder / entry.file).exists() else
                 "in part" if (folder / f"{entry.file}.part").exists() else "")
-        rows.append((entry.name, "/".join(f"{value:g}" for value in entry.miou) if entry.miou else "-",
+        rows.append((entry.name, "/".join("-" if value is None else f"{value:g}" for value in entry.miou or [None]),
                      entry.sha256 or "not published", entry.licence or "not stated", entry.source, here))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -31,7 +31,7 @@ _PADDING_KEYS = ("size", "size_divisor", "resize_divisor")
 _HAM_SPELLINGS = {"TRAIN_STEPS": "train_steps", "EVAL_STEPS": "eval_steps", "INV_T": "inv_t", "RAND_INIT": "rand_init"}
 _HAM_UPSTREAM = {"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "rand_init": True}  # all three families
 # words of a head that stay unsaid where usual
-_SCOPES = ("mmseg", "mmpretrain", "mmcls")  # before a dot: the library whose class is meant
+_SCOPES = ("mmseg", "mmpretrain", "mmcls", "mmdet", "mmpose")  # before a dot: the library whose class is meant
 _SELDOM = ("input_transform", "out_channels", "threshold", "conv_cfg", "sampler")
 _NEUTRAL = {"conv_cfg": (None,), "threshold": (None,), "init_cfg": (None,), "pretrained": (None,),
             "decoder_params": (None,), "norm_eval": (False,), "with_cp": (False,), "out_channels": (None,)}
@@ -163,13 +163,14 @@ def _plain_cfg(cfg: dict) -> dict:
 
 def _backbone(block: dict, notes: Notes) -> Any:
     where = "model.backbone"
+    if block.get("type") in ("MSCAN", "VAN") and "in_chans" in block:  # the authors' and original JSeg's word
+        block = {**{key: value for key, value in block.items() if key != "in_chans"},
+                 "in_channels": block["in_chans"]}
     if block.get("type") != "MSCAN":
         return _known(MODELS, block, where, notes)
     from jseg.models.backbones.mscan import SIZES, VARIANTS
 
     block = {**SIZES, **block}
-    if "in_chans" in block:  # the authors' and original JSeg's word
-        block["in_channels"] = block.pop("in_chans")
     if "norm_cfg" not in block and notes.style != "original JSeg":
         block["norm_cfg"] = {"type": "SyncBN"}  # upstream's default
     sizes = {name: block[name] for name in SIZES}

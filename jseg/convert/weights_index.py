@@ -47,7 +47,7 @@ class Published:
     licence: str | None = None
     config: str | None = None
     classes: str | None = None
-    miou: tuple[float, float] | None = None
+    miou: tuple[float | None, float | None] | None = None
 
     def by_hand(self, folder: pathlib.Path) -> str:
         """What to do without a connection."""

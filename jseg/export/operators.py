@@ -236,6 +236,24 @@ def _adaptive_max_pool(x, size):
     return x
 
 
+@stands_for(pool.pool_to_size)
+def _pool_to_size(x, size):
+    kernels = [ceiling_division(side, cells) for side, cells in zip(x.shape[2:], size)]
+    missing = [kernel * cells - side for kernel, cells, side in zip(kernels, size, x.shape[2:])]
+    if not any(isinstance(kernel, Size) for kernel in kernels):
+        (top, left), (down, right) = (m // 2 for m in missing), (m - m // 2 for m in missing)
+        x = framework.pad(x, (left, right, top, down))
+        return x.graph.add("MaxPool", [x], (*x.shape[:2], *size), kernel_shape=kernels, strides=kernels)
+    for axis, cells, kernel, lost in zip((2, 3), size, kernels, missing):  # windows whose side depends on the picture
+        length = x.shape[axis]
+        begin = positions(cells).cast("int64") * kernel - lost // 2
+        inside, reaches = _inside(length, begin, begin + kernel), (begin < 0) | (begin + kernel > length)
+        inside, reaches = (inside.unsqueeze(2), reaches.unsqueeze(1)) if axis == 2 else (inside, reaches)
+        x = where(inside, x.unsqueeze(axis), -np.inf).max(axis + 1)
+        x = where(reaches & (x < 0), x.graph.constant(0.0, "float32"), x)
+    return x
+
+
 @stands_for(resize.resize_by_factor)
 def _scaled(x, factor):
     size = tuple(floor(side * factor) if isinstance(side, Size) else max(int(side * factor), 1) for side in x.shape[2:])

@@ -57,24 +57,29 @@ def _cut(x: Tensor, side: int) -> Tensor:
 
 
 @stands_for(windows.to_windows)
-def _to_windows(x, size, side, shift=0):
+def _to_windows(x, size, side, shift=0, centred=False):
     n, _, c = x.shape
-    rows, columns = _counts(size, side)
-    x = pad(x.reshape(n, *size, c), (0, 0, 0, columns * side - size[1], 0, rows * side - size[0]))
+    edges = [0, 0]
+    for length, count in zip(reversed(size), reversed(_counts(size, side))):  # pairs for the last axis come first
+        missing = count * side - length
+        before = missing // 2 if centred else 0
+        edges += [before, missing - before]
+    x = pad(x.reshape(n, *size, c), tuple(edges))
     for axis in (1, 2):
         x = _rolled(x, axis, shift) if shift else x
     return _cut(x, side)
 
 
 @stands_for(windows.from_windows)
-def _from_windows(x, size, side, shift=0):
+def _from_windows(x, size, side, shift=0, centred=False):
     (rows, columns), c = _counts(size, side), x.shape[2]
     n = x.shape[0] // (rows * columns)
     x = x.reshape(n, rows, columns, side, side, c).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(n, rows * side, columns * side, c)
     for axis in (1, 2):
         x = _rolled(x, axis, -shift) if shift else x
-    return x[:, :size[0], :size[1]].reshape(n, size[0] * size[1], c)
+    top, left = ((count * side - length) // 2 if centred else 0 for length, count in zip(size, (rows, columns)))
+    return x[:, top:top + size[0], left:left + size[1]].reshape(n, size[0] * size[1], c)
 
 
 @table_of(windows.shift_mask)

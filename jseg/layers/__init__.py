@@ -13,7 +13,8 @@ from jseg.layers.non_local import DisentangledNonLocal2d, NonLocal2d
 from jseg.layers.norms import BatchNorm2d, GroupNorm, LayerNorm, build_norm
 from jseg.layers.numbered import Numbered
 from jseg.layers.parameters import buffer_names, count_parameters, named_parameters
-from jseg.layers.pool import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool, window_means
+from jseg.layers.pool import (adaptive_avg_pool, adaptive_max_pool, avg_pool, halve_map, max_pool, pool_to_size,
+                              window_means)
 from jseg.layers.resize import nearest_resize
 from jseg.layers.scale import Scale
 from jseg.layers.self_attention import SelfAttentionBlock
@@ -27,6 +28,7 @@ __all__ = ["AdaptiveConv2d", "AttentionRefinement", "BatchNorm2d", "ChannelGate"
            "Linear", "MultiheadAttention", "NonLocal2d", "Numbered", "PReLU", "PatchEmbed", "PatchMerging",
            "ReducedAttention", "Scale", "SelfAttentionBlock", "SqueezeExcitation", "adaptive_avg_pool",
            "adaptive_max_pool", "avg_pool", "buffer_names", "build_activation", "build_norm", "check_attn_drop",
-           "check_heads", "choose_points", "conv_norm", "count_parameters", "gelu", "hard_sigmoid", "hard_swish",
-           "lead_of_best", "make_divisible", "max_pool", "mix_ffn", "named_parameters", "nearest_resize", "pad_corner",
-           "pair", "project_patches", "relu", "to_map", "to_tokens", "top_places", "window_means"]
+           "check_heads", "choose_points", "conv_norm", "count_parameters", "gelu", "halve_map", "hard_sigmoid",
+           "hard_swish", "lead_of_best", "make_divisible", "max_pool", "mix_ffn", "named_parameters", "nearest_resize",
+           "pad_corner", "pair", "pool_to_size", "project_patches", "relu", "to_map", "to_tokens", "top_places",
+           "window_means"]

@@ -12,7 +12,7 @@ import jittor as jt
 from jittor import nn
 
 from jseg.layers.conv import ConvNormAct
-from jseg.layers.squeeze import SqueezeExcitation
+from jseg.layers.drop import DropPath
 
 __all__ = ["InvertedResidual", "InvertedResidualV3"]
 
@@ -56,27 +56,33 @@ class InvertedResidualV3(nn.Module):
 
     Args:
         in_channels, mid_channels, out_channels: widths of input, inside and output.
-        kernel_size, stride, dilation: of the depthwise convolution; at stride 2 it is padded as TensorFlow does.
-        squeeze: width inside over that of the squeeze and excitation; None for none.
+        kernel_size, stride, dilation: of the depthwise convolution.
+        adaptive: whether the depthwise convolution is padded as TensorFlow does at stride 2, instead of evenly.
+        squeeze: squeeze and excitation of `mid_channels`; None for none.
         norm_cfg, act_cfg: norm of all three, activation of the first two.
+        drop_path_prob: probability of dropping the branch in training, where the input is added.
     Shape:
         x: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, mid_channels: int, kernel_size: int, stride: int = 1,
-                 dilation: int = 1, squeeze: int | None = None, norm_cfg: dict | None = None,
-                 act_cfg: dict | None = None):
+                 dilation: int = 1, adaptive: bool = True, squeeze: nn.Module | None = None,
+                 norm_cfg: dict | None = None, act_cfg: dict | None = None, drop_path_prob: float = 0.0):
         super().__init__()
         blocks = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
         self.adds_input = stride == 1 and in_channels == out_channels
         self.expand_conv = None if in_channels == mid_channels else ConvNormAct(in_channels, mid_channels, 1, **blocks)
-        padding = {"padding": dilation * (kernel_size // 2)} if stride == 1 else {
-            "conv_cfg": {"type": "Conv2dAdaptivePadding"}}
+        padding = {"conv_cfg": {"type": "Conv2dAdaptivePadding"}} if adaptive and stride > 1 else {
+            "padding": dilation * (kernel_size // 2)}
         self.depthwise_conv = ConvNormAct(mid_channels, mid_channels, kernel_size, stride=stride, dilation=dilation,
                                           groups=mid_channels, **padding, **blocks)
-        self.se = None if squeeze is None else SqueezeExcitation(mid_channels, squeeze)
+        self.se = squeeze
         self.linear_conv = ConvNormAct(mid_channels, out_channels, 1, norm_cfg=norm_cfg)
+        self.drop_path = DropPath(drop_path_prob)
 
     def execute(self, x: jt.Var) -> jt.Var:
         y = self.depthwise_conv(x if self.expand_conv is None else self.expand_conv(x))
-        return self.linear_conv(y if self.se is None else self.se(y), residual=x if self.adds_input else None)
+        y = y if self.se is None else self.se(y)
+        if self.adds_input and self.drop_path.is_train and self.drop_path.drop_prob:
+            return x + self.drop_path(self.linear_conv(y))
+        return self.linear_conv(y, residual=x if self.adds_input else None)

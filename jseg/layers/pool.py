@@ -8,7 +8,8 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-__all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool", "window_means"]
+__all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "halve_map", "max_pool", "pool_to_size",
+           "window_means"]
 
 
 def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0,
@@ -17,6 +18,29 @@ def max_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding:
     Shape: (N, C, H, W) -> (N, C, H', W').
     """
     return _pool_windows(x, kernel_size, stride, padding, ceil_mode, "maximum")
+
+
+def halve_map(x: jt.Var, *, ceil_mode: bool = False) -> jt.Var:
+    """Largest value of each 2x2 window, where PyTorch's MaxPool2d leaves nothing of a side of 1: that stays 1.
+    Shape: (N, C, H, W) -> (N, C, H // 2, W // 2), rounded up in `ceil_mode` or where a side is 1.
+    """
+    return max_pool(x, 2, stride=2, ceil_mode=ceil_mode or any(side < 2 for side in x.shape[2:]))
+
+
+def pool_to_size(x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    """Largest values of windows of one size, which make a map of `size`; zeros on all sides fill it up to whole
+    windows (they count, as in MMCV's merging cells).
+
+    Shape:
+        x: (N, C, H, W) -> (N, C, h, w), windows of ceil(H / h) x ceil(W / w)
+    """
+    edges, windows = [], []
+    for side, cells in zip(x.shape[2:], size):
+        missing = -(-side // cells) * cells - side
+        edges = [missing // 2, missing - missing // 2, *edges]  # the width's come first
+        windows += [cells, (side + missing) // cells]
+    x = nn.pad(x, edges) if any(edges) else x
+    return x.reshape(*x.shape[:2], *windows).max([3, 5])
 
 
 def avg_pool(x: jt.Var, kernel_size: int, *, stride: int | None = None, padding: int = 0, ceil_mode: bool = False,

@@ -25,15 +25,17 @@ class SqueezeExcitation(nn.Module):
 
     Args:
         channels: C.
-        ratio: C over the width in between, which is rounded to a multiple of 8.
+        ratio: C over the width in between.
         act_cfgs: activations of both 1x1 convolutions.
+        divisor: the width in between is rounded to a multiple of it.
     Shape:
         x: (N, C, H, W) -> same
     """
 
-    def __init__(self, channels: int, ratio: int = 16, act_cfgs: Sequence[Mapping] = _ACTIVATIONS):
+    def __init__(self, channels: int, ratio: int = 16, act_cfgs: Sequence[Mapping] = _ACTIVATIONS, *,
+                 divisor: int = 8):
         super().__init__()
-        inner = make_divisible(channels // ratio, 8)
+        inner = make_divisible(channels // ratio, divisor)
         self.conv1 = ConvNormAct(channels, inner, 1, act_cfg=act_cfgs[0])
         self.conv2 = ConvNormAct(inner, channels, 1, act_cfg=act_cfgs[1])
 

@@ -37,23 +37,24 @@ def _take_tokens(x: jt.Var, index: np.ndarray) -> jt.Var:
     return x.reindex([n, len(index), c], ["i0", "@e0(i1)", "i2"], extras=[jt.array(index)])
 
 
-def to_windows(x: jt.Var, size: tuple[int, int], side: int, shift: int = 0) -> jt.Var:
+def to_windows(x: jt.Var, size: tuple[int, int], side: int, shift: int = 0, centred: bool = False) -> jt.Var:
     """Cut a map into windows of side x side, zeros below and to the right filling the last ones.
 
     Args:
         size: (H, W).
         side: of the windows, in tokens.
         shift: tokens by which the filled map is rolled up and left before it is cut, 0 <= shift < side.
+        centred: fill up on all sides, one more below and to the right where the number is odd.
     Shape:
         x: (N, H * W, C) -> (N * windows, side * side, C), windows by row and column
     """
-    order, back = _token_orders(*size, side, shift)
+    order, back = _token_orders(*size, side, shift, centred)
     return _Gather.apply(x, order, back).reshape(-1, side * side, x.shape[2])
 
 
-def from_windows(x: jt.Var, size: tuple[int, int], side: int, shift: int = 0) -> jt.Var:
+def from_windows(x: jt.Var, size: tuple[int, int], side: int, shift: int = 0, centred: bool = False) -> jt.Var:
     """The way back of `to_windows`. Shape: (N * windows, side * side, C) -> (N, H * W, C)."""
-    order, back = _token_orders(*size, side, shift)
+    order, back = _token_orders(*size, side, shift, centred)
     return _Gather.apply(x.reshape(-1, len(order), x.shape[2]), back, order)
 
 
@@ -63,11 +64,12 @@ def window_counts(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _token_orders(height: int, width: int, side: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+def _token_orders(height: int, width: int, side: int, shift: int, centred: bool) -> tuple[np.ndarray, np.ndarray]:
     """For each token of the windows its place in the map, or -1; for each token of the map its place in the windows."""
     rows, columns = window_counts((height, width), side)
     places = np.full((rows * side, columns * side), -1, np.int32)
-    places[:height, :width] = np.arange(height * width).reshape(height, width)
+    top, left = ((rows * side - height) // 2, (columns * side - width) // 2) if centred else (0, 0)
+    places[top:top + height, left:left + width] = np.arange(height * width).reshape(height, width)
     order = cut_windows(np.roll(places, (-shift, -shift), (0, 1)), side).reshape(-1)
     back = np.empty(height * width, np.int32)
     inside = order >= 0

@@ -1,6 +1,7 @@
 """Write golden/releases.npz: what small networks of other homes compute, for `test_releases.py`.
 
-    python tests/convert/make_releases.py SOURCES      under the Python of tests/parity/backbones.py, with its folder
+    python tests/convert/make_releases.py SOURCES [NAME...]     under the Python of tests/parity/backbones.py, with its
+                                                                folder; with names these alone, others stay as they are
 
 Each network is built by its own library or its authors' file. The file holds the names and shapes of its weights (their
 values follow from `release_cases.weight`), and a part of every map of one picture; and what SciPy and PyTorch make of
@@ -18,6 +19,7 @@ import numpy as np
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
 import backbones_authors as authors  # noqa: E402
+import backbones_encoders as encoders  # noqa: E402
 import backbones_torch as packages  # noqa: E402
 import torch  # noqa: E402
 from backbones_tools import PLACE, as_map, plain_norms, tapped  # noqa: E402
@@ -89,16 +91,49 @@ def mask2former():
     return authors.authors_mask2former("small", 4, (1, 2))
 
 
+def van():
+    return encoders.authors_van("VAN", num_classes=3, embed_dims=[8, 16, 16, 32], depths=[1, 1, 2, 1],
+                                mlp_ratios=[2, 2, 2, 2])
+
+
+def vgg_normed():
+    return encoders.torchvision_vgg("vgg11_bn")
+
+
+def googlenet():
+    model, maps = encoders.torchvision_googlenet()
+    model.aux1, model.aux2 = None, None
+    return model, maps
+
+
+def efficientnet():
+    return encoders.timm_efficientnet("efficientnet_b0")
+
+
+def hrformer():
+    def stage(i, modules):
+        return {"NUM_MODULES": modules, "NUM_BRANCHES": i, "BLOCK": "TRANSFORMER_BLOCK", "NUM_BLOCKS": [1] * i,
+                "NUM_CHANNELS": [8, 12, 16, 24][:i], "NUM_HEADS": [1, 2, 2, 3][:i], "NUM_MLP_RATIOS": [2] * i,
+                "NUM_RESOLUTIONS": [[8, 8]] * i, "NUM_WINDOW_SIZES": [3] * i,
+                "ATTN_TYPES": [[["isa_local"]] * i] * modules, "FFN_TYPES": [[["conv_mlp"]] * i] * modules}
+
+    first = {"NUM_MODULES": 1, "NUM_BRANCHES": 1, "BLOCK": "BOTTLENECK", "NUM_BLOCKS": [1], "NUM_CHANNELS": [4]}
+    return encoders.authors_hrformer({"DROP_PATH_RATE": 0.0, "STAGE1": first, "STAGE2": stage(2, 1),
+                                      "STAGE3": stage(3, 2), "STAGE4": stage(4, 1)})
+
+
 CASES = (resnet_d, mobilenet_v2, vit_scaled, beit_shared, swin_authors, swin_timm, convnext_authors, hrnet_authors,
-         pidnet, ddrnet_for_inference, segformer, mask2former)
+         pidnet, ddrnet_for_inference, segformer, mask2former, van, vgg_normed, googlenet, efficientnet, hrformer)
 
 
 def main() -> None:
     """Run every network and write the file."""
     PLACE["sources"] = pathlib.Path(sys.argv[1])
     torch.set_num_threads(1)
-    found: dict[str, np.ndarray] = {}
-    for build in CASES:
+    path, names = HERE / "golden" / "releases.npz", sys.argv[2:] or [build.__name__ for build in CASES]
+    found: dict[str, np.ndarray] = {key: value for key, value in (np.load(path).items() if sys.argv[2:] else ())
+                                    if key.partition(".")[0] not in names}
+    for build in (build for build in CASES if build.__name__ in names):
         model, maps = build()
         state = model.state_dict()
         model.load_state_dict({key: value if not value.is_floating_point() or key.endswith("attn_mask") else
@@ -116,7 +151,7 @@ def main() -> None:
     found["geometric"] = scipy_table(table[:-3], 7, 11)
     found["bicubic"] = F.interpolate(torch.from_numpy(table[:-3]).T.reshape(1, -1, 7, 7), size=(11, 11), mode="bicubic",
                                      align_corners=False).numpy().reshape(-1, 121).T
-    np.savez_compressed(HERE / "golden" / "releases.npz", **found)
+    np.savez_compressed(path, **found)
 
 
 def scipy_table(table: np.ndarray, old: int, new: int) -> np.ndarray:

@@ -28,8 +28,8 @@ from jseg.models.text_encoders.clip_text_encoder import CLIPTextEncoder
 from jseg.registry import MODELS, accepted
 
 pytestmark = pytest.mark.usefixtures("few_kernels")
-# their backbones' patches leave out what does not fill one: floor(H / stride) rows
-CUT = {"BEiT", "ConvNeXt", "MAE", "PoolFormer", "SideAdapterCLIPHead"}
+# their backbones' patches or poolings leave out what does not fill one: floor(H / stride) rows
+CUT = {"BEiT", "ConvNeXt", "GoogLeNet", "MAE", "PoolFormer", "SideAdapterCLIPHead", "VGG"}
 ROUGH = {"ERFNet", "ICNet", "ICNeck"}  # their backbones double maps, or halve them by resizing: sides near strides
 FLAT = {"DPTHead", "Feature2Pyramid", "MLANeck", "SETRMLAHead"}  # they read maps of one size and width, from a ViT
 

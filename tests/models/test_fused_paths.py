@@ -10,7 +10,7 @@ import pytest
 
 from jseg.layers import named_parameters
 from jseg.models import build_model
-from jseg.models.backbones.mscan import KERNEL_SIZES, PADDINGS, MSCABlock
+from jseg.models.backbones.mscan import KERNEL_SIZES, PADDINGS, MSCAAttention, MSCABlock
 
 pytestmark = pytest.mark.usefixtures("few_kernels")
 
@@ -108,8 +108,8 @@ def test_training_gives_the_plain_paths_loss_gradients_and_statistics(options):
 
 
 def test_stochastic_depth_drops_whole_branches():
-    block = MSCABlock(6, kernel_sizes=KERNEL_SIZES, paddings=PADDINGS, mlp_ratio=2, drop_prob=0.0, drop_path_prob=0.999,
-                      act_cfg={"type": "GELU"}, norm_cfg={"type": "BN"})
+    block = MSCABlock(6, make_gate=lambda channels: MSCAAttention(channels, KERNEL_SIZES, PADDINGS), mlp_ratio=2,
+                      drop_prob=0.0, drop_path_prob=0.999, act_cfg={"type": "GELU"}, norm_cfg={"type": "BN"})
     x = jt.array(np.random.default_rng(3).standard_normal((3, 6, 7, 9)).astype(np.float32))
     jt.set_global_seed(987654321)
     y = block(x)

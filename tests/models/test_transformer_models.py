@@ -101,6 +101,7 @@ def test_frozen_stages_of_swin(frozen_stages, rng):
 
 @pytest.mark.parametrize(("name", "published"), [
     ("swin/swin-tiny-patch4-window7_upernet_ade20k-512x512_160k", 945),  # Swin, ICCV 2021, table 3
+    ("van/upernet_van-b2_ade20k-512x512_160k", 948),  # the README of VAN-Segmentation
     ("convnext/convnext-tiny_upernet_ade20k-512x512_160k", 940)])  # ConvNeXt, CVPR 2022, table 4: 939, without norms
 def test_operation_counts(name, published):
     config = load_config(CONFIGS / f"{name}.yaml")

@@ -3,11 +3,14 @@
     python tests/parity/backbones.py --python PYTHON --sources FOLDER             what has no result yet
     python tests/parity/backbones.py --python PYTHON --only timm-resnet50d --again
 
-PYTHON has torch, torchvision and timm (pip). FOLDER holds checkouts of the authors' repositories under their names:
-Swin-Transformer, ConvNeXt, mae, HRNet-Image-Classification, PIDNet, DDRNet, SegFormer, Mask2Former, detectron2;
-releases whose checkout is missing are left as they are. Each network gets random weights; its checkpoint, in the
-release's own layout, goes through `jseg convert` (which builds and accounts strictly), and both sides see the same
-picture: every map within LIMIT of its range. Results are kept in tests/parity/weights.json, a row for each release.
+PYTHON has torch and what the releases asked for need: torchvision, timm, einops; for jobs of mmpretrain, mmpose, mmdet
+and VAN-Segmentation the environment of `make parity`. FOLDER holds checkouts of the authors' repositories under their
+names: Swin-Transformer, ConvNeXt, mae, HRNet-Image-Classification, PIDNet, DDRNet, SegFormer, Mask2Former, detectron2,
+VAN-Classification, VAN-Segmentation, HRFormer, and mmpose, its wheel unpacked; releases whose checkout is missing are
+left as they are. Each network gets random weights; its checkpoint, in the release's own layout, goes through `jseg
+convert` (which builds and accounts strictly), and both sides see the same picture: every map within 1e-4 of its range;
+with `step` one training step too (limits: weights_page.py). Results are kept in tests/parity/weights.json, a row for
+each release, and shown in docs/parity_weights.md.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-RESULTS, LIMIT = HERE / "weights.json", 1e-4
+sys.path.insert(0, str(HERE))
+
+import weights_page  # noqa: E402
+
 _SMALL_BEIT = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 4, "num_heads": 3, "init_values": 0.1,
                "use_abs_pos_emb": False, "global_pool": "token"}
 _SMALL_MAE = {"img_size": 64, "patch_size": 16, "embed_dim": 128, "depth": 4, "num_heads": 2, "decoder_embed_dim": 32,
@@ -86,32 +92,67 @@ JOBS = {
     "nvidia-segformer-b2": _job("NVlabs/SegFormer", "authors_segformer", "mit_b2", 19, 768, container="state_dict",
                                 **_WHOLE),
 }
+_MMSEG_HEADS = {
+    "decode_head": {"type": "FPNHead", "in_channels": [64] * 5, "in_index": [0, 1, 2, 3, 4],
+                    "feature_strides": [4, 8, 16, 32, 64], "channels": 32, "dropout_ratio": 0.1, "num_classes": 150,
+                    "norm_cfg": {"type": "BN"}, "align_corners": False,
+                    "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0}},
+    "train_cfg": {}, "test_cfg": {"mode": "whole"}}
+_NAS_FPN = {"type": "EncoderDecoder", "backbone": {"type": "ResNet", "depth": 18, "norm_cfg": {"type": "BN"},
+                                                   "zero_init_residual": False},
+            "neck": {"type": "mmdet.NASFPN", "in_channels": [64, 128, 256, 512], "out_channels": 64, "num_outs": 5,
+                     "stack_times": 3, "norm_cfg": {"type": "BN"}}, **_MMSEG_HEADS}
+_FPN = {**_MMSEG_HEADS["decode_head"], "in_channels": [64] * 4, "in_index": [0, 1, 2, 3],
+        "feature_strides": [4, 8, 16, 32]}
+_VAN_FPN = {"type": "EncoderDecoder", **_MMSEG_HEADS, "decode_head": _FPN,
+            "backbone": {"type": "VAN", "embed_dims": [32, 64, 160, 256], "drop_rate": 0.0, "drop_path_rate": 0.1,
+                         "depths": [3, 3, 5, 2], "norm_cfg": {"type": "SyncBN", "requires_grad": True}},
+            "neck": {"type": "FPN", "in_channels": [32, 64, 160, 256], "out_channels": 64, "num_outs": 4}}
+_VAN_B6 = {"embed_dims": [96, 192, 384, 768], "mlp_ratios": [8, 8, 4, 4], "depths": [6, 6, 90, 6]}
+_HRFORMER_S = {"drop_path_rate": 0.1, "with_rpe": True, "stage1": {
+    "num_modules": 1, "num_branches": 1, "block": "BOTTLENECK", "num_blocks": [2], "num_channels": [64],
+    "num_heads": [2], "num_mlp_ratios": [4]}}
+for _i, _modules in ((2, 1), (3, 4), (4, 2)):
+    _HRFORMER_S[f"stage{_i}"] = {
+        "num_modules": _modules, "num_branches": _i, "block": "HRFORMERBLOCK", "num_blocks": [2] * _i,
+        "num_channels": [32, 64, 128, 256][:_i], "num_heads": [1, 2, 4, 8][:_i], "mlp_ratios": [4] * _i,
+        "window_sizes": [7] * _i, **({"multiscale_output": True} if _i == 4 else {})}
+_STEP = {"step": True}  # gradients and running statistics too
+JOBS.update({  # past MMSegmentation
+    "van-b0": _job("Visual-Attention-Network/VAN-Classification", "authors_van", "van_b0", **_STEP),
+    "van-b3": _job("Visual-Attention-Network/VAN-Classification", "authors_van", "van_b3"),
+    "van-b6": _job("Visual-Attention-Network/VAN-Classification", "authors_van", "VAN", words=_VAN_B6, size=(64, 64)),
+    "van-b0-fpn": _job("Visual-Attention-Network/VAN-Segmentation", "segmentation_model", words={
+        "model": _VAN_FPN, "package": "VAN"}, **_WHOLE, **_STEP),
+    "mmpretrain-van_tiny": _job("mmpretrain", "mmpretrain_model", "VAN", words={"out_indices": [0, 1, 2, 3]}, **_STEP),
+    "mmpretrain-van_large": _job("mmpretrain", "mmpretrain_model", "VAN", words={"arch": "large", "out_indices": [
+        0, 1, 2, 3]}),
+    # a seed where rounding moves no window's largest value to another place
+    **{f"torchvision-{name}": _job("torchvision", "torchvision_vgg", name, **({**_STEP, "seed": 1} if "11" in name
+                                                                              else {}))
+       for name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "vgg19_bn")},
+    "mmpretrain-vgg16_bn": _job("mmpretrain", "mmpretrain_model", "VGG", 16, words={
+        "out_indices": [1, 2, 3, 4], "norm_cfg": {"type": "BN"}}),
+    "torchvision-googlenet": _job("torchvision", "torchvision_googlenet", size=(96, 96), seed=1, **_STEP),
+    **{f"torchvision-{name}": _job("torchvision", "torchvision_efficientnet", name, **(_STEP if "b0" in name else {}))
+       for name in ("efficientnet_b0", "efficientnet_b4")},
+    "torchvision-efficientnet_b7": _job("torchvision", "torchvision_efficientnet", "efficientnet_b7",
+                                        calm=r"block\.[23]\.1\.weight"),
+    "timm-efficientnet_b0": _job("timm", "timm_efficientnet", "efficientnet_b0"),
+    "timm-tf_efficientnet_l2": _job("timm", "timm_efficientnet", "tf_efficientnet_l2", size=(64, 96),
+                                    calm=r"\.bn3\.weight"),
+    "mmpretrain-efficientnet_b0": _job("mmpretrain", "mmpretrain_model", "EfficientNet", "b0", words={
+        "out_indices": [2, 3, 4, 5]}, size=(97, 131), **_STEP),
+    "hrformer-small": _job("HRNet/HRFormer", "authors_hrformer", "small", **_STEP),
+    "hrformer-base": _job("HRNet/HRFormer", "authors_hrformer", "base"),
+    "mmpose-hrformer_small": _job("mmpose", "mmpose_hrformer", words={"extra": _HRFORMER_S}, size=(96, 128), **_STEP),
+    "mmdet-nas_fpn": _job("mmdet", "segmentation_model", words={"model": _NAS_FPN}, size=(128, 192), **_WHOLE, **_STEP),
+})
 JOBS.update({  # masks hide cells from 1/2 on: a seed whose cells rounding does not move across
     "meta-mask2former-r50": _job("facebookresearch/Mask2Former", "authors_mask2former", "r50", 150, numpy=True,
                                  **_WHOLE),
     "meta-mask2former-swin": _job("facebookresearch/Mask2Former", "authors_mask2former", "swin", 19, numpy=True,
                                   words={"layers": [2, 3]}, seed=1, **_WHOLE)})
-
-
-def load_results() -> dict[str, dict]:
-    """Kept rows by release; those of other scripts too."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def save_results(rows: dict[str, dict]) -> None:
-    """Write the rows, a line for each, so that changes read well."""
-    lines = [f" {json.dumps(name)}: {json.dumps(row, sort_keys=True)}" for name, row in sorted(rows.items())]
-    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def fault(row: dict) -> str:
-    """What of a row is beyond its limit; empty where all agrees."""
-    if "failed" in row:
-        return row["failed"]
-    faults = [f"{row['unaccounted']} keys unaccounted"] if row["unaccounted"] else []
-    faults += [f"maps {row['logits']:.2g} > {LIMIT:g}"] if not row["logits"] <= LIMIT else []
-    faults += [f"labels {row['labels']:.3%} equal"] if row.get("labels") is not None and row["labels"] < 0.999 else []
-    return "; ".join(faults)
 
 
 def run(jobs: list[dict], python: str, sources: str | None) -> dict[str, dict]:
@@ -136,17 +177,18 @@ def main() -> int:
     unknown = set(args.only or ()) - set(JOBS)
     if unknown:
         parser.error(f"unknown releases {', '.join(sorted(unknown))}; known: {', '.join(JOBS)}")
-    rows, wanted = load_results(), args.only or list(JOBS)
-    todo = [{**JOBS[name], "name": name} for name in wanted if args.again or name not in rows or fault(rows[name])]
+    rows, wanted = weights_page.load(), args.only or list(JOBS)
+    todo = [{**JOBS[name], "name": name} for name in wanted
+            if args.again or name not in rows or weights_page.failures(rows[name])]
     for start in range(0, len(todo), args.batch):
         batch = todo[start:start + args.batch]
         for name, row in run(batch, args.python, args.sources).items():
             job = JOBS[name]
             model = " ".join(map(str, [job["build"], *job["args"]]))
             rows[name] = {"source": job["source"], "model": model, **row, "date": datetime.date.today().isoformat()}
-            print(f"parity-weights: {name}: {fault(rows[name]) or 'agrees'}", flush=True)
-        save_results(rows)
-    bad = [name for name in wanted if name not in rows or fault(rows[name])]
+            print(f"parity-weights: {name}: {'; '.join(weights_page.failures(rows[name])) or 'agrees'}", flush=True)
+        weights_page.save(rows)
+    bad = [name for name in wanted if name not in rows or weights_page.failures(rows[name])]
     print(f"{len(wanted) - len(bad)} of {len(wanted)} releases agree")
     return 1 if bad else 0
 

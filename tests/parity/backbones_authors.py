@@ -5,17 +5,15 @@ Each builder gives (network, maps of a picture). What a file needs of MMCV, MMSe
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import pathlib
-import sys
 import types
 from functools import partial
 
 import numpy as np
 import torch
-from backbones_tools import PLACE, as_map, next_norms, plain_norms, resize_bilinearly, source, tapped
+from backbones_tools import PLACE, as_map, next_norms, plain_norms, resize_bilinearly, source, stand_ins, tapped
 from torch import nn
 from torch.nn import functional as F
 
@@ -113,23 +111,6 @@ def _file_module(name: str, path: pathlib.Path, package: str):
     return module
 
 
-@contextlib.contextmanager
-def _stand_ins(modules: dict[str, dict]):
-    """Modules that hold the given names, for the time of an import."""
-    before = {name: sys.modules.get(name) for name in modules}
-    for name, values in modules.items():
-        sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__dict__.update({"__path__": [], **values})
-    try:
-        yield
-    finally:
-        for name, module in before.items():
-            if module is None:
-                sys.modules.pop(name)
-            else:
-                sys.modules[name] = module
-
-
 class _Registry:
     """`register_module()` and `register()` that give back the class."""
 
@@ -162,7 +143,7 @@ def _segformer_stand_ins():
         return None
 
     registry = {"BACKBONES": _Registry(), "HEADS": _Registry()}
-    return _stand_ins({
+    return stand_ins({
         "nv": {}, "nv.backbones": {}, "nv.decode_heads": {}, "nv.builder": registry,
         "mmseg": {}, "mmseg.models": {}, "mmseg.models.builder": registry, "mmseg.models.utils": {},
         "mmseg.utils": {"get_root_logger": nothing}, "mmseg.ops": {"resize": F.interpolate}, "nv.utils": {},
@@ -225,7 +206,7 @@ def _detectron_stand_ins():
 
     modeling = {"SEM_SEG_HEADS_REGISTRY": Registry(), "BACKBONE_REGISTRY": Registry(), "Backbone": nn.Module,
                 "ShapeSpec": _Spec}
-    return _stand_ins({
+    return stand_ins({
         "detectron2": {}, "detectron2.config": {"configurable": same}, "detectron2.layers": layers,
         "detectron2.modeling": modeling, "detectron2.modeling.backbone": {},
         "detectron2.modeling.backbone.backbone": modeling, "detectron2.modeling.backbone.build": modeling,

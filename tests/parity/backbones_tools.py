@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pathlib
+import re
 import sys
+import types
 
 import numpy as np
 import torch
@@ -14,8 +17,10 @@ from torch.nn import functional as F
 PLACE = {"sources": pathlib.Path("/nowhere")}  # the folder with checkouts of the authors' repositories
 
 
-def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Values that keep maps near one and make every weight count."""
+def randomise(model: nn.Module, seed: int = 0, calm: str | None = None) -> None:
+    """Values that keep maps near one and make every weight count; keys that `calm` matches, the last norms of residual
+    branches, a fifth of them: in very deep networks float32 strays otherwise, whoever computes it.
+    """
     rng = np.random.default_rng(seed)
     state = model.state_dict()
     for key, value in state.items():
@@ -31,6 +36,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             continue
         else:
             new = rng.normal(0, 0.3, shape)
+        new = new * 0.2 if calm and re.search(calm, key) else new
         state[key] = torch.from_numpy(np.asarray(new, np.float32))
     model.load_state_dict(state)
     model.eval()
@@ -87,3 +93,59 @@ def resize_bilinearly(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Upsample):
             module.mode, module.align_corners = "bilinear", False
+
+
+@contextlib.contextmanager
+def stand_ins(modules: dict[str, dict]):
+    """Modules that hold the given names, for the time of an import."""
+    before = {name: sys.modules.get(name) for name in modules}
+    for name, values in modules.items():
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__dict__.update({"__path__": [], **values})
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name)
+            else:
+                sys.modules[name] = module
+
+
+@contextlib.contextmanager
+def smooth_relu():
+    """ReLU becomes GELU. Rounding moves values across a ReLU's edge and flips their whole gradient; without edges,
+    what differs is a fault.
+    """
+    before = F.relu, torch.relu, F.relu_
+
+    def smooth(x, inplace: bool = False):
+        return F.gelu(x)
+
+    F.relu, torch.relu, F.relu_ = smooth, smooth, smooth
+    try:
+        yield
+    finally:
+        F.relu, torch.relu, F.relu_ = before
+
+
+def still(model: nn.Module) -> None:
+    """Switch off everything random in training."""
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, nn.Dropout2d)):
+            module.p = 0.0
+        elif hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+        elif type(module).__name__ == "StochasticDepth":
+            module.p = 0.0
+
+
+def step_gradients(model: nn.Module, maps, pictures: torch.Tensor, weights: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Gradients of sum(map * weight) in training, by parameter; zeros where a parameter takes no part."""
+    model.train()
+    model.zero_grad()
+    found = maps(pictures)
+    total = sum((value * torch.from_numpy(weight).to(value)).sum() for value, weight in zip(found, weights))
+    total.backward()
+    return {key: (torch.zeros_like(value) if value.grad is None else value.grad).double().numpy().copy()
+            for key, value in model.named_parameters()}

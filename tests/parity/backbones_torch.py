@@ -9,23 +9,29 @@ their authors' repositories (`sources` of jobs.json), which run as they are; a j
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
 import pickle
 import sys
 
 import backbones_authors as authors
+import backbones_encoders as encoders
 import numpy as np
 import torch
-from backbones_tools import PLACE, as_map, next_norms, plain_norms, randomise, resize_bilinearly, tapped
+from backbones_tools import (PLACE, as_map, next_norms, plain_norms, randomise, resize_bilinearly, smooth_relu,
+                             step_gradients, still, tapped)
+from gradients import gradient_errors
 from torch import nn
 from torch.nn import functional as F
 
-_OPERATORS = torch.library.Library("torchvision", "DEF")  # its models need none of them, its import two of their names
-with contextlib.suppress(RuntimeError):
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:  # built for another PyTorch: its models need none of its operators, its import two of their names
+    _OPERATORS = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
         _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+except ImportError:
+    pass  # jobs that need it say so
 
 
 # -- networks of packages: each gives (model, maps of a picture) -------------------------------------------------------
@@ -136,14 +142,41 @@ def timm_hrnet(name: str):
 # -- the run -----------------------------------------------------------------------------------------------------------
 
 
-def save(model: nn.Module, path: pathlib.Path, job: dict) -> None:
-    """The checkpoint as the release has it."""
-    state = {f"{job.get('prefix', '')}{key}": value for key, value in model.state_dict().items()}
+def save(model: nn.Module, path: pathlib.Path, job: dict, values: dict | None = None) -> None:
+    """The checkpoint as the release has it, with `values` in the place of the model's."""
+    state = {f"{job.get('prefix', '')}{key}": value for key, value in (values or model.state_dict()).items()}
     if job.get("numpy"):
         content = {"model": {key: value.numpy() for key, value in state.items()}, "__author__": "a referee"}
         path.with_suffix(".pkl").write_bytes(pickle.dumps(content))
-        return
-    torch.save({job["container"]: state} if job.get("container") else state, path.with_suffix(".pth"))
+    elif hasattr(model, "meta"):
+        torch.save({"meta": model.meta, "state_dict": state}, path.with_suffix(".pth"))
+    else:
+        torch.save({job["container"]: state} if job.get("container") else state, path.with_suffix(".pth"))
+
+
+def save_gradients(model: nn.Module, maps, job: dict, out: pathlib.Path) -> None:
+    """One training step in float64: gradients and running statistics under the release's keys, as a checkpoint of
+    their own; the weights of the maps, and how far float32 strays, in step.npz.
+    """
+    rng = np.random.default_rng(2)
+    pictures = rng.normal(0, 1, (2, 3, *job["size"])).astype(np.float32)
+    still(model)
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        shapes = [tuple(value.shape) for value in maps(torch.from_numpy(pictures))]
+    weights = [rng.normal(0, 1, shape).astype(np.float32) for shape in shapes]
+    with smooth_relu():
+        model.double()
+        exact = step_gradients(model, maps, torch.from_numpy(pictures).double(), weights)
+        after = {key: value.float() if value.is_floating_point() else value for key, value in
+                 model.state_dict().items()}
+        model.float()
+        model.load_state_dict(start)
+        rough = step_gradients(model, maps, torch.from_numpy(pictures), weights)
+    stray = max(gradient_errors(rough, exact).values())
+    save(model, out / "gradients", job, {**after, **{key: torch.from_numpy(value.astype(np.float32))
+                                                     for key, value in exact.items()}})
+    np.savez(out / "step.npz", pictures=pictures, stray=stray, **{f"weight{i}": w for i, w in enumerate(weights)})
 
 
 def main() -> None:
@@ -157,9 +190,10 @@ def main() -> None:
         out = folder / job["name"]
         out.mkdir()
         try:
-            builder = globals().get(job["build"]) or getattr(authors, job["build"])
+            places = [globals(), vars(encoders), vars(authors)]
+            builder = next(place[job["build"]] for place in places if job["build"] in place)
             model, maps = builder(*job.get("args", []), **job.get("words", {}))
-            randomise(model, job.get("seed", 0))
+            randomise(model, job.get("seed", 0), job.get("calm"))
             save(model, out / "checkpoint", job)
             picture = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (1, 3, *job["size"])).astype(np.float32))
             with torch.no_grad():
@@ -167,6 +201,8 @@ def main() -> None:
             keys = len([key for key in model.state_dict()])
             np.savez(out / "reference.npz", picture=picture.numpy(), keys=keys,
                      **{f"map{i}": value.numpy() for i, value in enumerate(found)})
+            if job.get("step"):
+                save_gradients(model, maps, job, out)
         except Exception as error:  # one referee that fails is told in its row
             (out / "failed.txt").write_text(f"referee: {type(error).__name__}: {error}"[:300])
         print(job["name"], flush=True)

@@ -20,8 +20,9 @@ from types import ModuleType
 from typing import Any, Callable, Mapping
 
 from jseg.convert.layout import Moved, Shapes
+from jseg.errors import ConvertError
 
-__all__ = ["Guess", "Shapes", "find_guesser", "looks_like", "rgb_note", "usual_scale", "whole_config"]
+__all__ = ["Guess", "Shapes", "find_guesser", "looks_like", "read_block", "rgb_note", "usual_scale", "whole_config"]
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, RGB, 0 to 255
 
@@ -47,6 +48,18 @@ class Guess:
     targets: tuple[str, ...] = ()
     translate: Callable[[Shapes, Mapping[str, Any]], Moved] | None = None
     notes: tuple[str, ...] = ()
+
+
+def read_block(make: Callable[[Shapes], dict[str, Any]], shapes: Shapes, where: str, release: str) -> dict[str, Any]:
+    """The backbone block that `make` reads off the shapes of a file's keys.
+
+    Raises:
+        ConvertError: keys that it asks for are missing or of other shapes.
+    """
+    try:
+        return make(shapes)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise ConvertError(f"{where}: an incomplete {release}: {error} is missing or has an odd shape") from error
 
 
 def rgb_note(mean: tuple = _MEAN, std: tuple = _STD) -> str:
@@ -86,7 +99,7 @@ _LOOKS = (  # (pattern of a key, name); the first that matches is what the messa
     (r"cls_token|pos_embed.*encoder|backbone\.pos_embed", "a vision transformer (ViT, BEiT, DeiT)"),
     (r"downsample_layers\.\d", "ConvNeXt"), (r"transition\d\.\d", "HRNet"),
     (r"layer\d\.\d+\.conv\d\.weight", "a ResNet (PSPNet, DeepLabV3+, UPerNet...)"),
-    (r"features\.\d+\.conv\.|inverted_res", "MobileNet"),
+    (r"features\.\d+\.conv\.|inverted_res", "MobileNet"), (r"blocks\.\d\.\d\.conv_dw", "an EfficientNet of timm"),
     (r"query_embed|query_feat|transformer_decoder", "MaskFormer or Mask2Former"),
     (r"mask_decoder|image_encoder", "Segment Anything"), (r"text_model|visual\.", "CLIP"),
     (r"bbox_head|rpn_head", "a detector"))

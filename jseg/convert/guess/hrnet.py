@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from jseg.convert.guess import Guess, Shapes, rgb_note
+from jseg.convert.guess import Guess, Shapes, read_block, rgb_note
 from jseg.convert.layout import CLASSIFIER, Layout, count_indices, without_prefix
-from jseg.errors import ConvertError
 
-__all__ = ["NEAREST", "guess", "recognise"]
+__all__ = ["NEAREST", "guess", "recognise", "stage_sizes"]
 
 NEAREST = "HRNet backbone (the authors, OpenMMLab, timm)"
 LAYOUT = Layout("an HRNet", ((r"((conv|bn)[12]|layer1|transition[123]|stage[234])\..*", r"\g<0>"),), (
@@ -40,18 +39,18 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
     Raises:
         ConvertError: keys are missing.
     """
-    keys = without_prefix(shapes)
-    try:
-        block = {"type": "HRNet", "extra": _stages(keys)}
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise ConvertError(f"{where}: an incomplete HRNet: {error} is missing or has an odd shape") from error
-    return Guess(NEAREST, {"model": {"backbone": block}}, backbone_only=True, notes=(
+    extra = read_block(stage_sizes, without_prefix(shapes), where, "HRNet")
+    return Guess(NEAREST, {"model": {"backbone": {"type": "HRNet", "extra": extra}}}, backbone_only=True, notes=(
         rgb_note(), "maps are resized bilinearly, where the classifier takes the nearest value"),
         translate=lambda found, model: LAYOUT.apply(found))
 
 
-def _stages(keys: Shapes) -> dict[str, dict]:
-    """`extra`: modules, branches, blocks and widths of each stage."""
+def stage_sizes(keys: Shapes, part: str = "conv1") -> dict[str, dict]:
+    """`extra`: modules, branches, blocks and widths of each stage.
+
+    Args:
+        part: a module that every block of the stages from the second on has, as wide as the block.
+    """
     thick = "layer1.0.conv3.weight" in keys
     stages = {"stage1": {"num_modules": 1, "num_branches": 1, "block": "BOTTLENECK" if thick else "BASIC",
                          "num_blocks": [count_indices(keys, r"layer1\.(\d+)\.conv1\.")],
@@ -63,6 +62,6 @@ def _stages(keys: Shapes) -> dict[str, dict]:
         stages[f"stage{i}"] = {
             "num_modules": count_indices(keys, rf"stage{i}\.(\d+)\.branches\."), "num_branches": branches,
             "block": "BOTTLENECK" if thick else "BASIC",
-            "num_blocks": [count_indices(keys, rf"{name}\.(\d+)\.conv1\.") for name in first],
-            "num_channels": [keys[f"{name}.0.conv1.weight"][0] for name in first]}
+            "num_blocks": [count_indices(keys, rf"{name}\.(\d+)\.{part}\.") for name in first],
+            "num_channels": [keys[f"{name}.0.{part}.weight"][0] for name in first]}
     return stages

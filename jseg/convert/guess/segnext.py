@@ -51,6 +51,8 @@ NEAREST = ", ".join(family.name for family in FAMILIES.values())
 def recognise(shapes: Shapes, meta: Mapping[str, Any]) -> bool:
     """Whether an MSCAN backbone stands alone or under a LightHamHead."""
     heads = [key for key in shapes if key.startswith("decode_head.")]
+    if any(".spatial_gating_unit.conv_spatial." in key for key in shapes):
+        return False  # VAN, whose blocks are MSCAN's but for this convolution
     return any(_MSCAN.match(key) for key in shapes) and (not heads or any(key.startswith("decode_head.squeeze.")
                                                                           for key in heads))
 

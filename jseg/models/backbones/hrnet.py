@@ -10,8 +10,9 @@ fixes the norms of the frozen stages.
 
 from __future__ import annotations
 
+import functools
 from types import MappingProxyType
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import jittor as jt
 from jittor import nn
@@ -23,7 +24,7 @@ from jseg.layers.freeze import freeze, run_frozen
 from jseg.models.backbones.resnet import BasicBlock, Bottleneck, make_stage, zero_last_norms
 from jseg.registry import MODELS
 
-__all__ = ["HRNet"]
+__all__ = ["ConvNorm", "Fusion", "HRModule", "HRNet", "bilinear_enlarged"]
 
 _BLOCKS = MappingProxyType({"BASIC": BasicBlock, "BOTTLENECK": Bottleneck})
 _STAGE_WORDS = ("num_modules", "num_branches", "block", "num_blocks", "num_channels")
@@ -45,6 +46,14 @@ class ConvNorm(nn.Sequential):
         return conv_norm(x, conv, norm, activation=activation, residual=residual)
 
 
+def bilinear_enlarged(x: jt.Var, y: jt.Var, factor: int) -> jt.Var:
+    """y plus a coarser map, enlarged bilinearly by a factor and then, where that misses a few rows, to the size of y.
+    Shape: x: (N, C, h, w); y: (N, C, H, W) -> (N, C, H, W).
+    """
+    x = ops.bilinear_resize(x, (x.shape[2] * factor, x.shape[3] * factor))
+    return ops.bilinear_resize(x, tuple(y.shape[2:]), add=y)
+
+
 class Fusion(Numbered):
     """What one branch receives: its own map, the coarser ones projected and resized, the finer ones by strided
     convolutions.
@@ -52,11 +61,17 @@ class Fusion(Numbered):
     Args:
         place: of the branch that receives, 0 the finest.
         widths: channels of all branches.
+        norm_cfg: norm of every convolution.
+        make_step: (channels before, after) -> what halves a map; called with `activation` and `residual` as `ConvNorm`.
+        add_enlarged: (coarser map, map, factor) -> their sum.
     Shape:
         maps: list of (N, widths[i], H_i, W_i) -> (N, widths[place], H_place, W_place)
     """
 
-    def __init__(self, place: int, widths: Sequence[int], norm_cfg: Mapping):
+    def __init__(self, place: int, widths: Sequence[int], norm_cfg: Mapping, *,
+                 make_step: Callable[[int, int], nn.Module] | None = None,
+                 add_enlarged: Callable[[jt.Var, jt.Var, int], jt.Var] = bilinear_enlarged):
+        make_step = make_step or functools.partial(ConvNorm, kernel_size=3, stride=2, norm_cfg=norm_cfg)
         parts = []
         for other, width in enumerate(widths):
             if other > place:
@@ -65,19 +80,14 @@ class Fusion(Numbered):
                 parts.append(None)
             else:
                 inner = [width] * (place - other)
-                parts.append(nn.Sequential(*[ConvNorm(a, b, 3, stride=2, norm_cfg=norm_cfg)
-                                             for a, b in zip(inner, (*inner[1:], widths[place]))]))
+                parts.append(nn.Sequential(*[make_step(a, b) for a, b in zip(inner, (*inner[1:], widths[place]))]))
         super().__init__(parts)
-        self.place = place
+        self.place, self.add_enlarged = place, add_enlarged
 
     def execute(self, maps: Sequence[jt.Var]) -> jt.Var:
         y = maps[self.place]
-        size = tuple(y.shape[2:])
         for other in range(self.place + 1, len(self)):
-            x, factor = self[other](maps[other], activation=None), 2**(other - self.place)
-            # may be larger than `size` by a few rows
-            x = ops.bilinear_resize(x, (x.shape[2] * factor, x.shape[3] * factor))
-            y = ops.bilinear_resize(x, size, add=y)
+            y = self.add_enlarged(self[other](maps[other], activation=None), y, 2**(other - self.place))
         if self.place == 0:
             return relu(y)
         for other in range(self.place):
@@ -93,22 +103,20 @@ class HRModule(nn.Module):
     """Blocks on every branch, then every branch receives from all.
 
     Args:
-        block: `BasicBlock` or `Bottleneck`.
-        in_channels: widths of the maps, finest first.
-        channels: `num_channels` of the stage; times the block's expansion they are the widths of the result.
-        num_blocks: blocks of each branch.
+        branches: the blocks of each, finest first.
+        widths: channels of what they give.
+        fuse: place of a branch -> its `Fusion`.
         multiscale_output: False gives the finest map only.
     Shape:
-        maps: list of (N, in_channels[i], H_i, W_i) -> list of (N, channels[i] * expansion, H_i, W_i)
+        maps: list of (N, C_i, H_i, W_i) -> list of (N, widths[i], H_i, W_i)
     """
 
-    def __init__(self, block: type, in_channels: Sequence[int], channels: Sequence[int], num_blocks: Sequence[int], *,
-                 multiscale_output: bool, norm_cfg: Mapping):
+    def __init__(self, branches: Sequence[nn.Module], widths: Sequence[int], fuse: Callable[[int], Fusion], *,
+                 multiscale_output: bool):
         super().__init__()
-        widths = [width * block.expansion for width in channels]
-        self.branches = Numbered([_blocks(block, *sizes, norm_cfg) for sizes in zip(in_channels, channels, num_blocks)])
+        self.branches = Numbered(branches)
         receivers = len(widths) if multiscale_output else 1
-        self.fuse_layers = Numbered([Fusion(i, widths, norm_cfg) for i in range(receivers)] if len(widths) > 1 else [])
+        self.fuse_layers = Numbered([fuse(i) for i in range(receivers)] if len(widths) > 1 else [])
 
     def execute(self, maps: Sequence[jt.Var]) -> list[jt.Var]:
         maps = [branch(x) for branch, x in zip(self.branches, maps)]
@@ -162,6 +170,8 @@ class HRNet(nn.Module):
         ConfigError: a stage that is missing, has other words, or lists of other lengths than `num_branches`.
     """
 
+    # kind of block -> words of a stage with it
+    STAGE_WORDS = MappingProxyType({"BASIC": _STAGE_WORDS, "BOTTLENECK": _STAGE_WORDS})
     TINY = MappingProxyType({"type": "HRNet", "extra": {
         "stage1": {"num_modules": 1, "num_branches": 1, "block": "BOTTLENECK", "num_blocks": [1], "num_channels": [4]},
         "stage2": {"num_modules": 1, "num_branches": 2, "block": "BASIC", "num_blocks": [1, 1],
@@ -175,7 +185,7 @@ class HRNet(nn.Module):
                  norm_cfg: dict = MappingProxyType({"type": "BN", "requires_grad": True}),
                  frozen_stages: int = -1, zero_init_residual: bool = False, multiscale_output: bool = True):
         super().__init__()
-        stages = _checked(extra)
+        stages = _checked(extra, self.STAGE_WORDS)
         if frozen_stages not in range(-1, len(stages) + 1):
             raise ConfigError(f"frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to {len(stages)} "
                               "stages")
@@ -188,13 +198,11 @@ class HRNet(nn.Module):
         self.layer1 = _blocks(first, _STEM_CHANNELS, stages[0]["num_channels"][0], stages[0]["num_blocks"][0], norm_cfg)
         widths = [stages[0]["num_channels"][0] * first.expansion]
         for i, stage in enumerate(stages[1:], 1):
-            block, modules = _BLOCKS[stage["block"]], []
-            after = [width * block.expansion for width in stage["num_channels"]]
+            modules, after = [], self.stage_widths(stage)
             setattr(self, f"transition{i}", Transition(widths, after, norm_cfg))
             for j in range(stage["num_modules"]):
                 whole = multiscale_output or i < len(stages) - 1 or j < stage["num_modules"] - 1
-                modules.append(HRModule(block, after, stage["num_channels"], stage["num_blocks"],
-                                        multiscale_output=whole, norm_cfg=norm_cfg))
+                modules.append(self.make_module(stage, after, norm_cfg, place=(i - 1, j), multiscale_output=whole))
             setattr(self, f"stage{i + 1}", nn.Sequential(*modules))
             widths = after
         self.out_channels = widths if multiscale_output else widths[:1]
@@ -203,6 +211,21 @@ class HRNet(nn.Module):
             zero_last_norms(self)
         for name in self._frozen():
             freeze(getattr(self, name))
+
+    def stage_widths(self, stage: Mapping) -> list[int]:
+        """Channels of the maps of a stage."""
+        return [width * _BLOCKS[stage["block"]].expansion for width in stage["num_channels"]]
+
+    def make_module(self, stage: Mapping, widths: Sequence[int], norm_cfg: Mapping, *, place: tuple[int, int],
+                    multiscale_output: bool) -> HRModule:
+        """One module of a stage whose maps have `widths`. `place`: numbers of the stage, 0 the second, and of the
+        module in it.
+        """
+        block = _BLOCKS[stage["block"]]
+        branches = [_blocks(block, *sizes, norm_cfg) for sizes in zip(widths, stage["num_channels"],
+                                                                      stage["num_blocks"])]
+        return HRModule(branches, widths, lambda place: Fusion(place, widths, norm_cfg),
+                        multiscale_output=multiscale_output)
 
     def execute(self, x: jt.Var) -> list[jt.Var]:
         frozen = self._frozen()
@@ -233,22 +256,23 @@ def _blocks(block: type, in_channels: int, channels: int, blocks: int, norm_cfg:
     return make_stage(block, in_channels, channels, blocks, stride=1, dilation=1, style="pytorch", norm_cfg=norm_cfg)
 
 
-def _checked(extra: Mapping) -> list[Mapping]:
-    """The four stages; ConfigError where one does not fit."""
+def _checked(extra: Mapping, words: Mapping[str, Sequence[str]]) -> list[Mapping]:
+    """The four stages; ConfigError where one does not fit. `words`: those of a stage for each kind of block."""
     if sorted(extra) != [f"stage{i}" for i in range(1, 5)]:
         raise ConfigError(f"extra has {', '.join(extra) or 'nothing'}; accepted: stage1, stage2, stage3 and stage4")
     stages = [extra[f"stage{i}"] for i in range(1, 5)]
     for i, stage in enumerate(stages, 1):
-        if sorted(stage) != sorted(_STAGE_WORDS):
-            raise ConfigError(
-                f"extra.stage{i} has {', '.join(stage)}; accepted, all of them: {', '.join(_STAGE_WORDS)}")
+        known = words if i > 1 else _BLOCKS
+        if stage.get("block", next(iter(words))) not in known:
+            raise ConfigError(f"extra.stage{i}: block is {stage['block']!r}; accepted: {', '.join(known)}")
+        accepted = words[stage.get("block", next(iter(words)))]
+        if sorted(stage) != sorted(accepted):
+            raise ConfigError(f"extra.stage{i} has {', '.join(stage)}; accepted, all of them: {', '.join(accepted)}")
         branches = stage["num_branches"]
-        if stage["block"] not in _BLOCKS:
-            raise ConfigError(f"extra.stage{i}: block is {stage['block']!r}; accepted: {', '.join(_BLOCKS)}")
-        if not len(stage["num_blocks"]) == len(stage["num_channels"]) == branches or stage["num_modules"] < 1:
-            raise ConfigError(f"extra.stage{i}: num_blocks {list(stage['num_blocks'])} and num_channels "
-                              f"{list(stage['num_channels'])} need num_branches = {branches} numbers each; num_modules "
-                              f"is {stage['num_modules']}, at least 1")
+        lists = {word: list(stage[word]) for word in accepted if word not in ("num_modules", "num_branches", "block")}
+        if any(len(values) != branches for values in lists.values()) or stage["num_modules"] < 1:
+            raise ConfigError(f"extra.stage{i}: {lists} need num_branches = {branches} numbers each; num_modules is "
+                              f"{stage['num_modules']}, at least 1")
     counts = [stage["num_branches"] for stage in stages]
     if counts[0] != 1 or counts != sorted(counts):
         raise ConfigError(f"extra: num_branches are {counts}; the first stage has 1, and none has fewer than the one "

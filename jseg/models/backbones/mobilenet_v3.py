@@ -16,7 +16,7 @@ import jittor as jt
 from jittor import nn
 
 from jseg.errors import ConfigError
-from jseg.layers import ConvNormAct, InvertedResidualV3
+from jseg.layers import ConvNormAct, InvertedResidualV3, SqueezeExcitation
 from jseg.layers.freeze import freeze, run_frozen
 from jseg.registry import MODELS
 
@@ -87,8 +87,9 @@ class MobileNetV3(nn.Module):
         widths, strides = [_STEM_CHANNELS], [2]
         for i, (kernel, middle, width, squeezes, activation, stride, dilation) in enumerate(blocks):
             factor = reduction_factor if i >= thinned else 1
+            squeeze = SqueezeExcitation(middle // factor, _SQUEEZE) if squeezes else None
             block = InvertedResidualV3(widths[-1], width // factor, mid_channels=middle // factor, kernel_size=kernel,
-                                       stride=stride, dilation=dilation, squeeze=_SQUEEZE if squeezes else None,
+                                       stride=stride, dilation=dilation, squeeze=squeeze,
                                        norm_cfg=norm_cfg, act_cfg={"type": activation})
             setattr(self, f"layer{i + 1}", block)
             widths.append(width // factor)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from types import MappingProxyType
+from typing import Callable, Mapping, Sequence
 
 import jittor as jt
 import numpy as np
@@ -29,7 +30,7 @@ from jseg.layers.freeze import freeze, run_frozen
 from jseg.layers.init import constant
 from jseg.registry import MODELS, nearest
 
-__all__ = ["MSCAN", "SIZES", "VARIANTS"]
+__all__ = ["ConvAttentionStages", "MSCAN", "OverlapPatchEmbed", "SIZES", "VARIANTS", "chosen_sizes"]
 
 KERNEL_SIZES = (5, (1, 7), (1, 11), (1, 21))
 PADDINGS = (2, (0, 3), (0, 5), (0, 10))
@@ -99,17 +100,21 @@ class MSCAAttention(nn.Module):
 
 
 class MSCASpatialAttention(nn.Module):
-    """1x1, activation, gated multi-scale attention, 1x1, plus the input.
+    """1x1, activation, attention that gates what it gets, 1x1, plus the input.
 
+    Args:
+        channels: C.
+        make_gate: C -> the attention, a module of maps (N, C, H, W).
+        act_cfg: the activation.
     Shape:
         x, shortcut: (N, C, H, W); again: x, for its second use; scale: (C,); factor: (N,); affine: (scale, shift) of
         the input, (C,) each -> shortcut + factor * scale * attention(affine(x)), (N, C, H, W)
     """
 
-    def __init__(self, channels: int, kernel_sizes, paddings, *, act_cfg: dict):
+    def __init__(self, channels: int, make_gate: Callable[[int], nn.Module], *, act_cfg: dict):
         super().__init__()
         self.proj_1 = Conv2d(channels, channels, 1)
-        self.spatial_gating_unit = MSCAAttention(channels, kernel_sizes, paddings)
+        self.spatial_gating_unit = make_gate(channels)
         self.proj_2 = Conv2d(channels, channels, 1)
         self.activate = build_activation(act_cfg)
         self.is_gelu = act_cfg["type"] == "GELU"
@@ -129,19 +134,20 @@ class MSCABlock(nn.Module):
 
     Args:
         channels: C.
+        make_gate: see `MSCASpatialAttention`.
         mlp_ratio: width of the feed-forward block over C.
         drop_prob: dropout inside the feed-forward block.
         drop_path_prob: probability of dropping each residual branch in training.
-        others: as in `MSCAN`.
+        act_cfg, norm_cfg: activations and norms.
     Shape:
         x: (N, C, H, W) -> same
     """
 
-    def __init__(self, channels: int, *, kernel_sizes, paddings, mlp_ratio: float, drop_prob: float,
+    def __init__(self, channels: int, *, make_gate: Callable[[int], nn.Module], mlp_ratio: float, drop_prob: float,
                  drop_path_prob: float, act_cfg: dict, norm_cfg: dict):
         super().__init__()
         self.norm1 = build_norm(norm_cfg, channels)[1]
-        self.attn = MSCASpatialAttention(channels, kernel_sizes, paddings, act_cfg=act_cfg)
+        self.attn = MSCASpatialAttention(channels, make_gate, act_cfg=act_cfg)
         self.norm2 = build_norm(norm_cfg, channels)[1]
         self.mlp = Mlp(channels, int(channels * mlp_ratio), act_cfg=act_cfg, drop_prob=drop_prob)
         self.drop_path = DropPath(drop_path_prob)
@@ -182,11 +188,13 @@ class StemConv(nn.Module):
 
 
 class OverlapPatchEmbed(nn.Module):
-    """A strided 3x3 convolution and a norm between stages. Shape: (N, C0, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
+    """A strided convolution and a norm before a stage.
+    Shape: (N, C0, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)).
+    """
 
-    def __init__(self, in_channels: int, channels: int, *, norm_cfg: dict):
+    def __init__(self, in_channels: int, channels: int, *, kernel_size: int = 3, stride: int = 2, norm_cfg: dict):
         super().__init__()
-        self.proj = Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        self.proj = Conv2d(in_channels, channels, kernel_size, stride=stride, padding=kernel_size // 2)
         self.norm = build_norm(norm_cfg, channels)[1]
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -202,8 +210,74 @@ VARIANTS = {
 SIZES = MappingProxyType({"embed_dims": [64, 128, 256, 512], "depths": [3, 4, 6, 3], "mlp_ratios": [4, 4, 4, 4]})
 
 
+class ConvAttentionStages(nn.Module):
+    """Stages at strides 4, 8, 16... of blocks whose attention is a gate made by convolutions: MSCAN, VAN.
+
+    Args:
+        stem: what brings a picture to the first stage, at stride 4.
+        sizes: `embed_dims`, `depths` and `mlp_ratios`, one value per stage each.
+        make_gate: see `MSCASpatialAttention`.
+        others: as in `MSCAN`.
+    Shape:
+        x: as the stem takes it -> list of (N, embed_dims[i], ceil(H / 2**(i+2)), ceil(W / 2**(i+2)))
+    Raises:
+        ConfigError: lists of other lengths than the number of stages, or `frozen_stages` beyond it.
+    """
+
+    def __init__(self, stem: Callable[[int], nn.Module], sizes: Mapping[str, Sequence], *, num_stages: int,
+                 make_gate: Callable[[int], nn.Module], drop_rate: float, drop_path_rate: float, act_cfg: dict,
+                 norm_cfg: dict, frozen_stages: int):
+        super().__init__()
+        for name, values in sizes.items():
+            if len(values) != num_stages:
+                raise ConfigError(f"{type(self).__name__}: {name} needs {num_stages} values (one per stage), got "
+                                  f"{list(values)}")
+        if not -1 <= frozen_stages <= num_stages:
+            raise ConfigError(f"{type(self).__name__}: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the "
+                              f"stem, 1 to {num_stages} stages")
+        embed_dims, depths, mlp_ratios = (sizes[name] for name in ("embed_dims", "depths", "mlp_ratios"))
+        self.num_stages, self.frozen_stages = num_stages, frozen_stages
+        self.out_channels, self.strides = list(embed_dims), [4 * 2**i for i in range(num_stages)]
+        drop_paths = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
+        for i in range(num_stages):
+            embed = (stem(embed_dims[0]) if i == 0 else
+                     OverlapPatchEmbed(embed_dims[i - 1], embed_dims[i], norm_cfg=norm_cfg))
+            first = sum(depths[:i])
+            blocks = [MSCABlock(embed_dims[i], make_gate=make_gate, mlp_ratio=mlp_ratios[i], drop_prob=drop_rate,
+                                drop_path_prob=drop_paths[first + j], act_cfg=act_cfg, norm_cfg=norm_cfg)
+                      for j in range(depths[i])]
+            setattr(self, f"patch_embed{i + 1}", embed)
+            setattr(self, f"block{i + 1}", nn.Sequential(*blocks))
+            setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1))
+            for name in _STAGE:
+                if self._is_frozen(name, i + 1):
+                    freeze(getattr(self, f"{name}{i + 1}"))
+
+    def execute(self, x: jt.Var) -> list[jt.Var]:
+        features = []
+        for i in range(1, self.num_stages + 1):
+            for name in _STAGE:
+                part = getattr(self, f"{name}{i}")
+                x = run_frozen(part, x) if self._is_frozen(name, i) else part(x)
+            features.append(x)
+        return features
+
+    def _is_frozen(self, name: str, stage: int) -> bool:
+        """Whether a part of a stage (from 1) is frozen; the stem is the first part of the first."""
+        return stage <= self.frozen_stages or (name, stage, self.frozen_stages) == ("patch_embed", 1, 0)
+
+    @staticmethod
+    def remap_keys(state: dict) -> dict:
+        """Rename the keys of another release to ours.
+
+        The authors' releases and original JSeg wrap the feed-forward block's depthwise convolution
+        (`mlp.dwconv.dwconv.weight`); mmsegmentation 1.x does not. All other keys pass unchanged.
+        """
+        return {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): value for key, value in state.items()}
+
+
 @MODELS.register()
-class MSCAN(nn.Module):
+class MSCAN(ConvAttentionStages):
     """Multi-scale convolutional attention network, four stages at strides 4, 8, 16 and 32.
 
     Args:
@@ -232,62 +306,30 @@ class MSCAN(nn.Module):
                  mlp_ratios=None, drop_rate: float = 0.0, drop_path_rate: float = 0.0, num_stages: int = 4,
                  attention_kernel_sizes=KERNEL_SIZES, attention_kernel_paddings=PADDINGS,
                  act_cfg: dict | None = None, norm_cfg: dict | None = None, frozen_stages: int = -1):
-        super().__init__()
-        sizes = _sizes(variant, embed_dims=embed_dims, depths=depths, mlp_ratios=mlp_ratios)
-        embed_dims, depths, mlp_ratios = sizes.values()
-        for name, values in sizes.items():
-            if len(values) != num_stages:
-                raise ConfigError(f"MSCAN: {name} needs {num_stages} values (one per stage), got {list(values)}")
-        if not -1 <= frozen_stages <= num_stages:
-            raise ConfigError(f"MSCAN: frozen_stages is {frozen_stages}; -1 freezes nothing, 0 the stem, 1 to "
-                              f"{num_stages} stages")
         act_cfg, norm_cfg = act_cfg or {"type": "GELU"}, norm_cfg or {"type": "BN"}
-        self.num_stages, self.frozen_stages = num_stages, frozen_stages
-        self.out_channels, self.strides = list(embed_dims), [4 * 2**i for i in range(num_stages)]
-        drop_paths = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
-        for i in range(num_stages):
-            embed = (StemConv(in_channels, embed_dims[0], norm_cfg=norm_cfg) if i == 0 else
-                     OverlapPatchEmbed(embed_dims[i - 1], embed_dims[i], norm_cfg=norm_cfg))
-            first = sum(depths[:i])
-            blocks = [MSCABlock(embed_dims[i], kernel_sizes=attention_kernel_sizes, paddings=attention_kernel_paddings,
-                                mlp_ratio=mlp_ratios[i], drop_prob=drop_rate, drop_path_prob=drop_paths[first + j],
-                                act_cfg=act_cfg, norm_cfg=norm_cfg) for j in range(depths[i])]
-            setattr(self, f"patch_embed{i + 1}", embed)
-            setattr(self, f"block{i + 1}", nn.Sequential(*blocks))
-            setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1))
-            for name in _STAGE:
-                if self._is_frozen(name, i + 1):
-                    freeze(getattr(self, f"{name}{i + 1}"))
-
-    def execute(self, x: jt.Var) -> list[jt.Var]:
-        features = []
-        for i in range(1, self.num_stages + 1):
-            for name in _STAGE:
-                part = getattr(self, f"{name}{i}")
-                x = run_frozen(part, x) if self._is_frozen(name, i) else part(x)
-            features.append(x)
-        return features
-
-    def _is_frozen(self, name: str, stage: int) -> bool:
-        """Whether a part of a stage (from 1) is frozen; the stem is the first part of the first."""
-        return stage <= self.frozen_stages or (name, stage, self.frozen_stages) == ("patch_embed", 1, 0)
-
-    @staticmethod
-    def remap_keys(state: dict) -> dict:
-        """Rename the keys of another release to ours.
-
-        The authors' release and original JSeg wrap the feed-forward block's depthwise convolution
-        (`mlp.dwconv.dwconv.weight`); mmsegmentation 1.x does not. All other keys pass unchanged.
-        """
-        return {re.sub(r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv.", key): value for key, value in state.items()}
+        super().__init__(
+            lambda channels: StemConv(in_channels, channels, norm_cfg=norm_cfg),
+            chosen_sizes("MSCAN", variant, VARIANTS, SIZES, embed_dims=embed_dims, depths=depths,
+                         mlp_ratios=mlp_ratios), num_stages=num_stages,
+            make_gate=lambda channels: MSCAAttention(channels, attention_kernel_sizes, attention_kernel_paddings),
+            drop_rate=drop_rate, drop_path_rate=drop_path_rate, act_cfg=act_cfg, norm_cfg=norm_cfg,
+            frozen_stages=frozen_stages)
 
 
-def _sizes(variant: str | None, **given) -> dict[str, list]:
-    """Widths, depths and ratios: explicit ones, else the variant's, else MMSegmentation's."""
-    if variant is not None and variant not in VARIANTS:
-        raise ConfigError(f"MSCAN: unknown variant {variant!r}{nearest(variant, VARIANTS)} (known: "
-                          f"{', '.join(VARIANTS)})")
-    return {name: list(values or VARIANTS.get(variant, SIZES)[name]) for name, values in given.items()}
+def chosen_sizes(name: str, variant: str | None, variants: Mapping, usual: Mapping, **given) -> dict[str, list]:
+    """Widths, depths and ratios: explicit ones, else the variant's, else the usual ones.
+
+    Args:
+        name: of the class, for messages.
+        variant: a name of `variants`, or None.
+        given: `embed_dims`, `depths` and `mlp_ratios`, None where not given.
+    Raises:
+        ConfigError: an unknown variant.
+    """
+    if variant is not None and variant not in variants:
+        raise ConfigError(f"{name}: unknown variant {variant!r}{nearest(variant, variants)} (known: "
+                          f"{', '.join(variants)})")
+    return {key: list(values or variants.get(variant, usual)[key]) for key, values in given.items()}
 
 
 def _checked_kernels(kernel_sizes, paddings) -> tuple[int, list[int]]:
