@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 
 import numpy as np
@@ -28,6 +29,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
     config.addinivalue_line("markers", "zoo: a model beyond one of each kind; runs with --zoo (make test-zoo)")
     config.addinivalue_line("markers", "cuda: needs a GPU that Jittor can use")
+    config.addinivalue_line("markers", "mpi: starts ranks")
     config.addinivalue_line("filterwarnings", "error:::jseg")
 
 
@@ -43,6 +45,9 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="a model beyond one of each kind; run with --zoo"))
         if item.get_closest_marker("cuda") and not jseg.runtime.gpus():
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+        if item.get_closest_marker("mpi") and not (shutil.which("mpirun") and shutil.which("mpicc")):
+            item.add_marker(pytest.mark.skip(reason="no mpirun or mpicc here: apt-get install -y openmpi-bin "
+                                                    "libopenmpi-dev"))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Each Python has one virtual environment and one Jittor cache, with a core for ea
 minutes to build. For each cell the script installs the cell's packages there, runs the tests, and writes what came of
 it, with the date, into docs/matrix.md; rows of other systems, compilers and cells stay. Interpreters are found on the
 path (python3.9 to python3.14) and among pyenv's. --fresh makes environments and caches anew. Needs nothing but Python
-itself.
+itself. `.venv/bin/python tests/matrix.py --here` tries what is installed beside that interpreter, with its own cache.
 """
 
 from __future__ import annotations
@@ -24,17 +24,25 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "matrix.md"
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 JITTOR = "jittor==1.3.11.0"
-COMMON = ["onednn-devel-cpu-gomp==2021.2.0", "astunparse", "pytest>=8,<10"]
+COMMON = ["onednn-devel-cpu-gomp==2021.2.0", "astunparse", "pytest>=8,<10", "pyflakes>=3.2,<4"]
+EXTRAS = ["onnx>=1.16,<2", "onnxruntime>=1.18,<2", "flask>=3,<4", "waitress>=3.0.1,<4"]
 # Both ends of every range in setup.py; NumPy 1 has no wheels for Python 3.13, and OpenCV below 4.10 none for NumPy 2.
 DEPS = {
     "lowest": ["numpy==1.26.4", "opencv-python-headless==4.9.0.80", "Pillow==10.4.0", "PyYAML==6.0.1",
-               "safetensors==0.4.3", "tqdm==4.66.0"],
+               "safetensors==0.4.3", "tqdm==4.66.0", "onnx==1.16.0", "onnxruntime==1.18.0", "flask==3.0.0",
+               "waitress==3.0.1"],
     "numpy1": ["numpy==1.26.4", "opencv-python-headless>=4.9,<4.12", "Pillow<14", "PyYAML<7",
-               "safetensors<0.9", "tqdm<5"],
+               "safetensors<0.9", "tqdm<5", *EXTRAS],
     "numpy2": ["numpy>=2,<2.3", "opencv-python-headless>=4.10.0.84,<5", "Pillow<14", "PyYAML<7",
-               "safetensors<0.9", "tqdm<5"],
-    "newest": ["numpy>=2,<3", "opencv-python-headless<5", "Pillow<14", "PyYAML<7", "safetensors<0.9", "tqdm<5"],
+               "safetensors<0.9", "tqdm<5", *EXTRAS],
+    "newest": ["numpy>=2,<3", "opencv-python-headless<5", "Pillow<14", "PyYAML<7", "safetensors<0.9", "tqdm<5",
+               *EXTRAS],
 }
+INSTALLED = "installed"
+CORE = ["tests/data/test_io.py", "tests/data/test_picture_faults.py", "tests/data/test_transforms.py",
+        "tests/data/test_datasets.py", "tests/data/test_render.py", "tests/test_config.py",
+        "tests/test_runtime_numpy.py", "tests/models/test_segnext_parity.py", "tests/engine/test_model_file.py",
+        "tests/engine/test_predict.py"]
 HEAD = ("Python", "packages", "NumPy", "OpenCV", "Pillow", "system, compiler", "tests", "result", "date")
 
 
@@ -47,17 +55,22 @@ def main() -> int:
                         help="which end of the ranges; may be given many times (default: all)")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build" / "matrix",
                         help="where environments and caches go")
+    parser.add_argument("--here", action="store_true",
+                        help="one row: the interpreter that runs this script, what is installed there, its own cache")
+    parser.add_argument("--core", action="store_true",
+                        help="run the ten files whose outcome hangs most on versions: " + " ".join(CORE))
     parser.add_argument("--fresh", action="store_true", help="make environments and caches anew")
     parser.add_argument("tests", nargs="*", help="arguments for pytest (default: the whole of `make test`)")
     args = parser.parse_args()
     failed, args.renewed = False, set()
-    for version in args.python or PYTHONS:
-        for deps in args.deps or DEPS:
-            row = run_cell(version, deps, args)
-            print(" | ".join(row), flush=True)
-            failed |= row[7].startswith("failed")
-            write_rows([old for old in read_rows()
-                        if (".".join(old[0].split(".")[:2]), old[1], *old[5:7]) != (version, deps, *row[5:7])] + [row])
+    cells = ([("%d.%d" % sys.version_info[:2], INSTALLED)] if args.here else
+             [(version, deps) for version in args.python or PYTHONS for deps in args.deps or DEPS])
+    for version, deps in cells:
+        row = run_cell(version, deps, args)
+        print(" | ".join(row), flush=True)
+        failed |= row[7].startswith("failed")
+        write_rows([old for old in read_rows()
+                    if (".".join(old[0].split(".")[:2]), old[1], *old[5:7]) != (version, deps, *row[5:7])] + [row])
     return int(failed)
 
 
@@ -74,24 +87,30 @@ def find_python(version: str) -> str | None:
 
 def run_cell(version: str, deps: str, args: argparse.Namespace) -> tuple[str, ...]:
     """Make one environment and run the tests in it; the row for the table."""
-    here = (f"{system_name()}, {compiler_name()}", " ".join(args.tests) or "`make test`")
-    today = datetime.date.today().isoformat()
-    python, cell = find_python(version), args.folder.resolve() / version
-    if python is None:
-        return (version, deps, "-", "-", "-", *here, "not tried: no such interpreter here", today)
-    if args.fresh and cell not in args.renewed:
-        shutil.rmtree(cell, ignore_errors=True)
-        args.renewed.add(cell)
-    fault = make_environment(python, cell / "venv", DEPS[deps])
-    if fault:
-        return (version, deps, "-", "-", "-", *here, f"not tried: {fault}", today)
-    interpreter = str((cell / "venv").resolve() / "bin" / "python")
-    (cell / "home").resolve().mkdir(exist_ok=True)
-    command = [interpreter, "-m", "pytest", "-q", *args.tests] if args.tests else [
+    tests = [*CORE * args.core, *args.tests]
+    here = (f"{system_name()}, {compiler_name()}",
+            " ".join(["`--core`"] * args.core + args.tests) or "`make test`")
+    today, environment = datetime.date.today().isoformat(), {**os.environ}
+    if deps == INSTALLED:
+        interpreter, cell = sys.executable, args.folder.resolve() / INSTALLED
+        cell.mkdir(parents=True, exist_ok=True)
+    else:
+        python, cell = find_python(version), args.folder.resolve() / version
+        if python is None:
+            return (version, deps, "-", "-", "-", *here, "not tried: no such interpreter here", today)
+        if args.fresh and cell not in args.renewed:
+            shutil.rmtree(cell, ignore_errors=True)
+            args.renewed.add(cell)
+        fault = make_environment(python, cell / "venv", DEPS[deps])
+        if fault:
+            return (version, deps, "-", "-", "-", *here, f"not tried: {fault}", today)
+        interpreter = str((cell / "venv").resolve() / "bin" / "python")
+        (cell / "home").resolve().mkdir(exist_ok=True)
+        environment["JITTOR_HOME"] = str((cell / "home").resolve())
+    command = [interpreter, "-m", "pytest", "-q", *tests] if tests else [
         interpreter, str(ROOT / "tests" / "run.py")]
     with open(cell / "log.txt", "w", encoding="utf-8") as log:
-        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-                              env={**os.environ, "JITTOR_HOME": str((cell / "home").resolve())})
+        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
     found = subprocess.run([interpreter, "-c",
                             "import platform, importlib.metadata as m\nprint(platform.python_version(), "
                             "m.version('numpy'), m.version('opencv-python-headless'), m.version('Pillow'))"],

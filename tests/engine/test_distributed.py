@@ -24,8 +24,6 @@ from rank_faults import faulty_config, run_fault  # noqa: E402
 from small_run import lines, make_datasets, make_pictures, small_config  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[2]
-MPI = shutil.which("mpirun") and shutil.which("mpicc")
-needs_mpi = pytest.mark.skipif(not MPI, reason="no mpirun or mpicc here: apt-get install -y openmpi-bin libopenmpi-dev")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def runs(pictures, tmp_path_factory):
     return folder
 
 
-@needs_mpi
+@pytest.mark.mpi
 def test_two_ranks_then_one_then_two_equal_one_process(runs):
     one, mixed = (load_weights(runs / name / "last" / "weights.safetensors")[0] for name in ("one", "mixed"))
     apart = {name: float(np.abs(one[name] - mixed[name]).max() / max(1.0, np.abs(one[name]).max())) for name in one}
@@ -88,7 +86,7 @@ def test_two_ranks_then_one_then_two_equal_one_process(runs):
     assert json.loads((runs / "mixed" / "run.json").read_text())["ranks"] == 2
 
 
-@needs_mpi
+@pytest.mark.mpi
 def test_sharded_evaluation_and_prediction_equal_one_process_bit_for_bit(runs, pictures, tmp_path):
     results = []
     for ranks in (1, 2, 3):
@@ -108,7 +106,7 @@ def test_sharded_evaluation_and_prediction_equal_one_process_bit_for_bit(runs, p
     assert len(found[0]) == 10 and found[0] == found[1]
 
 
-@needs_mpi
+@pytest.mark.mpi
 @pytest.mark.parametrize("fault, status, words", [
     ("exception:1", 1, ("rank 1 of 2 on", "RuntimeError: injected", "faulty_step")),
     ("kill:0", 137, ("signal 9",)),
@@ -139,7 +137,7 @@ def test_a_failing_rank_ends_the_job(fault, status, words, pictures, tmp_path):
         assert f"stopped after {lines(tmp_path / 'run')[-1]['iter']} of" in said
 
 
-@needs_mpi
+@pytest.mark.mpi
 def test_exchanges_and_norms_of_two_ranks():
     words = launch.mpirun_words("mpirun", type("Options", (), {"ranks": 2, "hostfile": None, "cpu": True, "grace": 6.0,
                                                                "command": []}))

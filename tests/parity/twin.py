@@ -91,7 +91,8 @@ def draw(run: pathlib.Path, folder: pathlib.Path, picture: pathlib.Path) -> None
     from jseg.report.curves import Series, line_chart, stacked
     from jseg.report.run import read_run
     sides, losses, scores = {"jseg": read_run(run), "MMSegmentation": read_run(folder)}, [], []
-    every = max(b["iter"] - a["iter"] for a, b in itertools.pairwise(sides["jseg"].steps))
+    steps = sides["jseg"].steps
+    every = max(b["iter"] - a["iter"] for a, b in zip(steps, steps[1:]))
     for name, side in sides.items():
         steps = [(step["iter"], step["loss"]) for step in side.steps]
         if len(steps) > len(sides["jseg"].steps):  # logged at each step: average as jseg's log does
