@@ -1,4 +1,4 @@
-"""upsample_argmax in NumPy float64; there is no backward."""
+"""readout in NumPy float64; there is no backward."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from jseg.ops.bilinear import resize_matrix
 
 
 def forward(logits, size, *, through=None, align_corners=False, with_prob=False):
-    """Labels [and probability], as `op.upsample_argmax`; `through`: resized to that size first."""
+    """Labels [and probability], as `op.readout`; `through`: resized to that size first."""
     rows, columns = (resize_matrix(middle, side, align_corners) @ resize_matrix(source, middle, align_corners)
                      for source, middle, side in zip(logits.shape[2:], through or logits.shape[2:], size))
     full = np.einsum("Yy,nkyx,Xx->nkYX", rows, logits, columns)

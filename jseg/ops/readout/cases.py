@@ -1,8 +1,8 @@
-"""Shapes of upsample_argmax for tests and benchmarks."""
+"""Shapes of readout for tests and benchmarks."""
 
 from jseg.ops.bilinear import Resampling, resize_matrix
 from jseg.ops.case import Case
-from jseg.ops.upsample_argmax.op import upsample_argmax
+from jseg.ops.readout.op import readout
 
 CASES = [
     Case("one_pixel", n=1, k=3, size=(1, 1), out=(1, 1)),
@@ -41,4 +41,4 @@ def call(inputs, impl):
         matrices = [resize_matrix(b, c) @ resize_matrix(a, b)
                     for a, b, c in zip(inputs["logits"].shape[2:], through, inputs["size"])]
         inputs["size"] = tuple(map(Resampling.from_matrix, matrices))
-    return upsample_argmax(**inputs, impl=impl)
+    return readout(**inputs, impl=impl)
