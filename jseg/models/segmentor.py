@@ -19,6 +19,7 @@ from jseg.errors import ConfigError
 from jseg.losses.base import total
 from jseg.models.readout import (Frame, LabelReader, Window, direct_maps, label_map, overlaps, score_map, window_maps,
                                  windows)
+from jseg.ops.readout.op import MAX_TAPS
 from jseg.rules import SIZE, Rule, fields, is_pair
 
 __all__ = ["Segmentor"]
@@ -162,7 +163,7 @@ class Segmentor(nn.Module):
                         raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and "
                                          f"{len(inputs[0][1])} in the first version; they must agree")
                     frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
-                    if direct is not None and len(inputs) == 1:
+                    if direct is not None and len(inputs) == 1 and self._few_windows:
                         return self._direct_maps(images, frames, self._label_dtype(), **direct)
                     views.append(self._run_windows(images, frames))
                 return [read(list(of_picture)) for of_picture in zip(*views)]
@@ -202,6 +203,14 @@ class Segmentor(nn.Module):
             return tuple(tuple(windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis]))
                          for axis in (0, 1))
         return tuple(((0, side),) for side in size)
+
+    @property
+    def _few_windows(self) -> bool:
+        """Whether the direct road takes the slide: each window that covers a pixel adds up to three sources."""
+        if self.test_cfg["mode"] == "whole":
+            return True
+        most = max(-(-crop // stride) + 1 for crop, stride in zip(self.test_cfg["crop_size"], self.test_cfg["stride"]))
+        return 3 * most <= MAX_TAPS
 
     @property
     def _resizes_once(self) -> bool:

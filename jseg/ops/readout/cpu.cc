@@ -24,7 +24,7 @@ using namespace jseg;
 
 namespace {
 
-constexpr int MAX_TAPS = 16;         // T of a `Columns` stands for its number of sources, or for any number up to this
+constexpr int MAX_TAPS = 32;         // T of a `Columns` stands for its number of sources, or for any number up to this
 constexpr int RIVALS = 4;            // leaders that a class is compared with
 constexpr int FEW = 24;              // candidates read where they lie; the sources of more are copied together first
 constexpr float HUGE_SCORE = 1e37f;  // beyond, differences may overflow

@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(THREADS)
     float best = score_of<TAPS>(plane, p.w, rows, columns), sum = 1.0f;
     int label = 0;
     for (int k = 1; k < p.classes; k++) {
-        if (selects && peaks[k] < floor) continue;
+        if (selects && !(peaks[k] >= floor)) continue;
         const float v = score_of<TAPS>(plane + k * area, p.w, rows, columns);
         const bool better = v > best;
         if (prob) {

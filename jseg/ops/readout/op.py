@@ -18,7 +18,7 @@ from jseg.ops.common import check, device_op, pick
 
 __all__ = ["readout"]
 
-MAX_TAPS = 16  # sources per output and axis that the kernels know
+MAX_TAPS = 32  # sources per output and axis that the kernels know
 TILE_VALUES = 16_000_000  # scores that the plain path holds at once
 
 
