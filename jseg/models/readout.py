@@ -29,8 +29,8 @@ import numpy as np
 from jseg import ops
 from jseg.ops.bilinear import Resampling, resampling, resize_matrix, resize_taps
 
-__all__ = ["Frame", "LabelReader", "Window", "choose_classes", "direct_maps", "label_map", "overlaps", "score_map", "window_maps",
-           "windows"]
+__all__ = ["Frame", "LabelReader", "Window", "choose_classes", "direct_maps", "label_map", "overlaps", "score_map",
+           "window_maps", "windows"]
 
 TILE_VALUES = 4_000_000  # scores computed at once: K * rows * columns
 

@@ -36,8 +36,8 @@ FLOOR = 1e-6
 
 def make(case, rng):
     """Random logits: noise, or with `patches` so many values a side with slopes in between, as those of networks;
-    `levels`: only so many different values, for ties; `through`: resized to that size first, with `windows` from so many
-    windows a side that overlap by half."""
+    `levels`: only so many different values, for ties; `through`: resized to that size first, with `windows` from so
+    many windows a side that overlap by half."""
     options, shape = case.options, (case.n, case.k, *case.size)
     if "levels" in options:
         logits = rng.integers(0, case.levels, shape).astype(float)

@@ -5,12 +5,11 @@
 //
 // Layout: scores (N, K, h, w) of type T; per output row (column) TAPS sources, int32, and their weights, float, none
 // below zero, that sum to one; labels (N, H, W) of 1, 2 or 4 bytes, prob (N, H, W) float. One block: a tile of 8 x 32
-// output pixels, a thread each. First it looks at all classes in the rectangle of sources that its pixels read, a warp a
-// class: as means of them, no score leaves the range of its class there. A class whose highest source is below
+// output pixels, a thread each. First it looks at all classes in the rectangle of sources that its pixels read, a warp
+// a class: as means of them, no score leaves the range of its class there. A class whose highest source is below
 // another's lowest by more than rounding can change wins nowhere in the tile and is passed over by all pixels; where a
-// source is NaN, infinite or huge none is, nor where probabilities are wanted. Without barriers in between, the pixels
-// then compare the rest; the sum is kept relative to the running maximum. There is no gradient; a NaN in class 0 gives
-// label 0.
+// source is NaN, infinite or huge none is, nor where probabilities are wanted. The pixels then compare the rest; the
+// sum is kept relative to the running maximum. There is no gradient; a NaN in class 0 gives label 0.
 #include "cuda_base.cuh"
 
 namespace {
