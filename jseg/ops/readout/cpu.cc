@@ -26,7 +26,7 @@ namespace {
 
 constexpr int MAX_TAPS = 32;         // T of a `Columns` stands for its number of sources, or for any number up to this
 constexpr int RIVALS = 4;            // leaders that a class is compared with
-constexpr int FEW = 24;              // candidates read where they lie; the sources of more are copied together first
+constexpr int FEW = 64;              // candidates read where they lie; the sources of more are copied together first
 constexpr float HUGE_SCORE = 1e37f;  // beyond, differences may overflow
 constexpr int ROWS = VL == 16 ? 8 : 4;   // output rows at a time, by the number of registers
 
@@ -142,35 +142,36 @@ struct Survey {
     float *scores, *lead, *size;
     int32_t* leader;
 
-    void look(const float* image, const float* end, int64_t y) {
-        for (int64_t x = 0; x < w; x += VL) {
-            V best{}, second = splat(-INFINITY), largest{};
-            VI at{}, odd{};
-            const int here = int(std::min<int64_t>(VL, w - x));
-            float* const to = scores + (y * w + x) * padded;
-            for (int64_t k = 0; k < padded; k += VL) {
+    struct Seen {   // of VL nodes
+        V best, second, largest;
+        VI at, odd;
+    };
+    // The nodes of row `y`; VL classes at a time, as whole rows of a class lie together. `seen`: one for VL nodes each.
+    void look(const float* image, const float* end, int64_t y, Seen* seen) {
+        for (int64_t k = 0; k < padded; k += VL)
+            for (int64_t x = 0; x < w; x += VL) {
+                Seen s = k ? seen[x / VL] : Seen{splat(-INFINITY), splat(-INFINITY), V{}, VI{}, VI{}};
                 V values[VL];
                 for (int i = 0; i < VL; i++) {
                     values[i] = V{};
                     if (k + i >= classes) continue;
                     const V v = values[i] = load_until(image + ((k + i) * h + y) * w + x, end), absolute = vabs(v);
-                    odd |= ~(absolute <= HUGE_SCORE);
-                    largest = vmax(absolute, largest);
-                    if (k + i == 0) {
-                        best = v;
-                        continue;
-                    }
-                    const VI better = v > best;
-                    second = better ? best : vmax(second, v);
-                    best = better ? v : best, at = better ? VI{} + int32_t(k + i) : at;
+                    s.odd |= ~(absolute <= HUGE_SCORE);
+                    s.largest = vmax(absolute, s.largest);
+                    const VI better = v > s.best;
+                    s.second = better ? s.best : vmax(s.second, v);
+                    s.best = better ? v : s.best, s.at = better ? VI{} + int32_t(k + i) : s.at;
                 }
+                seen[x / VL] = s;
                 interleave(values);   // now a vector holds the classes of one node
-                for (int i = 0; i < here; i++) store(to + i * padded + k, values[i]);
+                for (int64_t i = 0; i < std::min<int64_t>(VL, w - x); i++)
+                    store(scores + (y * w + x + i) * padded + k, values[i]);
             }
-            for (int i = 0; i < here; i++) {
-                const int64_t n = y * w + x + i;
-                leader[n] = at[i], lead[n] = best[i] - second[i], size[n] = odd[i] ? INFINITY : largest[i];
-            }
+        for (int64_t x = 0; x < w; x++) {
+            const Seen& s = seen[x / VL];
+            const int i = int(x % VL);
+            const int64_t n = y * w + x;
+            leader[n] = s.at[i], lead[n] = s.best[i] - s.second[i], size[n] = s.odd[i] ? INFINITY : s.largest[i];
         }
     }
 };
@@ -286,8 +287,8 @@ struct Patience {
         return still;
     }
     void note(bool helped) {
-        failed = helped ? 0 : failed + 1;
-        if (failed >= 8) skip = std::min(16 * failed, 512);
+        failed = helped ? 0 : std::min(failed + 1, 9);
+        if (failed >= 4) skip = 64 << (failed - 4);
     }
 };
 
@@ -451,8 +452,9 @@ template <int T> void run(const Call& call) {
         for (int64_t image = 0; image < n; image++) {
             const float* const scores = call.in<float>(0) + image * r.classes * r.h * r.w;
             if (prunes) {
+                std::vector<Survey::Seen> seen((r.w + VL - 1) / VL);
 #pragma omp for schedule(static)
-                for (int64_t y = 0; y < r.h; y++) r.survey.look(scores, end, y);
+                for (int64_t y = 0; y < r.h; y++) r.survey.look(scores, end, y, seen.data());
 #pragma omp single
                 {
                     const float largest = *std::max_element(r.survey.size, r.survey.size + area);
