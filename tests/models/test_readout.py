@@ -57,7 +57,7 @@ def test_one_view(frame, slide, align_corners, rng, monkeypatch):
 
 
 def read_directly(frame, spans, pieces, align_corners, with_prob=False):
-    """Label maps by `LabelReader`, a row of windows after the other, of two pictures: the logits and their negatives."""
+    """Label maps by `LabelReader`, a row of windows after the other, of two pictures: logits and their negatives."""
     low = next(iter(pieces.values())).shape[1:]
     upright = dataclasses.replace(frame, flip=None)
     reader = readout.LabelReader(readout.direct_maps(upright, tuple(map(tuple, spans)), low, align_corners), low[0],
