@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import sys
@@ -283,30 +284,39 @@ def _segment_share(files, jobs: list[pathlib.Path], batch_size: int, alone: bool
     names = [job.stem if stems.count(job.stem) == 1 else f"{job.parent.name}_{job.stem}_{job.suffix[1:]}"
              for job in jobs]
     mine = list(range(len(jobs)))[distributed.rank()::distributed.world_size()]
+    videos = [job.suffix.lower() in VIDEO_SUFFIXES for job in jobs]
+    share = list(mine)
+    positions = {place: position for position, place in enumerate(share)}
+
+    def prepare(position: int):
+        place = share[position]
+        return None if videos[place] or files.tiled else files.segmentor.prepared(jobs[place])
+
     done, left_out, damaged = 0, [], []
-    while mine:
-        distributed.beat("predicts")
-        is_video = jobs[mine[0]].suffix.lower() in VIDEO_SUFFIXES
-        count = 1 if is_video else batch_size
-        part = [place for place in mine[:count] if is_video == (jobs[place].suffix.lower() in VIDEO_SUFFIXES)]
-        mine = mine[len(part):]
-        try:
-            if is_video:
-                if _segment_video(files, jobs[part[0]], names[part[0]]):
-                    damaged.append(printable(jobs[part[0]]))
-            else:
-                _segment_pictures(files, [(jobs[place], names[place], place) for place in part])
-            done += len(part)
-        except WriteError:  # the next one would fare no better
-            raise
-        except JsegError as error:
-            if alone:
+    with files.segmentor.ahead(prepare, len(share)) as ahead:
+        while mine:
+            distributed.beat("predicts")
+            is_video = videos[mine[0]]
+            part = [place for place in mine[:1 if is_video else batch_size] if videos[place] == is_video]
+            mine = mine[len(part):]
+            try:
+                if is_video:
+                    if _segment_video(files, jobs[part[0]], names[part[0]]):
+                        damaged.append(printable(jobs[part[0]]))
+                else:
+                    pictures = [ahead.get(positions[place]) for place in part]
+                    _segment_pictures(files, [(jobs[place], names[place], place) for place in part], pictures)
+                done += len(part)
+            except WriteError:  # the next one would fare no better
                 raise
-            if len(part) > 1:  # one by one, to see which
-                mine, batch_size = part + mine, 1
-                continue
-            print(f"left out: {printable(error)}", file=sys.stderr)
-            left_out.append(printable(jobs[part[0]]))
+            except JsegError as error:
+                if alone:
+                    raise
+                if len(part) > 1:  # one by one, to see which
+                    mine, batch_size = part + mine, 1
+                    continue
+                print(f"left out: {printable(error)}", file=sys.stderr)
+                left_out.append(printable(jobs[part[0]]))
     return done, left_out, damaged
 
 
@@ -328,12 +338,12 @@ def _summary(shares: list[tuple[int, list[str], list[str]]], missing: list[str],
     return 2 if left_out or damaged else 0
 
 
-def _segment_pictures(files, pictures: list[tuple[pathlib.Path, str, int]]) -> None:
+def _segment_pictures(files, pictures: list[tuple[pathlib.Path, str, int]], prepared: list) -> None:
     """Segment some pictures (file, name of the results, place among all) together; print a line for each."""
     classes = files.segmentor.classes
     if files.tiled:
         return _segment_raster(files, *pictures[0][:2])
-    for answer, (path, name, order) in zip(files.ask([path for path, _, _ in pictures]), pictures):
+    for answer, (path, name, order) in zip(files.ask(prepared), pictures):
         written = files.write(answer, path, name, order)
         counts = np.bincount(answer.labels.ravel(), minlength=len(classes))[:len(classes)]
         _tell_result(path, written, counts, answer.labels.size, classes)
@@ -365,10 +375,18 @@ def _segment_video(files, path: pathlib.Path, name: str) -> bool:
     segmentor, look, out = files.segmentor, files.look, files.folder / f"{name}_overlay.mp4"
     with VideoSource(path) as source, VideoFile(out, source.rate) as result:
         with contextlib.closing(source.frames()) as frames:
-            for frame in tqdm(frames, total=source.expected, unit="frame", desc=printable(path.name)):
-                frame = np.ascontiguousarray(frame[..., ::-1]) if segmentor.bands else frame
-                labels = segmentor.infer(frame, thresholds=files.thresholds)
-                result.write(segmentor.overlay(frame, labels, opacity=look.opacity, outlines=look.outlines))
+            def prepare(_):
+                frame = next(frames, None)
+                if frame is not None and segmentor.bands:
+                    frame = np.ascontiguousarray(frame[..., ::-1])
+                return None if frame is None else segmentor.prepared(frame)
+
+            with segmentor.ahead(prepare, threads=1) as ahead:
+                pictures = itertools.takewhile(lambda picture: picture is not None, map(ahead.get, itertools.count()))
+                for picture in tqdm(pictures, total=source.expected, unit="frame", desc=printable(path.name)):
+                    labels = segmentor.infer(picture, thresholds=files.thresholds)
+                    result.write(segmentor.overlay(picture.source, labels, opacity=look.opacity,
+                                                   outlines=look.outlines))
         result.finish_file()
         lost = source.lost()
     print(f"{printable(path)} -> {printable(out)} ({result.count} frames)", flush=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from typing import Iterator
+from typing import Callable, Iterator
 
 import cv2
 import numpy as np
 from PIL import Image
 
-__all__ = ["imdecode", "opened", "picture_kind", "quiet_opencv", "upright"]
+__all__ = ["imdecode", "opened", "picture_kind", "quiet_opencv", "tell_of_decoding", "told_of_decoding", "upright"]
 
 _EXIF_ORIENTATION = 0x0112
 # No format that runs a program (EPS), calls a loader of the system (WMF) or holds no pixels.
@@ -58,6 +58,9 @@ _MAGIC = {
     b"BM": "bmp",
 }
 _pillow_limit = threading.Lock()
+_quiet = threading.Lock()
+_quiet_bodies: list[int] = []  # the log level before the first of the bodies that run now, in any thread, then theirs
+_listener = threading.local()
 
 
 def picture_kind(data: bytes) -> str:
@@ -73,18 +76,45 @@ def quiet_opencv() -> Iterator[None]:
     set_level = getattr(cv2, "setLogLevel", None) or getattr(
         getattr(getattr(cv2, "utils", None), "logging", None), "setLogLevel", None
     )
-    level = set_level(0) if set_level else None
+    if not set_level:
+        yield
+        return
+    with _quiet:
+        _quiet_bodies.append(0 if _quiet_bodies else set_level(0))
     try:
         yield
     finally:
-        if set_level:
-            set_level(level)
+        with _quiet:
+            if len(_quiet_bodies) == 1:
+                set_level(_quiet_bodies[0])
+                _quiet_bodies.clear()
+            else:
+                _quiet_bodies.pop()
+
+
+@contextlib.contextmanager
+def told_of_decoding(tell: Callable[[], None]) -> Iterator[None]:
+    """Let `tell` be called in the body, in this thread, when a decoder is about to run that needs no interpreter."""
+    _listener.tell = tell
+    try:
+        yield
+    finally:
+        del _listener.tell
+
+
+def tell_of_decoding() -> None:
+    """Call what `told_of_decoding` names, if anything: the next step of this thread is a decoder's."""
+    tell = getattr(_listener, "tell", None)
+    if tell is not None:
+        tell()
 
 
 def imdecode(data: bytes, flags: int) -> np.ndarray | None:
     """OpenCV's decoder, quiet; None where it makes no picture."""
     with quiet_opencv():
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        content = np.frombuffer(data, np.uint8)
+        tell_of_decoding()
+        return cv2.imdecode(content, flags)
 
 
 def opened(data: bytes) -> Image.Image:

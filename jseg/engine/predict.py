@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from typing import Any, Callable, Mapping, Sequence, Union
+from typing import Any, Callable, Iterator, Mapping, Sequence, Union
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from jseg.data.transforms import Compose, LoadBands
 from jseg.data.tta import augment, picture_reader, plain_view
 from jseg.engine.model_file import open_model_file
 from jseg.engine.precision import set_precision
+from jseg.engine.prepare import Prepared, PreparedPictures
 from jseg.engine.tiled import slide_of
 from jseg.errors import ConfigError, DataError
 from jseg.registry import nearest
@@ -93,6 +94,7 @@ class InferenceSegmentor:
         self.scale = self.reader.scale  # of 16-bit pictures, see io.read_image
         self.view: Sequence[int] | None = None  # bands to show of pictures that LoadBands reads; None: as it says
         self._tta = self.config.get("tta") or {} if tta else None
+        self._ahead: list[PreparedPictures] = []  # of the pictures that are gone through now
 
     @property
     def model(self):
@@ -106,7 +108,8 @@ class InferenceSegmentor:
 
         Args:
             source: a path, an array (H, W, 3) uint8, a PIL image, a list of those, or a folder (sorted by name, see
-                `pictures_in`). For `LoadBands`, arrays are (H, W, C) as files store them.
+                `pictures_in`). For `LoadBands`, arrays are (H, W, C) as files store them. Pictures of a list
+                or a folder are read and resized in threads while the network runs, two at most ahead of it.
             array_order: channel order of arrays: "bgr" as OpenCV reads them, or "rgb"; without meaning for `LoadBands`.
             with_prob: return how sure the model is, too.
             probabilities: return the softmax of every class instead of labels.
@@ -134,14 +137,36 @@ class InferenceSegmentor:
             return answer([self._views(source, array_order)])[0]
         results: list = [None] * len(source)
         passes = _Passes(answer, batch_size, results)
-        for place, item in enumerate(source):
-            if isinstance(item, (list, tuple)) or _is_folder(item):
-                results[place] = self.infer(item, array_order=array_order, with_prob=with_prob, logits=logits,
-                                            probabilities=probabilities, thresholds=thresholds, batch_size=batch_size)
-            else:
-                passes.add(place, self._views(item, array_order))
-        passes.finish()
+        nested = [isinstance(item, (list, tuple)) or _is_folder(item) for item in source]
+        with self.ahead(lambda i: None if nested[i] else self._views(source[i], array_order), len(source)) as ahead:
+            for place, item in enumerate(source):
+                if nested[place]:
+                    results[place] = self.infer(item, array_order=array_order, with_prob=with_prob, logits=logits,
+                                                probabilities=probabilities, thresholds=thresholds,
+                                                batch_size=batch_size)
+                else:
+                    passes.add(place, ahead.get(place))
+            passes.finish()
         return results
+
+    @contextlib.contextmanager
+    def ahead(self, prepare: Callable[[int], Any], count: int | None = None, *,
+              threads: int = 2) -> Iterator[PreparedPictures]:
+        """Prepare pictures in threads while the network runs, in the body; arguments as `PreparedPictures`."""
+        with PreparedPictures(prepare, count, threads=threads) as pictures:
+            self._ahead.append(pictures)
+            try:
+                yield pictures
+            finally:
+                self._ahead.remove(pictures)
+
+    def prepared(self, source: Picture, *, array_order: str = "bgr") -> Prepared:
+        """A picture read, resized and, with `tta`, augmented: `infer` then goes on from there. May run in a thread.
+
+        Raises:
+            DataError: as `infer`.
+        """
+        return Prepared(source, self._views(source, array_order))
 
     def features(self, source: Picture, *, array_order: str = "bgr") -> list[np.ndarray]:
         """Maps that the decode head gets, backbone's or neck's, of one picture.
@@ -163,6 +188,8 @@ class InferenceSegmentor:
 
     def _views(self, source: Picture, array_order: str) -> list[dict]:
         """The picture as the network gets it: once, or scaled and flipped."""
+        if isinstance(source, Prepared):
+            return source.views
         image, name = self._picture(source, array_order), _name(source)
         if self._tta is None:
             return [plain_view(image, self._transforms, name=name)]
@@ -203,6 +230,8 @@ class InferenceSegmentor:
         def answer(pictures: list[list[dict]]) -> list:
             batches = [self._preprocessor.batch(list(views), training=False) for views in zip(*pictures)]
             inputs = [(batch.images, batch.metas) for batch in batches]
+            for pictures_ahead in self._ahead:
+                pictures_ahead.settle()
             if probabilities or logits:
                 return self._model.scores_augmented(inputs, softmax=probabilities)
             return self._model.predict_augmented(inputs, with_prob=with_prob, **limits)

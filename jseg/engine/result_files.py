@@ -99,8 +99,9 @@ class ResultFiles:
         self.tiled = False  # rasters are segmented in blocks
         self.coco: list[tuple[int, str, tuple[int, int], list[dict]]] = []  # (order, picture, size, annotations)
 
-    def ask(self, pictures: list[pathlib.Path]) -> list[Answer]:
-        """What the files need of each of some picture files. Scores of all classes cost a second run of the network."""
+    def ask(self, pictures: list) -> list[Answer]:
+        """What the files need of each of some pictures, as `InferenceSegmentor.infer` takes them. Scores of all classes
+        cost a second run of the network."""
         infer, size = self.segmentor.infer, len(pictures)
         with_prob = "probability" in self.types or "polygons" in self.types
         found = infer(pictures, with_prob=with_prob, thresholds=self.thresholds, batch_size=size)

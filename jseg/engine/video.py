@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from jseg import runtime_signals
-from jseg.data.decode import quiet_opencv
+from jseg.data.decode import quiet_opencv, tell_of_decoding
 from jseg.data.header import PictureHeader, check_size
 from jseg.errors import DataError, WriteError
 from jseg.files import drop_drafts, open_regular
@@ -73,6 +73,7 @@ class VideoSource:
     def frames(self) -> Iterator[np.ndarray]:
         """Yield each frame as (H, W, 3) uint8 BGR; DataError when there is not one."""
         while True:
+            tell_of_decoding()
             more, frame = self._capture.read()
             if not more:
                 break

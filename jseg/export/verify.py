@@ -137,7 +137,7 @@ def _labels(result: np.ndarray, output: str, expected: np.ndarray, model) -> np.
         return result.argmax(1)
     from jseg import ops
     with jt.no_grad():
-        return ops.upsample_argmax(jt.array(result), expected.shape[1:], align_corners=model.align_corners).numpy()
+        return ops.readout(jt.array(result), expected.shape[1:], align_corners=model.align_corners).numpy()
 
 
 def normalised(bgr: np.ndarray, preprocessor) -> np.ndarray:

@@ -94,6 +94,7 @@ class Criterion:
                 right = (ops.bilinear_resize(logits, tuple(labels.shape[1:]),
                                              align_corners=self.align_corners)[:, 0] > 0).int32() == labels
             else:
-                right = ops.upsample_argmax(logits, tuple(labels.shape[1:]), align_corners=self.align_corners) == labels
+                right = ops.readout(logits, tuple(labels.shape[1:]),
+                                    align_corners=self.align_corners).int32() == labels
             counted = labels != self.ignore_index
             return 100.0 * (right & counted).float32().sum() / counted.float32().sum().maximum(1.0)

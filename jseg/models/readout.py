@@ -7,12 +7,13 @@ window all of them together are
 
     scores = rows @ logits @ columns^T        rows (H_own, h), columns (W_own, w)
 
-and a slide is the sum over its windows (their overlap counts are a product of a row count and a column count). The two
-matrices are made once. There are two roads from here. The *direct* one is for one pass over the whole input: each row
-of the matrices has two or three values, and `ops.upsample_argmax` finds the classes from those (`direct_maps`). The
-*summed* one is for slides and for test-time augmentation, which averages the softmax of several such sums as
-mmsegmentation's SegTTAModel does: the scores are computed tile by tile, of which only the labels are kept
-(`window_maps`, `label_map`), or all scores where they are asked for (`score_map`).
+and a slide is the sum over its windows (their overlap counts are a product of a row count and a column count); with the
+windows' logits laid side by side it is one such product again. The two matrices are made once. There are two roads from
+here. The *direct* one gives labels of one pass over the input, whole or as a slide: each row of the matrices has few
+values, and `ops.readout` finds the classes from those (`direct_maps`, `LabelReader`). The *summed* one is for test-time
+augmentation, which averages the softmax of several such sums as mmsegmentation's SegTTAModel does, for thresholds and
+for the scores themselves: they are computed tile by tile, of which only the labels are kept (`window_maps`,
+`label_map`), or all scores where they are asked for (`score_map`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from dataclasses import dataclass
 import jittor as jt
 import numpy as np
 
-from jseg.ops.bilinear import Resampling, resize_matrix
+from jseg import ops
+from jseg.ops.bilinear import Resampling, resampling, resize_matrix, resize_taps
 
-__all__ = ["Frame", "Window", "choose_classes", "direct_maps", "label_map", "overlaps", "score_map", "window_maps",
-           "windows"]
+__all__ = ["Frame", "LabelReader", "Window", "choose_classes", "direct_maps", "label_map", "overlaps", "score_map",
+           "window_maps", "windows"]
 
 TILE_VALUES = 4_000_000  # scores computed at once: K * rows * columns
 
@@ -141,19 +143,93 @@ def window_maps(frame: Frame, spans: tuple[tuple[int, int], tuple[int, int]], co
     return maps[0], maps[1]
 
 
+Spans = tuple[tuple[int, int], ...]
+
+
 @functools.lru_cache(maxsize=16)
-def direct_maps(frame: Frame, low_size: tuple[int, int], align_corners: bool,
+def direct_maps(frame: Frame, spans: tuple[Spans, Spans], low_size: tuple[int, int], align_corners: bool,
                 once: bool = False) -> tuple[Resampling, Resampling]:
-    """From rows (columns) of the logits of the whole input to those of the picture's own label map.
+    """From rows (columns) of the logits, those of all windows one after the other, to those of the picture's own label
+    map.
 
     Args:
         frame: without a flip, which the label map undoes (`Frame.upright`).
-        low_size: (h, w) of the logits.
+        spans: (begin, end) of the windows in rows and in columns of the input; of a whole input one in each.
+        low_size: (h, w) of each window's logits.
         once: see `window_maps`.
     """
-    ones = np.ones(frame.size[0]), np.ones(frame.size[1])
-    maps = window_maps(frame, ((0, frame.size[0]), (0, frame.size[1])), ones, low_size, align_corners, once)
-    return Resampling.from_matrix(maps[0]), Resampling.from_matrix(maps[1])
+    maps = []
+    for axis in (0, 1):
+        if once and not any(frame.padding):
+            maps.append(resampling(low_size[axis], frame.own_size[axis], align_corners))
+            continue
+        inner, content = _windows_map(frame.size[axis], spans[axis], low_size[axis], align_corners), frame.content[axis]
+        inner = Resampling(inner.index[content], inner.weights[content], inner.size_in)
+        maps.append(resampling(inner.size_out, frame.own_size[axis], align_corners).after(inner))
+    return maps[0], maps[1]
+
+
+def _windows_map(length: int, spans: Spans, low: int, align_corners: bool) -> Resampling:
+    """From the logits of all windows of an axis to the mean of those that cover each of its positions."""
+    counts = overlaps(length, spans)
+    index, weights = np.zeros((2, length, 2 * int(counts.max())))
+    before = np.zeros(length, int)  # windows that cover a position and were seen
+    for i, (begin, end) in enumerate(spans):
+        lower, upper, fraction = resize_taps(low, end - begin, align_corners)
+        here, place = np.arange(begin, end), 2 * before[begin:end]
+        for source, share in ((lower, 1 - fraction), (upper, fraction)):
+            index[here, place], weights[here, place] = i * low + source, share / counts[begin:end]
+            place = place + 1
+        before[begin:end] += 1
+    return Resampling(index.astype(np.int32), weights, len(spans) * low)
+
+
+@functools.lru_cache(maxsize=64)
+def _ready_rows(rows: Resampling, low: int, done: int) -> tuple[int, int, Resampling | None]:
+    """What can be read when the last of `done` rows of windows came: the first row of windows that it takes, the first
+    that later outputs take, and the map of the ready outputs from the former on; None where no output became ready."""
+    first, last = rows.ends()
+    begin, end = (int(np.searchsorted(last, count * low)) for count in (done - 1, done))
+    later = int(first[end]) // low if end < len(first) else done
+    if begin == end:
+        return done, later, None
+    taken = int(first[begin]) // low
+    return taken, later, rows.part(slice(begin, end), slice(taken * low, done * low))
+
+
+class LabelReader:
+    """Reads label maps of pictures that lie alike from the logits of their windows, a row of windows after the other;
+    logits are let go as soon as no later output needs them.
+
+    Args:
+        maps: from `direct_maps`.
+        low: h, rows of a window's logits.
+        with_prob: read the winning class's softmax probability too.
+    """
+
+    def __init__(self, maps: tuple[Resampling, Resampling], low: int, with_prob: bool = False):
+        self.maps, self.low, self.with_prob = maps, low, with_prob
+        self._kept: dict[int, jt.Var] = {}  # rows of windows by number
+        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._done = 0
+
+    def add(self, logits: jt.Var) -> None:
+        """Take the logits of the next row of windows, (N, K, h, columns of windows * w)."""
+        self._kept[self._done] = logits
+        self._done += 1
+        taken, later, rows = _ready_rows(self.maps[0], self.low, self._done)
+        if rows is None:
+            logits.sync()
+        else:
+            parts = [self._kept[number] for number in range(taken, self._done)]
+            found = ops.readout(jt.concat(parts, 2) if len(parts) > 1 else parts[0], (rows, self.maps[1]),
+                                with_prob=self.with_prob)
+            self._parts.append(tuple(part.numpy() for part in (found if self.with_prob else (found,))))
+        self._kept = {number: kept for number, kept in self._kept.items() if number >= later}
+
+    def finish(self) -> tuple[np.ndarray, ...]:
+        """Labels (N, H_own, W_own), and with them the probability if wanted."""
+        return tuple(parts[0] if len(parts) == 1 else np.concatenate(parts, 1) for parts in zip(*self._parts))
 
 
 def label_map(views: list[list[Window]], num_classes: int, *, with_prob: bool = False,

@@ -17,8 +17,10 @@ from jittor import nn
 from jseg import ops
 from jseg.errors import ConfigError
 from jseg.losses.base import total
-from jseg.models.readout import Frame, Window, direct_maps, label_map, overlaps, score_map, window_maps, windows
+from jseg.models.readout import (Frame, LabelReader, Window, direct_maps, label_map, overlaps, score_map, window_maps,
+                                 windows)
 from jseg.ops.common import PRECISIONS
+from jseg.ops.readout.op import MAX_TAPS
 from jseg.rules import SIZE, Rule, fields, is_pair
 
 __all__ = ["Segmentor"]
@@ -164,7 +166,7 @@ class Segmentor(nn.Module):
                         raise ValueError(f"predict: {images.shape[0]} pictures, {len(metas)} metas and "
                                          f"{len(inputs[0][1])} in the first version; they must agree")
                     frames = [Frame.from_meta(meta, tuple(images.shape[2:])) for meta in metas]
-                    if direct is not None and len(inputs) == 1 and self.test_cfg["mode"] == "whole":
+                    if direct is not None and len(inputs) == 1 and self._few_windows:
                         return self._direct_maps(images, frames, self._label_dtype(), **direct)
                     views.append(self._run_windows(images, frames))
                 return [read(list(of_picture)) for of_picture in zip(*views)]
@@ -174,46 +176,66 @@ class Segmentor(nn.Module):
 
     def _direct_maps(self, images: jt.Var, frames: list[Frame], dtype, with_prob: bool) -> list:
         """The direct road of `readout`: classes straight from the logits, pictures that lie alike in one call."""
+        spans = self._window_spans(tuple(images.shape[2:]))
         results = []
-        for first, group in self._picture_groups(images):
-            logits = self(group)
+        for first, group in self._picture_groups(images, spans):
             here = frames[first:first + group.shape[0]]
-            for _, alike in itertools.groupby(enumerate(here), lambda item: (item[1].padding, item[1].own_size)):
-                places, alike = zip(*alike)
-                maps = direct_maps(replace(alike[0], flip=None), tuple(logits.shape[2:]), self.align_corners,
-                                   self._resizes_once)
-                part = logits if len(alike) == len(here) else logits[places[0]:places[-1] + 1]
-                found = ops.upsample_argmax(part, maps, with_prob=with_prob)
-                found = (found[0].numpy().astype(dtype), found[1].numpy()) if with_prob else (
-                    found.numpy().astype(dtype),)
-                for frame, picture in zip(alike, zip(*found)):
-                    upright = tuple(np.ascontiguousarray(frame.upright(values)) for values in picture)
-                    results.append(upright if with_prob else upright[0])
+            alike = [[*found] for _, found in itertools.groupby(range(len(here)), lambda i: (here[i].padding,
+                                                                                           here[i].own_size))]
+            readers = None
+            for rows in spans[0]:
+                across = [self(group[:, :, slice(*rows), slice(*columns)]) for columns in spans[1]]
+                logits = across[0] if len(across) == 1 else jt.concat(across, 3)
+                if readers is None:
+                    low_size = tuple(across[0].shape[2:])
+                    readers = [LabelReader(direct_maps(replace(here[places[0]], flip=None), spans, low_size,
+                                                       self.align_corners, self._resizes_once), low_size[0], with_prob)
+                               for places in alike]
+                for reader, places in zip(readers, alike):
+                    reader.add(logits if len(alike) == 1 else logits[places[0]:places[-1] + 1])
+            for reader, places in zip(readers, alike):
+                for place, (labels, *prob) in zip(places, zip(*reader.finish())):
+                    upright = [np.ascontiguousarray(here[place].upright(values))
+                               for values in (labels.astype(dtype, copy=False), *prob)]
+                    results.append(tuple(upright) if with_prob else upright[0])
         return results
+
+    def _window_spans(self, size: tuple[int, int]) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """(begin, end) of the windows in rows and in columns of an input of this size; the whole of it is one."""
+        if self.test_cfg["mode"] == "slide":
+            return tuple(tuple(windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis]))
+                         for axis in (0, 1))
+        return tuple(((0, side),) for side in size)
+
+    @property
+    def _few_windows(self) -> bool:
+        """Whether the direct road takes the slide: each window that covers a pixel adds up to three sources."""
+        if self.test_cfg["mode"] == "whole":
+            return True
+        most = max(-(-crop // stride) + 1 for crop, stride in zip(self.test_cfg["crop_size"], self.test_cfg["stride"]))
+        return 3 * most <= MAX_TAPS
 
     @property
     def _resizes_once(self) -> bool:
         return self.test_cfg["mode"] == "whole" and bool(self.test_cfg.get("direct"))
 
     @staticmethod
-    def _picture_groups(images: jt.Var) -> list[tuple[int, jt.Var]]:
-        """The batch as it is run, (first picture, pictures): whole on a GPU, on the CPU `GROUP_PIXELS` at once."""
-        count, _, height, width = images.shape
+    def _picture_groups(images: jt.Var, spans: tuple) -> list[tuple[int, jt.Var]]:
+        """The batch as it is run, (first picture, pictures): whole on a GPU, on the CPU `GROUP_PIXELS` of a window of
+        each at once."""
+        count = images.shape[0]
+        height, width = (end - begin for begin, end in (side[0] for side in spans))
         step = count if jt.flags.use_cuda else max(1, GROUP_PIXELS // (height * width))
         return [(0, images)] if step >= count else [(i, images[i:i + step]) for i in range(0, count, step)]
 
     def _run_windows(self, images: jt.Var, frames: list[Frame]) -> list[list[Window]]:
         """Run the network on the whole input or on each window of a slide; for each picture its windows."""
         size = tuple(images.shape[2:])
-        if self.test_cfg["mode"] == "slide":
-            spans = [windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis])
-                     for axis in (0, 1)]
-        else:
-            spans = [[(0, size[0])], [(0, size[1])]]
+        spans = self._window_spans(size)
         counts = overlaps(size[0], spans[0]), overlaps(size[1], spans[1])
         result: list[list[Window]] = [[] for _ in frames]
         for rows, columns in itertools.product(*spans):
-            for first, group in self._picture_groups(images[:, :, slice(*rows), slice(*columns)]):
+            for first, group in self._picture_groups(images[:, :, slice(*rows), slice(*columns)], spans):
                 logits = self(group)  # (n, K, h, w)
                 low_size = tuple(logits.shape[2:])
                 logits = logits.transpose(0, 2, 1, 3)  # (n, h, K, w)

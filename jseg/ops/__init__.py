@@ -21,12 +21,12 @@ from jseg.ops.norm.op import norm
 from jseg.ops.point_sample.op import point_sample
 from jseg.ops.pointwise.op import pointwise
 from jseg.ops.psa_mask.op import psa_mask
-from jseg.ops.upsample_argmax.op import upsample_argmax
+from jseg.ops.readout.op import readout
 from jseg.ops.upsample_cross_entropy.op import upsample_cross_entropy
 
 KERNELS = ("adamw", "attention", "bilinear_resize", "criss_cross", "deformable_attention", "depthwise", "layer_norm",
-           "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "upsample_argmax",
+           "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "readout",
            "upsample_cross_entropy")
 __all__ = ["adamw", "attention", "bilinear_resize", "criss_cross", "deformable_attention", "depthwise", "layer_norm",
-           "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "upsample_argmax",
+           "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "readout",
            "upsample_cross_entropy", "KERNELS", "use", "uses_plain"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jittor as jt
 import numpy as np
 import pytest
@@ -54,6 +56,40 @@ def test_one_view(frame, slide, align_corners, rng, monkeypatch):
     assert (label_map([view], 5)[0] == labels).mean() > 0.998
 
 
+def read_directly(frame, spans, pieces, align_corners, with_prob=False):
+    """Label maps by `LabelReader`, a row of windows after the other, of two pictures: logits and their negatives."""
+    low = next(iter(pieces.values())).shape[1:]
+    upright = dataclasses.replace(frame, flip=None)
+    reader = readout.LabelReader(readout.direct_maps(upright, tuple(map(tuple, spans)), low, align_corners), low[0],
+                                 with_prob)
+    most = 0
+    for rows in spans[0]:
+        strip = np.concatenate([pieces[(*rows, *columns)] for columns in spans[1]], 2)
+        reader.add(jt.array(np.stack([strip, -strip])))
+        most = max(most, len(reader._kept))
+    return [[frame.upright(values) for values in found] for found in zip(*reader.finish())], most
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("frame", [*FRAMES, Frame((32, 48), (0, 0, 0, 0), None, (9, 170))],
+                         ids=["same", "horizontal", "vertical", "flat"])
+@pytest.mark.parametrize("windows_of", [None, (16, 10), (16, 4)], ids=["whole", "slide", "many_windows"])
+def test_labels_come_directly_from_windows(frame, windows_of, align_corners, rng):
+    spans = [[(0, 32)], [(0, 48)]] if windows_of is None else [windows(side, *windows_of) for side in (32, 48)]
+    pieces = {(*rows, *columns): 3 * rng.standard_normal((5, 4, 6)).astype(np.float32)
+              for rows in spans[0] for columns in spans[1]}
+    (first, second), most = read_directly(frame, spans, pieces, align_corners, with_prob=True)
+    assert most <= (1 if windows_of is None else -(-windows_of[0] // windows_of[1])), "logits are let go"
+    expected = plain_scores(frame, pieces, align_corners)
+    for sign, (labels, prob) in ((1, first), (-1, second)):
+        scores = np.sort(sign * expected, 0)
+        clear = scores[-1] - scores[-2] > 1e-5
+        assert clear.mean() > 0.999 and (labels == (sign * expected).argmax(0))[clear].all()
+        np.testing.assert_allclose(prob, 1 / np.exp(scores - scores[-1]).sum(0), atol=1e-5)
+    (alone, _), _ = read_directly(frame, spans, pieces, align_corners)
+    assert np.array_equal(alone[0], first[0]) and alone[0].dtype == np.uint8
+
+
 def test_views_average_their_softmax(rng):
     frames, views, expected = [FRAMES[1], Frame((20, 20), (0, 0, 0, 0), None, (57, 30))], [], 0.0
     for frame in frames:
@@ -96,15 +132,17 @@ def test_direct_scores_are_resized_once(own, flip, rng):
     labels, _ = label_map([[Window(jt.array(logits.transpose(1, 0, 2)), *maps)]], 5)
     assert (labels == wanted).all()
     if flip is None:
-        found = [made.matrix() for made in readout.direct_maps(frame, (4, 6), False, True)]
+        maps = readout.direct_maps(frame, (((0, 32),), ((0, 48),)), (4, 6), False, True)
+        found = [made.matrix() for made in maps]
         np.testing.assert_allclose(found[0], rows, atol=1e-6)
         np.testing.assert_allclose(found[1], columns, atol=1e-6)
 
 
 def test_a_message_about_a_map_costs_nothing():
-    """`upsample_argmax` makes one for every picture: the tables, printed, took a tenth of the time."""
+    """`readout` makes one for every picture: the tables, printed, took a tenth of the time."""
     frame = Frame((384, 480), (0, 0, 0, 24), None, (360, 480))
-    assert str(readout.direct_maps(frame, (48, 60), False)) == "(Resampling(48 to 360), Resampling(60 to 480))"
+    maps = readout.direct_maps(frame, (((0, 384),), ((0, 480),)), (48, 60), False)
+    assert str(maps) == "(Resampling(48 to 360), Resampling(60 to 480))"
 
 
 def test_padded_pictures_are_resized_twice_all_the_same():

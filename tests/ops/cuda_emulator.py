@@ -21,7 +21,8 @@ from jseg.ops.cuda_library import OPS, make_call
 
 HERE = pathlib.Path(__file__).resolve().parent
 GUARD = 1 << 16   # bytes before and after every tensor; NaN where a kernel reads them as floating point
-STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int32": np.int32}
+STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int32": np.int32,
+           "uint16": np.uint16, "uint8": np.uint8}
 
 
 class EmulationError(AssertionError):

@@ -72,14 +72,14 @@ def test_no_spills(kernel, arch):
 def test_the_library_links(tmp_path):
     """Two kernels, as `cuda_library` builds them, into one shared library that exports their entry points."""
     command, objects = nvcc_command(str(NVCC), [80]), []
-    for kernel in ("upsample_argmax", "upsample_cross_entropy"):
+    for kernel in ("readout", "upsample_cross_entropy"):
         objects.append(str(tmp_path / f"{kernel}.o"))
         subprocess.run([*command, "-c", "-x", "cu", str(OPS / kernel / "cuda.cuh"), "-o", objects[-1]],
                        check=True, timeout=900)
     subprocess.run([*command, "-shared", *objects, "-o", str(tmp_path / "lib.so")], check=True, timeout=900)
     names = subprocess.run(["nm", "-D", "--defined-only", str(tmp_path / "lib.so")], capture_output=True, text=True,
                            check=True).stdout
-    for symbol in ("jseg_upsample_argmax_run_float32", "jseg_upsample_cross_entropy_run_bfloat16"):
+    for symbol in ("jseg_readout_run_float32", "jseg_upsample_cross_entropy_run_bfloat16"):
         assert symbol in names, names
 
 

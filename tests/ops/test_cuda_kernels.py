@@ -199,7 +199,7 @@ def test_half_precision_maps_with_float32_sums(kernel, case, dtype, emulate):
     emulate(emulation.Emulator(_library(kernel)))
     want, got = _expected(kernel, case, dtype), _run(kernel, case, dtype=dtype)
     for name in want:
-        if kernel == "upsample_argmax" and name == "out0":
+        if kernel == "readout" and name == "out0":
             assert np.array_equal(got[name], want[name])
             continue
         # outputs and map gradients are rounded once; sums are float32, so nothing grows with their length
@@ -265,7 +265,9 @@ FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source,
                    "constexpr int MAX_STRIPS = 8, REACH = 8,"),
     "msca_bias_outside": ("msca", ["odd"], "y >= 0 && y < p.h ? sums[e] : 0.0f;\n    }\n}\n\n// Adds",
                           "sums[e];\n    }\n}\n\n// Adds"),
-    "argmax_output_beyond": ("upsample_argmax", ["odd"], "if (at >= n * p.height * p.width) return;", ""),
+    "argmax_output_beyond": ("readout", ["odd"], "if (y >= p.height || x >= p.width) return;", ""),
+    "argmax_narrow_look": ("readout", ["labels_odd"], "i < TILE_H + TILE_W; i++)\n            left",
+                           "i < TILE_H + 2; i++)\n            left"),
     "gemm_edge": ("pointwise", ["odd"], "e * at.ds < side_left && e * at.dd < depth_left ?", "e * at.ds < side_left ?"),
     "norm_pixels_beyond": ("norm", ["position_many"], "if (first + e * THREADS < from.s.p) body",
                            "if (first + e * THREADS < from.s.p + 1) body"),
@@ -309,6 +311,7 @@ BARRIERS = {   # file: the kernel that shows its barriers, and its cases that re
     "cuda_gemm.cuh": ("pointwise", ["odd", "many_classes"]), "layer_norm": ("layer_norm", ["odd"]),
     "linear": ("linear", ["odd"]),
     "msca": ("msca", ["odd"]), "norm": ("norm", ["batch_odd", "batch_long_rows", "position_odd"]),
+    "readout": ("readout", ["labels_odd", "many_classes"]),
     "upsample_cross_entropy": ("upsample_cross_entropy", ["odd"])}
 
 
@@ -364,7 +367,8 @@ def _calls(h, w):
             ("psa_mask", "backward", [2, -(-h // 8), -(-w // 8), 97, 97, 0]),
             ("bilinear_resize", "forward", [128, -(-h // 8), -(-w // 8), h, w, 0]),
             ("bilinear_resize", "backward", [128, -(-h // 8), -(-w // 8), h, w, 1]),
-            ("upsample_argmax", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 1, 3]),
+            ("readout", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 1, 3, 1]),
+            ("readout", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 6, 1]),
             ("upsample_cross_entropy", "run", [2, 150, -(-h // 8), -(-w // 8), h, w, 0, 255, 0, 0, 1])]
 
 
@@ -379,8 +383,8 @@ def test_launches_are_what_a_device_accepts(h, w):
 
 
 def test_an_impossible_grid_is_refused():
-    launches, error = emulation.Emulator(_library("upsample_argmax")).dry("jseg_upsample_argmax_run_float32",
-                                                                          [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 2])
+    launches, error = emulation.Emulator(_library("readout")).dry("jseg_readout_run_float32",
+                                                                  [2 ** 20, 3, 4, 4, 2 ** 11, 2 ** 11, 0, 2, 1])
     assert "a grid of" in error, launches
 
 

@@ -169,7 +169,7 @@ def _point_sample(x, points, *, mode="bilinear", align_corners=False):
     return F.grid_sample(x, 2 * points[:, :, None] - 1, mode=mode, align_corners=align_corners)[..., 0]
 
 
-def _upsample_argmax(logits, *, size, through=None, align_corners=False, with_prob=False):
+def _readout(logits, *, size, through=None, align_corners=False, with_prob=False):
     if through is not None:
         logits = F.interpolate(logits, size=tuple(through), mode="bilinear", align_corners=align_corners)
     full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
@@ -197,7 +197,7 @@ OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bili
               "criss_cross": _criss_cross, "deformable_attention": _deformable_attention, "depthwise": _depthwise,
               "layer_norm": _layer_norm, "linear": _linear,
               "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm,
-              "point_sample": _point_sample, "psa_mask": _psa_mask, "upsample_argmax": _upsample_argmax,
+              "point_sample": _point_sample, "psa_mask": _psa_mask, "readout": _readout,
               "upsample_cross_entropy": _upsample_cross_entropy}
 
 

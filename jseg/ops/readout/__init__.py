@@ -1,0 +1,1 @@
+"""The readout kernel; the public function is `op.readout`."""
