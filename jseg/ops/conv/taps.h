@@ -152,9 +152,10 @@ private:
     // Stride 2: even and odd values apart, then every tap reads neighbours. `from` may be read up to 2 VL beyond.
     void copy_halves(const PixelRun& run, const float* from, int64_t length, float* halves, float* to) const {
         const int64_t half = line_size() / 2;
+        const VI even = lane_index() * 2, odd = even + 1;
         for (int64_t i = 0; i < length; i += 2 * VL) {
             V pair[2] = {load(from + i), load(from + i + VL)};
-            deinterleave<2>(pair);
+            deinterleave<2>(pair, even, odd);
             store(halves + i / 2, pair[0]);
             store(halves + half + i / 2, pair[1]);
         }

@@ -89,7 +89,7 @@ template <int OUT> inline void transform_filters(int64_t d, int64_t c, const flo
         }
 }
 
-// One row of tiles of one lattice, or the part of it that lies in a block.
+// A stretch of a row of tiles that lies in a block.
 struct TileRun {
     int64_t image, lane, count;   // `count` tiles from this lane of the block on
     int64_t row, column;          // the first tile's first input value; may lie outside
@@ -106,19 +106,29 @@ template <int OUT> class Winograd {
     int64_t down_, right_, tiles_;   // tiles of a lattice, and of everything
     int64_t block_, blocks_;         // tiles of a block
     bool alone_;                     // each thread has blocks of its own
+    // Dense: in a row, tiles of neighbouring lattices are neighbours, so that values are read and results written in
+    // whole vectors. A vector of tiles holds one piece of a row, or `pieces_` rows. Else lattices come one by one.
+    bool dense_ = false;
+    int64_t pieces_ = 1;
 
 public:
     Winograd(const Shape& s, const float* x, const Ending& end) : s_(s), x_(x), end_(end) {
         const int64_t rows = (s.out_height + s.dilation_h - 1) / s.dilation_h,
                       columns = (s.out_width + s.dilation_w - 1) / s.dilation_w;
         down_ = (rows + OUT - 1) / OUT, right_ = (columns + OUT - 1) / OUT;
+        for (int64_t right = right_; right * 4 <= right_ * 5 && !dense_; right++) {   // a few tiles in vain, if need be
+            const int64_t lanes = right * s.dilation_w;
+            dense_ = 2 * s.dilation_w <= std::min<int64_t>(VL, lanes) && VL % s.dilation_w == 0 &&
+                     (lanes % VL == 0 || (VL % lanes == 0 && OUT * lanes >= VL));
+            if (dense_) right_ = right, pieces_ = std::max<int64_t>(1, VL / lanes);
+        }
         tiles_ = s.images * s.dilation_h * s.dilation_w * down_ * right_;
-        const int64_t all = (tiles_ + PANEL - 1) / PANEL;
-        // A block's panels of one position stay in second-level cache while the filters pass by.
-        const int64_t panels = s.c < 128 ? 1 : std::clamp<int64_t>(98304 / (s.c * PANEL), 1, 4);
-        block_ = std::min(panels, std::max<int64_t>(1, all / omp_get_max_threads())) * PANEL;
+        // Panels of one position stay in second-level cache while the filters pass by.
+        const int64_t panels = s.c < 256 ? 1 : std::clamp<int64_t>(98304 / (s.c * PANEL), 1, 4),
+                      all = (tiles_ + PANEL - 1) / PANEL, threads = omp_get_max_threads();
+        block_ = std::clamp<int64_t>(all / threads, 1, panels) * PANEL;
         blocks_ = (tiles_ + block_ - 1) / block_;
-        alone_ = omp_get_max_threads() == 1 || blocks_ >= omp_get_max_threads();
+        alone_ = threads == 1 || blocks_ >= threads;
     }
 
     int64_t memory_size() const {
@@ -170,83 +180,167 @@ private:
     int64_t sums_size() const { return round_up(s_.d, MR) * POSITIONS * block_; }
     int64_t patch_step() const { return block_ + VL; }
     int64_t line_size() const { return OUT * (block_ + 2 * VL); }
-    int64_t lines_size() const { return round_up(std::max(POSITIONS * patch_step() + line_size(), OUT * line_size()), 16); }
+    int64_t lines_size() const { return round_up(POSITIONS * patch_step() + IN * line_size(), 16); }
 
     void find_runs(int64_t first, int64_t count, std::vector<TileRun>& runs) const {
         runs.clear();
+        const int64_t lattices = dense_ ? 1 : s_.dilation_w, length = right_ * s_.dilation_w / lattices;
         for (int64_t lane = 0; lane < count;) {
             int64_t rest = first + lane;
-            const int64_t across = rest % right_, length = std::min(right_ - across, count - lane);
-            rest /= right_;
-            const int64_t tile_row = rest % down_;
-            rest /= down_;
-            const int64_t right = rest % s_.dilation_w, down = rest / s_.dilation_w % s_.dilation_h;
-            const int64_t out_row = down + s_.dilation_h * OUT * tile_row,
-                          out_column = right + s_.dilation_w * OUT * across;
-            runs.push_back({rest / (s_.dilation_w * s_.dilation_h), lane, length, out_row - s_.pad_h,
-                            out_column - s_.pad_w, out_row, out_column});
-            lane += length;
+            const int64_t across = rest % length, here = std::min(length - across, count - lane);
+            rest /= length;
+            const int64_t right = rest % lattices;
+            rest /= lattices;
+            const int64_t tile_row = rest % down_, down = rest / down_ % s_.dilation_h,
+                          out_row = down + s_.dilation_h * OUT * tile_row, out_column = right + lattices * OUT * across;
+            runs.push_back({rest / down_ / s_.dilation_h, lane, here, out_row - s_.pad_h, out_column - s_.pad_w, out_row,
+                            out_column});
+            lane += here;
         }
-    }
-
-    // The run's values of one input row, from its first tile on, zeros where the picture ends. What lies beyond the last
-    // tile is undefined.
-    const float* line_of(const TileRun& run, const float* row, float* line) const {
-        const int64_t length = OUT * run.count + 2;
-        const bool inside = s_.dilation_w == 1 && run.column >= 0 && run.column + length <= s_.width;
-        const float* from = row + run.column;
-        if (inside && from + round_up(run.count, VL) * OUT + 2 <= x_ + s_.images * s_.c * s_.height * s_.width)
-            return from;
-        copy_line(row, s_.width, run.column, length, s_.dilation_w, line);
-        return line;
     }
 
     // The patches of channel k, transformed, into row k of every panel.
-    void transform_channel(const std::vector<TileRun>& runs, int64_t k, int64_t count, float* values, float* mine) const {
-        float *patches = mine, *line = mine + POSITIONS * patch_step();
-        const int64_t step = patch_step();
-        for (const TileRun& run : runs) {
-            const float* plane = x_ + (run.image * s_.c + k) * s_.height * s_.width;
-            for (int r = 0; r < IN; r++) {
-                const int64_t row = run.row + r * s_.dilation_h;
-                float* to = patches + r * IN * step + run.lane;
-                if (row < 0 || row >= s_.height) {
-                    for (int column = 0; column < IN; column++)
-                        for (int64_t i = 0; i < run.count; i += VL) store(to + column * step + i, V{});
-                    continue;
-                }
-                const float* from = line_of(run, plane + row * s_.width, line);
-                for (int64_t i = 0; i < run.count; i += VL) {
-                    V phase[OUT];
-#pragma GCC unroll 4
-                    for (int v = 0; v < OUT; v++) phase[v] = load(from + OUT * i + v * VL);
-                    deinterleave<OUT>(phase);
-#pragma GCC unroll 4
-                    for (int v = 0; v < OUT; v++) store(to + v * step + i, phase[v]);
-#pragma GCC unroll 2
-                    for (int v = 0; v < 2; v++)
-                        store(to + (OUT + v) * step + i, shifted_down(phase[v], splat(from[OUT * (i + VL) + v])));
-                }
-            }
+    void transform_channel(const std::vector<TileRun>& runs, int64_t k, int64_t count, float* values,
+                           float* mine) const {
+        if (dense_) {
+            for (size_t i = 0; i < runs.size(); i += pieces_)
+                for (int64_t lane = 0; lane < (pieces_ > 1 ? 1 : runs[i].count); lane += VL)
+                    transform_vector(&runs[i], int64_t(runs.size() - i), lane, k, values);
+            return;
         }
+        for (const TileRun& run : runs) gather_patches(run, plane_of(run, k), mine);
         for (int64_t lane = 0; lane < count; lane += VL) {
             V half[IN][IN];
 #pragma GCC unroll 6
             for (int column = 0; column < IN; column++) {
                 V d[IN], t[IN];
 #pragma GCC unroll 6
-                for (int r = 0; r < IN; r++) d[r] = load(patches + (r * IN + column) * step + lane);
+                for (int r = 0; r < IN; r++) d[r] = load(mine + (r * IN + column) * patch_step() + lane);
                 Tile<OUT>::input(d, t);
 #pragma GCC unroll 6
                 for (int r = 0; r < IN; r++) half[r][column] = t[r];
             }
-            float* to = values + lane / PANEL * s_.c * PANEL + k * PANEL + lane % PANEL;
 #pragma GCC unroll 6
-            for (int r = 0; r < IN; r++) {
-                V t[IN];
-                Tile<OUT>::input(half[r], t);
+            for (int r = 0; r < IN; r++) put_values(half[r], r, k, lane, values);
+        }
+    }
+
+    // Row r of patches whose columns are transformed yet, into row k of the panels of its positions.
+    void put_values(const V (&half)[IN], int r, int64_t k, int64_t lane, float* values) const {
+        float* to = values + r * IN * position_size() + lane / PANEL * s_.c * PANEL + k * PANEL + lane % PANEL;
+        V t[IN];
+        Tile<OUT>::input(half, t);
 #pragma GCC unroll 6
-                for (int column = 0; column < IN; column++) store(to + (r * IN + column) * position_size(), t[column]);
+        for (int column = 0; column < IN; column++) store(to + column * position_size(), t[column]);
+    }
+
+    const float* plane_of(const TileRun& run, int64_t k) const {
+        return x_ + (run.image * s_.c + k) * s_.height * s_.width;
+    }
+
+    // VL tiles, from `lane` of the first run on: rows are combined as they lie, and only then taken apart into columns.
+    void transform_vector(const TileRun* runs, int64_t count, int64_t lane, int64_t k, float* values) const {
+        const int64_t plane = s_.height * s_.width, down = s_.dilation_h * s_.width, unit = s_.dilation_w,
+                      wide = VL / pieces_ * OUT;   // values of a piece
+        // Column transforms of VL values of a run from `offset` on.
+        const auto combine = [&](const TileRun& run, int64_t offset, V (&t)[IN]) __attribute__((always_inline)) {
+            const int64_t column = run.column + offset;
+            const float* from = plane_of(run, k) + run.row * s_.width;
+            V d[IN];
+            if (run.row >= 0 && run.row + (IN - 1) * s_.dilation_h < s_.height && column >= 0 && column + VL <= s_.width)
+#pragma GCC unroll 6
+                for (int r = 0; r < IN; r++) {
+                    d[r] = load(from + r * down + column);
+                    __builtin_prefetch(from + r * down + column + plane);   // of the next channel
+                }
+            else
+#pragma GCC unroll 6
+                for (int r = 0; r < IN; r++) {
+                    const int64_t row = run.row + r * s_.dilation_h;
+                    d[r] = row >= 0 && row < s_.height ? load_inside(from + r * down, column, s_.width) : V{};
+                }
+            Tile<OUT>::input(d, t);
+        };
+        V line[OUT + 1][IN];   // vectors in turn, and the values after each piece
+#pragma GCC unroll 4
+        for (int v = 0; v < OUT; v++) {
+            const int64_t piece = v * VL / wide;
+            if (piece < count)
+                combine(runs[piece], OUT * lane + v * VL - piece * wide, line[v]);
+            else
+#pragma GCC unroll 6
+                for (int r = 0; r < IN; r++) line[v][r] = V{};
+        }
+        if (pieces_ == 1) combine(runs[0], OUT * (lane + VL), line[OUT]);
+        else combine_ends(runs, std::min(count, pieces_), k, line[OUT]);
+        const VI at = lane_index(), of_unit = at & int(unit - 1), of_piece = at & int(VL / pieces_ - 1);
+        const VI even = at * 2 - of_unit, odd = even + int(unit);
+        const VI next = of_piece >= int(VL / pieces_ - unit)
+                            ? (at - of_piece) * int(2 * unit * pieces_) / VL + of_unit + VL
+                            : at + int(unit),
+                 second = next >= VL ? next + int(unit) : next;
+#pragma GCC unroll 6
+        for (int r = 0; r < IN; r++) {
+            V phase[OUT], half[IN];
+#pragma GCC unroll 4
+            for (int v = 0; v < OUT; v++) phase[v] = line[v][r];
+            deinterleave<OUT>(phase, even, odd);
+#pragma GCC unroll 4
+            for (int v = 0; v < OUT; v++) half[v] = phase[v];
+            half[OUT] = __builtin_shuffle(phase[0], line[OUT][r], next);
+            half[OUT + 1] = __builtin_shuffle(phase[1], line[OUT][r], second);
+            put_values(half, r, k, runs[0].lane + lane, values);
+        }
+    }
+
+    // Column transforms of the 2 x dilation values behind each run, one after another.
+    void combine_ends(const TileRun* runs, int64_t count, int64_t k, V (&t)[IN]) const {
+        float ends[IN][VL] = {};
+        for (int64_t piece = 0; piece < count; piece++) {
+            const TileRun& run = runs[piece];
+            const float* from = plane_of(run, k) + run.row * s_.width;
+            for (int64_t i = 0; i < 2 * s_.dilation_w; i++) {
+                const int64_t column = run.column + VL / pieces_ * OUT + i;
+                if (column < 0 || column >= s_.width) continue;
+                for (int r = 0; r < IN; r++) {
+                    const int64_t row = run.row + r * s_.dilation_h;
+                    if (row >= 0 && row < s_.height)
+                        ends[r][piece * 2 * s_.dilation_w + i] = from[r * s_.dilation_h * s_.width + column];
+                }
+            }
+        }
+        V d[IN];
+#pragma GCC unroll 6
+        for (int r = 0; r < IN; r++) d[r] = load(ends[r]);
+        Tile<OUT>::input(d, t);
+    }
+
+    // Any run, taken apart into patches[row][column][lane].
+    void gather_patches(const TileRun& run, const float* plane, float* patches) const {
+        float* lines = patches + POSITIONS * patch_step();
+        const int64_t step = patch_step(), length = OUT * run.count + 2;
+        for (int r = 0; r < IN; r++) {
+            const int64_t row = run.row + r * s_.dilation_h;
+            float* line = lines + r * line_size();
+            if (row >= 0 && row < s_.height)
+                copy_line(plane + row * s_.width, s_.width, run.column, length, s_.dilation_w, line);
+            else
+                for (int64_t i = 0; i < length; i += VL) store(line + i, V{});
+        }
+        const VI even = lane_index() * 2, odd = even + 1;
+        for (int r = 0; r < IN; r++) {
+            const float* from = lines + r * line_size();
+            float* to = patches + r * IN * step + run.lane;
+            for (int64_t i = 0; i < run.count; i += VL) {   // lanes beyond the run belong to the next
+                V phase[OUT];
+#pragma GCC unroll 4
+                for (int v = 0; v < OUT; v++) phase[v] = load(from + OUT * i + v * VL);
+                deinterleave<OUT>(phase, even, odd);
+#pragma GCC unroll 4
+                for (int v = 0; v < OUT; v++) store(to + v * step + i, phase[v]);
+#pragma GCC unroll 2
+                for (int v = 0; v < 2; v++)
+                    store(to + (OUT + v) * step + i, shifted_down(phase[v], splat(from[OUT * (i + VL) + v])));
             }
         }
     }
@@ -269,45 +363,73 @@ private:
     void finish_channel(const std::vector<TileRun>& runs, int64_t channel, int64_t count, const float* sums,
                         float* lines) const {
         const float* from = sums + channel * POSITIONS * block_;
-        const V factor = end_.factor(channel), offset = end_.offset(channel);
-        for (int64_t lane = 0; lane < count; lane += VL) {
-            V half[OUT][IN];
-#pragma GCC unroll 6
-            for (int column = 0; column < IN; column++) {
-                V t[IN], y[OUT];
-#pragma GCC unroll 6
-                for (int r = 0; r < IN; r++) t[r] = load(from + (r * IN + column) * block_ + lane);
-                Tile<OUT>::output(t, y);
+        const int64_t size = s_.out_height * s_.out_width;
+        if (dense_) {
+            const int64_t wide = VL / pieces_ * OUT;
+            for (size_t i = 0; i < runs.size(); i += pieces_)
+                for (int64_t lane = 0; lane < (pieces_ > 1 ? 1 : runs[i].count); lane += VL)
+                    turn_back(channel, from + runs[i].lane + lane, [&](int r, V (&y)[OUT]) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-                for (int r = 0; r < OUT; r++) half[r][column] = y[r];
-            }
-#pragma GCC unroll 4
-            for (int r = 0; r < OUT; r++) {
-                V y[OUT];
-                Tile<OUT>::output(half[r], y);
-#pragma GCC unroll 4
-                for (int v = 0; v < OUT; v++) y[v] = y[v] * factor + offset;
-                interleave<OUT>(y);
+                        for (int v = 0; v < OUT; v++) {
+                            const int64_t piece = v * VL / wide;
+                            if (i + piece >= runs.size()) continue;
+                            const TileRun& run = runs[i + piece];
+                            const int64_t row = run.out_row + r * s_.dilation_h,
+                                          column = run.out_column + OUT * lane + v * VL - piece * wide,
+                                          at = (run.image * s_.d + channel) * size + row * s_.out_width + column;
+                            if (row >= s_.out_height || column >= s_.out_width) continue;
+                            end_.put(at, y[v], s_.out_width - column);
+                            __builtin_prefetch(end_.y + at + size, 1);   // of the next channel
+                        }
+                    });
+            return;
+        }
+        for (int64_t lane = 0; lane < count; lane += VL)
+            turn_back(channel, from + lane, [&](int r, V (&y)[OUT]) __attribute__((always_inline)) {
 #pragma GCC unroll 4
                 for (int v = 0; v < OUT; v++) store(lines + r * line_size() + lane * OUT + v * VL, y[v]);
-            }
-        }
+            });
         const int64_t step = s_.dilation_w;
         for (const TileRun& run : runs) {
             const int64_t length = std::min(OUT * run.count, (s_.out_width - run.out_column + step - 1) / step),
-                          plane = (run.image * s_.d + channel) * s_.out_height * s_.out_width;
+                          plane = (run.image * s_.d + channel) * size;
             for (int r = 0; r < OUT; r++) {
                 const int64_t row = run.out_row + r * s_.dilation_h;
                 if (row >= s_.out_height) break;
                 const float* line = lines + r * line_size() + run.lane * OUT;
                 const int64_t at = plane + row * s_.out_width + run.out_column;
                 if (step == 1)
-                    for (int64_t i = 0; i < length; i += VL)
-                        end_.put(at + i, load(line + i), length - i);
+                    for (int64_t i = 0; i < length; i += VL) end_.put(at + i, load(line + i), length - i);
                 else
-                    for (int64_t i = 0; i < length; i++)
-                        end_.put_one(at + i * step, line[i]);
+                    for (int64_t i = 0; i < length; i++) end_.put_one(at + i * step, line[i]);
             }
+        }
+    }
+
+    // VL tiles of a channel: put(row, OUT vectors of results in turn).
+    template <class Put> void turn_back(int64_t channel, const float* from, Put&& put) const {
+        const V factor = end_.factor(channel), offset = end_.offset(channel);
+        const int unit = dense_ ? int(s_.dilation_w) : 1;
+        const VI at = lane_index(), of_unit = at & (unit - 1), units = at - of_unit,
+                 low = ((units >> 1) & -unit) + of_unit + ((units & unit) != 0 ? VI{} + VL : VI{}), high = low + VL / 2;
+        V half[OUT][IN];
+#pragma GCC unroll 6
+        for (int column = 0; column < IN; column++) {
+            V t[IN], y[OUT];
+#pragma GCC unroll 6
+            for (int r = 0; r < IN; r++) t[r] = load(from + (r * IN + column) * block_);
+            Tile<OUT>::output(t, y);
+#pragma GCC unroll 4
+            for (int r = 0; r < OUT; r++) half[r][column] = y[r];
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < OUT; r++) {
+            V y[OUT];
+            Tile<OUT>::output(half[r], y);
+#pragma GCC unroll 4
+            for (int v = 0; v < OUT; v++) y[v] = y[v] * factor + offset;
+            interleave_units<OUT>(y, low, high);
+            put(r, y);
         }
     }
 };
