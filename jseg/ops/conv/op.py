@@ -9,11 +9,13 @@ neither is faster by Jittor's own operator: `choose_way` is the rule. With gradi
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
 import weakref
 
 import jittor as jt
+import numpy as np
 
 from jseg.errors import KernelError
 from jseg.ops.common import as_parameters, check, check_shape, cpu_op, per_channel, pick
@@ -96,17 +98,58 @@ def _composed(x, weight, bias, sides, groups, scale, residual, activation):
 
 # ---- which way ------------------------------------------------------------------------------------------------------
 
+_LANES, _ROWS = 16, 8  # of the tiles that the costs were measured with; narrower vectors change them all alike
+# Cycles beside the products, measured on Zen 4: to transform a vector of patches of one channel and a vector of results
+# of one channel, where tiles are read in whole vectors and where they are not.
+_TRANSFORMS = {2: ((350, 300), (1700, 900)), 4: ((700, 600), (3400, 1800))}
+_FILTER = 0.4           # to read one transformed weight
+_PRODUCT, _PLAIN = 1.1, 1.05   # to multiply and add a vector
+_REORDER = 5            # Jittor's operator only: to bring one value into another layout
+_LARGE = 512            # depth from which on Jittor's operator is faster for filters larger than 3x3
+
+
+@functools.lru_cache(maxsize=4096)
 def choose_way(shape: tuple, filters: tuple, size: tuple, *, stride: tuple, dilation: tuple, groups: int) -> str:
-    """The fastest of `WAYS` for a convolution.
+    """The fastest of `WAYS` for a convolution, by what was measured (docs/performance.md): estimated cycles for 3x3
+    filters of stride 1, a rule for the others.
 
     Args:
         shape: of x, (N, C, H, W).
         filters: of the weight, (D, C / groups, KH, KW).
         size: (H', W') of the result.
     """
-    if (tuple(filters[2:]), stride, groups) == ((3, 3), (1, 1), 1):
-        return "winograd4"
-    return "plain"
+    d, c, kh, kw = filters
+    if stride != (1, 1) or groups > 1 or kh * kw == 1:
+        return "product"
+    if (kh, kw) != (3, 3):
+        return "plain" if c * kh * kw >= _LARGE else "product"
+    vectors = shape[0] * size[0] * size[1] / _LANES
+    costs = {"product": _PRODUCT * vectors * 9 * c * _up(d, _ROWS),
+             "plain": _PLAIN * vectors * 9 * _up(c, 16) * _up(d, 16) * _inside(size, dilation)
+             + _REORDER * _LANES * vectors * (c + d)}
+    for out in (2, 4):
+        costs[f"winograd{out}"] = _cycles_by_tiles(out, shape[0], c, d, size, dilation)
+    return min(costs, key=costs.get)
+
+
+def _cycles_by_tiles(out: int, n: int, c: int, d: int, size: tuple, dilation: tuple) -> float:
+    """Estimated cost of Winograd's way with tiles of `out` x `out` results."""
+    down, right = (-(-(-(-side // step)) // out) for side, step in zip(size, dilation))
+    vectors = _up(n * dilation[0] * dilation[1] * down * right, _LANES) / _LANES
+    patch, result = _TRANSFORMS[out][dilation[1] not in (1, 2, 4, 8)]
+    weights = (out + 2) ** 2 * c * _up(d, _ROWS)
+    return vectors * (weights + patch * c + result * d) + _FILTER * weights
+
+
+def _inside(size: tuple, dilation: tuple) -> float:
+    """Share of taps that do not fall outside, of a 3x3 filter whose output is about as large as its input: Jittor's
+    operator leaves those out.
+    """
+    return float(np.prod([(1 + 2 * max(side - step, 0) / side) / 3 for side, step in zip(size, dilation)]))
+
+
+def _up(n: int, step: int) -> int:
+    return -(-n // step) * step
 
 
 def _find_way(way, x, weight, sides, groups, size) -> str:

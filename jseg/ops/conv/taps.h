@@ -15,7 +15,7 @@ class TapProduct {
         int64_t panel, lane, count, row, column;
     };
 
-    Shape s_;
+    const Shape& s_;
     const float* x_;
     Ending end_;
     int64_t taps_, in_, out_, depth_;             // of a group: channels in and out, and rows of the product
@@ -23,10 +23,6 @@ class TapProduct {
 
 public:
     TapProduct(const Shape& s, const float* x, const Ending& end) : s_(s), x_(x), end_(end) {
-        if (s.kernel_h * s.kernel_w * s.stride_h * s.stride_w == 1 && s.pad_h + s.pad_w == 0) {   // rows do not matter
-            s_.width *= s_.height, s_.out_width *= s_.out_height;
-            s_.height = s_.out_height = 1;
-        }
         taps_ = s.kernel_h * s.kernel_w, in_ = s.c / s.groups, out_ = s.d / s.groups, depth_ = in_ * taps_;
         channels_ = std::clamp<int64_t>(DEPTH / taps_, 1, in_);
         const int64_t pixels = s.out_height * s.out_width, threads = omp_get_max_threads();
@@ -83,7 +79,9 @@ private:
     void compute(int64_t image, int64_t group, int64_t first, int64_t m0, int64_t m1, const float* rows,
                  const std::vector<PixelRun>& runs, float* mine) const {
         float *panels = mine, *sums = mine + panels_ * panel_size(), *line = sums + sums_size();
-        const int64_t count = std::min(block_, s_.out_height * s_.out_width - first);
+        const int64_t pixels = s_.out_height * s_.out_width, count = std::min(block_, pixels - first),
+                      top = group * out_, at = (image * s_.d + top) * pixels + first, step = block_;
+        const Ending ending = end_;   // a copy that no store can change
         for (int64_t c = 0; c < in_; c += channels_) {
             const int64_t channels = std::min(channels_, in_ - c), depth = channels * taps_;
             const bool starts = c == 0, ends = c + channels == in_;
@@ -93,21 +91,25 @@ private:
                 const float* a = rows + m * depth_ + c * taps_ * MR;
                 for (int64_t lane = 0; lane < count; lane += PANEL) {
                     const int64_t here = std::min<int64_t>(PANEL, count - lane);
-                    const auto finish = [&](int r, int v, V total) __attribute__((always_inline)) {
-                        float* kept = sums + (m - m0 + r) * block_ + lane + v * VL;
+                    const auto end = [&](int r, int v, V total, int64_t here) __attribute__((always_inline)) {
+                        float* kept = sums + (m - m0 + r) * step + lane + v * VL;
                         if (!starts) total += load(kept);
                         if (!ends) {
                             store(kept, total);
                             return;
                         }
-                        const int64_t channel = group * out_ + m + r;
-                        end_.put((image * s_.d + channel) * s_.out_height * s_.out_width + first + lane + v * VL,
-                                 total * end_.factor(channel) + end_.offset(channel), here - v * VL);
+                        total = total * ending.factor(top + m + r) + ending.offset(top + m + r);
+                        ending.put(at + (m + r) * pixels + lane + v * VL, total, here);
                     };
+                    const auto finish = [&](int r, int v, V total)
+                        __attribute__((always_inline)) { end(r, v, total, here - v * VL); };
+                    const auto whole = [&](int r, int v, V total)
+                        __attribute__((always_inline)) { end(r, v, total, VL); };
                     const int64_t vectors = (here + VL - 1) / VL;
                     const float* b = panels + lane / PANEL * panel_size();
                     const int left = int(std::min<int64_t>(MR, m1 - m));
-                    if (vectors == NV) panel_tile<NV>(depth, a, b, left, finish);
+                    if (here == PANEL && left == MR) panel_tile<NV>(depth, a, b, MR, whole);
+                    else if (vectors == NV) panel_tile<NV>(depth, a, b, left, finish);
                     else if (vectors == 2) panel_tile<2>(depth, a, b, left, finish);
                     else panel_tile<1>(depth, a, b, left, finish);
                 }
@@ -142,7 +144,10 @@ private:
 
     void copy_taps(const PixelRun& run, const float* from, float* to) const {
         for (int64_t v = 0; v < s_.kernel_w; v++, from += s_.dilation_w, to += PANEL)
-            if (s_.stride_w == 1)
+            if (s_.stride_w == 1 && run.count == PANEL)
+#pragma GCC unroll 3
+                for (int i = 0; i < NV; i++) store(to + i * VL, load(from + i * VL));
+            else if (s_.stride_w == 1)
                 for (int64_t i = 0; i < run.count; i += VL)
                     store_some(to + i, load_some(from + i, run.count - i), run.count - i);
             else
