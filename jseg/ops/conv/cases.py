@@ -42,7 +42,7 @@ CASES = [
     Case("64_128_stride2_128x128", n=1, c=64, out=128, size=(128, 128), stride=2, padding=1, bench=True),
 ]
 GRADS = []
-FLOOR = 2e-6
+FLOOR = 4e-6  # F(4x4, 3x3): three to five times what the sum over taps has
 LAYERS = {}
 
 
