@@ -57,8 +57,8 @@ def _criss_cross(shapes: dict, outputs: list, options: dict) -> float:
     return 2.0 * n * h * w * (h + w) * (shapes["query"][1] + d)
 
 
-_RULES = {"attention": _attention, "conv": _conv, "criss_cross": _criss_cross, "depthwise": _depthwise, "linear": _linear,
-          "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf}
+_RULES = {"attention": _attention, "conv": _conv, "criss_cross": _criss_cross, "depthwise": _depthwise,
+          "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf}
 
 
 def operations(kernel: str, shapes: dict, outputs: list, options: dict) -> float | None:

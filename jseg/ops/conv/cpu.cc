@@ -49,7 +49,8 @@ JSEG_KERNEL(jseg_conv_forward) {
     for (int i = 0; i < 16; i++) s[i] = call.integer(i);
     const Shape shape{s[0], s[1], s[2],  s[3],  s[4],  s[5],  s[6],  s[7],
                       s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15]};
-    const Ending end{call.in<float>(2), call.in<float>(3), call.in<float>(4), call.integer(16) != 0, call.out<float>(0)};
+    const Ending end{call.in<float>(2), call.in<float>(3), call.in<float>(4), call.integer(16) != 0,
+                     call.out<float>(0)};
     const float *x = call.in<float>(0), *weight = call.in<float>(1);
     const int64_t way = call.integer(17), layer = call.integer(18);
     if (way == 2) by_tiles<2>(shape, x, weight, end, layer);
@@ -64,5 +65,7 @@ JSEG_KERNEL(jseg_conv_forward) {
 }
 
 // From now on transformed filters are kept for this layer; and no longer.
-extern "C" __attribute__((visibility("default"))) void jseg_conv_open(int64_t layer) { KeptFilters::all().open(layer); }
-extern "C" __attribute__((visibility("default"))) void jseg_conv_close(int64_t layer) { KeptFilters::all().close(layer); }
+extern "C" {
+__attribute__((visibility("default"))) void jseg_conv_open(int64_t layer) { KeptFilters::all().open(layer); }
+__attribute__((visibility("default"))) void jseg_conv_close(int64_t layer) { KeptFilters::all().close(layer); }
+}

@@ -163,8 +163,8 @@ def _find_way(way, x, weight, sides, groups, size) -> str:
     (stride, _, dilation), filters = sides, tuple(weight.shape)
     tiles = (filters[2:], stride, groups) == ((3, 3), (1, 1), 1)
     if wanted.startswith("winograd") and not tiles:
-        check("conv", way == "auto", f"way is {way!r}, but filters are {filters[2]}x{filters[3]}, stride {stride}, groups "
-                                     f"{groups}; Winograd's way takes 3x3, stride 1, groups 1")
+        check("conv", way == "auto", f"way is {way!r}, but filters are {filters[2]}x{filters[3]}, stride {stride}, "
+                                     f"groups {groups}; Winograd's way takes 3x3, stride 1, groups 1")
         wanted = "auto"
     if wanted != "auto":
         return wanted

@@ -1,5 +1,5 @@
-// Convolution of any kernel, stride, dilation and groups as a matrix product over channels and taps, whose right side is
-// made in panels as it is needed: never more than a panel of it exists. Sums over long depths go on from chunk to chunk.
+// Convolution of any kernel, stride, dilation and groups as a matrix product over channels and taps, whose right side
+// is made in panels as it is needed: never more than a block of them exists. Long sums go on from chunk to chunk.
 #pragma once
 #include <vector>
 
@@ -9,7 +9,7 @@
 namespace jseg {
 
 class TapProduct {
-    static constexpr int64_t DEPTH = 512;   // about so many rows of a chunk: a group of weights stays in first-level cache
+    static constexpr int64_t DEPTH = 512;   // rows of a chunk, about: a group of weights stays in first-level cache
 
     struct PixelRun {   // of one row of the result, within one panel
         int64_t panel, lane, count, row, column;
@@ -86,7 +86,8 @@ private:
             const int64_t channels = std::min(channels_, in_ - c), depth = channels * taps_;
             const bool starts = c == 0, ends = c + channels == in_;
             for (int64_t k = 0; k < channels; k++)
-                pack_channel(x_ + (image * s_.c + group * in_ + c + k) * s_.height * s_.width, runs, k * taps_, panels, line);
+                pack_channel(x_ + (image * s_.c + group * in_ + c + k) * s_.height * s_.width, runs, k * taps_, panels,
+                             line);
             for (int64_t m = m0; m < m1; m += MR) {
                 const float* a = rows + m * depth_ + c * taps_ * MR;
                 for (int64_t lane = 0; lane < count; lane += PANEL) {

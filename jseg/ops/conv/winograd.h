@@ -63,7 +63,9 @@ template <> struct Tile<4> {
 };
 
 template <int OUT> constexpr int64_t positions() { return (OUT + 2) * (OUT + 2); }
-template <int OUT> inline int64_t filters_size(int64_t d, int64_t c) { return positions<OUT>() * packed_rows_size(d, c); }
+template <int OUT> inline int64_t filters_size(int64_t d, int64_t c) {
+    return positions<OUT>() * packed_rows_size(d, c);
+}
 
 // Filters (D, C, 3, 3) -> G g G^T, for each position rows packed as `pack_rows` does.
 template <int OUT> inline void transform_filters(int64_t d, int64_t c, const float* filters, float* target) {
@@ -132,7 +134,8 @@ public:
     }
 
     int64_t memory_size() const {
-        return (alone_ ? omp_get_max_threads() : 1) * (values_size() + sums_size()) + omp_get_max_threads() * lines_size();
+        const int64_t threads = omp_get_max_threads();
+        return (alone_ ? threads : 1) * (values_size() + sums_size()) + threads * lines_size();
     }
 
     // `filters`: as `transform_filters` makes them; `memory`: memory_size() floats, 64-byte aligned.
@@ -193,8 +196,8 @@ private:
             rest /= lattices;
             const int64_t tile_row = rest % down_, down = rest / down_ % s_.dilation_h,
                           out_row = down + s_.dilation_h * OUT * tile_row, out_column = right + lattices * OUT * across;
-            runs.push_back({rest / down_ / s_.dilation_h, lane, here, out_row - s_.pad_h, out_column - s_.pad_w, out_row,
-                            out_column});
+            runs.push_back({rest / down_ / s_.dilation_h, lane, here, out_row - s_.pad_h, out_column - s_.pad_w,
+                            out_row, out_column});
             lane += here;
         }
     }
@@ -247,7 +250,8 @@ private:
             const int64_t column = run.column + offset;
             const float* from = plane_of(run, k) + run.row * s_.width;
             V d[IN];
-            if (run.row >= 0 && run.row + (IN - 1) * s_.dilation_h < s_.height && column >= 0 && column + VL <= s_.width)
+            if (run.row >= 0 && run.row + (IN - 1) * s_.dilation_h < s_.height && column >= 0 &&
+                column + VL <= s_.width)
 #pragma GCC unroll 6
                 for (int r = 0; r < IN; r++) {
                     d[r] = load(from + r * down + column);
