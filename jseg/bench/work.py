@@ -12,6 +12,10 @@ import math
 __all__ = ["operations", "traffic", "share_of_limit"]
 
 
+def _conv(shapes: dict, outputs: list, options: dict) -> float:
+    return 2.0 * math.prod(outputs[0]) * math.prod(shapes["weight"][1:])
+
+
 def _depthwise(shapes: dict, outputs: list, options: dict) -> float:
     return 2.0 * math.prod(outputs[0]) * math.prod(shapes["weight"][2:])
 
@@ -53,8 +57,8 @@ def _criss_cross(shapes: dict, outputs: list, options: dict) -> float:
     return 2.0 * n * h * w * (h + w) * (shapes["query"][1] + d)
 
 
-_RULES = {"attention": _attention, "criss_cross": _criss_cross, "depthwise": _depthwise, "linear": _linear,
-          "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf}
+_RULES = {"attention": _attention, "conv": _conv, "criss_cross": _criss_cross, "depthwise": _depthwise,
+          "linear": _linear, "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf}
 
 
 def operations(kernel: str, shapes: dict, outputs: list, options: dict) -> float | None:

@@ -26,8 +26,8 @@ ASK_AGAIN_S = 2.0  # between two requests to the ranks to save and leave
 LAST_WORDS_S = 0.5  # for mpirun to pass on what its ranks said before they ended
 # What a remote host must be told; ranks on this host inherit everything.
 EXPORTED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "JITTOR_HOME", "OMP_NUM_THREADS",
-            "CUDA_VISIBLE_DEVICES", "nvcc_path", "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "JSEG_LAUNCH",
-            "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
+            "CUDA_VISIBLE_DEVICES", "nvcc_path", "cache_name", "use_mkl", "JSEG_VERBOSE", "JSEG_IMPL", "JSEG_CONV",
+            "JSEG_LAUNCH", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG")
 
 
 def add_arguments(parser) -> None:

@@ -17,10 +17,12 @@ from jseg.export.arithmetic import binary, product, where
 from jseg.export.framework import concat, gelu, positions, softmax
 from jseg.export.graph import Tensor
 from jseg.export.sizes import Number, Size, floor, smallest
-from jseg.layers import conv, pool, products, resize
+from jseg.layers import pool, products, resize
+from jseg.layers.conv import conv_norm
 from jseg.layers.norms import BatchNorm2d, activated
 from jseg.ops.attention.op import attention
 from jseg.ops.bilinear_resize.op import bilinear_resize
+from jseg.ops.conv.op import conv
 from jseg.ops.criss_cross.op import _NEVER, criss_cross
 from jseg.ops.deformable_attention.op import deformable_attention
 from jseg.ops.depthwise.op import depthwise
@@ -88,6 +90,12 @@ def _depthwise(x, weight, bias=None, *, stride=1, padding=0, dilation=1, activat
     else:
         y = framework.conv2d(x, weight, bias, stride, padding, dilation, weight.shape[0])
     return gelu(y) if activation == "gelu" else y
+
+
+@stands_for(conv)
+def _conv(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, residual=None, layer=None):
+    y = framework.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return y if residual is None else y + residual
 
 
 def _by_own_filters(x: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -267,7 +275,7 @@ def ceiling_division(a: Number, b: int) -> Number:
     return -(-a // b)
 
 
-@stands_for(conv.conv_norm)
+@stands_for(conv_norm)
 def _conv_norm(x, convolution, norm, *, activation=None, residual=None):
     if not isinstance(norm, BatchNorm2d):
         return norm(convolution(x), activation=activation, residual=residual)

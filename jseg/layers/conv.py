@@ -37,8 +37,8 @@ def pair(value) -> tuple[int, int]:
 class Conv2d(nn.Module):
     """Two-dimensional convolution.
 
-    1x1 convolutions run as a matrix product (`ops.pointwise`), convolutions with one channel a group as
-    `ops.depthwise`; all others go to Jittor's own operator.
+    Convolutions with one channel a group run as `ops.depthwise`, all others at inference as `ops.conv`; with gradients
+    and on a GPU, 1x1 convolutions run as a matrix product (`ops.pointwise`).
 
     Args:
         in_channels, out_channels: channel counts; both divisible by `groups`.
@@ -80,19 +80,27 @@ class Conv2d(nn.Module):
     def execute(self, x: jt.Var) -> jt.Var:
         return self.run(x, self.weight, self.bias)
 
-    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, *, shortcut: jt.Var | None = None) -> jt.Var:
-        """This convolution with other weights, plus `shortcut`."""
-        if self.is_product:
+    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, *, shortcut: jt.Var | None = None,
+            **ending) -> jt.Var:
+        """This convolution with other weights, plus `shortcut`.
+
+        Args:
+            ending: `scale` and `activation` as `ops.conv` has them, where `takes_ending`.
+        """
+        if self.is_depthwise:
+            y = ops.depthwise(x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation)
+            return y if shortcut is None else y + shortcut
+        if self.is_product and not self.takes_ending:
             (down, right) = self.stride
             return ops.pointwise(x if self.stride == (1, 1) else x[:, :, ::down, ::right], weight, bias,
                                  shortcut=shortcut)
-        if self.is_depthwise:
-            y = ops.depthwise(x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation)
-        else:
-            if x.shape[1] != self.in_channels:  # Jittor's operator broadcasts one channel over many without a word
-                raise ValueError(f"Conv2d: x is {tuple(x.shape)}, but in_channels is {self.in_channels}")
-            y = nn.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return y if shortcut is None else y + shortcut
+        return ops.conv(x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation,
+                        groups=self.groups, residual=shortcut, layer=self, **ending)
+
+    @property
+    def takes_ending(self) -> bool:
+        """Whether a norm's scale and an activation can join the convolution, here and now."""
+        return jt.flags.no_grad and not jt.flags.use_cuda and not self.is_depthwise and not ops.uses_plain()
 
 
 class AdaptiveConv2d(Conv2d):
@@ -110,12 +118,12 @@ class AdaptiveConv2d(Conv2d):
         """Never: what is padded depends on the map's size."""
         return False
 
-    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, *, shortcut: jt.Var | None = None) -> jt.Var:
+    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, **options) -> jt.Var:
         edges = []
         for side, kernel, stride, dilation in zip(x.shape[2:], self.kernel_size, self.stride, self.dilation):
             missing = max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
             edges = [missing // 2, missing - missing // 2, *edges]  # the width's come first
-        return super().run(nn.pad(x, edges) if any(edges) else x, weight, bias, shortcut=shortcut)
+        return super().run(nn.pad(x, edges) if any(edges) else x, weight, bias, **options)
 
 
 class Conv1d(Conv2d):
@@ -130,16 +138,17 @@ class Conv1d(Conv2d):
         super().__init__(in_channels, out_channels, 1, bias=bias, init_std=init_std)
         self.weight = self.weight.reshape(out_channels, in_channels, 1)
 
-    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, *, shortcut: jt.Var | None = None) -> jt.Var:
-        return super().run(x, weight.unsqueeze(3), bias, shortcut=shortcut)
+    def run(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, **options) -> jt.Var:
+        return super().run(x, weight.unsqueeze(3), bias, **options)
 
 
 def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | None = None,
               residual: jt.Var | None = None) -> jt.Var:
     """activation(norm(conv(x)) + residual) in as few operations as possible.
 
-    Without gradients, a BatchNorm by running statistics behind a matrix product or a depthwise convolution goes into
-    its weights; behind other convolutions its scale and shift join the elementwise steps that follow.
+    Without gradients, a BatchNorm by running statistics joins the convolution as the scale and shift of its channels,
+    with the residual and a ReLU (`ops.conv`); behind a depthwise convolution, and on a GPU behind a matrix product, it
+    goes into the weights.
 
     Args:
         activation: None, "relu" or "gelu".
@@ -147,11 +156,15 @@ def conv_norm(x: jt.Var, conv: Conv2d, norm: nn.Module, *, activation: str | Non
         x: (N, C, H, W) -> (N, D, H', W'), the residual's shape
     """
     folds = jt.flags.no_grad and isinstance(norm, BatchNorm2d) and not norm.is_train and not ops.uses_plain()
-    if not folds or not (conv.is_product or conv.is_depthwise):
+    if not folds or not (conv.takes_ending or conv.is_product or conv.is_depthwise):
         return norm(conv(x), activation=activation, residual=residual)
     scale, shift = norm.affine()
-    weight = conv.weight * scale.reshape(-1, *[1] * (conv.weight.ndim - 1))
     bias = shift if conv.bias is None else shift + conv.bias * scale
+    if conv.takes_ending:
+        relu = "relu" if activation == "relu" else None
+        y = conv.run(x, conv.weight, bias, shortcut=residual, scale=scale, activation=relu)
+        return y if relu else activated(y, activation)
+    weight = conv.weight * scale.reshape(-1, *[1] * (conv.weight.ndim - 1))
     return activated(conv.run(x, weight, bias, shortcut=residual), activation)
 
 

@@ -9,6 +9,7 @@ from jseg.ops.adamw.op import adamw
 from jseg.ops.attention.op import attention
 from jseg.ops.bilinear_resize.op import bilinear_resize
 from jseg.ops.common import use, uses_plain
+from jseg.ops.conv.op import conv
 from jseg.ops.criss_cross.op import criss_cross
 from jseg.ops.deformable_attention.op import deformable_attention
 from jseg.ops.depthwise.op import depthwise
@@ -24,9 +25,9 @@ from jseg.ops.psa_mask.op import psa_mask
 from jseg.ops.readout.op import readout
 from jseg.ops.upsample_cross_entropy.op import upsample_cross_entropy
 
-KERNELS = ("adamw", "attention", "bilinear_resize", "criss_cross", "deformable_attention", "depthwise", "layer_norm",
-           "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "readout",
-           "upsample_cross_entropy")
-__all__ = ["adamw", "attention", "bilinear_resize", "criss_cross", "deformable_attention", "depthwise", "layer_norm",
-           "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask", "readout",
-           "upsample_cross_entropy", "KERNELS", "use", "uses_plain"]
+KERNELS = ("adamw", "attention", "bilinear_resize", "conv", "criss_cross", "deformable_attention", "depthwise",
+           "layer_norm", "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask",
+           "readout", "upsample_cross_entropy")
+__all__ = ["adamw", "attention", "bilinear_resize", "conv", "criss_cross", "deformable_attention", "depthwise",
+           "layer_norm", "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask",
+           "readout", "upsample_cross_entropy", "KERNELS", "use", "uses_plain"]

@@ -58,6 +58,15 @@ def _deformable_attention(value, points, weights, *, sizes):
     return (torch.cat(found, 3) * shares).sum(3).reshape(n, heads, width, -1).permute(0, 3, 1, 2)
 
 
+def _conv(x, weight, bias=None, scale=None, residual=None, *, stride=1, padding=0, dilation=1, groups=1,
+          activation=None, way=None):
+    y = F.conv2d(x, weight, None, *(v if isinstance(v, int) else tuple(v) for v in (stride, padding, dilation)), groups)
+    y = y if scale is None else y * scale[:, None, None]
+    y = y if bias is None else y + bias[:, None, None]
+    y = y if residual is None else y + residual
+    return F.relu(y) if activation == "relu" else y
+
+
 def _depthwise(x, weight, bias=None, *, stride, padding, dilation, activation):
     y = F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups=x.shape[1])
     return F.gelu(y) if activation == "gelu" else y
@@ -194,7 +203,8 @@ def _upsample_cross_entropy(logits, labels, class_weight=None, pixel_weight=None
 
 
 OPERATIONS = {"adamw": _adamw, "attention": _attention, "bilinear_resize": _bilinear_resize,
-              "criss_cross": _criss_cross, "deformable_attention": _deformable_attention, "depthwise": _depthwise,
+              "conv": _conv, "criss_cross": _criss_cross, "deformable_attention": _deformable_attention,
+              "depthwise": _depthwise,
               "layer_norm": _layer_norm, "linear": _linear,
               "msca": _msca, "pointwise": _pointwise, "mix_ffn": _mix_ffn, "nmf": _nmf, "norm": _norm,
               "point_sample": _point_sample, "psa_mask": _psa_mask, "readout": _readout,

@@ -1,0 +1,1 @@
+"""Convolution for inference, with fewer multiplications where that pays; see op.py."""
