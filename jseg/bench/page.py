@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jseg.text import fill_prose
 
-__all__ = ["page", "table", "add_results"]
+__all__ = ["page", "table", "add_results", "dated_rows"]
 
 MIB = 2**20
 
@@ -13,11 +13,12 @@ def add_results(results: dict, earlier: dict) -> None:
     """Put an earlier run's rows before these results' own;
     each row keeps the date and the machine it was measured on.
     """
-    for key in ("models", "kernels", "cold"):
-        results[key] = _dated(earlier, key) + _dated(results, key)
+    for key in ("models", "kernels", "cold", "zoo"):
+        results[key] = dated_rows(earlier, key) + dated_rows(results, key)
 
 
-def _dated(results: dict, key: str) -> list[dict]:
+def dated_rows(results: dict, key: str) -> list[dict]:
+    """Rows of one kind; those without an origin get the date and the machine of these results."""
     origin = {"date": results["machine"]["date"], "device": results["machine"]["device"]}
     return [{**row, "origin": row.get("origin") or origin} for row in results.get(key) or []]
 

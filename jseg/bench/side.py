@@ -14,7 +14,7 @@ import threading
 
 from jseg.errors import JsegError
 
-__all__ = ["Side", "SideError", "jseg_command", "torch_command", "TUNED"]
+__all__ = ["Side", "SideError", "jseg_command", "thread_count", "torch_command", "TUNED"]
 
 HERE = pathlib.Path(__file__).resolve().parent
 TORCH_SIDE = HERE.parents[1] / "tests" / "parity" / "torch_side.py"
@@ -42,6 +42,11 @@ def torch_command(python: str) -> list[str]:
                         f"{TORCH_SIDE.relative_to(HERE.parents[1])}, which an installed wheel does not have; clone the "
                         "repository, `pip install -e .` there and run jseg bench again")
     return [python, str(TORCH_SIDE)]
+
+
+def thread_count(threads: int | None) -> int:
+    """The processor threads of a side for which `threads` are asked, or what the environment says of them."""
+    return threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def _environment(command: list[str], extra: dict) -> dict:
