@@ -129,13 +129,11 @@ def measure_model(job: Measurement, others: list[Rival], *, repeat: int, say: Ca
         folder = pathlib.Path(name)
         words = {**write_inputs(folder, job.config, job.size, job.batch), "weights": str(folder / "weights.npz")}
         no_file = _write_files(job, others, words, folder)
-        words.update(mode=job.mode, warm=1)
+        words["mode"] = job.mode
         began = time.perf_counter()
         with Side("jseg", jseg_command(), threads=job.threads) as ours:
-            start_s = time.perf_counter() - began
-            first = _first_run(start_s, ours.ask("open", **words))
-            ours.ask("results", out=str(folder / "jseg.npz"))
-            say(f"  jseg: ready after {sum(ours.run(2)):.1f} s of first runs")
+            first = {"start_s": time.perf_counter() - began, **_first_run(ours, words, folder / "jseg.npz")}
+            say(f"  jseg: ready after {first['first_s'] + sum(ours.run(1)):.1f} s of first runs")
             expected, visits = dict(np.load(folder / "jseg.npz")), []
             if "label_maps" in expected:
                 row["classes_seen"] = len(np.unique(expected["label_maps"]))
@@ -174,9 +172,18 @@ def _cannot(rival: Rival, job: Measurement, no_file: str) -> dict:
     return {"failed": no_file} if rival.file and no_file else {}
 
 
-def _first_run(start_s: float, opened: dict) -> dict[str, float]:
-    """Seconds until the process answers (packages imported), of building or reading the model, of the first run."""
-    return {"start_s": start_s, "built_s": opened.get("built_s", 0.0), "first_s": sum(opened.get("seconds", [])[:1])}
+def _first_run(side: Side, words: dict, out: pathlib.Path) -> dict:
+    """Open a task, run it for the first time, write its results to `out`.
+
+    Returns:
+        "built_by", "built_s" (building or reading the model) and "first_s": of the first inference; in training, which
+        changes the weights, of the step that is compared and of the first whole one.
+    """
+    opened = side.ask("open", **words, warm=int(words["mode"] == "infer"))
+    began = time.perf_counter()
+    side.ask("results", out=str(out))
+    first_s = time.perf_counter() - began + sum(side.run(1)) if words["mode"] == "train" else sum(opened["seconds"])
+    return {"built_by": opened.get("built_by", "jseg"), "built_s": opened.get("built_s", 0.0), "first_s": first_s}
 
 
 def _against(rival: Rival, job: Measurement, ours: Side, expected: dict, words: dict, folder: pathlib.Path,
@@ -187,11 +194,8 @@ def _against(rival: Rival, job: Measurement, ours: Side, expected: dict, words: 
     limits, began = {**LIMITS, **rival.limits}, time.perf_counter()
     try:
         with Side(rival.name, list(rival.command), threads=job.threads, env=rival.env) as other:
-            start_s = time.perf_counter() - began
-            opened = other.ask("open", **{**words, **rival.words})
-            found = {"built_by": opened.get("built_by", "jseg"), **_first_run(start_s, opened)}
             out = folder / "other.npz"
-            other.ask("results", out=str(out))
+            found = {"start_s": time.perf_counter() - began, **_first_run(other, {**words, **rival.words}, out)}
             found["differences"] = differences = compare(expected, dict(np.load(out)))
             wrong = [f"{kind} differ by {value:.1e}, accepted {limits[kind]:.0e}" for kind, value in differences.items()
                      if not value <= limits[kind]]
