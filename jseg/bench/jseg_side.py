@@ -85,8 +85,8 @@ class ModelTask:
                 loss = self.model.loss(jt.array(self.images), jt.array(self.labels))["loss"]
                 params = named_parameters(self.model)
                 grads = dict(zip(params, jt.grad(loss, list(params.values()))))
-                found = {f"gradient/{upstream_key(self.model, name)}": np.linalg.norm(g.float32().numpy().astype(np.float64))
-                         for name, g in grads.items()}
+                found = {f"gradient/{upstream_key(self.model, name)}":
+                         np.linalg.norm(g.float32().numpy().astype(np.float64)) for name, g in grads.items()}
                 return {"loss": loss.float32().numpy().reshape(()), **found}
 
 

@@ -85,8 +85,8 @@ def rivals(names: Sequence[str] = (), *, torch: str | None = None, jittor: bool 
     for name in names:
         if name in ("torch", "compile"):
             if torch is None:
-                raise ConfigError(f"--against {name}: runs under a Python that has PyTorch and mmsegmentation 1.x; name "
-                                  "it by --against-torch PYTHON")
+                raise ConfigError(f"--against {name}: runs under a Python that has PyTorch and mmsegmentation 1.x; "
+                                  "name it by --against-torch PYTHON")
             command = tuple(torch_command(torch))
         if name == "torch":
             found += [Rival("PyTorch", command), Rival("PyTorch, tuned", command, TUNED, {"channels_last": True})]
@@ -104,5 +104,5 @@ def _of_a_file(kind: str, precision: str = "float32") -> Rival:
     title = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[kind]
     narrow = precision != "float32"
     return Rival(f"{title} {precision}" if narrow else title, (sys.executable, str(HERE / "runtime_side.py"), kind),
-                 words={"precision": precision}, file=True, modes=("infer",), absent=not_installed([kind, "onnx"]),
-                 limits={"label_maps": BF16_LABELS} if narrow else {})
+                 words={"precision": precision}, file=True, modes=("infer",),
+                 absent=not_installed([kind, "onnx"]), limits={"label_maps": BF16_LABELS} if narrow else {})

@@ -39,7 +39,8 @@ from jseg.export.write_onnx import write_onnx
 
 __all__ = ["ACCEPTED", "Comparison", "Entry", "compare_runtimes", "planned_entries"]
 
-ACCEPTED = {"float32": 0.995, "bf16": 1 - BF16_LABELS, "int8": 0.9}  # share of pixels with jseg's label that a result needs
+# share of pixels with jseg's label that a result needs
+ACCEPTED = {"float32": 0.995, "bf16": 1 - BF16_LABELS, "int8": 0.9}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,8 @@ def chosen_models(names: Sequence[str]) -> list[Specimen]:
         own = [one for one in ZOO if name.lower() in (one.name.lower(), one.config.partition("/")[0])]
         if not own:
             known = [one.name for one in ZOO]
-            raise ConfigError(f"--zoo {name}: no model of the table{nearest(name, known)}; accepted: {', '.join(known)}")
+            raise ConfigError(f"--zoo {name}: no model of the table{nearest(name, known)}; accepted: "
+                              f"{', '.join(known)}")
         found += own
     return list(dict.fromkeys(found)) if names else list(ZOO)
 
@@ -103,8 +104,8 @@ def zoo_measurement(one: Specimen, mode: str, threads: int | None, size: Sequenc
                     batch: int | None = None) -> Measurement:
     """What is measured of a model: 1 picture at inference and 2 in training, of its own size, unless said otherwise."""
     config = load_config(configs_folder() / one.config)
-    return Measurement(config, one.name, mode, tuple(size or (one.side, one.side)), batch or (1 if mode == "infer" else 2),
-                       threads)
+    batch = batch or (1 if mode == "infer" else 2)
+    return Measurement(config, one.name, mode, tuple(size or (one.side, one.side)), batch, threads)
 
 
 def still_open(row: dict | None, rivals: Sequence[Rival]) -> list[Rival] | None:

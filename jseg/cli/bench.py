@@ -4,12 +4,13 @@ For developing jseg; one checkpoint over jseg, ONNX Runtime, OpenVINO and PyTorc
 
 Every result is compared before anything is timed. Sides run in turn (A B A B), each in a process of its own, so its
 peak memory is its own too; figures are medians with quartiles. Whole models are measured for inference (pictures in
-memory to label maps in memory) and for a training step with the config's optimizer, with any config. `--against` chooses
-the opponents: torch (MMSegmentation's model under PyTorch, with default settings and tuned: glibc keeps freed memory,
-channels-last tensors), compile (torch.compile, frozen weights), onnxruntime, openvino and openvino-bf16 (jseg's own ONNX
-file). `--against-torch PYTHON` names the Python that has PyTorch and mmsegmentation; alone, it stands for `--against
-torch`. `--zoo` times one model of each family; with `--json FILE --resume` it goes on where it stopped. `--gpu` is one command for a machine with a GPU: under 8 minutes for everything it can tell; it
-exits with 2 where there is none.
+memory to label maps in memory) and for a training step with the config's optimizer, with any config. `--against`
+chooses the opponents: torch (MMSegmentation's model under PyTorch, with default settings and tuned: glibc keeps freed
+memory, channels-last tensors), compile (torch.compile, frozen weights), onnxruntime, openvino and openvino-bf16 (jseg's
+own ONNX file). `--against-torch PYTHON` names the Python that has PyTorch and mmsegmentation; alone, it stands for
+`--against torch`. `--zoo` times one model of each family; with `--json FILE --resume` it goes on where it stopped.
+`--gpu` is one command for a machine with a GPU: under 8 minutes for everything it can tell; it exits with 2 where there
+is none.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ import pathlib
 import shlex
 
 EXAMPLE = ("jseg bench --kernels --model configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --threads 2 "
-           "--against-torch .venv-parity/bin/python --baseline jittor --cold --json bench.json --markdown "
-           "page.md")
+           "--against-torch .venv-parity/bin/python --baseline jittor --cold --json bench.json --markdown page.md")
 
 
 def add_arguments(parser) -> None:
@@ -35,7 +35,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="override one value of every config")
     parser.add_argument("--size", nargs=2, type=int, action="append", metavar=("H", "W"),
-                        help="picture size in pixels; may be given many times (default: 512 512; of --zoo: as its table says)")
+                        help="picture size in pixels; may be given many times (default: 512 512; of --zoo: as its list "
+                             "says)")
     parser.add_argument("--batch", nargs="+", type=int, metavar="N",
                         help="pictures at once (default: 1 for inference, 2 for training)")
     parser.add_argument("--mode", nargs="+", choices=("infer", "train"),

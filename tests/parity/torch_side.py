@@ -64,7 +64,8 @@ def build(request: dict, config: dict):
     if mmseg is None:
         model = config["model"]
         if model["backbone"]["type"] != "MSCAN" or "variant" not in model["backbone"]:
-            raise ValueError(f"mmsegmentation is not installed in this Python: {sys.executable} -m pip install {NEEDED}")
+            raise ValueError(f"mmsegmentation is not installed in this Python: {sys.executable} -m pip install "
+                             f"{NEEDED}")
         network, built_by = torch_segnext.SegNeXt(model), f"plain PyTorch {torch.__version__} (no mmsegmentation)"
     else:
         from mmengine.config import Config
@@ -194,7 +195,8 @@ class NetworkTask:
         if self.mode == "infer":
             with torch.inference_mode():
                 logits, label_maps = self._logits(), self._label_maps()
-                return {"label_maps": label_maps, **({} if logits is None else {"logits": logits.float().cpu().numpy()})}
+            scores = {} if logits is None else {"logits": logits.float().cpu().numpy()}
+            return {"label_maps": label_maps, **scores}
         with no_randomness(self.network, self.bases):
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._loss()
@@ -226,7 +228,8 @@ def no_randomness(network, bases):
 
     torch.rand = drawn
     for module in network.modules():
-        changes = {name: 0.0 for name in ("drop_prob", "p", "dropout") if isinstance(getattr(module, name, None), float)}
+        changes = {name: 0.0 for name in ("drop_prob", "p", "dropout")
+                   if isinstance(getattr(module, name, None), float)}
         if isinstance(module, torch_segnext.Bases):
             changes["fixed"] = bases
         elif type(module).__name__ == "NMF2D" and module.rand_init:
