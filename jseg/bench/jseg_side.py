@@ -31,6 +31,7 @@ from jseg.ops import ranks
 __all__ = ["ModelTask", "main", "no_randomness"]
 
 MIXED_LEVEL = 3  # as train_cfg.amp
+CLASSIFIERS = ("conv_seg.weight", "cls_seg.weight", "fc_seg.weight", "cls_embed.weight")
 
 
 class ModelTask:
@@ -102,7 +103,7 @@ def varied_weights(model) -> dict[str, np.ndarray]:
             array = array + 0.1 * rng.standard_normal(array.shape).astype(np.float32)
         elif last == "running_var" or last.startswith("layer_scale"):
             array = array * rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
-        elif key.endswith("conv_seg.weight"):
+        elif key.endswith(CLASSIFIERS):  # maps of many classes
             array = array * np.float32(10)
         state[key] = array
     return state
