@@ -142,6 +142,7 @@ class FakeJseg:
 
 @pytest.mark.parametrize("behaviour, outcome", [("agree", None), ("differ", "results differ from jseg's, not timed: "
                                                                             "logits differ by 5.0e-01"),
+                                                ("labels", "cannot be compared: jseg's label maps have one class"),
                                                 ("die", "other: ended with status 3")])
 def test_a_model_is_compared_before_it_is_timed(monkeypatch, behaviour, outcome):
     real = Side

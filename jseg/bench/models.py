@@ -118,11 +118,12 @@ def measure_model(job: Measurement, others: list[Rival], *, repeat: int, say: Ca
     Returns:
         the row: "title" and its parts, "classes_seen" in jseg's label maps, "jseg" with times, first run and peak
         memory, "others" by name with the same, differences and "ratio" (how many times longer they take), or "failed"
-        with the reason, and "absent" where a package was. A side whose results differ is not timed.
+        with the reason, and "absent" where a package was; "took_s" in all. A side whose results differ is not timed.
     Raises:
         SideError: jseg's own side fails.
     """
     say(job.title)
+    asked = time.perf_counter()
     row = {"title": job.title, "model": job.name, "mode": job.mode, "size": list(job.size), "batch": job.batch,
            "threads": job.threads, "classes": last_head(job.config["model"])["num_classes"], "others": {}}
     with tempfile.TemporaryDirectory(prefix="jseg-bench-") as name:
@@ -146,6 +147,8 @@ def measure_model(job: Measurement, others: list[Rival], *, repeat: int, say: Ca
             visits = visits or interleave({"jseg": ours.run}, repeat)["jseg"]
             row["jseg"] = {**summary(visits), **first, "peak_bytes": ours.ask("peak")["bytes"]}
             say(f"  jseg: {row['jseg']['median_ms']:.1f} ms, {row['jseg']['peak_bytes'] / 2**20:.0f} MiB at most")
+    row["took_s"] = round(time.perf_counter() - asked, 1)
+    say(f"  took {row['took_s']:.0f} s")
     return row
 
 

@@ -9,7 +9,7 @@ import math
 import os
 from typing import Iterable
 
-from jseg.bench.page import dated_rows, table
+from jseg.bench.page import dated_rows, other_versions, table
 from jseg.bench.zoo import ZOO
 from jseg.errors import DataError
 from jseg.files import write_atomically
@@ -62,7 +62,7 @@ def zoo_tables(results: dict) -> str:
         chosen = [row for row in rows if (row["mode"], row.get("threads"), row["batch"]) == (mode, threads, batch)]
         said = f", {threads} thread{'s' * (threads != 1)}" if threads else ""
         lines += [f"### {TITLES[mode]}, {batch} picture{'s' * (batch != 1)}{said}", "", *_group(chosen)]
-    return fill_prose("\n".join(lines).rstrip() + "\n")
+    return fill_prose("\n".join([*lines, *other_versions(rows)]).rstrip() + "\n")
 
 
 def _origins(origins: Iterable[tuple[str, str]]) -> str:
@@ -91,17 +91,17 @@ def _group(rows: list[dict]) -> list[str]:
     times, memory, first = [], [], []
     for row in done:
         best = best_ratio(row)
-        times.append([row["name"], f"{row['size'][0]}", _ms(row["jseg"]),
+        times.append([row["name"], "x".join(map(str, row["size"])), _ms(row["jseg"]),
                       *(cell(row, name, lambda f: f"{_ms(f)} ({f['ratio']['median']:.2f})") for name in names),
                       "-" if best is None else f"**{best:.2f}**"])
         memory.append([row["name"], _mib(row["jseg"]), *(cell(row, name, _mib) for name in names)])
         first.append([row["name"], _first(row["jseg"]), *(cell(row, name, _first) for name in names)])
     lines = ["Milliseconds, in brackets how many times jseg's; \"best\": how many times longer than jseg the fastest "
              "opponent in float32 takes, below 1 where jseg is behind.", "",
-             *table(["model", "side px", "jseg", *names, "best"], times), *_verdict(done, names),
+             *table(["model", "pixels", "jseg", *names, "best"], times), *_verdict(done, names),
              "Peak memory of the process, MiB.", "", *table(["model", "jseg", *names], memory),
-             "First run: seconds from the start of the process to its first result (packages, model, first run; what "
-             "jseg compiled once is on the disk).", "", *table(["model", "jseg", *names], first)]
+             "First run: seconds from the start of the process to its first result (packages, model, first run; in "
+             "training the step that is compared and the first whole one; what jseg compiled once is on the disk).", "", *table(["model", "jseg", *names], first)]
     lines += [f"- [{number}] {text}" for text, number in notes.items()]
     lines += [f"- {row['name']}: {row['failed']}" for row in rows if "failed" in row]
     return [*lines, ""] if lines[-1] else lines

@@ -82,7 +82,9 @@ def run(args) -> int:
     machine = machine_facts(shlex.join(["jseg", "bench", *_words(args)]))
     results = {"machine": machine, "models": [], "zoo": [], "cold": [], "kernels": []}
     if args.resume and pathlib.Path(args.json).exists():
-        add_results(results, _read(args.json))
+        before = _read(args.json)
+        add_results(results, before)
+        results["commands"] = list(dict.fromkeys([*_commands(before), machine["command"]]))
     measured = bool(args.gpu or args.kernels is not None or args.model or args.zoo is not None)
 
     def keep() -> None:
@@ -99,8 +101,7 @@ def run(args) -> int:
                           "--markdown OUT or --tables PAGE")
     keep()
     whole = {**results, "machine": results["machine"] if measured else earlier[-1]["machine"],
-             "commands": [found["machine"]["command"] for found in earlier]
-             + [results["machine"]["command"]] * measured}
+             "commands": [command for found in (*earlier, *[results] * measured) for command in _commands(found)]}
     for found in reversed(earlier):
         add_results(whole, found)
     if args.markdown:
@@ -183,6 +184,11 @@ def _jobs(args) -> list[tuple]:
                                                              args.batch or [None], models):
         jobs.append(("zoo", zoo_measurement(one, mode, threads, size, batch)))
     return jobs
+
+
+def _commands(results: dict) -> list[str]:
+    """What measured some results, in one run or several."""
+    return results.get("commands") or [results["machine"]["command"]]
 
 
 def _say(line: str) -> None:
