@@ -192,7 +192,8 @@ def test_tables_go_between_the_marks(tmp_path, capsys):
                  "| SegNeXt-T | 512x512 | 12.5 | 37.5 (3.00) | 25.0 (2.00) | 6.2 (0.50) | **2.00** |",
                  "| PIDNet-S | 512x512 | 12.5 | 6.2 (0.50) | [1] | 3.1 (0.25) | **0.50** |",
                  "| PIDNet-S | 128 | 128 | [1] | 128 |", "| PIDNet-S | 1.2 | 1.2 | [1] | 1.2 |",
-                 "Compared with onnxruntime 9.8.", "- [1] ONNX Runtime: has no ONNX file: a / b", "- CGNet: jseg: was killed",
+                 "Compared with onnxruntime 9.8.",
+                 "- [1] ONNX Runtime: has no ONNX file: a / b", "- CGNet: jseg: was killed",
                  "| STDC1 | 512x512 | 12.5 | 25.0 (2.00) | **2.00** |"):
         assert line in text, f"{line!r} is not in\n{text}"
     joined = " ".join(text.split())

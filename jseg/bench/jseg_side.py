@@ -15,14 +15,10 @@ import jittor as jt
 import numpy as np
 
 from jseg import runtime
-from jseg.bench import kernel_tasks
+from jseg.bench import handover, kernel_tasks
 from jseg.bench.protocol import run_task, serve
 from jseg.engine.checkpoint import load_into
-from jseg.engine.limits import without_files
-from jseg.engine.model_file import ModelFile
 from jseg.engine.optim import build_optimizer
-from jseg.export.mmseg_file import upstream_key, upstream_state
-from jseg.export.mmseg_settings import config_text, mmseg_settings
 from jseg.layers import named_parameters
 from jseg.models import build_model
 from jseg.models.heads.ham_head import NMF2D, evaluation_bases
@@ -86,7 +82,7 @@ class ModelTask:
                 loss = self.model.loss(jt.array(self.images), jt.array(self.labels))["loss"]
                 params = named_parameters(self.model)
                 grads = dict(zip(params, jt.grad(loss, list(params.values()))))
-                found = {f"gradient/{upstream_key(self.model, name)}":
+                found = {f"gradient/{handover.upstream_key(self.model, name)}":
                          np.linalg.norm(g.float32().numpy().astype(np.float64)) for name, g in grads.items()}
                 return {"loss": loss.float32().numpy().reshape(()), **found}
 
@@ -107,18 +103,6 @@ def varied_weights(model) -> dict[str, np.ndarray]:
             array = array * np.float32(10)
         state[key] = array
     return state
-
-
-def save_for_others(model, config: dict, out: pathlib.Path) -> None:
-    """Write a model's state and its Hamburger's bases to `out`, an .npz, and beside it what PyTorch's side builds
-    from: upstream.npz and upstream.py, the state and the model in MMSegmentation's words.
-    """
-    state = {key: value.numpy() for key, value in model.state_dict().items()}
-    np.savez(out, **state, **{"bases/": starting_bases(model)})
-    np.savez(out.with_name("upstream.npz"), **upstream_state(model, state))
-    settings = mmseg_settings({**config, "model": without_files(config["model"])})
-    chosen = {key: settings[key] for key in ("default_scope", "custom_imports", "model") if key in settings}
-    out.with_name("upstream.py").write_text(config_text(chosen), encoding="utf-8")
 
 
 def starting_bases(model) -> np.ndarray:
@@ -182,22 +166,19 @@ class _Commands:
         task = ModelTask(config, dict(np.load(request["inputs"])), request["mode"], weights,
                          request.get("mixed", False))
         if request.get("save_weights"):
-            save_for_others(task.model, config, pathlib.Path(request["save_weights"]))
+            out = pathlib.Path(request["save_weights"])
+            np.savez(out, **handover.arrays_of(task.model), **{"bases/": starting_bases(task.model)})
+            handover.write_upstream(task.model, config, out.parent)
         built_s = time.perf_counter() - began
         self.tasks[request.get("task", "main")] = task
         return {"built_s": built_s, "seconds": run_task(task, request.get("warm", 2))}
 
     def write_onnx(self, request: dict) -> dict:
         """Write a task's model to request["out"]: label maps from normalised pictures of `size`, of any where None."""
-        from jseg.export.onnx_model import OnnxOptions
-        from jseg.export.write_onnx import write_onnx
         with open(request["config"], encoding="utf-8") as file:
             config = json.load(file)
-        model = self.tasks[request.get("task", "main")].model
-        state = {key: value.numpy() for key, value in model.state_dict().items()}
-        names, size = [f"class {i}" for i in range(model.num_classes)], request["size"]
-        checkpoint = ModelFile(pathlib.Path("model"), state, config, names, np.zeros((len(names), 3), np.uint8), {})
-        list(write_onnx(checkpoint, request["out"], OnnxOptions(size=tuple(size) if size else None), verify=False))
+        handover.write_labels_file(self.tasks[request.get("task", "main")].model, config, request["out"],
+                                   request["size"])
         return {}
 
     def results(self, request: dict) -> dict:

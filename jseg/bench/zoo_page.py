@@ -101,7 +101,8 @@ def _group(rows: list[dict]) -> list[str]:
              *table(["model", "pixels", "jseg", *names, "best"], times), *_verdict(done, names),
              "Peak memory of the process, MiB.", "", *table(["model", "jseg", *names], memory),
              "First run: seconds from the start of the process to its first result (packages, model, first run; in "
-             "training the step that is compared and the first whole one; what jseg compiled once is on the disk).", "", *table(["model", "jseg", *names], first)]
+             "training the step that is compared and the first whole one; what jseg compiled once is on the disk).", "",
+             *table(["model", "jseg", *names], first)]
     lines += [f"- [{number}] {text}" for text, number in notes.items()]
     lines += [f"- {row['name']}: {row['failed']}" for row in rows if "failed" in row]
     return [*lines, ""] if lines[-1] else lines
