@@ -170,6 +170,7 @@ def test_an_interrupted_run_goes_on(monkeypatch, tmp_path, capsys):
     assert bench("openvino", *both)[1] == []
     kept = json.loads(out.read_text())
     assert "origin" in kept["zoo"][0] and len(kept["commands"]) == 4, "of every run that asked for other things"
+    assert kept["commands"][0] == "jseg bench --zoo stdc --repeat 5 --against onnxruntime"
 
 
 def test_tables_go_between_the_marks(tmp_path, capsys):

@@ -243,7 +243,8 @@ def _words(args) -> list[str]:
         option = "--" + {"overrides": "set"}.get(name, name.replace("_", "-"))
         if name in ("kernels", "zoo") and value == []:
             words.append(option)
-        if name in ("run", "json", "markdown", "add", "resume", "tables") or value in (None, [], False, [None]):
+        if (name in ("run", "json", "markdown", "add", "resume", "tables") or value in (None, [], False, [None])
+                or (name, value) == ("clock", "wall")):
             continue
         if name == "against_torch":
             words += [option, "PYTHON"]

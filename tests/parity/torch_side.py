@@ -106,8 +106,9 @@ class NetworkTask:
         if self.mode == "train":
             self._prepare_training()
         else:  # the same bases for every picture: otherwise each check would compile anew
-            self.still = contextlib.ExitStack()
-            self.still.enter_context(no_randomness(self.network, self.bases))
+            for module in self.network.modules():
+                for name, value in fixed_bases(module, self.bases).items():
+                    setattr(module, name, value)
         if request.get("compile"):
             self._compile()
 
@@ -193,7 +194,7 @@ class NetworkTask:
         or loss and gradient norms of a step without randomness.
         """
         if self.mode == "infer":
-            with torch.inference_mode():
+            with torch.inference_mode():  # nothing is random here
                 logits, label_maps = self._logits(), self._label_maps()
             scores = {} if logits is None else {"logits": logits.float().cpu().numpy()}
             return {"label_maps": label_maps, **scores}
@@ -214,6 +215,15 @@ def load(network, weights) -> None:
     network.load_state_dict(state)
 
 
+def fixed_bases(module, bases) -> dict:
+    """Attributes of a module with which Hamburger starts from the given bases; none of other modules."""
+    if isinstance(module, torch_segnext.Bases):
+        return {"fixed": bases}
+    if type(module).__name__ == "NMF2D" and module.rand_init:
+        return {"_build_bases": lambda b, s, d, r, device=None: bases.to(device).repeat(b, 1, 1)}
+    return {}
+
+
 @contextlib.contextmanager
 def no_randomness(network, bases):
     """No dropout, no dropped paths, the given starting bases; what else is drawn is the same for every picture and
@@ -230,11 +240,7 @@ def no_randomness(network, bases):
     for module in network.modules():
         changes = {name: 0.0 for name in ("drop_prob", "p", "dropout")
                    if isinstance(getattr(module, name, None), float)}
-        if isinstance(module, torch_segnext.Bases):
-            changes["fixed"] = bases
-        elif type(module).__name__ == "NMF2D" and module.rand_init:
-            changes["_build_bases"] = lambda b, s, d, r, device=None: bases.to(device).repeat(b, 1, 1)
-        for name, value in changes.items():
+        for name, value in {**changes, **fixed_bases(module, bases)}.items():
             before.append((module, name, getattr(module, name)))
             setattr(module, name, value)
     try:
