@@ -99,6 +99,8 @@ def varied_weights(model) -> dict[str, np.ndarray]:
             array = array + 0.1 * rng.standard_normal(array.shape).astype(np.float32)
         elif last == "running_var" or last.startswith("layer_scale"):
             array = array * rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
+        elif last == "weight" and array.ndim == 1 and not array.any():  # a residual branch would compute nothing
+            array = rng.uniform(0.1, 0.3, array.shape).astype(np.float32)
         elif key.endswith(CLASSIFIERS):  # maps of many classes
             array = array * np.float32(10)
         state[key] = array
