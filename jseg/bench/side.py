@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -174,7 +175,8 @@ class Side:
             return "was killed; most likely the machine's memory does not suffice"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"ended with status {status}: {' | '.join(lines[-3:])[-600:] or 'without a word'}"
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        return f"ended with {how}: {' | '.join(lines[-3:])[-600:] or 'without a word'}"
 
     def _expendable(self) -> None:
         """Where memory runs out, let the system end this process and not another."""
