@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jseg import cli
-from jseg.bench import ahead, cold, gpu, kernels, limits, models, page, pairing, work
+from jseg.bench import ahead, cold, gpu, kernels, limits, models, opponents, page, pairing, work
 from jseg.bench.kernels import differences
 from jseg.bench.side import Side, SideError
 from jseg.config import load_config
@@ -106,6 +106,11 @@ def test_compare_finds_differences():
     assert gradients["gradients"] == pytest.approx(0.1 / 1.1011)
     with pytest.raises(SideError, match="do not fit together: extra"):
         models.compare(ours, {**ours, "extra": np.zeros(1)})
+    assert models.compare(ours, {"label_maps": np.array([1, 2, 3, 3])}) == {"label_maps": 0.25}
+    assert models.compare({"loss": np.ones(1), "gradient/a": 1.0, "gradient/unused": 0.0},
+                          {"loss": np.ones(1), "gradient/a": 1.0}) == {"gradients": 0.0, "loss": 0.0}
+    with pytest.raises(SideError, match="do not fit together: gradient/b"):
+        models.compare({"gradient/a": 1.0, "gradient/b": 1.0}, {"gradient/a": 1.0})
     theirs = {"out0": np.array([1, 3]), "dx": np.array([0.5])}
     assert differences({"out0": np.array([1, 2]), "dx": np.array([1.0])}, theirs) == {"out0": 0.5, "dx": 1.0}
 
@@ -129,7 +134,7 @@ class FakeJseg:
         if do == "open":
             assert (pathlib.Path(words["config"]).is_file()
                     and np.load(words["inputs"])["images"].shape == (1, 3, 40, 36))
-        return {"bytes": 2**20}
+        return {"bytes": 2**20, "seconds": [0.001] * words.get("warm", 0)}
 
     def run(self, count):
         return [0.001] * count
@@ -137,12 +142,13 @@ class FakeJseg:
 
 @pytest.mark.parametrize("behaviour, outcome", [("agree", None), ("differ", "results differ from jseg's, not timed: "
                                                                             "logits differ by 5.0e-01"),
+                                                ("labels", "cannot be compared: jseg's label maps have one class"),
                                                 ("die", "other: ended with status 3")])
 def test_a_model_is_compared_before_it_is_timed(monkeypatch, behaviour, outcome):
     real = Side
     monkeypatch.setattr(models, "Side", lambda name, *a, **k: FakeJseg() if name == "jseg" else real(name, *a, **k))
     job = models.Measurement(load_config(CONFIG), "demo", "infer", (40, 36), 1, 1)
-    row = models.measure_model(job, [models.Rival("other", FAKE, {"FAKE_SIDE": behaviour})], repeat=2,
+    row = models.measure_model(job, [opponents.Rival("other", FAKE, {"FAKE_SIDE": behaviour})], repeat=2,
                                say=lambda line: None)
     found = row["others"]["other"]
     assert row["jseg"]["median_ms"] == pytest.approx(1.0) and row["jseg"]["peak_bytes"] == 2**20
@@ -152,11 +158,6 @@ def test_a_model_is_compared_before_it_is_timed(monkeypatch, behaviour, outcome)
     else:
         assert found["failed"].startswith(outcome) and "median_ms" not in found
     assert "**" in page.page({"machine": MACHINE, "models": [row]}) or outcome
-
-
-def test_rivals():
-    assert [r.name for r in models.rivals(torch="python", jittor=True)] == ["PyTorch", "PyTorch, tuned", "plain Jittor"]
-    assert models.rivals(torch=None, jittor=False) == []
 
 
 def test_work_of_kernels():
@@ -394,7 +395,7 @@ def test_warmup_counts_and_refuses_tiny_pictures(tmp_path, capsys):
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_kernels_and_plain_path_agree_in_processes_of_their_own(mode):
     job = models.Measurement(load_config(CONFIG), "demo", mode, (64, 64), 2, 1)
-    row = models.measure_model(job, models.rivals(torch=None, jittor=True), repeat=1, say=lambda line: None)
+    row = models.measure_model(job, opponents.rivals(jittor=True), repeat=1, say=lambda line: None)
     assert "failed" not in row["others"]["plain Jittor"], row["others"]["plain Jittor"]
 
 

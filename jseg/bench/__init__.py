@@ -1,4 +1,4 @@
-"""Measurements: kernels and whole models against the plain path and PyTorch,
+"""Measurements: kernels and whole models against the plain path, PyTorch and runtimes of ONNX files,
 machine limits, cold start, the page they make.
 
 Every side of a comparison is a process of its own (`jseg_side`, and tests/parity/torch_side.py of the repository) that

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
 import time
 import zlib
 
@@ -14,7 +15,7 @@ import jittor as jt
 import numpy as np
 
 from jseg import runtime
-from jseg.bench import kernel_tasks
+from jseg.bench import handover, kernel_tasks
 from jseg.bench.protocol import run_task, serve
 from jseg.engine.checkpoint import load_into
 from jseg.engine.optim import build_optimizer
@@ -26,6 +27,7 @@ from jseg.ops import ranks
 __all__ = ["ModelTask", "main", "no_randomness"]
 
 MIXED_LEVEL = 3  # as train_cfg.amp
+CLASSIFIERS = ("conv_seg.weight", "cls_seg.weight", "fc_seg.weight", "cls_embed.weight")
 
 
 class ModelTask:
@@ -80,8 +82,8 @@ class ModelTask:
                 loss = self.model.loss(jt.array(self.images), jt.array(self.labels))["loss"]
                 params = named_parameters(self.model)
                 grads = dict(zip(params, jt.grad(loss, list(params.values()))))
-                found = {f"gradient/{name}": np.linalg.norm(g.float32().numpy().astype(np.float64))
-                         for name, g in grads.items()}
+                found = {f"gradient/{handover.upstream_key(self.model, name)}":
+                         np.linalg.norm(g.float32().numpy().astype(np.float64)) for name, g in grads.items()}
                 return {"loss": loss.float32().numpy().reshape(()), **found}
 
 
@@ -97,7 +99,9 @@ def varied_weights(model) -> dict[str, np.ndarray]:
             array = array + 0.1 * rng.standard_normal(array.shape).astype(np.float32)
         elif last == "running_var" or last.startswith("layer_scale"):
             array = array * rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
-        elif key.endswith("conv_seg.weight"):
+        elif last == "weight" and array.ndim == 1 and not array.any():  # a residual branch would compute nothing
+            array = rng.uniform(0.1, 0.3, array.shape).astype(np.float32)
+        elif key.endswith(CLASSIFIERS):  # maps of many classes
             array = array * np.float32(10)
         state[key] = array
     return state
@@ -164,11 +168,20 @@ class _Commands:
         task = ModelTask(config, dict(np.load(request["inputs"])), request["mode"], weights,
                          request.get("mixed", False))
         if request.get("save_weights"):
-            state = {key: value.numpy() for key, value in task.model.state_dict().items()}
-            np.savez(request["save_weights"], **state, **{"bases/": starting_bases(task.model)})
+            out = pathlib.Path(request["save_weights"])
+            np.savez(out, **handover.arrays_of(task.model), **{"bases/": starting_bases(task.model)})
+            handover.write_upstream(task.model, config, out.parent)
         built_s = time.perf_counter() - began
         self.tasks[request.get("task", "main")] = task
         return {"built_s": built_s, "seconds": run_task(task, request.get("warm", 2))}
+
+    def write_onnx(self, request: dict) -> dict:
+        """Write a task's model to request["out"]: label maps from normalised pictures of `size`, of any where None."""
+        with open(request["config"], encoding="utf-8") as file:
+            config = json.load(file)
+        handover.write_labels_file(self.tasks[request.get("task", "main")].model, config, request["out"],
+                                   request["size"])
+        return {}
 
     def results(self, request: dict) -> dict:
         """Write a task's results to request["out"], an .npz."""
@@ -187,7 +200,7 @@ class _Commands:
 def main() -> None:
     """Answer requests until the input closes."""
     commands = _Commands()
-    known = {name: getattr(commands, name) for name in ("hello", "open", "results", "open_kernel")}
+    known = {name: getattr(commands, name) for name in ("hello", "open", "write_onnx", "results", "open_kernel")}
     serve({**known, "kernels": lambda r: {"kernels": kernel_tasks.kernels()},
            "check_kernel": lambda r: kernel_tasks.check(r["kernel"], r["impl"], r.get("dtype", "float32"),
                                                         plain_always=r.get("plain_always", True)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jseg.text import fill_prose
 
-__all__ = ["page", "table", "add_results"]
+__all__ = ["page", "table", "add_results", "dated_rows", "other_versions"]
 
 MIB = 2**20
 
@@ -13,11 +13,12 @@ def add_results(results: dict, earlier: dict) -> None:
     """Put an earlier run's rows before these results' own;
     each row keeps the date and the machine it was measured on.
     """
-    for key in ("models", "kernels", "cold"):
-        results[key] = _dated(earlier, key) + _dated(results, key)
+    for key in ("models", "kernels", "cold", "zoo"):
+        results[key] = dated_rows(earlier, key) + dated_rows(results, key)
 
 
-def _dated(results: dict, key: str) -> list[dict]:
+def dated_rows(results: dict, key: str) -> list[dict]:
+    """Rows of one kind; those without an origin get the date and the machine of these results."""
     origin = {"date": results["machine"]["date"], "device": results["machine"]["device"]}
     return [{**row, "origin": row.get("origin") or origin} for row in results.get(key) or []]
 
@@ -71,7 +72,8 @@ def _models(rows: list[dict]) -> list[str]:
              "Inference: pictures in memory to label maps in memory, resize to the picture's size and argmax included. "
              "Training step: loss, gradients, optimizer. \"PyTorch\" is the model with default settings; \"tuned\" is "
              "the same with glibc keeping freed memory (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`) and "
-             "channels-last tensors; \"plain Jittor\" is jseg's own layer-by-layer path.", ""]
+             "channels-last tensors; \"torch.compile\" has frozen weights at inference; ONNX Runtime and OpenVINO get "
+             "jseg's own file; \"plain Jittor\" is jseg's own layer-by-layer path.", ""]
     names = list(dict.fromkeys(name for row in rows for name in row["others"]))
     head = ["what", "jseg ms", "jseg MiB"]
     for name in names:
@@ -87,10 +89,15 @@ def _models(rows: list[dict]) -> list[str]:
             else:
                 cells += [_ms(found), _times(found), _memory(found)]
         body.append(cells)
-    built = sorted({f["built_by"] for row in rows
-                    for f in row["others"].values() if f.get("built_by", "jseg") != "jseg"})
     lines += table(head, body) + notes + [""] * bool(notes)
-    return lines + ([f"PyTorch's side was {'; '.join(built)}.", ""] if built else []) + _origins(rows)
+    return lines + other_versions(rows) + _origins(rows)
+
+
+def other_versions(rows: list[dict]) -> list[str]:
+    """A line that names the versions of what jseg was compared with in these rows."""
+    built = sorted({found["built_by"] for row in rows for found in row["others"].values()
+                    if found.get("built_by", "jseg") != "jseg"})
+    return [f"Compared with {'; '.join(built)}.", ""] if built else []
 
 
 def _cold(rows: list[dict]) -> list[str]:

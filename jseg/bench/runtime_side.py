@@ -1,4 +1,4 @@
-"""Another runtime's side of `jseg benchmark`: a process that opens one file and runs it on request.
+"""Another runtime's side of `jseg benchmark` and `jseg bench`: a process that opens one file and runs it on request.
 
     PYTHON runtime_side.py onnxruntime | openvino | torch        speaks `protocol` on standard input and output
 
@@ -103,10 +103,15 @@ def main() -> None:
     tasks: dict = {}
 
     def open_file(request: dict) -> dict:
-        """Open request["file"] with `threads` and `precision`, run it once on the pictures in `images`."""
+        """Open request["file"] with `threads` and `precision`, run it once on the pictures in `images`, an .npy, or in
+        `inputs`, an .npz that has them beside other things.
+        """
+        pictures = np.load(request["images"]) if "images" in request else np.load(request["inputs"])["images"]
+
         def build():
-            tasks["main"] = _Task(start(request), labels, np.load(request["images"]))
-        return {"built_s": protocol.run_task(build, 1)[0], "seconds": protocol.run_task(tasks["main"], 1)}
+            tasks["main"] = _Task(start(request), labels, pictures)
+        return {"built_s": protocol.run_task(build, 1)[0], "seconds": protocol.run_task(tasks["main"], 1),
+                "built_by": version}
 
     def results(request: dict) -> dict:
         """Write the label maps to request["out"], an .npz."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import sys
@@ -22,6 +21,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.bench.jseg_side import starting_bases
+from jseg.bench.opponents import BF16_LABELS, not_installed
 from jseg.bench.pairing import interleave, ratio, summary
 from jseg.bench.side import HERE, Side, SideError, jseg_command
 from jseg.data import io
@@ -39,8 +39,8 @@ from jseg.export.write_onnx import write_onnx
 
 __all__ = ["ACCEPTED", "Comparison", "Entry", "compare_runtimes", "planned_entries"]
 
-ACCEPTED = {"float32": 0.995, "bf16": 0.95, "int8": 0.9}  # share of pixels with jseg's label that a result needs
-EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}  # package -> extra of jseg-jittor
+# share of pixels with jseg's label that a result needs
+ACCEPTED = {"float32": 0.995, "bf16": 1 - BF16_LABELS, "int8": 0.9}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +97,10 @@ def planned_entries(job: Comparison) -> list[Entry]:
              *[Entry("onnxruntime", "int8")] * bool(job.int8), Entry("openvino", "float32"), Entry("openvino", "bf16"),
              *[Entry("openvino", "int8")] * bool(job.int8)]
     for entry in found:
-        if entry.kind in EXTRAS:
+        if entry.kind in ("onnxruntime", "openvino"):
             needed = [entry.kind] if entry.precision == "int8" else [entry.kind, "onnx"]
-            missing = [EXTRAS[package] for package in needed if importlib.util.find_spec(package) is None]
-            if missing:
-                entry.row["failed"] = f"not installed: pip install 'jseg-jittor[{','.join(dict.fromkeys(missing))}]'"
+            if missing := not_installed(needed):
+                entry.row["failed"] = missing
     return found
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import threading
 
 from jseg.errors import JsegError
 
-__all__ = ["Side", "SideError", "jseg_command", "torch_command", "TUNED"]
+__all__ = ["Side", "SideError", "jseg_command", "thread_count", "torch_command", "TUNED"]
 
 HERE = pathlib.Path(__file__).resolve().parent
 TORCH_SIDE = HERE.parents[1] / "tests" / "parity" / "torch_side.py"
@@ -42,6 +43,11 @@ def torch_command(python: str) -> list[str]:
                         f"{TORCH_SIDE.relative_to(HERE.parents[1])}, which an installed wheel does not have; clone the "
                         "repository, `pip install -e .` there and run jseg bench again")
     return [python, str(TORCH_SIDE)]
+
+
+def thread_count(threads: int | None) -> int:
+    """The processor threads of a side for which `threads` are asked, or what the environment says of them."""
+    return threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def _environment(command: list[str], extra: dict) -> dict:
@@ -169,7 +175,8 @@ class Side:
             return "was killed; most likely the machine's memory does not suffice"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"ended with status {status}: {' | '.join(lines[-3:])[-600:] or 'without a word'}"
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        return f"ended with {how}: {' | '.join(lines[-3:])[-600:] or 'without a word'}"
 
     def _expendable(self) -> None:
         """Where memory runs out, let the system end this process and not another."""

@@ -11,7 +11,6 @@ developing it, see `jseg bench`.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import shlex
 import shutil
@@ -46,6 +45,7 @@ def run(args) -> int:
     from jseg.bench.machine import machine_facts
     from jseg.bench.runtimes import Comparison, compare_runtimes
     from jseg.bench.runtimes_table import runtimes_table
+    from jseg.bench.side import thread_count
     from jseg.engine.channels import COLOURS, model_channels
     from jseg.engine.model_file import open_model_file
     from jseg.errors import ConfigError
@@ -56,7 +56,7 @@ def run(args) -> int:
     if model_channels(file.config["model"]) != COLOURS:
         raise ConfigError(f"{args.checkpoint}: takes pictures of {model_channels(file.config['model'])} channels; "
                           f"exported files take {COLOURS}")
-    threads = args.threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    threads = thread_count(args.threads)
     job = Comparison(file, (args.size[0], args.size[1]), threads, args.repeat, _loader(args) if args.data else None,
                      pathlib.Path(args.int8) if args.int8 else None, args.against_torch)
     machine = machine_facts(_command(args), **{"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino", "onnx": "onnx"})

@@ -23,7 +23,7 @@ from jseg.export.torch_pickle import torch_archive
 from jseg.files import write_atomically
 from jseg.layers import BatchNorm2d, Scale
 
-__all__ = ["upstream_state", "write_mmseg_file"]
+__all__ = ["upstream_key", "upstream_state", "write_mmseg_file"]
 
 _VERSIONS = {"mmengine_version": "0.10.7", "mmseg_version": "1.2.2"}  # whose format this is
 
@@ -50,12 +50,13 @@ def upstream_state(model, state: dict[str, np.ndarray]) -> "OrderedDict[str, np.
         for ours, theirs in getattr(module, "upstream_copies", {}).items():
             for key in [key for key in found if key.startswith(f"{prefix}{ours}.")]:
                 found[f"{prefix}{theirs}.{key[len(prefix) + len(ours) + 1:]}"] = found[key]
-    names = getattr(model, "UPSTREAM_NAMES", {})
+    return OrderedDict((upstream_key(model, key), value) for key, value in found.items())
 
-    def renamed(key: str) -> str:
-        first, dot, rest = key.partition(".")
-        return names.get(first, first) + dot + rest
-    return OrderedDict((renamed(key), value) for key, value in found.items())
+
+def upstream_key(model, key: str) -> str:
+    """The name that upstream has for a state-dict entry of a model."""
+    first, dot, rest = key.partition(".")
+    return getattr(model, "UPSTREAM_NAMES", {}).get(first, first) + dot + rest
 
 
 def write_mmseg_file(file: ModelFile, out: str | os.PathLike) -> Iterator[str]:

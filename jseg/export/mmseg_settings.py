@@ -16,6 +16,9 @@ from jseg.registry import MODELS
 __all__ = ["config_text", "mmseg_settings"]
 
 _LOADING = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
+_OF_MMPRETRAIN = ("ConvNeXt", "PoolFormer")  # backbones that mmseg takes from there
+_WITH_TUPLES = ("CGNet", "JPU", "LRASPPHead", "MobileNetV3")  # classes that accept no lists
+_CLASS_LOSS = {"MaskFormerHead": 1.0, "Mask2FormerHead": 2.0}  # weight where `loss_cls` is not said
 _OURS = ("label_map", "split", "cache_file", "mask_format")  # words of datasets that mmseg has not
 
 
@@ -34,11 +37,19 @@ def mmseg_settings(config: Mapping) -> dict[str, Any]:
         for split in ("val", "test"):
             at = _last_of_pictures(pipelines[split])
             pipelines[split].insert(at, {"type": "ResizeToMultiple", "size_divisor": padding["resize_divisor"]})
-    found = {"default_scope": "mmseg", "data_preprocessor": preprocessor,
+    imports = {"imports": ["mmpretrain.models"], "allow_failed_imports": False}
+    found = {"default_scope": "mmseg", **({"custom_imports": imports} if _needs_mmpretrain(config["model"]) else {}),
+             "data_preprocessor": preprocessor,
              "model": _model(config["model"], preprocessor), "test_pipeline": pipelines["test"]}
     for split in ("train", "val", "test"):
         found.update(_loader(config, split, pipelines[split]))
     return {**found, **_schedule(config)}
+
+
+def _needs_mmpretrain(block: Any) -> bool:
+    if isinstance(block, Mapping):
+        return block.get("type") in _OF_MMPRETRAIN or any(map(_needs_mmpretrain, block.values()))
+    return isinstance(block, list) and any(map(_needs_mmpretrain, block))
 
 
 def config_text(settings: Mapping) -> str:
@@ -81,9 +92,28 @@ def _block(value: Any, spoken: dict[str, dict]) -> Any:
         block.pop("edge_width", None)
     elif kind in ("BN", "SyncBN"):
         block.pop("sync", None)
+    elif kind in _OF_MMPRETRAIN:
+        block["type"] = f"mmpretrain.{kind}"
+    elif kind in _WITH_TUPLES:
+        block = {key: _as_tuple(item) for key, item in block.items()}
+    elif kind in _CLASS_LOSS:
+        _name_mmdet(block)
     for part, words in (getattr(MODELS.get(kind), "MODEL_WORDS", {}) if kind in MODELS else {}).items():
         spoken[part].update({word: block.pop(word) for word in words if word in block})
     return block
+
+
+def _name_mmdet(head: dict) -> None:
+    """Say of a head that classifies masks which classes are mmdet's, and what jseg leaves unsaid."""
+    from jseg.models.heads.mask_head import default_class_loss
+    head.setdefault("loss_cls", default_class_loss(head["num_classes"], _CLASS_LOSS[head["type"]]))
+    assigner = (head.get("train_cfg") or {}).get("assigner") or {}
+    for block in (head["pixel_decoder"], *(head.get(f"loss_{part}", {}) for part in ("cls", "mask", "dice")), assigner,
+                  *assigner.get("match_costs", [])):
+        if "type" in block:
+            block["type"] = f"mmdet.{block['type']}"
+    if assigner:
+        head["train_cfg"].setdefault("sampler", {"type": "mmdet.MaskPseudoSampler"})
 
 
 def _source(config: Mapping, split: str) -> Mapping:

@@ -18,9 +18,11 @@ from jseg.engine.checkpoint import load_weights, model_state, save_weights
 from jseg.export.mmseg_settings import mmseg_settings
 from jseg.export.torch_pickle import torch_archive
 from jseg.models import build_model
+from jseg.models.backbones.poolformer import PoolFormer
 from jseg.models.backbones.stdc_net import STDCNet
 from jseg.models.heads.ann_head import ANNHead
 from jseg.models.heads.fcn_head import FCNHead
+from jseg.models.heads.mask2former_head import Mask2FormerHead
 
 CLASSES = ["sky", "road", "car"]
 
@@ -43,6 +45,7 @@ MODELS = {
     "windows": {"backbone": {"type": "SwinTransformer", "embed_dims": 8, "window_size": 3, "depths": [1, 1, 1, 2],
                              "num_heads": [1, 2, 2, 4]},
                 "decode_head": {"type": "FCNHead", "in_channels": 64, "in_index": 3, "channels": 8, "num_classes": 3}},
+    "masks": {"backbone": dict(PoolFormer.TINY), "decode_head": head(Mask2FormerHead.TINY, [8, 12, 16, 24])},
 }
 
 
@@ -91,6 +94,20 @@ def test_the_archive_is_plain_data(tmp_path):
         np.testing.assert_array_equal(found["state_dict"][key].numpy(), value)
     with pytest.raises(ValueError, match="set has no place"):
         list(torch_archive({"meta": {1}}))
+
+
+def test_classes_of_other_packages_are_named_with_them():
+    found = mmseg_settings({"model": {"type": "EncoderDecoder", **copy.deepcopy(MODELS["masks"])}})
+    head, assigner = found["model"]["decode_head"], found["model"]["decode_head"]["train_cfg"]["assigner"]
+    assert found["model"]["backbone"]["type"] == "mmpretrain.PoolFormer"
+    assert found["custom_imports"]["imports"] == ["mmpretrain.models"]
+    assert (head["type"], head["pixel_decoder"]["type"]) == ("Mask2FormerHead", "mmdet.MSDeformAttnPixelDecoder")
+    assert head["loss_cls"]["type"] == "mmdet.CrossEntropyLoss" and head["loss_cls"]["class_weight"] == [1, 1, 1, 0.1]
+    assert assigner["type"] == "mmdet.HungarianAssigner" and head["train_cfg"]["sampler"]
+    assert all(cost["type"].startswith("mmdet.") for cost in assigner["match_costs"])
+    cgnet = {"type": "CGNet", "num_channels": [8, 8, 8], "norm_cfg": {"type": "BN"}}
+    found = mmseg_settings({"model": {"type": "EncoderDecoder", "backbone": cgnet, "decode_head": None}})
+    assert found["model"]["backbone"]["num_channels"] == (8, 8, 8) and "custom_imports" not in found
 
 
 def test_settings_in_mmsegmentations_words():

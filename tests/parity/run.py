@@ -47,7 +47,8 @@ def main() -> int:
     python = args.python or referee(ROOT / ".venv-parity")
     environment = {**os.environ, "JSEG_REFEREE_PYTHON": python}
     steps = {"models and transforms": [sys.executable, "-m", "pytest", "-q", "tests/models/test_segnext_parity.py",
-                                       "tests/data/test_transforms.py", "tests/test_benchmark.py"],
+                                       "tests/data/test_transforms.py", "tests/test_benchmark.py",
+                                       "tests/test_opponents.py"],
              "converters": [python, str(HERE / "converters_mmseg.py")],
              "converted checkpoints": [sys.executable, str(HERE / "compare.py"), "--python", python]}
     failed = []
