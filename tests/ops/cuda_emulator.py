@@ -40,8 +40,9 @@ def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
     command = [jt.flags.cc_path, "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-shared", "-fPIC",
                "-fvisibility=hidden", "-I", str(HERE), "-I", str(OPS / "include")]
     digest = hashlib.sha256(" ".join([text, *command]).encode())
-    for path in [HERE / "cuda_emu.h", OPS / kernel / "cuda.cuh", *sorted(OPS.glob("include/c*"))]:
-        digest.update(path.read_bytes())
+    for path in [HERE / "cuda_emu.h", *HERE.glob("*.cuh"), OPS / kernel / "cuda.cuh", *sorted(OPS.glob("include/c*"))]:
+        if path.exists():   # a kernel of the tests alone has no folder
+            digest.update(path.read_bytes())
     folder = pathlib.Path(jt.flags.cache_path) / "jseg_cuda_emulated"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{kernel}_{digest.hexdigest()[:16]}.so"
@@ -77,6 +78,25 @@ def building(sources: list[tuple[str, str]]):
         pool.shutdown(cancel_futures=True)
 
 
+def spliced(path: pathlib.Path) -> str:
+    """A kernel's source for float32 with its jseg headers pasted in once each; `//@ name` says which file the text
+    after it comes from."""
+    seen: set = set()
+
+    def paste(name, text):
+        def one(match):
+            inner = match.group(1)
+            if inner == "cuda_emu.h":
+                return match.group(0)
+            if inner in seen:
+                return ""
+            seen.add(inner)
+            return paste(inner, (OPS / "include" / inner).read_text()) + f"//@ {name}\n"
+        body = re.sub(r'^#include "([^"]+)"\n', one, text, flags=re.M).replace("#pragma once", "")
+        return f"//@ {name}\n{body}"
+    return float_only(paste(path.parent.name, path.read_text()))
+
+
 def float_only(text: str) -> str:
     """A source without its half-precision entry points, which take most of the compiler's time."""
     lines = [line for line in text.splitlines(keepends=True)
@@ -105,15 +125,15 @@ class Guarded:
 class Emulator:
     """Callable with the arguments of `cuda_op`; runs the kernels of one library under one schedule."""
 
-    def __init__(self, library: ctypes.CDLL, schedule: int = 0):
-        self.library, self.schedule = library, schedule
+    def __init__(self, library: ctypes.CDLL, schedule: int = 0, *, tf32: bool = False, capability: int = 80):
+        self.library, self.schedule, self.tf32, self.capability = library, schedule, tf32, capability
         self.launches: list[tuple[str, int, int, int]] = []   # kernel, blocks, threads, shared bytes
 
     def __call__(self, symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
         dtype = str(inputs[0].dtype)
         ins = [None if v is None else Guarded(str(v.dtype), v.numel(), _stored(v)) for v in inputs]
         outs = [Guarded(str(kind), math.prod(shape)) for shape, kind in outputs]
-        self.call(f"{symbol}_{dtype}", ins, outs, scalars)
+        self.call(f"{symbol}_{'tf32' if self.tf32 and dtype == 'float32' else dtype}", ins, outs, scalars)
         return [_from_memory(o, str(kind)).reshape(tuple(shape)) for o, (shape, kind) in zip(outs, outputs)]
 
     def call(self, name: str, ins: list, outs: list, scalars: list) -> None:
@@ -123,6 +143,7 @@ class Emulator:
         call = make_call([(None, 0) if v is None else (v.address, v.count) for v in ins],
                          [(o.address, o.count) for o in outs], scalars)
         work = Guarded("float32", -(-function(ctypes.byref(call), None) // 4))
+        self.library.emu_capability(self.capability)
         self.library.emu_set(self.schedule, 0)
         function(ctypes.byref(call), work.address)
         self._read_launches()

@@ -209,22 +209,7 @@ def test_half_precision_maps_with_float32_sums(kernel, case, dtype, emulate):
 
 # ---- faults that must be caught --------------------------------------------------------------------------------------
 def _spliced(kernel: str) -> str:
-    """A kernel's source for float32 with its jseg headers pasted in once each; `//@ name` says which file the text
-    after it comes from."""
-    seen: set = set()
-
-    def paste(name, text):
-        def one(match):
-            inner = match.group(1)
-            if inner == "cuda_emu.h":
-                return match.group(0)
-            if inner in seen:
-                return ""
-            seen.add(inner)
-            return paste(inner, (emulation.OPS / "include" / inner).read_text()) + f"//@ {name}\n"
-        body = re.sub(r'^#include "([^"]+)"\n', one, text, flags=re.M).replace("#pragma once", "")
-        return f"//@ {name}\n{body}"
-    return emulation.float_only(paste(kernel, (emulation.OPS / kernel / "cuda.cuh").read_text()))
+    return emulation.spliced(emulation.OPS / kernel / "cuda.cuh")
 
 
 def _barriers(text: str, file: str) -> list[int]:

@@ -37,8 +37,8 @@ struct MixShape {
 
 // U of some images.
 template <class X> void expand(const MixShape& s, const Call& call, const X* x, int64_t images, float* u) {
-    run_gemm(gemm_size(images, s.e, s.p, s.c), matrix(call.in<float>(1), 0, s.c, 1), matrix(x, s.c * s.p, s.p, 1),
-             Store<float>{matrix(u, s.e * s.p, s.p, 1), call.in<float>(2), false, false});
+    run_gemm(gemm_size(images, s.e, s.p, s.c), rows_of(call.in<float>(1), 0, s.c), rows_of(x, s.c * s.p, s.p),
+             Store<float>{rows_of(u, s.e * s.p, s.p), call.in<float>(2), false, false});
 }
 
 // M -> dW2 and ds, S -> db2; one block per row d.
@@ -60,10 +60,10 @@ static __global__ void __launch_bounds__(256) finish_scale(const float* w2, cons
 // Both products that read dY of a group: M and dG.
 template <class G> void back_through_fc2(const MixShape& s, const GemmSize& size, const G* dy, const float* w2,
                                          const float* g, bool more, float* parts, float* dw2, float* db2, float* dg) {
-    run_reduction(size, matrix(dy, s.d * s.p, s.p, 1), matrix(g, s.e * s.p, 1, s.p), true, more, parts, dw2);
+    run_reduction(size, rows_of(dy, s.d * s.p, s.p), columns_of(g, s.e * s.p, s.p), true, more, parts, dw2);
     JSEG_LAUNCH((row_sums<G>), s.d, 256, dy, size.batches, s.d, s.p, more, db2);
-    run_gemm(gemm_size(size.batches, s.e, s.p, s.d), matrix(w2, 0, 1, s.e), matrix(dy, s.d * s.p, s.p, 1),
-             Store<float>{matrix(dg, s.e * s.p, s.p, 1), nullptr, false, false});
+    run_gemm(gemm_size(size.batches, s.e, s.p, s.d), columns_of(w2, 0, s.e), rows_of(dy, s.d * s.p, s.p),
+             Store<float>{rows_of(dg, s.e * s.p, s.p), nullptr, false, false});
 }
 
 }  // namespace
@@ -89,8 +89,8 @@ JSEG_CUDA_KERNEL(jseg_mix_ffn_forward) {
             expand(s, call, x, images, u);
         }
         run_depthwise(s.filter(images), static_cast<const float*>(u), call.in<float>(3), call.in<float>(4), g);
-        run_gemm(gemm_size(images, s.d, s.p, s.e), matrix(call.in<float>(5), 0, s.e, 1),
-                 matrix(static_cast<const float*>(g), s.e * s.p, s.p, 1),
+        run_gemm(gemm_size(images, s.d, s.p, s.e), rows_of(call.in<float>(5), 0, s.e),
+                 rows_of(static_cast<const float*>(g), s.e * s.p, s.p),
                  Ending<T>{call.out<T>(0) + out, s.d, s.p, call.in<float>(6), false, nullptr, nullptr,
                            shortcut ? shortcut + out : nullptr, nullptr, call.in<float>(7),
                            factor ? factor + first : nullptr});
@@ -131,11 +131,11 @@ JSEG_CUDA_KERNEL(jseg_mix_ffn_backward) {
         float* du = g;   // G is done with
         run_depthwise_backward(s.filter(images), cu, call.in<float>(3), call.in<float>(4), cdg, du, call.out<float>(3),
                                call.out<float>(4), scratch, false, more);
-        run_reduction(small1, matrix(cg, s.e * s.p, s.p, 1), matrix(x, s.c * s.p, 1, s.p), true, more, parts1,
+        run_reduction(small1, rows_of(cg, s.e * s.p, s.p), columns_of(x, s.c * s.p, s.p), true, more, parts1,
                       call.out<float>(1));
         JSEG_LAUNCH((row_sums<float>), s.e, 256, cg, images, s.e, s.p, more, call.out<float>(2));
-        run_gemm(gemm_size(images, s.c, s.p, s.e), matrix(call.in<float>(1), 0, 1, s.c), matrix(cg, s.e * s.p, s.p, 1),
-                 Store<T>{matrix(call.out<T>(0) + first * s.c * s.p, s.c * s.p, s.p, 1), nullptr, false, false});
+        run_gemm(gemm_size(images, s.c, s.p, s.e), columns_of(call.in<float>(1), 0, s.c), rows_of(cg, s.e * s.p, s.p),
+                 Store<T>{rows_of(call.out<T>(0) + first * s.c * s.p, s.c * s.p, s.p), nullptr, false, false});
     }
     if (scaled)
         JSEG_LAUNCH(finish_scale, s.d, 256, call.in<float>(5), call.in<float>(6), call.in<float>(8), s.e,
