@@ -132,6 +132,7 @@ struct Device {
     bool dry = false;                       // record launches, run nothing
     unsigned epoch = 0;                     // barriers of this block so far
     int capability = 80;                    // of the device, 75, 80, ...
+    int64_t products = 0;                   // of tiles on tensor cores, by lanes
     std::string error;
     const char* kernel = "";
 };
@@ -422,6 +423,7 @@ inline float cut_off(double v) {
 template <class T> void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, const char* site) {
     constexpr bool TF32 = std::is_same<T, float>::value;
     constexpr unsigned K = TF32 ? 8 : 16;
+    device().products++;
     uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     const unsigned turn = offer(words, sizeof words, site), group = lane() / 4, in_group = lane() % 4;
     // Element k of a line (a row of A, a column of B); its registers begin at `first`, `step` apart.
@@ -462,10 +464,11 @@ template <class T> T atomicAdd(T* at, T value) {
 extern "C" {
 __attribute__((visibility("default"))) void emu_set(int schedule, int dry) {
     emu::Device& d = emu::device();
-    d.schedule = unsigned(schedule), d.dry = dry, d.error.clear(), d.launches.clear();
+    d.schedule = unsigned(schedule), d.dry = dry, d.error.clear(), d.launches.clear(), d.products = 0;
 }
 __attribute__((visibility("default"))) void emu_capability(int capability) { emu::device().capability = capability; }
 __attribute__((visibility("default"))) const char* emu_error() { return emu::device().error.c_str(); }
+__attribute__((visibility("default"))) int64_t emu_products() { return emu::device().products / 32; }
 __attribute__((visibility("default"))) int64_t emu_launches() { return int64_t(emu::device().launches.size()); }
 __attribute__((visibility("default"))) const char* emu_launch(int64_t i, int64_t* numbers) {
     const emu::Launch& l = emu::device().launches[size_t(i)];

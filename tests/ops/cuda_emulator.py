@@ -51,7 +51,7 @@ def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
             _compile(command, text, target)
     library = ctypes.CDLL(str(target))
     library.emu_error.restype = library.emu_launch.restype = ctypes.c_char_p
-    library.emu_launches.restype = ctypes.c_int64
+    library.emu_launches.restype = library.emu_products.restype = ctypes.c_int64
     return library
 
 
@@ -128,6 +128,7 @@ class Emulator:
     def __init__(self, library: ctypes.CDLL, schedule: int = 0, *, tf32: bool = False, capability: int = 80):
         self.library, self.schedule, self.tf32, self.capability = library, schedule, tf32, capability
         self.launches: list[tuple[str, int, int, int]] = []   # kernel, blocks, threads, shared bytes
+        self.products = 0                                     # of tiles on tensor cores
 
     def __call__(self, symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
         dtype = str(inputs[0].dtype)
@@ -170,6 +171,7 @@ class Emulator:
 
     def _read_launches(self) -> None:
         numbers = (ctypes.c_int64 * 3)()
+        self.products += self.library.emu_products()
         for i in range(self.library.emu_launches()):
             name = self.library.emu_launch(ctypes.c_int64(i), numbers).decode()
             self.launches.append((name, *numbers))
@@ -203,3 +205,52 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits.astype(np.uint64) + 0x7FFF + (bits >> 16 & 1)) >> 16
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded.astype(np.uint16))
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float64 -> what a tensor core takes of it: TF32 for float32, halves away from zero."""
+    single = np.ascontiguousarray(values, np.float32)
+    if dtype == "float16":
+        return single.astype(np.float16).astype(np.float64)
+    if dtype == "bfloat16":
+        return (to_bfloat16(single).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    mantissa, exponent = np.frexp(single.astype(np.float64))
+    return np.ldexp(np.copysign(np.floor(np.abs(mantissa) * 2 ** 11 + 0.5), mantissa) / 2 ** 11, exponent)
+
+
+class PlainProducts(np.ndarray):
+    """float64 numbers whose matrix products round their factors first, as a plain product on tensor cores does; made by
+    `plain_products`."""
+
+    dtype_of_factors = "float32"
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **words):
+        inputs = [_bare(v) for v in inputs]
+        if ufunc is np.matmul:
+            inputs = [rounded(v, self.dtype_of_factors) for v in inputs]
+        words = {name: tuple(_bare(v) for v in value) if name == "out" else _bare(value)
+                 for name, value in words.items()}
+        return self._like(getattr(ufunc, method)(*inputs, **words))
+
+    def __array_function__(self, function, types, inputs, words):
+        inputs = [type(v)(map(_bare, v)) if isinstance(v, (tuple, list)) else _bare(v) for v in inputs]
+        if function is np.einsum:
+            inputs[1:] = [rounded(v, self.dtype_of_factors) for v in inputs[1:]]
+        return self._like(function(*inputs, **{name: _bare(value) for name, value in words.items()}))
+
+    def _like(self, result):
+        return result.view(type(self)) if isinstance(result, np.ndarray) else result
+
+
+def plain_products(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The same numbers; products that they or results of theirs take part in have factors rounded to `dtype`, TF32 for
+    float32."""
+    kind = type(f"Plain_{dtype}", (PlainProducts,), {"dtype_of_factors": dtype})
+    return values.view(_kinds.setdefault(dtype, kind))
+
+
+_kinds: dict = {}
+
+
+def _bare(value):
+    return value.view(np.ndarray) if isinstance(value, PlainProducts) else value

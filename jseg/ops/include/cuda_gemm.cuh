@@ -273,67 +273,21 @@ template <class M, int BM, int BN, int WM, int WN, int STAGES, class TA, bool RA
 __global__ void __launch_bounds__(BM / WM * (BN / WN) * WARP)
     tensor_tile(GemmSize s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, bool a_wide, bool b_wide, bool end_wide,
                 End end) {
-#if JSEG_TENSOR_CORES
+    if constexpr (!JSEG_TENSOR_CORES) return;
     constexpr int THREADS = BM / WM * (BN / WN) * WARP, DEPTH = 64 / int(sizeof(M)), MT = WM / 16, NT = WN / 8,
                   ROOM = WN + 8;
     using FeedA = Feed<M, TA, BM, DEPTH, RA, THREADS>;
     using FeedB = Feed<M, TB, BN, DEPTH, !RB, THREADS>;
-    using LayA = typename FeedA::Lay;
-    using LayB = typename FeedB::Lay;
-    constexpr int STAGE = LayA::SIZE + LayB::SIZE, ENDS = THREADS / WARP * 16 * ROOM * int(sizeof(float)),
-                  BYTES = larger(STAGES * STAGE * int(sizeof(M)), ENDS);
+    constexpr int SLICES = STAGES * Feeds<M, FeedA, FeedB>::STAGE * int(sizeof(M)),
+                  BYTES = larger(SLICES, THREADS / WARP * 16 * ROOM * int(sizeof(float)));
     JSEG_SHARED(unsigned char, room, BYTES);
-    M* const stages = reinterpret_cast<M*>(room);
     const TilePlace<BM, BN> t(s);
-    const TA* const ap = a.p + t.batch * a.batch;
-    const TB* const bp = b.p + t.batch * b.batch;
-    const FeedA feed_a(ap, a.row, a.column, t.i0, s.m, a_wide);
-    const FeedB feed_b(bp, b.column, b.row, t.j0, s.n, b_wide);
-    float va[FeedA::COPIED ? 1 : FeedA::EACH][FeedA::E], vb[FeedB::COPIED ? 1 : FeedB::EACH][FeedB::E];
-    const int slices = int(ceil_div(t.stop - t.begin, DEPTH)), warp = int(threadIdx.x) / WARP,
-              lane = int(threadIdx.x) % WARP, row = warp / (BN / WN) * WM, column = warp % (BN / WN) * WN;
-    // Slice `slice` is asked for, and what comes through registers written once `written` is called.
-    const auto ask = [&](int slice) {
-        const int64_t depth = t.begin + int64_t(slice) * DEPTH;
-        const int left = t.stop - depth < DEPTH ? int(t.stop - depth) : DEPTH;
-        M* const to = stages + slice % STAGES * STAGE;
-        if constexpr (FeedA::COPIED) feed_a.copy(depth, left, to, ap);
-        else feed_a.read(depth, left, va);
-        if constexpr (FeedB::COPIED) feed_b.copy(depth, left, to + LayA::SIZE, bp);
-        else feed_b.read(depth, left, vb);
-    };
-    const auto written = [&](int slice) {
-        M* const to = stages + slice % STAGES * STAGE;
-        if constexpr (!FeedA::COPIED) feed_a.write(va, to);
-        if constexpr (!FeedB::COPIED) feed_b.write(vb, to + LayA::SIZE);
-    };
+    const int warp = int(threadIdx.x) / WARP, lane = int(threadIdx.x) % WARP, row = warp / (BN / WN) * WM,
+              column = warp % (BN / WN) * WN;
     float sums[MT][NT][4] = {};
-    JSEG_UNROLL
-    for (int slice = 0; slice < STAGES - 1; slice++) {
-        if (slice < slices) ask(slice), written(slice);
-        copies_commit();
-    }
-    for (int slice = 0; slice < slices; slice++) {
-        const int next = slice + STAGES - 1;
-        copies_wait<STAGES - 2>();
-        __syncthreads();   // the slice is here, and the one before it is done with
-        if (next < slices) ask(next);
-        copies_commit();
-        const M *const as = stages + slice % STAGES * STAGE, *const bs = as + LayA::SIZE;
-        JSEG_UNROLL
-        for (int k = 0; k < DEPTH; k += LayA::K) {
-            uint32_t left[MT][4], right[NT / 2][4];
-            JSEG_UNROLL
-            for (int i = 0; i < MT; i++) LayA::left(as, row + i * 16, k, left[i]);
-            JSEG_UNROLL
-            for (int j = 0; j < NT / 2; j++) LayB::right(bs, column + j * 16, k, right[j]);
-            JSEG_UNROLL
-            for (int i = 0; i < MT; i++)
-                JSEG_UNROLL
-                for (int j = 0; j < NT; j++) multiply_tiles<M>(sums[i][j], left[i], right[j / 2] + j % 2 * 2);
-        }
-        if (next < slices) written(next);
-    }
+    multiply_slices<M, STAGES>(FeedA(a.p + t.batch * a.batch, a.row, a.column, t.i0, s.m, a_wide),
+                               FeedB(b.p + t.batch * b.batch, b.column, b.row, t.j0, s.n, b_wide), t.begin, t.stop,
+                               reinterpret_cast<M*>(room), row, column, sums);
     __syncthreads();   // the slices make room for the sums, 16 rows of each warp at a time
     float* const mine = reinterpret_cast<float*>(room) + warp * 16 * ROOM;
     JSEG_UNROLL
@@ -363,7 +317,6 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * WARP)
         }
         __syncwarp();
     }
-#endif
 }
 
 // ---- host side ------------------------------------------------------------------------------------------------------
@@ -385,8 +338,12 @@ template <class Kernel> bool has_tensor_cores(Kernel kernel) {
 #endif
 }
 
-// What the factors of a product are rounded to.
+// What the factors of a product are rounded to; and those of a product of gradients: float ones may be small, too small
+// for float16, not for TF32, which is as fine.
 template <class TA, class TB> using Rounded = std::conditional_t<is_float<TA>, TB, TA>;
+template <class TA, class TB>
+using RoundedSlopes = std::conditional_t<std::is_same<Rounded<TA, TB>, __half>::value && !std::is_same<TA, TB>::value,
+                                         float, Rounded<TA, TB>>;
 
 template <class M, int BM, int BN, int WM, int WN, int STAGES, class TA, bool RA, class TB, bool RB, class End>
 void run_tensor_tiles(const GemmSize& s, const Matrix<const TA, RA>& a, const Matrix<const TB, RB>& b, const End& end) {
@@ -427,7 +384,7 @@ inline GemmSize reduction_size(int64_t batches, int64_t m, int64_t n, int64_t k)
 }
 inline int64_t reduction_floats(const GemmSize& s) { return s.batches * s.splits * s.m * s.n; }
 
-// out (batches, m, n), or (m, n) when `over_batches` adds the batches too; `parts` holds `reduction_floats`.
+// Of gradients: out (batches, m, n), or (m, n) when `over_batches` adds the batches too; `parts` holds `reduction_floats`.
 template <class M, class TA, bool RA, class TB, bool RB>
 void run_reduction_as(const GemmSize& s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, bool over_batches, bool add,
                       float* parts, float* out) {
@@ -439,19 +396,23 @@ void run_reduction_as(const GemmSize& s, Matrix<const TA, RA> a, Matrix<const TB
 template <class TA, bool RA, class TB, bool RB>
 void run_reduction(const GemmSize& s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, bool over_batches, bool add,
                    float* parts, float* out) {
-    run_reduction_as<Rounded<TA, TB>>(s, a, b, over_batches, add, parts, out);
+    run_reduction_as<RoundedSlopes<TA, TB>>(s, a, b, over_batches, add, parts, out);
 }
 
-// out (batches, rows, columns) = x scale[row] + shift[row], times factor[batch]; what is null is left out. A thread an
-// element.
-template <class T>
-__global__ void affine_rows(const T* x, int64_t batches, int64_t rows, int64_t columns, const float* scale,
-                            const float* shift, const float* factor, float* out) {
-    const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (at >= batches * rows * columns) return;
-    const int64_t row = at / columns % rows;
-    out[at] = (to_float(x[at]) * (scale ? scale[row] : 1.0f) + (shift ? shift[row] : 0.0f)) *
-              (factor ? factor[at / columns / rows] : 1.0f);
+// W (scale x + shift) + bias = (W scale) x + (W shift + bias): a map of the input's channels taken into the product's
+// parameters (rows, columns), which are small. One block per row; no bias is 0.
+template <class W>
+__global__ void __launch_bounds__(256) fold_affine(const W* w, const W* bias, const W* scale, const W* shift,
+                                                   int64_t columns, W* w_out, W* bias_out) {
+    JSEG_SHARED(double, room, 256 / WARP);
+    const int64_t row = int64_t(blockIdx.x) * columns;
+    double total = 0;
+    for (int64_t j = threadIdx.x; j < columns; j += 256) {
+        w_out[row + j] = w[row + j] * scale[j];
+        total += double(w[row + j]) * double(shift[j]);
+    }
+    total = block_sum<256>(total, room);
+    if (threadIdx.x == 0) bias_out[blockIdx.x] = W(total + (bias ? double(bias[blockIdx.x]) : 0.0));
 }
 
 // out[i] = (add ? out[i] : 0) + sum over batches and columns of g (batches, rows, columns). One block per row.

@@ -3,15 +3,17 @@
 //
 // Which element lies in which register of which lane is laid down in the PTX ISA, "Matrix Fragments for mma.m16n8k8"
 // (TF32) and "mma.m16n8k16" (float16, bfloat16). Sums are float. tests/ops/cuda_emu.h does the same on the CPU and
-// watches shared memory. Code for older GPUs has none of this: JSEG_TENSOR_CORES is 0 there.
+// watches shared memory. In code for older GPUs JSEG_TENSOR_CORES is 0 and the single instructions do nothing.
 #pragma once
 #include <type_traits>
 #include "cuda_base.cuh"
 
 #if defined(__CUDACC__) && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 800)
 #define JSEG_TENSOR_CORES 0
+#define JSEG_PTX(...) (void)0
 #else
 #define JSEG_TENSOR_CORES 1
+#define JSEG_PTX(...) asm volatile(__VA_ARGS__)
 #endif
 
 namespace jseg {
@@ -20,42 +22,41 @@ template <class T> constexpr bool is_float = std::is_same<T, float>::value;
 
 // ---- single instructions --------------------------------------------------------------------------------------------
 #ifdef __CUDACC__
-#if JSEG_TENSOR_CORES
 __device__ __forceinline__ unsigned shared_address(const void* p) { return unsigned(__cvta_generic_to_shared(p)); }
 // Copies BYTES (4 or 16), of which the first `valid` come from global memory and the others are 0.
 template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const void* from, int valid) {
     if constexpr (BYTES == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid)
+        JSEG_PTX("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid)
                      : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from), "n"(BYTES),
+        JSEG_PTX("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from), "n"(BYTES),
                      "r"(valid)
                      : "memory");
 }
-__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void copies_commit() { JSEG_PTX("cp.async.commit_group;" ::: "memory"); }
 // Waits for the copies of this thread, but those of the last LEFT groups.
 template <int LEFT> __device__ __forceinline__ void copies_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+    JSEG_PTX("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 template <bool TURNED> __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
     if constexpr (TURNED)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+        JSEG_PTX("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                      : "r"(shared_address(row))
                      : "memory");
     else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+        JSEG_PTX("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                      : "r"(shared_address(row))
                      : "memory");
 }
 __device__ __forceinline__ uint32_t to_tf32(float v) {
-    uint32_t bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
+    uint32_t bits = 0;
+    JSEG_PTX("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
     return bits;
 }
 #define JSEG_MMA(shape, type)                                                                                     \
-    asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, "              \
+    JSEG_PTX("mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, "              \
                  "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                                  \
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                 \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
@@ -68,7 +69,6 @@ __device__ __forceinline__ void multiply_tiles(float (&c)[4], const uint32_t (&a
 }
 template <class V> __device__ __forceinline__ V load_shared_as(const void* p) { return *static_cast<const V*>(p); }
 template <class V> __device__ __forceinline__ void store_shared_as(void* p, const V& v) { *static_cast<V*>(p) = v; }
-#endif
 #else
 template <int BYTES> void copy_async(void* to, const void* from, int valid) {
     emu::copy_async(to, from, BYTES, valid, EMU_SITE);
@@ -95,7 +95,6 @@ template <class V> void store_shared_as(void* p, const V& v) {
 // ---- several values in 16 bytes -------------------------------------------------------------------------------------
 template <class M> constexpr int EACH_CHUNK = 16 / int(sizeof(M));
 
-#if JSEG_TENSOR_CORES
 struct alignas(16) Chunk {
     uint32_t words[4];
 };
@@ -114,7 +113,8 @@ template <class M> __device__ __forceinline__ Chunk pack_chunk(const float (&v)[
 // side, as in global memory. The gaps keep the eight rows of a matrix, or what a warp reads at once, in different banks.
 template <class M, int SIDE, int DEPTH, bool ALONG_DEPTH> struct Operand {
     static constexpr int LINE = ALONG_DEPTH ? DEPTH : SIDE, LINES = ALONG_DEPTH ? SIDE : DEPTH,
-                         LD = LINE + (ALONG_DEPTH ? EACH_CHUNK<M> : 8), SIZE = LINES * LD, K = 32 / int(sizeof(M));
+                         LD = LINE + (ALONG_DEPTH ? EACH_CHUNK<M> : 8), SIZE = LINES * LD, K = 32 / int(sizeof(M)),
+                         DEEP = DEPTH;
 
     // The fragment of rows row .. row + 15 of A, depths k .. k + K - 1.
     __device__ static __forceinline__ void left(const M* p, int row, int k, uint32_t (&a)[4]) {
@@ -167,14 +167,14 @@ template <class M, class T, int SIDE, int DEPTH, bool ALONG_DEPTH, int THREADS> 
     static constexpr bool COPIED = std::is_same<M, T>::value;
     static_assert(THREADS % ACROSS == 0, "a thread's chunks lie below each other");
 
-    const T* at;                 // of this thread's first element, at depth 0
+    const T *at, *anywhere;      // this thread's first element, at depth 0; an address that exists
     int64_t step, line_step;     // to the next element of a chunk, and to the next line
     int line, first, side_left;  // line: of this thread's first chunk; first: of its elements; side_left: from there
     bool wide;                   // chunks are aligned runs of memory
 
     __device__ __forceinline__ Feed(const T* p, int64_t side_step, int64_t depth_step, int64_t from, int64_t side,
                                     bool aligned)
-        : step(ALONG_DEPTH ? depth_step : side_step), line_step(ALONG_DEPTH ? side_step : depth_step),
+        : anywhere(p), step(ALONG_DEPTH ? depth_step : side_step), line_step(ALONG_DEPTH ? side_step : depth_step),
           line(int(threadIdx.x) / ACROSS), first(int(threadIdx.x) % ACROSS * E), wide(aligned) {
         at = p + from * side_step + line * line_step + first * step;
         const int64_t left = side - from - (ALONG_DEPTH ? line : first);
@@ -194,7 +194,7 @@ template <class M, class T, int SIDE, int DEPTH, bool ALONG_DEPTH, int THREADS> 
     __device__ __forceinline__ M* place(int e, M* shared) const {
         return shared + (line + e * JUMP) * Lay::LD + first;
     }
-    __device__ __forceinline__ void copy(int64_t depth, int depth_left, M* shared, const T* anywhere) const {
+    __device__ __forceinline__ void copy(int64_t depth, int depth_left, M* shared) const {
         JSEG_UNROLL
         for (int e = 0; e < EACH; e++) {
             if (!exists(e)) break;
@@ -234,6 +234,68 @@ template <class M, class T, int SIDE, int DEPTH, bool ALONG_DEPTH, int THREADS> 
             if (exists(e)) store_shared_as(place(e, shared), pack_chunk<M>(v[e]));
     }
 };
-#endif
+
+// The feeds of a product together. `ask` for a slice, multiply another one, then call `finish` for the first: what comes
+// through registers is written there.
+template <class M, class FeedA, class FeedB> struct Feeds {
+    static constexpr int STAGE = FeedA::Lay::SIZE + FeedB::Lay::SIZE;   // elements of a slice of both
+    const FeedA& a;
+    const FeedB& b;
+    float va[FeedA::COPIED ? 1 : FeedA::EACH][FeedA::E], vb[FeedB::COPIED ? 1 : FeedB::EACH][FeedB::E];
+    __device__ __forceinline__ Feeds(const FeedA& feed_a, const FeedB& feed_b) : a(feed_a), b(feed_b) {}
+    __device__ __forceinline__ void ask(int64_t depth, int left, M* to) {
+        if constexpr (FeedA::COPIED) a.copy(depth, left, to);
+        else a.read(depth, left, va);
+        if constexpr (FeedB::COPIED) b.copy(depth, left, to + FeedA::Lay::SIZE);
+        else b.read(depth, left, vb);
+    }
+    __device__ __forceinline__ void finish(M* to) const {
+        if constexpr (!FeedA::COPIED) a.write(va, to);
+        if constexpr (!FeedB::COPIED) b.write(vb, to + FeedA::Lay::SIZE);
+    }
+};
+
+// sums += A B over depths begin .. stop - 1: for the 16 MT rows from `row` and the 8 NT columns from `column` of a
+// block's tile, by each warp for its own. `stages`: STAGES slices of shared memory, in nobody's use.
+template <class M, int STAGES, int MT, int NT, class FeedA, class FeedB>
+__device__ __forceinline__ void multiply_slices(const FeedA& feed_a, const FeedB& feed_b, int64_t begin, int64_t stop,
+                                                M* stages, int row, int column, float (&sums)[MT][NT][4]) {
+    using LayA = typename FeedA::Lay;
+    using LayB = typename FeedB::Lay;
+    constexpr int DEPTH = LayA::DEEP, STAGE = LayA::SIZE + LayB::SIZE;
+    static_assert(DEPTH == LayB::DEEP, "slices of one depth");
+    Feeds<M, FeedA, FeedB> feeds(feed_a, feed_b);
+    const int slices = int(ceil_div(stop - begin, DEPTH));
+    const auto ask = [&](int slice) {
+        const int64_t depth = begin + int64_t(slice) * DEPTH;
+        feeds.ask(depth, stop - depth < DEPTH ? int(stop - depth) : DEPTH, stages + slice % STAGES * STAGE);
+    };
+    JSEG_UNROLL
+    for (int slice = 0; slice < STAGES - 1; slice++) {
+        if (slice < slices) ask(slice), feeds.finish(stages + slice % STAGES * STAGE);
+        copies_commit();
+    }
+    for (int slice = 0; slice < slices; slice++) {
+        const int next = slice + STAGES - 1;
+        copies_wait<STAGES - 2>();
+        __syncthreads();   // the slice is here, and the one before it is done with
+        if (next < slices) ask(next);
+        copies_commit();
+        const M *const as = stages + slice % STAGES * STAGE, *const bs = as + LayA::SIZE;
+        JSEG_UNROLL
+        for (int k = 0; k < DEPTH; k += LayA::K) {
+            uint32_t left[MT][4], right[NT / 2][4];
+            JSEG_UNROLL
+            for (int i = 0; i < MT; i++) LayA::left(as, row + i * 16, k, left[i]);
+            JSEG_UNROLL
+            for (int j = 0; j < NT / 2; j++) LayB::right(bs, column + j * 16, k, right[j]);
+            JSEG_UNROLL
+            for (int i = 0; i < MT; i++)
+                JSEG_UNROLL
+                for (int j = 0; j < NT; j++) multiply_tiles<M>(sums[i][j], left[i], right[j / 2] + j % 2 * 2);
+        }
+        if (next < slices) feeds.finish(stages + next % STAGES * STAGE);
+    }
+}
 
 }  // namespace jseg

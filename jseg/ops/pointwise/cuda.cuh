@@ -25,19 +25,15 @@ JSEG_CUDA_KERNEL(jseg_pointwise_forward) {
     using namespace jseg;
     const PointwiseShape s(call);
     const bool affine = given(call, 9);
-    float* mapped = work.take<float>(affine ? s.n * s.c * s.p : 0);
+    float* folded = work.take<float>(affine ? s.d * (s.c + 1) : 0);
     if (work.measuring()) return;
-    const Ending<T> end{call.out<T>(0),   s.d,           s.p,           call.in<float>(2), s.gelu,
-                        call.in<T>(3),    call.in<T>(4), call.in<T>(8), call.in<float>(5), call.in<float>(6),
-                        call.in<float>(7)};
-    auto run = [&](auto* x) {
-        run_gemm(gemm_size(s.n, s.d, s.p, s.c), rows_of(call.in<float>(1), 0, s.c), rows_of(x, s.c * s.p, s.p),
-                 end);
-    };
-    if (!affine) return run(call.in<T>(0));
-    JSEG_LAUNCH((affine_rows<T>), ceil_div(s.n * s.c * s.p, 256), 256, call.in<T>(0), s.n, s.c, s.p, call.in<float>(9),
-                call.in<float>(10), static_cast<const float*>(nullptr), mapped);
-    run(static_cast<const float*>(mapped));
+    const float *w = affine ? folded : call.in<float>(1), *b = affine ? folded + s.d * s.c : call.in<float>(2);
+    if (affine)
+        JSEG_LAUNCH((fold_affine<float>), s.d, 256, call.in<float>(1), call.in<float>(2), call.in<float>(9),
+                    call.in<float>(10), s.c, folded, folded + s.d * s.c);
+    run_gemm(gemm_size(s.n, s.d, s.p, s.c), rows_of(w, 0, s.c), rows_of(call.in<T>(0), s.c * s.p, s.p),
+             Ending<T>{call.out<T>(0), s.d, s.p, b, s.gelu, call.in<T>(3), call.in<T>(4), call.in<T>(8),
+                       call.in<float>(5), call.in<float>(6), call.in<float>(7)});
 }
 
 // inputs x, W, b or None, dy [, gate, residual, scale, factor]; outputs dx, dW, db [, dgate or dresidual, dscale]
