@@ -78,9 +78,10 @@ DEVICES = {
 class _Recorder:
     """Stands in for `cuda_op`; results are zeros that nobody computes."""
 
-    def __init__(self):
+    def __init__(self, mixed: bool):
         self.calls: list[Call] = []
         self.convolutions: list[tuple] = []   # maps in, maps out, weights, multiply-adds, whether it is the first
+        self.mixed = mixed
 
     def __call__(self, symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
         tensors = [None if v is None else (tuple(v.shape), str(v.dtype)) for v in inputs]
@@ -106,6 +107,7 @@ class _Recorder:
 
     def _convolve(self, x, weight, args, words):
         result = self._conv2d(x, weight, *args, **words)
+        result = result.float16() if self.mixed else result   # as on a GPU, where convolutions start the mixed part
         adds = result.numel() * weight.numel() // weight.shape[0]
         self.convolutions.append((x.numel(), result.numel(), weight.numel(), adds, x.shape[1] == 3))
         return result
@@ -120,7 +122,7 @@ def record_calls(config: dict, mode: str, size: tuple[int, int], batch: int, mix
         size: (H, W) of the pictures.
         mixed: half-precision maps, as `train_cfg.amp` has them.
     """
-    model, recorder = build_model({**config, "model": {**config["model"], "impl": "cuda"}}), _Recorder()
+    model, recorder = build_model({**config, "model": {**config["model"], "impl": "cuda"}}), _Recorder(mixed)
     images = (batch, 3, *size)
     with jt.flag_scope(lazy_execution=1, auto_mixed_precision_level=3 if mixed else 0), recorder.listening():
         if mode == "infer":
@@ -133,7 +135,15 @@ def record_calls(config: dict, mode: str, size: tuple[int, int], batch: int, mix
             optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
             optimizer.accumulate(model.loss(jt.zeros(images), jt.zeros((batch, *size), "int32"))["loss"])
             optimizer.step(optimizer.lrs)
-    return recorder.calls, recorder.convolutions
+    return [_in_half(call) if mixed else call for call in recorder.calls], recorder.convolutions
+
+
+def _in_half(call: Call) -> Call:
+    """The same call on half-precision maps, wherever the trace left float32: at inference norms widen them."""
+    if call.symbol == "jseg_adamw_run":
+        return call
+    (shape, dtype), *rest = call.inputs
+    return Call(call.symbol, [(shape, "float16" if dtype == "float32" else dtype), *rest], call.outputs, call.scalars)
 
 
 # ---- how long that takes ---------------------------------------------------------------------------------------------

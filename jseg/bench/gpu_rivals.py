@@ -50,7 +50,8 @@ def convolution(item: int, maps_in: float, maps_out: float, weights: float, adds
     if backward:
         found = [] if first else [one(f"{kind}, input gradient")]
         return [*found, one(f"{kind}, weight gradient"), *([_pass("sum for a bias", item * maps_out)] if bias else [])]
-    return [one(kind), *([_pass("add bias", 2 * item * maps_out)] if bias else [])]
+    # PyTorch's own depthwise kernel adds the bias itself, cuDNN's convolutions leave it to a pass of their own
+    return [one(kind), *([_pass("add bias", 2 * item * maps_out)] if bias and not depthwise else [])]
 
 
 def _norm(item: int, count: float, backward: bool, inference: bool = False) -> list[Launch]:

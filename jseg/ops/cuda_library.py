@@ -13,6 +13,7 @@ more output of the stub, so it comes from Jittor's allocator and goes back when 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import hashlib
@@ -29,11 +30,12 @@ import jittor as jt
 from jseg.errors import KernelError
 from jseg.ops.library import call_stub, check_call, run_compiler
 
-__all__ = ["DTYPES", "Call", "cuda_kernels", "cuda_op", "allow_tf32", "make_call", "nvcc_command", "ready",
+__all__ = ["DTYPES", "WITH_PRODUCTS", "Call", "cuda_kernels", "cuda_op", "allow_tf32", "make_call", "nvcc_command", "ready", "tf32",
            "tf32_allowed"]
 
 OPS = pathlib.Path(__file__).resolve().parent
 DTYPES = ("float32", "float16", "bfloat16")   # of the large tensors; parameters and their gradients are float32
+WITH_PRODUCTS = ("attention", "criss_cross", "linear", "mix_ffn", "nmf", "pointwise")   # kernels that TF32 changes
 OUTPUT_BUCKETS = (2, 4, 16, 40)   # with the workspace; counts are padded to these, so that few stubs are compiled
 
 
@@ -66,6 +68,17 @@ def allow_tf32(wanted: bool) -> None:
     """Whether products of float32 maps may be rounded to TF32 in this process; the environment's JSEG_TF32 wins."""
     global _tf32
     _tf32 = wanted
+
+
+@contextlib.contextmanager
+def tf32(wanted: bool):
+    """`allow_tf32` for a stretch of code."""
+    before = _tf32
+    allow_tf32(wanted)
+    try:
+        yield
+    finally:
+        allow_tf32(before)
 
 
 def tf32_allowed() -> bool:

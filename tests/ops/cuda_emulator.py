@@ -154,13 +154,15 @@ class Emulator:
             if tensor is not None:
                 tensor.check(f"{name}: " + ("workspace" if tensor is work else f"tensor {i}"))
 
-    def dry(self, name: str, scalars: list) -> tuple[list, str]:
-        """The launches of a call with these scalars, and the emulator's complaint;
-        nothing runs, no tensor is needed.
+    def dry(self, name: str, scalars: list, inputs: list | None = None, outputs: list | None = None) -> tuple[list, str]:
+        """The launches of a call with these scalars, and the emulator's complaint; nothing runs, no tensor is needed.
+
+        Args:
+            inputs, outputs: (address, elements) of each tensor, (0, 0) for an absent one; by default all are there.
         """
         function = getattr(self.library, name)
         function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
-        call = make_call([(GUARD, 1)] * 52, [(GUARD, 1)] * 52, scalars)
+        call = make_call(inputs or [(GUARD, 1)] * 52, outputs or [(GUARD, 1)] * 52, scalars)
         self.launches = []
         self.library.emu_set(0, 1)
         function(ctypes.byref(call), 256)

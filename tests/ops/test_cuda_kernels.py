@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("few_kernels")
 KERNELS = cuda_library.cuda_kernels()
 HALF = {"float16": 2 ** -11, "bfloat16": 2 ** -8}                     # rounding of one value
 PLANES = [(1, 1), (1, 37), (23, 1), (16, 16), (17, 32), (33, 33), (128, 128), (512, 512), (1024, 2048)]
-TENSOR = ("attention", "criss_cross", "linear", "mix_ffn", "nmf", "pointwise")   # with products on tensor cores
+TENSOR = cuda_library.WITH_PRODUCTS
 SMALL_MIX = "#define JSEG_HIDDEN_BYTES 40000\n"                        # so that images go in groups
 
 
@@ -200,12 +200,16 @@ def test_every_schedule_gives_the_same_bits(kernel, case, schedule, emulate):
 
 @pytest.mark.parametrize("kernel, case", [pair for pair in PAIRS if pair.values[0] in TENSOR])
 def test_products_on_tensor_cores_are_no_worse_than_plain_ones(kernel, case, emulate):
-    """float32 maps: at most twice the error of the same operation with plain TF32 products."""
+    """float32 maps: at most twice the error of the same operation with plain TF32 products. Attention's dq and dk come
+    from a difference of a rounded product and a sum that is not rounded, as nowhere in the plain operation: 3 times, and
+    zero where one key is all there is."""
     emulator = emulate(emulation.Emulator(_library(kernel), tf32=True))
     got, want, plain = _run(kernel, case), _expected(kernel, case), _expected(kernel, case, products="float32")
     assert emulator.products, emulator.launches
-    wrong = {name: (_error(got[name], want[name]), _error(plain[name], want[name])) for name in want
-             if not _error(got[name], want[name]) <= 2 * _error(plain[name], want[name]) + _cases(kernel).FLOOR}
+    errors = {name: (_error(got[name], want[name]), _error(plain[name], want[name])) for name in want
+              if np.abs(want[name]).max() > 1e-12 or np.abs(got[name]).max() > 1e-5}
+    wrong = {name: (error, of_plain) for name, (error, of_plain) in errors.items() if not
+             error <= (3 if kernel == "attention" and name in ("dq", "dk") else 2) * of_plain + _cases(kernel).FLOOR}
     assert not wrong, f"{kernel} {case.name}: relative errors, and those of plain TF32 products: {wrong}"
 
 
