@@ -1,5 +1,5 @@
-"""Every CUDA kernel through nvcc: compiles for five generations of GPUs,
-spills nothing, stays within its shared memory.
+"""Every CUDA kernel through nvcc: compiles for seven generations of GPUs, spills nothing, stays within its shared memory;
+products of those with tensor cores are made by them.
 
 `python tests/ops/test_cuda_compile.py` prints the table of docs/kernels.md (minutes).
 """
@@ -7,6 +7,7 @@ spills nothing, stays within its shared memory.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,10 +15,10 @@ import tempfile
 import pytest
 
 import jseg  # noqa: F401  (prepares the process before Jittor is imported)
-from jseg.ops.cuda_library import OPS, cuda_kernels, nvcc_command
+from jseg.ops.cuda_library import OPS, WITH_PRODUCTS, cuda_kernels, nvcc_command
 from jseg.runtime_cuda import find_nvcc
 
-ARCHS = (75, 80, 90, 100, 120)
+ARCHS = (75, 80, 86, 89, 90, 100, 120)
 KERNELS = cuda_kernels()
 MAX_SHARED = 48 << 10   # what every GPU grants without asking
 NVCC = find_nvcc()
@@ -65,6 +66,56 @@ def test_the_smallest_kernel_compiles():
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_spills(kernel, arch):
     _check(kernel, (arch,))
+
+
+def machine_code(kernel: str, arch: int) -> dict[str, list[str]]:
+    """Readable function name -> the words of its instructions, of one kernel compiled for one generation."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*nvcc_command(str(NVCC), [arch]), "-cubin", "-x", "cu", str(OPS / kernel / "cuda.cuh"), "-o",
+                   f"{folder}/out.cubin"]
+        command = [word for word in command if not word.endswith(f"code=compute_{arch}")]   # machine code alone
+        subprocess.run(command, check=True, timeout=1500)
+        text = subprocess.run(["cuobjdump", "-sass", f"{folder}/out.cubin"], capture_output=True, text=True, check=True,
+                              timeout=600).stdout
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if "Function : " in line:
+            words = found.setdefault(line.split("Function : ")[1].strip(), [])
+        instruction = re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+ )?([A-Z][\w.]*)", line)
+        if instruction:
+            words.append(instruction.group(1))
+    return found
+
+
+# multiply-adds of one warp's instruction
+HMMA = {"HMMA.1688.F32.TF32": 16 * 8 * 8, "HMMA.16816.F32": 16 * 8 * 16, "HMMA.16816.F32.BF16": 16 * 8 * 16}
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cuobjdump") is None, reason="no cuobjdump here (pip install nvidia-cuda-cuobjdump)")
+@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch >= 80])
+@pytest.mark.parametrize("kernel", WITH_PRODUCTS)
+def test_products_are_made_by_tensor_cores(kernel, arch):
+    """A tile's products are all HMMA, as many as its geometry needs; none is left to multiply-adds."""
+    functions, seen = machine_code(kernel, arch), 0
+    names = _readable(list(functions))
+    for mangled, words in functions.items():
+        name, plain = names[mangled], [word for word in words if word.startswith("FFMA")]
+        products = sum(HMMA[word] for word in words if word.startswith("HMMA"))
+        if name.startswith("tensor_tile"):
+            bm, bn, wm, wn, _ = map(int, re.findall(r"\d+", name))
+            half = "HMMA.1688.F32.TF32" not in words
+            assert products * (bm // wm) * (bn // wn) == bm * bn * (32 if half else 16), (mangled, products)
+            assert len(plain) < 400, f"{mangled}: {len(plain)} multiply-adds beside the GELUs of its ends"
+            seen += 1
+        elif "Cores" in mangled:
+            assert products, f"{mangled}: no HMMA"
+            seen += 1
+        elif "gemm_tile" in name or "Plain" in mangled:
+            halves = "__half" in mangled or "bfloat16" in mangled
+            assert not products and (len(words) < 20 if halves and mangled.count("f") else True), mangled
+    assert seen
 
 
 @needs_nvcc

@@ -156,9 +156,9 @@ template <class M> struct Cores {
                                                  const Tokens<const T>& bt, int64_t b0, float (&products)[4][4]) const {
         float sums[1][4][4] = {};
         __syncthreads();   // whatever was in the slices is done with
-        multiply_slices<M, STAGES>(FeedOf<T, SIDE, true>(a, at.step, 1, a0, at.rows, in_chunks(a, at)),
-                                   FeedOf<T, SIDE, true>(b, bt.step, 1, b0, bt.rows, in_chunks(b, bt)), 0, at.width,
-                                   stages, warp_row(), warp_column<1>(), sums);
+        multiply_slices<M, STAGES>(FeedOf<T, SIDE, true>(a, at.step, 1, a0, at.rows, 0, in_chunks(a, at)),
+                                   FeedOf<T, SIDE, true>(b, bt.step, 1, b0, bt.rows, 0, in_chunks(b, bt)),
+                                   int(at.width), stages, warp_row(), warp_column<1>(), sums);
         float* const out = reinterpret_cast<float*>(tile);
         const int lane = int(threadIdx.x) % WARP;
         JSEG_UNROLL
@@ -188,16 +188,16 @@ template <class M> struct Cores {
     __device__ __forceinline__ void add_product(const T* b, const Tokens<const T>& bt, int64_t b0, int64_t first,
                                                 float (&sums)[1][4 * GROUPS][4]) const {
         using FeedB = FeedOf<T, SIDE * GROUPS, false>;
-        const FeedB feed(b, 1, bt.step, first, bt.width, in_chunks(b, bt) && first % EACH_CHUNK<M> == 0);
+        const FeedB feed(b, 1, bt.step, first, bt.width, b0, in_chunks(b, bt) && first % EACH_CHUNK<M> == 0);
         const int rows = bt.rows - b0 < SIDE ? int(bt.rows - b0) : SIDE, slices = int(ceil_div(rows, DEEP));
         __syncthreads();   // the tile is whole, and whatever was in the slices done with
-        feed.copy(b0, rows < DEEP ? rows : DEEP, stages);
+        feed.copy(0, rows < DEEP ? rows : DEEP, stages);
         copies_commit();
         for (int slice = 0; slice < slices; slice++) {
             copies_wait<0>();
             __syncthreads();
             const int next = (slice + 1) * DEEP, left = rows - next;
-            if (left > 0) feed.copy(b0 + next, left < DEEP ? left : DEEP, stages + (slice + 1) % 2 * FeedB::Lay::SIZE);
+            if (left > 0) feed.copy(next, left < DEEP ? left : DEEP, stages + (slice + 1) % 2 * FeedB::Lay::SIZE);
             copies_commit();
             JSEG_UNROLL
             for (int k = 0; k < DEEP; k += Tile::K) {

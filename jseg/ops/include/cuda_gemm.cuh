@@ -270,7 +270,7 @@ __global__ void __launch_bounds__(BM / TM * (BN / TN), 1)
 // A block of BM x BN is made of warps of WM x WN; STAGES slices of the depth are in shared memory or on their way there.
 // M: what the factors are rounded to.
 template <class M, int BM, int BN, int WM, int WN, int STAGES, class TA, bool RA, class TB, bool RB, class End>
-__global__ void __launch_bounds__(BM / WM * (BN / WN) * WARP)
+__global__ void __launch_bounds__(BM / WM * (BN / WN) * WARP, BM * BN > 64 * 64 && BN > 16 ? 2 : 1)
     tensor_tile(GemmSize s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, bool a_wide, bool b_wide, bool end_wide,
                 End end) {
     if constexpr (!JSEG_TENSOR_CORES) return;
@@ -285,9 +285,9 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * WARP)
     const int warp = int(threadIdx.x) / WARP, lane = int(threadIdx.x) % WARP, row = warp / (BN / WN) * WM,
               column = warp % (BN / WN) * WN;
     float sums[MT][NT][4] = {};
-    multiply_slices<M, STAGES>(FeedA(a.p + t.batch * a.batch, a.row, a.column, t.i0, s.m, a_wide),
-                               FeedB(b.p + t.batch * b.batch, b.column, b.row, t.j0, s.n, b_wide), t.begin, t.stop,
-                               reinterpret_cast<M*>(room), row, column, sums);
+    multiply_slices<M, STAGES>(FeedA(a.p + t.batch * a.batch, a.row, a.column, t.i0, s.m, t.begin, a_wide),
+                               FeedB(b.p + t.batch * b.batch, b.column, b.row, t.j0, s.n, t.begin, b_wide),
+                               int(t.stop - t.begin), reinterpret_cast<M*>(room), row, column, sums);
     __syncthreads();   // the slices make room for the sums, 16 rows of each warp at a time
     float* const mine = reinterpret_cast<float*>(room) + warp * 16 * ROOM;
     JSEG_UNROLL

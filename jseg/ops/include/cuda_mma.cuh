@@ -167,16 +167,17 @@ template <class M, class T, int SIDE, int DEPTH, bool ALONG_DEPTH, int THREADS> 
     static constexpr bool COPIED = std::is_same<M, T>::value;
     static_assert(THREADS % ACROSS == 0, "a thread's chunks lie below each other");
 
-    const T *at, *anywhere;      // this thread's first element, at depth 0; an address that exists
-    int64_t step, line_step;     // to the next element of a chunk, and to the next line
+    const T* at;                 // this thread's first element, at the first depth
+    int step, line_step;         // to the next element of a chunk, and to the next line
     int line, first, side_left;  // line: of this thread's first chunk; first: of its elements; side_left: from there
     bool wide;                   // chunks are aligned runs of memory
 
+    // Sides from `from` on, depths from `begin` on.
     __device__ __forceinline__ Feed(const T* p, int64_t side_step, int64_t depth_step, int64_t from, int64_t side,
-                                    bool aligned)
-        : anywhere(p), step(ALONG_DEPTH ? depth_step : side_step), line_step(ALONG_DEPTH ? side_step : depth_step),
+                                    int64_t begin, bool aligned)
+        : step(int(ALONG_DEPTH ? depth_step : side_step)), line_step(int(ALONG_DEPTH ? side_step : depth_step)),
           line(int(threadIdx.x) / ACROSS), first(int(threadIdx.x) % ACROSS * E), wide(aligned) {
-        at = p + from * side_step + line * line_step + first * step;
+        at = p + from * side_step + begin * depth_step + int64_t(line) * line_step + int64_t(first) * step;
         const int64_t left = side - from - (ALONG_DEPTH ? line : first);
         side_left = left < SIDE ? int(left) : SIDE;
     }
@@ -187,26 +188,28 @@ template <class M, class T, int SIDE, int DEPTH, bool ALONG_DEPTH, int THREADS> 
         if (lines <= 0 || run <= 0 || (CHUNKS % THREADS && line + e * JUMP >= Lay::LINES)) return 0;
         return run < E ? run : E;
     }
-    __device__ __forceinline__ const T* source(int e, int64_t depth) const {
-        return at + depth * (ALONG_DEPTH ? step : line_step) + e * JUMP * line_step;
+    __device__ __forceinline__ const T* source(int e, int depth) const {
+        return at + (ALONG_DEPTH ? int64_t(depth) * step + int64_t(e * JUMP) * line_step
+                                 : int64_t(depth + e * JUMP) * line_step);
     }
     __device__ __forceinline__ bool exists(int e) const { return CHUNKS % THREADS == 0 || line + e * JUMP < Lay::LINES; }
     __device__ __forceinline__ M* place(int e, M* shared) const {
         return shared + (line + e * JUMP) * Lay::LD + first;
     }
-    __device__ __forceinline__ void copy(int64_t depth, int depth_left, M* shared) const {
+    // What does not exist is not read: its address is of no account.
+    __device__ __forceinline__ void copy(int depth, int depth_left, M* shared) const {
         JSEG_UNROLL
         for (int e = 0; e < EACH; e++) {
             if (!exists(e)) break;
             const int count = valid(e, depth_left);
-            const T* from = count ? source(e, depth) : anywhere;
+            const T* from = source(e, depth);
             M* to = place(e, shared);
             if (wide) {
                 copy_async<16>(to, from, count * int(sizeof(M)));
             } else if constexpr (is_float<M>) {
                 JSEG_UNROLL
                 for (int i = 0; i < E; i++)
-                    copy_async<4>(to + i, i < count ? from + i * step : anywhere, i < count ? 4 : 0);
+                    copy_async<4>(to + i, from + i * step, i < count ? 4 : 0);
             } else {
                 float v[E];
                 JSEG_UNROLL
@@ -215,7 +218,7 @@ template <class M, class T, int SIDE, int DEPTH, bool ALONG_DEPTH, int THREADS> 
             }
         }
     }
-    __device__ __forceinline__ void read(int64_t depth, int depth_left, float (&v)[EACH][E]) const {
+    __device__ __forceinline__ void read(int depth, int depth_left, float (&v)[EACH][E]) const {
         JSEG_UNROLL
         for (int e = 0; e < EACH; e++) {
             const int count = valid(e, depth_left);
@@ -243,7 +246,7 @@ template <class M, class FeedA, class FeedB> struct Feeds {
     const FeedB& b;
     float va[FeedA::COPIED ? 1 : FeedA::EACH][FeedA::E], vb[FeedB::COPIED ? 1 : FeedB::EACH][FeedB::E];
     __device__ __forceinline__ Feeds(const FeedA& feed_a, const FeedB& feed_b) : a(feed_a), b(feed_b) {}
-    __device__ __forceinline__ void ask(int64_t depth, int left, M* to) {
+    __device__ __forceinline__ void ask(int depth, int left, M* to) {
         if constexpr (FeedA::COPIED) a.copy(depth, left, to);
         else a.read(depth, left, va);
         if constexpr (FeedB::COPIED) b.copy(depth, left, to + FeedA::Lay::SIZE);
@@ -255,20 +258,20 @@ template <class M, class FeedA, class FeedB> struct Feeds {
     }
 };
 
-// sums += A B over depths begin .. stop - 1: for the 16 MT rows from `row` and the 8 NT columns from `column` of a
+// sums += A B over `count` depths: for the 16 MT rows from `row` and the 8 NT columns from `column` of a
 // block's tile, by each warp for its own. `stages`: STAGES slices of shared memory, in nobody's use.
 template <class M, int STAGES, int MT, int NT, class FeedA, class FeedB>
-__device__ __forceinline__ void multiply_slices(const FeedA& feed_a, const FeedB& feed_b, int64_t begin, int64_t stop,
-                                                M* stages, int row, int column, float (&sums)[MT][NT][4]) {
+__device__ __forceinline__ void multiply_slices(const FeedA& feed_a, const FeedB& feed_b, int count, M* stages, int row,
+                                                int column, float (&sums)[MT][NT][4]) {
     using LayA = typename FeedA::Lay;
     using LayB = typename FeedB::Lay;
     constexpr int DEPTH = LayA::DEEP, STAGE = LayA::SIZE + LayB::SIZE;
     static_assert(DEPTH == LayB::DEEP, "slices of one depth");
     Feeds<M, FeedA, FeedB> feeds(feed_a, feed_b);
-    const int slices = int(ceil_div(stop - begin, DEPTH));
+    const int slices = (count + DEPTH - 1) / DEPTH;
     const auto ask = [&](int slice) {
-        const int64_t depth = begin + int64_t(slice) * DEPTH;
-        feeds.ask(depth, stop - depth < DEPTH ? int(stop - depth) : DEPTH, stages + slice % STAGES * STAGE);
+        const int depth = slice * DEPTH;
+        feeds.ask(depth, count - depth < DEPTH ? count - depth : DEPTH, stages + slice % STAGES * STAGE);
     };
     JSEG_UNROLL
     for (int slice = 0; slice < STAGES - 1; slice++) {
