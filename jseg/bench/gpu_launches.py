@@ -1,5 +1,5 @@
-"""What jseg's CUDA kernels launch for a call, by the same rules as the host code of `jseg/ops/*/cuda.cuh`: kernel, grid,
-bytes, multiply-adds. tests/ops/test_gpu_launches.py holds these rules against the host code itself.
+"""What jseg's CUDA kernels launch for a call, by the same rules as the host code of `jseg/ops/*/cuda.cuh`: kernel,
+grid, bytes, multiply-adds. tests/ops/test_gpu_launches.py holds these rules against the host code itself.
 
 Bytes are each tensor once: what a kernel reads again is taken to be in the second-level cache. Products on tensor cores
 are counted by whole tiles, edges included, as the hardware computes them.
@@ -241,8 +241,8 @@ class _Nmf:
 
     def top(self, of_coef: bool) -> list[Launch]:
         rows, inner = (self.l, self.d) if of_coef else (self.d, self.l)
-        return _reduction(self.n, rows, self.r, inner, "tf32", self.n * (self.t * self.d * self.l + 4.0 * inner * self.r),
-                          over_batches=False)
+        size = self.n * (self.t * self.d * self.l + 4.0 * inner * self.r)
+        return _reduction(self.n, rows, self.r, inner, "tf32", size, over_batches=False)
 
     def gram(self, rows: int) -> list[Launch]:
         return _reduction(self.n, self.r, self.r, rows, "tf32", 4.0 * self.n * rows * self.r, over_batches=False)
@@ -334,8 +334,8 @@ def _resize(call: Call) -> list[Launch]:
     back = call.symbol.endswith("backward")
     small, large = planes * h * w, planes * height * width
     size = float(call.item * (small + large * (1 + (not back and call.given(1)))))
-    return [*_axes(max(h + 1, height), max(w + 1, width)), _each("gather_planes" if back else "resize_planes", small if back else large, size,
-                                         4.0 * large)]
+    return [*_axes(max(h + 1, height), max(w + 1, width)), 
+            _each("gather_planes" if back else "resize_planes", small if back else large, size, 4.0 * large)]
 
 
 def _argmax(call: Call) -> list[Launch]:
@@ -349,10 +349,12 @@ def _cross_entropy(call: Call) -> list[Launch]:
     n, k, h, w, height, width = map(int, call.scalars[:6])
     pixels, scores, with_grad = n * height * width, n * k * h * w, bool(call.scalars[10])
     found = [*_axes(max(h + 1, height), max(w + 1, width)),
-             _each("pixel_losses", pixels, float(call.item * scores + pixels * (4 + 16 * with_grad)), 12.0 * pixels * k),
+             _each("pixel_losses", pixels, float(call.item * scores + pixels * (4 + 16 * with_grad)),
+                   12.0 * pixels * k),
              Launch("finish_losses", 1, 256, 24.0 * _up(pixels, 256))]
     if with_grad:
-        found.append(_each("score_grads", scores, float((call.item + 4) * scores + 16 * pixels), 12.0 * pixels * k, 128))
+        size = float((call.item + 4) * scores + 16 * pixels)
+        found.append(_each("score_grads", scores, size, 12.0 * pixels * k, 128))
     return found
 
 

@@ -195,7 +195,8 @@ def account(launches: list[Launch], device: Device, registers: dict, *, mma: boo
                                               "occupancy": occupancy(launch, device, registers), "bounds": {}})
         (us, bound), (us_at_60, _) = (time_of(launch, device, share, mma=mma) for share in SHARES)
         for key, more in (("launches", 1), ("bytes", launch.size), ("adds", launch.adds), ("us", us),
-                          ("products", launch.products), ("us_at_60", us_at_60), ("limit_us", limit_of(launch, device))):
+                          ("products", launch.products), ("us_at_60", us_at_60),
+                          ("limit_us", limit_of(launch, device))):
             row[key] += more
         row["bounds"][bound] = row["bounds"].get(bound, 0.0) + us
     for row in rows.values():
@@ -216,9 +217,9 @@ def predict_gpu(arch: str, configs: dict[str, dict], *, sizes: list, batches: li
     """
     device = DEVICES[arch]
     registers = json.loads(REGISTERS.read_text()).get(arch, {})
-    say(f"PREDICTION for {device.name} ({arch}): {device.float32:g} TFLOP/s float32, {device.tf32:g} TF32, {device.half:g} "
-        f"half precision, {device.gb_s:g} GB/s; mma.sync at {device.mma:.0%} of the tensor cores. Nothing here was "
-        "measured.\n")
+    say(f"PREDICTION for {device.name} ({arch}): {device.float32:g} TFLOP/s float32, {device.tf32:g} TF32, "
+        f"{device.half:g} half precision, {device.gb_s:g} GB/s; mma.sync at {device.mma:.0%} of the tensor "
+        "cores. Nothing here was measured.\n")
     found = []
     for name, config in configs.items():
         for size in sizes:
@@ -278,27 +279,30 @@ def _print_one(found: dict, say: Callable[[str], None]) -> None:
     say(f"### {found['model']}, {'inference' if found['mode'] == 'infer' else 'training step'}, {found['batch']} x "
         f"{found['size'][0]}x{found['size'][1]}, {found['precision']}: predicted\n")
     for side, title in (("jseg", "kernel"), ("torch", "PyTorch operator")):
-        say(f"| {title} | launches | MB | G multiply-adds | G on tensor cores | occupancy | bound | us at peak | us at 60 % |")
+        say(f"| {title} | launches | MB | G multiply-adds | G on tensor cores | occupancy | bound | us at peak | "
+            "us at 60 % |")
         say("|---|---|---|---|---|---|---|---|---|")
         for row in found[side]:
             filled = "-" if row["occupancy"] is None else f"{row['occupancy']:.0%}"
             say(f"| {row['kernel']} | {row['launches']} | {row['bytes'] / 1e6:.1f} | {row['adds'] / 1e9:.2f} | "
                 f"{row['products'] / 1e9:.2f} | {filled} | {row['bound']} | {row['us']:.0f} | {row['us_at_60']:.0f} |")
         rows = found[side]
-        say(f"| **sum** | {_sum(rows, 'launches')} | {_sum(rows, 'bytes') / 1e6:.0f} | {_sum(rows, 'adds') / 1e9:.1f} | "
-            f"{_sum(rows, 'products') / 1e9:.1f} | | | {_sum(rows, 'us'):.0f} | {_sum(rows, 'us_at_60'):.0f} |\n")
+        say(f"| **sum** | {_sum(rows, 'launches')} | {_sum(rows, 'bytes') / 1e6:.0f} | "
+            f"{_sum(rows, 'adds') / 1e9:.1f} | {_sum(rows, 'products') / 1e9:.1f} | | | "
+            f"{_sum(rows, 'us'):.0f} | {_sum(rows, 'us_at_60'):.0f} |\n")
 
 
 def _print_totals(found: list[dict], device: Device, say: Callable[[str], None]) -> None:
     say(f"### Predicted for {device.name}: whole models, nothing measured\n")
-    say("| model | mode | batch | precision | launches | us at peak | us at 60 % | over the limits | PyTorch: launches | us "
-        "at peak | us at 60 % | ratio at 60 % |")
+    say("| model | mode | batch | precision | launches | us at peak | us at 60 % | over the limits | PyTorch: "
+        "launches | us at peak | us at 60 % | ratio at 60 % |")
     say("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for one in found:
         ours, theirs = one["jseg"], one["torch"]
         say(f"| {one['model']} | {one['mode']} | {one['batch']} | {one['precision']} | {_sum(ours, 'launches')} | "
-            f"{_sum(ours, 'us'):.0f} | {_sum(ours, 'us_at_60'):.0f} | {_sum(ours, 'us') / _sum(ours, 'limit_us'):.2f} | "
-            f"{_sum(theirs, 'launches')} | {_sum(theirs, 'us'):.0f} | {_sum(theirs, 'us_at_60'):.0f} | "
+            f"{_sum(ours, 'us'):.0f} | {_sum(ours, 'us_at_60'):.0f} | "
+            f"{_sum(ours, 'us') / _sum(ours, 'limit_us'):.2f} | {_sum(theirs, 'launches')} | "
+            f"{_sum(theirs, 'us'):.0f} | {_sum(theirs, 'us_at_60'):.0f} | "
             f"{_sum(theirs, 'us_at_60') / _sum(ours, 'us_at_60'):.2f} |")
-    say("\nratio: PyTorch's predicted time over jseg's. over the limits: jseg's time at the peaks over the sum of what its "
-        "bytes and operations need with every multiprocessor busy and launches free.")
+    say("\nratio: PyTorch's predicted time over jseg's. over the limits: jseg's time at the peaks over the sum of what "
+        "its bytes and operations need with every multiprocessor busy and launches free.")

@@ -1,5 +1,5 @@
-"""What PyTorch's eager operators would do for the same work as a call of jseg's kernels: an operator a line, each reading
-its inputs and writing its result, convolutions and matrix products on tensor cores at the same precision."""
+"""What PyTorch's eager operators would do for the same work as a call of jseg's kernels: an operator a line, each
+reading its inputs and writing its result, convolutions and matrix products on tensor cores at the same precision."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def _mix_ffn(call: Call) -> list[Launch]:
     if backward:
         found = [_pass("multiply by drop path", 2 * e * out)] if call.given(9) else []
         if call.given(8):
-            found += [_pass("multiply by layer scale", 2 * e * out), _pass("multiply", 3 * e * out), _pass("sum", e * out)]
+            found += [_pass("multiply by layer scale", 2 * e * out), _pass("multiply", 3 * e * out),
+                      _pass("sum", e * out)]
         return [*found, *last, _pass("gelu, gradient", 3 * e * inner), *middle, *first,
                 _pass("add gradients", 3 * e * outer)]
     found = _norm(e, outer, False, True) if call.given(10) else []

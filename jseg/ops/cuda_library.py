@@ -7,8 +7,9 @@ that went into it. A file that does not compile takes down its own kernel only. 
 
 An entry point `<symbol>_<dtype>` (macro JSEG_CUDA_KERNEL in include/cuda_base.cuh) launches kernels on the default
 stream, as Jittor does. `<symbol>_tf32` is float32 with its matrix products on tensor cores, where the GPU has them:
-factors are rounded to 10 bits behind the point, as PyTorch's convolutions do, sums are float32. Called without memory it only says how many bytes of workspace it wants; that workspace is one
-more output of the stub, so it comes from Jittor's allocator and goes back when the operation is done.
+factors are rounded to 10 bits behind the point, as PyTorch's convolutions do, sums are float32. Called without memory
+it only says how many bytes of workspace it wants; that workspace is one more output of the stub, so it comes from
+Jittor's allocator and goes back when the operation is done.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ import jittor as jt
 from jseg.errors import KernelError
 from jseg.ops.library import call_stub, check_call, run_compiler
 
-__all__ = ["DTYPES", "WITH_PRODUCTS", "Call", "cuda_kernels", "cuda_op", "allow_tf32", "make_call", "nvcc_command", "ready", "tf32",
-           "tf32_allowed"]
+__all__ = ["DTYPES", "WITH_PRODUCTS", "Call", "allow_tf32", "cuda_kernels", "cuda_op", "make_call", "nvcc_command",
+           "ready", "tf32", "tf32_allowed"]
 
 OPS = pathlib.Path(__file__).resolve().parent
 DTYPES = ("float32", "float16", "bfloat16")   # of the large tensors; parameters and their gradients are float32
@@ -89,8 +90,8 @@ def tf32_allowed() -> bool:
     """
     said = os.environ.get("JSEG_TF32", "")
     if said not in ("", "0", "1"):
-        raise KernelError(f"the environment says JSEG_TF32={said!r}, accepted are 0 (products of float32 in full) and 1 "
-                          "(in TF32 where the GPU has tensor cores)")
+        raise KernelError(f"the environment says JSEG_TF32={said!r}, accepted are 0 (products of float32 in full) and "
+                          "1 (in TF32 where the GPU has tensor cores)")
     return _tf32 if not said else said == "1"
 
 

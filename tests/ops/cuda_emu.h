@@ -418,8 +418,8 @@ inline float cut_off(double v) {
     const float f = float(v);
     return std::fabs(double(f)) > std::fabs(v) ? std::nextafterf(f, 0.0f) : f;
 }
-// mma.sync m16n8k8 (T = float: TF32) and m16n8k16 (T = __half, __nv_bfloat16), row.col, float sums. Whose registers hold
-// which elements is as the PTX ISA has it ("Matrix Fragments for mma.m16n8k8" and "mma.m16n8k16").
+// mma.sync m16n8k8 (T = float: TF32) and m16n8k16 (T = __half, __nv_bfloat16), row.col, float sums. Whose registers
+// hold which elements is as the PTX ISA has it ("Matrix Fragments for mma.m16n8k8" and "mma.m16n8k16").
 template <class T> void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, const char* site) {
     constexpr bool TF32 = std::is_same<T, float>::value;
     constexpr unsigned K = TF32 ? 8 : 16;

@@ -154,7 +154,8 @@ class Emulator:
             if tensor is not None:
                 tensor.check(f"{name}: " + ("workspace" if tensor is work else f"tensor {i}"))
 
-    def dry(self, name: str, scalars: list, inputs: list | None = None, outputs: list | None = None) -> tuple[list, str]:
+    def dry(self, name: str, scalars: list, inputs: list | None = None,
+            outputs: list | None = None) -> tuple[list, str]:
         """The launches of a call with these scalars, and the emulator's complaint; nothing runs, no tensor is needed.
 
         Args:

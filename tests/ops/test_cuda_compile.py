@@ -1,11 +1,13 @@
-"""Every CUDA kernel through nvcc: compiles for seven generations of GPUs, spills nothing, stays within its shared memory;
-products of those with tensor cores are made by them.
+"""Every CUDA kernel through nvcc: compiles for seven generations of GPUs, spills nothing, stays within its shared
+memory; products of those with tensor cores are made by them.
 
-`python tests/ops/test_cuda_compile.py` prints the table of docs/kernels.md (minutes).
+`python tests/ops/test_cuda_compile.py` prints the table of docs/kernels.md (minutes); with --registers ARCH... it
+writes jseg/bench/gpu_registers.json, what `jseg bench --gpu-model` takes for the occupancy, anew for these generations.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ import tempfile
 import pytest
 
 import jseg  # noqa: F401  (prepares the process before Jittor is imported)
+from jseg.bench import gpu_model
 from jseg.ops.cuda_library import OPS, WITH_PRODUCTS, cuda_kernels, nvcc_command
 from jseg.runtime_cuda import find_nvcc
 
@@ -164,5 +167,31 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def write_registers(archs: list[int]) -> None:
+    """jseg/bench/gpu_registers.json: generation -> kernel as `gpu_launches` names it -> [registers, shared bytes], the
+    most of all types.
+    """
+    known = json.loads(gpu_model.REGISTERS.read_text())
+    for arch in archs:
+        most = known.setdefault(f"sm_{arch}", {})
+        for f in (f for kernel in KERNELS for f in resources(kernel, (arch,))):
+            name = launch_name(f["name"])
+            before = most.get(name, [0, 0])
+            most[name] = [max(before[0], f["registers"]), max(before[1], f["shared"])]
+    gpu_model.REGISTERS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def launch_name(mangled: str) -> str:
+    """A mangled name as `gpu_launches` has it: a tensor tile by its size and what its factors are rounded to."""
+    name = _readable([mangled])[mangled]
+    if not name.startswith("tensor_tile"):
+        return name
+    rounded = "tf32" if mangled.split("tensor_tileI")[1].startswith("f") else "half"
+    return f"tensor_tile<{', '.join(re.findall(r'[0-9]+', name)[:2])}, {rounded}>"
+
+
 if __name__ == "__main__":
-    print(table())
+    if sys.argv[1:2] == ["--registers"]:
+        write_registers([int(arch) for arch in sys.argv[2:]])
+    else:
+        print(table())

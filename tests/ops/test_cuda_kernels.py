@@ -201,8 +201,8 @@ def test_every_schedule_gives_the_same_bits(kernel, case, schedule, emulate):
 @pytest.mark.parametrize("kernel, case", [pair for pair in PAIRS if pair.values[0] in TENSOR])
 def test_products_on_tensor_cores_are_no_worse_than_plain_ones(kernel, case, emulate):
     """float32 maps: at most twice the error of the same operation with plain TF32 products. Attention's dq and dk come
-    from a difference of a rounded product and a sum that is not rounded, as nowhere in the plain operation: 3 times, and
-    zero where one key is all there is."""
+    from a difference of a rounded product and a sum that is not rounded, as nowhere in the plain operation: 3 times,
+    and zero where one key is all there is."""
     emulator = emulate(emulation.Emulator(_library(kernel), tf32=True))
     got, want, plain = _run(kernel, case), _expected(kernel, case), _expected(kernel, case, products="float32")
     assert emulator.products, emulator.launches

@@ -1,5 +1,5 @@
-"""The launches that `jseg bench --gpu-model` counts are those of the kernels' own host code, and the counts of the model
-are those of a whole step."""
+"""The launches that `jseg bench --gpu-model` counts are those of the kernels' own host code, and the counts of the
+model are those of a whole step."""
 
 from __future__ import annotations
 
@@ -98,14 +98,15 @@ def test_counted_launches_are_those_of_the_host_code(kernel):
 
 def test_a_whole_step_is_recorded_and_bound_by_what_it_should_be(capsys):
     from jseg.bench.gpu import settings
-    found = gpu_model.predict_gpu("sm_90", {"T": settings("tiny")}, sizes=[(128, 96)], batches=[1], modes=["infer", "train"])
+    found = gpu_model.predict_gpu("sm_90", {"T": settings("tiny")}, sizes=[(128, 96)], batches=[1],
+                                  modes=["infer", "train"])
     text = capsys.readouterr().out
     assert "PREDICTION for H100 SXM" in text and "nothing measured" in text and found["prediction"]
     by = {(one["mode"], one["precision"]): one for one in found["models"]}
     for one in by.values():
         kernels = {row["kernel"].split("<")[0] for row in one["jseg"]}
         assert {"tensor_tile", "msca_tile", "depthwise_tile"} <= kernels
-        assert ("best_class" in kernels) == (one["mode"] == "infer") and ("advance" in kernels) == (one["mode"] == "train")
+        assert ("best_class" in kernels, "advance" in kernels) == (one["mode"] == "infer", one["mode"] == "train")
         assert all(row["us_at_60"] >= row["us"] >= 2 * row["launches"] - 1e-6 for row in one["jseg"])
         assert sum(row["launches"] for row in one["torch"]) > 400
     size = {key: sum(row["bytes"] for row in one["jseg"]) for key, one in by.items()}

@@ -26,7 +26,8 @@ def offsets(layout) -> np.ndarray:
     """(32, values): where in the matrix each value of each thread lies."""
     def of(parts):   # the first part runs fastest
         sizes = [range(size) for size, _ in reversed(parts)]
-        return np.array([sum(i * step for i, (_, step) in zip(reversed(at), parts)) for at in itertools.product(*sizes)])
+        return np.array([sum(i * step for i, (_, step) in zip(reversed(at), parts))
+                         for at in itertools.product(*sizes)])
     threads, values = layout
     return of(threads)[:, None] + of(values)[None]
 
@@ -115,8 +116,9 @@ COPY_FAULTS = {   # what is changed -> what the emulator says
     "no_barrier": ("    copies_wait<1>();\n    __syncthreads();", "    copies_wait<1>();", "a read"),
     "written_while_read": ("    __syncthreads();\n    store_shared_as(room + (threadIdx.x ^ 32)",
                            "    store_shared_as(second + (threadIdx.x ^ 16)", "no barrier between"),
-    "copied_while_read": ("    copies_wait<0>();\n", "    copies_wait<0>();\n    copy_async<16>(room + threadIdx.x * 4, "
-                                                     "in, 16);\n", "no barrier between|copy was waited"),
+    "copied_while_read": ("    copies_wait<0>();\n",
+                          "    copies_wait<0>();\n    copy_async<16>(room + threadIdx.x * 4, in, 16);\n",
+                          "no barrier between|copy was waited"),
     "misaligned": ("copy_async<16>(room + threadIdx.x * 4, in", "copy_async<16>(room + threadIdx.x * 4, in + 1 + 0",
                    "misaligned"),
 }
@@ -185,8 +187,7 @@ def test_a_float_factor_is_rounded_to_the_others_type_and_parts_are_float(dtype)
     for size in ((1, 65, 33, 40), (2, 64, 24, 96)):
         got, a, b = product(built, dtype, size, left_float=True)
         last = 0 if dtype == "float32" else 2.0 ** (-11 if dtype == "float16" else -8)
-        assert distance(got, emulation.rounded(a, dtype) @ b if dtype != "float32" else emulation.rounded(a, dtype) @ emulation.rounded(b, dtype)
-                        ) <= 2e-6 + last
+        assert distance(got, emulation.rounded(a, dtype) @ emulation.rounded(b, dtype)) <= 2e-6 + last
     runs = [product(built, dtype, (1, 40, 36, 300), (0, 1), splits=4, schedule=schedule)[0] for schedule in (0, 1, 2)]
     _, a, b = product(built, dtype, (1, 40, 36, 300), (0, 1), splits=4)
     assert distance(runs[0], emulation.rounded(a, dtype) @ emulation.rounded(b, dtype)) <= 2e-6
@@ -212,7 +213,8 @@ def test_full_float32_and_older_devices_go_without_tensor_cores():
 
 GEMM_FAULTS = {   # a fragment's rows, the slices' ways, the edges
     "swapped_rows": ("p + (row + lane % 16) * LD", "p + (row + (lane ^ 8) % 16) * LD"),
-    "swapped_single": ("lane / 4 + i % 2 * 8, k + lane % 4 + i / 2 * 4", "lane / 4 + i / 2 * 8, k + lane % 4 + i % 2 * 4"),
+    "swapped_single": ("lane / 4 + i % 2 * 8, k + lane % 4 + i / 2 * 4",
+                       "lane / 4 + i / 2 * 8, k + lane % 4 + i % 2 * 4"),
     "swapped_columns": ("p + (column + lane % 8 + lane / 16 * 8)", "p + (column + lane % 8 + lane / 8 % 2 * 8)"),
     "sums_elsewhere": ("(lane / 4 + h * 8) * ROOM", "(lane / 4 * 2 + h) * ROOM"),
     "not_committed": ("        if (next < slices) ask(next);\n        copies_commit();", "        if (next < slices) "

@@ -1,7 +1,7 @@
 // The products inside a block of attention, 64 x 64 scores at a time, by plain multiply-adds or by tensor cores.
 //
-// A thread has 4 x 4 scores, rows row_of_thread() .. + 3 and columns column_of_thread() .. + 3 of the 64; what it has of
-// the sums that scores are multiplied into is the way's own affair.
+// A thread has 4 x 4 scores, rows row_of_thread() .. + 3 and columns column_of_thread() .. + 3 of the 64; what it has
+// of the sums that scores are multiplied into is the way's own affair.
 #pragma once
 #include "cuda_gemm.cuh"
 
@@ -165,7 +165,8 @@ template <class M> struct Cores {
         for (int j = 0; j < 4; j++)
             JSEG_UNROLL
             for (int h = 0; h < 2; h++)
-                store_shared_as(out + (warp_row() + lane / 4 + h * 8) * WIDE_LD + warp_column<1>() + j * 8 + lane % 4 * 2,
+                store_shared_as(out + (warp_row() + lane / 4 + h * 8) * WIDE_LD + warp_column<1>() + j * 8 +
+                                    lane % 4 * 2,
                                 float2{sums[0][j][2 * h], sums[0][j][2 * h + 1]});
         __syncthreads();
         JSEG_UNROLL
@@ -205,7 +206,8 @@ template <class M> struct Cores {
                 Tile::left(tile, warp_row(), slice * DEEP + k, values);
                 JSEG_UNROLL
                 for (int j = 0; j < 2 * GROUPS; j++)
-                    FeedB::Lay::right(stages + slice % 2 * FeedB::Lay::SIZE, warp_column<GROUPS>() + j * 16, k, right[j]);
+                    FeedB::Lay::right(stages + slice % 2 * FeedB::Lay::SIZE, warp_column<GROUPS>() + j * 16, k,
+                                      right[j]);
                 JSEG_UNROLL
                 for (int j = 0; j < 4 * GROUPS; j++)
                     multiply_tiles<M>(sums[0][j], values, right[j / 2] + j % 2 * 2);

@@ -171,10 +171,10 @@ template <class Body> int64_t run_call(const Call& call, void* memory, bool tf32
 
 }  // namespace jseg
 
-// Defines `template <class T> void name(call, work)` and exports it for the three element types, float32 also as `tf32`:
-// with products on tensor cores. With memory == nullptr
-// it returns the bytes of workspace it wants (its body must return after the last `take` when `work.measuring()`), else
-// 0 or minus a cudaError_t. Kernels run on the default stream, as Jittor's do.
+// Defines `template <class T> void name(call, work)` and exports it for the three element types, float32 also as
+// `tf32`: with products on tensor cores. With memory == nullptr it returns the bytes of workspace it wants (its body
+// must return after the last `take` when `work.measuring()`), else 0 or minus a cudaError_t. Kernels run on the
+// default stream, as Jittor's do.
 #define JSEG_CUDA_EXPORT(name, suffix, type, tf32)                                                                    \
     extern "C" __attribute__((visibility("default"))) int64_t name##_##suffix(const jseg::Call& call, void* memory) { \
         return jseg::run_call(call, memory, tf32, name##_body<type>);                                                 \

@@ -1,12 +1,12 @@
 // Matrix products on the device: C[b] (m, n) = A[b] (m, k) B[b] (k, n) with any strides, float sums, and an end of
 // one's own.
 //
-// One block computes a tile of C, slice by slice of the depth. On sm_80 and newer by tensor cores (`tensor_tile`): float
-// factors are rounded to TF32 on the way into them, half-precision ones taken as they are, and where one factor is float
-// and the other is not, the float one is rounded to the other's type; the next slices are copied to shared memory while
-// the present one is multiplied. On older GPUs, and where full float32 is asked for, by plain multiply-adds
-// (`gemm_tile`): the next slice is read into registers, a thread holds TM x TN sums in groups of 4 x 4. Long sums over
-// few results are cut into `splits`: every split writes its own part, and the parts are added in order
+// One block computes a tile of C, slice by slice of the depth. On sm_80 and newer by tensor cores (`tensor_tile`):
+// float factors are rounded to TF32 on the way into them, half-precision ones taken as they are, and where one factor
+// is float and the other is not, the float one is rounded to the other's type; the next slices are copied to shared
+// memory while the present one is multiplied. On older GPUs, and where full float32 is asked for, by plain
+// multiply-adds (`gemm_tile`): the next slice is read into registers, a thread holds TM x TN sums in groups of 4 x 4.
+// Long sums over few results are cut into `splits`: every split writes its own part, and the parts are added in order
 // (`run_reduction`): no atomics.
 #pragma once
 #include <type_traits>
@@ -37,7 +37,7 @@ struct GemmSize {
     int64_t batches, m, n, k, splits, k_each;   // k_each: depth of a split
 };
 
-// ---- ends: what becomes of finished sums, W of them in a row of C, 1 or, where `wide` says that all maps allow it, 4 --
+// ---- ends: what becomes of finished sums, W of them in a row of C: 1 or, where `wide` says that maps allow it, 4 ---
 // out = (add ? out : 0) + act(sum + bias[i])
 template <class T> struct Store {
     Matrix<T> out;
@@ -267,8 +267,8 @@ __global__ void __launch_bounds__(BM / TM * (BN / TN), 1)
 }
 
 // ---- with tensor cores ----------------------------------------------------------------------------------------------
-// A block of BM x BN is made of warps of WM x WN; STAGES slices of the depth are in shared memory or on their way there.
-// M: what the factors are rounded to.
+// A block of BM x BN is made of warps of WM x WN; STAGES slices of the depth are in shared memory or on their way
+// there. M: what the factors are rounded to.
 template <class M, int BM, int BN, int WM, int WN, int STAGES, class TA, bool RA, class TB, bool RB, class End>
 __global__ void __launch_bounds__(BM / WM * (BN / WN) * WARP, BM * BN > 64 * 64 && BN > 16 ? 2 : 1)
     tensor_tile(GemmSize s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, bool a_wide, bool b_wide, bool end_wide,
@@ -384,7 +384,8 @@ inline GemmSize reduction_size(int64_t batches, int64_t m, int64_t n, int64_t k)
 }
 inline int64_t reduction_floats(const GemmSize& s) { return s.batches * s.splits * s.m * s.n; }
 
-// Of gradients: out (batches, m, n), or (m, n) when `over_batches` adds the batches too; `parts` holds `reduction_floats`.
+// Of gradients: out (batches, m, n), or (m, n) when `over_batches` adds the batches too; `parts` holds
+// `reduction_floats`.
 template <class M, class TA, bool RA, class TB, bool RB>
 void run_reduction_as(const GemmSize& s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, bool over_batches, bool add,
                       float* parts, float* out) {

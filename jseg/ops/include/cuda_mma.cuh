@@ -109,8 +109,9 @@ template <class M> __device__ __forceinline__ Chunk pack_chunk(const float (&v)[
 }
 
 // ---- operands -------------------------------------------------------------------------------------------------------
-// How a slice of an operand lies in shared memory, SIDE rows of A (columns of B) by DEPTH, along the depth or along the
-// side, as in global memory. The gaps keep the eight rows of a matrix, or what a warp reads at once, in different banks.
+// How a slice of an operand lies in shared memory, SIDE rows of A (columns of B) by DEPTH, along the depth or along
+// the side, as in global memory. The gaps keep the eight rows of a matrix, or what a warp reads at once, in different
+// banks.
 template <class M, int SIDE, int DEPTH, bool ALONG_DEPTH> struct Operand {
     static constexpr int LINE = ALONG_DEPTH ? DEPTH : SIDE, LINES = ALONG_DEPTH ? SIDE : DEPTH,
                          LD = LINE + (ALONG_DEPTH ? EACH_CHUNK<M> : 8), SIZE = LINES * LD, K = 32 / int(sizeof(M)),
@@ -192,7 +193,9 @@ template <class M, class T, int SIDE, int DEPTH, bool ALONG_DEPTH, int THREADS> 
         return at + (ALONG_DEPTH ? int64_t(depth) * step + int64_t(e * JUMP) * line_step
                                  : int64_t(depth + e * JUMP) * line_step);
     }
-    __device__ __forceinline__ bool exists(int e) const { return CHUNKS % THREADS == 0 || line + e * JUMP < Lay::LINES; }
+    __device__ __forceinline__ bool exists(int e) const {
+        return CHUNKS % THREADS == 0 || line + e * JUMP < Lay::LINES;
+    }
     __device__ __forceinline__ M* place(int e, M* shared) const {
         return shared + (line + e * JUMP) * Lay::LD + first;
     }
@@ -238,8 +241,8 @@ template <class M, class T, int SIDE, int DEPTH, bool ALONG_DEPTH, int THREADS> 
     }
 };
 
-// The feeds of a product together. `ask` for a slice, multiply another one, then call `finish` for the first: what comes
-// through registers is written there.
+// The feeds of a product together. `ask` for a slice, multiply another one, then call `finish` for the first: what
+// comes through registers is written there.
 template <class M, class FeedA, class FeedB> struct Feeds {
     static constexpr int STAGE = FeedA::Lay::SIZE + FeedB::Lay::SIZE;   // elements of a slice of both
     const FeedA& a;

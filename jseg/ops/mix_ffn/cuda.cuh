@@ -6,11 +6,11 @@
 //   dG = (s W2)^T dY',  dA = dG gelu'(A),  ddw = sum dA U(+tap),  dbd = sum dA,
 //   dU = dw^T(dA),  dW1 = dU X^T,  db1 = sum dU,  dX = W1^T dU         (is, ih: inference only, no gradient)
 //
-// Layout: X (N, C, P), Y (N, D, P) of type T, P = H W; hidden tensors (images, E, P) in the workspace, U and G of type
-// T, their gradients float, for as many images at once as fit into 256 MiB (at least one); parameters and their
-// gradients float. U and A are computed again in the backward pass. The products are those of cuda_gemm.cuh, the 3x3 filter with its GELU and their backward
-// pass the tiles of cuda_depthwise.cuh. Gradients of parameters are added over parts and groups of images in order:
-// results repeat bit by bit.
+// Layout: X (N, C, P), Y (N, D, P) of type T, P = H W; hidden tensors (images, E, P) in the workspace, U and G of
+// type T, their gradients float, for as many images at once as fit into 256 MiB (at least one); parameters and their
+// gradients float. U and A are computed again in the backward pass. The products are those of cuda_gemm.cuh, the 3x3
+// filter with its GELU and their backward pass the tiles of cuda_depthwise.cuh. Gradients of parameters are added
+// over parts and groups of images in order: results repeat bit by bit.
 #include "cuda_depthwise.cuh"
 #include "cuda_gemm.cuh"
 
