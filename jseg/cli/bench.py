@@ -51,8 +51,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--gpu", action="store_true",
                         help="everything a machine with a GPU can tell, in under 8 minutes")
     parser.add_argument("--gpu-model", nargs="?", const="sm_90", metavar="ARCH",
-                        help="predict, without a GPU, what each kernel of SegNeXt-T and -B, or of --model, takes on one: "
-                             "sm_80, sm_86, sm_89, sm_90, sm_100 or sm_120 (default: sm_90)")
+                        help="predict, without a GPU, what each kernel of SegNeXt-T and -B, or of --model, takes on "
+                             "one: sm_80, sm_86, sm_89, sm_90, sm_100 or sm_120 (default: sm_90)")
     parser.add_argument("--json", metavar="OUT", help="write all results; rewritten as they come")
     parser.add_argument("--markdown", metavar="OUT", help="write the page")
     parser.add_argument("--add", nargs="+", default=[], metavar="JSON",
