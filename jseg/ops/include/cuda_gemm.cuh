@@ -267,10 +267,12 @@ __global__ void __launch_bounds__(BM / TM * (BN / TN), 1)
 }
 
 // ---- with tensor cores ----------------------------------------------------------------------------------------------
-// A block of BM x BN is made of warps of WM x WN; STAGES slices of the depth are in shared memory or on their way
-// there. M: what the factors are rounded to.
+// A block of BM x BN is made of warps of WM x WN; STAGES slices of the depth are in shared memory or on their way.
+// M: what the factors are rounded to. Two large blocks shall fit on a multiprocessor, with 128 registers a thread: too
+// few where B is converted on its way.
 template <class M, int BM, int BN, int WM, int WN, int STAGES, class TA, bool RA, class TB, bool RB, class End>
-__global__ void __launch_bounds__(BM / WM * (BN / WN) * WARP, BM * BN > 64 * 64 && BN > 16 ? 2 : 1)
+__global__ void
+    __launch_bounds__(BM / WM * (BN / WN) * WARP, BM * BN > 64 * 64 && std::is_same<M, TB>::value ? 2 : 1)
     tensor_tile(GemmSize s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, bool a_wide, bool b_wide, bool end_wide,
                 End end) {
     if constexpr (!JSEG_TENSOR_CORES) return;
