@@ -33,8 +33,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.15",
     packages=find_packages(include=["jseg", "jseg.*"]),
-    package_data={"jseg": ["*.cc"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"], "jseg.convert": ["*.yaml", "*.json"],
-                  "jseg.models.text_encoders": ["*.gz"], "jseg.serve": ["page.*"]},
+    package_data={"jseg": ["*.cc"], "jseg.bench": ["*.json"], "jseg.ops": ["*/*.cc", "*/*.cuh", "*/*.h"],
+                  "jseg.convert": ["*.yaml", "*.json"], "jseg.models.text_encoders": ["*.gz"],
+                  "jseg.serve": ["page.*"]},
     cmdclass={"build_py": BuildWithConfigs},
     # A path, not a finder: in the folder that holds the clone, a finder comes too late.
     options={"editable_wheel": {"mode": "compat"}},

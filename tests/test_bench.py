@@ -288,7 +288,8 @@ class FakeGpu:
             np.savez(words["out"], logits=np.ones((1, 2)))
         if do == "check_kernel" and words["dtype" if "dtype" in words else "kernel"] == "float16":
             raise SideError("msca: no half precision")
-        return {"kernels": {"kernels": {"msca": ["stage1"]}}, "limits": {"copy_gb_s": 3000.0, "sgemm_gflop_s": 60000.0},
+        return {"kernels": {"kernels": {"msca": ["stage1"]}, "with_products": []},
+                "limits": {"copy_gb_s": 3000.0, "sgemm_gflop_s": 60000.0},
                 "check_kernel": {"ok": True, "cases": 1, "error": 1e-7, "plain_error": 1e-7, "failures": []},
                 "open_kernel": {"floor": 1e-6, "bytes": 10**6, "operations": None, "options": {}, "names": []}}.get(
                     do, {"device": "a GPU"})

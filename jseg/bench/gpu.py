@@ -1,7 +1,8 @@
 """Everything a machine with a GPU can tell, in parts with a time limit each, in under 8 minutes together.
 
     doctor     what was found and chosen; Jittor's core, built if need be
-    kernels    every kernel's CUDA implementation against the float64 reference, float32, float16, bfloat16
+    kernels    every kernel's CUDA implementation against the float64 reference: float32, the same with products in
+               TF32, float16, bfloat16
     model      the whole model on CUDA against the CPU: logits and label maps; loss and gradients
     times      SegNeXt-T and B in turn with the plain path and with PyTorch (eager, channels last, torch.compile),
                float32 and mixed
@@ -31,7 +32,7 @@ import jseg
 from jseg import runtime
 from jseg.bench.ahead import GPU, Ahead, persistent
 from jseg.bench.kernels import measure_kernels
-from jseg.bench.models import LIMITS, MIXED_LIMITS, compare, write_inputs
+from jseg.bench.models import LIMITS, MIXED_LIMITS, TF32_LIMITS, compare, write_inputs
 from jseg.bench.pairing import interleave, ratio, summary
 from jseg.bench.side import Side, SideError, jseg_command, torch_command
 from jseg.errors import RuntimeSetupError
@@ -42,8 +43,9 @@ __all__ = ["measure_gpu", "Clock", "PARTS", "find_torch", "settings"]
 # seconds; unused time goes to the parts after it
 PARTS = {"doctor": 150, "kernels": 90, "model": 60, "times": 120, "bandwidth": 45}
 TORCH_WAYS = {"PyTorch": {}, "PyTorch, channels last": {"channels_last": True}, "PyTorch, compiled": {"compile": True}}
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "tf32", "float16", "bfloat16")
 PLAIN = {"JSEG_IMPL": "jittor"}  # variables of the plain path's side
+FULL = {"JSEG_TF32": "0"}        # and of a side whose numbers are compared with the CPU's
 
 
 class Clock:
@@ -157,7 +159,8 @@ def _doctor(clock: Clock, ahead: Ahead) -> dict:
 def _kernel_checks(clock: Clock, say: Callable[[str], None]) -> dict:
     """Every kernel and dtype against the reference, on the device, each in a process of its own."""
     with Side("jseg", jseg_command(), timeout_s=clock.left("kernels")) as side:
-        names = list(side.ask("kernels")["kernels"])
+        told = side.ask("kernels")
+        names = list(told["kernels"])
 
     def checked(job: tuple[str, str]) -> dict:
         kernel, dtype = job
@@ -170,11 +173,13 @@ def _kernel_checks(clock: Clock, say: Callable[[str], None]) -> dict:
         say(f"  {kernel} {dtype}: " + ("; ".join(found["failures"][:2]) or f"ok, worst error {found['error']:.1e}"))
         return found
 
-    jobs = [(kernel, dtype) for dtype in DTYPES for kernel in names]
+    jobs = [(kernel, dtype) for dtype in DTYPES for kernel in names
+            if dtype != "tf32" or kernel in told["with_products"]]
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
         found = dict(zip(jobs, pool.map(checked, jobs)))
     wrong = [f"{kernel} {dtype}" for (kernel, dtype), one in found.items() if one["failures"]]
-    return {"checks": {kernel: {dtype: found[kernel, dtype] for dtype in DTYPES} for kernel in names},
+    return {"checks": {kernel: {dtype: found[kernel, dtype] for dtype in DTYPES if (kernel, dtype) in found}
+                       for kernel in names},
             **({"failed": f"wrong or absent: {', '.join(wrong)}"} if wrong else {})}
 
 
@@ -187,7 +192,7 @@ def _cuda_against_cpu(clock: Clock) -> dict:
         def run(job: tuple[str, str]) -> dict:
             device, mode = job
             limit = {"timeout_s": clock.left("model")}
-            with Side(f"jseg on {device}", jseg_command(), **limit) as side:
+            with Side(f"jseg on {device}", jseg_command(), env=FULL, **limit) as side:
                 # only nvcc's results appear at one stroke
                 side.ask("hello", **(GPU if device == "cuda" else {"device": device}))
                 side.ask("open", mode=mode, warm=0, weights=words["weights"], **given, **limit)
@@ -278,7 +283,7 @@ def _times(clock: Clock, python: str | None, ahead: Ahead, rows: list, keep: Cal
 def _time_row(row: dict, sides: dict[str, Side], words: dict, folder: pathlib.Path, clock: Clock,
               unready: dict[str, str]) -> None:
     """One row; `unready` says of sides by name why they cannot run, or ""."""
-    ours, accepted = sides["jseg"], MIXED_LIMITS if words["mixed"] else LIMITS
+    ours, accepted = sides["jseg"], MIXED_LIMITS if words["mixed"] else TF32_LIMITS
 
     def limit() -> dict:
         return {"timeout_s": clock.left("times")}

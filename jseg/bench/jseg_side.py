@@ -22,7 +22,7 @@ from jseg.engine.optim import build_optimizer
 from jseg.layers import named_parameters
 from jseg.models import build_model
 from jseg.models.heads.ham_head import NMF2D, evaluation_bases
-from jseg.ops import ranks
+from jseg.ops import cuda_library, ranks
 
 __all__ = ["ModelTask", "main", "no_randomness"]
 
@@ -201,7 +201,8 @@ def main() -> None:
     """Answer requests until the input closes."""
     commands = _Commands()
     known = {name: getattr(commands, name) for name in ("hello", "open", "write_onnx", "results", "open_kernel")}
-    serve({**known, "kernels": lambda r: {"kernels": kernel_tasks.kernels()},
+    serve({**known, "kernels": lambda r: {"kernels": kernel_tasks.kernels(),
+                                              "with_products": list(cuda_library.WITH_PRODUCTS)},
            "check_kernel": lambda r: kernel_tasks.check(r["kernel"], r["impl"], r.get("dtype", "float32"),
                                                         plain_always=r.get("plain_always", True)),
            "limits": lambda r: kernel_tasks.device_limits(**{k: r[k] for k in ("values", "side") if k in r})},

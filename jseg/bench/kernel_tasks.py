@@ -12,13 +12,14 @@ import numpy as np
 import jseg.ops
 from jseg.bench.work import operations, traffic
 from jseg.errors import KernelError
+from jseg.ops import cuda_library
 
 __all__ = ["KernelTask", "kernels", "check", "device_limits", "gradients"]
 
 # largest error, as a share of the largest value, that is always accepted
-HALF_FLOORS = {"float16": 2e-3, "bfloat16": 1.6e-2}
+HALF_FLOORS = {"tf32": 4e-3, "float16": 4e-3, "bfloat16": 3.2e-2}
 # an error above it is a fault even where the plain path has the same
-CEILINGS = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
+CEILINGS = {"float32": 1e-3, "tf32": 5e-2, "float16": 5e-2, "bfloat16": 2e-1}
 DTYPES = {"f": np.float32, "i": np.int32, "u": np.int32}
 
 
@@ -142,6 +143,7 @@ def check(kernel: str, impl: str, dtype: str, *, plain_always: bool = True) -> d
     """Compare a kernel and the plain path with the float64 reference on every small case, forward and each gradient.
 
     Args:
+        dtype: "float32" in full, "tf32" for float32 with products in TF32, "float16" or "bfloat16".
         plain_always: False runs the plain path for those cases alone where a result is above the floor: on a GPU its
             many operations take minutes to compile.
     Returns:
@@ -153,12 +155,13 @@ def check(kernel: str, impl: str, dtype: str, *, plain_always: bool = True) -> d
     """
     part, worst, worst_plain, failures, count = _part(kernel, "cases"), 0.0, 0.0, [], 0
     floor = part.FLOOR if dtype == "float32" else HALF_FLOORS[dtype]
-    with jt.flag_scope(lazy_execution=0):
+    stored = "float32" if dtype == "tf32" else dtype
+    with jt.flag_scope(lazy_execution=0), cuda_library.tf32(dtype == "tf32"):
         for case in (c for c in part.CASES if not c.bench):
             inputs = part.make(case, np.random.default_rng(7))
-            errors = _errors(kernel, inputs, impl, dtype)
+            errors = _errors(kernel, inputs, impl, stored)
             needed = plain_always or any(not error <= floor for error in errors.values())
-            plain = _errors(kernel, inputs, "jittor", dtype) if needed else dict.fromkeys(errors, 0.0)
+            plain = _errors(kernel, inputs, "jittor", stored) if needed else dict.fromkeys(errors, 0.0)
             count += 1
             worst, worst_plain = max(worst, *errors.values()), max(worst_plain, *plain.values())
             failures += [f"{case.name} {name}: relative error {error:.2e}, the plain path's {plain[name]:.2e}, "

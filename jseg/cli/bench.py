@@ -58,6 +58,9 @@ def add_arguments(parser) -> None:
                         help="also time the first run with nothing compiled but Jittor's core")
     parser.add_argument("--gpu", action="store_true",
                         help="everything a machine with a GPU can tell, in under 8 minutes")
+    parser.add_argument("--gpu-model", nargs="?", const="sm_90", metavar="ARCH",
+                        help="predict, without a GPU, what each kernel of SegNeXt-T and -B, or of --model, takes on "
+                             "one: sm_80, sm_86, sm_89, sm_90, sm_100 or sm_120 (default: sm_90)")
     parser.add_argument("--json", metavar="OUT", help="write all results; rewritten as they come")
     parser.add_argument("--resume", action="store_true",
                         help="keep the rows of whole models that the file of --json has, and measure the others")
@@ -91,7 +94,10 @@ def run(args) -> int:
         if args.json:
             write_atomically(args.json, json.dumps(results, indent=1).encode())
 
-    if args.gpu:
+    if args.gpu_model:
+        from jseg.bench.gpu_model import predict_as_asked
+        results["gpu_model"] = predict_as_asked(args)
+    elif args.gpu:
         from jseg.bench.gpu import measure_gpu
         measure_gpu(results, torch=args.against_torch, keep=keep)
     elif measured:

@@ -56,6 +56,7 @@ from jseg.errors import ConfigError, DataError, JsegError
 from jseg.files import write_atomically
 from jseg.layers.freeze import hold
 from jseg.models import build_model
+from jseg.ops import cuda_library
 from jseg.registry import nearest
 
 __all__ = ["train", "steps", "NonFiniteError"]
@@ -152,7 +153,7 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     """Make or restore every part of the run."""
     distributed.tell(f"training on {runtime.describe()}"
                      + (f"; {distributed.hosts()}" if distributed.world_size() > 1 else ""))
-    _set_precision(cfg.amp)
+    _set_precision(cfg.amp, cfg.allow_tf32)
     found, weights, state, record = distributed.from_main(lambda: find_state(folder)) if resume else (None, {}, {}, {})
     done, seed = record.get("iter", 0), seed_of(config)
     _seed_step(seed, -1)
@@ -211,12 +212,13 @@ def _freeze(model, names: tuple[str, ...]) -> None:
         distributed.tell(f"{name}: not trained ({count:,} values)")
 
 
-def _set_precision(wanted: bool) -> None:
-    """Switch mixed precision on or off for the whole process."""
+def _set_precision(wanted: bool, tf32: bool) -> None:
+    """Switch mixed precision and TF32 on or off for the whole process."""
     if wanted and not jt.flags.use_cuda:
         raise ConfigError("train_cfg.amp: true needs a CUDA device and this process computes on the CPU, where half "
                           "precision gains nothing; set train_cfg.amp=false")
     jt.flags.auto_mixed_precision_level = 3 if wanted else 0  # 3: float16 where it is safe, float32 elsewhere
+    cuda_library.allow_tf32(tf32)
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ class TrainCfg:
         accumulative_counts: batches per step of the optimizer.
         clip_grad, ema, early_stop: blocks of their own; None is off.
         amp: mixed precision, on a GPU.
+        allow_tf32: on a GPU with tensor cores, round the factors of float32 products to TF32; false computes in full.
         tensorboard: short for a logger of this name.
         loggers: where the numbers go beside log.jsonl: blocks of `engine.loggers`, names or a list of both.
         max_seconds: of training, after which the run is evaluated and ends as at its last iteration; None for no limit.
@@ -95,6 +96,7 @@ class TrainCfg:
     clip_grad: ClipGrad = _key(MAPPING, ClipGrad())
     ema: MovingAverage | None = _key(MAPPING, None)
     amp: bool = _key(FLAG, False)
+    allow_tf32: bool = _key(FLAG, True)
     tensorboard: bool = _key(FLAG, False)
     loggers: tuple[dict[str, Any], ...] = _key(_LOGGERS, ())
     stall_seconds: float | None = _key(POSITIVE, None)

@@ -6,12 +6,15 @@ that went into it. A file that does not compile takes down its own kernel only. 
 `library.py`.
 
 An entry point `<symbol>_<dtype>` (macro JSEG_CUDA_KERNEL in include/cuda_base.cuh) launches kernels on the default
-stream, as Jittor does. Called without memory it only says how many bytes of workspace it wants; that workspace is one
-more output of the stub, so it comes from Jittor's allocator and goes back when the operation is done.
+stream, as Jittor does. `<symbol>_tf32` is float32 with its matrix products on tensor cores, where the GPU has them:
+factors are rounded to 10 bits behind the point, as PyTorch's convolutions do, sums are float32. Called without memory
+it only says how many bytes of workspace it wants; that workspace is one more output of the stub, so it comes from
+Jittor's allocator and goes back when the operation is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import hashlib
@@ -28,10 +31,12 @@ import jittor as jt
 from jseg.errors import KernelError
 from jseg.ops.library import call_stub, check_call, run_compiler
 
-__all__ = ["DTYPES", "Call", "cuda_kernels", "cuda_op", "make_call", "nvcc_command", "ready"]
+__all__ = ["DTYPES", "WITH_PRODUCTS", "Call", "allow_tf32", "cuda_kernels", "cuda_op", "make_call", "nvcc_command",
+           "ready", "tf32", "tf32_allowed"]
 
 OPS = pathlib.Path(__file__).resolve().parent
 DTYPES = ("float32", "float16", "bfloat16")   # of the large tensors; parameters and their gradients are float32
+WITH_PRODUCTS = ("attention", "criss_cross", "linear", "mix_ffn", "nmf", "pointwise")   # kernels that TF32 changes
 OUTPUT_BUCKETS = (2, 4, 16, 40)   # with the workspace; counts are padded to these, so that few stubs are compiled
 
 
@@ -60,6 +65,36 @@ def ready() -> bool:
     return bool(jt.flags.use_cuda)
 
 
+def allow_tf32(wanted: bool) -> None:
+    """Whether products of float32 maps may be rounded to TF32 in this process; the environment's JSEG_TF32 wins."""
+    global _tf32
+    _tf32 = wanted
+
+
+@contextlib.contextmanager
+def tf32(wanted: bool):
+    """`allow_tf32` for a stretch of code."""
+    before = _tf32
+    allow_tf32(wanted)
+    try:
+        yield
+    finally:
+        allow_tf32(before)
+
+
+def tf32_allowed() -> bool:
+    """What JSEG_TF32 says, 0 or 1, or else the last `allow_tf32`; by default they may.
+
+    Raises:
+        KernelError: JSEG_TF32 says something else.
+    """
+    said = os.environ.get("JSEG_TF32", "")
+    if said not in ("", "0", "1"):
+        raise KernelError(f"the environment says JSEG_TF32={said!r}, accepted are 0 (products of float32 in full) and "
+                          "1 (in TF32 where the GPU has tensor cores)")
+    return _tf32 if not said else said == "1"
+
+
 def cuda_kernels() -> list[str]:
     """Names of the kernels that have a `cuda.cuh`."""
     return sorted(path.parent.name for path in OPS.glob("*/cuda.cuh"))
@@ -68,10 +103,11 @@ def cuda_kernels() -> list[str]:
 def cuda_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
     """Run a function of the CUDA library as one Jittor operation; arguments and result as `cpu_library.cpu_op`.
 
-    The dtype of the first input picks the entry point: float32, float16 or bfloat16.
+    The dtype of the first input picks the entry point: float32 (or, by `tf32_allowed`, tf32), float16 or bfloat16.
     """
     check_call(symbol, inputs, scalars)
-    function = _function(f"{symbol}_{inputs[0].dtype}")
+    dtype = str(inputs[0].dtype)
+    function = _function(f"{symbol}_{'tf32' if dtype == 'float32' and tf32_allowed() else dtype}")
     sizes = [(None, 0 if v is None else v.numel()) for v in inputs]
     wanted = function(ctypes.byref(make_call(sizes, [(None, math.prod(shape)) for shape, _ in outputs], scalars)), None)
     address = ctypes.cast(function, ctypes.c_void_p).value
@@ -84,6 +120,7 @@ _lock = threading.Lock()
 _library = None          # ctypes.CDLL once opened
 _failed: dict = {}       # kernel name -> compiler output
 _functions: dict = {}    # entry point -> ctypes function
+_tf32 = True
 
 
 def nvcc_command(nvcc: str, archs: list, *, compiler: str | None = None) -> list[str]:

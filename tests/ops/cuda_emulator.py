@@ -41,8 +41,9 @@ def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
     command = [jt.flags.cc_path, "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-shared", "-fPIC",
                "-fvisibility=hidden", "-I", str(HERE), "-I", str(OPS / "include")]
     digest = hashlib.sha256(" ".join([text, *command]).encode())
-    for path in [HERE / "cuda_emu.h", OPS / kernel / "cuda.cuh", *sorted(OPS.glob("include/c*"))]:
-        digest.update(path.read_bytes())
+    for path in [HERE / "cuda_emu.h", *HERE.glob("*.cuh"), OPS / kernel / "cuda.cuh", *sorted(OPS.glob("include/c*"))]:
+        if path.exists():   # a kernel of the tests alone has no folder
+            digest.update(path.read_bytes())
     folder = pathlib.Path(jt.flags.cache_path) / "jseg_cuda_emulated"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{kernel}_{digest.hexdigest()[:16]}.so"
@@ -51,7 +52,7 @@ def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
             _compile(command, text, target)
     library = ctypes.CDLL(str(target))
     library.emu_error.restype = library.emu_launch.restype = ctypes.c_char_p
-    library.emu_launches.restype = ctypes.c_int64
+    library.emu_launches.restype = library.emu_products.restype = ctypes.c_int64
     return library
 
 
@@ -76,6 +77,25 @@ def building(sources: list[tuple[str, str]]):
             pool.submit(build, kernel, source=source)
         yield
         pool.shutdown(cancel_futures=True)
+
+
+def spliced(path: pathlib.Path) -> str:
+    """A kernel's source for float32 with its jseg headers pasted in once each; `//@ name` says which file the text
+    after it comes from."""
+    seen: set = set()
+
+    def paste(name, text):
+        def one(match):
+            inner = match.group(1)
+            if inner == "cuda_emu.h":
+                return match.group(0)
+            if inner in seen:
+                return ""
+            seen.add(inner)
+            return paste(inner, (OPS / "include" / inner).read_text()) + f"//@ {name}\n"
+        body = re.sub(r'^#include "([^"]+)"\n', one, text, flags=re.M).replace("#pragma once", "")
+        return f"//@ {name}\n{body}"
+    return float_only(paste(path.parent.name, path.read_text()))
 
 
 def float_only(text: str) -> str:
@@ -106,15 +126,16 @@ class Guarded:
 class Emulator:
     """Callable with the arguments of `cuda_op`; runs the kernels of one library under one schedule."""
 
-    def __init__(self, library: ctypes.CDLL, schedule: int = 0):
-        self.library, self.schedule = library, schedule
+    def __init__(self, library: ctypes.CDLL, schedule: int = 0, *, tf32: bool = False, capability: int = 80):
+        self.library, self.schedule, self.tf32, self.capability = library, schedule, tf32, capability
         self.launches: list[tuple[str, int, int, int]] = []   # kernel, blocks, threads, shared bytes
+        self.products = 0                                     # of tiles on tensor cores
 
     def __call__(self, symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
         dtype = str(inputs[0].dtype)
         ins = [None if v is None else Guarded(str(v.dtype), v.numel(), _stored(v)) for v in inputs]
         outs = [Guarded(str(kind), math.prod(shape)) for shape, kind in outputs]
-        self.call(f"{symbol}_{dtype}", ins, outs, scalars)
+        self.call(f"{symbol}_{'tf32' if self.tf32 and dtype == 'float32' else dtype}", ins, outs, scalars)
         return [_from_memory(o, str(kind)).reshape(tuple(shape)) for o, (shape, kind) in zip(outs, outputs)]
 
     def call(self, name: str, ins: list, outs: list, scalars: list) -> None:
@@ -124,6 +145,7 @@ class Emulator:
         call = make_call([(None, 0) if v is None else (v.address, v.count) for v in ins],
                          [(o.address, o.count) for o in outs], scalars)
         work = Guarded("float32", -(-function(ctypes.byref(call), None) // 4))
+        self.library.emu_capability(self.capability)
         self.library.emu_set(self.schedule, 0)
         function(ctypes.byref(call), work.address)
         self._read_launches()
@@ -133,13 +155,16 @@ class Emulator:
             if tensor is not None:
                 tensor.check(f"{name}: " + ("workspace" if tensor is work else f"tensor {i}"))
 
-    def dry(self, name: str, scalars: list) -> tuple[list, str]:
-        """The launches of a call with these scalars, and the emulator's complaint;
-        nothing runs, no tensor is needed.
+    def dry(self, name: str, scalars: list, inputs: list | None = None,
+            outputs: list | None = None) -> tuple[list, str]:
+        """The launches of a call with these scalars, and the emulator's complaint; nothing runs, no tensor is needed.
+
+        Args:
+            inputs, outputs: (address, elements) of each tensor, (0, 0) for an absent one; by default all are there.
         """
         function = getattr(self.library, name)
         function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
-        call = make_call([(GUARD, 1)] * 52, [(GUARD, 1)] * 52, scalars)
+        call = make_call(inputs or [(GUARD, 1)] * 52, outputs or [(GUARD, 1)] * 52, scalars)
         self.launches = []
         self.library.emu_set(0, 1)
         function(ctypes.byref(call), 256)
@@ -150,6 +175,7 @@ class Emulator:
 
     def _read_launches(self) -> None:
         numbers = (ctypes.c_int64 * 3)()
+        self.products += self.library.emu_products()
         for i in range(self.library.emu_launches()):
             name = self.library.emu_launch(ctypes.c_int64(i), numbers).decode()
             self.launches.append((name, *numbers))
@@ -183,3 +209,52 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits.astype(np.uint64) + 0x7FFF + (bits >> 16 & 1)) >> 16
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded.astype(np.uint16))
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float64 -> what a tensor core takes of it: TF32 for float32, halves away from zero."""
+    single = np.ascontiguousarray(values, np.float32)
+    if dtype == "float16":
+        return single.astype(np.float16).astype(np.float64)
+    if dtype == "bfloat16":
+        return (to_bfloat16(single).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    mantissa, exponent = np.frexp(single.astype(np.float64))
+    return np.ldexp(np.copysign(np.floor(np.abs(mantissa) * 2 ** 11 + 0.5), mantissa) / 2 ** 11, exponent)
+
+
+class PlainProducts(np.ndarray):
+    """float64 numbers whose matrix products round their factors first, as a plain product on tensor cores does; made by
+    `plain_products`."""
+
+    dtype_of_factors = "float32"
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **words):
+        inputs = [_bare(v) for v in inputs]
+        if ufunc is np.matmul:
+            inputs = [rounded(v, self.dtype_of_factors) for v in inputs]
+        words = {name: tuple(_bare(v) for v in value) if name == "out" else _bare(value)
+                 for name, value in words.items()}
+        return self._like(getattr(ufunc, method)(*inputs, **words))
+
+    def __array_function__(self, function, types, inputs, words):
+        inputs = [type(v)(map(_bare, v)) if isinstance(v, (tuple, list)) else _bare(v) for v in inputs]
+        if function is np.einsum:
+            inputs[1:] = [rounded(v, self.dtype_of_factors) for v in inputs[1:]]
+        return self._like(function(*inputs, **{name: _bare(value) for name, value in words.items()}))
+
+    def _like(self, result):
+        return result.view(type(self)) if isinstance(result, np.ndarray) else result
+
+
+def plain_products(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The same numbers; products that they or results of theirs take part in have factors rounded to `dtype`, TF32 for
+    float32."""
+    kind = type(f"Plain_{dtype}", (PlainProducts,), {"dtype_of_factors": dtype})
+    return values.view(_kinds.setdefault(dtype, kind))
+
+
+_kinds: dict = {}
+
+
+def _bare(value):
+    return value.view(np.ndarray) if isinstance(value, PlainProducts) else value

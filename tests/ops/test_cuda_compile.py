@@ -1,12 +1,15 @@
-"""Every CUDA kernel through nvcc: compiles for five generations of GPUs,
-spills nothing, stays within its shared memory.
+"""Every CUDA kernel through nvcc: compiles for seven generations of GPUs, spills nothing, stays within its shared
+memory; products of those with tensor cores are made by them.
 
-`python tests/ops/test_cuda_compile.py` prints the table of docs/kernels.md (minutes).
+`python tests/ops/test_cuda_compile.py` prints the table of docs/kernels.md (minutes); with --registers ARCH... it
+writes jseg/bench/gpu_registers.json, what `jseg bench --gpu-model` takes for the occupancy, anew for these generations.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,10 +17,11 @@ import tempfile
 import pytest
 
 import jseg  # noqa: F401  (prepares the process before Jittor is imported)
-from jseg.ops.cuda_library import OPS, cuda_kernels, nvcc_command
+from jseg.bench import gpu_model
+from jseg.ops.cuda_library import OPS, WITH_PRODUCTS, cuda_kernels, nvcc_command
 from jseg.runtime_cuda import find_nvcc
 
-ARCHS = (75, 80, 90, 100, 120)
+ARCHS = (75, 80, 86, 89, 90, 100, 120)
 KERNELS = cuda_kernels()
 MAX_SHARED = 48 << 10   # what every GPU grants without asking
 NVCC = find_nvcc()
@@ -67,6 +71,69 @@ def test_no_spills(kernel, arch):
     _check(kernel, (arch,))
 
 
+def machine_code(kernel: str, arch: int) -> dict[str, list[str]]:
+    """Readable function name -> the words of its instructions, of one kernel compiled for one generation."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*nvcc_command(str(NVCC), [arch]), "-cubin", "-x", "cu", str(OPS / kernel / "cuda.cuh"), "-o",
+                   f"{folder}/out.cubin"]
+        command = [word for word in command if not word.endswith(f"code=compute_{arch}")]   # machine code alone
+        subprocess.run(command, check=True, timeout=1500)
+        text = subprocess.run(["cuobjdump", "-sass", f"{folder}/out.cubin"], capture_output=True, text=True, check=True,
+                              timeout=600).stdout
+    return instructions(text)
+
+
+def instructions(text: str) -> dict[str, list[str]]:
+    """The same from what cuobjdump -sass prints."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if "Function : " in line:
+            words = found.setdefault(line.split("Function : ")[1].strip(), [])
+        instruction = re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+ )?([A-Z][\w.]*)", line)
+        if instruction:
+            words.append(instruction.group(1))
+    return found
+
+
+# multiply-adds of one warp's instruction
+HMMA = {"HMMA.1688.F32.TF32": 16 * 8 * 8, "HMMA.16816.F32": 16 * 8 * 16, "HMMA.16816.F32.BF16": 16 * 8 * 16}
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cuobjdump") is None, reason="no cuobjdump here (pip install nvidia-cuda-cuobjdump)")
+@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch >= 80])
+@pytest.mark.parametrize("kernel", WITH_PRODUCTS)
+def test_products_are_made_by_tensor_cores(kernel, arch):
+    """A tile's products are all HMMA, as many as its geometry needs; none is left to multiply-adds."""
+    _check_products(machine_code(kernel, arch))
+
+
+def _check_products(functions: dict[str, list[str]]) -> None:
+    names, seen = _readable(list(functions)), 0
+    for mangled, words in functions.items():
+        name, plain = names[mangled], [word for word in words if word.startswith("FFMA")]
+        products = sum(HMMA[word] for word in words if word.startswith("HMMA"))
+        if name.startswith("tensor_tile"):
+            bm, bn, wm, wn, _ = map(int, re.findall(r"\d+", name))
+            half = "HMMA.1688.F32.TF32" not in words
+            assert products * (bm // wm) * (bn // wn) == bm * bn * (32 if half else 16), (mangled, products)
+        elif "Cores" in mangled:
+            assert products, f"{mangled}: no HMMA"
+        else:
+            factors = re.search(rf"gemm_tileI(?:Li\d+E)+{FACTOR}Lb\dE{FACTOR}Lb\dE", mangled)
+            if factors or "Plain" in mangled:
+                full = factors.groups() == ("f", "f") if factors else mangled.count("PlainEf")
+                assert not products and (full or len(words) <= 16), mangled   # 16: an empty function
+            continue
+        assert len(plain) < 400, f"{mangled}: {len(plain)} multiply-adds beside those of its ends"
+        seen += 1
+    assert seen
+
+
+FACTOR = r"(f|6__half|13__nv_bfloat16|S\d?_)"   # a type, or the one before it again
+
+
 @needs_nvcc
 @pytest.mark.slow
 def test_the_library_links(tmp_path):
@@ -113,5 +180,31 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def write_registers(archs: list[int]) -> None:
+    """jseg/bench/gpu_registers.json: generation -> kernel as `gpu_launches` names it -> [registers, shared bytes], the
+    most of all types.
+    """
+    known = json.loads(gpu_model.REGISTERS.read_text())
+    for arch in archs:
+        most = known.setdefault(f"sm_{arch}", {})
+        for f in (f for kernel in KERNELS for f in resources(kernel, (arch,))):
+            name = launch_name(f["name"])
+            before = most.get(name, [0, 0])
+            most[name] = [max(before[0], f["registers"]), max(before[1], f["shared"])]
+    gpu_model.REGISTERS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def launch_name(mangled: str) -> str:
+    """A mangled name as `gpu_launches` has it: a tensor tile by its size and what its factors are rounded to."""
+    name = _readable([mangled])[mangled]
+    if not name.startswith("tensor_tile"):
+        return name
+    rounded = "tf32" if mangled.split("tensor_tileI")[1].startswith("f") else "half"
+    return f"tensor_tile<{', '.join(re.findall(r'[0-9]+', name)[:2])}, {rounded}>"
+
+
 if __name__ == "__main__":
-    print(table())
+    if sys.argv[1:2] == ["--registers"]:
+        write_registers([int(arch) for arch in sys.argv[2:]])
+    else:
+        print(table())

@@ -10,26 +10,13 @@
 // queries; dbias: a tile of 64 x 64 through a run of pictures. A thread holds 4 x 4 scores and 4 rows of up to 128
 // channels of the result; wider heads take several blocks. Everything that is added up comes in fixed order: results
 // repeat bit by bit.
-#include "cuda_gemm.cuh"
+#include "cuda_attention.cuh"
 
 namespace {
 using namespace jseg;
+using namespace jseg::attention;
 
-constexpr int SIDE = 64, DEPTH = 16, THREADS = 256, LD = SIDE + 4, ACROSS = SIDE / 4, WIDEST = 128;
 constexpr float LOWEST = -3.4028235e38f;
-
-// Row `row` of picture `image` and head `head` starts at p + image * image_step + row * step + head * width.
-template <class T> struct Tokens {
-    T* p;
-    int64_t image_step, step, width, rows;
-    __device__ __forceinline__ T* at(int64_t image, int64_t head) const {
-        return p + image * image_step + head * width;
-    }
-};
-// Part `part` of `parts` that lie side by side in each of `rows` tokens.
-template <class T> Tokens<T> tokens(T* p, int64_t rows, int64_t heads, int64_t width, int64_t parts, int64_t part) {
-    return {p + part * heads * width, rows * parts * heads * width, parts * heads * width, width, rows};
-}
 
 struct AttentionShape {
     int64_t n, l, m, heads, d, e, packed;   // packed: 0 no, 2 keys and values, 3 all in one tensor
@@ -82,103 +69,6 @@ template <class T> struct Source {
     }
 };
 
-__device__ __forceinline__ int row_of_thread() { return int(threadIdx.x) / ACROSS * 4; }
-__device__ __forceinline__ int column_of_thread() { return int(threadIdx.x) % ACROSS * 4; }
-
-struct Shared {
-    float *as, *bs, *tile;   // two slices of DEPTH rows; a tile of SIDE x LD
-};
-#define JSEG_ATTENTION_SHARED(groups)                         \
-    JSEG_SHARED(float, slice_a, DEPTH* LD);                   \
-    JSEG_SHARED(float, slice_b, DEPTH*(SIDE * (groups) + 4)); \
-    JSEG_SHARED(float, weights, SIDE* LD);                    \
-    const Shared room { slice_a, slice_b, weights }
-
-// products[i][j] = a[a0 + row + i] . b[b0 + column + j] over `width` channels of two sets of tokens of one picture and
-// head.
-template <class T>
-__device__ __forceinline__ void dot_products(const T* a, const Tokens<const T>& at, int64_t a0, const T* b,
-                                             const Tokens<const T>& bt, int64_t b0, const Shared& room,
-                                             float (&products)[4][4]) {
-    Slice<SIDE, DEPTH, THREADS> next_a, next_b;
-    JSEG_UNROLL
-    for (int i = 0; i < 4; i++) JSEG_UNROLL
-    for (int j = 0; j < 4; j++) products[i][j] = 0.0f;
-    next_a.read(a, at.step, 1, a0, at.rows, 0, at.width);
-    next_b.read(b, bt.step, 1, b0, bt.rows, 0, bt.width);
-    for (int64_t d0 = 0; d0 < at.width; d0 += DEPTH) {
-        next_a.write(true, room.as);
-        next_b.write(true, room.bs);
-        __syncthreads();
-        if (d0 + DEPTH < at.width) {
-            next_a.read(a, at.step, 1, a0, at.rows, d0 + DEPTH, at.width);
-            next_b.read(b, bt.step, 1, b0, bt.rows, d0 + DEPTH, bt.width);
-        }
-        JSEG_UNROLL
-        for (int k = 0; k < DEPTH; k++) {
-            const float4 u = *reinterpret_cast<const float4*>(room.as + k * LD + row_of_thread());
-            const float4 v = *reinterpret_cast<const float4*>(room.bs + k * LD + column_of_thread());
-            const float av[4] = {u.x, u.y, u.z, u.w}, bv[4] = {v.x, v.y, v.z, v.w};
-            JSEG_UNROLL
-            for (int i = 0; i < 4; i++) JSEG_UNROLL
-            for (int j = 0; j < 4; j++) products[i][j] += av[i] * bv[j];
-        }
-        __syncthreads();
-    }
-}
-
-// Stores a thread's 4 x 4 values turned, tile[column][row], as the left factor of `add_product`. A barrier must follow;
-// that function has it.
-__device__ __forceinline__ void store_turned(const float (&values)[4][4], float* tile) {
-    JSEG_UNROLL
-    for (int j = 0; j < 4; j++)
-        *reinterpret_cast<float4*>(tile + (column_of_thread() + j) * LD + row_of_thread()) =
-            float4{values[0][j], values[1][j], values[2][j], values[3][j]};
-}
-
-// sums[i][g * 4 + j] += sum over the rows r of a tile, tile[r][row + i] b[b0 + r][first + g * SIDE + column + j]; rows
-// and channels beyond the ends are 0.
-template <int GROUPS, class T>
-__device__ __forceinline__ void add_product(const T* b, const Tokens<const T>& bt, int64_t b0, int64_t first,
-                                            const Shared& room, float (&sums)[4][4 * GROUPS]) {
-    constexpr int BL = SIDE * GROUPS + 4;
-    Slice<SIDE * GROUPS, DEPTH, THREADS> next;
-    const bool narrow = bt.step == 1;   // one head of width 1: `Slice` then takes the tokens for the near side
-    next.read(b, 1, bt.step, first, bt.width, b0, bt.rows);
-    for (int r0 = 0; r0 < SIDE && b0 + r0 < bt.rows; r0 += DEPTH) {
-        next.write(narrow, room.bs);
-        __syncthreads();
-        if (r0 + DEPTH < SIDE) next.read(b, 1, bt.step, first, bt.width, b0 + r0 + DEPTH, bt.rows);
-        JSEG_UNROLL
-        for (int r = 0; r < DEPTH; r++) {
-            const float4 u = *reinterpret_cast<const float4*>(room.tile + (r0 + r) * LD + row_of_thread());
-            const float av[4] = {u.x, u.y, u.z, u.w};
-            JSEG_UNROLL
-            for (int g = 0; g < GROUPS; g++) {
-                const float4 v = *reinterpret_cast<const float4*>(room.bs + r * BL + g * SIDE + column_of_thread());
-                const float bv[4] = {v.x, v.y, v.z, v.w};
-                JSEG_UNROLL
-                for (int i = 0; i < 4; i++) JSEG_UNROLL
-                for (int j = 0; j < 4; j++) sums[i][g * 4 + j] += av[i] * bv[j];
-            }
-        }
-        __syncthreads();
-    }
-}
-
-// to[first_row + row + i][first + ...] = factor[i] sums
-template <int GROUPS, class T>
-__device__ __forceinline__ void put_rows(const float (&sums)[4][4 * GROUPS], const float (&factor)[4], T* to,
-                                         const Tokens<T>& tt, int64_t first_row, int64_t first) {
-    JSEG_UNROLL
-    for (int i = 0; i < 4; i++) JSEG_UNROLL
-    for (int j = 0; j < 4 * GROUPS; j++) {
-        const int64_t row = first_row + row_of_thread() + i,
-                      channel = first + j / 4 * SIDE + column_of_thread() + j % 4;
-        if (row < tt.rows && channel < tt.width) put(to + row * tt.step + channel, sums[i][j] * factor[i]);
-    }
-}
-
 // Over the 16 threads that share a row.
 __device__ __forceinline__ float row_max(float v) {
     JSEG_UNROLL
@@ -193,18 +83,19 @@ __device__ __forceinline__ float row_sum(float v) {
 
 // ---- forward ----------------------------------------------------------------------------------------------
 
-template <int GROUPS, class T>
+template <int GROUPS, class Way, class T>
 __global__ void __launch_bounds__(THREADS, 1) attend(Source<T> from, int64_t chunks, Tokens<T> y, float* logsum) {
-    JSEG_ATTENTION_SHARED(GROUPS);
+    JSEG_ATTENTION_BEGIN(GROUPS);
     const AttentionShape& s = from.s;
     const int64_t tiles = ceil_div(s.l, SIDE), q0 = blockIdx.x % tiles * SIDE,
                   first = blockIdx.x / tiles % chunks * WIDEST;
     const int64_t set = blockIdx.x / tiles / chunks, image = set / s.heads, head = set % s.heads,
                   row = q0 + row_of_thread();
-    float sums[4][4 * GROUPS] = {}, top[4] = {LOWEST, LOWEST, LOWEST, LOWEST}, total[4] = {};
+    typename Way::template Sums<GROUPS> sums = {};
+    float top[4] = {LOWEST, LOWEST, LOWEST, LOWEST}, total[4] = {};
     for (int64_t k0 = 0; k0 < s.m; k0 += SIDE) {
-        float p[4][4];
-        dot_products(from.in.q.at(image, head), from.in.q, q0, from.in.k.at(image, head), from.in.k, k0, room, p);
+        float p[4][4], fade[4];
+        room.dot_products(from.in.q.at(image, head), from.in.q, q0, from.in.k.at(image, head), from.in.k, k0, p);
         JSEG_UNROLL
         for (int i = 0; i < 4; i++) {
             float most = top[i];
@@ -215,17 +106,16 @@ __global__ void __launch_bounds__(THREADS, 1) attend(Source<T> from, int64_t chu
                 most = fmaxf(most, p[i][j]);
             }
             most = row_max(most);
-            const float fade = expf(top[i] - most);
+            fade[i] = expf(top[i] - most);
             float more = 0.0f;
             JSEG_UNROLL
             for (int j = 0; j < 4; j++) more += p[i][j] = expf(p[i][j] - most);
-            total[i] = total[i] * fade + row_sum(more);
+            total[i] = total[i] * fade[i] + row_sum(more);
             top[i] = most;
-            JSEG_UNROLL
-            for (int j = 0; j < 4 * GROUPS; j++) sums[i][j] *= fade;
         }
-        store_turned(p, room.tile);
-        add_product<GROUPS>(from.in.v.at(image, head), from.in.v, k0, first, room, sums);
+        room.template scale_rows<GROUPS>(sums, fade);
+        room.store_turned(p);
+        room.template add_product<GROUPS>(from.in.v.at(image, head), from.in.v, k0, first, sums);
     }
     float share[4];
     JSEG_UNROLL
@@ -234,7 +124,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend(Source<T> from, int64_t chu
         if (logsum && first == 0 && column_of_thread() == 0 && row + i < s.l)
             logsum[set * s.l + row + i] = total[i] == 0.0f ? -LOWEST : top[i] + logf(total[i]);
     }
-    put_rows<GROUPS>(sums, share, y.at(image, head), y, q0, first);
+    room.template put_rows<GROUPS>(sums, share, y.at(image, head), y, q0, first);
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------
@@ -254,12 +144,12 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 // p <- P and dp <- dS of queries q0 + row + i and keys k0 + column + j.
-template <class T>
+template <class Way, class T>
 __device__ __forceinline__ void score_slopes(const Source<T>& from, int64_t image, int64_t head, int64_t q0, int64_t k0,
-                                             const Shared& room, float (&ds)[4][4]) {
+                                             const Way& room, float (&ds)[4][4]) {
     float p[4][4];
-    dot_products(from.in.q.at(image, head), from.in.q, q0, from.in.k.at(image, head), from.in.k, k0, room, p);
-    dot_products(from.dy.at(image, head), from.dy, q0, from.in.v.at(image, head), from.in.v, k0, room, ds);
+    room.dot_products(from.in.q.at(image, head), from.in.q, q0, from.in.k.at(image, head), from.in.k, k0, p);
+    room.dot_products(from.dy.at(image, head), from.dy, q0, from.in.v.at(image, head), from.in.v, k0, ds);
     JSEG_UNROLL
     for (int i = 0; i < 4; i++) {
         const int64_t row = q0 + row_of_thread() + i;
@@ -270,60 +160,60 @@ __device__ __forceinline__ void score_slopes(const Source<T>& from, int64_t imag
     }
 }
 
-template <int GROUPS, class T>
+template <int GROUPS, class Way, class T>
 __global__ void __launch_bounds__(THREADS, 1) back_to_queries(Source<T> from, int64_t chunks, Tokens<T> dq) {
-    JSEG_ATTENTION_SHARED(GROUPS);
+    JSEG_ATTENTION_BEGIN(GROUPS);
     const AttentionShape& s = from.s;
     const int64_t tiles = ceil_div(s.l, SIDE), q0 = blockIdx.x % tiles * SIDE,
                   first = blockIdx.x / tiles % chunks * WIDEST;
     const int64_t set = blockIdx.x / tiles / chunks, image = set / s.heads, head = set % s.heads;
-    float sums[4][4 * GROUPS] = {};
+    typename Way::template Sums<GROUPS> sums = {};
     for (int64_t k0 = 0; k0 < s.m; k0 += SIDE) {
         float ds[4][4];
         score_slopes(from, image, head, q0, k0, room, ds);
-        store_turned(ds, room.tile);
-        add_product<GROUPS>(from.in.k.at(image, head), from.in.k, k0, first, room, sums);
+        room.store_turned(ds);
+        room.template add_product<GROUPS>(from.in.k.at(image, head), from.in.k, k0, first, sums);
     }
     const float factor[4] = {s.scale, s.scale, s.scale, s.scale};
-    put_rows<GROUPS>(sums, factor, dq.at(image, head), dq, q0, first);
+    room.template put_rows<GROUPS>(sums, factor, dq.at(image, head), dq, q0, first);
 }
 
-template <int GROUPS, class T>
+template <int GROUPS, class Way, class T>
 __global__ void __launch_bounds__(THREADS, 1) back_to_keys(Source<T> from, int64_t chunks, Tokens<T> dk, Tokens<T> dv) {
-    JSEG_ATTENTION_SHARED(GROUPS);
+    JSEG_ATTENTION_BEGIN(GROUPS);
     const AttentionShape& s = from.s;
     const int64_t tiles = ceil_div(s.m, SIDE), k0 = blockIdx.x % tiles * SIDE,
                   first = blockIdx.x / tiles % chunks * WIDEST;
     const int64_t set = blockIdx.x / tiles / chunks, image = set / s.heads, head = set % s.heads;
-    float to_k[4][4 * GROUPS] = {}, to_v[4][4 * GROUPS] = {};
+    typename Way::template Sums<GROUPS> to_k = {}, to_v = {};
     for (int64_t q0 = 0; q0 < s.l; q0 += SIDE) {
         float p[4][4], ds[4][4];   // [key][query]
-        dot_products(from.in.k.at(image, head), from.in.k, k0, from.in.q.at(image, head), from.in.q, q0, room, p);
+        room.dot_products(from.in.k.at(image, head), from.in.k, k0, from.in.q.at(image, head), from.in.q, q0, p);
         JSEG_UNROLL
         for (int i = 0; i < 4; i++) JSEG_UNROLL
         for (int j = 0; j < 4; j++)
             p[i][j] = from.weight(image, head, q0 + column_of_thread() + j, k0 + row_of_thread() + i, p[i][j]);
-        store_turned(p, room.tile);
-        add_product<GROUPS>(from.dy.at(image, head), from.dy, q0, first, room, to_v);
-        dot_products(from.in.v.at(image, head), from.in.v, k0, from.dy.at(image, head), from.dy, q0, room, ds);
+        room.store_turned(p);
+        room.template add_product<GROUPS>(from.dy.at(image, head), from.dy, q0, first, to_v);
+        room.dot_products(from.in.v.at(image, head), from.in.v, k0, from.dy.at(image, head), from.dy, q0, ds);
         JSEG_UNROLL
         for (int j = 0; j < 4; j++) {
             const float delta = from.delta_of(image, head, q0 + column_of_thread() + j);
             JSEG_UNROLL
             for (int i = 0; i < 4; i++) ds[i][j] = p[i][j] * (ds[i][j] - delta);
         }
-        store_turned(ds, room.tile);
-        add_product<GROUPS>(from.in.q.at(image, head), from.in.q, q0, first, room, to_k);
+        room.store_turned(ds);
+        room.template add_product<GROUPS>(from.in.q.at(image, head), from.in.q, q0, first, to_k);
     }
     const float scale[4] = {s.scale, s.scale, s.scale, s.scale}, one[4] = {1.0f, 1.0f, 1.0f, 1.0f};
-    put_rows<GROUPS>(to_k, scale, dk.at(image, head), dk, k0, first);
-    put_rows<GROUPS>(to_v, one, dv.at(image, head), dv, k0, first);
+    room.template put_rows<GROUPS>(to_k, scale, dk.at(image, head), dk, k0, first);
+    room.template put_rows<GROUPS>(to_v, one, dv.at(image, head), dv, k0, first);
 }
 
 // parts (runs, heads, L, M) <- dS added up over a run of pictures
-template <class T>
+template <class Way, class T>
 __global__ void __launch_bounds__(THREADS, 1) back_to_bias(Source<T> from, int64_t runs, float* parts) {
-    JSEG_ATTENTION_SHARED(1);
+    JSEG_ATTENTION_BEGIN(1);
     const AttentionShape& s = from.s;
     const int64_t down = ceil_div(s.l, SIDE), across = ceil_div(s.m, SIDE);
     const int64_t q0 = blockIdx.x % down * SIDE, k0 = blockIdx.x / down % across * SIDE,
@@ -344,6 +234,12 @@ __global__ void __launch_bounds__(THREADS, 1) back_to_bias(Source<T> from, int64
     }
 }
 
+// Calls body(Plain()) or body(Cores<T>()).
+template <class T, class Body> void in_best_way(Body body) {
+    if (tf32_allowed && has_tensor_cores(attend<1, Cores<T>, T>)) body(Cores<T>());
+    else body(Plain());
+}
+
 }  // namespace
 
 // inputs q, k, v as `packed` says, bias, mask, each of the two or None; outputs y and, if wanted, logsum
@@ -361,8 +257,11 @@ JSEG_CUDA_KERNEL(jseg_attention_forward) {
     const Tokens<T> y = tokens(call.out<T>(0), s.l, s.heads, s.e, 1, 0);
     float* logsum = call.output_count > 1 ? call.out<float>(1) : nullptr;
     const int64_t chunks = s.chunks(s.e), blocks = s.n * s.heads * chunks * s.query_tiles();
-    if (s.e <= SIDE) JSEG_LAUNCH((attend<1, T>), blocks, THREADS, from, chunks, y, logsum);
-    else JSEG_LAUNCH((attend<2, T>), blocks, THREADS, from, chunks, y, logsum);
+    in_best_way<T>([&](auto way) {
+        using Way = decltype(way);
+        if (s.e <= SIDE) JSEG_LAUNCH((attend<1, Way, T>), blocks, THREADS, from, chunks, y, logsum);
+        else JSEG_LAUNCH((attend<2, Way, T>), blocks, THREADS, from, chunks, y, logsum);
+    });
 }
 
 // inputs q, k, v, bias, mask as forward, y, logsum, dy; outputs gradients of q, k, v as `packed` says and, with a bias,
@@ -391,15 +290,18 @@ JSEG_CUDA_KERNEL(jseg_attention_backward) {
     JSEG_LAUNCH((row_deltas<T>), ceil_div(rows, THREADS / WARP), THREADS, y, dy, s.heads, rows, delta);
     const int64_t query_blocks = s.n * s.heads * s.query_tiles(), key_blocks = s.n * s.heads * s.key_tiles(),
                   of_d = s.chunks(s.d), of_both = s.chunks(s.d > s.e ? s.d : s.e);
-    if (s.d <= SIDE) JSEG_LAUNCH((back_to_queries<1, T>), query_blocks * of_d, THREADS, from, of_d, to.q);
-    else JSEG_LAUNCH((back_to_queries<2, T>), query_blocks * of_d, THREADS, from, of_d, to.q);
-    if (s.d <= SIDE && s.e <= SIDE)
-        JSEG_LAUNCH((back_to_keys<1, T>), key_blocks * of_both, THREADS, from, of_both, to.k, to.v);
-    else JSEG_LAUNCH((back_to_keys<2, T>), key_blocks * of_both, THREADS, from, of_both, to.k, to.v);
-    if (!s.biases) return;
-    float* dbias = call.out<float>(int(outputs));
-    JSEG_LAUNCH((back_to_bias<T>), runs * s.heads * s.query_tiles() * s.key_tiles(), THREADS, from, runs,
-                in_parts ? parts : dbias);
+    float* const dbias = s.biases ? call.out<float>(int(outputs)) : nullptr;
+    in_best_way<T>([&](auto way) {
+        using Way = decltype(way);
+        if (s.d <= SIDE) JSEG_LAUNCH((back_to_queries<1, Way, T>), query_blocks * of_d, THREADS, from, of_d, to.q);
+        else JSEG_LAUNCH((back_to_queries<2, Way, T>), query_blocks * of_d, THREADS, from, of_d, to.q);
+        if (s.d <= SIDE && s.e <= SIDE)
+            JSEG_LAUNCH((back_to_keys<1, Way, T>), key_blocks * of_both, THREADS, from, of_both, to.k, to.v);
+        else JSEG_LAUNCH((back_to_keys<2, Way, T>), key_blocks * of_both, THREADS, from, of_both, to.k, to.v);
+        if (dbias)
+            JSEG_LAUNCH((back_to_bias<Way, T>), runs * s.heads * s.query_tiles() * s.key_tiles(), THREADS, from, runs,
+                        in_parts ? parts : dbias);
+    });
     if (in_parts)
         JSEG_LAUNCH((sum_parts<float, float>), ceil_div(bias_size, 256), 256, static_cast<const float*>(parts),
                     int64_t(1), runs, bias_size, false, dbias);

@@ -42,8 +42,14 @@ struct Lines {
 template <class T> struct Finish {
     Matrix<T> out;
     Matrix<const float> sofar;
-    __device__ __forceinline__ void operator()(int64_t b, int64_t, int64_t i, int64_t j, float sum) const {
-        put(out.at(b, i, j), *sofar.at(b, i, j) + sum);
+    bool wide() const { return out.aligned(4) && sofar.aligned(4); }
+    template <int W>
+    __device__ __forceinline__ void put_sums(int64_t b, int64_t, int64_t i, int64_t j, float (&sum)[W]) const {
+        float before[W];
+        load_run<W>(sofar.at(b, i, j), before);
+        JSEG_UNROLL
+        for (int w = 0; w < W; w++) sum[w] += before[w];
+        store_run<W>(out.at(b, i, j), sum);
     }
 };
 

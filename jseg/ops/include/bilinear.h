@@ -1,4 +1,4 @@
-// Bilinear resampling of class scores: positions for upsample_cross_entropy and upsample_argmax, and the steps of the
+// Bilinear resampling of class scores: positions for upsample_cross_entropy and readout, and the steps of the
 // former.
 //
 // Its scores travel as (N, h, w, Kp): classes innermost, padded to whole vectors with a value far below any score, so

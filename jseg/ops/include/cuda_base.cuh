@@ -17,6 +17,7 @@
 #define JSEG_LAUNCH(kernel, blocks, threads, ...) kernel<<<jseg::checked_blocks(blocks), (threads)>>>(__VA_ARGS__)
 #define JSEG_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define JSEG_UNROLL _Pragma("unroll")
+#define JSEG_ROLL _Pragma("unroll 1")
 #else
 #include "cuda_emu.h"
 #define JSEG_LAUNCH(kernel, blocks, threads, ...) emu::launch(#kernel, kernel, blocks, threads, __VA_ARGS__)
@@ -24,6 +25,7 @@
     static char name##_site;            \
     type* const name = emu::shared_array<type>(&name##_site, count)
 #define JSEG_UNROLL
+#define JSEG_ROLL
 #endif
 
 namespace jseg {
@@ -47,6 +49,38 @@ __device__ __forceinline__ float to_float(__nv_bfloat16 v) { return __bfloat162f
 __device__ __forceinline__ void put(float* p, float v) { *p = v; }
 __device__ __forceinline__ void put(__half* p, float v) { *p = __float2half_rn(v); }
 __device__ __forceinline__ void put(__nv_bfloat16* p, float v) { *p = __float2bfloat16_rn(v); }
+
+// W values in a row; 4 or more are aligned to four of them.
+template <class T> struct alignas(4 * sizeof(T)) Four {
+    T v[4];
+};
+template <int W, class T> __device__ __forceinline__ void load_run(const T* p, float (&v)[W]) {
+    if constexpr (W == 1) {
+        v[0] = to_float(*p);
+    } else {
+        JSEG_UNROLL
+        for (int g = 0; g < W; g += 4) {
+            const Four<T> four = *reinterpret_cast<const Four<T>*>(p + g);
+            JSEG_UNROLL
+            for (int i = 0; i < 4; i++) v[g + i] = to_float(four.v[i]);
+        }
+    }
+}
+template <int W, class T> __device__ __forceinline__ void store_run(T* p, const float (&v)[W]) {
+    if constexpr (W == 1) {
+        put(p, v[0]);
+    } else {
+        JSEG_UNROLL
+        for (int g = 0; g < W; g += 4) {
+            Four<T> four;
+            JSEG_UNROLL
+            for (int i = 0; i < 4; i++) put(&four.v[i], v[g + i]);
+            *reinterpret_cast<Four<T>*>(p + g) = four;
+        }
+    }
+}
+// Whether p can be read in fours; null can.
+template <class T> inline bool in_fours(const T* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Four<T>) == 0; }
 
 // ---- GELU, exact (erf) ----------------------------------------------------------------------------------------------
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
@@ -119,8 +153,13 @@ private:
 // Whether the caller passed input `i`; holds in the measuring call too, where all addresses are null.
 inline bool given(const Call& call, int i) { return i < call.input_count && call.input_sizes[i] > 0; }
 
-template <class Body> int64_t run_call(const Call& call, void* memory, Body body) {
+// Whether products of float32 maps may round their factors to TF32; said anew by each call. Products of half-precision
+// maps always take what their type allows.
+inline thread_local bool tf32_allowed = false;
+
+template <class Body> int64_t run_call(const Call& call, void* memory, bool tf32, Body body) {
     Workspace work(memory);
+    tf32_allowed = tf32;
     body(call, work);
     if (work.measuring()) return work.used();
 #ifdef __CUDACC__
@@ -132,16 +171,18 @@ template <class Body> int64_t run_call(const Call& call, void* memory, Body body
 
 }  // namespace jseg
 
-// Defines `template <class T> void name(call, work)` and exports it for the three element types. With memory == nullptr
-// it returns the bytes of workspace it wants (its body must return after the last `take` when `work.measuring()`), else
-// 0 or minus a cudaError_t. Kernels run on the default stream, as Jittor's do.
-#define JSEG_CUDA_EXPORT(name, suffix, type)                                                                          \
+// Defines `template <class T> void name(call, work)` and exports it for the three element types, float32 also as
+// `tf32`: with products on tensor cores. With memory == nullptr it returns the bytes of workspace it wants (its body
+// must return after the last `take` when `work.measuring()`), else 0 or minus a cudaError_t. Kernels run on the
+// default stream, as Jittor's do.
+#define JSEG_CUDA_EXPORT(name, suffix, type, tf32)                                                                    \
     extern "C" __attribute__((visibility("default"))) int64_t name##_##suffix(const jseg::Call& call, void* memory) { \
-        return jseg::run_call(call, memory, name##_body<type>);                                                       \
+        return jseg::run_call(call, memory, tf32, name##_body<type>);                                                 \
     }
 #define JSEG_CUDA_KERNEL(name)                                                          \
     template <class T> static void name##_body(const jseg::Call&, jseg::Workspace&);   \
-    JSEG_CUDA_EXPORT(name, float32, float)                                              \
-    JSEG_CUDA_EXPORT(name, float16, __half)                                             \
-    JSEG_CUDA_EXPORT(name, bfloat16, __nv_bfloat16)                                     \
+    JSEG_CUDA_EXPORT(name, float32, float, false)                                       \
+    JSEG_CUDA_EXPORT(name, tf32, float, true)                                           \
+    JSEG_CUDA_EXPORT(name, float16, __half, true)                                       \
+    JSEG_CUDA_EXPORT(name, bfloat16, __nv_bfloat16, true)                               \
     template <class T> static void name##_body(const jseg::Call& call, jseg::Workspace& work)

@@ -28,12 +28,29 @@ template <class T> struct TokenEnding {   // i: token, j: channel
     const T* shortcut;
     bool act;
     float* before;   // null where u is not saved
-    __device__ __forceinline__ void operator()(int64_t, int64_t, int64_t i, int64_t j, float u) const {
-        if (bias) u += bias[j];
-        if (before) before[i * d + j] = u;
-        if (act) u = gelu(u);
-        if (factor) u *= factor[i / tokens];
-        put(y + i * d + j, shortcut ? u + to_float(shortcut[i * d + j]) : u);
+    bool wide() const {
+        return d % 4 == 0 && in_fours(y) && in_fours(bias) && in_fours(shortcut) && in_fours(before);
+    }
+    template <int W>
+    __device__ __forceinline__ void put_sums(int64_t, int64_t, int64_t i, int64_t j, float (&u)[W]) const {
+        float more[W];
+        if (bias) {
+            load_run<W>(bias + j, more);
+            JSEG_UNROLL
+            for (int w = 0; w < W; w++) u[w] += more[w];
+        }
+        if (before) store_run<W>(before + i * d + j, u);
+        JSEG_UNROLL
+        for (int w = 0; w < W; w++) {
+            if (act) u[w] = gelu(u[w]);
+            if (factor) u[w] *= factor[i / tokens];
+        }
+        if (shortcut) {
+            load_run<W>(shortcut + i * d + j, more);
+            JSEG_UNROLL
+            for (int w = 0; w < W; w++) u[w] += more[w];
+        }
+        store_run<W>(y + i * d + j, u);
     }
 };
 // slope <- dy f act'(u); a thread per element. What is null is left out.
@@ -69,7 +86,7 @@ __global__ void __launch_bounds__(THREADS) token_parts(const G* g, int64_t rows,
 JSEG_CUDA_KERNEL(jseg_linear_forward) {
     const LinearShape s(call);
     if (work.measuring()) return;
-    run_gemm(gemm_size(1, s.rows(), s.d, s.c), matrix(call.in<T>(0), 0, s.c, 1), matrix(call.in<float>(1), 0, 1, s.c),
+    run_gemm(gemm_size(1, s.rows(), s.d, s.c), rows_of(call.in<T>(0), 0, s.c), columns_of(call.in<float>(1), 0, s.c),
              TokenEnding<T>{call.out<T>(0), s.d, s.tokens, call.in<float>(2), call.in<float>(3), call.in<T>(4), s.gelu,
                             call.output_count > 1 ? call.out<float>(1) : nullptr});
 }
@@ -87,9 +104,9 @@ JSEG_CUDA_KERNEL(jseg_linear_backward) {
     const float* w = call.in<float>(1);
     auto rest = [&](auto* g) {
         using G = std::remove_const_t<std::remove_pointer_t<decltype(g)>>;
-        run_gemm(gemm_size(1, s.rows(), s.c, s.d), matrix(g, 0, s.d, 1), matrix(w, 0, s.c, 1),
-                 Store<T>{matrix(call.out<T>(0), 0, s.c, 1), nullptr, false, false});
-        run_reduction(weights, matrix(g, 0, 1, s.d), matrix(x, 0, s.c, 1), false, false, parts, call.out<float>(1));
+        run_gemm(gemm_size(1, s.rows(), s.c, s.d), rows_of(g, 0, s.d), rows_of(w, 0, s.c),
+                 Store<T>{rows_of(call.out<T>(0), 0, s.c), nullptr, false, false});
+        run_reduction(weights, columns_of(g, 0, s.d), rows_of(x, 0, s.c), false, false, parts, call.out<float>(1));
         JSEG_LAUNCH((token_parts<G>), runs * ceil_div(s.d, WARP), THREADS, g, s.rows(), s.d, sums);
         JSEG_LAUNCH((sum_parts<float, float>), ceil_div(s.d, 256), 256, static_cast<const float*>(sums), int64_t(1),
                     runs, s.d, false, call.out<float>(2));

@@ -6,7 +6,8 @@
 //   dx += dtop other^T,  dother = x^T dtop + other (dgram + dgram^T),  dold = q top + dbottom gram
 //
 // Layout: x, y (N, D, L) of type T; bases (N, D, R), coefficients (N, L, R) and everything else float.
-// The products are those of cuda_gemm.cuh (one block per tile; long sums are cut, the parts added in order), the rest
+// The products are those of cuda_gemm.cuh (one block per tile; long sums are cut, the parts added in order), on tensor
+// cores in TF32 whatever the type of x, which TF32 holds whole: the factors are float. The rest
 // are kernels with a thread per element that reads one row of R values and the R x R gram matrix: small beside x, which
 // every product reads once. State kept for the backward pass: c_0 .. c_S, then b_0 .. b_S ("full"), or the last of each
 // ("one_step"). No atomics: results repeat bit by bit. About 9 launches per step forward: for small x they, not the
@@ -115,19 +116,21 @@ template <class T> struct Nmf {
     const T* x;
     float *parts, *top, *gram;   // scratch
 
-    Matrix<const T> x_rows() const { return matrix(x, s.d * s.l, s.l, 1); }       // (D, L)
-    Matrix<const T> x_columns() const { return matrix(x, s.d * s.l, 1, s.l); }    // (L, D)
-    Matrix<const float> factor(const float* f, int64_t rows) const { return matrix(f, rows * s.r, s.r, 1); }
-    Matrix<const float> turned(const float* f, int64_t rows) const { return matrix(f, rows * s.r, 1, s.r); }
+    Matrix<const T> x_rows() const { return rows_of(x, s.d * s.l, s.l); }                // (D, L)
+    Matrix<const T, false> x_columns() const { return columns_of(x, s.d * s.l, s.l); }   // (L, D)
+    Matrix<const float> factor(const float* f, int64_t rows) const { return rows_of(f, rows * s.r, s.r); }
+    Matrix<const float, false> turned(const float* f, int64_t rows) const {
+        return columns_of(f, rows * s.r, s.r);
+    }
 
     void coef_top(const float* bases, bool add, float* out) const {
-        run_reduction(s.coef_top(), x_columns(), factor(bases, s.d), false, add, parts, out);
+        run_reduction_as<float>(s.coef_top(), x_columns(), factor(bases, s.d), false, add, parts, out);
     }
     void bases_top(const float* coef, bool add, float* out) const {
-        run_reduction(s.bases_top(), x_rows(), factor(coef, s.l), false, add, parts, out);
+        run_reduction_as<float>(s.bases_top(), x_rows(), factor(coef, s.l), false, add, parts, out);
     }
     void make_gram(const float* a, const float* b, int64_t rows, float* out) const {
-        run_reduction(s.gram(rows), turned(a, rows), factor(b, rows), false, false, parts, out);
+        run_reduction_as<float>(s.gram(rows), turned(a, rows), factor(b, rows), false, false, parts, out);
     }
     void update_coef(const float* bases, const float* old, float* fresh) const {
         coef_top(bases, false, top);
@@ -140,8 +143,8 @@ template <class T> struct Nmf {
         JSEG_LAUNCH(update_factor, blocks_of(s.bases_size()), 256, old, top, gram, s.n, s.d, s.r, s.eps, fresh);
     }
     void product(const float* a, const float* b, bool add, float* out) const {   // (D, R) (L, R)^T
-        run_gemm(gemm_size(s.n, s.d, s.l, s.r), factor(a, s.d), turned(b, s.l),
-                 Store<float>{matrix(out, s.d * s.l, s.l, 1), nullptr, false, add});
+        run_gemm_as<float>(gemm_size(s.n, s.d, s.l, s.r), factor(a, s.d), turned(b, s.l),
+                 Store<float>{rows_of(out, s.d * s.l, s.l), nullptr, false, add});
     }
     // Gradient of one update: dold is written, dother added to, dx written (`first`) or added to.
     void update_back(bool of_coef, const float* dnew, const float* other, const float* old, float* dtop, float* dbottom,
@@ -191,8 +194,8 @@ JSEG_CUDA_KERNEL(jseg_nmf_forward) {
         m.update_bases(coef(t + 1), base(t), base(t + 1));
     }
     m.update_coef(base(s.steps), coef(s.steps), last);
-    run_gemm(gemm_size(s.n, s.d, s.l, s.r), m.factor(base(s.steps), s.d), m.turned(last, s.l),
-             Store<T>{matrix(call.out<T>(0), s.d * s.l, s.l, 1), nullptr, false, false});
+    run_gemm_as<float>(gemm_size(s.n, s.d, s.l, s.r), m.factor(base(s.steps), s.d), m.turned(last, s.l),
+             Store<T>{rows_of(call.out<T>(0), s.d * s.l, s.l), nullptr, false, false});
     if (!s.save || keep) return;
     JSEG_LAUNCH((convert<float, float>), blocks_of(s.coef_size()), 256, coef(s.steps), s.coef_size(),
                 call.out<float>(1));
@@ -214,11 +217,11 @@ JSEG_CUDA_KERNEL(jseg_nmf_backward) {
     const float *coefs = call.in<float>(1), *bases = coefs + (kept + 1) * s.coef_size();
     auto coef = [&](int64_t t) { return coefs + t * s.coef_size(); };
     auto base = [&](int64_t t) { return bases + t * s.bases_size(); };
-    const Matrix<const T> dy = matrix(call.in<T>(2), s.d * s.l, s.l, 1),
-                          dy_turned = matrix(call.in<T>(2), s.d * s.l, 1, s.l);
+    const auto dy = rows_of(call.in<T>(2), s.d * s.l, s.l);
+    const auto dy_turned = columns_of(call.in<T>(2), s.d * s.l, s.l);
     m.update_coef(base(kept), coef(kept), last);
-    run_reduction(s.bases_top(), dy, m.factor(last, s.l), false, false, m.parts, dbases);
-    run_reduction(s.coef_top(), dy_turned, m.factor(base(kept), s.d), false, false, m.parts, spare);
+    run_reduction_as<float>(s.bases_top(), dy, m.factor(last, s.l), false, false, m.parts, dbases);
+    run_reduction_as<float>(s.coef_top(), dy_turned, m.factor(base(kept), s.d), false, false, m.parts, spare);
     m.update_back(true, spare, base(kept), coef(kept), dtop, dbottom, dcoef, s.one_step ? nullptr : dbases, dx, true);
     for (int64_t t = kept; t > 0; t--) {
         m.update_back(false, dbases, coef(t), base(t - 1), dtop, dbottom, other, dcoef, dx, false);

@@ -25,19 +25,15 @@ JSEG_CUDA_KERNEL(jseg_pointwise_forward) {
     using namespace jseg;
     const PointwiseShape s(call);
     const bool affine = given(call, 9);
-    float* mapped = work.take<float>(affine ? s.n * s.c * s.p : 0);
+    float* folded = work.take<float>(affine ? s.d * (s.c + 1) : 0);
     if (work.measuring()) return;
-    const Ending<T> end{call.out<T>(0),   s.d,           s.p,           call.in<float>(2), s.gelu,
-                        call.in<T>(3),    call.in<T>(4), call.in<T>(8), call.in<float>(5), call.in<float>(6),
-                        call.in<float>(7)};
-    auto run = [&](auto* x) {
-        run_gemm(gemm_size(s.n, s.d, s.p, s.c), matrix(call.in<float>(1), 0, s.c, 1), matrix(x, s.c * s.p, s.p, 1),
-                 end);
-    };
-    if (!affine) return run(call.in<T>(0));
-    JSEG_LAUNCH((affine_rows<T>), ceil_div(s.n * s.c * s.p, 256), 256, call.in<T>(0), s.n, s.c, s.p, call.in<float>(9),
-                call.in<float>(10), static_cast<const float*>(nullptr), mapped);
-    run(static_cast<const float*>(mapped));
+    const float *w = affine ? folded : call.in<float>(1), *b = affine ? folded + s.d * s.c : call.in<float>(2);
+    if (affine)
+        JSEG_LAUNCH((fold_affine<float>), s.d, 256, call.in<float>(1), call.in<float>(2), call.in<float>(9),
+                    call.in<float>(10), s.c, folded, folded + s.d * s.c);
+    run_gemm(gemm_size(s.n, s.d, s.p, s.c), rows_of(w, 0, s.c), rows_of(call.in<T>(0), s.c * s.p, s.p),
+             Ending<T>{call.out<T>(0), s.d, s.p, b, s.gelu, call.in<T>(3), call.in<T>(4), call.in<T>(8),
+                       call.in<float>(5), call.in<float>(6), call.in<float>(7)});
 }
 
 // inputs x, W, b or None, dy [, gate, residual, scale, factor]; outputs dx, dW, db [, dgate or dresidual, dscale]
@@ -53,16 +49,16 @@ JSEG_CUDA_KERNEL(jseg_pointwise_backward) {
     const auto w = call.in<float>(1);
     const auto x = call.in<T>(0), dy = call.in<T>(3);
     auto rest = [&](auto* g) {
-        run_gemm(gemm_size(s.n, s.c, s.p, s.d), matrix(w, 0, 1, s.c), matrix(g, s.d * s.p, s.p, 1),
-                 Store<T>{matrix(call.out<T>(0), s.c * s.p, s.p, 1), nullptr, false, false});
-        run_reduction(weights, matrix(g, s.d * s.p, s.p, 1), matrix(x, s.c * s.p, 1, s.p), true, false, parts,
+        run_gemm(gemm_size(s.n, s.c, s.p, s.d), columns_of(w, 0, s.c), rows_of(g, s.d * s.p, s.p),
+                 Store<T>{rows_of(call.out<T>(0), s.c * s.p, s.p), nullptr, false, false});
+        run_reduction(weights, rows_of(g, s.d * s.p, s.p), columns_of(x, s.c * s.p, s.p), true, false, parts,
                       call.out<float>(1));
         using G = std::remove_const_t<std::remove_pointer_t<decltype(g)>>;
         JSEG_LAUNCH((row_sums<G>), s.d, 256, g, s.n, s.d, s.p, false, call.out<float>(2));
     };
     if (!again) return rest(dy);
     const T *gate = call.in<T>(4), *residual = call.in<T>(5);
-    run_gemm(gemm_size(s.n, s.d, s.p, s.c), matrix(w, 0, s.c, 1), matrix(x, s.c * s.p, s.p, 1),
+    run_gemm(gemm_size(s.n, s.d, s.p, s.c), rows_of(w, 0, s.c), rows_of(x, s.c * s.p, s.p),
              EndingBack<T>{slope, s.d, s.p, dy, gate, residual, call.in<float>(2), call.in<float>(6), call.in<float>(7),
                            s.gelu, gate ? call.out<T>(3) : nullptr, residual ? call.out<T>(3) : nullptr,
                            scaled ? terms : nullptr});
