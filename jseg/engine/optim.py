@@ -12,7 +12,8 @@ loss does not reach has gradient zero here (it still decays); PyTorch skips it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jittor as jt
@@ -20,7 +21,7 @@ import numpy as np
 
 from jseg.engine import distributed, layer_decay
 from jseg.errors import ConfigError
-from jseg.layers import Conv2d
+from jseg.layers import Conv2d, buffer_names
 from jseg.layers.norms import NORMS
 from jseg.ops import adamw
 from jseg.ops.adamw.op import ALIGN, MOST_GRADIENTS, pack, sum_of_squares
@@ -357,37 +358,66 @@ class SGD(Optimizer):
 class EMA:
     """Exponential moving average of the weights: `average += (1 - decay) * (weights - average)` after every iteration.
 
-    The first update copies the weights, as MMEngine does. Buffers (running statistics) are not averaged.
+    The first update copies the weights, as MMEngine does.
 
     Args:
         optimizer: its weight vectors are followed.
         decay: 0 to below 1, usually 0.999 or more.
+        buffers: name -> Var of running statistics that are averaged too, as timm does; by default none are.
     Raises:
         ValueError: decay out of range.
     """
 
-    def __init__(self, optimizer: Optimizer, *, decay: float = 0.9998):
+    def __init__(self, optimizer: Optimizer, *, decay: float = 0.9998, buffers: Mapping[str, jt.Var] | None = None):
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"train_cfg.ema: needs 0 <= decay < 1, got {decay}")
         self.optimizer, self.decay, self.updates = optimizer, decay, 0
         self.weights = [_var(np.zeros(g.size, np.float32)) for g in optimizer.groups]
+        self.buffers = dict(buffers or {})
+        self.averages = {name: _var(np.zeros(var.shape, np.float32)) for name, var in self.buffers.items()}
+
+    @classmethod
+    def of(cls, cfg, optimizer: Optimizer, model) -> EMA:
+        """The average that a `train_cfg.ema` asks for: of the parameters, with `update_buffers` of the statistics."""
+        state = model.state_dict() if cfg.update_buffers else {}
+        names = [name for name in state if name in buffer_names(model) and state[name].dtype == "float32"]
+        return cls(optimizer, decay=cfg.decay, buffers={name: state[name] for name in names})
 
     def update(self) -> None:
         """Follow the optimizer's present weights by one step."""
         share, = _scalars(1.0 if self.updates == 0 else 1 - self.decay)
-        for average, weights in zip(self.weights, self.optimizer.weights):
+        pairs = [*zip(self.weights, self.optimizer.weights),
+                 *((self.averages[name], var) for name, var in self.buffers.items())]
+        for average, weights in pairs:
             average.update(average + (weights - average) * share)
         self.updates += 1
 
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it the model holds the average."""
+        held = {name: var.numpy() for name, var in self.buffers.items()}
+        self.optimizer.put(self.weights)
+        for name, var in self.buffers.items():
+            var.update(self.averages[name] + 0)  # a copy: evaluation must not move it
+        try:
+            yield
+        finally:
+            self.optimizer.put(self.optimizer.weights)
+            for name, var in self.buffers.items():
+                var.update(_var(held[name]))
+            jt.sync_all(True)
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """`ema.<parameter>` float32 arrays."""
-        return {f"ema.{name}": array for group, flat in zip(self.optimizer.groups, self.weights)
-                for name, array in group.unpack(flat.numpy()).items()}
+        """`ema.<parameter>` and `ema.<statistic>` float32 arrays."""
+        found = {f"ema.{name}": array for group, flat in zip(self.optimizer.groups, self.weights)
+                 for name, array in group.unpack(flat.numpy()).items()}
+        return {**found, **{f"ema.{name}": np.array(var.numpy()) for name, var in self.averages.items()}}
 
     def load_state_dict(self, state: dict[str, np.ndarray], updates: int) -> None:
         """Take these averages and this number of past updates; KeyError when one is missing."""
         self.updates = updates
         self.weights = [_var(g.pack([state[f"ema.{name}"] for name in g.names])) for g in self.optimizer.groups]
+        self.averages = {name: _var(state[f"ema.{name}"]) for name in self.buffers}
 
 
 def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = None) -> Optimizer:
