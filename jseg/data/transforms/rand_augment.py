@@ -33,6 +33,12 @@ def _solarize_add(img: Image.Image, add: int) -> Image.Image:
     return img.point(table * len(img.getbands()))
 
 
+def _posterize(img: Image.Image, bits: int) -> Image.Image:
+    """Keep the upper bits of every value; 0 gives black (newer Pillows refuse it)."""
+    kept = 256 - (1 << 8 - bits)
+    return img.point([value & kept for value in range(256)] * len(img.getbands()))
+
+
 def _enhance(kind: type) -> _Op:
     return lambda img, factor, fill: kind(img).enhance(factor)
 
@@ -44,7 +50,7 @@ _OPS: dict[str, tuple[_Draw, _Op]] = {
     "Invert": (lambda share, sign: None, lambda img, _, fill: ImageOps.invert(img)),
     "Rotate": (lambda share, sign: sign * share * 30.0, lambda img, angle, fill: img.rotate(angle, **fill)),
     "Posterize": (lambda share, sign: 4 - int(share * 4),
-                  lambda img, bits, fill: img if bits >= 8 else ImageOps.posterize(img, bits)),
+                  lambda img, bits, fill: _posterize(img, bits)),
     "Solarize": (lambda share, sign: 256 - min(256, int(share * 256)),
                  lambda img, limit, fill: ImageOps.solarize(img, limit)),
     "SolarizeAdd": (lambda share, sign: min(128, int(share * 110)), lambda img, add, fill: _solarize_add(img, add)),
