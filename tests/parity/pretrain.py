@@ -101,8 +101,10 @@ def fine_tune(args) -> int:
     for part in ("train", "val"):
         config[f"{part}_dataloader"]["dataset"]["data_root"] = str(args.data)
     config["train_cfg"].update(max_iters=args.iters, val_interval=args.iters // 4, ckpt_interval=100, log_interval=10)
+    config["param_scheduler"][0]["end"] = config["param_scheduler"][1]["begin"] = 20
     config["param_scheduler"][1]["end"] = args.iters
-    config["train_dataloader"]["num_workers"] = config["val_dataloader"]["num_workers"] = 1
+    config["train_dataloader"].update(batch_size=4, num_workers=1)
+    config["val_dataloader"]["num_workers"] = 1
     for name, start in (("camvid_pretrained", str(args.folder / "run_0" / "best.safetensors")),
                         ("camvid_random", None)):
         path = args.folder / f"{name}.yaml"
@@ -153,7 +155,7 @@ def main() -> int:
     for part, iters in ((one, ITERS), (two, 400)):
         part.add_argument("folder", type=pathlib.Path)
         part.add_argument("--data", type=pathlib.Path, required=True)
-        part.add_argument("--iters", type=int, default=iters)
+        part.add_argument("--iters", type=int, default=iters, help="(default: %(default)s)")
     three = parts.add_parser("draw")
     three.add_argument("picture", type=pathlib.Path)
     three.add_argument("folders", type=pathlib.Path, nargs="+")
