@@ -374,7 +374,7 @@ class EMA:
         self.optimizer, self.decay, self.updates = optimizer, decay, 0
         self.weights = [_var(np.zeros(g.size, np.float32)) for g in optimizer.groups]
         self.buffers = dict(buffers or {})
-        self.averages = {name: _var(np.zeros(var.shape, np.float32)) for name, var in self.buffers.items()}
+        self.statistics = _var(np.zeros(max(1, sum(var.numel() for var in self.buffers.values())), np.float32))
 
     @classmethod
     def of(cls, cfg, optimizer: Optimizer, model) -> EMA:
@@ -386,19 +386,22 @@ class EMA:
     def update(self) -> None:
         """Follow the optimizer's present weights by one step."""
         share, = _scalars(1.0 if self.updates == 0 else 1 - self.decay)
-        pairs = [*zip(self.weights, self.optimizer.weights),
-                 *((self.averages[name], var) for name, var in self.buffers.items())]
-        for average, weights in pairs:
+        for average, weights in zip(self.weights, self.optimizer.weights):
             average.update(average + (weights - average) * share)
+        if self.buffers:
+            present = list(self.buffers.values())
+            jt.sync(present)  # by kernels of their own: fused with these they would round as the graph happens to be
+            flat = jt.concat([var.reshape((-1,)) for var in present])
+            self.statistics.update(self.statistics + (flat - self.statistics) * share)
         self.updates += 1
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Within it the model holds the average."""
-        held = {name: var.numpy() for name, var in self.buffers.items()}
+        held = {name: np.array(var.numpy()) for name, var in self.buffers.items()}
         self.optimizer.put(self.weights)
-        for name, var in self.buffers.items():
-            var.update(self.averages[name] + 0)  # a copy: evaluation must not move it
+        for name, value in self._averaged_buffers().items():
+            self.buffers[name].update(_var(value))
         try:
             yield
         finally:
@@ -411,13 +414,22 @@ class EMA:
         """`ema.<parameter>` and `ema.<statistic>` float32 arrays."""
         found = {f"ema.{name}": array for group, flat in zip(self.optimizer.groups, self.weights)
                  for name, array in group.unpack(flat.numpy()).items()}
-        return {**found, **{f"ema.{name}": np.array(var.numpy()) for name, var in self.averages.items()}}
+        return {**found, **{f"ema.{name}": value for name, value in self._averaged_buffers().items()}}
+
+    def _averaged_buffers(self) -> dict[str, np.ndarray]:
+        """Copies of the averages of the running statistics."""
+        flat, start, found = self.statistics.numpy(), 0, {}
+        for name, var in self.buffers.items():
+            found[name] = np.array(flat[start:start + var.numel()]).reshape(tuple(var.shape))
+            start += var.numel()
+        return found
 
     def load_state_dict(self, state: dict[str, np.ndarray], updates: int) -> None:
         """Take these averages and this number of past updates; KeyError when one is missing."""
         self.updates = updates
         self.weights = [_var(g.pack([state[f"ema.{name}"] for name in g.names])) for g in self.optimizer.groups]
-        self.averages = {name: _var(state[f"ema.{name}"]) for name in self.buffers}
+        if self.buffers:
+            self.statistics = _var(np.concatenate([state[f"ema.{name}"].reshape(-1) for name in self.buffers]))
 
 
 def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = None) -> Optimizer:
