@@ -69,7 +69,8 @@ def _with_one_start(cfg: dict) -> dict:
     `load_only: backbone`; any other `init_cfg` stays, and is refused where the model is built."""
     backbone = (cfg.get("model") or {}).get("backbone") if isinstance(cfg.get("model"), dict) else None
     start = backbone.get("init_cfg") if isinstance(backbone, dict) else None
-    if not isinstance(start, dict) or start.get("type") != "Pretrained" or set(start) - {"type", "checkpoint", "prefix"}:
+    known = {"type", "checkpoint", "prefix"}
+    if not isinstance(start, dict) or start.get("type") != "Pretrained" or set(start) - known:
         return cfg
     if cfg.get("load_from") is not None:
         raise ConfigError(f"model.backbone.init_cfg names {start.get('checkpoint')!r:.200} and load_from names "

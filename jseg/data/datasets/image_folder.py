@@ -108,6 +108,11 @@ class ImageFolder:
             self._samples = self._selected(self._found_samples())
         return self._samples
 
+    @property
+    def pairs(self) -> list[tuple[str, None]]:
+        """(picture path, None) of every sample: there are no masks."""
+        return [(path, None) for path, _ in self.samples]
+
     def _found_samples(self) -> list[tuple[str, int]]:
         root, found = self._existing_folder(), []
         for label, name in enumerate(self.classes):
