@@ -101,7 +101,8 @@ def gather_facts(model, *, count: bool) -> dict:
             "crop": list(model.crop), "metrics": dict(model.metrics), "url": model.url,
             "hash_digits": model.hash_digits, "licence": LICENCE, "data_licence": data_licence(model.dataset),
             "protocol": protocol_text(model.metrics, model.dataset),
-            "speed_ms": SPEEDS[model.name].milliseconds if model.name in SPEEDS else None, "missing_types": missing, "fault": fault,
+            "speed_ms": SPEEDS[model.name].milliseconds if model.name in SPEEDS else None,
+            "missing_types": missing, "fault": fault,
             "parameters": parameters, "operations": operations}
 
 

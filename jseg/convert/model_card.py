@@ -1,5 +1,5 @@
-"""What a card of a published model says besides its own facts: the licence of its data, the protocol of its figures, and
-how fast jseg runs it where that was measured.
+"""What a card of a published model says besides its own facts: the licence of its data, the protocol of its figures,
+and how fast jseg runs it where that was measured.
 
 Licences of data sets are those that the scripts in `tools/convert_datasets/` state; speeds are rows of
 `docs/performance.md` (tests compare both).
@@ -30,7 +30,8 @@ DATA_LICENCES: dict[str, tuple[str, str]] = {
     "Vaihingen": ("vaihingen", "research, by registration"),
     "iSAID": ("isaid", "CC BY-NC-SA 4.0 for annotations; pictures for academic use only"),
 }
-_PROTOCOL = {"mIoU": "one scale, no flip", "mIoU(ms+flip)": "mean of six scales, 0.5 to 1.75, each with its mirror image",
+_PROTOCOL = {"mIoU": "one scale, no flip",
+             "mIoU(ms+flip)": "mean of six scales, 0.5 to 1.75, each with its mirror image",
              "mDice": "one scale, no flip", "Dice": "one scale, no flip", "RMSE": "depth in metres"}
 
 
@@ -91,5 +92,6 @@ def markdown_card(facts: Mapping[str, Any]) -> str:
     """A card as a Markdown page."""
     rows = "\n".join(f"| {title} | {text.replace('|', '/')} |" for title, text in card_lines(facts))
     use = ("" if facts["missing_types"] or facts["fault"] else
-           f"\n    jseg weights get {facts['name']}\n    jseg predict weights/{facts['name']}.safetensors picture.jpg\n")
+           f"\n    jseg weights get {facts['name']}\n    jseg predict weights/{facts['name']}.safetensors "
+           "picture.jpg\n")
     return f"# {facts['name']}\n\n| fact | |\n|---|---|\n{rows}\n{use}"

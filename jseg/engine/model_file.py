@@ -29,8 +29,8 @@ from jseg.layers.init import without_values
 from jseg.models import build_model
 from jseg.rules import fields, is_integer
 
-__all__ = ["ModelFile", "build_any", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette",
-           "own_data", "config_told", "meta_of", "save_model"]
+__all__ = ["ModelFile", "build_any", "open_model_file", "checked_model_file", "stored_config", "stored_classes",
+           "stored_palette", "own_data", "config_told", "meta_of", "save_model"]
 
 _COUNTS = ("MD_R", "MD_S", "train_steps", "eval_steps", "num_groups", "size", "size_divisor", "resize_divisor",
            "crop_size", "stride", "embed_dims", "depths", "channels", "ham_channels", "in_channels", "in_index")
@@ -157,8 +157,8 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *,
         raise CheckpointError(f"{path}: carries {found} so its model is unknown; give it one with "
                               f"'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
     if is_classifier(config) and "decode_head" in blocks:
-        raise CheckpointError(f"{path}: holds a classifier of whole pictures; 'jseg val --checkpoint {path}' scores it, "
-                              f"'jseg train CONFIG --weights {path}' starts a segmentor from its backbone")
+        raise CheckpointError(f"{path}: holds a classifier of whole pictures; 'jseg val --checkpoint {path}' scores "
+                              f"it, 'jseg train CONFIG --weights {path}' starts a segmentor from its backbone")
     for keys in (("model",), *(("model", name) for name in blocks)):
         block: Any = config
         for key in keys:

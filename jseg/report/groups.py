@@ -15,7 +15,8 @@ from jseg.metrics import ConfusionMatrix
 from jseg.report.parts import finite_number, scored_data
 from jseg.report.run import RunRecord, read_run
 
-__all__ = ["RunGroup", "class_ious", "common_classes", "is_repeated", "main_score", "mean_iou", "read_groups", "warnings_of"]
+__all__ = ["RunGroup", "class_ious", "common_classes", "is_repeated", "main_score", "mean_iou", "read_groups",
+           "warnings_of"]
 
 
 @dataclass

@@ -38,7 +38,8 @@ def test_a_card_as_a_page(capsys):
     name = "segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512"
     assert main(["models", name, "--markdown"]) == 0
     page = capsys.readouterr().out
-    for part in (f"# {name}\n", "| licence | weights Apache-2.0; data: annotations BSD-3-Clause", "| parameters | 4,263,414",
+    for part in (f"# {name}\n", "| licence | weights Apache-2.0; data: annotations BSD-3-Clause",
+                 "| parameters | 4,263,414",
                  "| operations | 6.61 G for one picture of 512x512", "| speed | 47.1 ms a picture of 512x512",
                  "mIoU(ms+flip): mean of six scales", "| file | sha256 begins with 05bd8466",
                  f"    jseg weights get {name}\n"):

@@ -147,7 +147,8 @@ def test_a_segmentor_starts_from_the_backbone(finished, tmp_path, way, capsys):
     if way == "load_from":
         config["load_from"] = str(whole)
     else:
-        config["model"]["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": str(whole), "prefix": "backbone."}
+        config["model"]["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": str(whole),
+                                                   "prefix": "backbone."}
         (tmp_path / "c.yaml").write_text(dump_config(config))
         config = load_config(tmp_path / "c.yaml")
         assert config["load_only"] == "backbone" and "init_cfg" not in config["model"]["backbone"]

@@ -90,7 +90,8 @@ class ConvNeXt(nn.Module):
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], H // strides[i], W // strides[i]), a map per index
     Raises:
-        ConfigError: an unknown `arch`, an index that is no stage, or `gap_before_final_norm` with maps of several stages.
+        ConfigError: an unknown `arch`, an index that is no stage, or `gap_before_final_norm` with maps of several
+            stages.
     """
 
     TINY = MappingProxyType({"type": "ConvNeXt", "arch": {"depths": [1, 1, 2, 1], "channels": [8, 16, 16, 32]},
