@@ -25,13 +25,13 @@ from jseg.yaml_reader import MOST_BYTES, Allowance, add_exponents, parse_yaml
 
 __all__ = ["load_config", "find_config", "find_base", "base_names", "configs_folder", "shipped_configs", "dump_config",
            "merge", "apply_overrides", "MAX_DEPTH", "OWN_BASE", "inner_datasets", "plain_datasets", "last_head",
-           "stating_block"]
+           "stating_block", "is_classifier"]
 
 MAX_DEPTH = 2  # a config, its _base_ files, and their _base_ files
 OWN_BASE = "jseg::"  # begins the name of a base that comes with jseg
 TOP_LEVEL = ("model", "data_preprocessor", "train_dataloader", "val_dataloader", "test_dataloader", "optimizer",
              "paramwise_cfg", "param_scheduler", "train_cfg", "evaluator", "tta", "seed", "work_dir", "load_from",
-             "load_first_conv")
+             "load_only", "load_first_conv")
 _FILE_COST = 100  # values that reading one more file counts for: thousands of empty files take time, too
 
 
@@ -61,7 +61,23 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
         ConfigError: a file is missing (the text names the nearest), is not YAML, repeats a key, inherits from itself or
             too deeply, or an override does not fit. The text starts with the file and, where one is known, the line.
     """
-    return apply_overrides(_load(find_config(path), (), Allowance()), overrides)
+    return _with_one_start(apply_overrides(_load(find_config(path), (), Allowance()), overrides))
+
+
+def _with_one_start(cfg: dict) -> dict:
+    """`model.backbone.init_cfg: {type: Pretrained, checkpoint: FILE}`, MMSegmentation's words, as `load_from: FILE` and
+    `load_only: backbone`; any other `init_cfg` stays, and is refused where the model is built."""
+    backbone = (cfg.get("model") or {}).get("backbone") if isinstance(cfg.get("model"), dict) else None
+    start = backbone.get("init_cfg") if isinstance(backbone, dict) else None
+    known = {"type", "checkpoint", "prefix"}
+    if not isinstance(start, dict) or start.get("type") != "Pretrained" or set(start) - known:
+        return cfg
+    if cfg.get("load_from") is not None:
+        raise ConfigError(f"model.backbone.init_cfg names {start.get('checkpoint')!r:.200} and load_from names "
+                          f"{cfg['load_from']!r:.200}; keep one of them")
+    kept = {key: value for key, value in backbone.items() if key != "init_cfg"}
+    return {**cfg, "model": {**cfg["model"], "backbone": kept}, "load_from": start.get("checkpoint"),
+            "load_only": "backbone"}
 
 
 def find_config(path: str | os.PathLike) -> str:
@@ -200,10 +216,17 @@ def _plain_parts(dataset: Any, where: str) -> Iterator[tuple[str, Mapping]]:
 
 
 def last_head(model: Mapping) -> Mapping:
-    """The block that states the classes of the labels: the last one of a cascade; empty where there is none."""
-    head = model.get("decode_head")
+    """The block that states the classes of the labels: the last one of a cascade, a classifier's head; empty where
+    there is none."""
+    head = model.get("decode_head", model.get("head"))
     head = head[-1] if isinstance(head, (list, tuple)) and head else head
     return stating_block(head)[1] if isinstance(head, Mapping) else {}
+
+
+def is_classifier(cfg: Any) -> bool:
+    """Whether a config is of a network that classifies whole pictures."""
+    model = cfg.get("model") if isinstance(cfg, Mapping) else None
+    return isinstance(model, Mapping) and model.get("type") == "ImageClassifier"
 
 
 def stating_block(head: Mapping) -> tuple[str, Mapping]:

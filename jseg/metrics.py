@@ -24,10 +24,11 @@ import numpy as np
 from jseg.errors import DataError
 
 __all__ = ["ConfusionMatrix", "BoundaryIoU", "SmallTargets", "mask_boundary", "score_number", "score_title",
-           "METRICS", "MILLIONTHS", "SCORES"]
+           "CLASSIFIER_SCORES", "METRICS", "MILLIONTHS", "SCORES"]
 
 METRICS = {"mIoU": ("IoU", "Acc"), "mDice": ("Dice", "Acc"), "mFscore": ("Fscore", "Precision", "Recall")}
 SCORES = ("aAcc", *dict.fromkeys(f"m{part}" for parts in METRICS.values() for part in parts), "mBoundaryIoU", "Pd")
+CLASSIFIER_SCORES = ("top1", "top5", "mAcc")  # of networks that classify whole pictures
 MILLIONTHS = ("Fa",)  # scores shown in millionths; all others in percent
 
 

@@ -26,7 +26,8 @@ def run_stats(args) -> int:
     dataset = build_dataset(cfg, args.split)
     with told_progress(unit="picture", disable=args.quiet) as tell:
         found = channel_stats(dataset, count=args.count, seed=cfg.get("seed") or 0, tell=tell)
-    reverse = bool((cfg.get("data_preprocessor") or {}).get("bgr_to_rgb"))
+    preprocessor = cfg.get("data_preprocessor") or {}
+    reverse = bool(preprocessor.get("bgr_to_rgb") or preprocessor.get("to_rgb"))
     order = slice(None, None, -1) if reverse else slice(None)
     print("\n".join(stats_lines(found, order, args.split)))
     if args.out:

@@ -88,7 +88,8 @@ def draw_contact_sheet(samples: list[dict], classes, palette, *, cell_width: int
             if label is not None and label.shape != img.shape[:2]:  # evaluation resizes the picture only
                 label = cv2.resize(label, img.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             cells += [img] if label is None else [img, overlay(img, label, palette, 0.65)]
-            titles += [os.path.basename(sample["img_path"])] + [""] * (label is not None)
+            known = f"{classes[sample['gt_label']]}: " if "gt_label" in sample else ""
+            titles += [known + os.path.basename(sample["img_path"])] + [""] * (label is not None)
         bands.append(contact_sheet([cells], titles, cell_width=cell_width))
     width = max(band.shape[1] for band in bands)
     grid = np.concatenate([np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0)), constant_values=255)

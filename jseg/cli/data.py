@@ -86,7 +86,7 @@ def run_demo(args) -> int:
 
 def run_check(args) -> int:
     """Check the splits one after the other, print a table and the faults, write what was asked for."""
-    from jseg.config import load_config
+    from jseg.config import is_classifier, load_config
     from jseg.data.build import build_dataset
     from jseg.data.check import check_dataset, quick_check, shared_pictures
     from jseg.data.prepare.parallel import default_workers
@@ -95,6 +95,9 @@ def run_check(args) -> int:
     if args.count < 1 or (args.workers is not None and args.workers < 1):
         raise ConfigError(f"--count and --workers must be at least 1, got {args.count} and {args.workers}")
     cfg = load_config(args.config, args.overrides)
+    if args.sheet and is_classifier(cfg):
+        raise ConfigError(f"--sheet {args.sheet}: draws masks, and a classifier has none; jseg browse {args.config} "
+                          "draws its samples")
     splits = args.splits or [split for split in SPLITS if cfg.get(f"{split}_dataloader") is not None]
     if args.quick:
         print("\n".join([*(f"note: {note}" for note in quick_check(cfg, splits=splits)),

@@ -57,7 +57,7 @@ def count_operations(model, size: tuple[int, int], channels: int = 3) -> tuple[C
     """Count what one picture costs in evaluation. The graph is laid out but never executed, so nothing is compiled.
 
     Args:
-        model: a segmentor; it is put into evaluation mode and its operators into their plain form.
+        model: a segmentor or a classifier; it is put into evaluation mode and its operators into their plain form.
         size: (H, W) of the picture in pixels.
         channels: of the picture.
     Returns:
@@ -70,7 +70,8 @@ def count_operations(model, size: tuple[int, int], channels: int = 3) -> tuple[C
     counts: Counter = Counter()
     with jt.flag_scope(lazy_execution=1), jt.no_grad(), _watched(model, counts):
         logits = model(jt.zeros((1, channels, *size)))
-    counts["(logits resized)"] = RESIZE_COST * logits.shape[1] * size[0] * size[1]
+    maps = len(logits.shape) == 4  # a classifier has no map to resize
+    counts["(logits resized)"] = RESIZE_COST * logits.shape[1] * size[0] * size[1] * maps
     return counts, tuple(logits.shape)
 
 

@@ -21,7 +21,7 @@ from jseg.errors import ConfigError, RuntimeSetupError
 from jseg.text import read_text
 
 EXAMPLE = "jseg launch -n 4 train configs/segnext/segnext_tiny_ade20k-512x512_160k.yaml --work-dir runs/ade"
-COMMANDS = ("train", "val", "predict")
+COMMANDS = ("train", "pretrain", "val", "predict")
 ASK_AGAIN_S = 2.0  # between two requests to the ranks to save and leave
 LAST_WORDS_S = 0.5  # for mpirun to pass on what its ranks said before they ended
 # What a remote host must be told; ranks on this host inherit everything.

@@ -2,7 +2,9 @@
 
     jseg models                                        all of them, best published mIoU first
     jseg models --like segformer-b0 --data ade20k      those that fit; case, hyphens and order of words do not count
-    jseg models NAME                                   one model: config, address, mIoU, parameters, operations
+    jseg models NAME                                   the card of one: origin, licences of weights and data, published
+                                                       mIoU with its protocol, parameters, operations, speed
+    jseg models NAME --markdown > CARD.md              the same as a page
 
 A model builds here once jseg has every type that its config names. For those, parameters and operations are counted
 (rule: `jseg flops --help`) at the size of a training picture. `jseg weights get NAME` fetches and converts one.
@@ -28,6 +30,7 @@ def add_arguments(parser) -> None:
                         help="count parameters and operations of every model that builds here, "
                              f"not only in lists with up to {COUNTED_UNASKED} of them")
     parser.add_argument("--long", action="store_true", help="with config and address in the list")
+    parser.add_argument("--markdown", action="store_true", help="print the card of NAME as a Markdown page")
     parser.add_argument("--json", action="store_true", help="all facts as JSON")
 
 
@@ -38,12 +41,18 @@ def run(args) -> int:
     from jseg.errors import ConvertError
 
     models = read_models()
+    if args.markdown and (args.name is None or args.json):
+        raise ConvertError("jseg models --markdown: goes with the name of one model, without --json")
     if args.name is not None:
         if args.like or args.data:
             raise ConvertError(f"jseg models {args.name}: a name stands alone; leave it out to search with --like "
                                "and --data")
         facts = gather_facts(named_model(args.name, models), count=True)
-        print(json.dumps(facts, indent=2, ensure_ascii=False) if args.json else card(facts))
+        if args.markdown:
+            from jseg.convert.model_card import markdown_card
+            print(markdown_card(facts), end="")
+        else:
+            print(json.dumps(facts, indent=2, ensure_ascii=False) if args.json else card(facts))
         return 0
     found = search_models(models, args.like, args.data)
     built = sum(not model.missing_types() for model in found)
@@ -82,6 +91,7 @@ def gather_facts(model, *, count: bool) -> dict:
         model: a `PublishedModel`.
         count: count parameters and operations; both are None where it does not build here, or without this.
     """
+    from jseg.convert.model_card import SPEEDS, data_licence, protocol_text
     from jseg.convert.model_index import LICENCE
 
     missing = model.missing_types()
@@ -89,7 +99,10 @@ def gather_facts(model, *, count: bool) -> dict:
     return {"name": model.name, "family": model.family, "architecture": list(model.architecture),
             "config": model.config, "dataset": model.dataset, "dataset_type": model.dataset_type,
             "crop": list(model.crop), "metrics": dict(model.metrics), "url": model.url,
-            "hash_digits": model.hash_digits, "licence": LICENCE, "missing_types": missing, "fault": fault,
+            "hash_digits": model.hash_digits, "licence": LICENCE, "data_licence": data_licence(model.dataset),
+            "protocol": protocol_text(model.metrics, model.dataset),
+            "speed_ms": SPEEDS[model.name].milliseconds if model.name in SPEEDS else None,
+            "missing_types": missing, "fault": fault,
             "parameters": parameters, "operations": operations}
 
 
@@ -136,17 +149,5 @@ def table(rows: list[dict], long: bool) -> str:
 
 def card(facts: dict) -> str:
     """One model, a line for each fact."""
-    height, width = facts["crop"]
-    if facts["missing_types"]:
-        here = f"not yet; jseg lacks {', '.join(facts['missing_types'])}"
-    else:
-        here = f"not yet; {facts['fault']}" if facts["fault"] else f"yes; jseg weights get {facts['name']}"
-    lines = [("family", f"{facts['family']} ({', '.join(facts['architecture'])})"),
-             ("dataset", f"{facts['dataset']} ({facts['dataset_type']})"),
-             ("published", ", ".join(f"{key} {value:g}" for key, value in facts["metrics"].items())),
-             ("config", f"{facts['config']} of MMSegmentation"), ("weights", facts["url"]),
-             ("licence", facts["licence"]), ("builds here", here)]
-    if facts["parameters"]:
-        lines += [("parameters", f"{facts['parameters']:,}"),
-                  ("operations", f"{facts['operations'] / 1e9:.2f} G for one picture of {height}x{width}")]
-    return "\n".join([facts["name"], *(f"  {key:<13}{value}" for key, value in lines)])
+    from jseg.convert.model_card import card_lines
+    return "\n".join([facts["name"], *(f"  {key:<13}{value}" for key, value in card_lines(facts))])

@@ -50,7 +50,12 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Train; 0 when the run is complete, 130 after Ctrl-C, 143 after SIGTERM (both with the state saved)."""
-    config = chosen(args, load_config(args.config, args.overrides))
+    return run_config(args, load_config(args.config, args.overrides))
+
+
+def run_config(args, config: dict) -> int:
+    """Train a config that was read, with what the options say."""
+    config = chosen(args, config)
     work_dir = args.work_dir or config.get("work_dir") or str(Path("runs") / Path(args.config).stem)
     from jseg.engine.distributed import as_rank  # imports Jittor: not for --help
     if args.repeat:

@@ -94,10 +94,11 @@ def chosen_config(config: str | None, overrides: list[str], meta: dict, source: 
         CheckpointError: no file is named and the checkpoint carries no config, or one that cannot be meant.
         ConfigError: the config file is wrong, or an override does not fit.
     """
-    from jseg.config import apply_overrides, load_config
+    from jseg.config import apply_overrides, is_classifier, load_config
     from jseg.engine.model_file import own_data, stored_config
     if config is not None:
         return load_config(config, overrides)
     if not meta.get("config"):
         raise ConfigError(f"{source}: carries no config; name one: jseg val CONFIG --checkpoint {source}")
-    return apply_overrides(own_data(stored_config(meta, source), source), overrides)
+    head = "head" if is_classifier(meta["config"]) else "decode_head"
+    return apply_overrides(own_data(stored_config(meta, source, blocks=("backbone", head)), source), overrides)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping
 
 import numpy as np
 
-from jseg.config import last_head
+from jseg.config import is_classifier, last_head
 from jseg.convert import guess
 from jseg.convert.checkpoint_meta import class_list, origin_of
+from jseg.convert.classifier import classifier_guess, classifier_model
 from jseg.convert.layout import CLASSIFIER
 from jseg.convert.pickle_data import brief
 from jseg.convert.release import COUNTS, backbone_settings, release_keys
@@ -429,8 +430,13 @@ def _settings(contents: Contents, given, where: str,
                                       meta=meta, where=where)
     if found is not None and found.backbone_only:
         origin = "the shapes of the weights" if model is None else "the config"
+        whole: dict = {}
         if given is not None:
-            model, origin = _translated(given)[0].get("model"), pathlib.Path(given).name
+            whole, origin = _translated(given)[0], pathlib.Path(given).name
+            model = whole.get("model")
+        if is_classifier({"model": model}):
+            settings = {**whole, "model": classifier_model(found, model, where)}
+            return settings, origin, classifier_guess(found), list(found.notes)
         return backbone_settings(found, model, where), origin, found, list(found.notes)
     inside = meta.get("cfg") or meta.get("config")
     stored = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {

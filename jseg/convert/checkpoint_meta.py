@@ -8,7 +8,7 @@ from typing import Any, Iterable, Mapping
 
 import numpy as np
 
-from jseg.config import last_head
+from jseg.config import is_classifier, last_head
 from jseg.convert.guess import Guess
 from jseg.convert.state import Contents
 from jseg.errors import ConvertError
@@ -48,8 +48,8 @@ def class_list(settings: Mapping, contents: Contents, asked: str | None, where: 
             raise ConvertError(f"{where}: {asked} has {len(names)} classes, the weights have {count}")
         if names:
             notes.append(f"{origin} names {len(names)} classes, the head has {count}; not used")
-    fitting = [name for name in DATASETS.names()
-               if len(getattr(DATASETS.get(name), "METAINFO", {}).get("classes", ())) == count]
+    fitting = [name for name in DATASETS.names() if not is_classifier(settings)
+               and len(getattr(DATASETS.get(name), "METAINFO", {}).get("classes", ())) == count]
     if len(fitting) == 1:
         known = DATASETS.get(fitting[0]).METAINFO
         notes.append(f"no class names in the file: those of {fitting[0]} are taken, the one known dataset of {count} "
@@ -93,7 +93,7 @@ def origin_of(source: pathlib.Path, contents: Contents, found: Guess, settings: 
         return origin
     head = last_head(settings["model"])
     origin.update(test_size=test_size(settings), classes_from=classes_from, num_classes=head["num_classes"])
-    if head["type"] == "LightHamHead":
+    if head.get("type") == "LightHamHead":
         from jseg.models.heads.ham_head import ham_options
         options = ham_options(head.get("ham_kwargs"))
         origin.update(md_r=options["MD_R"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from jseg.config import last_head
+from jseg.config import is_classifier, last_head
 from jseg.data.loader import Loader
 from jseg.data.preprocess import PREPROCESSORS, SegDataPreProcessor
 from jseg.errors import ConfigError
@@ -61,9 +61,11 @@ def build_dataset(cfg: Mapping, split: str) -> Any:
     dataset = DATASETS.build({"test_mode": split != "train", **block["dataset"]}, f"{name}.dataset")
     wanted = last_head(cfg.get("model") or {}).get("num_classes")
     if wanted is not None and wanted != len(dataset.classes):
-        raise ConfigError(f"model.decode_head.num_classes is {wanted}, but {block['dataset']['type']} of {name} has "
+        head = "head" if is_classifier(cfg) else "decode_head"
+        raise ConfigError(f"model.{head}.num_classes is {wanted}, but {block['dataset']['type']} of {name} has "
                           f"{len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...); set num_classes to "
-                          f"{len(dataset.classes)} or choose classes with dataset.metainfo.classes")
+                          f"{len(dataset.classes)} or choose classes with dataset."
+                          f"{'classes' if is_classifier(cfg) else 'metainfo.classes'}")
     return dataset
 
 

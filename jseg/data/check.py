@@ -20,6 +20,7 @@ import numpy as np
 from jseg.data.build import build_dataset
 from jseg.data.datasets.base import SegDataset
 from jseg.data.datasets.files import list_files
+from jseg.data.datasets.image_folder import ImageFolder
 from jseg.data.datasets.wrappers import leaves
 from jseg.data.io import picture_note
 from jseg.data.labels import void_cure
@@ -183,7 +184,8 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
         if report.classes != reports[0].classes:
             reports[0].faults.append(
                 Fault("classes", f"{reports[0].name} has the classes {_first_names(reports[0].classes)}, {report.name} "
-                      f"has {_first_names(report.classes)}; give both the same metainfo.classes"))
+                      f"has {_first_names(report.classes)}; give both the same metainfo.classes (ImageFolder: the "
+                      "same folders, or classes)"))
     faults = [f"{report.name}: {fault.text}" for report in reports for fault in report.faults]
     if faults:
         more = [f"and {len(faults) - 10} more faults; `jseg data check` lists all"] if len(faults) > 10 else []
@@ -197,8 +199,14 @@ def quick_check(cfg: Mapping, *, samples: int = 32, limit_s: float = 0.5, splits
 def _plain_parts(dataset, report: DatasetReport) -> list[SegDataset]:
     """The plain datasets in a dataset; what is no SegDataset cannot be looked into."""
     parts = leaves(dataset)
-    report.notes += [f"{type(part).__name__} is no SegDataset and was not checked"
-                     for part in parts if not isinstance(part, SegDataset)]
+    for part in parts:
+        if isinstance(part, ImageFolder):
+            counts = np.bincount([label for _, label in part.samples], minlength=len(part.classes))
+            report.pictures += len(part)
+            report.notes.append(f"{len(part)} pictures of {len(part.classes)} classes, {counts.min()} to "
+                                f"{counts.max()} each")
+        elif not isinstance(part, SegDataset):
+            report.notes.append(f"{type(part).__name__} is no SegDataset and was not checked")
     return [part for part in parts if isinstance(part, SegDataset)]
 
 

@@ -23,7 +23,7 @@ from jseg.errors import DataError
 from jseg.registry import Registry
 from jseg.rules import COUNT, SIZE, fields
 
-__all__ = ["Batch", "PREPROCESSORS", "SegDataPreProcessor", "padding_faults"]
+__all__ = ["Batch", "ClsDataPreprocessor", "PREPROCESSORS", "SegDataPreProcessor", "padding_faults"]
 
 PREPROCESSORS = Registry("data preprocessor")  # what `data_preprocessor: {type: ...}` may name
 
@@ -38,6 +38,7 @@ class Batch:
     Shape:
         images: (N, C, H, W) float32, normalised; C is 3 unless the pipeline has LoadBands.
         labels: (N, H, W) int32 in training; (N, h, w) in testing, the largest label map's size; None without masks.
+            (N,) for classifiers.
         metas: N dicts of what the pipeline noted (img_path, seg_map_path, ori_shape, scale_factor, flip, ...) and
             img_shape (before padding), pad_shape, padding_size (left, right, top, bottom), label_shape (rows and
             columns of `labels` that are real), index, epoch.
@@ -185,6 +186,43 @@ class SegDataPreProcessor:
         meta.update(img_shape=tuple(img_shape), pad_shape=tuple(pad_shape), label_shape=label_shape,
                     padding_size=(0, pad_shape[1] - img_shape[1], 0, pad_shape[0] - img_shape[0]))
         return meta
+
+
+@PREPROCESSORS.register()
+class ClsDataPreprocessor(SegDataPreProcessor):
+    """Normalise and stack pictures of one size, each with a class (mmpretrain's words).
+
+    Args:
+        mean, std: see `SegDataPreProcessor`.
+        to_rgb: reverse three channels.
+    """
+
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, to_rgb: bool = False):
+        super().__init__(mean, std, bgr_to_rgb=to_rgb)
+
+    def batch(self, samples: Sequence[dict], training: bool,
+              allocate: Callable[[tuple, tuple | None], tuple] | None = None) -> Batch:
+        """Stack samples.
+
+        Args:
+            samples: outputs of a dataset, `img` (H, W, C) uint8 or float32 of one shape, `gt_label` a class number.
+            training: of no effect.
+            allocate: see `SegDataPreProcessor.batch`.
+        Raises:
+            DataError: pictures of different sizes or channels.
+        """
+        channels, size = self._channels(samples), samples[0]["img"].shape[:2]
+        images, labels = (allocate or _new_arrays)((len(samples), channels, *size), (len(samples),))
+        metas = []
+        for i, sample in enumerate(samples):
+            if sample["img"].shape[:2] != size:
+                found = sample["img"].shape[:2]
+                raise DataError(f"{sample['img_path']}: after the pipeline the picture is {found} and the first of its "
+                                f"batch {size}; end the pipeline with RandomResizedCrop or CenterCrop")
+            self.fill(images[i], sample["img"])
+            labels[i] = sample["gt_label"]
+            metas.append(self._meta(sample, size, size, None))
+        return Batch(images, labels, metas)
 
 
 def _new_arrays(images_shape: tuple, labels_shape: tuple | None) -> tuple[np.ndarray, np.ndarray | None]:

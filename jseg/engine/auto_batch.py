@@ -120,7 +120,7 @@ def _measured(config: Mapping) -> tuple[int, int]:
     for count in TRIED:
         rng = np.random.default_rng(0)
         images = jt.array(rng.standard_normal((count, model_channels(config["model"]), *size), dtype=np.float32))
-        labels = jt.array(rng.integers(0, model.num_classes, (count, *size)).astype(np.int32))
+        labels = jt.array(rng.integers(0, model.num_classes, model.blank_labels(count, size).shape).astype(np.int32))
         optimizer.accumulate(model.loss(images, labels)["loss"])
         optimizer.step(optimizer.lrs)
         jt.sync_all(True)

@@ -14,7 +14,8 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from jseg.config import inner_datasets, last_head, stating_block
+from jseg.config import inner_datasets, is_classifier, last_head, stating_block
+from jseg.engine.check_classifier import class_faults, head_faults, score_faults
 from jseg.engine.check_facts import channel_faults, heads_of, ignore_faults
 from jseg.engine.check_rules import DATA_PREFIX, LOADER, OPTIMIZER, PREPROCESSOR, TOP_LEVEL, TRAIN_LOADER, TTA
 from jseg.engine.dry_step import dry_step
@@ -24,7 +25,7 @@ from jseg.engine.optim import paramwise_faults
 from jseg.engine.train_cfg import TrainCfg, train_cfg_faults
 from jseg.errors import JsegError
 from jseg.layers.init import without_values
-from jseg.metrics import METRICS, SCORES
+from jseg.metrics import CLASSIFIER_SCORES, METRICS, SCORES
 from jseg.models.segmentor import faults_of_test_cfg
 from jseg.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULES, TRANSFORMS, Registry
 from jseg.rules import fields, is_integer, is_pair, known_fields, wrong_types
@@ -69,13 +70,15 @@ def check_config(cfg: Mapping, *, where: str = "") -> list[str]:
 
 def summary(cfg: Mapping) -> str:
     """Say in one line what a valid config trains."""
-    model, train, loader = cfg["model"], TrainCfg.read(cfg["train_cfg"]), cfg["train_dataloader"]
-    heads = model["decode_head"] if isinstance(model["decode_head"], (list, tuple)) else [model["decode_head"]]
+    model, train, loader = cfg["model"], TrainCfg.of(cfg), cfg["train_dataloader"]
+    head = {"type": "LinearClsHead", **model["head"]} if is_classifier(cfg) else model["decode_head"]
+    heads = head if isinstance(head, (list, tuple)) else [head]
     parts = [f"{b['type']} {b['variant']}" if "variant" in b else b["type"]
-             for b in (model["backbone"], model.get("neck"), *heads) if isinstance(b, Mapping)]
+             for b in (model["backbone"], None if is_classifier(cfg) else model.get("neck"), *heads)
+             if isinstance(b, Mapping)]
     length = f"{train.max_iters} iterations" if train.max_iters else f"{train.max_epochs} epochs"
-    names = class_names(loader["dataset"])
-    known = f" ({len(names)} classes)" if names else ""
+    count = last_head(model)["num_classes"] if is_classifier(cfg) else len(class_names(loader["dataset"]) or ())
+    known = f" ({count} classes)" if count else ""
     return (f"{' + '.join(parts)} on {loader['dataset']['type']}{known}, {length} of {loader.get('batch_size', 1)} "
             "pictures")
 
@@ -116,6 +119,8 @@ def _check_model(model: Mapping) -> list[str]:
     if model.get("backbone") is not None:
         backbone, found = _build(MODELS, model["backbone"], "model.backbone")
         faults += found
+    if is_classifier({"model": model}):
+        return faults + head_faults(model, backbone)
     for name in ("neck", "text_encoder"):
         if model.get(name) is not None:
             faults += _build(MODELS, model[name], f"model.{name}")[1]
@@ -204,6 +209,8 @@ def _check_dataset(block: Mapping, dataset: Mapping, where: str, training: bool)
     if isinstance(dataset.get("data_prefix"), Mapping):
         faults += known_fields(dataset["data_prefix"], DATA_PREFIX, f"{where}.data_prefix")
     faults += _check_pipeline(block, dataset.get("pipeline"), f"{where}.pipeline", training)
+    if is_classifier(block):
+        return faults + class_faults(block["model"], dataset, where)
     return faults + _check_classes(block.get("model", {}), dataset, where)
 
 
@@ -220,7 +227,7 @@ def _check_pipeline(block: Mapping, pipeline: Any, where: str, training: bool) -
     names = [t.get("type") for t in steps]
     if "LoadImageFromFile" not in names and "LoadBands" not in names:
         faults.append(f"{where}: no LoadImageFromFile or LoadBands: no picture would be read")
-    if training and "LoadAnnotations" not in names:
+    if training and "LoadAnnotations" not in names and not is_classifier(block):
         faults.append(f"{where}: no LoadAnnotations: there would be nothing to learn from")
     preprocessor = block.get("data_preprocessor", {})
     if "Normalize" in names and preprocessor.get("mean") is not None:
@@ -266,6 +273,8 @@ def _check_schedules(schedules: Any) -> list[str]:
 
 
 def _check_evaluation(block: Mapping) -> list[str]:
+    if is_classifier(block):
+        return score_faults(block)
     faults = _check_save_best(block)
     if "evaluator" in block:
         faults += evaluator_faults(block["evaluator"])
@@ -292,4 +301,4 @@ def _check_save_best(block: Mapping) -> list[str]:
     computed |= {"mBoundaryIoU"} if evaluator.get("boundary") is not None else set()
     computed |= {"Pd"} if evaluator.get("small_targets") is not None else set()
     return [f"train_cfg.{key}: got {score!r}, but the evaluator computes {', '.join(sorted(computed))}"
-            for key, score in wanted.items() if score in SCORES and score not in computed]
+            for key, score in wanted.items() if score in (*SCORES, *CLASSIFIER_SCORES) and score not in computed]

@@ -16,6 +16,7 @@ TOP_LEVEL = {
     "test_dataloader": MAPPING, "optimizer": MAPPING, "paramwise_cfg": MAPPING,
     "param_scheduler": Rule(lambda v: isinstance(v, (list, Mapping)), "a list of schedules"), "train_cfg": MAPPING,
     "evaluator": MAPPING, "tta": MAPPING, "seed": COUNT_OR_0, "work_dir": TEXT, "load_from": TEXT,
+    "load_only": TEXT,
     "load_first_conv": Rule(lambda v: v in FIRST_CONV, ", ".join(FIRST_CONV)),
 }
 AUTO = "auto"  # a batch size that is measured when training begins

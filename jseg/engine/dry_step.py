@@ -25,6 +25,7 @@ from jseg.rules import is_integer, is_pair
 
 __all__ = ["dry_step", "first_step", "place_of", "training_size"]
 
+_CROPS = {"RandomCrop": "crop_size", "RandomResizedCrop": "scale"}  # type -> its key for (height, width)
 _SIDE, _MOST_SIDE, _MOST_PICTURES = 64, 2048, 2  # a side that nothing names; and what no check needs more of
 
 
@@ -45,7 +46,7 @@ def dry_step(cfg: Mapping) -> list[str]:
             model.train()
             channels = next(iter(picture_channels(cfg).values()), model_channels(cfg["model"]))
             images = jt.zeros((pictures, channels, *size))
-            losses = model.loss(images, jt.array(np.full((pictures, *size), model.ignore_index, np.int32)))
+            losses = model.loss(images, jt.array(model.blank_labels(pictures, size)))
             odd = [f"{name} is {tuple(value.shape)}" for name, value in losses.items() if value.numel() != 1]
         return [f"model: a training step gives losses that are no single numbers: {', '.join(odd)}"] if odd else []
     except Exception as error:  # whatever a block says, and what Jittor says where nobody looked
@@ -102,12 +103,12 @@ def training_size(cfg: Mapping) -> tuple[int, int]:
 
 
 def _crop(dataset: Any) -> Any:
-    """crop_size of the last RandomCrop of a dataset, or of the first part of a wrapper."""
+    """Size of the last random crop of a dataset, or of the first part of a wrapper."""
     while isinstance(dataset, Mapping) and ("dataset" in dataset or dataset.get("datasets")):
         dataset = dataset.get("dataset") or dataset["datasets"][0]
     steps = dataset.get("pipeline") if isinstance(dataset, Mapping) else None
-    crops = [step.get("crop_size") for step in steps or ()
-             if isinstance(step, Mapping) and step.get("type") == "RandomCrop"]
+    crops = [step.get(_CROPS[step["type"]]) for step in steps or ()
+             if isinstance(step, Mapping) and step.get("type") in _CROPS]
     return [crops[-1]] * 2 if crops and is_integer(crops[-1]) else crops[-1] if crops else None
 
 

@@ -28,10 +28,11 @@ from jseg.data.datasets.wrappers import leaves
 from jseg.data.tta import augment
 from jseg.engine import distributed
 from jseg.engine.memory import Pool, fix_heap
-from jseg.engine.model_file import open_model_file, own_data
+from jseg.engine.model_file import build_any, own_data
 from jseg.errors import ConfigError, DataError
 from jseg.files import write_atomically
 from jseg.metrics import METRICS, BoundaryIoU, ConfusionMatrix, SmallTargets, nan_mean, score_number, score_title
+from jseg.models.image_classifier import ImageClassifier
 from jseg.registry import nearest
 from jseg.rules import COUNT_OR_0, FRACTION, MAPPING, POSITIVE, Rule, fields, list_of
 from jseg.text import printable
@@ -56,8 +57,9 @@ def evaluate(model, loader=None, evaluator_cfg: Mapping | None = None, *, tta: M
     """Predict every picture of a loader and compare with its labels.
 
     Args:
-        model: a segmentor with `predict(images, metas)`, and `predict_augmented(views)` for `tta`, whose mode is put
-            back after; or a checkpoint, a run's folder or an `InferenceSegmentor`.
+        model: a segmentor with `predict(images, metas)`, and `predict_augmented(views)` for `tta`, or a classifier (see
+            `engine.classify`), whose mode is put back after; or a checkpoint, a run's folder or an
+            `InferenceSegmentor`.
         loader: an evaluation `Loader`; its dataset names classes, palette and ignore index. When it is split over
             ranks, every rank calls this and gets the same result; rank 0 writes the pictures of `keep`. Or a config
             (file, shipped name or dict) whose `val_dataloader` is taken; None: the config inside the checkpoint.
@@ -82,6 +84,9 @@ def evaluate(model, loader=None, evaluator_cfg: Mapping | None = None, *, tta: M
         EvaluationStopped: `stop` came true, here or on another rank.
     """
     model, loader, evaluator_cfg = _resolved(model, loader, evaluator_cfg)
+    if isinstance(model, ImageClassifier):
+        from jseg.engine.classify import evaluate_classifier  # it builds on this file
+        return evaluate_classifier(model, loader, progress=progress, keep=keep, keep_count=keep_count, stop=stop)
     settings = _settings(evaluator_cfg)
     dataset = loader.dataset
     classes, ignore_index = [str(name) for name in dataset.classes], int(dataset.ignore_index)
@@ -120,8 +125,9 @@ def _resolved(model, loader, evaluator_cfg: Mapping | None) -> tuple[Any, Any, M
     """Model, loader and evaluator block for what a caller may name instead."""
     config = loader
     if isinstance(model, (str, os.PathLike)):
-        file = open_model_file(model)
-        model, config = file.build()[0], own_data(file.config, file.path) if loader is None else loader
+        path = model
+        model, config = build_any(path)
+        config = own_data(config, path) if loader is None else loader
     elif hasattr(model, "infer"):  # an InferenceSegmentor, which this file does not import
         config = own_data(model.config, model.path) if loader is None else loader
         model = model.model
@@ -158,6 +164,9 @@ def format_table(result: Mapping[str, Any]) -> str:
     """Lay out a result of `evaluate` for the screen: one row per class, a mean row, overall accuracy; percent, Fa in
     millionths.
     """
+    if result.get("task") == "classification":
+        from jseg.engine.classify import format_classes
+        return format_classes(result)
     columns = [key for key in result["per_class"][0] if key != "name"]
     rows = [["class", *map(score_title, columns)]]
     rows += [[printable(row["name"]), *(_shown(key, row[key]) for key in columns)] for row in result["per_class"]]

@@ -161,7 +161,7 @@ class RunLog:
         """
         total, steps = self._since_val
         self._since_val = (0.0, 0)
-        shown = [name for name in dict.fromkeys((save_best, "mIoU", "aAcc")) if name in scores]
+        shown = [name for name in dict.fromkeys((save_best, "mIoU", "aAcc", "top1", "top5")) if name in scores]
         self.say("  ".join([f"iter {self.done}/{self.max_iters}", *([f"loss {total / steps:.4f}"] if steps else []),
                             *(f"{name} {_percent(scores[name])}" for name in shown),
                             "best so far" if best["iter"] == self.done

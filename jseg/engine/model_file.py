@@ -20,7 +20,7 @@ from jseg.data.colours import spread_colours
 from jseg.data.preprocess import SegDataPreProcessor
 from jseg.data.transforms import Compose
 from jseg.data.tta import test_transforms
-from jseg.config import last_head
+from jseg.config import is_classifier, last_head
 from jseg.engine.check_rules import TTA
 from jseg.engine.checkpoint import load_into, load_weights, model_state, save_weights, weights_path
 from jseg.engine.limits import absurd, model_values, without_files
@@ -29,8 +29,8 @@ from jseg.layers.init import without_values
 from jseg.models import build_model
 from jseg.rules import fields, is_integer
 
-__all__ = ["ModelFile", "open_model_file", "checked_model_file", "stored_config", "stored_classes", "stored_palette",
-           "own_data", "config_told", "meta_of", "save_model"]
+__all__ = ["ModelFile", "build_any", "open_model_file", "checked_model_file", "stored_config", "stored_classes",
+           "stored_palette", "own_data", "config_told", "meta_of", "save_model"]
 
 _COUNTS = ("MD_R", "MD_S", "train_steps", "eval_steps", "num_groups", "size", "size_divisor", "resize_divisor",
            "crop_size", "stride", "embed_dims", "depths", "channels", "ham_channels", "in_channels", "in_index")
@@ -81,6 +81,25 @@ def open_model_file(path: str | os.PathLike, *, allow_nonfinite: bool = False) -
     """
     path = weights_path(path)
     return checked_model_file(path, *load_weights(path, allow_nonfinite=allow_nonfinite))
+
+
+def build_any(path: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
+    """The model of a checkpoint, in evaluation mode, and its config: a segmentor, or a classifier.
+
+    Raises:
+        CheckpointError, ConfigError: as `open_model_file` and `ModelFile.build`.
+    """
+    path = weights_path(path)
+    state, meta = load_weights(path)
+    if not is_classifier(meta.get("config") or {}):
+        file = checked_model_file(path, state, meta)
+        return file.build()[0], file.config
+    config = stored_config(meta, path, blocks=("backbone", "head"))
+    with config_told(path), without_values():
+        model = build_model(without_files(config["model"]))
+    load_into(model, state, source=str(path), allow_nonfinite=True)  # they were looked at when read
+    model.eval()
+    return model, config
 
 
 def save_model(path: str | os.PathLike, model: Any, config: Mapping[str, Any], dataset: Any) -> None:
@@ -137,6 +156,9 @@ def stored_config(meta: Mapping[str, Any], path: str | os.PathLike, *,
                                   f"Hugging Face once with 'jseg convert {Path(path).parent} OUT.safetensors'")
         raise CheckpointError(f"{path}: carries {found} so its model is unknown; give it one with "
                               f"'jseg export {path} OUT.safetensors --config CONFIG.yaml'")
+    if is_classifier(config) and "decode_head" in blocks:
+        raise CheckpointError(f"{path}: holds a classifier of whole pictures; 'jseg val --checkpoint {path}' scores "
+                              f"it, 'jseg train CONFIG --weights {path}' starts a segmentor from its backbone")
     for keys in (("model",), *(("model", name) for name in blocks)):
         block: Any = config
         for key in keys:

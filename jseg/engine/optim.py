@@ -12,7 +12,8 @@ loss does not reach has gradient zero here (it still decays); PyTorch skips it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jittor as jt
@@ -20,7 +21,7 @@ import numpy as np
 
 from jseg.engine import distributed, layer_decay
 from jseg.errors import ConfigError
-from jseg.layers import Conv2d
+from jseg.layers import Conv2d, buffer_names
 from jseg.layers.norms import NORMS
 from jseg.ops import adamw
 from jseg.ops.adamw.op import ALIGN, MOST_GRADIENTS, pack, sum_of_squares
@@ -357,37 +358,78 @@ class SGD(Optimizer):
 class EMA:
     """Exponential moving average of the weights: `average += (1 - decay) * (weights - average)` after every iteration.
 
-    The first update copies the weights, as MMEngine does. Buffers (running statistics) are not averaged.
+    The first update copies the weights, as MMEngine does.
 
     Args:
         optimizer: its weight vectors are followed.
         decay: 0 to below 1, usually 0.999 or more.
+        buffers: name -> Var of running statistics that are averaged too, as timm does; by default none are.
     Raises:
         ValueError: decay out of range.
     """
 
-    def __init__(self, optimizer: Optimizer, *, decay: float = 0.9998):
+    def __init__(self, optimizer: Optimizer, *, decay: float = 0.9998, buffers: Mapping[str, jt.Var] | None = None):
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"train_cfg.ema: needs 0 <= decay < 1, got {decay}")
         self.optimizer, self.decay, self.updates = optimizer, decay, 0
         self.weights = [_var(np.zeros(g.size, np.float32)) for g in optimizer.groups]
+        self.buffers = dict(buffers or {})
+        self.statistics = _var(np.zeros(max(1, sum(var.numel() for var in self.buffers.values())), np.float32))
+
+    @classmethod
+    def of(cls, cfg, optimizer: Optimizer, model) -> EMA:
+        """The average that a `train_cfg.ema` asks for: of the parameters, with `update_buffers` of the statistics."""
+        state = model.state_dict() if cfg.update_buffers else {}
+        names = [name for name in state if name in buffer_names(model) and state[name].dtype == "float32"]
+        return cls(optimizer, decay=cfg.decay, buffers={name: state[name] for name in names})
 
     def update(self) -> None:
         """Follow the optimizer's present weights by one step."""
         share, = _scalars(1.0 if self.updates == 0 else 1 - self.decay)
         for average, weights in zip(self.weights, self.optimizer.weights):
             average.update(average + (weights - average) * share)
+        if self.buffers:
+            present = list(self.buffers.values())
+            jt.sync(present)  # by kernels of their own: fused with these they would round as the graph happens to be
+            flat = jt.concat([var.reshape((-1,)) for var in present])
+            self.statistics.update(self.statistics + (flat - self.statistics) * share)
         self.updates += 1
 
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it the model holds the average."""
+        held = {name: np.array(var.numpy()) for name, var in self.buffers.items()}
+        self.optimizer.put(self.weights)
+        for name, value in self._averaged_buffers().items():
+            self.buffers[name].update(_var(value))
+        try:
+            yield
+        finally:
+            self.optimizer.put(self.optimizer.weights)
+            for name, var in self.buffers.items():
+                var.update(_var(held[name]))
+            jt.sync_all(True)
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """`ema.<parameter>` float32 arrays."""
-        return {f"ema.{name}": array for group, flat in zip(self.optimizer.groups, self.weights)
-                for name, array in group.unpack(flat.numpy()).items()}
+        """`ema.<parameter>` and `ema.<statistic>` float32 arrays."""
+        found = {f"ema.{name}": array for group, flat in zip(self.optimizer.groups, self.weights)
+                 for name, array in group.unpack(flat.numpy()).items()}
+        return {**found, **{f"ema.{name}": value for name, value in self._averaged_buffers().items()}}
+
+    def _averaged_buffers(self) -> dict[str, np.ndarray]:
+        """Copies of the averages of the running statistics."""
+        flat, start, found = self.statistics.numpy(), 0, {}
+        for name, var in self.buffers.items():
+            found[name] = np.array(flat[start:start + var.numel()]).reshape(tuple(var.shape))
+            start += var.numel()
+        return found
 
     def load_state_dict(self, state: dict[str, np.ndarray], updates: int) -> None:
         """Take these averages and this number of past updates; KeyError when one is missing."""
         self.updates = updates
         self.weights = [_var(g.pack([state[f"ema.{name}"] for name in g.names])) for g in self.optimizer.groups]
+        if self.buffers:
+            self.statistics = _var(np.concatenate([state[f"ema.{name}"].reshape(-1) for name in self.buffers]))
 
 
 def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = None) -> Optimizer:

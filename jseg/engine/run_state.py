@@ -124,6 +124,6 @@ def restore(run: Run, state: dict[str, np.ndarray], record: dict) -> None:
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in {**old, **new} if where or k not in ("work_dir", "load_from")]
+        keys = [k for k in {**old, **new} if where or k not in ("work_dir", "load_from", "load_only")]
         return [line for k in keys for line in _differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]

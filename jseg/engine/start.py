@@ -12,6 +12,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from jseg.engine.checkpoint import load_weights, weights_path
+from jseg.errors import CheckpointError
 
 __all__ = ["starting_state"]
 
@@ -22,13 +23,25 @@ def starting_state(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], li
     """What `load_from` holds for the model of a config.
 
     Args:
-        config: a whole config with `load_from`.
+        config: a whole config with `load_from`; of the values those that begin with its `load_only`, if it has one.
     Returns:
         parameter name -> array, the names of the weights' classes where the file has them, and what is worth telling.
     Raises:
-        CheckpointError: the file is missing, damaged, or has values that are not finite.
+        CheckpointError: the file is missing, damaged, has values that are not finite, or nothing of `load_only`.
         ConvertError: a file of another home that no guesser knows, or that does not fit the config's backbone.
     """
+    state, names, told = _whole_state(config)
+    part = config.get("load_only")
+    if not part:
+        return state, names, told
+    chosen = {key: value for key, value in state.items() if key.startswith(f"{part}.")}
+    if not chosen:
+        raise CheckpointError(f"{config['load_from']}: none of its {len(state)} keys begin with {part!r}, the part "
+                              "that load_only names")
+    return chosen, names, [*told, f"load_only: {part}: {len(chosen)} of {len(state)} values"]
+
+
+def _whole_state(config: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str] | None, list[str]]:
     path = weights_path(config["load_from"])
     if path.suffix in _PICKLES and path.is_file():
         return _foreign(path, config)

@@ -108,7 +108,7 @@ def steps(config: dict | str | os.PathLike, *, resume: bool = False,
         raise distributed.raised_everywhere(ConfigError("\n".join(faults)))
     began = time.perf_counter()
     fix_heap()
-    cfg = TrainCfg.read(config["train_cfg"])
+    cfg = TrainCfg.of(config)
     stall = cfg.stall_seconds or distributed.DEFAULT_STALL_SECONDS
     main = distributed.is_main()
     with locked(folder) if main else contextlib.nullcontext(), distributed.JobStop() as stop, distributed.watched(
@@ -179,7 +179,7 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
     distributed.same_start(model)
     _freeze(model, cfg.freeze)
     optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
-    ema = EMA(optimizer, decay=cfg.ema.decay) if cfg.ema is not None else None
+    ema = EMA.of(cfg.ema, optimizer, model) if cfg.ema is not None else None
     schedules = build_schedules(config.get("param_scheduler"))
     base_lr = config["optimizer"].get("lr", max(optimizer.lrs))
     rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length)
@@ -417,14 +417,8 @@ def _score(run: Run) -> float:
 @contextlib.contextmanager
 def _deliverable_weights(run: Run) -> Iterator[None]:
     """Within it the model holds the averaged weights, where the run keeps an average."""
-    if run.ema is not None:
-        run.optimizer.put(run.ema.weights)
-    try:
+    with run.ema.in_place() if run.ema is not None else contextlib.nullcontext():
         yield
-    finally:
-        if run.ema is not None:
-            run.optimizer.put(run.optimizer.weights)
-        jt.sync_all(True)
 
 
 def _meta(run: Run) -> dict:

@@ -8,8 +8,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Mapping
 
+from jseg.config import is_classifier
 from jseg.engine.loggers import logger_blocks, logger_faults
-from jseg.metrics import SCORES
+from jseg.metrics import CLASSIFIER_SCORES, SCORES
 from jseg.rules import COUNT, FACTOR, FLAG, FRACTION, MAPPING, NEEDED_COUNT, POSITIVE, Rule, fields, list_of
 
 __all__ = ["AT_THE_END", "ClipGrad", "EarlyStop", "MovingAverage", "TrainCfg", "seed_of", "train_cfg_faults"]
@@ -20,7 +21,8 @@ _PARTS = Rule(lambda v: isinstance(v, str) or list_of(lambda name: isinstance(na
 _LOGGERS = Rule(lambda v: isinstance(v, (str, Mapping)) or isinstance(v, (list, tuple))
                 and all(isinstance(item, (str, Mapping)) for item in v),
                 "a list of names (tensorboard, wandb, mlflow) and of blocks such as {type: wandb, project: NAME}")
-_SCORE = Rule(lambda v: v in SCORES, f"one of {', '.join(SCORES)}")
+_SCORES = tuple(dict.fromkeys((*SCORES, *CLASSIFIER_SCORES)))
+_SCORE = Rule(lambda v: v in _SCORES, f"one of {', '.join(_SCORES)}")
 
 
 def _key(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
@@ -56,9 +58,11 @@ class ClipGrad:
 
 @dataclass(frozen=True)
 class MovingAverage:
-    """`train_cfg.ema`: the share of itself that the average keeps at every iteration."""
+    """`train_cfg.ema`: the share of itself that the average keeps at every iteration, and whether running statistics of
+    norms are averaged too."""
 
     decay: float = _key(FRACTION, 0.9998)
+    update_buffers: bool = _key(FLAG, False)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class TrainCfg:
         ckpt_interval: between saved states; default 1 epoch or 1000 iterations.
         log_interval: iterations between lines of the log.
         keep: how many saved states stay on the disk.
-        save_best: the score that decides which weights are the best.
+        save_best: the score that decides which weights are the best; top1 of a classifier.
         accumulative_counts: batches per step of the optimizer.
         clip_grad, ema, early_stop: blocks of their own; None is off.
         amp: mixed precision, on a GPU.
@@ -103,6 +107,13 @@ class TrainCfg:
     early_stop: EarlyStop | None = _key(MAPPING, None)
     max_seconds: float | None = _key(POSITIVE, None)
     freeze: str | tuple[str, ...] = _key(_PARTS, ())
+
+    @classmethod
+    def of(cls, config: Mapping) -> "TrainCfg":
+        """Read the block of a whole config."""
+        start = {"save_best": "top1"} if is_classifier(config) else {}
+        return cls.read({**start, **{key: value for key, value in config["train_cfg"].items() if key not in start
+                                     or value is not None}})
 
     @classmethod
     def read(cls, block: Mapping[str, Any] | None) -> "TrainCfg":

@@ -11,7 +11,8 @@ import pkgutil
 from typing import Iterator, Mapping
 
 from jseg.config import stating_block
-from jseg.models import encoder_decoder, multimodal_encoder_decoder  # noqa: F401  (they register themselves)
+from jseg.models import (encoder_decoder, image_classifier,  # noqa: F401  (they register themselves)
+                         multimodal_encoder_decoder)
 from jseg.models.segmentor import Segmentor
 from jseg.registry import MODELS
 
@@ -24,7 +25,7 @@ for _room in ("backbones", "necks", "heads", "text_encoders"):
 
 
 def build_model(cfg: Mapping) -> Segmentor:
-    """Build a segmentor.
+    """Build a segmentor, or an image classifier.
 
     Args:
         cfg: a whole config (its `model` block is used) or a model block.

@@ -38,6 +38,9 @@ class EncoderDecoder(Segmentor):
                  test_cfg: dict | None = None, impl: str = "auto"):
         super().__init__(test_cfg=test_cfg, impl=impl)
         self.backbone = MODELS.build(backbone, "model.backbone")
+        if getattr(self.backbone, "gives_vectors", False):
+            raise ConfigError("model.backbone: gap_before_final_norm: true gives one vector a picture (it is for "
+                              "classification); set it to false")
         self.neck = MODELS.build(neck, "model.neck") if neck else None
         self.decode_head = _build_heads(decode_head, "model.decode_head", cascade=True)
         self.auxiliary_head = _build_heads(auxiliary_head, "model.auxiliary_head") if auxiliary_head else None

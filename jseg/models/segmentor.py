@@ -62,6 +62,10 @@ class Segmentor(nn.Module):
         """Terms of the loss by name, and accuracies "<...>.acc_<...>" in percent."""
         raise NotImplementedError
 
+    def blank_labels(self, count: int, size: tuple[int, int]) -> np.ndarray:
+        """Labels (count, H, W) of pictures of `size` without any class: to look at shapes."""
+        return np.full((count, *size), self.ignore_index, np.int32)
+
     def derive(self) -> None:
         """Compute what follows from other weights (`DERIVED` of the classes), after those of elsewhere were loaded."""
 

@@ -9,10 +9,10 @@ import pathlib
 import statistics
 from typing import Any, Sequence
 
-from jseg.metrics import SCORES, score_number, score_title
+from jseg.metrics import CLASSIFIER_SCORES, SCORES, score_number, score_title
 from jseg.report.config_diff import differing_keys
 from jseg.report.curves import Series, colour_class, line_chart
-from jseg.report.groups import RunGroup, class_ious, common_classes, mean_iou, read_groups, warnings_of
+from jseg.report.groups import RunGroup, class_ious, common_classes, main_score, mean_iou, read_groups, warnings_of
 from jseg.report.parts import (breakable_text, chart_cards, class_swatch, clock_text, data_text, finite_number,
                                page_html, plain_table, safe_text, score_text, sortable_table, when_text, write_page)
 from jseg.report.run import RunRecord
@@ -89,9 +89,11 @@ def _values(group: RunGroup, score: str, common: Sequence[str]) -> list[float]:
 def _scores(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
     if not any(group.results for group in groups):
         return ""
-    names, titles = ["mIoU"], [f"mIoU of {len(common)} classes"]
+    main = main_score(groups)
+    names, titles = [main], [main if main == "top1" else f"mIoU of {len(common)} classes"]
     if _same_classes(groups, common):  # the other scores are of all classes
-        names += [name for name in (*SCORES, "Fa") if name != "mIoU" and any(group.scores(name) for group in groups)]
+        names += [name for name in dict.fromkeys((*SCORES, "Fa", *CLASSIFIER_SCORES))
+                  if name != main and any(group.scores(name) for group in groups)]
         titles = [safe_text(score_title(name)) for name in names]
     shown = groups
     if len(groups) == 1:  # its runs, and their mean below
@@ -134,7 +136,7 @@ def _signed(number: float) -> str:
 
 # --- chance -----------------------------------------------------------------------------------------------------------
 def _significance(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
-    values = [_values(group, "mIoU", common) for group in groups]
+    values = [_values(group, main_score(groups), common) for group in groups]
     if sum(map(bool, values)) < 2:
         return ""
     if all(len(own) < 2 for own in values):
@@ -146,7 +148,8 @@ def _significance(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
         test = welch_test(values[0], own)
         cells = [_no_test(groups[0], group, values[0], own), "", "", "", ""] if test is None else _test_cells(test)
         rows.append([breakable_text(group.name), f"{len(values[0])} and {len(own)}", *cells])
-    head = [f"mIoU against {safe_text(groups[0].name)}", "runs", "difference", "95 % interval", "t", "df", "p"]
+    head = [f"{main_score(groups)} against {safe_text(groups[0].name)}", "runs", "difference", "95 % interval", "t",
+            "df", "p"]
     several = " The p values are not corrected for the number of comparisons." if len(groups) > 2 else ""
     return "<h2>Significance</h2>" + plain_table(head, rows, below=(
         '<p class="note">Welch’s t-test over the runs. p: how often a difference at least this large would come '
@@ -175,14 +178,15 @@ def _curves(groups: Sequence[RunGroup], colours: Sequence[Sequence[int]]) -> str
     losses = [Series(name, [step["iter"] for step in run.steps], [finite_number(s.get("loss")) for s in run.steps],
                      smoothed=True, colour=colour, faint=len(lines) <= FAINT_UP_TO) for name, run, colour in lines
               if run.steps]
+    main = main_score(groups)
     scores = [Series(name, [entry["iter"] for entry in run.evaluations],
-                     [finite_number(entry["val"].get("mIoU")) for entry in run.evaluations], dots=True, colour=colour)
+                     [finite_number(entry["val"].get(main)) for entry in run.evaluations], dots=True, colour=colour)
               for name, run, colour in lines if run.evaluations]
     charts = []
     if losses:
         charts.append(("Loss", line_chart(losses, y_label="loss", from_zero=True, key=False)))
     if scores:
-        charts.append(("mIoU in training", line_chart(scores, y_label="mIoU", percent=True, key=False)))
+        charts.append((f"{main} in training", line_chart(scores, y_label=main, percent=True, key=False)))
     return chart_cards(charts)
 
 
@@ -205,10 +209,11 @@ def _classes(groups: Sequence[RunGroup], common: Sequence[str]) -> str:
         rows.append(f"<tr><td>{class_swatch(result, result['classes'].index(name))}{safe_text(name)}</td>{cells}</tr>")
     names = [breakable_text(group.name) for group in scored]
     tips = [safe_text(f"{group.name} − {scored[0].name}") for group in scored]
-    head = (["class", "mean IoU", "standard deviation", "lowest", "highest"] if len(scored) == 1 else
+    what = "accuracy" if main_score(groups) == "top1" else "IoU"
+    head = (["class", f"mean {what}", "standard deviation", "lowest", "highest"] if len(scored) == 1 else
             ["class", names[0], *(cell for name, tip in zip(names[1:], tips[1:])
                                   for cell in (name, f'<span title="{tip}">difference</span>'))])
-    return f"<h2>IoU of the classes</h2>{sortable_table(head, rows)}"
+    return f"<h2>{what[0].upper()}{what[1:]} of the classes</h2>{sortable_table(head, rows)}"
 
 
 def _spread_cells(values: Sequence[float]) -> str:

@@ -15,7 +15,8 @@ from jseg.metrics import ConfusionMatrix
 from jseg.report.parts import finite_number, scored_data
 from jseg.report.run import RunRecord, read_run
 
-__all__ = ["RunGroup", "class_ious", "common_classes", "is_repeated", "mean_iou", "read_groups", "warnings_of"]
+__all__ = ["RunGroup", "class_ious", "common_classes", "is_repeated", "main_score", "mean_iou", "read_groups",
+           "warnings_of"]
 
 
 @dataclass
@@ -102,8 +103,17 @@ def _distinct_names(paths: Sequence[pathlib.Path]) -> list[str]:
     return names
 
 
+def main_score(groups: Sequence[RunGroup]) -> str:
+    """The score that decides: top1 where all results are a classifier's, else mIoU."""
+    results = [result for group in groups for result in group.results]
+    return "top1" if results and all(result.get("task") == "classification" for result in results) else "mIoU"
+
+
 def class_ious(result: Mapping[str, Any]) -> dict[str, float | None]:
-    """IoU of each class, from the confusion matrix; None for a class that never occurs."""
+    """IoU of each class, from the confusion matrix; None for a class that never occurs. Of a classifier's result the
+    accuracy."""
+    if result.get("task") == "classification":
+        return {row["name"]: finite_number(row.get("Acc")) for row in result["per_class"]}
     counts = ConfusionMatrix(len(result["classes"]))
     counts.matrix = np.asarray(result["confusion"], np.int64)
     return dict(zip(result["classes"], map(finite_number, counts.compute(["mIoU"])["per_class"]["IoU"].tolist())))

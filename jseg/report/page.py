@@ -19,13 +19,14 @@ from jseg.report.curves import Series, line_chart
 from jseg.report.matrix import NUMBERS_UP_TO, heat_map, top_mistakes
 from jseg.report.parts import (chart_cards, class_swatch, clock_text, data_text, finite_number, page_html, percent_text,
                                safe_text, score_text, sortable_table, when_text, write_page)
-from jseg.report.run import RunRecord, read_run
+from jseg.report.run import RunRecord, counted_things, is_classification, read_run
 
 __all__ = ["write_report"]
 
 PICTURE_PX = 520   # longest side of embedded pictures
 OPACITY = 0.55
-TILES = (("mIoU", "mean IoU", "%"), ("aAcc", "pixel accuracy", "%"), ("mAcc", "mean class accuracy", "%"),
+TILES = (("top1", "top-1", "%"), ("top5", "top-5", "%"), ("mIoU", "mean IoU", "%"),
+         ("aAcc", "pixel accuracy", "%"), ("mAcc", "mean class accuracy", "%"),
          ("mBoundaryIoU", "mean boundary IoU", "%"), ("Pd", "targets detected (Pd)", "%"),
          ("Fa", "false alarm pixels (Fa)", "ppm"))
 LEGEND_UP_TO = 30  # classes; with more, the legend is folded
@@ -78,7 +79,8 @@ def _tiles(run: RunRecord) -> str:
         scores = run.result["metrics"]
         tiles += [(f"{score_text(key, value)} {unit}", label) for key, label, unit in TILES
                   for value in [finite_number(scores.get(key))] if value is not None]
-    best = [(e["val"]["mIoU"], e["iter"]) for e in run.evaluations if isinstance(e["val"].get("mIoU"), (int, float))]
+    main = "top1" if is_classification(run) else "mIoU"
+    best = [(e["val"][main], e["iter"]) for e in run.evaluations if isinstance(e["val"].get(main), (int, float))]
     if best:
         score, place = max(best)
         tiles.append((percent_text(score, "%"), f"best in training, at {place}"))
@@ -107,7 +109,7 @@ def _curves(run: RunRecord) -> str:
         at = [entry["iter"] for entry in run.evaluations]
         scores = [entry["val"] for entry in run.evaluations]
         lines = [Series(key, at, _column(scores, key), dots=True)
-                 for key in ("mIoU", "mAcc", "aAcc", "mBoundaryIoU", "Pd")
+                 for key in ("top1", "top5", "mIoU", "mAcc", "aAcc", "mBoundaryIoU", "Pd")
                  if any(finite_number(score.get(key)) is not None for score in scores)]
         charts.append(("Evaluation", line_chart(lines, y_label="score", percent=True)))
         alarms = [None if value is None else score_number("Fa", value) for value in _column(scores, "Fa")]
@@ -130,7 +132,7 @@ def _column(entries: Sequence[Mapping[str, Any]], key: str) -> list[float | None
 # --- tables -----------------------------------------------------------------------------------------------------------
 def _class_table(result: Mapping[str, Any]) -> str:
     columns = [key for key in result["per_class"][0] if key != "name"]
-    shares = _pixel_shares(result["confusion"])
+    shares, counted = _pixel_shares(result["confusion"]), counted_things(result)
     rows = []
     for k, row in enumerate(result["per_class"]):
         values = [finite_number(row.get(key)) for key in columns]
@@ -143,7 +145,7 @@ def _class_table(result: Mapping[str, Any]) -> str:
                     for key, value in averages)
     views = "" if result.get("tta") is None else " with test-time augmentation"
     return (f'<h2>Classes</h2><p class="note">{result["images"]:,} pictures{views}, {result["seconds"]:.0f} s.</p>'
-            + sortable_table(["class", *(safe_text(score_title(key)) for key in columns), "of pixels"], rows,
+            + sortable_table(["class", *(safe_text(score_title(key)) for key in columns), f"of {counted}"], rows,
                              f'<tr class="mean"><td>mean</td>{means}<td></td></tr>'))
 
 
@@ -159,7 +161,7 @@ def _confusion(result: Mapping[str, Any]) -> str:
     large = " large" if len(result["classes"]) > NUMBERS_UP_TO else ""
     return (f'<h2>Confusion</h2><div class="split{large}"><div class="card">'
             f'{heat_map(result["confusion"], result["classes"])}<p class="note">Rows: true class; columns: predicted '
-            "class; percent of the true class's pixels.</p></div>"
+            f"class; percent of the true class's {counted_things(result)}.</p></div>"
             '<div class="card wide mistakes"><h3>Largest mistakes</h3><table><thead><tr><th>truth</th><th class="left">'
             f'taken for</th><th>of class</th><th>of all</th></tr></thead><tbody>{rows}</tbody></table></div></div>')
 
@@ -170,7 +172,8 @@ def _pictures(run: RunRecord) -> str:
     for key, title in (("worst", "Worst pictures"), ("best", "Best pictures")):
         shots = [_shot(run, record) for record in run.result.get(key) or [] if record.get("files")]
         if any(shots):
-            groups.append(f"<h2>{title}</h2>{_legend(run.result)}{''.join(shots)}")
+            legend = "" if is_classification(run) else _legend(run.result)
+            groups.append(f"<h2>{title}</h2>{legend}{''.join(shots)}")
     if not groups:
         run.notes.append("no kept pictures: `jseg val ... --keep RUN/eval --out RUN/metrics.json` saves the worst and "
                          "best ones")
@@ -179,6 +182,8 @@ def _pictures(run: RunRecord) -> str:
 
 def _shot(run: RunRecord, record: Mapping[str, Any]) -> str:
     folder, files = run.folder / (run.result.get("kept_in") or "eval"), record["files"]
+    if "truth" not in files:
+        return _classified(run, folder / files.get("picture", ""), record)
     try:
         picture = read_image(folder / files["picture"])
         maps = [read_mask(folder / files[key]) for key in ("truth", "prediction")]
@@ -195,6 +200,19 @@ def _shot(run: RunRecord, record: Mapping[str, Any]) -> str:
     scores = f"mIoU {percent_text(record['mIoU'])} %, accuracy {percent_text(record['aAcc'])} %"
     return (f'<div class="card shot"><h3>{safe_text(name)} <span class="soft">· {scores}</span></h3>'
             f"<div>{figures}</div></div>")
+
+
+def _classified(run: RunRecord, path: pathlib.Path, record: Mapping[str, Any]) -> str:
+    """A picture that a classifier took for another class."""
+    try:
+        view = fit(read_image(path), PICTURE_PX)
+        words = f"{record['truth']}, taken for {record['guess']}; truth {percent_text(record['prob'])} %"
+        name = pathlib.PurePath(record["img_path"]).name
+    except (DataError, ValueError, KeyError, TypeError) as error:
+        run.notes.append(f"a picture is left out: {error}")
+        return ""
+    return (f'<div class="card shot"><h3>{safe_text(name)} <span class="soft">· {safe_text(words)}</span></h3><div>'
+            f'<figure><img alt="picture {safe_text(name)}" src="{_embedded(view)}"></figure></div></div>')
 
 
 def _legend(result: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from jseg.errors import ConfigError, DataError
 from jseg.text import read_text
 from jseg.yaml_reader import parse_yaml
 
-__all__ = ["RunRecord", "read_run"]
+__all__ = ["RunRecord", "counted_things", "is_classification", "read_run"]
 
 MOST_BYTES = 256 << 20  # of one JSON file
 
@@ -73,6 +73,17 @@ def read_run(folder: str | pathlib.Path) -> RunRecord:
         run.notes.append(str(error))
     run.about = _facts(run)
     return run
+
+
+def is_classification(run: RunRecord) -> bool:
+    """Whether a run is of a classifier of whole pictures."""
+    scored = run.result["metrics"] if run.result is not None else run.evaluations[0]["val"] if run.evaluations else {}
+    return "top1" in scored
+
+
+def counted_things(result: dict[str, Any]) -> str:
+    """What a result counts: "pictures" or "pixels"."""
+    return "pictures" if result.get("task") == "classification" else "pixels"
 
 
 def _read_result(run: RunRecord, name: str) -> dict[str, Any] | None:

@@ -179,7 +179,7 @@ def test_launch_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(launch.runtime, "gpus", lambda: [{"name": "H100"}] * 2)
     with pytest.raises(ConfigError, match="4 ranks, but 2 GPUs here .H100, H100.*-n 2"):
         launch.mpirun_words("mpirun", type("Options", (), {**options, "cpu": False}))
-    with pytest.raises(ConfigError, match="got 'bench'.*train, val, predict"):
+    with pytest.raises(ConfigError, match="got 'bench'.*train, pretrain, val, predict"):
         launch.run(type("Options", (), {**options, "command": ["bench"]}))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeSetupError, match="no mpirun and no mpicc.*apt-get install -y openmpi-bin"):

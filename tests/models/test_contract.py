@@ -76,7 +76,7 @@ def whole_model(name: str) -> dict:
     return {"type": "EncoderDecoder", "backbone": backbone, "neck": neck, "decode_head": head}
 
 
-NOT_NETWORKS = {"SegDataPreProcessor", "EncoderDecoder", "CascadeEncoderDecoder", "MultimodalEncoderDecoder",
+NOT_NETWORKS = {"EncoderDecoder", "CascadeEncoderDecoder", "MultimodalEncoderDecoder", "ImageClassifier",
                 "CLIPTextEncoder"}  # the last two stand in the model of SideAdapterCLIPHead
 SPECIMENS = {name: whole_model(name) for name in MODELS.names() if name not in NOT_NETWORKS}
 

@@ -28,7 +28,7 @@ __all__ = ["NEAREST", "guess", "recognise", "resnet_block"]
 NEAREST = "ResNet or ResNeXt backbone, ImageNet (torchvision, timm, OpenMMLab)"
 _OURS = rf"layer[1-4]\.\d+\.((conv|bn)[123]|downsample\.[012])\.{LEAF}"
 LAYOUT = Layout("a ResNet", (
-    (_OURS, r"\g<0>"), (rf"(conv1|bn1|stem\.[0-7])\.{LEAF}", r"\g<0>")), (((r"fc\..*"), CLASSIFIER),))
+    (_OURS, r"\g<0>"), (rf"(conv1|bn1|stem\.[0-7])\.{LEAF}", r"\g<0>")), ((r"(head\.)?fc\..*", CLASSIFIER),))
 DEEP = Layout("a ResNet with a deep stem", (
     (_OURS, r"\g<0>"), (rf"conv1\.([0-6])\.{LEAF}", r"stem.\1.\2"), (rf"bn1\.{LEAF}", r"stem.7.\1")), LAYOUT.drops)
 _OTHERS = ("transition1.", "layer3_.", "seghead", "features.")  # of networks that share the names of the first stages

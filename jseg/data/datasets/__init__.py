@@ -17,6 +17,7 @@ from jseg.data.datasets.drive import DRIVEDataset
 from jseg.data.datasets.folder import FolderDataset
 from jseg.data.datasets.hrf import HRFDataset
 from jseg.data.datasets.hsi_drive import HSIDrive20Dataset
+from jseg.data.datasets.image_folder import ImageFolder
 from jseg.data.datasets.isaid import iSAIDDataset
 from jseg.data.datasets.levircd import LEVIRCDDataset
 from jseg.data.datasets.lip import LIPDataset
@@ -35,7 +36,7 @@ from jseg.data.datasets.wrappers import ClassBalancedDataset, ConcatDataset, Rep
 
 __all__ = ["ADE20KDataset", "SegDataset", "BDD100KDataset", "CamVidDataset", "ChaseDB1Dataset", "CityscapesDataset",
            "COCOStuffDataset", "DarkZurichDataset", "DRIVEDataset", "FolderDataset", "HRFDataset", "HSIDrive20Dataset",
-           "iSAIDDataset", "LEVIRCDDataset", "LIPDataset", "LoveDADataset", "MapillaryDataset_v1",
+           "ImageFolder", "iSAIDDataset", "LEVIRCDDataset", "LIPDataset", "LoveDADataset", "MapillaryDataset_v1",
            "MapillaryDataset_v2", "NightDrivingDataset", "NYUDataset", "PascalContextDataset", "PascalContextDataset59",
            "PascalVOCDataset", "PotsdamDataset", "REFUGEDataset", "STAREDataset", "SynapseDataset", "ISPRSDataset",
            "ClassBalancedDataset", "ConcatDataset", "RepeatDataset"]

@@ -16,9 +16,9 @@ from PIL import Image
 from jseg.data.transforms.base import Transform, number_pair, resize_to
 from jseg.registry import TRANSFORMS, nearest
 
-__all__ = ["PillowResize"]
+__all__ = ["FILTERS", "PillowResize"]
 
-_FILTERS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS,
+FILTERS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS,
             "bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "box": Image.Resampling.BOX,
             "hamming": Image.Resampling.HAMMING}
 
@@ -47,9 +47,9 @@ class PillowResize(Transform):
                             ("longest_edge", longest_edge or 1), ("size_divisor", size_divisor)):
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"PillowResize: {name} must be a whole number above 0, got {value!r}")
-        if interpolation not in _FILTERS:
-            raise ValueError(f"interpolation {interpolation!r} is unknown{nearest(interpolation, _FILTERS)} (known: "
-                             f"{', '.join(_FILTERS)})")
+        if interpolation not in FILTERS:
+            raise ValueError(f"interpolation {interpolation!r} is unknown{nearest(interpolation, FILTERS)} (known: "
+                             f"{', '.join(FILTERS)})")
         self.size = None if size is None else number_pair(size, "size")
         self.keep_ratio, self.multiple_of, self.size_divisor = keep_ratio, multiple_of, size_divisor
         self.shortest_edge, self.longest_edge, self.interpolation = shortest_edge, longest_edge, interpolation
@@ -85,7 +85,7 @@ class PillowResize(Transform):
         if min(new_h, new_w) < 1:
             raise ValueError(f"resizing a picture of {w}x{h} (width x height) to {new_w}x{new_h} leaves nothing; raise "
                              "size")
-        resized = np.asarray(Image.fromarray(img).resize((new_w, new_h), _FILTERS[self.interpolation]))
+        resized = np.asarray(Image.fromarray(img).resize((new_w, new_h), FILTERS[self.interpolation]))
         out = {**sample, "img": resized, "img_shape": (new_h, new_w), "scale_factor": (new_w / w, new_h / h)}
         if sample.get("gt_seg_map") is not None:
             out["gt_seg_map"] = resize_to(sample["gt_seg_map"], (new_w, new_h), "nearest")

@@ -7,7 +7,8 @@ are.
 Deviations:
 - maps stay (N, C, H, W), and the second product of a block scales, drops and adds the shortcut on the way (same
   values);
-- `gap_before_final_norm` must be false (maps are wanted), and the response normalisation of ConvNeXt V2 is not here.
+- `gap_before_final_norm: true` gives maps of one place, for a classifier alone; the response normalisation of
+  ConvNeXt V2 is not here.
 """
 
 from __future__ import annotations
@@ -84,11 +85,13 @@ class ConvNeXt(nn.Module):
         out_indices: stages whose maps are given, each with a norm of its own; -1 for the last.
         frozen_stages: the first n stages, with what comes before them, compute as in evaluation and their parameters
             get no gradient.
-        gap_before_final_norm: false.
+        gap_before_final_norm: take the mean over places before the norm of the last stage, for classification; then
+            `out_indices` is that stage alone.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], H // strides[i], W // strides[i]), a map per index
     Raises:
-        ConfigError: an unknown `arch`, an index that is no stage, or `gap_before_final_norm`.
+        ConfigError: an unknown `arch`, an index that is no stage, or `gap_before_final_norm` with maps of several
+            stages.
     """
 
     TINY = MappingProxyType({"type": "ConvNeXt", "arch": {"depths": [1, 1, 2, 1], "channels": [8, 16, 16, 32]},
@@ -102,12 +105,13 @@ class ConvNeXt(nn.Module):
                  out_indices: int | Sequence[int] = -1, frozen_stages: int = 0, gap_before_final_norm: bool = True):
         super().__init__()
         depths, channels = _sizes(arch)
-        if gap_before_final_norm:
+        chosen = chosen_blocks(out_indices, len(depths))
+        if gap_before_final_norm and tuple(chosen) != (len(depths) - 1,):
             raise ConfigError("gap_before_final_norm: true gives one vector a picture (it is for classification); set "
                               "it to false")
         if not 0 <= frozen_stages <= len(depths):
             raise ConfigError(f"frozen_stages is {frozen_stages}; accepted: 0 to {len(depths)}")
-        self.out_indices, self.frozen_stages = chosen_blocks(out_indices, len(depths)), frozen_stages
+        self.out_indices, self.frozen_stages, self.gives_vectors = chosen, frozen_stages, gap_before_final_norm
         rates, stages = np.linspace(0.0, drop_path_rate, sum(depths)).tolist(), []
         parts = [nn.Sequential(Conv2d(in_channels, channels[0], stem_patch_size, stride=stem_patch_size, init_std=0.02),
                                build_norm(norm_cfg, channels[0])[1])]
@@ -133,6 +137,7 @@ class ConvNeXt(nn.Module):
             for part in parts:
                 x = run_frozen(part, x) if i < self.frozen_stages else part(x)
             if i in self.out_indices:
+                x = x.mean([2, 3], keepdims=True) if self.gives_vectors else x  # (N, C, 1, 1)
                 features.append(getattr(self, f"norm{i}")(x))
         return features
 

@@ -7,6 +7,8 @@ Deviations:
 - the windows are put together again before the attention's projection (a product by token: same values), which then
   also adds the shortcut;
 - absolute positions are resized to the picture's grid (bicubic), where upstream stops;
+- `pad_small_map: false` is mmpretrain's (and the authors'): a map no larger than one window is not shifted, as in
+  classification;
 - `attn_drop_rate` is 0 (see layers.attention).
 """
 
@@ -68,16 +70,17 @@ class ShiftWindowMSA(nn.Module):
     """
 
     def __init__(self, channels: int, heads: int, side: int, shift: int, *, qkv_bias: bool, qk_scale: float | None,
-                 drop_prob: float):
+                 drop_prob: float, shift_small: bool):
         super().__init__()
-        self.side, self.shift = side, shift
+        self.side, self.shift, self.shift_small = side, shift, shift_small
         self.w_msa = WindowMSA(channels, heads, side, qkv_bias=qkv_bias, qk_scale=qk_scale)
         self.proj_drop = Dropout(drop_prob)
 
     def execute(self, x: jt.Var, size: tuple[int, int], *, shortcut: jt.Var, factor: jt.Var | None) -> jt.Var:
-        mask = jt.array(shift_mask(*size, self.side, self.shift)) if self.shift else None
-        mixed = self.w_msa(to_windows(x, size, self.side, self.shift), mask)
-        mixed = from_windows(mixed, size, self.side, self.shift)
+        shift = self.shift if self.shift_small or min(size) > self.side else 0
+        mask = jt.array(shift_mask(*size, self.side, shift)) if shift else None
+        mixed = self.w_msa(to_windows(x, size, self.side, shift), mask)
+        mixed = from_windows(mixed, size, self.side, shift)
         return self.w_msa.proj.close_branch(mixed, self.proj_drop, factor=factor, shortcut=shortcut)
 
 
@@ -86,16 +89,17 @@ class SwinBlock(nn.Module):
     Shape: (N, H * W, C) -> same.
 
     Args:
-        side, shift: of the windows, in tokens.
+        side, shift: of the windows, in tokens; `shift_small`: of maps no larger than one window, too.
         others: as in `SwinTransformer`.
     """
 
     def __init__(self, channels: int, heads: int, *, side: int, shift: int, mlp_ratio: float, qkv_bias: bool,
-                 qk_scale: float | None, drop_prob: float, drop_path_prob: float, act_cfg: dict, norm_cfg: dict):
+                 qk_scale: float | None, drop_prob: float, drop_path_prob: float, act_cfg: dict, norm_cfg: dict,
+                 shift_small: bool):
         super().__init__()
         self.norm1 = build_norm(norm_cfg, channels, channel_first=False)[1]
         self.attn = ShiftWindowMSA(channels, heads, side, shift, qkv_bias=qkv_bias, qk_scale=qk_scale,
-                                   drop_prob=drop_prob)
+                                   drop_prob=drop_prob, shift_small=shift_small)
         self.norm2 = build_norm(norm_cfg, channels, channel_first=False)[1]
         self.ffn = FFN(channels, int(mlp_ratio * channels), act_cfg=act_cfg, drop_prob=drop_prob)
         self.drop_path = DropPath(drop_path_prob)
@@ -145,6 +149,7 @@ class SwinTransformer(nn.Module):
         act_cfg, norm_cfg: activation of the feed-forward blocks, and norm everywhere.
         frozen_stages: -1: none; 0: the patches; n: the patches and the first n stages with the norms of their maps. A
             frozen part computes as in evaluation and its parameters get no gradient.
+        pad_small_map: shift the windows of maps no larger than one, too, as MMSegmentation does; false for classifiers.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])), a map per
             index
@@ -164,7 +169,8 @@ class SwinTransformer(nn.Module):
                  qk_scale: float | None = None, patch_norm: bool = True, drop_rate: float = 0.0,
                  attn_drop_rate: float = 0.0, drop_path_rate: float = 0.1, use_abs_pos_embed: bool = False,
                  act_cfg: dict = MappingProxyType({"type": "GELU"}),
-                 norm_cfg: dict = MappingProxyType({"type": "LN"}), frozen_stages: int = -1):
+                 norm_cfg: dict = MappingProxyType({"type": "LN"}), frozen_stages: int = -1,
+                 pad_small_map: bool = True):
         super().__init__()
         if (not len(depths) == len(num_heads) == len(strides) or max(out_indices) >= len(depths)
             or strides[0] != patch_size):
@@ -185,7 +191,8 @@ class SwinTransformer(nn.Module):
             blocks = [SwinBlock(width, num_heads[i], side=window_size, shift=window_size // 2 if j % 2 else 0,
                                 mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_scale=qk_scale, drop_prob=drop_rate,
                                 drop_path_prob=drop_paths[sum(depths[:i]) + j],
-                                act_cfg=act_cfg, norm_cfg=norm_cfg) for j in range(depths[i])]
+                                act_cfg=act_cfg, norm_cfg=norm_cfg, shift_small=pad_small_map)
+                      for j in range(depths[i])]
             last = i == len(depths) - 1
             stages.append(SwinBlockSequence(blocks, None if last
                                             else PatchMerging(width, 2 * width, strides[i + 1], norm_cfg=patch_cfg)))
