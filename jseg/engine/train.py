@@ -262,6 +262,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
             if stop.signal is not None:
                 break
             _seed_step(run.seed, run.done)
+            run.model.begin_step(run.done)
             scalars, culprit = _step(run, batch)
             _check_finite(run, scalars, batch, culprit)
             run.done += 1

@@ -45,7 +45,7 @@ class MultiheadAttention(nn.Module):
         heads: number of heads.
         bias: of both projections.
     Shape:
-        x: (N, L, C); source: (N, M, C), x where None -> (N, L, C)
+        x: (N, L, C); source: (N, M, C), x where None; mask: see `ops.attention`, of tokens to themselves -> (N, L, C)
     """
 
     def __init__(self, channels: int, heads: int, *, bias: bool = True):
@@ -59,12 +59,12 @@ class MultiheadAttention(nn.Module):
     def execute(self, x: jt.Var, source: jt.Var | None = None) -> jt.Var:
         return self.out_proj(self.mix(x, source))
 
-    def mix(self, x: jt.Var, source: jt.Var | None = None) -> jt.Var:
+    def mix(self, x: jt.Var, source: jt.Var | None = None, mask: jt.Var | None = None) -> jt.Var:
         """What attention gives, before the projection."""
         n, length, c = x.shape
         if source is None:
             qkv = ops.linear(x, self.in_proj_weight, self.in_proj_bias).reshape(n, length, 3, self.heads, -1)
-            return ops.attention(qkv).reshape(n, length, c)
+            return ops.attention(qkv, mask=mask).reshape(n, length, c)
         q_weight, kv_weight = self._split_queries(self.in_proj_weight, c)
         q_bias, kv_bias = self._split_queries(self.in_proj_bias, c)
         q = ops.linear(x, q_weight, q_bias).reshape(n, length, self.heads, -1)
@@ -87,7 +87,8 @@ class ReducedAttention(nn.Module):
         norm_cfg: norm of the smaller map.
         drop_prob: dropout of the result.
     Shape:
-        x, shortcut: (N, H * W, C) with size (H, W); factor: (N,) -> shortcut + factor * attention(x)
+        x, shortcut: (N, H * W, C) with size (H, W); scale: (C,); factor: (N,); mask: (P, L, L), at reduction 1
+        -> shortcut + factor * scale * attention(x)
     """
 
     def __init__(self, channels: int, heads: int, *, reduction: int = 1, bias: bool = True,
@@ -100,10 +101,11 @@ class ReducedAttention(nn.Module):
             self.sr = Conv2d(channels, channels, reduction, stride=reduction)
             self.norm = build_norm(norm_cfg, channels, channel_first=False)[1]
 
-    def execute(self, x: jt.Var, size: tuple[int, int] | None = None, *, shortcut: jt.Var | None = None,
+    def execute(self, x: jt.Var, size: tuple[int, int] | None = None, *, mask: jt.Var | None = None,
+                scale: jt.Var | None = None, shortcut: jt.Var | None = None,
                 factor: jt.Var | None = None) -> jt.Var:
-        mixed = self.attn.mix(x, self._reduced_tokens(x, size))
-        return self.attn.out_proj.close_branch(mixed, self.proj_drop, factor=factor, shortcut=shortcut)
+        mixed = self.attn.mix(x, self._reduced_tokens(x, size), mask)
+        return self.attn.out_proj.close_branch(mixed, self.proj_drop, scale=scale, factor=factor, shortcut=shortcut)
 
     def on_map(self, x: jt.Var, *, shortcut: jt.Var, factor: jt.Var | None = None) -> jt.Var:
         """The same on maps. Shape: x, shortcut: (N, C, H, W) -> (N, C, H, W)."""

@@ -57,6 +57,9 @@ class Segmentor(nn.Module):
         """Terms of the loss by name, and accuracies "<...>.acc_<...>" in percent."""
         raise NotImplementedError
 
+    def begin_step(self, iteration: int) -> None:
+        """Told before each training step, counted from 0 (see `Head.begin_step`)."""
+
     def derive(self) -> None:
         """Compute what follows from other weights (`DERIVED` of the classes), after those of elsewhere were loaded."""
 
