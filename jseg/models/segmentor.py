@@ -31,7 +31,8 @@ class Segmentor(nn.Module):
     `ignore_index`, `class_scores` and `batch_losses`.
 
     Args:
-        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels. With
+        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels; with
+            `even: true` as many windows at equal distances (stride = crop_size: as few as cover the picture). With
             `direct: true` the scores of a whole picture without padding are resized once, to its own size, as
             transformers does; otherwise to the network's input first, as MMSegmentation does.
         impl: operator implementation of the whole model: "auto", "jittor", "cpu" or "cuda" (see `ops.use`).
@@ -206,7 +207,8 @@ class Segmentor(nn.Module):
         """Run the network on the whole input or on each window of a slide; for each picture its windows."""
         size = tuple(images.shape[2:])
         if self.test_cfg["mode"] == "slide":
-            spans = [windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis])
+            spans = [windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis],
+                             even=bool(self.test_cfg.get("even")))
                      for axis in (0, 1)]
         else:
             spans = [[(0, size[0])], [(0, size[1])]]
@@ -226,7 +228,7 @@ class Segmentor(nn.Module):
 
 
 _TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": SIZE,
-             "stride": SIZE, "direct": Rule(lambda v: isinstance(v, bool), "true or false")}
+             "stride": SIZE, **dict.fromkeys(("direct", "even"), Rule(lambda v: isinstance(v, bool), "true or false"))}
 
 
 def faults_of_test_cfg(cfg: Mapping) -> list[str]:

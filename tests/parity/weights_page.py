@@ -2,7 +2,9 @@
 
 Rows are kept in weights.json by release ("transformers/segformer-b0"): `source` (the library), `model`, `keys` (of the
 file), `unaccounted` (keys neither taken nor dropped with a reason), `logits` (largest difference over their range),
-`labels` (share of pixels with the same class; null for backbones), `date`; further values are kept and not shown.
+`labels` (share of pixels with the same class; null for backbones), `date`; of a training step `losses` (largest relative
+error of a term), `gradients` (largest error by norm), `gradients compared`, `gradients without partner`; further values
+are kept and not shown.
 Scripts that compare call `save`.
 """
 
@@ -22,6 +24,7 @@ __all__ = ["failures", "load", "save"]
 
 RESULTS, PAGE = HERE / "weights.json", ROOT / "docs" / "parity_weights.md"
 LOGITS, LABELS = 1e-4, 0.999
+STEP = {"losses": 1e-4, "gradients": 1e-3}
 
 
 def load() -> dict[str, dict]:
@@ -42,6 +45,9 @@ def failures(row: dict) -> list[str]:
         return [row["failed"]]
     found = [f"{row['unaccounted']} keys unaccounted for"] if row["unaccounted"] else []
     found += [f"logits {row['logits']:.2g} > {LOGITS:g}"] if not row["logits"] <= LOGITS else []
+    found += [f"{key} {row[key]:.2g} > {limit:g}" for key, limit in STEP.items() if not row.get(key, 0.0) <= limit]
+    if alone := row.get("gradients without partner"):
+        found.append(f"no gradient there of {alone[:3]}")
     labels = row.get("labels")
     found += ["one class everywhere: the label maps tell nothing"] if row.get("classes seen", 2) < 2 else []
     return found + ([f"labels {labels:.3%} < {LABELS:.1%}"] if labels is not None and not labels >= LABELS else [])
@@ -59,6 +65,9 @@ def _page(rows: dict[str, dict]) -> str:
         cells = [row.get("source", ""), name.rpartition("/")[2], row.get("model", ""), *values,
                  "; ".join(faults) or "agrees", row.get("date", "")]
         table.append(f"| {' | '.join(cells)} |")
+    steps = [f"| {row['source']} | {name.rpartition('/')[2]} | {row['losses']:.1e} ({row['terms']}) | "
+             f"{row['gradients']:.1e} ({row['gradients compared']}) | {row['worst gradient']} |"
+             for name, row in sorted(rows.items()) if "gradients" in row]
     return fill_prose("\n".join([
         "# Agreement with the libraries that released weights", "",
         "Written by `make parity-weights` (tests/parity/hf.py and its like); do not edit. The library builds the model "
@@ -67,4 +76,8 @@ def _page(rows: dict[str, dict]) -> str:
         f"picture's own size on {LABELS:.1%} of the pixels.", "",
         f"**{good} of {len(rows)}** agree.", "",
         "| library | release | model | keys | unaccounted | logits | labels | result | day |",
-        "|---|---|---|---|---|---|---|---|---|", *table, ""]))
+        "|---|---|---|---|---|---|---|---|---|", *table, "",
+        "## One training step", "",
+        f"Against the library in float64, with the same random numbers: every term of the loss within "
+        f"{STEP['losses']:g}, the gradient of every parameter within {STEP['gradients']:g} by norm; in brackets how many.",
+        "", "| library | release | losses | gradients | the worst |", "|---|---|---|---|---|", *steps, ""]))

@@ -1,9 +1,9 @@
-"""EoMTHead: queries join the tokens of a plain vision transformer in its last blocks, and are read as classes and masks.
+"""EoMTHead: queries join the tokens of a plain vision transformer in its last blocks; each is read as class and mask.
 
 Paper: Kerssies et al., "Your ViT is Secretly an Image Segmentation Model" (EoMT), CVPR 2025.
-Upstream: tue-mps/eomt models/{eomt,scale_block}.py (MIT), and transformers 5.x models/eomt (Apache-2.0), whose arithmetic
-this is; the losses are Mask2Former's (`SetCriterion`). State keys: those of `MaskHead`, `upscale.<i>` and the buffer
-`attn_mask_probs`.
+Upstream: tue-mps/eomt models/{eomt,scale_block}.py (MIT), and transformers 5.x models/eomt (Apache-2.0), whose
+arithmetic this is; the losses are Mask2Former's (`SetCriterion`). State keys: those of `MaskHead`, `upscale.<i>` and
+the buffer `attn_mask_probs`.
 
 Deviation: in evaluation a block masks all queries where its probability is at least one half, and none below; upstream
 draws there too, so that a picture's result changes from run to run while the masks are being taken away.
@@ -144,8 +144,8 @@ class EoMTHead(MaskHead):
         return self.read(x[:, :count], self.upscale(to_map(x[:, count + joint.prefix:], joint.size)))
 
     def mask_tokens(self, masks: jt.Var, joint: JointBlocks, prob: float) -> jt.Var:
-        """What is added to the scores of all tokens: -inf where a query would look at patches outside its own mask, with
-        probability `prob` for each query, else 0. Shape: masks (N, Q, ., .) logits -> (N, L, L), without gradient.
+        """What is added to the scores of all tokens: -inf where a query would look at patches outside its own mask,
+        with probability `prob` for each query, else 0. Shape: masks (N, Q, ., .) logits -> (N, L, L), without gradient.
         """
         with jt.no_grad():
             n, count, before = *masks.shape[:2], masks.shape[1] + joint.prefix
