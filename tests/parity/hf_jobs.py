@@ -2,7 +2,7 @@
 
 A job: `model` and `processor`, classes of transformers; `config`, words of the model's config class; `processing`,
 words of the processor; `size`, (height, width) of the picture in pixels; `probs`, values of EoMT's `attn_mask_probs`,
-1 where they are not said; `train`: compare a training step too.
+1 where they are not said; `train`: compare a training step too, in which `attn_mask_probs` are these, or true.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ JOBS = {
                             "config": {**_SMALL_EOMT, "num_register_tokens": 0}, "probs": [0.0, 0.0], "size": [211, 96],
                             "processing": _WINDOWS},
     "eomt-small-annealing": {"model": "EomtForUniversalSegmentation", "processor": "EomtImageProcessorPil",
-                             "config": _SMALL_EOMT, "probs": [0.0, 0.5], "size": [80, 80], "processing": _WINDOWS,
-                             "train": True},
+                             "config": _SMALL_EOMT, "probs": [0.0, 0.0], "size": [80, 80], "processing": _WINDOWS,
+                             "train": [0.0, 0.5]},
     "eomt-dinov2-s": {"model": "EomtForUniversalSegmentation", "processor": "EomtImageProcessorPil",
                       "config": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
                                  "image_size": 256, "num_blocks": 3, "num_queries": 100}, "classes": 150,

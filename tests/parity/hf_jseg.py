@@ -77,6 +77,7 @@ def training_step(folder: pathlib.Path, model, done, pixels: np.ndarray) -> dict
     from jseg.ops import ranks
     reference, parts, names = np.load(folder / "step.npz"), {}, {"loss_cross_entropy": "loss_cls"}
     model.train()
+    model.decode_head.attn_mask_probs.update(jt.array(reference["probs"].astype(np.float32)))
     with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))):
         found = model.loss(jt.array(pixels), jt.array(reference["labels"]))
     terms = [key.split("/")[1:] for key in reference.files if key.startswith("losses/")]

@@ -21,7 +21,8 @@ from gradients import uniform
 from PIL import Image
 
 
-_QUERIES = {"class_predictor": 3.0, "mask_embedder.2.0.weight": 3.0, "queries_": 12.0, "attn.q_proj": 3.0}
+_QUERIES = {"class_predictor": 3.0, "mask_embedder.2.0.weight": 3.0, "queries_": 12.0, "attn.q_proj": 3.0,
+            "mask_head.fc3.weight": 0.2, "query.weight": 5.0}
 
 
 def street(path: pathlib.Path, size: list[int], seed: int) -> None:
@@ -104,6 +105,8 @@ def run(folder: pathlib.Path, job: dict) -> None:
              **{name: outputs[name].numpy() for name in names}, **{key: torch.stack(list(value)).numpy()
                                                                    for key, value in windows.items()})
     if job.get("train"):
+        if job["train"] is not True:
+            model.attn_mask_probs.copy_(torch.tensor(job["train"]))
         np.savez(folder / "step.npz", **training_step(model, inputs["pixel_values"], len(job["classes"])))
 
 
@@ -133,10 +136,11 @@ def training_step(model: torch.nn.Module, pixels: torch.Tensor, classes: int) ->
     finally:
         torch.set_default_dtype(torch.float32)
         torch.rand, torch.Tensor.float = rand, to_float
-    return {"labels": labels.astype(np.int32), **{f"losses/{i}/{name}": value.detach().numpy()
-                                                  for i, found in enumerate(terms) for name, value in found.items()},
-            **{f"gradient/{name}": value.grad.numpy().astype(np.float32) for name, value in model.named_parameters()
-               if value.grad is not None}}
+    losses = {f"losses/{i}/{name}": value.detach().numpy()
+              for i, found in enumerate(terms) for name, value in found.items()}
+    gradients = {f"gradient/{name}": value.grad.numpy().astype(np.float32)
+                 for name, value in model.named_parameters() if value.grad is not None}
+    return {"labels": labels.astype(np.int32), "probs": model.attn_mask_probs.numpy(), **losses, **gradients}
 
 
 def main() -> None:
