@@ -39,6 +39,7 @@ def pipeline_of(found: Facts | None, kind: str, notes: list[str]) -> tuple[list[
     if found is None:
         notes.append(f"no preprocessor_config.json: pictures go through the defaults of transformers' "
                      f"{kind}ImageProcessor, which may not be what the model was trained with")
+        found = Facts({}, "preprocessor_config.json")
     name, facts = _completed(found, kind)
     steps = [{"type": "LoadImageFromFile"}]
     if facts.flag("do_resize", True):

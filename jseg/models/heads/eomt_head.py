@@ -120,7 +120,7 @@ class EoMTHead(MaskHead):
 
     def begin_step(self, iteration: int) -> None:
         if self.annealing is not None:
-            self.attn_mask_probs.update(jt.array(self.annealing.at(iteration)))
+            self.attn_mask_probs.update(jt.array(self.annealing.at(iteration)).stop_grad())
 
     def execute(self, features: list, previous: jt.Var | None = None) -> list[tuple[jt.Var, jt.Var]]:
         joint = features[-1][1] if isinstance(features[-1], tuple) else None
