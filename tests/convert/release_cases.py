@@ -1,4 +1,4 @@
-"""What `make_releases.py`, `make_eomt.py` and their tests share: weights by name, pictures, the part of a map to keep."""
+"""What `make_releases.py`, `make_eomt.py` and their tests share: weights by name, pictures, what is kept of a map."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import pathlib
 import pickle
+import re
 import sys
 from unittest import mock
 
@@ -107,6 +108,44 @@ def test_a_training_step_has_their_losses_and_gradients(converted):
         # keys' biases have no gradient but rounding
         assert apart <= 1e-4 * max(GOLDEN[key][0], 1e-3 * largest), source
     assert {sources[key.partition("/")[2]] for key in compared} == set(ours)
+
+
+_AUTHORS = ((r"^(embeddings|layers|layernorm)", r"network.encoder.backbone.\1"),
+            (r"embeddings\.register_tokens", "reg_token"),
+            (r"embeddings\.position_embeddings\.weight", "pos_embed"), (r"embeddings\.patch_embeddings\.projection",
+                                                                       "patch_embed.proj"),
+            (r"embeddings\.", ""), (r"\.layers\.", ".blocks."), (r"backbone\.layernorm", "backbone.norm"),
+            (r"attention\.out_proj", "attn.proj"), (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
+            (r"^query\.", "network.q."), (r"^class_predictor", "network.class_head"),
+            (r"^mask_head\.fc(\d)", lambda found: f"network.mask_head.{2 * int(found[1]) - 2}"),
+            (r"^upscale_block\.block", "network.upscale"), (r"layernorm2d", "norm"),
+            (r"^attn_mask", "network.attn_mask"))
+
+
+def _as_authors(state: dict) -> dict:
+    """transformers' keys as the authors' release has them."""
+    found = {"network.encoder.pixel_mean": np.zeros((1, 3, 1, 1), np.float32)}
+    for key, value in state.items():
+        piece = re.search(r"attention\.([qkv])_proj", key)
+        if piece is not None and piece[1] != "q":
+            continue
+        if piece is not None:
+            value = np.concatenate([state[key.replace("q_proj", f"{name}_proj")] for name in "qkv"])
+            key = key.replace("attention.q_proj", "attn.qkv")
+        for theirs, ours in _AUTHORS:
+            key = re.sub(theirs, ours, key)
+        found[key] = value[None] if key.endswith("pos_embed") else value
+    return found
+
+
+def test_the_authors_file_holds_the_same_weights(converted, tmp_path):
+    state = {**tensors_of("keys"), "attn_mask_probs": np.ones(2, np.float32)}
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps(_as_authors(state), 4))
+    done = convert_checkpoint(tmp_path / "in.pkl", tmp_path / "out.safetensors")
+    ours, meta = load_weights(done.out)
+    theirs, _ = load_weights(converted[0].out)
+    assert ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in ours)
+    assert len(done.dropped) == 2 and meta["config"]["model"]["test_cfg"]["crop_size"] == [32, 32]
 
 
 def _as_meta(state: dict) -> dict:

@@ -4,7 +4,7 @@
     python tests/parity/backbones.py --python PYTHON --only timm-resnet50d --again
 
 PYTHON has torch, torchvision and timm (pip). FOLDER holds checkouts of the authors' repositories under their names:
-Swin-Transformer, ConvNeXt, mae, HRNet-Image-Classification, PIDNet, DDRNet, SegFormer, Mask2Former, detectron2;
+Swin-Transformer, ConvNeXt, mae, HRNet-Image-Classification, PIDNet, DDRNet, SegFormer, Mask2Former, detectron2, eomt;
 releases whose checkout is missing are left as they are. Each network gets random weights; its checkpoint, in the
 release's own layout, goes through `jseg convert` (which builds and accounts strictly), and both sides see the same
 picture: every map within LIMIT of its range. Results are kept in tests/parity/weights.json, a row for each release.
@@ -56,6 +56,9 @@ JOBS = {
     "timm-deit_small_patch16": _vit("deit_small_patch16_224"),
     "timm-deit3_small_patch16": _vit("deit3_small_patch16_224"),
     "timm-vit_small_patch14_dinov2": _vit("vit_small_patch14_dinov2", size=56),
+    "timm-vit_small_patch14_reg4_dinov2": _vit("vit_small_patch14_reg4_dinov2", skip=5, size=56),
+    "eomt-small": _job("tue-mps/eomt", "authors_eomt", 7, 9, 2, 64, size=(64, 64), **_WHOLE,
+                       words={"patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 1, "reg_tokens": 4}),
     "timm-beit": _job("timm", "timm_beit", size=(64, 64), words={**_SMALL_BEIT, "use_rel_pos_bias": True}),
     "timm-beit-shared": _job("timm", "timm_beit", size=(64, 64),
                              words={**_SMALL_BEIT, "use_shared_rel_pos_bias": True}),

@@ -87,7 +87,8 @@ def training_step(folder: pathlib.Path, model, done, pixels: np.ndarray) -> dict
         theirs = float(reference[f"losses/{i}/{name}"])
         errors.append(abs(ours - theirs) / abs(theirs))
     parameters = named_parameters(model)
-    gradients = {key: value.numpy() for key, value in zip(parameters, jt.grad(found["loss"], list(parameters.values())))}
+    found_gradients = jt.grad(found["loss"], list(parameters.values()))
+    gradients = {key: value.numpy() for key, value in zip(parameters, found_gradients)}
     for source, key in {**{key: key for key in done.loaded}, **done.renamed}.items():
         if f"gradient/{source}" in reference.files:
             parts.setdefault(key, []).append(reference[f"gradient/{source}"])

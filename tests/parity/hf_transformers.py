@@ -111,8 +111,8 @@ def run(folder: pathlib.Path, job: dict) -> None:
 
 
 def training_step(model: torch.nn.Module, pixels: torch.Tensor, classes: int) -> dict[str, np.ndarray]:
-    """Labels, weighted terms of the loss by reading ("losses/<reading>/<name>") and gradients of a model that classifies
-    masks, in float64, with the random numbers that jseg's side draws.
+    """Labels, weighted terms of the loss by reading ("losses/<reading>/<name>") and gradients of a model that
+    classifies masks, in float64, with the random numbers that jseg's side draws.
     """
     (count, _, height, width), rng = pixels.shape, np.random.default_rng(3)
     labels = np.kron(rng.integers(0, classes, (count, -(-height // 16), -(-width // 16))),

@@ -2,9 +2,9 @@
 
 Rows are kept in weights.json by release ("transformers/segformer-b0"): `source` (the library), `model`, `keys` (of the
 file), `unaccounted` (keys neither taken nor dropped with a reason), `logits` (largest difference over their range),
-`labels` (share of pixels with the same class; null for backbones), `date`; of a training step `losses` (largest relative
-error of a term), `gradients` (largest error by norm), `gradients compared`, `gradients without partner`; further values
-are kept and not shown.
+`labels` (share of pixels with the same class; null for backbones), `date`; of a training step `losses` (largest
+relative error of a term), `terms` (how many), `gradients` (largest error by norm), `worst gradient`,
+`gradients compared`, `gradients without partner`; further values are kept and not shown.
 Scripts that compare call `save`.
 """
 
@@ -79,5 +79,6 @@ def _page(rows: dict[str, dict]) -> str:
         "|---|---|---|---|---|---|---|---|---|", *table, "",
         "## One training step", "",
         f"Against the library in float64, with the same random numbers: every term of the loss within "
-        f"{STEP['losses']:g}, the gradient of every parameter within {STEP['gradients']:g} by norm; in brackets how many.",
+        f"{STEP['losses']:g}, the gradient of every parameter within {STEP['gradients']:g} by norm; in brackets how "
+        "many.",
         "", "| library | release | losses | gradients | the worst |", "|---|---|---|---|---|", *steps, ""]))

@@ -35,7 +35,7 @@ from jseg.convert.layout import CLASSIFIER, Layout, Moved, count_indices, square
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
-__all__ = ["NEAREST", "guess", "recognise"]
+__all__ = ["NEAREST", "guess", "recognise", "translate"]
 
 NEAREST = "DINOv2 backbone (Meta, timm, transformers)"
 _UNUSED = "what pretraining predicts masked patches with"
@@ -87,7 +87,7 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
     others = ("VisionTransformer", "MAE") if layout is PLAIN and not block["num_registers"] else ()
     return Guess("DINOv2 backbone", {"model": {"backbone": block}}, backbone_only=True, targets=("DINOv2", *others),
                  notes=(f"num_heads {block['num_heads']}, by the width: no shape tells it", rgb_note()),
-                 translate=lambda found, model: _translate(found, model["backbone"]))
+                 translate=lambda found, model: translate(found, model["backbone"]))
 
 
 def _moved(shapes: Shapes) -> tuple[Layout, Moved]:
@@ -100,7 +100,7 @@ def _class_places(places: int) -> int:
     return 0 if int(places**0.5) ** 2 == places else 1
 
 
-def _translate(shapes: Shapes, block: Mapping[str, Any]) -> Moved:
+def translate(shapes: Shapes, block: Mapping[str, Any]) -> Moved:
     """Where each key goes in a backbone of that block."""
     if block["type"] != "DINOv2":
         return vit.translate(shapes, block)
