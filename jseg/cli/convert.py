@@ -5,7 +5,8 @@
     jseg convert FOLDER OUT.safetensors                    a Hugging Face model folder: config.json, model.safetensors
                                                            or pytorch_model.bin (whole or sharded), and
                                                            preprocessor_config.json; SegFormer, UPerNet, Mask2Former,
-                                                           MaskFormer, BEiT, DPT, EoMT; DINOv2 alone
+                                                           MaskFormer, BEiT, DPT, EoMT (DINOv2, DINOv3);
+                                                           DINOv2 alone
     jseg convert --config FILE.py OUT.yaml                 a config alone
 
 Files without a config are known by their keys. Backbones, without their classifier: ResNet and ResNeXt (torchvision,

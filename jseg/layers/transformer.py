@@ -16,6 +16,7 @@ from jseg.layers.drop import DropPath
 from jseg.layers.feed_forward import FFN
 from jseg.layers.init import constant
 from jseg.layers.norms import build_norm
+from jseg.layers.rotary import Rotary
 
 __all__ = ["TransformerEncoderLayer"]
 
@@ -33,12 +34,12 @@ class TransformerEncoderLayer(nn.Module):
         norm_cfg: of both norms.
         init_values: first value of the scales of both branches, one for each channel; None for no scales.
     Shape:
-        x: (N, L, C); mask: (P, L, L), see `ops.attention` -> same as x
+        x: (N, L, C); mask: (P, L, L), see `ops.attention`; rotary: places of the last tokens -> same as x
     """
 
     def __init__(self, channels: int, heads: int, hidden_channels: int, *, drop_prob: float = 0.0,
-                 drop_path_prob: float = 0.0, num_fcs: int = 2, qkv_bias: bool = True, act_cfg: dict, norm_cfg: dict,
-                 init_values: float | None = None):
+                 drop_path_prob: float = 0.0, num_fcs: int = 2, qkv_bias: bool | str = True, act_cfg: dict,
+                 norm_cfg: dict, init_values: float | None = None):
         super().__init__()
         self.ln1 = build_norm(norm_cfg, channels, channel_first=False)[1]
         self.attn = ReducedAttention(channels, heads, bias=qkv_bias, drop_prob=drop_prob)
@@ -48,7 +49,7 @@ class TransformerEncoderLayer(nn.Module):
         self.gamma_1, self.gamma_2 = (None if init_values is None else constant(channels, init_values)
                                       for _ in range(2))
 
-    def execute(self, x: jt.Var, mask: jt.Var | None = None) -> jt.Var:
+    def execute(self, x: jt.Var, mask: jt.Var | None = None, *, rotary: Rotary | None = None) -> jt.Var:
         factor = None if self.gamma_1 is None else self.drop_path.factor(x.shape[0])
-        x = self.attn(self.ln1(x), mask=mask, scale=self.gamma_1, shortcut=x, factor=factor)
+        x = self.attn(self.ln1(x), mask=mask, rotary=rotary, scale=self.gamma_1, shortcut=x, factor=factor)
         return self.ffn(self.ln2(x), scale=self.gamma_2, shortcut=x, factor=self.drop_path.factor(x.shape[0]))

@@ -2,7 +2,8 @@
 
     PYTHON tests/convert/make_eomt.py      a Python with torch, timm and transformers 5.x
 
-Values of weights follow from their names (`release_cases.weight`). Of EoMT the file holds config, processor, keys, the
+Values of weights follow from their names (`release_cases.weight`). Of EoMT on DINOv2 (learned
+positions) and DINOv3 (rotary ones) the file holds config, processor, keys, the
 label map of a picture that is cut into windows, its last reading, and of one training step in float64 every term of the
 loss and three numbers of every gradient; of DINOv2 the last map, as transformers has it, and as timm has it after the
 filters for 14 pixels were made ones for 16.
@@ -29,6 +30,8 @@ from release_cases import noise, sample, spread_weight, street_pixels, summary, 
 EOMT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 32,
         "patch_size": 8, "num_blocks": 2, "num_upscale_blocks": 1, "num_queries": 9, "num_register_tokens": 2,
         "train_num_points": 60, "id2label": {i: f"thing {i}" for i in range(7)}}
+ROTARY = {**{key: value for key, value in EOMT.items() if key != "mlp_ratio"}, "intermediate_size": 32,
+          "pos_embed_rescale": None}
 DINO = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "mlp_ratio": 2, "image_size": 70,
         "patch_size": 14}
 SIDE = 32
@@ -52,9 +55,9 @@ def saved_and_filled(model: transformers.PreTrainedModel) -> tuple[transformers.
         return type(model).from_pretrained(folder).eval(), {key: list(value.shape) for key, value in state.items()}
 
 
-def eomt() -> dict[str, np.ndarray]:
-    """One EoMT."""
-    model = transformers.EomtForUniversalSegmentation(transformers.EomtConfig(**EOMT)).eval()
+def eomt(form: str, model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """One EoMT, on DINOv2 or DINOv3."""
+    model.eval()
     shapes = fill(model)
     processor = transformers.EomtImageProcessorPil(do_split_image=True, size={"shortest_edge": SIDE,
                                                                               "longest_edge": None})
@@ -73,7 +76,7 @@ def eomt() -> dict[str, np.ndarray]:
     model.attn_mask_probs.copy_(torch.tensor([0.5, 1.0]))
     step = training_step(model, inputs["pixel_values"], 7)
     found.update({key: summary(key, value) if key.startswith("gradient/") else value for key, value in step.items()})
-    return {"keys": np.array(json.dumps(shapes)), **found}
+    return {f"{form}/{key}": value for key, value in {"keys": np.array(json.dumps(shapes)), **found}.items()}
 
 
 def dinov2() -> dict[str, np.ndarray]:
@@ -96,4 +99,7 @@ def dinov2() -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    np.savez_compressed(HERE / "golden" / "eomt.npz", **eomt(), **dinov2())
+    forms = {"learned": transformers.EomtForUniversalSegmentation(transformers.EomtConfig(**EOMT)),
+             "rotary": transformers.EomtDinov3ForUniversalSegmentation(transformers.EomtDinov3Config(**ROTARY))}
+    found = {key: value for form, model in forms.items() for key, value in eomt(form, model).items()}
+    np.savez_compressed(HERE / "golden" / "eomt.npz", **found, **dinov2())

@@ -21,7 +21,7 @@ def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
     return rng.normal(0, 0.3, shape).astype(np.float32)
 
 
-_SPREAD = {"query.weight": 10, "class_predictor.weight": 4, "class_predictor.bias": 3, "mask_head.fc3.weight": 8,
+_SPREAD = {"query.weight": 10, "class_predictor.weight": 4, "class_predictor.bias": 3,
            "upscale_block.block.0.layernorm2d.weight": 3}
 
 

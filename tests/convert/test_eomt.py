@@ -53,60 +53,61 @@ def tensors_of(name: str) -> dict[str, np.ndarray]:
     return {key: cases.spread_weight(key, tuple(shape)) for key, shape in json.loads(str(GOLDEN[name])).items()}
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory):
-    """The golden EoMT as transformers saves it, and its conversion."""
-    folder = tmp_path_factory.mktemp("eomt")
+@pytest.fixture(scope="module", params=["learned", "rotary"])
+def converted(request, tmp_path_factory):
+    """A golden EoMT as transformers saves it: its conversion, its keys, and what transformers computed."""
+    folder, start = tmp_path_factory.mktemp("eomt"), f"{request.param}/"
+    golden = {key[len(start):]: GOLDEN[key] for key in GOLDEN.files if key.startswith(start)}
     for name in ("config", "preprocessor_config"):
-        (folder / f"{name}.json").write_text(str(GOLDEN[name]))
-    tensors = tensors_of("keys")
+        (folder / f"{name}.json").write_text(str(golden[name]))
+    tensors = tensors_of(f"{start}keys")
     tensors["attn_mask_probs"] = np.ones(2, np.float32)
     save_file(tensors, folder / "model.safetensors")
-    return convert_checkpoint(folder, folder / "out.safetensors"), sorted(tensors)
+    return convert_checkpoint(folder, folder / "out.safetensors"), sorted(tensors), golden
 
 
 def test_the_label_map_is_that_of_windows_at_equal_distances(converted, tmp_path):
-    done, keys = converted
+    done, keys, golden = converted
     assert sorted([*done.loaded, *done.renamed, *done.dropped]) == keys and len(done.dropped) == 1
     Image.fromarray(cases.street_pixels()).save(tmp_path / "street.png")
     segmentor = InferenceSegmentor(done.out)
-    assert len(windows(80, 32, 32, even=True)) == len(GOLDEN["pixels"]) == 3
+    assert len(windows(80, 32, 32, even=True)) == len(golden["pixels"]) == 3
     labels = segmentor.infer(tmp_path / "street.png")
-    assert len(np.unique(labels)) > 1 and (labels == GOLDEN["label map"]).mean() >= 0.999
+    assert len(np.unique(labels)) > 1 and (labels == golden["label map"]).mean() >= 0.999
     model = segmentor._model
     with jt.no_grad():
-        readings = model.stages[-1](model.features(jt.array(GOLDEN["pixels"])))
+        readings = model.stages[-1](model.features(jt.array(golden["pixels"])))
     assert len(readings) == 3
-    for ours, theirs in zip(readings[-1], (GOLDEN["classes"], GOLDEN["masks"])):
+    for ours, theirs in zip(readings[-1], (golden["classes"], golden["masks"])):
         assert np.abs(ours.numpy() - theirs).max() <= 1e-5 * np.ptp(theirs)
 
 
 def test_a_training_step_has_their_losses_and_gradients(converted):
-    done, _ = converted
+    done, _, golden = converted
     model = InferenceSegmentor(done.out)._model
     model.train()
-    model.decode_head.attn_mask_probs.update(jt.array(GOLDEN["probs"]))
+    model.decode_head.attn_mask_probs.update(jt.array(golden["probs"]))
     with mock.patch.object(ranks, "rand", lambda shape: jt.array(gradients.uniform(*shape))):
-        found = model.loss(jt.array(GOLDEN["pixels"]), jt.array(GOLDEN["labels"]))
-    names, terms = {"cross_entropy": "cls"}, [key for key in GOLDEN.files if key.startswith("losses/")]
+        found = model.loss(jt.array(golden["pixels"]), jt.array(golden["labels"]))
+    names, terms = {"cross_entropy": "cls"}, [key for key in golden if key.startswith("losses/")]
     assert len(terms) == 9
     for key in terms:
         _, reading, name = key.split("/")
         name = name.partition("_")[2]
         ours = found[f"decode.{'' if reading == '2' else f'd{reading}.'}loss_{names.get(name, name)}"]
-        assert ours.item() == pytest.approx(float(GOLDEN[key]), rel=1e-5)
+        assert ours.item() == pytest.approx(float(golden[key]), rel=1e-5)
     parameters = named_parameters(model)
     ours = dict(zip(parameters, (g.numpy() for g in jt.grad(found["loss"], list(parameters.values())))))
     sources = {**{key: key for key in done.loaded}, **done.renamed}
-    compared = [key for key in GOLDEN.files if key.startswith("gradient/")]
-    largest = max(GOLDEN[key][0] for key in compared)
+    compared = [key for key in golden if key.startswith("gradient/")]
+    largest = max(golden[key][0] for key in compared)
     for key in compared:
         source = key.partition("/")[2]
         value, parts = ours[sources[source]], [name for name in sources if sources[name] == sources[source]]
         value = np.split(value, len(parts))[parts.index(source)]
-        apart = np.abs(cases.summary(key, value) - GOLDEN[key]).max()
+        apart = np.abs(cases.summary(key, value) - golden[key]).max()
         # keys' biases have no gradient but rounding
-        assert apart <= 1e-4 * max(GOLDEN[key][0], 1e-3 * largest), source
+        assert apart <= 1e-4 * max(golden[key][0], 1e-3 * largest), source
     assert {sources[key.partition("/")[2]] for key in compared} == set(ours)
 
 
@@ -138,8 +139,9 @@ def _as_authors(state: dict) -> dict:
     return found
 
 
+@pytest.mark.parametrize("converted", ["learned"], indirect=True)
 def test_the_authors_file_holds_the_same_weights(converted, tmp_path):
-    state = {**tensors_of("keys"), "attn_mask_probs": np.ones(2, np.float32)}
+    state = {**tensors_of("learned/keys"), "attn_mask_probs": np.ones(2, np.float32)}
     (tmp_path / "in.pkl").write_bytes(pickle.dumps(_as_authors(state), 4))
     done = convert_checkpoint(tmp_path / "in.pkl", tmp_path / "out.safetensors")
     ours, meta = load_weights(done.out)

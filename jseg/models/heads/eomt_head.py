@@ -125,8 +125,8 @@ class EoMTHead(MaskHead):
     def execute(self, features: list, previous: jt.Var | None = None) -> list[tuple[jt.Var, jt.Var]]:
         joint = features[-1][1] if isinstance(features[-1], tuple) else None
         if not isinstance(joint, JointBlocks) or len(joint.blocks) != self.num_blocks:
-            raise ConfigError(f"EoMTHead needs a backbone that leaves its last blocks to the head: DINOv2 with "
-                              f"joint_blocks: {self.num_blocks}, as num_blocks says")
+            raise ConfigError("EoMTHead needs a backbone that leaves its last blocks to the head: DINOv2 or DINOv3 "
+                              f"with joint_blocks: {self.num_blocks}, as num_blocks says")
         queries = self.query_embed.weight.unsqueeze(0)
         x = jt.concat([queries.broadcast((joint.tokens.shape[0], *queries.shape[1:])), joint.tokens], 1)
         readings, probs = [], self.attn_mask_probs.numpy()
