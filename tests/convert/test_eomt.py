@@ -28,7 +28,11 @@ from jseg.engine.checkpoint import load_into, load_weights
 from jseg.engine.predict import InferenceSegmentor
 from jseg.errors import ConfigError, ConvertError
 from jseg.layers import named_parameters
+from jseg.models import build_model
+from jseg.models.backbones.dinov2 import DINOv2
+from jseg.models.backbones.dinov3 import DINOv3
 from jseg.models.heads.eomt_head import EoMTHead
+from jseg.models.heads.segmenter_mask_transformer_head import SegmenterMaskTransformerHead
 from jseg.models.readout import windows
 from jseg.ops import ranks
 from jseg.registry import MODELS
@@ -234,3 +238,16 @@ def test_what_the_image_processor_says_of_windows():
     steps, block = pipeline_of(Facts({"do_pad": True, "ignore_index": 255}, "p.json"), "Eomt", notes)
     assert block["test_cfg"] == {"size": [640, 640]} and "cut off" in notes[0]
     assert steps[1]["longest_edge"] == 640 and steps[2]["reduce_zero_label"]
+
+
+@pytest.mark.parametrize(("neck", "head"), [
+    ({"type": "Feature2Pyramid", "embed_dim": 16, "rescales": [4, 2, 1, 0.5]},
+     {"type": "UPerHead", "in_channels": [16] * 4, "in_index": [0, 1, 2, 3], "channels": 8, "pool_scales": [1, 2]}),
+    (None, {**SegmenterMaskTransformerHead.TINY, "in_channels": 16, "in_index": -1})], ids=["UPerNet", "Segmenter"])
+@pytest.mark.parametrize("backbone", [DINOv2.TINY, DINOv3.TINY], ids=["DINOv2", "DINOv3"])
+def test_other_heads_over_its_backbones(backbone, neck, head):
+    backbone = {**backbone, "num_layers": 4, "out_indices": [0, 1, 2, 3]}
+    model = build_model({"type": "EncoderDecoder", "backbone": backbone, "neck": neck,
+                         "decode_head": {"num_classes": 5, **head}})
+    labels = model.predict(cases.noise(64), [{"ori_shape": (50, 70)}])[0]
+    assert labels.shape == (50, 70) and labels.max() < 5
