@@ -174,6 +174,11 @@ class Optimizer:
         """Rates of the groups at the start of the run."""
         return [group.lr for group in self.groups]
 
+    @property
+    def parts(self) -> list[str | None]:
+        """What the groups are parts of, see `ParamGroup`."""
+        return [group.part for group in self.groups]
+
     def put(self, weights: Sequence[jt.Var]) -> None:
         """Make the model's parameters views of these vectors (the optimizer's own, or an average to evaluate)."""
         for group, flat in zip(self.groups, weights):

@@ -241,18 +241,18 @@ class LearningRate:
         base: one rate per group, as the config names it.
         max_iters: length of the run in iterations.
         epoch_length: iterations in an epoch.
-        parts: of `PARTS`, for each group; None where no schedule names one.
+        parts: of `PARTS`, or None, for each group; rates beyond the groups are of the others.
     Raises:
         ConfigError: a length is below 1.
     """
 
     def __init__(self, schedules: Sequence[Schedule], base: Sequence[float], max_iters: int, epoch_length: int,
-                 parts: Sequence[str] | None = None):
+                 parts: Sequence[str | None] = ()):
         if max_iters < 1 or epoch_length < 1:
             raise ConfigError(f"train_cfg: needs at least one iteration, got max_iters={max_iters}, "
                               f"epoch={epoch_length}")
         self.schedules, self.base, self.epoch_length = list(schedules), list(base), epoch_length
-        self.parts = [None] * len(self.base) if parts is None else list(parts)
+        self.parts = [*parts, *[PARTS[1]] * (len(self.base) - len(parts))]
         for schedule in self.schedules:
             schedule.prepare(max_iters, epoch_length)
         self._restart()

@@ -182,8 +182,7 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
                                 by_part=any(schedule.part for schedule in schedules))
     ema = EMA(optimizer, decay=cfg.ema.decay) if cfg.ema is not None else None
     base_lr = config["optimizer"].get("lr", max(optimizer.lrs))
-    rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length,
-                         [*(group.part for group in optimizer.groups), "others"])
+    rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length, optimizer.parts)
     run = Run(config, folder, seed, plan, model, optimizer, ema, rates, loader, val_loader,
               patience=Patience(plan.early_stop, plan.save_best))
     if found:

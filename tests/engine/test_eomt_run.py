@@ -1,4 +1,4 @@
-"""EoMT trained for real: from DINOv2's file, masks taken away on the way, and the same weights after an interruption."""
+"""EoMT trained for real: from DINOv2's file, masks taken away on the way, the same weights after an interruption."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_a_schedule_of_the_backbone_alone():
               {"type": "ConstantLR", "part": "backbone", "factor": 1e-9, "by_epoch": False, "end": 10},
               {"type": "LinearLR", "part": "backbone", "start_factor": 0.1, "by_epoch": False, "begin": 10, "end": 20},
               {"type": "PolyLR", "part": "others", "by_epoch": False, "begin": 10, "end": 30}]
-    rates = LearningRate(build_schedules(blocks), [1.0, 2.0], 30, 30, ["backbone", "others"])
+    rates = LearningRate(build_schedules(blocks), [1.0, 2.0], 30, 30, ["backbone"])
     assert rates.at(5) == pytest.approx([1e-9, 1.2]) and rates.at(10) == pytest.approx([0.1, 2.0])
     assert rates.at(19) == pytest.approx([1.0, 2.0 * 10 / 19]) and rates.at(29) == pytest.approx([1.0, 0.0])
     model = nn.Module()
