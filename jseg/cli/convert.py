@@ -5,17 +5,18 @@
     jseg convert FOLDER OUT.safetensors                    a Hugging Face model folder: config.json, model.safetensors
                                                            or pytorch_model.bin (whole or sharded), and
                                                            preprocessor_config.json; SegFormer, UPerNet, Mask2Former,
-                                                           MaskFormer, BEiT, DPT
+                                                           MaskFormer, BEiT, DPT, EoMT (DINOv2, DINOv3);
+                                                           DINOv2 alone
     jseg convert --config FILE.py OUT.yaml                 a config alone
 
 Files without a config are known by their keys. Backbones, without their classifier: ResNet and ResNeXt (torchvision,
 timm, OpenMMLab, detectron2), MobileNetV2 and V3 (torchvision, timm), EfficientNet (torchvision, timm, mmpretrain), VGG
 (torchvision, mmpretrain), GoogLeNet (torchvision), ViT, DeiT, DINOv2 and MAE, BEiT, Swin, ConvNeXt and HRNet (their
 authors', timm; ConvNeXt of torchvision too), HRFormer (its authors', mmpose), VAN (its authors', mmpretrain), MiT,
-MSCAN, PIDNet, DDRNet. Whole models: SegNeXt, NVIDIA's SegFormer, Meta's Mask2Former (.pkl), PIDNet and DDRNet of their
-authors. With --config a backbone's weights are fitted to that config's backbone: positions and tables of another
-picture size are resized. Every key is accounted for. `load_from: IN.pth` in a config does the same when training
-starts.
+MSCAN, PIDNet, DDRNet. Whole models: SegNeXt, NVIDIA's SegFormer, Meta's Mask2Former (.pkl), PIDNet, DDRNet and EoMT of
+their authors. With --config a backbone's weights are fitted to that config's backbone: positions and tables of another
+picture size, and DINOv2's filters of other patches, are resized. Every key is accounted for. `load_from: IN.pth` in a
+config does the same when training starts.
 """
 
 from __future__ import annotations

@@ -104,7 +104,10 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike, *, con
     from jseg.convert import hf
     source, out = pathlib.Path(source), output_file(out)
     where = str(source)
-    if (folder := hf.find_folder(source)) is not None:
+    folder = hf.find_folder(source)
+    if folder is not None and (backbone := hf.backbone_file(*folder)) is not None:
+        source, folder = backbone, None
+    if folder is not None:
         if config is not None or weights != "default":
             raise ConvertError(f"{where}: a model folder of Hugging Face has its config and one set of weights in it; "
                                "leave out --config and --weights")

@@ -22,8 +22,9 @@ from jseg.engine.dry_step import dry_step
 from jseg.engine.evaluate import evaluator_faults
 from jseg.engine.limits import absurd
 from jseg.engine.optim import paramwise_faults
+from jseg.engine.schedules import part_of
 from jseg.engine.train_cfg import TrainCfg, train_cfg_faults
-from jseg.errors import JsegError
+from jseg.errors import ConfigError, JsegError
 from jseg.layers.init import without_values
 from jseg.metrics import CLASSIFIER_SCORES, METRICS, SCORES
 from jseg.models.segmentor import faults_of_test_cfg
@@ -269,7 +270,16 @@ def _check_optimizer(block: Mapping) -> list[str]:
 
 def _check_schedules(schedules: Any) -> list[str]:
     blocks = schedules if isinstance(schedules, list) else [schedules] if isinstance(schedules, Mapping) else []
-    return [fault for i, block in enumerate(blocks) for fault in _build(SCHEDULES, block, f"param_scheduler.{i}")[1]]
+    faults = []
+    for i, block in enumerate(blocks):
+        where = f"param_scheduler.{i}"
+        try:
+            block = part_of(block, where)[0] if isinstance(block, Mapping) else block
+        except ConfigError as error:
+            faults.append(str(error))
+        else:
+            faults += _build(SCHEDULES, block, where)[1]
+    return faults
 
 
 def _check_evaluation(block: Mapping) -> list[str]:

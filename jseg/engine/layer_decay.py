@@ -7,7 +7,8 @@ LearningRateDecayOptimizerConstructor (mmseg/engine/optimizers, Apache-2.0):
 
 Not MMSegmentation's: `decay_type: in_order` goes by the order of the parts that a backbone is made of (`layer1`,
 `block2.0` or `layers.5`: a name up to its first number) and so holds for every backbone; it takes no `num_layers`, and
-multiplies the rates that the other keys of `paramwise_cfg` give.
+multiplies the rates that the other keys of `paramwise_cfg` give. With `layer_wise` and `stage_wise` goes
+`flat_decay_mult`, the weight decay of biases and other vectors, 0 where it is not said.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def layer_decay_faults(rules: Mapping) -> list[str]:
     if not decides_alone(rules):
         return []
     missing = [key for key in ("num_layers", "decay_rate") if rules.get(key) is None]
-    if missing or set(rules) - set(RULES):
+    if missing or set(rules) - {*RULES, "flat_decay_mult"}:
         return ["paramwise_cfg: layer-wise decay takes num_layers, decay_rate and decay_type "
-                f"({' or '.join(TYPES)}) and nothing else; got {dict(rules)}"]
+                f"({' or '.join(TYPES)}), perhaps flat_decay_mult, and nothing else; got {dict(rules)}"]
     return []
 
 
@@ -53,12 +54,12 @@ def layer_decay(model, rules: Mapping) -> Callable[[str, jt.Var], tuple[float, f
     """The rule that gives a parameter's (lr_mult, decay_mult) by its name.
 
     The learning rate of depth d is multiplied by decay_rate ** (num_layers + 1 - d), that of everything else by 1;
-    biases and other vectors do not decay.
+    biases and other vectors decay `flat_decay_mult` times, by default not.
 
     Args:
         model: a segmentor with a `backbone` whose class has `depth_of`.
-        rules: `{num_layers, decay_rate, decay_type}` that `layer_decay_faults` has nothing against; `decay_type` is
-            "layer_wise" where it is not said.
+        rules: `{num_layers, decay_rate, decay_type, flat_decay_mult}` that `layer_decay_faults` has nothing against;
+            `decay_type` is "layer_wise" where it is not said.
     Raises:
         ConfigError: a backbone without `depth_of`.
     """
@@ -67,15 +68,15 @@ def layer_decay(model, rules: Mapping) -> Callable[[str, jt.Var], tuple[float, f
     depth_of = getattr(type(backbone), "depth_of", None)
     if depth_of is None:
         raise ConfigError(f"paramwise_cfg.decay_rate: {type(backbone).__name__} does not say how deep its layers are; "
-                          "accepted: BEiT, ConvNeXt, MAE. Use decay_type: in_order, without num_layers, for other "
-                          "backbones")
-    count, rate = rules["num_layers"], rules["decay_rate"]
+                          "accepted: BEiT, ConvNeXt, DINOv2, MAE. Use decay_type: in_order, without num_layers, for "
+                          "other backbones")
+    count, rate, flat = rules["num_layers"], rules["decay_rate"], rules.get("flat_decay_mult") or 0.0
 
     def multipliers(name: str, param: jt.Var) -> tuple[float, float]:
         inside = name.startswith("backbone.")
         depth = depth_of(name[len("backbone."):], count, kind) if inside else None
         keeps = len(param.shape) == 1 or name.endswith(".bias")
-        return 1.0 if depth is None else rate ** (count + 1 - depth), 0.0 if keeps else 1.0
+        return 1.0 if depth is None else rate ** (count + 1 - depth), flat if keeps else 1.0
 
     return multipliers
 

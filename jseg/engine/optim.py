@@ -42,13 +42,14 @@ class ParamGroup:
     """At most 48 parameters that share a rate, a decay and a vector.
 
     `lr` and `weight_decay` are the values at the start of the run; `offsets[i]` is where parameter i begins in the
-    vector.
+    vector; `part` is "backbone" or "others" where groups are of one part.
     """
 
     lr: float
     weight_decay: float
     names: list[str] = field(default_factory=list)
     params: list[jt.Var] = field(default_factory=list)
+    part: str | None = None
 
     def __post_init__(self):
         self.offsets, self.size = [], 0
@@ -73,7 +74,8 @@ class ParamGroup:
                 for name, p, o in zip(self.names, self.params, self.offsets)}
 
 
-def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: dict | None = None) -> list[ParamGroup]:
+def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: dict | None = None,
+                 by_part: bool = False) -> list[ParamGroup]:
     """Sort a model's trainable parameters into groups of equal rate and decay; a full group is followed by another.
 
     Args:
@@ -84,6 +86,7 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
             dwconv_decay_mult and flat_decay_mult (one-dimensional parameters) apply. Or
             `{num_layers, decay_rate, decay_type}`, see `layer_decay`. Not MMEngine's: `backbone_lr_mult` and
             `{decay_rate, decay_type: in_order}` multiply the backbone's rates that the other keys give.
+        by_part: no group holds parameters of the backbone and others.
     Raises:
         ConfigError: an unknown key, a value that is no factor, or a model without trainable parameters.
     """
@@ -95,16 +98,17 @@ def param_groups(model, *, lr: float, weight_decay: float = 0.0, paramwise_cfg: 
     by_depth = layer_decay.layer_decay(model, rules) if layer_decay.decides_alone(rules) else None
     scale = layer_decay.backbone_scale(model, rules)
     groups: list[ParamGroup] = []
-    open_groups: dict[tuple[float, float], ParamGroup] = {}
+    open_groups: dict[tuple, ParamGroup] = {}
     for name, param in model.named_parameters():
         if param.is_stop_grad():
             continue
         owner = modules.get(name.rpartition(".")[0])
         lr_mult, decay_mult = by_depth(name, param) if by_depth else _multipliers(name, param, owner, rules)
-        key = (lr * lr_mult * scale(name), weight_decay * decay_mult)
+        part = ("backbone" if name.startswith("backbone.") else "others") if by_part else None
+        key = (lr * lr_mult * scale(name), weight_decay * decay_mult, part)
         group = open_groups.get(key)
         if group is None or len(group.params) == MOST_GRADIENTS:
-            group = open_groups[key] = ParamGroup(lr=key[0], weight_decay=key[1])
+            group = open_groups[key] = ParamGroup(lr=key[0], weight_decay=key[1], part=part)
             groups.append(group)
         group.names.append(name)
         group.params.append(param)
@@ -170,6 +174,11 @@ class Optimizer:
     def lrs(self) -> list[float]:
         """Rates of the groups at the start of the run."""
         return [group.lr for group in self.groups]
+
+    @property
+    def parts(self) -> list[str | None]:
+        """What the groups are parts of, see `ParamGroup`."""
+        return [group.part for group in self.groups]
 
     def put(self, weights: Sequence[jt.Var]) -> None:
         """Make the model's parameters views of these vectors (the optimizer's own, or an average to evaluate)."""
@@ -432,8 +441,9 @@ class EMA:
             self.statistics = _var(np.concatenate([state[f"ema.{name}"].reshape(-1) for name in self.buffers]))
 
 
-def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = None) -> Optimizer:
-    """Build what `optimizer:` names over the model's trainable parameters.
+def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = None, *,
+                    by_part: bool = False) -> Optimizer:
+    """Build what `optimizer:` names over the model's trainable parameters; `by_part`: see `param_groups`.
 
     Raises:
         ConfigError: unknown type or argument, or a number out of range.
@@ -443,7 +453,7 @@ def build_optimizer(model, optimizer_cfg: dict, paramwise_cfg: dict | None = Non
         raise ConfigError("\n".join(faults))
     words = accepted(OPTIMIZERS.get(optimizer_cfg["type"], "optimizer"))
     lr, decay = (optimizer_cfg.get(key, words[key].default) for key in ("lr", "weight_decay"))
-    groups = param_groups(model, lr=lr, weight_decay=decay, paramwise_cfg=paramwise_cfg)
+    groups = param_groups(model, lr=lr, weight_decay=decay, paramwise_cfg=paramwise_cfg, by_part=by_part)
     return OPTIMIZERS.build(optimizer_cfg, where="optimizer", groups=groups)
 
 

@@ -3,7 +3,8 @@
 The arguments, their defaults and the numbers are those of MMEngine 0.10 (`mmengine/optim/scheduler/param_scheduler.py`,
 Apache-2.0). As there, a schedule works on the rate that is current when its turn comes, in steps counted from `begin`,
 so a list of schedules composes by `[begin, end)`. `LearningRate` replays the recursion from iteration 0, therefore a
-resumed run gets exactly the numbers of an unbroken one and nothing has to be stored.
+resumed run gets exactly the numbers of an unbroken one and nothing has to be stored. Not MMEngine's: a block with
+`part: backbone` or `part: others` changes the rates of these parameters alone.
 
 Deviations: `end` defaults to the length of the run instead of 10**9; LinearLR refuses `start_factor: 0`, which divides
 by zero upstream.
@@ -12,13 +13,15 @@ by zero upstream.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jseg.errors import ConfigError
 from jseg.registry import SCHEDULES
 
 __all__ = ["Schedule", "LinearLR", "ConstantLR", "PolyLR", "CosineAnnealingLR", "StepLR", "MultiStepLR", "LearningRate",
-           "build_schedules"]
+           "build_schedules", "part_of"]
+
+PARTS = ("backbone", "others")
 
 
 class Schedule:
@@ -32,6 +35,8 @@ class Schedule:
     Raises:
         ValueError: an argument is out of range.
     """
+
+    part: str | None = None  # of `PARTS`; None: all parameters
 
     def __init__(self, *, begin: int = 0, end: int | None = None, by_epoch: bool = True,
                  convert_to_iter_based: bool = False):
@@ -207,8 +212,25 @@ def build_schedules(cfg: Sequence | dict | None, where: str = "param_scheduler")
     Raises:
         ConfigError: naming the entry that is wrong.
     """
-    blocks = [cfg] if isinstance(cfg, dict) else list(cfg or [])
-    return [SCHEDULES.build(block, where=f"{where}[{i}]") for i, block in enumerate(blocks)]
+    schedules = []
+    for i, block in enumerate([cfg] if isinstance(cfg, dict) else list(cfg or [])):
+        block, part = part_of(block, f"{where}[{i}]")
+        schedules.append(SCHEDULES.build(block, where=f"{where}[{i}]"))
+        schedules[-1].part = part
+    return schedules
+
+
+def part_of(block: Mapping, where: str) -> tuple[dict, str | None]:
+    """(a block without its `part`, the part).
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    words = dict(block)
+    part = words.pop("part", None)
+    if part not in (None, *PARTS):
+        raise ConfigError(f"{where}.part: got {part!r}, expected {' or '.join(PARTS)}, or nothing for all parameters")
+    return words, part
 
 
 class LearningRate:
@@ -219,15 +241,18 @@ class LearningRate:
         base: one rate per group, as the config names it.
         max_iters: length of the run in iterations.
         epoch_length: iterations in an epoch.
+        parts: of `PARTS`, or None, for each group; rates beyond the groups are of the others.
     Raises:
         ConfigError: a length is below 1.
     """
 
-    def __init__(self, schedules: Sequence[Schedule], base: Sequence[float], max_iters: int, epoch_length: int):
+    def __init__(self, schedules: Sequence[Schedule], base: Sequence[float], max_iters: int, epoch_length: int,
+                 parts: Sequence[str | None] = ()):
         if max_iters < 1 or epoch_length < 1:
             raise ConfigError(f"train_cfg: needs at least one iteration, got max_iters={max_iters}, "
                               f"epoch={epoch_length}")
         self.schedules, self.base, self.epoch_length = list(schedules), list(base), epoch_length
+        self.parts = [*parts, *[PARTS[1]] * (len(self.base) - len(parts))]
         for schedule in self.schedules:
             schedule.prepare(max_iters, epoch_length)
         self._restart()
@@ -254,4 +279,5 @@ class LearningRate:
             now = iteration // self.epoch_length if schedule.by_epoch else iteration
             if schedule.begin <= now < schedule.end:
                 step = now - schedule.begin
-                self._values = [schedule.change(v, b, step) for v, b in zip(self._values, self.base)]
+                self._values = [schedule.change(v, b, step) if schedule.part in (None, part) else v
+                                for v, b, part in zip(self._values, self.base, self.parts)]

@@ -132,6 +132,9 @@ def slide_of(test_cfg: Mapping, padding: Mapping) -> tuple[tuple[int, int], tupl
                           "the command line --crop-size HxW")
     if padding.get("size") or padding.get("resize_divisor"):
         raise ConfigError("prediction in blocks: data_preprocessor.test_cfg takes size_divisor only")
+    if test_cfg.get("even"):
+        raise ConfigError("prediction in blocks: windows at equal distances (model.test_cfg.even) depend on the whole "
+                          "picture: give mode='slide' and a stride, on the command line --crop-size HxW --stride HxW")
     divisor = padding.get("size_divisor") or 1
     crop, stride = tuple(test_cfg["crop_size"]), tuple(test_cfg["stride"])
     if any(side % divisor for side in (*crop, *stride)):

@@ -178,11 +178,12 @@ def _build(config: dict, cfg: TrainCfg, folder: Path, resume: bool) -> Run:
         model.derive()
     distributed.same_start(model)
     _freeze(model, cfg.freeze)
-    optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"))
-    ema = EMA.of(cfg.ema, optimizer, model) if cfg.ema is not None else None
     schedules = build_schedules(config.get("param_scheduler"))
+    optimizer = build_optimizer(model, config["optimizer"], config.get("paramwise_cfg"),
+                                by_part=any(schedule.part for schedule in schedules))
+    ema = EMA.of(cfg.ema, optimizer, model) if cfg.ema is not None else None
     base_lr = config["optimizer"].get("lr", max(optimizer.lrs))
-    rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length)
+    rates = LearningRate(schedules, [*optimizer.lrs, base_lr], plan.max_iters, plan.epoch_length, optimizer.parts)
     run = Run(config, folder, seed, plan, model, optimizer, ema, rates, loader, val_loader,
               patience=Patience(plan.early_stop, plan.save_best))
     if found:
@@ -264,6 +265,7 @@ def _loop(run: Run, stop: distributed.JobStop) -> Iterator[Step]:
             if stop.signal is not None:
                 break
             _seed_step(run.seed, run.done)
+            run.model.begin_step(run.done)
             scalars, culprit = _step(run, batch)
             _check_finite(run, scalars, batch, culprit)
             run.done += 1

@@ -168,7 +168,9 @@ def _schedule(config: Mapping) -> dict[str, Any]:
         if config.get("paramwise_cfg"):
             found["optim_wrapper"]["paramwise_cfg"] = config["paramwise_cfg"]
     if config.get("param_scheduler"):
-        found["param_scheduler"] = config["param_scheduler"]
+        blocks = config["param_scheduler"]
+        found["param_scheduler"] = [{key: value for key, value in block.items() if key != "part"} for block in (
+            blocks if isinstance(blocks, (list, tuple)) else [blocks])]
     train = config.get("train_cfg") or {}
     if train.get("max_iters") and "train_dataloader" in config:
         interval = {"val_interval": train["val_interval"]} if train.get("val_interval") else {}

@@ -17,7 +17,7 @@ from jseg.export.framework import concat, pad, positions
 from jseg.export.graph import Tensor, graph_in_use
 from jseg.export.operators import ceiling_division, resized, stands_for
 from jseg.export.sizes import Number, Size, largest
-from jseg.layers import deformable, sine_positions, top, windows
+from jseg.layers import deformable, rotary, sine_positions, top, windows
 from jseg.layers import positions as learned_positions
 from jseg.models.backbones import beit, svt
 from jseg.models.heads import psa_head, side_adapter_clip_head
@@ -160,6 +160,17 @@ def _sine_positions(size, num_feats, temperature, normalize, scale, eps, offset)
     rows = axes[0].unsqueeze(1).broadcast((*size, num_feats))
     columns = axes[1].unsqueeze(0).broadcast((*size, num_feats))
     return concat([rows, columns], 2).reshape(1, size[0] * size[1], 2 * num_feats)
+
+
+@table_of(rotary._turning_table)
+def _turning_table(size, width, base, stretch):
+    graph = graph_in_use()
+    frequency = graph.constant(base ** -(np.arange(width // 4) * 4 / width) * (2 * np.pi * stretch), "float32")
+    rows, columns = (((positions(side).float32() + 0.5) / graph.size_tensor(side, "float32") * 2.0 - 1.0).unsqueeze(1)
+                     * frequency for side in size)  # (h, D / 4), (w, D / 4)
+    parts = [rows.unsqueeze(1).broadcast((*size, width // 4)), columns.unsqueeze(0).broadcast((*size, width // 4))]
+    angle = concat(parts * 2, 2).reshape(size[0] * size[1], width)
+    return framework.stack([graph.add("Cos", [angle]), graph.add("Sin", [angle])], 0)
 
 
 @table_of(deformable._cell_centres)

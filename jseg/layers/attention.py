@@ -19,6 +19,7 @@ from jseg.layers.conv import Conv2d
 from jseg.layers.drop import Dropout
 from jseg.layers.init import xavier_uniform, zeros
 from jseg.layers.norms import build_norm
+from jseg.layers.rotary import Rotary, turn_last
 from jseg.layers.tokens import Linear, project_patches, to_map, to_tokens
 
 __all__ = ["MultiheadAttention", "ReducedAttention", "check_attn_drop", "check_heads"]
@@ -43,33 +44,44 @@ class MultiheadAttention(nn.Module):
     Args:
         channels: C, divided by `heads`.
         heads: number of heads.
-        bias: of both projections.
+        bias: of both projections; "qv": not of the keys.
     Shape:
-        x: (N, L, C); source: (N, M, C), x where None -> (N, L, C)
+        x: (N, L, C); source: (N, M, C), x where None; mask: see `ops.attention`, and rotary, of tokens to themselves
+        -> (N, L, C)
     """
 
-    def __init__(self, channels: int, heads: int, *, bias: bool = True):
+    def __init__(self, channels: int, heads: int, *, bias: bool | str = True):
         super().__init__()
         check_heads(channels, heads)
         self.heads = heads
         self.in_proj_weight = xavier_uniform((3 * channels, channels))
-        self.in_proj_bias = zeros(3 * channels) if bias else None
-        self.out_proj = Linear(channels, channels, bias=bias)
+        self.in_proj_bias = zeros((2 if bias == "qv" else 3) * channels) if bias else None
+        self.has_key_bias = bias != "qv"
+        self.out_proj = Linear(channels, channels, bias=bool(bias))
 
     def execute(self, x: jt.Var, source: jt.Var | None = None) -> jt.Var:
         return self.out_proj(self.mix(x, source))
 
-    def mix(self, x: jt.Var, source: jt.Var | None = None) -> jt.Var:
+    def mix(self, x: jt.Var, source: jt.Var | None = None, mask: jt.Var | None = None,
+            rotary: Rotary | None = None) -> jt.Var:
         """What attention gives, before the projection."""
         n, length, c = x.shape
         if source is None:
-            qkv = ops.linear(x, self.in_proj_weight, self.in_proj_bias).reshape(n, length, 3, self.heads, -1)
-            return ops.attention(qkv).reshape(n, length, c)
+            qkv = ops.linear(x, self.in_proj_weight, self._input_bias(c)).reshape(n, length, 3, self.heads, -1)
+            if rotary is None:
+                return ops.attention(qkv, mask=mask).reshape(n, length, c)
+            turned = turn_last(qkv[:, :, :2], rotary)
+            found = ops.attention(turned[:, :, 0], jt.concat([turned[:, :, 1:], qkv[:, :, 2:]], 2), mask=mask)
+            return found.reshape(n, length, c)
         q_weight, kv_weight = self._split_queries(self.in_proj_weight, c)
         q_bias, kv_bias = self._split_queries(self.in_proj_bias, c)
         q = ops.linear(x, q_weight, q_bias).reshape(n, length, self.heads, -1)
         kv = ops.linear(source, kv_weight, kv_bias).reshape(n, source.shape[1], 2, self.heads, -1)
         return ops.attention(q, kv).reshape(n, length, c)
+
+    def _input_bias(self, c: int) -> jt.Var | None:
+        bias = self.in_proj_bias
+        return bias if self.has_key_bias else jt.concat([bias[:c], jt.zeros_like(bias[:c]), bias[c:]])
 
     @staticmethod
     def _split_queries(values: jt.Var | None, c: int) -> tuple:
@@ -87,10 +99,11 @@ class ReducedAttention(nn.Module):
         norm_cfg: norm of the smaller map.
         drop_prob: dropout of the result.
     Shape:
-        x, shortcut: (N, H * W, C) with size (H, W); factor: (N,) -> shortcut + factor * attention(x)
+        x, shortcut: (N, H * W, C) with size (H, W); scale: (C,); factor: (N,); mask: (P, L, L) and rotary, at
+        reduction 1 -> shortcut + factor * scale * attention(x)
     """
 
-    def __init__(self, channels: int, heads: int, *, reduction: int = 1, bias: bool = True,
+    def __init__(self, channels: int, heads: int, *, reduction: int = 1, bias: bool | str = True,
                  norm_cfg: dict | None = None, drop_prob: float = 0.0):
         super().__init__()
         self.attn = MultiheadAttention(channels, heads, bias=bias)
@@ -100,10 +113,11 @@ class ReducedAttention(nn.Module):
             self.sr = Conv2d(channels, channels, reduction, stride=reduction)
             self.norm = build_norm(norm_cfg, channels, channel_first=False)[1]
 
-    def execute(self, x: jt.Var, size: tuple[int, int] | None = None, *, shortcut: jt.Var | None = None,
+    def execute(self, x: jt.Var, size: tuple[int, int] | None = None, *, mask: jt.Var | None = None,
+                rotary: Rotary | None = None, scale: jt.Var | None = None, shortcut: jt.Var | None = None,
                 factor: jt.Var | None = None) -> jt.Var:
-        mixed = self.attn.mix(x, self._reduced_tokens(x, size))
-        return self.attn.out_proj.close_branch(mixed, self.proj_drop, factor=factor, shortcut=shortcut)
+        mixed = self.attn.mix(x, self._reduced_tokens(x, size), mask, rotary)
+        return self.attn.out_proj.close_branch(mixed, self.proj_drop, scale=scale, factor=factor, shortcut=shortcut)
 
     def on_map(self, x: jt.Var, *, shortcut: jt.Var, factor: jt.Var | None = None) -> jt.Var:
         """The same on maps. Shape: x, shortcut: (N, C, H, W) -> (N, C, H, W)."""

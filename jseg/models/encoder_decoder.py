@@ -65,6 +65,11 @@ class EncoderDecoder(Segmentor):
         """Label value that counts nowhere, from the last decode head."""
         return self.stages[-1].ignore_index
 
+    def begin_step(self, iteration: int) -> None:
+        """See `Head.begin_step`."""
+        for head in self.stages:
+            head.begin_step(iteration)
+
     def features(self, images: jt.Var) -> list:
         """Maps of the backbone, after the neck if there is one."""
         maps = self.backbone(images)

@@ -14,7 +14,7 @@ __all__ = ["Made"]
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """Pieces joined along the first axis, with axes of length 1 behind; or what `change` makes of them.
+    """Pieces joined along the first axis, with axes of length 1 before or behind; or what `change` makes of them.
 
     Args:
         parts: the pieces, as `remap_keys` got them; none where the release has no such value.
@@ -24,6 +24,7 @@ class Made:
         change: from the pieces' arrays to the value, instead of joining them.
         size: the shape that `change` gives; None for that of the first piece.
         why: for values without pieces, what they are, for reports.
+        before: how many axes of length 1 come first.
     """
 
     parts: tuple
@@ -33,6 +34,7 @@ class Made:
     change: Callable[..., np.ndarray] | None = None
     size: tuple[int, ...] | None = None
     why: str = ""
+    before: int = 0
 
     @classmethod
     def of(cls, value: Any) -> Made:
@@ -64,7 +66,7 @@ class Made:
             if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes):
                 raise ValueError(f"pieces of shapes {shapes} cannot be joined")
             shapes[0] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-        return (*shapes[0], *[1] * self.ones)
+        return (*[1] * self.before, *shapes[0], *[1] * self.ones)
 
     def array(self, array_of: Callable[[Any], np.ndarray]) -> np.ndarray:
         """The value, from what `array_of` gives for each piece."""
@@ -75,4 +77,4 @@ class Made:
             return np.ascontiguousarray(self.change(*arrays), np.float32)
         joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         joined = joined if self.arrange is None else np.ascontiguousarray(self.arrange(joined))
-        return joined.reshape(*joined.shape, *[1] * self.ones)
+        return joined.reshape(*[1] * self.before, *joined.shape, *[1] * self.ones)

@@ -100,9 +100,13 @@ class Window:
     columns: np.ndarray
 
 
-def windows(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
-    """Begin and end of each window along one axis of a slide; the last one is moved back inside."""
+def windows(length: int, crop: int, stride: int, *, even: bool = False) -> list[tuple[int, int]]:
+    """Begin and end of each window along one axis of a slide; the last one is moved back inside, or with `even` all of
+    them have the same distance."""
     count = max(length - crop + stride - 1, 0) // stride + 1
+    if even and count > 1:
+        begins = [i * (length - crop) // (count - 1) for i in range(count)]
+        return [(begin, begin + crop) for begin in begins]
     ends = [min(i * stride + crop, length) for i in range(count)]
     return [(max(end - crop, 0), end) for end in ends]
 

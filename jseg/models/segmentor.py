@@ -34,7 +34,8 @@ class Segmentor(nn.Module):
     `ignore_index`, `class_scores` and `batch_losses`.
 
     Args:
-        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels. With
+        test_cfg: `{mode: whole}` (default) or `{mode: slide, crop_size: [h, w], stride: [h, w]}`, in pixels; with
+            `even: true` as many windows at equal distances (stride = crop_size: as few as cover the picture). With
             `direct: true` the scores of a whole picture without padding are resized once, to its own size, as
             transformers does; otherwise to the network's input first, as MMSegmentation does.
         impl: operator implementation of the whole model: "auto", "jittor", "cpu" or "cuda" (see `ops.use`).
@@ -65,6 +66,9 @@ class Segmentor(nn.Module):
     def blank_labels(self, count: int, size: tuple[int, int]) -> np.ndarray:
         """Labels (count, H, W) of pictures of `size` without any class: to look at shapes."""
         return np.full((count, *size), self.ignore_index, np.int32)
+
+    def begin_step(self, iteration: int) -> None:
+        """Told before each training step, counted from 0 (see `Head.begin_step`)."""
 
     def derive(self) -> None:
         """Compute what follows from other weights (`DERIVED` of the classes), after those of elsewhere were loaded."""
@@ -207,8 +211,9 @@ class Segmentor(nn.Module):
     def _window_spans(self, size: tuple[int, int]) -> tuple[tuple[tuple[int, int], ...], ...]:
         """(begin, end) of the windows in rows and in columns of an input of this size; the whole of it is one."""
         if self.test_cfg["mode"] == "slide":
-            return tuple(tuple(windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis]))
-                         for axis in (0, 1))
+            even = bool(self.test_cfg.get("even"))
+            return tuple(tuple(windows(size[axis], self.test_cfg["crop_size"][axis], self.test_cfg["stride"][axis],
+                                       even=even)) for axis in (0, 1))
         return tuple(((0, side),) for side in size)
 
     @property
@@ -252,7 +257,7 @@ class Segmentor(nn.Module):
 
 
 _TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": SIZE,
-             "stride": SIZE, "direct": Rule(lambda v: isinstance(v, bool), "true or false")}
+             "stride": SIZE, **dict.fromkeys(("direct", "even"), Rule(lambda v: isinstance(v, bool), "true or false"))}
 
 
 def faults_of_test_cfg(cfg: Mapping) -> list[str]:

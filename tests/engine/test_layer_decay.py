@@ -10,6 +10,7 @@ from jseg.errors import ConfigError
 from jseg.models import build_model
 from jseg.models.backbones.beit import BEiT
 from jseg.models.backbones.convnext import ConvNeXt
+from jseg.models.backbones.dinov2 import DINOv2
 from jseg.models.backbones.mae import MAE
 from jseg.models.backbones.mscan import MSCAN
 
@@ -27,6 +28,10 @@ def model_of(backbone: dict):
         "decode_head.conv_seg.weight": 4}),
     (MAE.TINY, {"num_layers": 3, "decay_rate": 0.5, "decay_type": "layer_wise"},
      {"backbone.pos_embed": 0, "backbone.ln1.weight": 4}),
+    (DINOv2.TINY, {"num_layers": 2, "decay_rate": 0.5, "flat_decay_mult": 1.0}, {  # tokens go with the first block
+        "backbone.cls_token": 1, "backbone.register_tokens": 1, "backbone.pos_embed": 1,
+        "backbone.patch_embed.projection.weight": 1, "backbone.layers.0.gamma_1": 1,
+        "backbone.layers.2.ffn.layers.1.weight": 3, "backbone.ln1.weight": 3, "decode_head.conv_seg.weight": 3}),
     (ConvNeXt.TINY, {"num_layers": 6, "decay_rate": 0.5, "decay_type": "stage_wise"}, {
         "backbone.downsample_layers.3.1.weight": 0, "backbone.stages.0.0.pointwise_conv1.weight": 1,
         "backbone.norm2.weight": 7, "backbone.stages.3.0.depthwise_conv.weight": 4}),
@@ -44,7 +49,8 @@ def test_rates_by_depth(backbone, rules, depths):
         assert found[name].lr == pytest.approx(0.5 ** (rules["num_layers"] + 1 - depth)), name
     for name, param in model.named_parameters():
         if name in found:
-            assert found[name].weight_decay == (0.0 if len(param.shape) == 1 or name.endswith(".bias") else 0.1), name
+            flat = len(param.shape) == 1 or name.endswith(".bias")
+            assert found[name].weight_decay == 0.1 * (rules.get("flat_decay_mult", 0.0) if flat else 1.0), name
 
 
 def test_words_that_do_not_go_together():

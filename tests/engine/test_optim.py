@@ -152,6 +152,24 @@ def test_schedules_follow_mmengine(case):
     assert fresh.at(17) == got[17] and fresh.at(3) == got[3]  # a resumed run, and going back
 
 
+def test_a_schedule_of_the_backbone_alone():
+    """EoMT's two warm-ups: the backbone waits until the others are warm."""
+    blocks = [{"type": "LinearLR", "part": "others", "start_factor": 0.1, "by_epoch": False, "end": 10},
+              {"type": "ConstantLR", "part": "backbone", "factor": 1e-9, "by_epoch": False, "end": 10},
+              {"type": "LinearLR", "part": "backbone", "start_factor": 0.1, "by_epoch": False, "begin": 10, "end": 20},
+              {"type": "PolyLR", "part": "others", "by_epoch": False, "begin": 10, "end": 30}]
+    rates = LearningRate(build_schedules(blocks), [1.0, 2.0], 30, 30, ["backbone"])
+    assert rates.at(5) == pytest.approx([1e-9, 1.2]) and rates.at(10) == pytest.approx([0.1, 2.0])
+    assert rates.at(19) == pytest.approx([1.0, 2.0 * 10 / 19]) and rates.at(29) == pytest.approx([1.0, 0.0])
+    model = nn.Module()
+    model.backbone, model.head = nn.Linear(2, 3), nn.Linear(2, 2)
+    groups = param_groups(model, lr=1.0, by_part=True)
+    assert {group.part: sorted(group.names) for group in groups} == {
+        "backbone": ["backbone.bias", "backbone.weight"], "others": ["head.bias", "head.weight"]}
+    with pytest.raises(ConfigError, match=r"param_scheduler\[0\].part: got 'neck', expected backbone or others"):
+        build_schedules([{"type": "PolyLR", "part": "neck"}])
+
+
 def test_open_end_is_the_end_of_the_run():
     rates = LearningRate(build_schedules([{"type": "PolyLR", "by_epoch": False}]), [1.0], 11, 5)
     assert rates.at(10) == [0.0] and rates.at(5)[0] == pytest.approx(0.5)

@@ -6,8 +6,8 @@
 PYTHON has torch and what the releases asked for need: torchvision, timm, einops; for jobs of mmpretrain, mmpose, mmdet
 and VAN-Segmentation the environment of `make parity`. FOLDER holds checkouts of the authors' repositories under their
 names: Swin-Transformer, ConvNeXt, mae, HRNet-Image-Classification, PIDNet, DDRNet, SegFormer, Mask2Former, detectron2,
-VAN-Classification, VAN-Segmentation, HRFormer, and mmpose, its wheel unpacked; releases whose checkout is missing are
-left as they are. Each network gets random weights; its checkpoint, in the release's own layout, goes through `jseg
+eomt, VAN-Classification, VAN-Segmentation, HRFormer, and mmpose, its wheel unpacked; releases whose checkout is missing
+are left as they are. Each network gets random weights; its checkpoint, in the release's own layout, goes through `jseg
 convert` (which builds and accounts strictly), and both sides see the same picture: every map within 1e-4 of its range;
 with `step` one training step too (limits: weights_page.py). Results are kept in tests/parity/weights.json, a row for
 each release, and shown in docs/parity_weights.md.
@@ -62,6 +62,9 @@ JOBS = {
     "timm-deit_small_patch16": _vit("deit_small_patch16_224"),
     "timm-deit3_small_patch16": _vit("deit3_small_patch16_224"),
     "timm-vit_small_patch14_dinov2": _vit("vit_small_patch14_dinov2", size=56),
+    "timm-vit_small_patch14_reg4_dinov2": _vit("vit_small_patch14_reg4_dinov2", skip=5, size=56),
+    "eomt-small": _job("tue-mps/eomt", "authors_eomt", 7, 9, 2, 64, size=(64, 64), **_WHOLE,
+                       words={"patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 1, "reg_tokens": 4}),
     "timm-beit": _job("timm", "timm_beit", size=(64, 64), words={**_SMALL_BEIT, "use_rel_pos_bias": True}),
     "timm-beit-shared": _job("timm", "timm_beit", size=(64, 64),
                              words={**_SMALL_BEIT, "use_shared_rel_pos_bias": True}),

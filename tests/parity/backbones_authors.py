@@ -32,6 +32,24 @@ def authors_swin(**words):
     return model, maps
 
 
+def authors_eomt(classes: int, queries: int, blocks: int, side: int, **words):
+    """EoMT over a timm ViT; semantic scores of a picture of its own size, which its network takes from 0 to 1."""
+    from timm.models.vision_transformer import VisionTransformer
+    module = source("eomt", "models.eomt")
+    encoder = nn.Module()
+    encoder.backbone = VisionTransformer(img_size=side, num_classes=0, init_values=1e-5, no_embed_class=True, **words)
+    for name, values in (("pixel_mean", (0.485, 0.456, 0.406)), ("pixel_std", (0.229, 0.224, 0.225))):
+        encoder.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1))
+    model = module.EoMT(encoder, classes, queries, blocks)
+
+    def maps(x):
+        masks, scores = (found[-1] for found in model(x * encoder.pixel_std + encoder.pixel_mean))
+        masks = F.interpolate(masks, (side, side), mode="bilinear").sigmoid()
+        return [torch.einsum("bqhw,bqc->bchw", masks, scores.softmax(-1)[..., :-1])]
+
+    return nn.ModuleDict({"network": model}), maps
+
+
 def authors_convnext(**words):
     model = source("ConvNeXt", "models.convnext").ConvNeXt(**words)
     return model, lambda x: next_norms(tapped(model, list(model.stages), lambda m: m(x)), model.norm)

@@ -27,6 +27,8 @@ def randomise(model: nn.Module, seed: int = 0, calm: str | None = None) -> None:
         if not value.is_floating_point():
             continue
         leaf, shape = key.rpartition(".")[2], tuple(value.shape)
+        if leaf in ("attn_mask_probs", "pixel_mean", "pixel_std"):
+            continue
         if leaf == "running_var" or (value.ndim == 1 and leaf in ("weight", "gamma", "gamma_1", "gamma_2")) or (
             leaf == "layer_scale"):
             new = rng.uniform(0.5, 1.5, shape)

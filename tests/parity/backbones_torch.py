@@ -102,7 +102,11 @@ def timm_vit(name: str, skip: int = 1, **words):
     import timm
     model = timm.create_model(name, **words)
     blocks = len(model.blocks)
-    taps = [model.blocks[blocks * i // 4 - 1] for i in (1, 2, 3)] + [model.norm]
+    taps = [model.blocks[blocks * i // 4 - 1] for i in (1, 2, 3, 4)]
+    if "dinov2" in name:  # every map behind the last norm, as its authors give them
+        return model, lambda x: [as_map(model.norm(t), skip)
+                                 for t in tapped(model, taps, lambda m: m.forward_features(x))]
+    taps[-1] = model.norm
     return model, lambda x: [as_map(t, skip) for t in tapped(model, taps, lambda m: m.forward_features(x))]
 
 

@@ -1,7 +1,8 @@
 """Which releases of Hugging Face `hf.py` compares: one job for each kind, small ones and the published sizes.
 
 A job: `model` and `processor`, classes of transformers; `config`, words of the model's config class; `processing`,
-words of the processor; `size`, (height, width) of the picture in pixels.
+words of the processor; `size`, (height, width) of the picture in pixels; `probs`, values of EoMT's `attn_mask_probs`,
+1 where they are not said; `train`: compare a training step too, in which `attn_mask_probs` are these, or true.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ _SMALL_BEIT = {"hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads":
 _SMALL_DPT = {"hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 48,
               "image_size": 64, "backbone_out_indices": [1, 2, 4, 5], "neck_hidden_sizes": [8, 16, 16, 24],
               "fusion_hidden_size": 16}
+_SMALL_EOMT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 64,
+               "patch_size": 8, "num_blocks": 2, "num_upscale_blocks": 1, "num_queries": 9, "num_register_tokens": 2,
+               "train_num_points": 400}
+_SMALL_EOMT3 = {**{key: value for key, value in _SMALL_EOMT.items() if key != "mlp_ratio"}, "intermediate_size": 64,
+                "pos_embed_rescale": None}
+_WINDOWS = {"do_split_image": True, "size": {"shortest_edge": 64, "longest_edge": None}}
 
 JOBS = {
     "segformer-small": {"model": "SegformerForSemanticSegmentation", "processor": "SegformerImageProcessor",
@@ -75,7 +82,23 @@ JOBS = {
     "dpt-base": {"model": "DPTForSemanticSegmentation", "processor": "DPTImageProcessor",
                  "config": {"use_batch_norm_in_fusion_residual": True}, "classes": 150,
                  "processing": {"size": {"height": 192, "width": 192}}},
+    "eomt-small": {"model": "EomtForUniversalSegmentation", "processor": "EomtImageProcessorPil",
+                   "config": _SMALL_EOMT, "processing": _WINDOWS, "train": True},
+    "eomt-small-annealed": {"model": "EomtForUniversalSegmentation", "processor": "EomtImageProcessorPil",
+                            "config": {**_SMALL_EOMT, "num_register_tokens": 0}, "probs": [0.0, 0.0], "size": [211, 96],
+                            "processing": _WINDOWS},
+    "eomt-small-annealing": {"model": "EomtForUniversalSegmentation", "processor": "EomtImageProcessorPil",
+                             "config": _SMALL_EOMT, "probs": [0.0, 0.0], "size": [80, 80], "processing": _WINDOWS,
+                             "train": [0.0, 0.5]},
+    "eomt-dinov3-small": {"model": "EomtDinov3ForUniversalSegmentation", "processor": "EomtImageProcessorPil",
+                          "config": _SMALL_EOMT3, "processing": _WINDOWS, "train": True,
+                          "seed": 77},  # rounding moves no cell across the edge of a mask
+    "eomt-dinov2-s": {"model": "EomtForUniversalSegmentation", "processor": "EomtImageProcessorPil",
+                      "config": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
+                                 "image_size": 256, "num_blocks": 3, "num_queries": 100}, "classes": 150,
+                      "processing": {**_WINDOWS, "size": {"shortest_edge": 256, "longest_edge": None}},
+                      "probs": [0.0] * 3},
 }
 for _seed, (_name, _job) in enumerate(JOBS.items()):
-    _job.update(name=_name, seed=_seed, classes=[f"thing {i}" for i in range(_job.get("classes", 7))],
+    _job.update(name=_name, seed=_job.get("seed", _seed), classes=[f"thing {i}" for i in range(_job.get("classes", 7))],
                 size=_job.get("size", [113, 170] if "small" in _name else [360, 480]))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+from unittest import mock
 
 import numpy as np
+from gradients import gradient_errors, uniform
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -42,7 +44,8 @@ def compare(folder: pathlib.Path) -> dict:
             error = max(error_of(ours.numpy(), reference[name]) for ours, name in
                         zip(readings, ("class_queries_logits", "masks_queries_logits")))
     total = keys_of(folder / "model")
-    return {"keys": total, "unaccounted": total - keys, "dropped": len(done.dropped), "logits": error,
+    step = training_step(folder, model, done, pixels) if (folder / "step.npz").exists() else {}
+    return {**step, "keys": total, "unaccounted": total - keys, "dropped": len(done.dropped), "logits": error,
             "labels": float((labels == reference["labels"]).mean()),
             "classes seen": len(np.unique(reference["labels"])), "pixels": pixels_error(segmentor, folder, pixels),
             "referee": (folder.parent / "referee.txt").read_text()}
@@ -59,7 +62,42 @@ def pixels_error(segmentor, folder: pathlib.Path, theirs: np.ndarray) -> float:
     from jseg.data.tta import plain_view
     view = plain_view(io.read_image(folder / "street.jpg"), segmentor._transforms)
     ours = segmentor._preprocessor.batch([view], training=False).images
+    reference = np.load(folder / "out.npz")
+    if "patch_offsets" in reference.files:  # windows of the longer side
+        ours = np.concatenate([ours[:, :, begin:end] if ours.shape[2] > ours.shape[3] else ours[:, :, :, begin:end]
+                               for _, begin, end in reference["patch_offsets"]])
     return error_of(ours, theirs) if ours.shape == theirs.shape else 1.0
+
+
+def training_step(folder: pathlib.Path, model, done, pixels: np.ndarray) -> dict:
+    """Largest relative error of a term of the loss, and of a gradient by norm, with where it is."""
+    import jittor as jt
+
+    from jseg.layers import named_parameters
+    from jseg.ops import ranks
+    reference, parts, names = np.load(folder / "step.npz"), {}, {"loss_cross_entropy": "loss_cls"}
+    model.train()
+    model.decode_head.attn_mask_probs.update(jt.array(reference["probs"].astype(np.float32)))
+    with mock.patch.object(ranks, "rand", lambda shape: jt.array(uniform(*shape))):
+        found = model.loss(jt.array(pixels), jt.array(reference["labels"]))
+    terms = [key.split("/")[1:] for key in reference.files if key.startswith("losses/")]
+    last, errors = max(int(i) for i, _ in terms), []
+    for i, name in terms:
+        ours = found[f"decode.{'' if int(i) == last else f'd{i}.'}{names.get(name, name)}"].item()
+        theirs = float(reference[f"losses/{i}/{name}"])
+        errors.append(abs(ours - theirs) / abs(theirs))
+    parameters = named_parameters(model)
+    found_gradients = jt.grad(found["loss"], list(parameters.values()))
+    gradients = {key: value.numpy() for key, value in zip(parameters, found_gradients)}
+    for source, key in {**{key: key for key in done.loaded}, **done.renamed}.items():
+        if f"gradient/{source}" in reference.files:
+            parts.setdefault(key, []).append(reference[f"gradient/{source}"])
+    theirs = {key: np.concatenate(pieces).reshape(gradients[key].shape) if len(pieces) > 1
+              else pieces[0].reshape(gradients[key].shape) for key, pieces in parts.items()}
+    apart = gradient_errors(gradients, theirs)
+    worst = max(apart, key=apart.get)
+    return {"losses": max(errors), "terms": len(errors), "gradients": apart[worst], "worst gradient": worst,
+            "gradients compared": len(apart), "gradients without partner": sorted(set(gradients) - set(theirs))}
 
 
 def keys_of(folder: pathlib.Path) -> int:

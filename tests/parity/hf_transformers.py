@@ -4,7 +4,8 @@
 
 FOLDER holds jobs.json. Each job's model is built from its own config classes, saved with `save_pretrained` under
 FOLDER/<name>/model beside its image processor, and run on FOLDER/<name>/street.jpg: out.npz holds logits as the model
-gives them and labels as `post_process_semantic_segmentation` gives them. Nothing of jseg is imported.
+gives them and labels as `post_process_semantic_segmentation` gives them; step.npz, of jobs with `train`, the terms of
+the loss and the gradients of one training step in float64. Nothing of jseg is imported.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import sys
 import numpy as np
 import torch
 import transformers
+from gradients import uniform
 from PIL import Image
 
 
-_QUERIES = {"class_predictor": 3.0, "mask_embedder.2.0.weight": 3.0, "queries_": 12.0, "attn.q_proj": 3.0}
+_QUERIES = {"class_predictor": 3.0, "mask_embedder.2.0.weight": 3.0, "queries_": 12.0, "attn.q_proj": 3.0,
+            "mask_head.fc3.weight": 0.2, "query.weight": 5.0}
 
 
 def street(path: pathlib.Path, size: list[int], seed: int) -> None:
@@ -52,7 +55,7 @@ def stir(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
         noise = torch.randn(value.shape, generator=generator) if value.is_floating_point() else None
-        if noise is None or "empty_weight" in name:
+        if noise is None or "empty_weight" in name or "mask_probs" in name:
             continue
         if name.endswith("running_var"):
             value.copy_(1 + 0.5 * noise.abs())
@@ -83,6 +86,9 @@ def run(folder: pathlib.Path, job: dict) -> None:
     processor = getattr(transformers, job["processor"])(**job.get("processing", {}))
     street(folder / "street.jpg", job["size"], job["seed"])
     inputs = processor(images=Image.open(folder / "street.jpg"), return_tensors="pt")
+    windows = {key: inputs[key] for key in ("patch_offsets",) if key in inputs}
+    if "probs" in job:
+        model.attn_mask_probs.copy_(torch.tensor(job["probs"]))
     balance(model, inputs["pixel_values"])
     model.save_pretrained(folder / "model", **({"max_shard_size": job["shard"]} if "shard" in job else {}))
     processor.save_pretrained(folder / "model")
@@ -92,11 +98,49 @@ def run(folder: pathlib.Path, job: dict) -> None:
         torch.save(load_file(whole), folder / "model" / "pytorch_model.bin")
         whole.unlink()
     with torch.no_grad():
-        outputs = model(pixel_values=inputs["pixel_values"])
+        outputs = model(pixel_values=inputs["pixel_values"], **windows)
         labels = processor.post_process_semantic_segmentation(outputs, target_sizes=[tuple(job["size"])])[0]
     names = ("logits",) if "logits" in outputs else ("class_queries_logits", "masks_queries_logits")
     np.savez(folder / "out.npz", pixels=inputs["pixel_values"].numpy(), labels=labels.numpy().astype(np.int64),
-             **{name: outputs[name].numpy() for name in names})
+             **{name: outputs[name].numpy() for name in names}, **{key: torch.stack(list(value)).numpy()
+                                                                   for key, value in windows.items()})
+    if job.get("train"):
+        if job["train"] is not True:
+            model.attn_mask_probs.copy_(torch.tensor(job["train"]))
+        np.savez(folder / "step.npz", **training_step(model, inputs["pixel_values"], len(job["classes"])))
+
+
+def training_step(model: torch.nn.Module, pixels: torch.Tensor, classes: int) -> dict[str, np.ndarray]:
+    """Labels, weighted terms of the loss by reading ("losses/<reading>/<name>") and gradients of a model that
+    classifies masks, in float64, with the random numbers that jseg's side draws.
+    """
+    (count, _, height, width), rng = pixels.shape, np.random.default_rng(3)
+    labels = np.kron(rng.integers(0, classes, (count, -(-height // 16), -(-width // 16))),
+                     np.ones((16, 16), np.int64))[:, :height, :width]
+    labels[rng.random(labels.shape) > 0.9] = 255
+    shown = [torch.from_numpy(found[found != 255]) for found in map(np.unique, labels)]
+    masks = [torch.from_numpy(picture == found.numpy()[:, None, None]).double()
+             for picture, found in zip(labels, shown)]
+    terms, losses_of, rand, to_float = [], model.get_loss_dict, torch.rand, torch.Tensor.float
+
+    def noted(**words):
+        terms.append(losses_of(**words))
+        return terms[-1]
+
+    torch.set_default_dtype(torch.float64)
+    torch.rand = lambda *shape, **_: torch.from_numpy(uniform(*shape)).double()
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        model.double().train().get_loss_dict = noted
+        model(pixel_values=pixels.double(), mask_labels=masks, class_labels=shown).loss.backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.rand, torch.Tensor.float = rand, to_float
+    losses = {f"losses/{i}/{name}": value.detach().numpy()
+              for i, found in enumerate(terms) for name, value in found.items()}
+    gradients = {f"gradient/{name}": value.grad.numpy().astype(np.float32)
+                 for name, value in model.named_parameters() if value.grad is not None}
+    return {"labels": labels.astype(np.int32), "probs": model.attn_mask_probs.numpy(), **losses, **gradients}
 
 
 def main() -> None:

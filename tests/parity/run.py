@@ -23,7 +23,7 @@ PACKAGES = ["torch==2.13.0", "mmengine==0.10.7", "mmcv-lite==2.1.0", "mmsegmenta
             "mmpretrain==1.2.0"]  # backbones ConvNeXt and PoolFormer; its torchvision is not needed (zoo_operators.py)
 
 
-WEIGHTS_PACKAGES = ["torch==2.13.0", "transformers==5.24.0", "pillow"]  # of `make parity-weights`
+WEIGHTS_PACKAGES = ["torch==2.13.0", "transformers==5.24.0", "pillow", "scipy"]  # of `make parity-weights`
 
 
 def referee(folder: pathlib.Path, packages: list[str] = PACKAGES) -> str:

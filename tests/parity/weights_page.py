@@ -3,8 +3,9 @@
 Rows are kept in weights.json by release ("transformers/segformer-b0"): `source` (the library), `model`, `keys` (of the
 file), `unaccounted` (keys neither taken nor dropped with a reason), `logits` (largest difference over their range),
 `labels` (share of pixels with the same class; null for backbones), `date`; where a training step was compared,
-`gradients` (the worst by norm, of `gradients compared` parameters), `gradients of torch` (how far PyTorch's own float32
-strays) and `running` (statistics of norms); further values are kept and not shown.
+`gradients` (the worst by norm, of `gradients compared` parameters), `worst gradient`, `gradients of torch` (how far
+PyTorch's own float32 strays), `gradients without partner`, `running` (statistics of norms), `losses` (largest relative
+error of a term) and `terms` (how many); further values are kept and not shown.
 Scripts that compare call `save`.
 """
 
@@ -24,7 +25,7 @@ __all__ = ["failures", "load", "save"]
 
 RESULTS, PAGE = HERE / "weights.json", ROOT / "docs" / "parity_weights.md"
 LOGITS, LABELS = 1e-4, 0.999
-GRADIENTS, STRAY, RUNNING = 1e-3, 3.0, 1e-4  # as in zoo.py
+GRADIENTS, STRAY, RUNNING, LOSSES = 1e-3, 3.0, 1e-4, 1e-4  # as in zoo.py
 
 
 def load() -> dict[str, dict]:
@@ -50,6 +51,10 @@ def failures(row: dict) -> list[str]:
         found.append(f"gradients {row['gradients']:.2g} > {limit:.2g} ({row['worst gradient']})")
     if not row.get("running", 0.0) <= RUNNING:
         found.append(f"running statistics {row['running']:.2g} > {RUNNING:g}")
+    if not row.get("losses", 0.0) <= LOSSES:
+        found.append(f"losses {row['losses']:.2g} > {LOSSES:g}")
+    if alone := row.get("gradients without partner"):
+        found.append(f"no gradient there of {alone[:3]}")
     labels = row.get("labels")
     found += ["one class everywhere: the label maps tell nothing"] if row.get("classes seen", 2) < 2 else []
     return found + ([f"labels {labels:.3%} < {LABELS:.1%}"] if labels is not None and not labels >= LABELS else [])
@@ -62,9 +67,10 @@ def _page(rows: dict[str, dict]) -> str:
         faults = failures(row)
         labels = row.get("labels")
         step = f"{row['gradients']:.1e} ({row['gradients compared']})" if "gradients" in row else ""
-        values = ["", "", "", "", ""] if "failed" in row else [
+        losses = f"{row['losses']:.1e} ({row['terms']})" if "losses" in row else ""
+        values = [""] * 6 if "failed" in row else [
             str(row["keys"]), str(row["unaccounted"]), f"{row['logits']:.1e}",
-            "" if labels is None else f"{labels:.3%}", step]
+            "" if labels is None else f"{labels:.3%}", losses, step]
         cells = [row.get("source", ""), name.rpartition("/")[2], row.get("model", ""), *values,
                  "; ".join(faults) or "agrees", row.get("date", "")]
         table.append(f"| {' | '.join(cells)} |")
@@ -73,9 +79,10 @@ def _page(rows: dict[str, dict]) -> str:
         "Written by `make parity-weights` (tests/parity/hf.py and its like); do not edit. The library builds the model "
         "with random weights and saves it as it saves releases; `jseg convert` reads the files, and both sides see the "
         f"same JPEG. Equal: every key accounted for, logits within {LOGITS:g} of their range, label maps at the "
-        f"picture's own size on {LABELS:.1%} of the pixels; where a training step ran, gradients of every parameter, "
-        f"the worst by norm within {GRADIENTS:g} of the library's in float64 (or {STRAY:g} times what its own float32 "
-        "strays), with GELU for ReLU on both sides, and running statistics.", "",
+        f"picture's own size on {LABELS:.1%} of the pixels; where a training step ran, every term of the "
+        f"loss within {LOSSES:g} (in brackets how many) and gradients of every parameter, the worst by norm within "
+        f"{GRADIENTS:g} of the library's in float64 (or {STRAY:g} times what its own float32 strays), with GELU for "
+        "ReLU on both sides, and running statistics.", "",
         f"**{good} of {len(rows)}** agree.", "",
-        "| library | release | model | keys | unaccounted | logits | labels | gradients | result | day |",
-        "|---|---|---|---|---|---|---|---|---|---|", *table, ""]))
+        "| library | release | model | keys | unaccounted | logits | labels | losses | gradients | result | day |",
+        "|---|---|---|---|---|---|---|---|---|---|---|", *table, ""]))

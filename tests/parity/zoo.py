@@ -4,11 +4,16 @@
     python tests/parity/zoo.py --python PYTHON --family fcn pspnet --train
     python tests/parity/zoo.py --python PYTHON --only fcn_r50-d8_4xb2-40k_cityscapes-512x1024
     python tests/parity/zoo.py --page                         write docs/parity_zoo.md from the results alone
+    python tests/parity/zoo.py --python PYTHON --draw 50 --seed 19
 
 PYTHON has torch and mmsegmentation 1.2.2 (`make parity` makes one in .venv-parity). Both sides run in processes of
 their own, a few models at a time. Configs whose models are alike (but for training settings) are run once. Results are
 kept in tests/parity/zoo.json, so an interrupted run goes on where it stopped; `--again` forgets those that are asked
 for. The last line says how many of all agree.
+
+With `--draw` PYTHON has another edition of MMSegmentation, onedl-mmsegmentation 1.4.2: so many of its configs are drawn
+by the seed and each is run, without a training step. These results are kept in zoo_drawn.json and shown in
+docs/parity_zoo_drawn.md.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import argparse
 import datetime
 import json
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
@@ -29,6 +35,14 @@ sys.path.insert(0, str(ROOT))
 from jseg.text import fill_prose  # noqa: E402
 
 RESULTS, PAGE = HERE / "zoo.json", ROOT / "docs" / "parity_zoo.md"
+DRAWN, DRAWN_PAGE = HERE / "zoo_drawn.json", ROOT / "docs" / "parity_zoo_drawn.md"
+VERSIONS = """
+from importlib import metadata
+names = sorted(name for found in metadata.distributions() if (name := found.metadata["Name"]) and name.lower() in (
+    "numpy", "torch", "mmcv", "mmcv-lite", "onedl-mmcv", "mmengine", "onedl-mmengine", "mmsegmentation",
+    "onedl-mmsegmentation"))
+print(", ".join(f"{name} {metadata.version(name)}" for name in names))
+"""
 LIMITS = {"logits": 1e-4, "losses": 1e-4, "running statistics": 1e-4}
 # By norm. With smooth activations nothing but a fault makes gradients differ, or a norm over a few values (pooled maps
 # of two pictures), whose gradient cancels; with ReLU, rounding moves values across its edge too. Where PyTorch's own
@@ -37,6 +51,7 @@ STRAY = 3.0
 GRADIENTS = {"smooth gradients": 1e-3, "gradients": 0.1}
 LABELS = 0.999
 SIZE = [128, 160]  # of the pictures, in pixels
+SMALL, SMALL_SLIDE = [64, 96], {"mode": "slide", "crop_size": [64, 64], "stride": [48, 32]}  # of drawn configs
 # LRASPP pools over windows of 392 pixels. 3x3 convolutions of FPN and of pixel decoders have no norm behind them: run
 # one operation at a time, Jittor keeps their products in memory, gigabytes at the usual size.
 SIZES = {"mobilenet_v3": [520, 560], **dict.fromkeys(("sem_fpn", "dpt", "point_rend", "poolformer", "maskformer",
@@ -187,6 +202,55 @@ def page(kept: dict) -> str:
         "## What fails, and at which step; what is out of scope", "", "| config | cause |", "|---|---|", *rows, ""]))
 
 
+def compare_drawn(python: str, count: int, seed: int, batch: int, minutes: float, again: bool) -> int:
+    """Run configs drawn by the seed from all in scope of the edition that `python` has; 0 when all of them agree."""
+    kept = json.loads(DRAWN.read_text()) if DRAWN.exists() else {}
+    if again or (kept.get("seed"), kept.get("count")) != (seed, count):
+        known = sorted(name for name in all_configs(python) if name.partition("/")[0] not in OUT_OF_SCOPE)
+        drawn = sorted(random.Random(seed).sample(known, count))
+        versions = subprocess.run([python, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout.strip()
+        kept = {"seed": seed, "count": count, "of": len(known), "versions": versions, "drawn": drawn, "results": {}}
+    todo = [name for name in kept["drawn"] if name not in kept["results"]]
+    print(f"parity-zoo: {count} drawn, {len(todo)} to run", flush=True)
+    for start in range(0, len(todo), batch):
+        jobs = [job_of(name, False) for name in todo[start:start + batch]]
+        for job in jobs:
+            if job["size"] == SIZE:
+                job.update(size=SMALL, slide=SMALL_SLIDE)
+        for name, result in run_batch(jobs, python, minutes).items():
+            kept["results"][name] = {**result, "date": datetime.date.today().isoformat()}
+            print(f"parity-zoo: {name}: {'; '.join(failures(result)) or 'agrees'}", flush=True)
+        DRAWN.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+        DRAWN_PAGE.write_text(drawn_page(kept), encoding="utf-8")
+    good = sum(not failures(result) for result in kept["results"].values())
+    print(f"{good} of {count}")
+    return 0 if good == count else 1
+
+
+def drawn_page(kept: dict) -> str:
+    """The text of docs/parity_zoo_drawn.md."""
+    rows = []
+    for name in kept["drawn"]:
+        result = kept["results"].get(name)
+        if result is None or "failed" in result:
+            rows.append(f"| {name} | | | | {'not run' if result is None else result['failed']} | |")
+            continue
+        slide = f"{result['slide']:.3%}" if "slide" in result else ""
+        rows.append(f"| {name} | {result['parameters']:,} | {result['logits']:.1e} | {result['whole']:.3%} / {slide} | "
+                    f"{'; '.join(failures(result)) or 'agrees'} | {result['date']} |")
+    good, run = sum(not failures(result) for result in kept["results"].values()), len(kept["results"])
+    return fill_prose("\n".join([
+        "# Agreement with another edition of MMSegmentation", "",
+        "Written by `python tests/parity/zoo.py --python PYTHON --draw "
+        f"{kept['count']} --seed {kept['seed']}`; do not edit. PYTHON has {kept['versions']}. That many of its "
+        f"{kept['of']} configs in scope were drawn by `random.Random({kept['seed']}).sample`; each builds its model "
+        "there and saves a checkpoint, which `jseg convert` reads and both sides run, as in "
+        "[parity_zoo.md](parity_zoo.md), with the same limits and without a training step.", "",
+        f"**{good} of {run}** run agree; {kept['count'] - run} were not run.", "",
+        "| config | parameters | logits | labels whole / slide | result | day |", "|---|---|---|---|---|---|", *rows,
+        ""]))
+
+
 def job_of(name: str, train: bool) -> dict:
     """What both sides are told of a config."""
     family = name.partition("/")[0]
@@ -211,7 +275,11 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=6, help="models per process (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=20, help="most time per model and side (default: %(default)s)")
     parser.add_argument("--page", action="store_true", help="write the page from the kept results")
+    parser.add_argument("--draw", type=int, metavar="COUNT", help="run so many drawn configs of another edition")
+    parser.add_argument("--seed", type=int, default=19, help="of the draw (default: %(default)s)")
     args = parser.parse_args()
+    if args.draw and args.python:
+        return compare_drawn(args.python, args.draw, args.seed, args.batch, args.minutes, args.again)
     kept = load_results()
     if args.page:
         save_results(kept)

@@ -1,4 +1,4 @@
-"""ViT, DeiT, DINOv2 and MAE (timm, the authors' releases), and BEiT (the authors', timm), which carry no config.
+"""ViT, DeiT and MAE (timm, the authors' releases), and BEiT (the authors', timm), which carry no config.
 
     ours, VisionTransformer           ours, BEiT and MAE        theirs
     cls_token, pos_embed              the same                  cls_token, pos_embed
@@ -41,9 +41,9 @@ from jseg.convert.layout import CLASSIFIER, Layout, Moved, count_indices, resize
 from jseg.errors import ConvertError
 from jseg.models.made import Made
 
-__all__ = ["NEAREST", "guess", "recognise"]
+__all__ = ["NEAREST", "VIT", "grid_side", "guess", "quarters", "recognise", "translate"]
 
-NEAREST = "ViT, DeiT, DINOv2, MAE or BEiT backbone (timm, the authors)"
+NEAREST = "ViT, DeiT, MAE or BEiT backbone (timm, the authors)"
 _HEADS = {1280: 16, 1408: 16, 1664: 16, 1152: 16}
 _DROPS = ((r"(head|head_dist|fc_norm|lm_head|pre_logits\.fc)(\..*)?", CLASSIFIER),
           (r"mask_token|decoder_.*", "what pretraining predicts masked patches with"),
@@ -94,7 +94,7 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
     return Guess("BEiT backbone" if beit else "ViT, DeiT or MAE backbone", {"model": {"backbone": block}},
                  backbone_only=True, targets=("BEiT",) if beit else ("VisionTransformer", "MAE"),
                  notes=(*notes, half if beit else f"{rgb_note()}; ViTs of timm's augreg: mean and std 127.5"),
-                 translate=lambda found, model: _translate(found, model["backbone"]))
+                 translate=lambda found, model: translate(found, model["backbone"]))
 
 
 def _vit_block(keys: Shapes) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _vit_block(keys: Shapes) -> dict[str, Any]:
     return {"type": "VisionTransformer", "img_size": square_side(places, "pos_embed") * patch, "patch_size": patch,
             "in_channels": colours, "embed_dims": width, "num_layers": blocks,
             "num_heads": _HEADS.get(width, max(width // 64, 1)),
-            "mlp_ratio": keys["blocks.0.mlp.fc1.weight"][0] // width, "out_indices": _quarters(blocks), **flags,
+            "mlp_ratio": keys["blocks.0.mlp.fc1.weight"][0] // width, "out_indices": quarters(blocks), **flags,
             "norm_cfg": {"type": "LN", "eps": 1e-6}, "interpolate_mode": "bicubic"}
 
 
@@ -128,12 +128,12 @@ def _beit_block(keys: Shapes) -> dict[str, Any]:
     side = (square_side(rows - 3, "relative_position_bias_table") + 1) // 2
     return {"type": "BEiT", "img_size": side * patch, "patch_size": patch, "in_channels": colours,
             "embed_dims": width, "num_layers": blocks, "num_heads": heads,
-            "mlp_ratio": keys["blocks.0.mlp.fc1.weight"][0] // width, "out_indices": _quarters(blocks),
+            "mlp_ratio": keys["blocks.0.mlp.fc1.weight"][0] // width, "out_indices": quarters(blocks),
             "qv_bias": "blocks.0.attn.q_bias" in keys, "final_norm": "norm.weight" in keys,
             "norm_cfg": {"type": "LN", "eps": 1e-6}}
 
 
-def _quarters(blocks: int) -> list[int]:
+def quarters(blocks: int) -> list[int]:
     """The last block of each quarter."""
     return sorted({max((blocks * i) // 4 - 1, 0) for i in range(1, 5)})
 
@@ -141,12 +141,12 @@ def _quarters(blocks: int) -> list[int]:
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
-def _translate(shapes: Shapes, block: Mapping[str, Any]) -> Moved:
+def translate(shapes: Shapes, block: Mapping[str, Any]) -> Moved:
     """Where each key goes in a backbone of that block."""
     keys, beit = without_prefix(shapes), block["type"] in ("BEiT", "MAE")
     moved = (BEIT if beit else VIT).apply(shapes)
     made, blocks = moved.made, count_indices(keys, r"blocks\.(\d+)\.attn\.qkv\.")
-    grid = _grid(block)
+    grid = grid_side(block)
     if not beit:
         _multiply_scales(made, keys, blocks)
     if "pos_embed" in made:
@@ -159,7 +159,7 @@ def _translate(shapes: Shapes, block: Mapping[str, Any]) -> Moved:
     return moved
 
 
-def _grid(block: Mapping[str, Any]) -> int:
+def grid_side(block: Mapping[str, Any]) -> int:
     """Side of the grid of tokens of a block; grids are square."""
     sides, patch = block.get("img_size", 224), int(block.get("patch_size", 16))
     sides = {int(side) // patch for side in (sides if isinstance(sides, (list, tuple)) else [sides])}

@@ -15,7 +15,7 @@ from jseg.convert.hf import models
 from jseg.convert.hf.facts import Facts
 from jseg.convert.hf.folder import open_folder
 from jseg.convert.hf.keys import translate
-from jseg.convert.hf.processor import pipeline_of
+from jseg.convert.hf.processor import inference_of, pipeline_of
 from jseg.convert.pickle_data import brief
 from jseg.convert.state import Contents
 from jseg.errors import ConvertError
@@ -47,6 +47,7 @@ def convert_folder(folder: str | os.PathLike, out: str | os.PathLike, *, weights
     notes: list[str] = []
     plan = family.plan(found.config)
     steps, preprocessor = pipeline_of(found.processor, family.PROCESSOR, notes)
+    plan.model["test_cfg"].update(inference_of(found.processor, family.PROCESSOR))
     settings = {"model": plan.model, "data_preprocessor": preprocessor,
                 "test_dataloader": {"batch_size": 1, "dataset": {"pipeline": steps}}}
     renames, dropped = translate(found.tensors, plan.rules, where)

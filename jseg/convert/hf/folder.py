@@ -24,11 +24,12 @@ from jseg.files import read_regular
 from jseg.weights_file import read_tensor
 from jseg.weights_header import Entry, read_header
 
-__all__ = ["ModelFolder", "StoredTensor", "find_folder", "is_model_folder", "open_folder"]
+__all__ = ["BACKBONES", "ModelFolder", "StoredTensor", "backbone_file", "find_folder", "is_model_folder", "open_folder"]
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 MAX_JSON_BYTES, MAX_SHARDS = 16 << 20, 1000
+BACKBONES = ("Dinov2", "Dinov2WithRegisters")  # classes of transformers, without what they are read out for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,22 @@ def find_folder(source: str | os.PathLike) -> tuple[pathlib.Path, str | None] | 
     if source.suffix == ".safetensors" and _header_of(source).metadata.get("format", "").startswith("jseg"):
         return None
     return source.parent, source.name
+
+
+def backbone_file(folder: pathlib.Path, weights: str | None = None) -> pathlib.Path | None:
+    """The weights file of a folder of `find_folder` that holds one of `BACKBONES`, whole; None of other models.
+
+    Raises:
+        ConvertError: its config.json or its weights are missing or damaged.
+    """
+    said = _read_json(folder / CONFIG).values.get("architectures")
+    name = said[0] if isinstance(said, list) and len(said) == 1 and isinstance(said[0], str) else ""
+    if re.sub("(Model|Backbone|ForImageClassification)$", "", name) not in BACKBONES:
+        return None
+    found = weights or next((name for name in WEIGHTS if (folder / name).exists()), WEIGHTS[0])
+    if found.endswith(".json"):
+        raise ConvertError(f"{folder}: {name} in several files; accepted: the whole of it in {WEIGHTS[0]}")
+    return folder / found
 
 
 def open_folder(folder: pathlib.Path, weights: str | None = None) -> ModelFolder:

@@ -29,6 +29,7 @@ class Rule(NamedTuple):
         ones: axes of length 1 behind a weight (see `Made`), where a linear layer becomes a 1x1 convolution.
         arrange: puts the values of a key into our order, see `Made`.
         reason: why the key is dropped.
+        before: axes of length 1 before the value, where a table becomes positions.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Rule(NamedTuple):
     ones: int = 0
     arrange: Callable[[np.ndarray], np.ndarray] | None = None
     reason: str = ""
+    before: int = 0
 
 
 def drop(source: str, reason: str) -> Rule:
@@ -84,7 +86,7 @@ def _made(ours: str, rule: Rule, parts: dict[str, str], pieces: list[str], where
         raise ConvertError(f"{where}: {next(iter(parts.values()))} is there without its {' and '.join(missing)}; the "
                            "file is incomplete")
     return Made(tuple(parts[piece] for piece in pieces or [""]), rule.ones if ours.endswith("weight") else 0,
-                rule.arrange)
+                rule.arrange, before=rule.before)
 
 
 def _pieces(source: str) -> list[str]:

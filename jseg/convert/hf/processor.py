@@ -14,14 +14,15 @@ from jseg.convert.hf.facts import Facts
 from jseg.convert.pickle_data import brief
 from jseg.errors import ConvertError
 
-__all__ = ["pipeline_of"]
+__all__ = ["inference_of", "pipeline_of"]
 
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 2}
 _STANDARD = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "Segformer": {**_IMAGENET, "size": 512}, "ViT": {**_STANDARD, "resample": 2, "size": 224},
     "Beit": {**_STANDARD, "resample": 3, "size": 224}, "DPT": {**_STANDARD, "resample": 3, "size": 384},
-    "MaskFormer": {**_IMAGENET, "size": 800}, "Mask2Former": {**_IMAGENET, "size": 800}}
+    "MaskFormer": {**_IMAGENET, "size": 800}, "Mask2Former": {**_IMAGENET, "size": 800},
+    "Eomt": {**_IMAGENET, "size": {"shortest_edge": 640, "longest_edge": 640}}}
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
@@ -39,20 +40,52 @@ def pipeline_of(found: Facts | None, kind: str, notes: list[str]) -> tuple[list[
         notes.append(f"no preprocessor_config.json: pictures go through the defaults of transformers' "
                      f"{kind}ImageProcessor, which may not be what the model was trained with")
         found = Facts({}, "preprocessor_config.json")
-    said = found.values.get("image_processor_type") or found.values.get("feature_extractor_type") or kind
-    name = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", said) if isinstance(said, str) else ""
-    if name not in _DEFAULTS:
-        raise ConvertError(f"{found.where}: image_processor_type is {brief(said)}; known are those of "
-                           f"{', '.join(_DEFAULTS)}")
-    facts = Facts({**_DEFAULTS[name], **{k: v for k, v in found.values.items() if v is not None}}, found.where)
+    name, facts = _completed(found, kind)
     steps = [{"type": "LoadImageFromFile"}]
     if facts.flag("do_resize", True):
         steps.append({"type": "PillowResize", **_size(facts, name),
                       "interpolation": _RESAMPLE[facts.choice("resample", 2, list(_RESAMPLE))]})
     _refuse_crop(facts)
-    reduced = facts.flag("do_reduce_labels", facts.flag("reduce_labels", False))
+    reduced = facts.flag("do_reduce_labels", facts.flag("reduce_labels", name == "Eomt" and "ignore_index" in facts))
     steps += [{"type": "LoadAnnotations", "reduce_zero_label": reduced}, {"type": "PackSegInputs"}]
-    return steps, _preprocessor(facts)
+    preprocessor = _preprocessor(facts)
+    if name == "Eomt" and facts.flag("do_pad", False):
+        size = facts.block("size")
+        edge = size.integer("shortest_edge")
+        preprocessor["test_cfg"] = {"size": [edge, size.integer("longest_edge", edge)]}
+        notes.append("pictures are padded with the mean colour (transformers: with black), and the padding is cut off "
+                     "the scores")
+    return steps, preprocessor
+
+
+def inference_of(found: Facts | None, kind: str) -> dict[str, Any]:
+    """What a processor changes of `model.test_cfg`: EoMT's may cut pictures into windows.
+
+    Args:
+        found, kind: see `pipeline_of`.
+    Raises:
+        ConvertError: windows that the resized pictures do not fill.
+    """
+    if found is None:
+        return {}
+    name, facts = _completed(found, kind)
+    if name != "Eomt" or not facts.flag("do_split_image", False):
+        return {}
+    size = facts.block("size")
+    if "longest_edge" in size:
+        raise facts.fault("size", "shortest_edge alone, where do_split_image is true")
+    side = [size.integer("shortest_edge")] * 2
+    return {"mode": "slide", "crop_size": side, "stride": side, "even": True}
+
+
+def _completed(found: Facts, kind: str) -> tuple[str, Facts]:
+    """(kind of the processor, its words with the defaults of that kind)."""
+    said = found.values.get("image_processor_type") or found.values.get("feature_extractor_type") or kind
+    name = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", said) if isinstance(said, str) else ""
+    if name not in _DEFAULTS:
+        raise ConvertError(f"{found.where}: image_processor_type is {brief(said)}; known are those of "
+                           f"{', '.join(_DEFAULTS)}")
+    return name, Facts({**_DEFAULTS[name], **{k: v for k, v in found.values.items() if v is not None}}, found.where)
 
 
 def _size(facts: Facts, name: str) -> dict[str, Any]:

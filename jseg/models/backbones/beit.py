@@ -28,7 +28,21 @@ from jseg.layers.windows import relative_bias
 from jseg.models.backbones.vision_transformer import chosen_blocks
 from jseg.registry import MODELS
 
-__all__ = ["BEiT", "BEiTLayer", "token_index"]
+__all__ = ["BEiT", "BEiTLayer", "depth_in_order", "token_index"]
+
+
+def depth_in_order(key: str, decay_type: str) -> int | None:
+    """0 for tokens, positions and patches of a vision transformer, i + 1 for block i, None for the last norm.
+
+    Raises:
+        ConfigError: stage-wise decay; there are no stages.
+    """
+    if decay_type != "layer_wise":
+        raise ConfigError(f"paramwise_cfg.decay_type: {decay_type}; a network without stages takes layer_wise")
+    first, _, rest = key.partition(".")
+    if first in ("cls_token", "register_tokens", "pos_embed", "patch_embed"):
+        return 0
+    return int(rest.partition(".")[0]) + 1 if first == "layers" else None
 
 
 @functools.lru_cache(maxsize=8)
@@ -194,8 +208,4 @@ class BEiT(nn.Module):
         Raises:
             ConfigError: stage-wise decay; there are no stages.
         """
-        if decay_type != "layer_wise":
-            raise ConfigError(f"paramwise_cfg.decay_type: {decay_type}; a network without stages takes layer_wise")
-        first, _, rest = key.partition(".")
-        return (0 if first in ("cls_token", "pos_embed", "patch_embed") else int(rest.partition(".")[0]) + 1
-                if first == "layers" else None)
+        return depth_in_order(key, decay_type)

@@ -44,6 +44,9 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
+    def begin_step(self, iteration: int) -> None:
+        """Told before each training step, counted from 0: for what changes in the course of training."""
+
     def loss(self, outputs: Any, labels: jt.Var) -> dict[str, jt.Var]:
         """Losses of a batch.
 

@@ -51,17 +51,20 @@ def default_class_loss(num_classes: int, weight: float) -> dict:
 
 
 class MaskEmbed(nn.Sequential):
-    """Three linear layers with ReLU between them. Shape:
+    """Three linear layers with ReLU, or GELU, between them. Shape:
     (N, Q, channels) -> (N, Q, out_channels). Keys "0", "2", "4".
     """
 
-    def __init__(self, channels: int, out_channels: int):
+    def __init__(self, channels: int, out_channels: int, *, has_gelu: bool = False):
         super().__init__(Linear(channels, channels), nn.ReLU(), Linear(channels, channels), nn.ReLU(),
                          Linear(channels, out_channels))
         start_with_xavier(self)
+        self.has_gelu = has_gelu
 
     def execute(self, x: jt.Var) -> jt.Var:
         first, _, second, _, third = self
+        if self.has_gelu:
+            return third(second(first(x, activation="gelu"), activation="gelu"))
         return third(relu(second(relu(first(x)))))
 
 
@@ -80,13 +83,14 @@ class MaskHead(Head):
         align_corners, ignore_index: facts of the head; masks are always resized with align_corners False, as upstream.
         readout_size: (h, w) of the scores in cells, "masks" for the masks' own size, None for the pictures'. Upstream
             has None; transformers' image processors read classes at other sizes.
+        has_gelu: GELU instead of ReLU in `mask_embed`.
     """
 
     criterion: SetCriterion
 
     def __init__(self, num_classes: int, *, in_index: Sequence[int] | None, channels: int, out_channels: int,
                  num_queries: int, query_channels: int, align_corners: bool, ignore_index: int,
-                 readout_size: str | Sequence[int] | None = None):
+                 readout_size: str | Sequence[int] | None = None, has_gelu: bool = False):
         super().__init__()
         if not (readout_size in (None, "masks") or is_pair(readout_size)):
             raise ConfigError(f"readout_size is {readout_size!r}; accepted: null, 'masks', or [height, width]")
@@ -96,7 +100,7 @@ class MaskHead(Head):
         self.num_classes, self.align_corners, self.ignore_index = num_classes, align_corners, ignore_index
         self.in_index = None if in_index is None else list(in_index)
         self.cls_embed = Linear(channels, num_classes + 1)
-        self.mask_embed = MaskEmbed(channels, out_channels)
+        self.mask_embed = MaskEmbed(channels, out_channels, has_gelu=has_gelu)
         self.query_embed = Table(num_queries, query_channels)
 
     def select(self, features: list[jt.Var]) -> list[jt.Var]:
