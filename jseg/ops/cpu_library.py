@@ -31,7 +31,7 @@ OPS = pathlib.Path(__file__).resolve().parent
 OUTPUT_BUCKETS = (1, 4, 16, 32, 64)   # counts are padded to these, so that few stubs are compiled
 TOKENS = ("attention", "layer_norm", "linear")  # the group over tokens (N, L, C); all others are over maps
 # 5 to 1 s each, the others less: a long one started last would run alone
-SLOWEST_FIRST = ("pointwise", "attention", "mix_ffn", "linear", "msca", "nmf")
+SLOWEST_FIRST = ("pointwise", "conv", "attention", "mix_ffn", "linear", "msca", "nmf")
 
 
 def cpu_op(symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:

@@ -1,1 +1,1 @@
-"""Convolution for inference, with fewer multiplications where that pays; see op.py."""
+"""The convolution kernel; the public function is `op.conv`."""
