@@ -1,5 +1,4 @@
-// Bilinear resampling of class scores: positions for upsample_cross_entropy and readout, and the steps of the
-// former.
+// Bilinear resampling of class scores: positions and steps of upsample_cross_entropy.
 //
 // Its scores travel as (N, h, w, Kp): classes innermost, padded to whole vectors with a value far below any score, so
 // that one output pixel is a few vector operations and the pad lanes vanish in a softmax. A *band* is the set of output

@@ -1,4 +1,4 @@
-// Bilinear resampling of class scores on the device, shared by upsample_cross_entropy and readout.
+// Bilinear resampling of class scores on the device, of upsample_cross_entropy.
 //
 // One axis: value = source[lower] (1 - fraction) + source[lower + 1] fraction, fraction = 0 at the last source
 // (PyTorch's F.interpolate). A small kernel writes lower and fraction of every output, computed in double, and for
