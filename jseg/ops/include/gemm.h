@@ -117,7 +117,7 @@ JSEG_INLINE void narrow_panel(int64_t k, float* panel) {
             }
 }
 
-template <class T, int VECTORS, class Finish>
+template <int VECTORS, class T = Float32, class Finish>
 JSEG_INLINE void panel_tile(int64_t k, const float* a, const float* b, int rows, Finish&& finish) {
     V c[MR][VECTORS];
     tile_sums<T>(k, a, 1, MR, b, PANEL, c);
@@ -138,9 +138,9 @@ JSEG_INLINE void panel_product(int64_t first, int64_t last, int64_t depth, const
         const float* a = packed_rows + m * k;
         const int rows = int(std::min<int64_t>(MR, last - m));
         auto at_row = [&](int r, int v, V sums) __attribute__((always_inline)) { finish(m + r, v, sums); };
-        if (vectors == NV) panel_tile<T, NV>(k, a, panel, rows, at_row);
-        else if (vectors == 2) panel_tile<T, 2>(k, a, panel, rows, at_row);
-        else panel_tile<T, 1>(k, a, panel, rows, at_row);
+        if (vectors == NV) panel_tile<NV, T>(k, a, panel, rows, at_row);
+        else if (vectors == 2) panel_tile<2, T>(k, a, panel, rows, at_row);
+        else panel_tile<1, T>(k, a, panel, rows, at_row);
     }
 }
 
