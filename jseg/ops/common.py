@@ -67,8 +67,9 @@ def use(impl: str, precision: str | None = None):
 
     Args:
         impl: "auto", "jittor", "cpu" or "cuda".
-        precision: "float32", or "bf16": where no gradient is wanted, the CPU kernels of `pointwise`, `mix_ffn` and
-            `linear` round the factors of their products to bfloat16 and sum in float32, everything else stays float32.
+        precision: "float32", or "bf16": where no gradient is wanted, the CPU kernels of `pointwise`, `mix_ffn`,
+            `linear` and of 1x1 filters in `conv` round the factors of their products to bfloat16 and sum in float32,
+            everything else stays float32.
             Quicker on a CPU with AVX512_BF16, slower on others. None leaves it as it is.
     Raises:
         KernelError: another word.

@@ -63,6 +63,22 @@ def _mix_ffn(inputs):
     return np.einsum("de,nehw->ndhw", w2, _rounded(_gelu(filtered))) + inputs["fc2_b"].reshape(1, -1, 1, 1)
 
 
+def test_filters_of_one_pixel_are_rounded_and_larger_ones_are_not():
+    rng = np.random.default_rng(5)
+    x, scale = rng.standard_normal((1, 20, 9, 13)).astype(np.float32), rng.random(33).astype(np.float32) + 0.5
+    for side in (1, 3):
+        weight = rng.standard_normal((33, 20, side, side)).astype(np.float32)
+        with jt.no_grad():
+            plain = ops.conv(jt.array(x), jt.array(weight), scale=jt.array(scale), padding=side // 2).numpy()
+            with ops.use("cpu", "bf16"):
+                got = ops.conv(jt.array(x), jt.array(weight), scale=jt.array(scale), padding=side // 2).numpy()
+        if side == 1:
+            want = np.einsum("oc,nchw->nohw", _rounded(weight[:, :, 0, 0]), _rounded(x)) * scale.reshape(1, -1, 1, 1)
+            assert np.abs(got - want).max() / np.abs(want).max() < 1e-6 < np.abs(got - plain).max()
+        else:
+            assert np.array_equal(got, plain)
+
+
 # In mix_ffn a hidden value that float32 puts on the other side of a tie is rounded the other way.
 @pytest.mark.parametrize("kernel, case, expected, limit", [
     ("pointwise", "odd", _pointwise, 1e-6), ("pointwise", "many_classes", _pointwise, 1e-6),

@@ -28,22 +28,24 @@ void by_tiles(const Shape& shape, const float* x, const float* weight, const End
     way.run(filters, memory);
 }
 
-// 1x1 filters at every pixel.
+// 1x1 filters at every pixel. T: what the factors are rounded to.
+template <class T>
 void by_pixels(const Shape& s, const float* x, const float* weight, const Ending& end) {
     const int64_t pixels = s.height * s.width, rows = round_up(packed_rows_size(s.d, s.c), 16);
     float* packed = scratch(rows + omp_get_max_threads() * panels_size(s.c));
-    pack_rows(s.d, s.c, weight, s.c, 1, packed);
-    image_product(s.images, s.d, s.c, pixels, packed, {x, s.c * pixels, pixels}, packed + rows,
-                  [&s, end, pixels](int64_t image, int64_t row, int64_t p, int64_t count, V sums)
-                      __attribute__((always_inline)) {
-                          end.put((image * s.d + row) * pixels + p, sums * end.factor(row) + end.offset(row), count);
-                      });
+    pack_rows<T>(s.d, s.c, weight, s.c, 1, packed);
+    image_product<T>(s.images, s.d, s.c, pixels, packed, {x, s.c * pixels, pixels}, packed + rows,
+                     [&s, end, pixels](int64_t image, int64_t row, int64_t p, int64_t count, V sums)
+                         __attribute__((always_inline)) {
+                             end.put((image * s.d + row) * pixels + p, sums * end.factor(row) + end.offset(row),
+                                     count);
+                         });
 }
 
 }  // namespace
 
 // in: x (N, C, H, W), weight (D, C / groups, KH, KW), scale, shift (D), residual, each or absent; out: y, as residual;
-// integers: the fields of Shape in their order, relu, way (0 product, 2 and 4 Winograd's tiles), layer (0 for none)
+// integers: the fields of Shape in their order, relu, way (0 product, 2 and 4 Winograd's tiles), layer (0 for none), bf16
 JSEG_KERNEL(jseg_conv_forward) {
     int64_t s[16];
     for (int i = 0; i < 16; i++) s[i] = call.integer(i);
@@ -56,9 +58,10 @@ JSEG_KERNEL(jseg_conv_forward) {
     if (way == 2) by_tiles<2>(shape, x, weight, end, layer);
     else if (way == 4) by_tiles<4>(shape, x, weight, end, layer);
     else if (shape.kernel_h * shape.kernel_w * shape.stride_h * shape.stride_w * shape.groups == 1 &&
-             shape.pad_h + shape.pad_w == 0)
-        by_pixels(shape, x, weight, end);
-    else {
+             shape.pad_h + shape.pad_w == 0) {
+        if (call.integer(19)) by_pixels<BFloat16>(shape, x, weight, end);
+        else by_pixels<Float32>(shape, x, weight, end);
+    } else {
         const TapProduct product(shape, x, end);
         product.run(weight, scratch(product.memory_size()));
     }

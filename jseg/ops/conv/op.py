@@ -18,7 +18,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.errors import KernelError
-from jseg.ops.common import as_parameters, check, check_shape, cpu_op, per_channel, pick
+from jseg.ops.common import as_parameters, check, check_shape, cpu_op, per_channel, pick, rounds_factors
 from jseg.ops.cpu_library import kernel_address
 
 __all__ = ["WAYS", "choose_way", "conv"]
@@ -56,7 +56,8 @@ def conv(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, stride=1, pad
         if way != "plain":
             weight, scale, bias, residual = as_parameters(weight, scale, bias, residual)
             numbers = [*x.shape, weight.shape[0], *weight.shape[2:], *sides[0], *sides[1], *sides[2], groups, *size,
-                       activation == "relu", _CODES[way], 0 if layer is None or way == "product" else _number_of(layer)]
+                       activation == "relu", _CODES[way], 0 if layer is None or way == "product" else _number_of(layer),
+                       rounds_factors()]
             return cpu_op("jseg_conv_forward", [x, weight, scale, bias, residual],
                           [((x.shape[0], weight.shape[0], *size), "float32")], numbers)[0]
     return _composed(x, weight, bias, sides, groups, scale, residual, activation)
