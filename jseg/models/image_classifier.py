@@ -179,6 +179,9 @@ class ImageClassifier(nn.Module):
     def derive(self) -> None:
         """Nothing here follows from other weights; see `Segmentor.derive`."""
 
+    def begin_step(self, iteration: int) -> None:
+        """See `Segmentor.begin_step`."""
+
     def blank_labels(self, count: int, size: tuple[int, int]) -> np.ndarray:
         """Labels (count,) for pictures that are looked at for their shapes only."""
         return np.zeros(count, np.int32)
