@@ -58,13 +58,13 @@ def make_set(folder, write, rng):
 
 def six_bands(folder, name, mask, rng):
     img = rng.integers(0, 8000, (64, 64, 6)).astype(np.uint16)
-    img[..., 4] = 2000 + 4000 * mask + rng.integers(0, 1500, mask.shape)
+    img[..., 4] = 2000 + 4000 * mask.astype(int) + rng.integers(0, 1500, mask.shape)
     tiff(folder / "images" / f"{name}.tif", img)
 
 
 def with_depth(folder, name, mask, rng):
     cv2.imwrite(str(folder / "images" / f"{name}.png"), rng.integers(0, 255, (64, 64, 3)).astype(np.uint8))
-    depth = (900 + 700 * mask + rng.integers(0, 300, mask.shape)).astype(np.uint16)
+    depth = (900 + 700 * mask.astype(int) + rng.integers(0, 300, mask.shape)).astype(np.uint16)
     cv2.imwrite(str(folder / "depth" / f"{name}.png"), depth)
 
 
