@@ -127,14 +127,14 @@ def _of_slopes(call: Call, size: int) -> str:
 
 
 def _pointwise_forward(call: Call) -> list[Launch]:
-    n, c, d, p, _ = map(int, call.scalars)
+    n, c, d, p = map(int, call.scalars[:4])
     maps = 1 + sum(call.given(i) for i in (3, 4, 8))
     fold = [Launch("fold_affine", d, 256, 8.0 * d * c)] if call.given(9) else []
     return [*fold, _product(n, d, p, c, _of(call), 4.0 * d * c + call.item * n * p * (c + maps * d))]
 
 
 def _pointwise_backward(call: Call) -> list[Launch]:
-    n, c, d, p, gelu = map(int, call.scalars)
+    n, c, d, p, gelu = map(int, call.scalars[:5])
     e, maps, w = call.item, n * d * p, 4.0 * d * c
     again, scaled = bool(gelu) or len(call.inputs) > 4, call.given(6)
     found = []
@@ -201,7 +201,7 @@ def _groups(n: int, hidden: int) -> list[int]:
 
 
 def _mix_forward(call: Call) -> list[Launch]:
-    n, c, e, d, h, w = map(int, call.scalars)
+    n, c, e, d, h, w = map(int, call.scalars[:6])
     p, t = h * w, call.item
     found = [Launch("fold_affine", e, 256, 8.0 * e * c)] if call.given(10) else []
     for images in _groups(n, e * p * 2 * t):
@@ -212,7 +212,7 @@ def _mix_forward(call: Call) -> list[Launch]:
 
 
 def _mix_backward(call: Call) -> list[Launch]:
-    n, c, e, d, h, w = map(int, call.scalars)
+    n, c, e, d, h, w = map(int, call.scalars[:6])
     p, t = h * w, call.item
     scaled, dropped = call.given(8), call.given(9)
     found = [_each("affine_rows", d * e, 8.0 * d * e)] if scaled else []

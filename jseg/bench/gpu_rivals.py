@@ -60,7 +60,7 @@ def _norm(item: int, count: float, backward: bool, inference: bool = False) -> l
 
 
 def _pointwise(call: Call) -> list[Launch]:
-    n, c, d, p, gelu = map(int, call.scalars)
+    n, c, d, p, gelu = map(int, call.scalars[:5])
     e, backward = call.item, call.symbol.endswith("backward")
     maps_in, maps_out = float(n * c * p), float(n * d * p)
     whole = e * maps_out
@@ -94,7 +94,7 @@ def _msca(call: Call) -> list[Launch]:
 
 
 def _mix_ffn(call: Call) -> list[Launch]:
-    n, c, hidden, d, h, w = map(int, call.scalars)
+    n, c, hidden, d, h, w = map(int, call.scalars[:6])
     e, p, backward = call.item, h * w, call.symbol.endswith("backward")
     outer, inner, out = float(n * c * p), float(n * hidden * p), float(n * d * p)
     first = convolution(e, outer, inner, c * hidden, outer * hidden, backward=backward)

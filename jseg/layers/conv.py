@@ -100,7 +100,7 @@ class Conv2d(nn.Module):
     @property
     def takes_ending(self) -> bool:
         """Whether a norm's scale and an activation can join the convolution, here and now."""
-        return jt.flags.no_grad and not jt.flags.use_cuda and not self.is_depthwise and not ops.uses_plain()
+        return jt.flags.no_grad and ops.takes_cpu_kernels() and not self.is_depthwise
 
 
 class AdaptiveConv2d(Conv2d):

@@ -8,7 +8,7 @@ stretch of code.
 from jseg.ops.adamw.op import adamw
 from jseg.ops.attention.op import attention
 from jseg.ops.bilinear_resize.op import bilinear_resize
-from jseg.ops.common import use, uses_plain
+from jseg.ops.common import takes_cpu_kernels, use, uses_plain
 from jseg.ops.conv.op import conv
 from jseg.ops.criss_cross.op import criss_cross
 from jseg.ops.deformable_attention.op import deformable_attention
@@ -30,4 +30,5 @@ KERNELS = ("adamw", "attention", "bilinear_resize", "conv", "criss_cross", "defo
            "readout", "upsample_cross_entropy")
 __all__ = ["adamw", "attention", "bilinear_resize", "conv", "criss_cross", "deformable_attention", "depthwise",
            "layer_norm", "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask",
-           "readout", "upsample_cross_entropy", "KERNELS", "use", "uses_plain"]
+           "readout", "upsample_cross_entropy", "KERNELS", "takes_cpu_kernels", "use",
+           "uses_plain"]

@@ -51,7 +51,8 @@ from jseg.ops import cuda_library
 from jseg.ops.cpu_library import cpu_op
 
 __all__ = ["PRECISIONS", "as_parameters", "check", "check_dtype", "check_same", "check_shape", "cpu_op", "device_op",
-           "like", "per_channel", "pick", "rounds_factors", "use", "uses_plain"]
+           "like", "per_channel", "pick", "rounds_factors", "takes_cpu_kernels",
+           "use", "uses_plain"]
 
 IMPLS = ("auto", "jittor", "cpu", "cuda")
 PRECISIONS = ("float32", "bf16")
@@ -96,6 +97,11 @@ def uses_plain() -> bool:
     without merging steps into operators.
     """
     return _scope.get() == "jittor"
+
+
+def takes_cpu_kernels() -> bool:
+    """Whether "auto" means the CPU kernels here, of operators that have no CUDA kernel and leave a GPU to Jittor's."""
+    return not jt.flags.use_cuda and _scope.get() in ("auto", "cpu")
 
 
 def pick(impl: str, kernel: str, *tensors) -> str:

@@ -287,7 +287,7 @@ FAULTS = {   # name: kernel, cases, text that occurs once in the spliced source,
     "norm_pivot_left_out": ("norm", ["batch_long_rows"], "from[2] + 2 * off * from[1] + count * off * off", "from[2]"),
     "norm_wrong_statistic": ("norm", ["position_odd"], "from.s.position ? set + p : set", "set"),
     "attention_keys_beyond": ("attention", ["odd"], "row + i < s.l && key < s.m ? from", "row + i < s.l ? from"),
-    "attention_no_fading": ("attention", ["several_blocks"], "sums[i][j] *= fade;", ";"),
+    "attention_no_fading": ("attention", ["several_blocks"], "room.template scale_rows<GROUPS>(sums, fade);", ";"),
     "attention_queries_beyond": ("attention", ["windows_small"], "if (row < s.l && key < s.m) parts",
                                  "if (key < s.m) parts"),
     "criss_cross_itself_twice": ("criss_cross", ["odd"], "i < s.h && i != itself", "i < s.h"),
@@ -402,7 +402,7 @@ def test_an_impossible_grid_is_refused():
 
 # ---- dispatch --------------------------------------------------------------------------------------------------------
 def test_every_operator_has_a_cuda_kernel():
-    assert set(KERNELS) == set(ops.KERNELS)
+    assert set(KERNELS) == set(ops.KERNELS) - {"conv"}  # whose work is cuDNN's there
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -18,7 +18,8 @@ import jittor as jt
 import numpy as np
 
 from jseg.errors import KernelError
-from jseg.ops.common import as_parameters, check, check_shape, cpu_op, per_channel, pick, rounds_factors
+from jseg.ops.common import (as_parameters, check, check_shape, cpu_op, per_channel, pick, rounds_factors,
+                             takes_cpu_kernels)
 from jseg.ops.cpu_library import kernel_address
 
 __all__ = ["WAYS", "choose_way", "conv"]
@@ -50,7 +51,7 @@ def conv(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, stride=1, pad
     """
     sides = [_pair(v) for v in (stride, padding, dilation)]
     size = _check(x, weight, bias, sides, groups, scale, residual, activation)
-    impl = pick(impl, "conv", x, weight)
+    impl = "jittor" if impl == "auto" and not takes_cpu_kernels() else pick(impl, "conv", x, weight)
     if impl == "cpu" and jt.flags.no_grad:
         way = _find_way(way, x, weight, sides, groups, size)
         if way != "plain":
