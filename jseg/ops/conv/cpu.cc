@@ -45,7 +45,7 @@ void by_pixels(const Shape& s, const float* x, const float* weight, const Ending
 }  // namespace
 
 // in: x (N, C, H, W), weight (D, C / groups, KH, KW), scale, shift (D), residual, each or absent; out: y, as residual;
-// integers: the fields of Shape in their order, relu, way (0 product, 2 and 4 Winograd's tiles), layer (0 for none), bf16
+// integers: the fields of Shape in their order, relu, way (0 product, 2 and 4 Winograd's tiles), layer (0: none), bf16
 JSEG_KERNEL(jseg_conv_forward) {
     int64_t s[16];
     for (int i = 0; i < 16; i++) s[i] = call.integer(i);
