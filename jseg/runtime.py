@@ -175,15 +175,18 @@ def job_rank() -> int:
     return int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
 
 
+def cpu_fact(name: str) -> str:
+    """What the kernel tells of the first processor under a name of /proc/cpuinfo, such as "flags"; "" for nothing."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
+
+
 def cpu_name() -> str:
     """The processor's own name, as the kernel tells it."""
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return cpu_fact("model name") or platform.processor() or platform.machine()
 
 
 def describe() -> str:

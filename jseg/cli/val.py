@@ -70,8 +70,7 @@ def _evaluate(args) -> int:
         loader = build_loader(config, args.split, rank=distributed.rank(), world_size=distributed.world_size())
     if not exported:
         load_into(model, state, source=str(path), allow_nonfinite=True)  # they were looked at when read
-    if args.precision != "float32":
-        set_precision(model, args.precision)
+    set_precision(model, args.precision)
     with distributed.watched():
         result = evaluate(model, loader, config.get("evaluator"), tta=(config.get("tta") or {}) if args.tta else None,
                           keep=args.keep, keep_count=args.keep_count)

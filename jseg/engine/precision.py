@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 
 from jseg.errors import ConfigError
+from jseg.runtime import cpu_fact
 
 __all__ = ["cpu_has_bf16", "set_precision"]
 
@@ -13,18 +13,14 @@ __all__ = ["cpu_has_bf16", "set_precision"]
 @functools.lru_cache(maxsize=None)
 def cpu_has_bf16() -> bool:
     """Whether this processor multiplies bfloat16 (AVX512_BF16)."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return False
-    return {"avx512_bf16", "avx512bw"} <= set(next((line for line in lines if line.startswith("flags")), "").split())
+    return {"avx512_bf16", "avx512bw"} <= set(cpu_fact("flags").split())
 
 
 def set_precision(model, precision: str) -> None:
     """Let a model compute its products so at inference, see `ops.use`.
 
     Args:
-        model: a `Segmentor`.
+        model: a `Segmentor`, or an `ImageClassifier`, which takes float32 alone.
         precision: "float32" or "bf16".
     Raises:
         ConfigError: another word, or one that this model or this machine does not have.

@@ -86,8 +86,7 @@ class InferenceSegmentor:
         self.path, self.origin = file.path, file.meta.get("origin")
         file = file._replace(config=_slide_settings(file.config, mode, crop_size, stride))
         self._model, self._preprocessor, self._transforms = file.build(impl=impl)
-        if precision != "float32":
-            set_precision(self._model, precision)
+        set_precision(self._model, precision)
         self._transforms = self._transforms if resize else Compose([])
         self.reader = picture_reader(self.config)
         self.bands = self.reader if isinstance(self.reader, LoadBands) else None  # None: LoadImageFromFile reads

@@ -155,6 +155,7 @@ class ImageClassifier(nn.Module):
     """
 
     ignore_index = -1  # no label: every picture has a class
+    precisions = ("float32",)  # see `Segmentor`
 
     def __init__(self, backbone: dict, head: dict, *, neck: dict | None = None, train_cfg: dict | None = None,
                  impl: str = "auto"):

@@ -125,6 +125,11 @@ def test_a_model_takes_bf16_only_where_the_processor_has_it(monkeypatch):
     set_precision(model, "bf16")
     rounded = model.scores_augmented([(image, [meta])], softmax=False)[0]
     assert 0 < np.abs(rounded - plain).max() < 0.05 * np.abs(plain).max()
+    classifier = build_model({"type": "ImageClassifier", "backbone": {"type": "VGG", "depth": 11},
+                              "head": {"num_classes": 3, "in_channels": 512}})
+    set_precision(classifier, "float32")
+    with pytest.raises(ConfigError, match="precision is 'bf16'; accepted for this model: float32"):
+        set_precision(classifier, "bf16")
     model.impl = "jittor"
     with pytest.raises(ConfigError, match="with plain operators"):
         set_precision(model, "bf16")
