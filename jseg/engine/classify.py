@@ -8,7 +8,6 @@ batches; counts are added as integers, so that the result is that of one process
 from __future__ import annotations
 
 import datetime
-import heapq
 import os
 import pathlib
 import time
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from jseg.data import io
 from jseg.engine import distributed
-from jseg.engine.evaluate import EvaluationStopped, evaluation_mode
+from jseg.engine.evaluate import evaluation_mode, joins_ranks, keep_largest, ruled_table
 from jseg.engine.memory import fix_heap
 from jseg.errors import ConfigError, DataError
 from jseg.metrics import nan_mean
@@ -79,14 +78,10 @@ def format_classes(result: Mapping[str, Any]) -> str:
     rows = [["class", *columns]]
     rows += [[printable(row["name"]), *(_percent(row[key]) for key in columns)] for row in result["per_class"]]
     rows.append(["mean", *(_percent(_mean(row[key] for row in result["per_class"])) for key in columns)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
-             for row in rows]
-    rule = "-" * len(lines[0])
     scores = result["metrics"]
     foot = (f"top-1 {_percent(scores['top1'])} %, top-5 {_percent(scores['top5'])} %, {result['images']} pictures in "
             f"{result['seconds']:.1f} s")
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], foot])
+    return ruled_table(rows, foot)
 
 
 def _percent(value: float | None) -> str:
@@ -136,19 +131,14 @@ class _Worst:
         for meta, prob, truth in zip(metas, probs, labels.tolist()):
             guess = int(prob.argmax())
             if guess != truth and self.count:
-                self._put((-float(prob[truth]), -int(meta["index"]), str(meta["img_path"]), truth, guess))
-
-    def _put(self, entry: tuple) -> None:
-        if len(self.entries) < self.count:
-            heapq.heappush(self.entries, entry)
-        elif entry[:2] > self.entries[0][:2]:
-            heapq.heapreplace(self.entries, entry)
+                entry = (-float(prob[truth]), -int(meta["index"]), str(meta["img_path"]), truth, guess)
+                keep_largest(self.entries, entry, self.count)
 
     def merge(self, entries: Sequence[tuple]) -> None:
         """Take in the entries of another part of the dataset, or one's own again."""
         for entry in entries:
             if entry not in self.entries:
-                self._put(tuple(entry))
+                keep_largest(self.entries, tuple(entry), self.count)
 
     def records(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """JSON-able records, the worst first."""
@@ -158,14 +148,7 @@ class _Worst:
 
 def _join_ranks(loader, counts: _Counts, shown: _Worst, stop: Callable[[], Any] | None) -> None:
     """Make counts and pictures those of all ranks. Raises EvaluationStopped everywhere if any rank was stopped."""
-    stopped = bool(stop is not None and stop())
-    several = getattr(loader, "world_size", 1) > 1
-    if several:
-        distributed.beat(distributed.WAITING)
-        stopped = distributed.any_rank(stopped)
-    if stopped:
-        raise EvaluationStopped
-    if several:
+    if joins_ranks(loader, stop):
         counts.matrix, counts.top = distributed.sum_counts(counts.matrix), distributed.sum_counts(counts.top)
         for entries in distributed.gather_objects(list(shown.entries)):
             shown.merge(entries)

@@ -15,7 +15,7 @@ import math
 import os
 import pathlib
 import time
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import jittor as jt
 import numpy as np
@@ -37,7 +37,8 @@ from jseg.registry import nearest
 from jseg.rules import COUNT_OR_0, FRACTION, MAPPING, POSITIVE, Rule, fields, list_of
 from jseg.text import printable
 
-__all__ = ["evaluate", "format_table", "save_result", "evaluation_mode", "evaluator_faults", "EvaluationStopped"]
+__all__ = ["evaluate", "format_table", "joins_ranks", "keep_largest", "ruled_table", "save_result", "evaluation_mode",
+           "evaluator_faults", "EvaluationStopped"]
 
 _DEFAULTS = {"metrics": list(METRICS), "beta": 1.0, "boundary": None, "small_targets": None}
 _RULES = {"metrics": Rule(list_of(lambda v: isinstance(v, str)), f"a list of {', '.join(METRICS)}", optional=False),
@@ -171,16 +172,22 @@ def format_table(result: Mapping[str, Any]) -> str:
     rows = [["class", *map(score_title, columns)]]
     rows += [[printable(row["name"]), *(_shown(key, row[key]) for key in columns)] for row in result["per_class"]]
     rows.append(["mean", *(_shown(key, result["metrics"].get(f"m{key}")) for key in columns)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
-             for row in rows]
-    rule = "-" * len(lines[0])
     views = "" if result.get("tta") is None else ", test-time augmentation"
     scores = result["metrics"]
     targets = "".join(f"{key} {_shown(key, scores[key])}{unit}, " for key, unit in (("Pd", " %"), ("Fa", "e-6"))
                       if key in scores)
     foot = (f"aAcc {_shown('aAcc', scores['aAcc'])} %, mIoU {_shown('mIoU', _mean_iou(result))} %, {targets}"
             f"{result['images']} pictures in {result['seconds']:.1f} s{views}")
+    return ruled_table(rows, foot)
+
+
+def ruled_table(rows: Sequence[Sequence[str]], foot: str) -> str:
+    """Cells in columns for the screen, names on the left, rules behind the first row and before the last; a line below.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
+             for row in rows]
+    rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], foot])
 
 
@@ -233,13 +240,7 @@ def _join_ranks(loader, counts: list, shown: "_Extremes", images: int, stop: Cal
     """Make counts and extremes those of all ranks; returns the pictures of all.
     Raises EvaluationStopped everywhere if any rank did.
     """
-    stopped = bool(stop is not None and stop())
-    if getattr(loader, "world_size", 1) > 1:
-        distributed.beat(distributed.WAITING)
-        stopped = distributed.any_rank(stopped)
-    if stopped:
-        raise EvaluationStopped
-    if getattr(loader, "world_size", 1) == 1:
+    if not joins_ranks(loader, stop):
         return images
     for count in counts:
         count.join(distributed.sum_counts)
@@ -247,6 +248,27 @@ def _join_ranks(loader, counts: list, shown: "_Extremes", images: int, stop: Cal
         shown.merge(entries)
     distributed.beat("computes")
     return int(distributed.sum_counts(np.array([images]))[0])
+
+
+def joins_ranks(loader, stop: Callable[[], Any] | None) -> bool:
+    """Whether counts are to be joined with those of other ranks, once a loader is through.
+    Raises EvaluationStopped everywhere if any rank was stopped.
+    """
+    stopped, several = bool(stop is not None and stop()), getattr(loader, "world_size", 1) > 1
+    if several:
+        distributed.beat(distributed.WAITING)
+        stopped = distributed.any_rank(stopped)
+    if stopped:
+        raise EvaluationStopped
+    return several
+
+
+def keep_largest(heap: list[tuple], entry: tuple, count: int) -> None:
+    """Put an entry into a heap of the `count` largest ones by their first two parts."""
+    if len(heap) < count:
+        heapq.heappush(heap, entry)
+    elif entry[:2] > heap[0][:2]:
+        heapq.heapreplace(heap, entry)
 
 
 def _predictions(model, loader, tta: Mapping | None, progress: bool, stop: Callable[[], Any] | None) -> Iterator[
@@ -332,13 +354,7 @@ class _Extremes:
             if len(heap) == self.count and (key, -index) <= heap[0][:2]:
                 continue
             maps = (pred.copy(), label.copy()) if self.with_maps else None
-            self._put(heap, (key, -index, record, maps))
-
-    def _put(self, heap: list, entry: tuple) -> None:
-        if len(heap) < self.count:
-            heapq.heappush(heap, entry)
-        elif entry[:2] > heap[0][:2]:
-            heapq.heapreplace(heap, entry)
+            keep_largest(heap, (key, -index, record, maps), self.count)
 
     def entries(self) -> tuple[list, list]:
         """What `merge` takes: copies of both lists."""
@@ -349,7 +365,7 @@ class _Extremes:
         for heap, others in zip((self._worst, self._best), entries):
             for entry in others:
                 if all(entry[1] != mine[1] for mine in heap):
-                    self._put(heap, entry)
+                    keep_largest(heap, entry, self.count)
 
     def _ordered(self) -> tuple[list[tuple], list[tuple]]:
         """Worst first, best first; a small dataset's picture is not shown as both."""

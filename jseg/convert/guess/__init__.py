@@ -50,15 +50,21 @@ class Guess:
     notes: tuple[str, ...] = ()
 
 
-def read_block(make: Callable[[Shapes], dict[str, Any]], shapes: Shapes, where: str, release: str) -> dict[str, Any]:
-    """The backbone block that `make` reads off the shapes of a file's keys.
+def read_block(make: Callable[[Shapes], Any], shapes: Shapes, where: str, release: str,
+               accepted: str | None = None) -> Any:
+    """What `make` reads off the shapes of a file's keys: a backbone block, mostly.
 
+    Args:
+        accepted: which of the release are here, where not all are.
     Raises:
-        ConvertError: keys that it asks for are missing or of other shapes.
+        ConvertError: keys that it asks for are missing or of other shapes, or a network that is not here.
     """
     try:
         return make(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        if accepted is not None:
+            raise ConvertError(f"{where}: an incomplete or other {release}: {error} is missing or not supported; "
+                               f"accepted: {accepted}") from error
         raise ConvertError(f"{where}: an incomplete {release}: {error} is missing or has an odd shape") from error
 
 

@@ -23,9 +23,8 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping
 
-from jseg.convert.guess import Guess, Shapes, rgb_note
+from jseg.convert.guess import Guess, Shapes, read_block, rgb_note
 from jseg.convert.layout import CLASSIFIER, LEAF, Layout, without_prefix
-from jseg.errors import ConvertError
 
 __all__ = ["NEAREST", "guess", "recognise"]
 
@@ -62,11 +61,9 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
     home = _home(keys)
     layout = OURS if home == "mmpretrain" else Layout(f"{home}'s EfficientNet", _rules(keys, home), _DROPS)
     moved = layout.apply(keys)
-    try:
-        block, notes = _block({key: made.shape(keys.__getitem__) for key, made in moved.made.items()}, home)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ConvertError(f"{where}: an incomplete or other EfficientNet: {error} is missing or not supported; "
-                           "accepted: B0 to B8 and L2") from error
+    block, notes = read_block(
+        lambda found: _block({key: made.shape(found.__getitem__) for key, made in moved.made.items()}, home), keys,
+        where, "EfficientNet", "B0 to B8 and L2")
     return Guess(NEAREST, {"model": {"backbone": block}}, backbone_only=True, notes=(rgb_note(), *notes),
                  translate=lambda found, model: layout.apply(found))
 

@@ -19,9 +19,8 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping
 
-from jseg.convert.guess import Guess, Shapes, rgb_note
+from jseg.convert.guess import Guess, Shapes, read_block, rgb_note
 from jseg.convert.layout import CLASSIFIER, LEAF, Layout, count_indices, without_prefix
-from jseg.errors import ConvertError
 
 __all__ = ["NEAREST", "guess", "recognise", "resnet_block"]
 
@@ -49,11 +48,7 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
         ConvertError: keys are missing, or a network that is not here.
     """
     shapes = without_prefix(shapes)
-    try:
-        block = resnet_block(shapes)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ConvertError(f"{where}: an incomplete or other ResNet: {error} is missing or not supported; accepted: "
-                           "depths 18, 34, 50, 101 and 152") from error
+    block = read_block(resnet_block, shapes, where, "ResNet", "depths 18, 34, 50, 101 and 152")
     layout = DEEP if "conv1.0.weight" in shapes else LAYOUT
     return Guess(NEAREST, {"model": {"backbone": block}}, backbone_only=True,
                  targets=("ResNet", "ResNetV1c", "ResNetV1d", "ResNeXt"), notes=(rgb_note(),),

@@ -14,9 +14,8 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping
 
-from jseg.convert.guess import Guess, Shapes, rgb_note
+from jseg.convert.guess import Guess, Shapes, read_block, rgb_note
 from jseg.convert.layout import CLASSIFIER, LEAF, Layout, without_prefix
-from jseg.errors import ConvertError
 
 __all__ = ["NEAREST", "guess", "recognise"]
 
@@ -41,12 +40,8 @@ def guess(shapes: Shapes, *, numpy_values: bool, meta: Mapping[str, Any], where:
         ConvertError: keys are missing, or a network that is not here.
     """
     keys = without_prefix(shapes)
-    try:
-        moves = _moves(keys)
-        block = _block(keys, moves)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ConvertError(f"{where}: an incomplete or other VGG: {error} is missing or not supported; accepted: "
-                           "depths 11, 13, 16 and 19") from error
+    moves = _moves(keys)
+    block = read_block(lambda found: _block(found, moves), keys, where, "VGG", "depths 11, 13, 16 and 19")
     layout = OURS if "features.0.conv.weight" in keys else Layout("torchvision's VGG", [
         (rf"{re.escape(old)}\.{LEAF}", rf"{new}.\1") for old, new in moves.items()], _DROPS)
     return Guess(NEAREST, {"model": {"backbone": block}}, backbone_only=True, notes=(rgb_note(),),

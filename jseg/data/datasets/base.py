@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Mapping, Sequence
 import numpy as np
 
 from jseg.data.colours import spread_colours
-from jseg.data.datasets.files import describe_missing, list_files, listed_hint, read_list
+from jseg.data.datasets.files import chosen_pictures, describe_missing, list_files, listed_hint, read_list
 from jseg.data.io import check_pair
 from jseg.data.labels import check_labels
 from jseg.data.transforms import Compose
@@ -170,7 +170,7 @@ class SegDataset:
     def pairs(self) -> list[tuple[str, str | None]]:
         """(picture path, mask path or None) of every sample; looked up on first use."""
         if self._pairs is None:
-            self._pairs = self._selected(self._complete(self._find_pairs()))
+            self._pairs = chosen_pictures(self._complete(self._find_pairs()), self.indices, type(self).__name__)
         return self._pairs
 
     def scan(self) -> tuple[list[tuple[str, str | None]], list[str]]:
@@ -179,7 +179,7 @@ class SegDataset:
         """
         self._missing = missing = []
         try:
-            pairs = self._selected(self._complete(self._find_pairs()))
+            pairs = chosen_pictures(self._complete(self._find_pairs()), self.indices, type(self).__name__)
             self._pairs = None if missing else pairs
             return pairs, missing
         except DataError as error:
@@ -191,16 +191,6 @@ class SegDataset:
         if self._missing is None:
             raise DataError(text)
         self._missing.append(text)
-
-    def _selected(self, pairs: list) -> list:
-        if self.indices is None:
-            return pairs
-        if isinstance(self.indices, int):
-            return pairs[:self.indices]
-        beyond = [i for i in self.indices if not -len(pairs) <= i < len(pairs)]
-        if beyond:
-            raise DataError(f"{type(self).__name__}: indices: {beyond[0]} is outside the {len(pairs)} pictures found")
-        return [pairs[i] for i in self.indices]
 
     def _find_pairs(self) -> list[tuple[str, str | None]]:
         name = type(self).__name__

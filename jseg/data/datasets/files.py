@@ -10,10 +10,28 @@ from jseg.errors import DataError
 from jseg.registry import nearest
 from jseg.text import read_text
 
-__all__ = ["IMAGE_SUFFIXES", "describe_missing", "list_files", "listed_hint", "read_list"]
+__all__ = ["IMAGE_SUFFIXES", "chosen_pictures", "describe_missing", "list_files", "listed_hint", "read_list"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".JPG", ".JPEG", ".PNG", ".BMP",
                   ".TIF", ".TIFF")
+
+
+def chosen_pictures(found: list, indices: int | Sequence[int] | None, name: str) -> list:
+    """Those of the pictures found that the `indices` of a dataset choose: the first n, some positions, or None for all.
+
+    Args:
+        name: of the dataset, for messages.
+    Raises:
+        DataError: a position outside.
+    """
+    if indices is None:
+        return found
+    if isinstance(indices, int):
+        return found[:indices]
+    beyond = [i for i in indices if not -len(found) <= i < len(found)]
+    if beyond:
+        raise DataError(f"{name}: indices: {beyond[0]} is outside the {len(found)} pictures found")
+    return [found[i] for i in indices]
 
 
 def list_files(folder: str, suffix: str | tuple[str, ...]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from jseg.data.colours import spread_colours
-from jseg.data.datasets.files import IMAGE_SUFFIXES, describe_missing, list_files, read_list
+from jseg.data.datasets.files import IMAGE_SUFFIXES, chosen_pictures, describe_missing, list_files, read_list
 from jseg.data.transforms import Compose
 from jseg.errors import ConfigError, DataError, JsegError
 from jseg.registry import DATASETS, nearest
@@ -105,7 +105,7 @@ class ImageFolder:
     def samples(self) -> list[tuple[str, int]]:
         """(path, label) of every picture, class by class; looked up on first use."""
         if self._samples is None:
-            self._samples = self._selected(self._found_samples())
+            self._samples = chosen_pictures(self._found_samples(), self.indices, "ImageFolder")
         return self._samples
 
     @property
@@ -125,16 +125,6 @@ class ImageFolder:
         if not found:
             raise DataError(describe_missing("ImageFolder: no picture", root, empty=True))
         return found
-
-    def _selected(self, found: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        if self.indices is None:
-            return found
-        if isinstance(self.indices, int):
-            return found[:self.indices]
-        beyond = [i for i in self.indices if not -len(found) <= i < len(found)]
-        if beyond:
-            raise DataError(f"ImageFolder: indices: {beyond[0]} is outside the {len(found)} pictures found")
-        return [found[i] for i in self.indices]
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -58,7 +58,7 @@ inline void copy_line(const float* row, int64_t width, int64_t column, int64_t l
 }
 
 // COUNT (2 or 4) vectors of values in turn -> their phases: lane i of v[p] becomes value COUNT i + p. A value may be a
-// unit of several floats: `even` and `odd` name the lanes of every second unit of two vectors.
+// unit of several floats: `even` and `odd` name the lanes of every second unit of two vectors. Back: `interleave`.
 template <int COUNT> JSEG_INLINE void deinterleave(V (&v)[COUNT], VI even, VI odd) {
 #pragma GCC unroll 2
     for (int step = 1; step < COUNT; step *= 2) {
@@ -67,21 +67,6 @@ template <int COUNT> JSEG_INLINE void deinterleave(V (&v)[COUNT], VI even, VI od
         for (int i = 0; i < COUNT / 2; i++) {
             next[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even);
             next[i + COUNT / 2] = __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < COUNT; i++) v[i] = next[i];
-    }
-}
-
-// And back: `low` and `high` name the units of two vectors in turn.
-template <int COUNT> JSEG_INLINE void interleave_units(V (&v)[COUNT], VI low, VI high) {
-#pragma GCC unroll 2
-    for (int step = 1; step < COUNT; step *= 2) {
-        V next[COUNT];
-#pragma GCC unroll 2
-        for (int i = 0; i < COUNT / 2; i++) {
-            next[2 * i] = __builtin_shuffle(v[i], v[i + COUNT / 2], low);
-            next[2 * i + 1] = __builtin_shuffle(v[i], v[i + COUNT / 2], high);
         }
 #pragma GCC unroll 4
         for (int i = 0; i < COUNT; i++) v[i] = next[i];

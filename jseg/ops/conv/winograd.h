@@ -459,7 +459,7 @@ private:
             Tile<OUT>::output(half[r], y);
 #pragma GCC unroll 4
             for (int v = 0; v < OUT; v++) y[v] = y[v] * factor + offset;
-            interleave_units<OUT>(y, low, high);
+            interleave<OUT>(y, low, high);
             put(r, y);
         }
     }

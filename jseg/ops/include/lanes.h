@@ -37,12 +37,11 @@ JSEG_INLINE int32_t lanes_min(VI v) {
 JSEG_INLINE V shifted_up(V before, V v) { return __builtin_shuffle(before, v, lane_index() + (VL - 1)); }
 JSEG_INLINE V shifted_down(V v, V after) { return __builtin_shuffle(v, after, lane_index() + 1); }
 
-// COUNT (a power of two, at most VL) vectors become the same lanes in turn: lane * COUNT + i of the whole was
-// v[i][lane].
+// COUNT (a power of two) vectors become the same units in turn: unit * COUNT + i of the whole was unit of v[i]. A unit
+// is one float or several: `low` and `high` name the lanes of the lower and the upper halves of two vectors in turn.
 template <int COUNT>
-JSEG_INLINE void interleave(V (&v)[COUNT]) {
+JSEG_INLINE void interleave(V (&v)[COUNT], VI low, VI high) {
     static_assert((COUNT & (COUNT - 1)) == 0 && COUNT <= VL, "halves must meet");
-    const VI lane = lane_index(), low = (lane >> 1) + (lane & 1) * VL, high = low + VL / 2;
 #pragma GCC unroll 4
     for (int step = 1; step < COUNT; step *= 2) {
         V next[COUNT];
@@ -54,6 +53,13 @@ JSEG_INLINE void interleave(V (&v)[COUNT]) {
 #pragma GCC unroll 16
         for (int i = 0; i < COUNT; i++) v[i] = next[i];
     }
+}
+
+// The same for units of one float.
+template <int COUNT>
+JSEG_INLINE void interleave(V (&v)[COUNT]) {
+    const VI lane = lane_index(), low = (lane >> 1) + (lane & 1) * VL;
+    interleave<COUNT>(v, low, low + VL / 2);
 }
 
 }  // namespace jseg
