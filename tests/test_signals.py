@@ -138,7 +138,7 @@ def test_ctrl_c_while_anything_is_imported(stage, tmp_path, silent_server, rng):
     """Every command, also the short ones, at a random moment of its first half second."""
     short = {name: ("jseg", *words) for name, words in {
         "doctor": ("doctor",), "check": ("check", CONFIG), "flops": ("flops", CONFIG), "names": ("names",),
-        "export": ("export", WEIGHTS, tmp_path / "w"),
+        "export": ("export", WEIGHTS, tmp_path / "w.onnx"),
         "browse": ("browse", stage / "large.yaml", "--out", tmp_path / "sheet.png"),
         "convert": ("convert", WEIGHTS, tmp_path / "w"),
         "report": ("report", tmp_path), "launch": ("launch", "-n", "2", "--cpu", "train", stage / "run.yaml",
