@@ -3,12 +3,13 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-zoo parity parity-zoo parity-trajectories parity-weights fuzz matrix wheel clean
+.PHONY: help setup demo test test-zoo test-cpus parity parity-zoo parity-trajectories parity-weights fuzz matrix wheel clean
 
 help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"
 	@echo "make test    set up, then run every test that needs no GPU, network or PyTorch"
 	@echo "make test-zoo  set up, then run the contract test of every model of the zoo"
+	@echo "make test-cpus  set up, then run the kernels' tests as Arm and other x86 processors do, by qemu where needed"
 	@echo "make parity  compare with MMSegmentation on PyTorch, in a virtual environment of its own"
 	@echo "make parity-zoo  compare every config of MMSegmentation 1.2.2, after make parity made its environment (hours)"
 	@echo "make parity-trajectories  train models of a dozen families for 20 steps beside MMSegmentation (half an hour)"
@@ -34,6 +35,9 @@ test: setup
 
 test-zoo: setup
 	$(PY) -m pytest -q --zoo tests/models/test_contract.py tests/export/test_onnx_zoo.py
+
+test-cpus: setup
+	$(PY) tests/ops/other_cpu.py
 
 parity: setup
 	$(PY) tests/parity/run.py

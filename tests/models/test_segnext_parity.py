@@ -27,6 +27,8 @@ import segnext_cases as shared  # noqa: E402
 pytestmark = pytest.mark.usefixtures("few_kernels")
 REFEREE = os.environ.get("JSEG_REFEREE_PYTHON")
 NAMES = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
+# of the reference's norm. Another processor's rounding may send one value of a ReLU, 0 to seven digits, the other way.
+GRADIENT_LIMIT = float(os.environ.get("JSEG_TEST_GRADIENT_LIMIT", 1e-3))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def check_training(name: str, model, expected: dict, keep) -> dict[str, float]:
     floors = gradient_floors(keys, theirs)
     relative = np.abs(norms - theirs) / np.maximum(theirs, floors)
     worst = int(relative.argmax())
-    assert relative[worst] <= 1e-3, f"gradient of {keys[worst]}: norm {norms[worst]:.6g}, reference {theirs[worst]:.6g}"
+    assert relative[worst] <= GRADIENT_LIMIT, f"gradient of {keys[worst]}: norm {norms[worst]:.6g}, reference {theirs[worst]:.6g}"
     errors["gradient norms"] = float(relative[worst])
     errors["running statistics"] = close("running statistics", keep(running), expected["running"], 1e-5)
     if "gradients" in expected:
@@ -113,7 +115,7 @@ def check_gradients(gradients: dict[str, np.ndarray], theirs: np.ndarray, floors
         reference = theirs[start:start + ours.size]
         start += ours.size
         error = np.linalg.norm(ours - reference) / max(np.linalg.norm(reference), floors[key])
-        assert error <= 1e-3, f"gradient of {key} {gradients[key].shape}: relative error {error:.3g}"
+        assert error <= GRADIENT_LIMIT, f"gradient of {key} {gradients[key].shape}: relative error {error:.3g}"
         largest = max(largest, float(error))
     assert start == theirs.size
     return largest

@@ -1,13 +1,19 @@
 // The two kinds of factors of a product: single precision, and pairs of bfloat16 in one lane of 32 bits, two neighbours
 // along the depth, whose products are summed in single precision. A packed matrix of either kind has `steps(k)` lanes
-// where it has k values. Without AVX512_BF16 the pairs are taken apart: the same roundings of the factors, slower.
+// where it has k values. Without AVX512_BF16 the pairs are taken apart: the same roundings of the factors, slower. With
+// AMX-BF16 whole blocks of 16 lanes of the depth go to the tile unit (amx.h); a packed group of rows holds them row by
+// row, so that one block is one tile.
 #pragma once
+#include "amx.h"
 #include "vec.h"
 
 namespace jseg {
 
 struct Float32 {
     static constexpr bool NARROW = false;
+    struct Scope {   // what a thread that computes products needs: nothing
+        Scope() {}
+    };
     static constexpr int64_t steps(int64_t k) { return k; }
     JSEG_INLINE V splat(const float* at) { return jseg::splat(*at); }
     JSEG_INLINE V multiply_add(V a, V b, V sum) { return sum + a * b; }
@@ -22,6 +28,19 @@ JSEG_INLINE VI bfloat_bits(V x) {   // rounded to the nearest, ties to even, in 
 
 struct BFloat16 {
     static constexpr bool NARROW = true;
+#ifdef JSEG_TILES
+    using Scope = TileScope;
+#else
+    using Scope = Float32::Scope;
+#endif
+    // Lanes of the depth that go to the tile unit, a whole number of blocks.
+    static int64_t steps_of_tiles(int64_t steps) {
+#ifdef JSEG_TILES
+        return tiles_allowed() ? steps / TILE_STEPS * TILE_STEPS : 0;
+#else
+        return (void)steps, 0;
+#endif
+    }
     static constexpr int64_t steps(int64_t k) { return (k + 1) / 2; }
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
     JSEG_INLINE V splat(const float* at) {

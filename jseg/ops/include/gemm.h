@@ -27,12 +27,13 @@ constexpr int PANEL = NV * VL;
 inline int64_t packed_rows_size(int64_t m, int64_t k) { return round_up(m, MR) * k; }
 
 // One group of `rows` <= MR rows: to[j * MR + r] = from[r * row_step + j * column_step], missing rows 0. In pairs, lane
-// j holds columns 2 j and 2 j + 1.
+// j holds columns 2 j and 2 j + 1, and the lanes of tiles stand in blocks of 16, row by row.
 template <class T = Float32>
 inline void pack_group(int64_t rows, int64_t k, const float* from, int64_t row_step, int64_t column_step, float* to) {
     constexpr int64_t WIDTH = T::NARROW ? 2 : 1;
     const int64_t steps = T::steps(k), whole = k / WIDTH;
-    int64_t j = 0;
+    int64_t of_tiles = 0, j = 0;
+    if constexpr (T::NARROW) of_tiles = T::steps_of_tiles(steps);
     if (!T::NARROW && rows == MR && row_step == 1)
         for (; j < k; j++) std::memcpy(to + j * MR, from + j * column_step, MR * sizeof(float));
     if (column_step == 1)
@@ -40,13 +41,13 @@ inline void pack_group(int64_t rows, int64_t k, const float* from, int64_t row_s
             V group[MR];
 #pragma GCC unroll 8
             for (int r = 0; r < MR; r++) group[r] = r < rows ? T::load_steps(from + r * row_step + j * WIDTH) : V{};
-            interleave<MR>(group);
+            if (j >= of_tiles) interleave<MR>(group);
 #pragma GCC unroll 8
             for (int r = 0; r < MR; r++) store(to + j * MR + r * VL, group[r]);
         }
     for (; j < steps; j++)
         for (int r = 0; r < MR; r++)
-            to[j * MR + r] =
+            to[j < of_tiles ? (j / 16 * MR + r) * 16 + j % 16 : j * MR + r] =
                 r < rows ? T::step(from + r * row_step + j * WIDTH * column_step, column_step, j < whole) : 0.0f;
 }
 
@@ -120,7 +121,20 @@ JSEG_INLINE void narrow_panel(int64_t k, float* panel) {
 template <int VECTORS, class T = Float32, class Finish>
 JSEG_INLINE void panel_tile(int64_t k, const float* a, const float* b, int rows, Finish&& finish) {
     V c[MR][VECTORS];
-    tile_sums<T>(k, a, 1, MR, b, PANEL, c);
+    int64_t of_tiles = 0;
+    if constexpr (T::NARROW) of_tiles = T::steps_of_tiles(k);
+    tile_sums<T>(k - of_tiles, a + of_tiles * MR, 1, MR, b + of_tiles * PANEL, PANEL, c);
+#ifdef JSEG_TILES
+    if (of_tiles) {
+        static_assert(MR == TILE_ROWS && VL == 16, "a packed group is a tile");
+        alignas(64) float sums[VECTORS][MR][VL];
+        tile_products<VECTORS>(of_tiles / TILE_STEPS, a, b, PANEL, sums);
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; r++)
+#pragma GCC unroll 3
+            for (int v = 0; v < VECTORS; v++) c[r][v] += load(sums[v][r]);
+    }
+#endif
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++)
         if (r < rows)
@@ -193,6 +207,7 @@ inline void image_product(int64_t images, int64_t m, int64_t k, int64_t pixels, 
 #pragma omp parallel
     {
         NoDenormals guard;
+        typename T::Scope scope;
         float* mine = panels + omp_get_thread_num() * panels_size(k);
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < all * splits; job++) {

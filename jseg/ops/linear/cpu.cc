@@ -61,6 +61,7 @@ void token_product(const Product& p, const float* x, const float* b, int64_t b_s
 #pragma omp parallel
     {
         NoDenormals guard;
+        typename T::Scope scope;
         const auto end = finish;   // a copy of this thread's own: what it holds stays in registers through every store
         float *mine = memory + p.matrix_size() + omp_get_thread_num() * p.thread_size(),
               *sofar = mine + ROWS * std::min(p.k, DEPTH);

@@ -376,6 +376,7 @@ void forward(const Call& call) {
 #pragma omp parallel
     {
         NoDenormals guard;
+        typename T::Scope scope;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < s.n * t.rows * t.columns; job++)
             forward_tile<T>(f, job / (t.rows * t.columns),
