@@ -218,8 +218,9 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
         return single.astype(np.float16).astype(np.float64)
     if dtype == "bfloat16":
         return (to_bfloat16(single).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    mantissa, exponent = np.frexp(single.astype(np.float64))
-    return np.ldexp(np.copysign(np.floor(np.abs(mantissa) * 2 ** 11 + 0.5), mantissa) / 2 ** 11, exponent)
+    _, exponent = np.frexp(single.astype(np.float64))
+    last = np.maximum(exponent - 11, -136)   # the place of the last bit kept; that of denormals does not move
+    return np.ldexp(np.copysign(np.floor(np.ldexp(np.abs(single, dtype=np.float64), -last) + 0.5), single), last)
 
 
 class PlainProducts(np.ndarray):

@@ -21,7 +21,7 @@ from jseg.data.datasets.files import chosen_pictures, describe_missing, list_fil
 from jseg.data.io import check_pair
 from jseg.data.labels import check_labels
 from jseg.data.transforms import Compose
-from jseg.errors import ConfigError, DataError, JsegError
+from jseg.errors import ConfigError, DataError
 from jseg.registry import nearest
 
 __all__ = ["SegDataset", "named_colours"]
@@ -335,23 +335,19 @@ class SegDataset:
         Raises:
             DataError: a file is unreadable, its mask does not fit, or a transform failed; the text names the file.
         """
-        return self._run(index, rng, self.pipeline.transforms)
+        return self._run(index, rng, len(self.pipeline.transforms))
 
-    def _run(self, index: int, rng: np.random.Generator, steps: Sequence) -> dict[str, Any]:
+    def _run(self, index: int, rng: np.random.Generator, steps: int) -> dict[str, Any]:
+        """The sample after the first `steps` transforms."""
         sample = {**self.info(index), "reduce_zero_label": self.reduce_zero_label, "label_map": self.label_map,
                   "color_map": self.color_map}
         checked = False
-        for place, step in enumerate(steps):
-            try:
+        for place in range(steps):
+            with self.pipeline.named_errors(place, sample) as step:
                 if hasattr(step, "extra_indices"):  # a mosaic: other samples, as far transformed as this one
                     others = step.extra_indices(len(self), rng)
-                    sample["mix_results"] = [self._run(other, rng, steps[:place]) for other in others]
+                    sample["mix_results"] = [self._run(other, rng, place) for other in others]
                 sample = step(sample, rng)
-            except JsegError:
-                raise
-            except Exception as error:
-                raise DataError(f"{sample['img_path']}: {self.pipeline.where}[{place}] {type(step).__name__}: "
-                                f"{type(error).__name__}: {error}") from error
             if not checked and sample.get("gt_seg_map") is not None:
                 self._check_mask(sample)
                 checked = True

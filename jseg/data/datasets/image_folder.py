@@ -20,7 +20,7 @@ import numpy as np
 from jseg.data.colours import spread_colours
 from jseg.data.datasets.files import IMAGE_SUFFIXES, chosen_pictures, describe_missing, list_files, read_list
 from jseg.data.transforms import Compose
-from jseg.errors import ConfigError, DataError, JsegError
+from jseg.errors import ConfigError, DataError
 from jseg.registry import DATASETS, nearest
 
 __all__ = ["ImageFolder"]
@@ -145,16 +145,7 @@ class ImageFolder:
         Raises:
             DataError: a file is unreadable, or a transform failed; the text names the file.
         """
-        sample = self.info(index)
-        for place, step in enumerate(self.pipeline.transforms):
-            try:
-                sample = step(sample, rng)
-            except JsegError:
-                raise
-            except Exception as error:
-                raise DataError(f"{sample['img_path']}: {self.pipeline.where}[{place}] {type(step).__name__}: "
-                                f"{type(error).__name__}: {error}") from error
-        return sample
+        return self.pipeline(self.info(index), rng)
 
 
 def _different_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+import contextlib
+from typing import Iterator, Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from jseg.data.transforms.base import Transform
 from jseg.data.transforms.loading import LoadImageFromFile
-from jseg.errors import DataError
+from jseg.errors import DataError, JsegError
 from jseg.registry import TRANSFORMS
 
 __all__ = ["Compose"]
@@ -40,12 +40,21 @@ class Compose:
         """Return the sample after all steps.
 
         Raises:
-            DataError: a step failed with a ValueError, TypeError or OpenCV error; the message names picture and step.
+            DataError: a step failed; the message names picture and step.
         """
-        for i, step in enumerate(self.transforms):
-            try:
+        for place in range(len(self.transforms)):
+            with self.named_errors(place, sample) as step:
                 sample = step(sample, rng)
-            except (ValueError, TypeError, cv2.error) as error:
-                raise DataError(
-                    f"{sample.get('img_path', 'sample')}: {self.where}[{i}] {type(step).__name__}: {error}") from error
         return sample
+
+    @contextlib.contextmanager
+    def named_errors(self, place: int, sample: Mapping) -> Iterator[Transform]:
+        """Give the step at `place` to do; what fails in it becomes a DataError that names picture and step."""
+        step = self.transforms[place]
+        try:
+            yield step
+        except JsegError:
+            raise
+        except Exception as error:
+            raise DataError(f"{sample.get('img_path', 'sample')}: {self.where}[{place}] {type(step).__name__}: "
+                            f"{type(error).__name__}: {error}") from error
