@@ -3,7 +3,8 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-zoo test-cpus parity parity-zoo parity-trajectories parity-weights fuzz matrix wheel clean
+.PHONY: help setup demo test test-zoo test-cpus parity parity-zoo parity-trajectories parity-weights fuzz matrix wheel \
+	clean
 
 help:
 	@echo "make demo    set up, then train, evaluate and segment on generated pictures; writes runs/demo/report.html"

@@ -27,7 +27,7 @@ import segnext_cases as shared  # noqa: E402
 pytestmark = pytest.mark.usefixtures("few_kernels")
 REFEREE = os.environ.get("JSEG_REFEREE_PYTHON")
 NAMES = {"t": "tiny", "s": "small", "b": "base", "l": "large"}
-# of the reference's norm. Another processor's rounding may send one value of a ReLU, 0 to seven digits, the other way.
+# of the reference's norm; another processor's rounding may send a value that is 0 to seven digits through a ReLU
 GRADIENT_LIMIT = float(os.environ.get("JSEG_TEST_GRADIENT_LIMIT", 1e-3))
 
 
@@ -91,7 +91,8 @@ def check_training(name: str, model, expected: dict, keep) -> dict[str, float]:
     floors = gradient_floors(keys, theirs)
     relative = np.abs(norms - theirs) / np.maximum(theirs, floors)
     worst = int(relative.argmax())
-    assert relative[worst] <= GRADIENT_LIMIT, f"gradient of {keys[worst]}: norm {norms[worst]:.6g}, reference {theirs[worst]:.6g}"
+    assert relative[worst] <= GRADIENT_LIMIT, (f"gradient of {keys[worst]}: norm {norms[worst]:.6g}, reference "
+                                               f"{theirs[worst]:.6g}")
     errors["gradient norms"] = float(relative[worst])
     errors["running statistics"] = close("running statistics", keep(running), expected["running"], 1e-5)
     if "gradients" in expected:

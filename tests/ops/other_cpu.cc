@@ -1,5 +1,5 @@
 // Calls the CPU kernels for a process of another machine's kind: reads calls from standard input, answers on standard
-// output (other_cpu.py holds the other end). Linked with the kernels' objects, exported to dlsym. Around each tensor lie
+// output (other_cpu.py holds the other end). Linked with the kernels' objects, exported to dlsym. Around a tensor lie
 // guard bytes, and one that has changed after a call ends the program.
 #include <dlfcn.h>
 #include <cstdio>

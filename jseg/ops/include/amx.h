@@ -46,7 +46,9 @@ struct EmulatedTiles {
 inline thread_local EmulatedTiles emulated_tiles;
 
 inline bool tiles_allowed() { return true; }
-inline void configure_tiles(const TileConfig& config) { emulated_tiles.config = config, emulated_tiles.configured = true; }
+inline void configure_tiles(const TileConfig& config) {
+    emulated_tiles.config = config, emulated_tiles.configured = true;
+}
 inline void release_tiles() { emulated_tiles.configured = false; }
 template <int TILE> inline void zero_tile() {
     emulated_tiles.require(TILE);

@@ -122,7 +122,8 @@ std::vector<Band> bands_of(const int32_t* index, const float* weights, int taps,
         const int32_t* at = index + y * taps;
         const float* weight = weights + y * taps;
         const bool same = y > 0 && std::equal(at, at + taps, at - taps);
-        if (same && std::equal(weight, weight + taps, weight - taps, [](float a, float b) { return (a > 0) == (b > 0); })) {
+        const auto both_count = [](float a, float b) { return (a > 0) == (b > 0); };
+        if (same && std::equal(weight, weight + taps, weight - taps, both_count)) {
             bands.back().end = y + 1;
             continue;
         }
