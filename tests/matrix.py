@@ -147,7 +147,7 @@ def outcome(log: str, status: int) -> str:
     counts = {word: sum(map(int, re.findall(rf"(\d+) {word}", "\n".join(re.findall(r"^.* in [\d.]+s.*$", log, re.M)))))
               for word in
               ("passed", "failed", "error")}
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", log, re.M)
+    failed = re.findall(r"^(?:\S+: )?(?:FAILED|ERROR) (\S+)", log, re.M)
     if status == 0:
         return f"passed ({counts['passed']})"
     names = ", ".join(sorted({name.split("::")[-1].partition("[")[0] for name in failed})[:6])
