@@ -9,6 +9,7 @@ their authors' repositories (`sources` of jobs.json), which run as they are; a j
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import pickle
@@ -27,9 +28,10 @@ from torch.nn import functional as F
 try:
     import torchvision  # noqa: F401
 except RuntimeError:  # built for another PyTorch: its models need none of its operators, its import two of their names
-    _OPERATORS = torch.library.Library("torchvision", "DEF")
+    _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
     for _name in ("nms", "qnms"):
-        _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        with contextlib.suppress(RuntimeError):  # known already
+            _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 except ImportError:
     pass  # jobs that need it say so
 
