@@ -39,7 +39,10 @@ def _digest(array: np.ndarray) -> str:
 
 
 def layers_of(proto) -> dict[str, Any]:
-    """The nodes whose weights are constants, by name, in their order; products of two maps are none."""
-    constants = {constant.name for constant in proto.graph.initializer}
+    """The nodes whose weights are constants, by name, in their order. Products of two maps are none, nor are those with
+    a constant of more dimensions than a matrix (a factorization's first bases): onnxruntime 1.23 fails on such in int8.
+    """
+    dimensions = {constant.name: len(constant.dims) for constant in proto.graph.initializer}
     return {node.name: node for node in proto.graph.node
-            if node.op_type in KINDS and node.input[1] in constants}
+            if node.op_type in KINDS and (dimensions.get(node.input[1]) == 2 if node.op_type == "MatMul" else
+                                          node.input[1] in dimensions)}
