@@ -187,7 +187,7 @@ def test_a_numpy_of_another_major_is_refused(tmp_path, monkeypatch):
 
 
 def test_numpy_does_not_warn_of_denormals_that_jittor_switches_off():
-    done = subprocess.run([sys.executable, "-W", "error", "-c",
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c",
                            "import jseg, jittor as jt; (jt.array([1.0, 2.5]) * 3).sync(); import numpy; "
                            "print(numpy.finfo('float32').eps, numpy.finfo('float64').eps)"],
                           capture_output=True, text=True)
