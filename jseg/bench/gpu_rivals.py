@@ -84,6 +84,14 @@ def _pointwise(call: Call) -> list[Launch]:
     return found + convolution(e, maps_in, maps_out, c * d, maps_in * d, backward=True, bias=call.given(2))
 
 
+def _pointwise_fold(call: Call) -> list[Launch]:
+    """A norm for each, of maps like the first input."""
+    count = 1.0
+    for side in call.inputs[0][0]:
+        count *= side
+    return [one for _ in range(int(call.scalars[0])) for one in _norm(call.item, count, False, True)]
+
+
 def _msca(call: Call) -> list[Launch]:
     n, c, h, w = map(int, call.scalars[:4])
     count, e, backward = float(n * c * h * w), call.item, call.symbol.endswith("backward")
@@ -184,5 +192,6 @@ SYMBOLS: dict[str, Callable[[Call], list[Launch]]] = {
     **{f"jseg_{name}_{way}": rule for name, rule in (("pointwise", _pointwise), ("msca", _msca), ("mix_ffn", _mix_ffn),
                                                      ("nmf", _nmf), ("norm", _normalise), ("norm_position", _normalise),
                                                      ("bilinear_resize", _resize)) for way in ("forward", "backward")},
-    "jseg_readout_run": _readout, "jseg_upsample_cross_entropy_run": _cross_entropy, "jseg_adamw_run": _adamw,
+    "jseg_pointwise_fold": _pointwise_fold, "jseg_readout_run": _readout,
+    "jseg_upsample_cross_entropy_run": _cross_entropy, "jseg_adamw_run": _adamw,
 }

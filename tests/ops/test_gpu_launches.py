@@ -33,6 +33,8 @@ def _calls(t):
     for affine in (None, 64):
         yield _pointwise("forward", t, 2, 64, 70, 1024, 1, [None] * 6 + [affine, affine])
     yield _pointwise("forward", t, 16, 160, 160, 4096, 0)
+    folds = [v for d, again in ((40, None), (7, None), (9, 30)) for v in (d * 30, d, 30, 30, 30, 30, again)]
+    yield _call("pointwise_fold", [big, *folds], [9] * 8, [3, 40, 30, 1e-5, 7, 30, 1e-5, 9, 30, 1e-5])
     yield _pointwise("forward", t, 1, 64, 10, 30, 0)
     yield _pointwise("backward", t, 2, 64, 150, 1024, 1)
     yield _pointwise("backward", t, 2, 64, 64, 1024, 0)
