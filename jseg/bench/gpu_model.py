@@ -247,7 +247,7 @@ def predict_as_asked(args) -> dict:
     configs = {pathlib.Path(path).stem: load_config(path, args.overrides) for path in args.model}
     configs = configs or {"SegNeXt-T": settings("tiny"), "SegNeXt-B": settings("base")}
     return predict_gpu(args.gpu_model, configs, sizes=args.size or [(512, 512)], batches=args.batch or [1, 16],
-                       modes=args.mode)
+                       modes=args.mode or ["infer", "train"])
 
 
 def _predict_one(device, registers, name, config, size, mode, batch, mixed) -> dict:

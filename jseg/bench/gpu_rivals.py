@@ -60,14 +60,14 @@ def _norm(item: int, count: float, backward: bool, inference: bool = False) -> l
 
 
 def _pointwise(call: Call) -> list[Launch]:
-    n, c, d, p, gelu = map(int, call.scalars[:5])
+    n, c, d, p, act = map(int, call.scalars[:5])
     e, backward = call.item, call.symbol.endswith("backward")
     maps_in, maps_out = float(n * c * p), float(n * d * p)
     whole = e * maps_out
     if not backward:
         found = _norm(e, maps_in, False, True) if call.given(9) else []
         found += convolution(e, maps_in, maps_out, c * d, maps_in * d, backward=False, bias=call.given(2))
-        found += [_pass("gelu", 2 * whole)] if gelu else []
+        found += [_pass("gelu" if act == 1 else "activation", 2 * whole)] if act else []
         found += [_pass("multiply", 3 * whole)] if call.given(3) else []
         found += [_pass("add", 3 * whole)] if call.given(4) else []
         found += [_pass("multiply by layer scale", 2 * whole)] if call.given(6) else []
@@ -78,7 +78,7 @@ def _pointwise(call: Call) -> list[Launch]:
         found += [_pass("multiply by layer scale", 2 * whole), _pass("multiply", 3 * whole), _pass("sum", whole)]
     if call.given(4):
         found += [_pass("multiply", 3 * whole), _pass("multiply", 3 * whole)]
-    found += [_pass("gelu, gradient", 3 * whole)] if gelu else []
+    found += [_pass("gelu, gradient", 3 * whole)] if act else []
     if call.given(5) or call.given(6):   # the residual's and the shortcut's gradients meet that of the branch
         found += [_pass("add gradients", 3 * whole)] * 2
     return found + convolution(e, maps_in, maps_out, c * d, maps_in * d, backward=True, bias=call.given(2))

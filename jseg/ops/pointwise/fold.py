@@ -37,7 +37,7 @@ class Fold(NamedTuple):
 
 def folds_norms(x: jt.Var) -> bool:
     """Whether `fold_norms` is for such maps, here and now."""
-    return bool(jt.flags.no_grad) and pick("auto", "pointwise", x) == "cuda"
+    return bool(jt.flags.no_grad) and cuda_library.ready() and pick("auto", "pointwise", x) == "cuda"
 
 
 def fold_norms(x: jt.Var, folds: list[Fold]) -> list[tuple]:

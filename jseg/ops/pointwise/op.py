@@ -68,7 +68,8 @@ def pointwise(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, activati
     Raises:
         KernelError: shapes disagree, `activation` is unknown, or endings that do not go together.
     """
-    reads_whole = jt.flags.no_grad and pick(impl, "pointwise", x, weight) == "cuda"
+    impl = pick(impl, "pointwise", x, weight)
+    reads_whole = jt.flags.no_grad and impl == "cuda"
     begin = 0
     if columns is not None:
         check("pointwise", 0 <= columns[0] and columns[1] - columns[0] == x.shape[1] and columns[1] <= weight.shape[1],
@@ -82,7 +83,6 @@ def pointwise(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, *, activati
     if activation == "relu" and not reads_whole:  # the other kernels, and the way back, know no ReLU
         return jt.maximum(pointwise(x, weight, bias, input_scale=input_scale, input_shift=input_shift, impl=impl), 0.0)
     factor = None if factor is None else factor.detach()
-    impl = pick(impl, "pointwise", x, weight)
     plain = impl == "jittor"
     if plain or not jt.flags.no_grad:  # the kernel has no gradient for these three: they are for inference
         x = x if input_scale is None else x * per_channel(input_scale) + per_channel(input_shift)
