@@ -9,6 +9,7 @@ import pytest
 from jseg.bench import gpu_model
 from jseg.bench.gpu_launches import SYMBOLS, Call, launches_of
 from jseg.bench.gpu_rivals import operators_of
+from jseg.cli import main
 import cuda_emulator as emulation
 
 F, H = "float32", "float16"
@@ -115,6 +116,14 @@ def test_a_whole_step_is_recorded_and_bound_by_what_it_should_be(capsys):
     assert size["infer", "half"] < 0.8 * size["infer", "TF32"] and size["train", "TF32"] > 3 * size["infer", "TF32"]
 
 
+def test_the_command_predicts_both_modes_and_needs_nothing_measured(monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu_model, "predict_gpu", lambda *words, **options: asked.append((words, options)) or {})
+    assert main(["bench", "--gpu-model", "sm_80"]) == 0
+    (arch, configs), options = asked[0]
+    assert arch == "sm_80" and list(configs) == ["SegNeXt-T", "SegNeXt-B"] and options["modes"] == ["infer", "train"]
+
+
 def test_the_time_of_a_launch_is_that_of_what_binds():
     device = gpu_model.DEVICES["sm_90"]
     one = gpu_model.Launch("k", 10000, 256, 3352e3)
@@ -128,3 +137,4 @@ def test_the_time_of_a_launch_is_that_of_what_binds():
     assert gpu_model.time_of(product, device, mma=False) == (pytest.approx(10), "tensor cores")
     assert gpu_model.time_of(product, device)[0] == pytest.approx(10 / 0.62)
     assert gpu_model.time_of(product, device, 0.5, mma=False)[0] == pytest.approx(20)
+    assert gpu_model.time_of(gpu_model.Launch("k", 10000, 256, 3352e3, stretches=4), device) == (8.0, "launch")

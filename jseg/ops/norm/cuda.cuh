@@ -218,7 +218,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) normalise(Forward<
     f.normalise(blockIdx.x, blockIdx.x + 1);
 }
 // Both in one launch.
-template <class T> __global__ void __launch_bounds__(THREADS) normalise_together(Forward<T> f) {
+template <class T> __global__ void __launch_bounds__(THREADS, 1) normalise_together(Forward<T> f) {
     const NormShape& s = f.from.s;
     const int64_t all_parts = s.runs() * s.run_cuts(), chunks = s.n * s.c * f.cuts;
     for (int64_t part = blockIdx.x; part < all_parts; part += gridDim.x) {
