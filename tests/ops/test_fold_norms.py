@@ -20,8 +20,7 @@ class Emulators:
     """Stands in for `cuda_op` of several kernels."""
 
     def __init__(self):
-        self.each = {kernel: emulation.Emulator(emulation.build(kernel, source=emulation.spliced(
-            emulation.OPS / kernel / "cuda.cuh"))) for kernel in KERNELS}
+        self.each = {kernel: emulation.Emulator(emulation.build(kernel)) for kernel in KERNELS}
 
     def __call__(self, symbol: str, *arguments):
         kernel = next(kernel for kernel in self.each if symbol.startswith(f"jseg_{kernel}_"))

@@ -76,9 +76,9 @@ template <bool THIN> struct CoresTiles {
 };
 
 // ---- passes over rows -----------------------------------------------------------------------------------------------
-// A factor (batches, rows, R), with fewer than 2^31 rows. A body has its shape as `shape`, ROOM shared floats, `load(batch, room)`, which brings
-// what its rows share there (once for neighbouring rows of a batch), and `run(batch, first, stop, room)` for some rows.
-// Both are called by all threads of a block.
+// A factor (batches, rows, R), with fewer than 2^31 rows. A body has its shape as `shape`, ROOM shared floats,
+// `load(batch, room)`, which brings there what its rows share (once for neighbouring rows of a batch), and `run(batch,
+// first, stop, room)` for some rows. Both are called by all threads of a block.
 struct RowShape {
     int batches, rows, r;
     __host__ __device__ int rows_each(int threads) const { return threads > r ? threads / r : 1; }
