@@ -138,7 +138,7 @@ def test_each_barrier_between_the_steps_is_needed():
      "const int batch = 0, first = chunk % per_batch * each;"),
     ("(blockIdx.x + gridDim.x - turn % gridDim.x) % gridDim.x;", "blockIdx.x + 1;"),
     ("first + each < s.rows ? first + each : s.rows", "first + each"),
-    ("if (batch != loaded)", "if (loaded < 0)")])
+    ("if (batch != loaded)", "if (loaded < 0)")], ids=["batch", "turn", "rows", "loaded"])
 def test_planted_faults_are_caught(old, new):
     source = emulation.spliced(emulation.OPS / "nmf" / "cuda.cuh")
     assert len(re.findall(re.escape(old), source)) == 1, "the text to change is gone"
