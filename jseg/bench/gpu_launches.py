@@ -53,6 +53,7 @@ class Launch:
         adds: multiply-adds of ordinary arithmetic.
         products: multiply-adds on tensor cores, edges of tiles included.
         rounded: what their factors are, "tf32" or "half"; "" for none.
+        stretches: of work, with a barrier of the whole grid between one and the next.
     """
 
     kernel: str
@@ -62,6 +63,7 @@ class Launch:
     adds: float = 0.0
     products: float = 0.0
     rounded: str = ""
+    stretches: int = 1
 
 
 def launches_of(call: Call) -> list[Launch]:
@@ -103,11 +105,15 @@ def _product(batches: int, m: int, n: int, k: int, rounded: str, size: float) ->
     return _tiles(batches, m, n, k, 1, rounded, size)
 
 
+def _cut(batches: int, m: int, n: int, k: int) -> int:
+    """Depth of each part of a long sum."""
+    tiles = batches * (_up(m, 128) if n <= 16 else _up(m, 64) * _up(n, 64))
+    return _up(_up(k, min(_up(512, tiles), _up(k, 64))), 32) * 32
+
+
 def _reduction(batches: int, m: int, n: int, k: int, rounded: str, size: float, *, over_batches: bool) -> list[Launch]:
     """A product whose sum is long, in parts that a second launch adds up; size: bytes of both factors."""
-    tiles = batches * (_up(m, 128) if n <= 16 else _up(m, 64) * _up(n, 64))
-    splits = min(_up(512, tiles), _up(k, 64))
-    each = _up(_up(k, splits), 32) * 32
+    each = _cut(batches, m, n, k)
     splits = _up(k, each)
     parts, rows = 4.0 * batches * splits * m * n, 1 if over_batches else batches
     return [_tiles(batches, m, n, each, splits, rounded, size + parts),
@@ -148,6 +154,11 @@ def _pointwise_backward(call: Call) -> list[Launch]:
     found.append(_product(n, c, p, d, "tf32" if g == 4 else "half", w + g * maps + e * n * c * p))
     found += _reduction(n, d, c, p, _of_slopes(call, g), g * maps + e * n * c * p, over_batches=True)
     return [*found, Launch("row_sums", d, 256, g * maps)]
+
+
+def _pointwise_fold(call: Call) -> list[Launch]:
+    sides = [tuple(map(int, call.scalars[1 + 3 * i:3 + 3 * i])) for i in range(int(call.scalars[0]))]
+    return [Launch("fold_norms", sum(d for d, _ in sides), 256, sum(8.0 * d * c for d, c in sides))]
 
 
 # ---- depthwise and msca ----------------------------------------------------------------------------------------------
@@ -233,84 +244,92 @@ def _mix_backward(call: Call) -> list[Launch]:
     return [*found, *([Launch("finish_scale", d, 256, 12.0 * d * e)] if scaled else [])]
 
 
-# ---- nmf: N D L R steps inv_t eps one_step save ----------------------------------------------------------------------
+# ---- nmf: N D L R steps inv_t eps one_step save; all in one launch ------------------------------------------------
 class _Nmf:
+    """Parts of its work as launches of their own, to be added up."""
+
+    THREADS = 128
+
     def __init__(self, call: Call):
         self.n, self.d, self.l, self.r, self.steps = map(int, call.scalars[:5])
         self.one_step, self.t = bool(call.scalars[7]), call.item
+        self.passes_with_grams = 0
 
-    def top(self, of_coef: bool) -> list[Launch]:
-        rows, inner = (self.l, self.d) if of_coef else (self.d, self.l)
-        size = self.n * (self.t * self.d * self.l + 4.0 * inner * self.r)
-        return _reduction(self.n, rows, self.r, inner, "tf32", size, over_batches=False)
+    def to_rank(self, m: int, k: int, each: int, size: float) -> Launch:
+        """(m, R) from a sum over k, in parts of `each`; size: bytes of the factors."""
+        bm, bn = (128, 16) if self.r <= 16 else (64, 64)
+        blocks, parts = self.n * _up(k, each) * _up(m, bm) * _up(self.r, bn), 4.0 * self.n * _up(k, each) * m * self.r
+        return Launch("", blocks, self.THREADS, size + parts, products=blocks * bm * bn * _up(each, 16) * 16)
 
-    def gram(self, rows: int) -> list[Launch]:
-        return _reduction(self.n, self.r, self.r, rows, "tf32", 4.0 * self.n * rows * self.r, over_batches=False)
+    def top(self, of_coef: bool) -> Launch:
+        """x^T b or x c."""
+        m, k = (self.l, self.d) if of_coef else (self.d, self.l)
+        return self.to_rank(m, k, _cut(self.n, m, self.r, k),
+                            self.n * (self.t * self.d * self.l + 4.0 * k * self.r))
 
-    def each(self, kernel: str, of_coef: bool, tensors: int) -> Launch:
-        """A thread an element of a factor; it goes through a row and the gram matrix."""
-        count = self.n * (self.l if of_coef else self.d) * self.r
-        return _each(kernel, count, 4.0 * tensors * count, float(count * self.r))
-
-    def update(self, of_coef: bool) -> list[Launch]:
-        inner = self.d if of_coef else self.l
-        return [*self.top(of_coef), *self.gram(inner), self.each("update_factor", of_coef, 3)]
+    def gram(self, rows: int) -> Launch:
+        most = max(1, 65536 // (self.r * self.r))
+        each = max(_cut(self.n, self.r, self.r, rows), _up(_up(rows, most), 32) * 32)
+        return self.to_rank(self.r, rows, each, 4.0 * self.n * rows * self.r)
 
     def product(self, size: int) -> Launch:
         """(D, L) from both factors; size: bytes of a value, counted twice where it is added to."""
-        return _product(self.n, self.d, self.l, self.r, "tf32",
-                        self.n * (4.0 * (self.d + self.l) * self.r + size * self.d * self.l))
+        blocks = self.n * _up(self.d, 64) * _up(self.l, 64)
+        return Launch("", blocks, self.THREADS, self.n * (4.0 * (self.d + self.l) * self.r + size * self.d * self.l),
+                      products=blocks * 64 * 64 * _up(self.r, 16) * 16)
 
-    def back(self, of_coef: bool, first: bool, other: bool) -> list[Launch]:
+    def each(self, of_coef: bool, tensors: int, grams: int = 1) -> Launch:
+        """A pass over a factor: it reads the parts of what `top` made, a row and a gram matrix an element."""
         rows, inner = (self.l, self.d) if of_coef else (self.d, self.l)
-        found = [*self.top(of_coef), *self.gram(inner), self.each("update_slopes", of_coef, 6),
-                 self.each("add_times_gram", of_coef, 3), self.product(4 if first else 8)]
-        if other:
-            found += [*self.gram(rows), *self.top(not of_coef), self.each("add_times_gram", not of_coef, 3)]
-        return found
+        count = self.n * rows * self.r
+        parts = _up(inner, _cut(self.n, rows, self.r, inner))
+        rows_each = max(1, self.THREADS // self.r)
+        self.passes_with_grams += 1
+        return Launch("", self.n * _up(rows, rows_each), self.THREADS, 4.0 * (tensors + parts) * count,
+                      float(count * self.r * grams))
+
+    def together(self, most: list[list[Launch]], work: list[Launch], barriers: int) -> Launch:
+        """All of it; most: what is done between two barriers, where many blocks find work."""
+        if self.r > 64:   # gram matrices are added up by themselves, behind a barrier more
+            barriers += self.passes_with_grams
+        return Launch("run_steps", max(sum(one.blocks for one in some) for some in most), self.THREADS,
+                      sum(one.size for one in work), sum(one.adds for one in work), sum(one.products for one in work),
+                      "tf32", 1 + barriers)
 
 
 def _nmf_forward(call: Call) -> list[Launch]:
     m = _Nmf(call)
-    bases, coefs, save = m.n * m.d * m.r, m.n * m.l * m.r, bool(call.scalars[8])
-    found = [_each("convert", bases, 8.0 * bases), *m.top(True), _each("softmax_rows", m.n * m.l, 8.0 * coefs)]
+    of_coef = [m.top(True), m.gram(m.d), m.each(True, 3)]
+    work = [*of_coef, m.product(m.t)]
     for _ in range(m.steps):
-        found += [*m.update(True), *m.update(False)]
-    found += [*m.update(True), m.product(m.t)]
-    if save and m.one_step:
-        found += [_each("convert", coefs, 8.0 * coefs), _each("convert", bases, 8.0 * bases)]
-    return found
+        work += [m.top(False), m.gram(m.l), m.each(False, 3), m.top(True), m.gram(m.d), m.each(True, 3)]
+    return [m.together([of_coef[:2], [m.top(False), m.gram(m.l)], work[3:4], of_coef[2:]], work, 2 + 4 * m.steps)]
 
 
 def _nmf_backward(call: Call) -> list[Launch]:
     m = _Nmf(call)
-    bases, coefs, kept = m.n * m.d * m.r, m.n * m.l * m.r, 0 if m.one_step else m.steps
-    found = [*m.update(True), *m.top(False), *m.top(True), *m.back(True, True, not m.one_step)]
+    kept = 0 if m.one_step else m.steps
+    of_coef, of_bases = [m.top(True), m.gram(m.d)] * 2, [m.top(False), m.gram(m.l)] * 2
+    work = [*of_coef[:3], m.each(True, 6), m.product(m.t)]
+    if not m.one_step:
+        work += [*of_bases, m.top(False), m.each(False, 6, 3)]
     for _ in range(kept):
-        found += [*m.back(False, False, True), *m.back(True, False, True)]
-    if m.one_step:
-        found.append(_each("fill_zero", bases, 4.0 * bases))
-    else:
-        found += [_each("softmax_rows_backward", m.n * m.l, 12.0 * coefs), m.product(8), *m.top(False),
-                  _each("convert", bases, 8.0 * bases)]
-    count = m.n * m.d * m.l
-    return [*found, _each("convert", count, count * (4.0 + m.t))]
+        work += [m.product(8), *of_coef, m.each(True, 7, 3), m.product(8), *of_bases, m.each(False, 7, 3)]
+    return [m.together([of_coef, [*of_bases, work[4]], work[3:4]], work, 2 if m.one_step else 4 * kept + 3)]
 
 
 # ---- the others ------------------------------------------------------------------------------------------------------
 def _norm_forward(call: Call) -> list[Launch]:
     n, c, p, groups = map(int, call.scalars[:4])
     count, e = n * c * p, call.item
-    runs, length, sets = (n * groups, c // groups * p, n * groups) if groups else (n * c, p, c)
-    return [Launch("run_moments", runs * _up(length, 4096), 256, float(e * count)),
-            Launch("finish_moments", sets, 64, 12.0 * runs * _up(length, 4096)),
-            Launch("normalise", n * c * _up(p, 1024), 256, float(e * count * (2 + call.given(3))))]
+    runs, length = (n * groups, c // groups * p) if groups else (n * c, p)
+    return [Launch("normalise_together", max(runs * _up(length, 4096), n * c * _up(p, 1024)), 256,
+                   float(e * count * (3 + call.given(3))), stretches=2)]
 
 
 def _norm_position_forward(call: Call) -> list[Launch]:
     n, c, p = map(int, call.scalars[:3])
-    return [Launch("position_moments", n * _up(p, 32), 256, float(call.item * n * c * p)),
-            Launch("normalise", n * c * _up(p, 1024), 256, 2.0 * call.item * n * c * p)]
+    return [Launch("normalise_positions", n * _up(p, 32), 256, 2.0 * call.item * n * c * p)]
 
 
 def _norm_backward(call: Call) -> list[Launch]:
@@ -334,8 +353,11 @@ def _resize(call: Call) -> list[Launch]:
     back = call.symbol.endswith("backward")
     small, large = planes * h * w, planes * height * width
     size = float(call.item * (small + large * (1 + (not back and call.given(1)))))
-    return [*_axes(max(h + 1, height), max(w + 1, width)), 
-            _each("gather_planes" if back else "resize_planes", small if back else large, size, 4.0 * large)]
+    if back:
+        return [*_axes(max(h + 1, height), max(w + 1, width)), _each("gather_planes", small, size, 4.0 * large)]
+    cuts = _up(height * width, 256)
+    each = min(max(planes * cuts // 1024, 1), 8)   # planes of a block
+    return [Launch("resize_planes", cuts * _up(planes, each), 256, size, 4.0 * large)]
 
 
 def _readout(call: Call) -> list[Launch]:
@@ -373,6 +395,7 @@ def _adamw(call: Call) -> list[Launch]:
 
 SYMBOLS: dict[str, Callable[[Call], list[Launch]]] = {
     "jseg_pointwise_forward": _pointwise_forward, "jseg_pointwise_backward": _pointwise_backward,
+    "jseg_pointwise_fold": _pointwise_fold,
     "jseg_msca_forward": _msca_forward, "jseg_msca_backward": _msca_backward,
     "jseg_mix_ffn_forward": _mix_forward, "jseg_mix_ffn_backward": _mix_backward,
     "jseg_nmf_forward": _nmf_forward, "jseg_nmf_backward": _nmf_backward,

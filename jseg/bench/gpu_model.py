@@ -7,8 +7,8 @@ and turned into launches (`gpu_launches`) and into PyTorch's operators (`gpu_riv
 memory: its bytes at the device's bandwidth; arithmetic: its multiply-adds at the float32 peak; tensor cores: its
 products at the peak of their type, of which mma.sync reaches a share on the newest devices; few blocks: the last two,
 or the bytes that one multiprocessor can ask for, where there are fewer blocks than multiprocessors; launch: 2
-microseconds. Convolutions that Jittor leaves to cuDNN are the same on both sides; other operators of Jittor's own
-(random numbers, casts, sums of losses) are on neither.
+microseconds, and as much again for each barrier of the whole grid inside it. Convolutions that Jittor leaves to cuDNN
+are the same on both sides; other operators of Jittor's own (random numbers, casts, sums of losses) are on neither.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def time_of(launch: Launch, device: Device, share: float = 1.0, *, mma: bool = T
     few = max(arithmetic, products) / spread
     few = max(few, launch.size / (spread * device.sms * 64 * device.ghz) / 1e3) if spread < 1 else 0.0
     bounds = {"memory": memory / share, "arithmetic": arithmetic / share, "tensor cores": products / share,
-              "few blocks": few / share, "launch": LAUNCH_US}
+              "few blocks": few / share, "launch": LAUNCH_US * launch.stretches}
     bound = max(bounds, key=bounds.get)
     if bound == "few blocks" and few <= max(memory, arithmetic, products):
         bound = "memory"
@@ -247,7 +247,7 @@ def predict_as_asked(args) -> dict:
     configs = {pathlib.Path(path).stem: load_config(path, args.overrides) for path in args.model}
     configs = configs or {"SegNeXt-T": settings("tiny"), "SegNeXt-B": settings("base")}
     return predict_gpu(args.gpu_model, configs, sizes=args.size or [(512, 512)], batches=args.batch or [1, 16],
-                       modes=args.mode)
+                       modes=args.mode or ["infer", "train"])
 
 
 def _predict_one(device, registers, name, config, size, mode, batch, mixed) -> dict:

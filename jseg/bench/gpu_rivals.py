@@ -60,14 +60,14 @@ def _norm(item: int, count: float, backward: bool, inference: bool = False) -> l
 
 
 def _pointwise(call: Call) -> list[Launch]:
-    n, c, d, p, gelu = map(int, call.scalars[:5])
+    n, c, d, p, act = map(int, call.scalars[:5])
     e, backward = call.item, call.symbol.endswith("backward")
     maps_in, maps_out = float(n * c * p), float(n * d * p)
     whole = e * maps_out
     if not backward:
         found = _norm(e, maps_in, False, True) if call.given(9) else []
         found += convolution(e, maps_in, maps_out, c * d, maps_in * d, backward=False, bias=call.given(2))
-        found += [_pass("gelu", 2 * whole)] if gelu else []
+        found += [_pass("gelu" if act == 1 else "activation", 2 * whole)] if act else []
         found += [_pass("multiply", 3 * whole)] if call.given(3) else []
         found += [_pass("add", 3 * whole)] if call.given(4) else []
         found += [_pass("multiply by layer scale", 2 * whole)] if call.given(6) else []
@@ -78,10 +78,18 @@ def _pointwise(call: Call) -> list[Launch]:
         found += [_pass("multiply by layer scale", 2 * whole), _pass("multiply", 3 * whole), _pass("sum", whole)]
     if call.given(4):
         found += [_pass("multiply", 3 * whole), _pass("multiply", 3 * whole)]
-    found += [_pass("gelu, gradient", 3 * whole)] if gelu else []
+    found += [_pass("gelu, gradient", 3 * whole)] if act else []
     if call.given(5) or call.given(6):   # the residual's and the shortcut's gradients meet that of the branch
         found += [_pass("add gradients", 3 * whole)] * 2
     return found + convolution(e, maps_in, maps_out, c * d, maps_in * d, backward=True, bias=call.given(2))
+
+
+def _pointwise_fold(call: Call) -> list[Launch]:
+    """A norm for each, of maps like the first input."""
+    count = 1.0
+    for side in call.inputs[0][0]:
+        count *= side
+    return [one for _ in range(int(call.scalars[0])) for one in _norm(call.item, count, False, True)]
 
 
 def _msca(call: Call) -> list[Launch]:
@@ -184,5 +192,6 @@ SYMBOLS: dict[str, Callable[[Call], list[Launch]]] = {
     **{f"jseg_{name}_{way}": rule for name, rule in (("pointwise", _pointwise), ("msca", _msca), ("mix_ffn", _mix_ffn),
                                                      ("nmf", _nmf), ("norm", _normalise), ("norm_position", _normalise),
                                                      ("bilinear_resize", _resize)) for way in ("forward", "backward")},
-    "jseg_readout_run": _readout, "jseg_upsample_cross_entropy_run": _cross_entropy, "jseg_adamw_run": _adamw,
+    "jseg_pointwise_fold": _pointwise_fold, "jseg_readout_run": _readout,
+    "jseg_upsample_cross_entropy_run": _cross_entropy, "jseg_adamw_run": _adamw,
 }

@@ -106,7 +106,7 @@ def run(args) -> int:
         raise ConfigError("nothing to measure: give --kernels, --model CONFIG, --zoo, --gpu, or --add JSON with "
                           "--markdown OUT or --tables PAGE")
     keep()
-    whole = {**results, "machine": results["machine"] if measured else earlier[-1]["machine"],
+    whole = {**results, "machine": earlier[-1]["machine"] if earlier and not measured else results["machine"],
              "commands": [command for found in (*earlier, *[results] * measured) for command in _commands(found)]}
     for found in reversed(earlier):
         add_results(whole, found)

@@ -57,20 +57,22 @@ class FFN(nn.Module):
 
 def mix_ffn(x: jt.Var, fc1: Conv2d, depthwise: Conv2d, fc2: Conv2d, activate: Callable, drop: Dropout, *, is_gelu: bool,
             shortcut: jt.Var, scale: jt.Var | None = None, factor: jt.Var | None = None,
-            affine: tuple = (None, None)) -> jt.Var:
+            affine: tuple = (None, None), folded: tuple | None = None) -> jt.Var:
     """shortcut + factor * scale * drop(fc2(drop(activate(depthwise(fc1(affine(x))))))),
     one operation for GELU without dropout.
 
     Args:
         is_gelu: whether `activate` is GELU.
         affine: (scale, shift) of the input, (C,) each.
+        folded: weight and bias in the place of fc1's, see `ops.fold_norms`.
     Shape:
         x: (N, C, H, W); shortcut: (N, D, H, W); scale: (D,); factor: (N,) -> (N, D, H, W)
     """
+    weight, bias = folded or (fc1.weight, fc1.bias)
     if is_gelu and drop.drop_prob == 0.0:
-        return ops.mix_ffn(x, fc1.weight, fc1.bias, depthwise.weight, depthwise.bias, fc2.weight, fc2.bias, scale=scale,
+        return ops.mix_ffn(x, weight, bias, depthwise.weight, depthwise.bias, fc2.weight, fc2.bias, scale=scale,
                            factor=factor, shortcut=shortcut, input_scale=affine[0], input_shift=affine[1])
-    hidden = ops.pointwise(x, fc1.weight, fc1.bias, input_scale=affine[0], input_shift=affine[1])
+    hidden = ops.pointwise(x, weight, bias, input_scale=affine[0], input_shift=affine[1])
     y = drop(fc2(drop(activate(depthwise(hidden)))))
     y = y if scale is None else y * per_channel(scale)
     return shortcut + (y if factor is None else y * factor.reshape(-1, 1, 1, 1))

@@ -57,8 +57,12 @@ class BatchNorm2d(nn.Module):
         if self.is_train:
             return self._by_batch(x, activation=activation, residual=residual)[0]
         _check_channels(self, x, 1)
-        scale, shift = self.affine()
-        y = x * per_channel(scale) + per_channel(shift)
+        if ops.folds_norms(x) and x.ndim == 4:  # all in one launch, where scale and shift would be one of their own
+            weight, bias, mean, variance = (v.broadcast(x.shape, [0, 2, 3]) for v in self.parts)
+            y = (x - mean) / jt.sqrt(variance + self.eps) * weight + bias
+        else:
+            scale, shift = self.affine()
+            y = x * per_channel(scale) + per_channel(shift)
         return activated(y if residual is None else y + _same_shape(residual, y), activation)
 
     def fork_output(self, x: jt.Var) -> tuple:
@@ -73,6 +77,11 @@ class BatchNorm2d(nn.Module):
         """What evaluation does, as scale and shift (C,): operators that follow can take them over."""
         scale = self.weight / jt.sqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale
+
+    @property
+    def parts(self) -> tuple[jt.Var, jt.Var, jt.Var, jt.Var]:
+        """Weight, bias and running estimates, (C,) each, which `affine` is made of."""
+        return self.weight, self.bias, self.running_mean, self.running_var
 
     def _by_batch(self, x: jt.Var, **options) -> tuple:
         """`ops.norm` by the batch's statistics, which also go into the running estimates."""

@@ -192,7 +192,7 @@ class Segmentor(nn.Module):
                                                                                            here[i].own_size))]
             readers = None
             for rows in spans[0]:
-                across = [self(group[:, :, slice(*rows), slice(*columns)]) for columns in spans[1]]
+                across = [self(_window_of(group, rows, columns)) for columns in spans[1]]
                 logits = across[0] if len(across) == 1 else jt.concat(across, 3)
                 if readers is None:
                     low_size = tuple(across[0].shape[2:])
@@ -244,7 +244,7 @@ class Segmentor(nn.Module):
         counts = overlaps(size[0], spans[0]), overlaps(size[1], spans[1])
         result: list[list[Window]] = [[] for _ in frames]
         for rows, columns in itertools.product(*spans):
-            for first, group in self._picture_groups(images[:, :, slice(*rows), slice(*columns)], spans):
+            for first, group in self._picture_groups(_window_of(images, rows, columns), spans):
                 logits = self(group)  # (n, K, h, w)
                 low_size = tuple(logits.shape[2:])
                 logits = logits.transpose(0, 2, 1, 3)  # (n, h, K, w)
@@ -254,6 +254,13 @@ class Segmentor(nn.Module):
                                        self._resizes_once)
                     result[first + i].append(Window(logits[i], *maps))
         return result
+
+
+def _window_of(images: jt.Var, rows: tuple[int, int], columns: tuple[int, int]) -> jt.Var:
+    """A window of pictures (N, C, H, W); the whole of them is no copy."""
+    if (rows, columns) == ((0, images.shape[2]), (0, images.shape[3])):
+        return images
+    return images[:, :, slice(*rows), slice(*columns)]
 
 
 _TEST_CFG = {"mode": Rule(lambda v: v in ("whole", "slide"), "whole or slide", optional=False), "crop_size": SIZE,

@@ -20,6 +20,7 @@ from jseg.ops.msca.op import msca
 from jseg.ops.nmf.op import nmf
 from jseg.ops.norm.op import norm
 from jseg.ops.point_sample.op import point_sample
+from jseg.ops.pointwise.fold import Fold, fold_norms, folds_norms
 from jseg.ops.pointwise.op import pointwise
 from jseg.ops.psa_mask.op import psa_mask
 from jseg.ops.readout.op import readout
@@ -30,5 +31,5 @@ KERNELS = ("adamw", "attention", "bilinear_resize", "conv", "criss_cross", "defo
            "readout", "upsample_cross_entropy")
 __all__ = ["adamw", "attention", "bilinear_resize", "conv", "criss_cross", "deformable_attention", "depthwise",
            "layer_norm", "linear", "mix_ffn", "msca", "nmf", "norm", "point_sample", "pointwise", "psa_mask",
-           "readout", "upsample_cross_entropy", "KERNELS", "takes_cpu_kernels", "use",
-           "uses_plain"]
+           "readout", "upsample_cross_entropy", "Fold", "KERNELS", "fold_norms", "folds_norms", "takes_cpu_kernels",
+           "use", "uses_plain"]

@@ -1,4 +1,5 @@
-// Runs the device code of jseg/ops/*/cuda.cuh on the CPU, one block at a time, every thread a fiber of its own.
+// Runs the device code of jseg/ops/*/cuda.cuh on the CPU, one block at a time, every thread a fiber of its own. The
+// blocks of a cooperative launch are alive together, and take turns at the barriers of the grid.
 //
 // A thread runs until it reaches a barrier or a warp operation; then the next one runs, in an order chosen by the
 // schedule (0 ascending, 1 descending, above: shuffled anew at every round by that seed). What is found:
@@ -8,7 +9,10 @@
 //     after it is overwritten: the result is wrong;
 //   - writes around a shared array (guard zones); reads there give NaN. The caller puts guard zones around global
 //     memory;
-//   - launches that a device would refuse (grid, block, shared memory);
+//   - launches that a device would refuse (grid, block, shared memory; more blocks than are resident in a cooperative
+//     one);
+//   - a barrier of the grid that some block or thread does not come to; a missing one: a block runs on to the next as
+//     far as it can, before or after the others by the schedule, so it reads what is not there yet or no longer;
 //   - of code that uses the words at the end (asynchronous copies, tensor cores, `note_read`, `note_write`): shared
 //     memory that is read before it is written or before its copy was waited for, reads and writes of two threads with
 //     no barrier between them, whatever the schedule; misaligned addresses; copies that nobody waits for.
@@ -79,7 +83,7 @@ namespace emu {
 constexpr int GUARD = 8192;                 // bytes around each shared array
 constexpr size_t STACK = 128 << 10;
 constexpr int64_t MAX_STATIC_SHARED = 48 << 10;
-enum State { READY, AT_BARRIER, AT_WARP, DONE };
+enum State { READY, AT_BARRIER, AT_WARP, AT_GRID, DONE };
 
 struct Copy {
     char* to;
@@ -112,6 +116,12 @@ struct SharedArray {
     std::vector<char> memory;
     std::vector<Word> words;
 };
+struct Block {                              // what is a block's own while others of its launch run
+    std::vector<std::unique_ptr<Fiber>> fibers;
+    std::vector<SharedArray> shared;
+    unsigned epoch = 0;
+    State state = READY;
+};
 struct Launch {
     const char* kernel;
     int64_t blocks, threads, shared;
@@ -123,6 +133,7 @@ struct Index {
 struct Device {
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::vector<SharedArray> shared;
+    std::vector<Block> together;            // the blocks of a cooperative launch that are not running now
     std::vector<Launch> launches;
     std::function<void()> body;
     jmp_buf scheduler;
@@ -132,6 +143,9 @@ struct Device {
     bool dry = false;                       // record launches, run nothing
     unsigned epoch = 0;                     // barriers of this block so far
     int capability = 80;                    // of the device, 75, 80, ...
+    int64_t resident = 0;                   // blocks that it takes in a cooperative launch; negative: and refuses them
+    bool cooperative = false;               // the present launch
+    int64_t barriers = 0;                   // of whole grids
     int64_t products = 0;                   // of tiles on tensor cores, by lanes
     std::string error;
     const char* kernel = "";
@@ -225,18 +239,26 @@ inline bool release_warp(unsigned first, unsigned end) {
     return false;
 }
 
-inline void run_block(std::mt19937& random) {
+inline std::vector<unsigned> order_of(unsigned count) {
+    std::vector<unsigned> order(count);
+    std::iota(order.begin(), order.end(), 0u);
+    if (device().schedule == 1) std::reverse(order.begin(), order.end());
+    return order;
+}
+inline void begin_block() {
     Device& d = device();
     d.shared.clear();
     d.epoch = 0;
     while (d.fibers.size() < d.threads) d.fibers.emplace_back(new Fiber);
-    std::vector<unsigned> order(d.threads);
-    std::iota(order.begin(), order.end(), 0u);
-    if (d.schedule == 1) std::reverse(order.begin(), order.end());
-    for (unsigned i : order) {
+    for (unsigned i = 0; i < d.threads; i++) {
         Fiber& f = *d.fibers[i];
         f.state = READY, f.turn = f.orders = f.group = 0, f.copies.clear();
     }
+}
+// Runs the present block until all its threads are at the grid's barrier, or gone: AT_GRID or DONE.
+inline State run_on(std::mt19937& random) {
+    Device& d = device();
+    std::vector<unsigned> order = order_of(d.threads);
     while (d.error.empty()) {
         if (d.schedule > 1) std::shuffle(order.begin(), order.end(), random);
         for (unsigned i : order)
@@ -244,201 +266,113 @@ inline void run_block(std::mt19937& random) {
         bool released = false;
         for (unsigned w = 0; w < d.threads; w += 32) released |= release_warp(w, std::min(d.threads, w + 32));
         if (released || !d.error.empty()) continue;
-        unsigned waiting = 0, done = 0;
+        unsigned waiting = 0, done = 0, at_grid = 0;
         for (unsigned i = 0; i < d.threads; i++)
-            waiting += d.fibers[i]->state == AT_BARRIER, done += d.fibers[i]->state == DONE;
+            waiting += d.fibers[i]->state == AT_BARRIER, done += d.fibers[i]->state == DONE,
+                at_grid += d.fibers[i]->state == AT_GRID;
         if (done == d.threads) {
             for (unsigned i = 0; i < d.threads; i++)
                 if (!d.fibers[i]->copies.empty()) fail("an asynchronous copy that nobody waited for");
-            return check_shared();
+            check_shared();
+            return DONE;
         }
         d.epoch++;
-        if (waiting != d.threads)
-            return fail(std::to_string(waiting) + " threads wait at a barrier, " + std::to_string(done) +
-                        " have exited, of " + std::to_string(d.threads));
+        if (waiting != d.threads && at_grid != d.threads) {
+            fail(std::to_string(waiting) + " threads wait at a barrier, " + std::to_string(done) + " have exited" +
+                 (at_grid ? ", " + std::to_string(at_grid) + " wait for the grid" : "") + ", of " +
+                 std::to_string(d.threads));
+            break;
+        }
         for (unsigned i = 0; i < d.threads; i++) {
             if (d.fibers[i]->site != d.fibers[0]->site)
-                return fail(std::string("divergent barriers ") + d.fibers[0]->site + " and " + d.fibers[i]->site);
+                fail(std::string("divergent barriers ") + d.fibers[0]->site + " and " + d.fibers[i]->site);
             d.fibers[i]->state = READY;
         }
+        if (at_grid && !d.cooperative) fail("a barrier of the grid in a launch that is not cooperative");
+        if (at_grid) return AT_GRID;
+    }
+    return DONE;
+}
+inline void swap_block(unsigned index) {
+    Device& d = device();
+    Block& other = d.together[index];
+    d.fibers.swap(other.fibers), d.shared.swap(other.shared), std::swap(d.epoch, other.epoch);
+    d.block.x = index;
+}
+// All blocks, in turns from one barrier of the grid to the next.
+inline void run_blocks_together(std::mt19937& random) {
+    Device& d = device();
+    std::vector<unsigned> order = order_of(d.grid.x);
+    if (d.together.size() < d.grid.x) d.together.resize(d.grid.x);
+    for (unsigned b : order) swap_block(b), begin_block(), swap_block(b), d.together[b].state = READY;
+    while (d.error.empty()) {
+        if (d.schedule > 1) std::shuffle(order.begin(), order.end(), random);
+        unsigned gone = 0;
+        for (unsigned b : order) {
+            if (d.together[b].state == DONE || !d.error.empty()) continue;
+            swap_block(b);
+            d.together[b].state = run_on(random);
+            gone += d.together[b].state == DONE;
+            swap_block(b);
+        }
+        if (gone == d.grid.x) return;
+        d.barriers++;
+        if (gone && d.error.empty())
+            fail("a deadlock: " + std::to_string(gone) + " blocks have exited, " + std::to_string(d.grid.x - gone) +
+                 " wait for the grid");
     }
 }
 
-template <class K, class... A> void launch(const char* name, K kernel, int64_t blocks, int64_t threads,
-                                           A... arguments) {
+inline bool begin_launch(const char* name, int64_t blocks, int64_t threads) {
     Device& d = device();
     d.kernel = name;
     d.block = {0, 0, 0};
     d.launches.push_back({name, blocks, threads, 0});
     if (blocks < 1 || blocks > 0x7fffffffLL || threads < 1 || threads > 1024)
-        return fail("a grid of " + std::to_string(blocks) + " blocks of " + std::to_string(threads) + " threads");
-    if (d.dry || !d.error.empty()) return;
-    d.body = [=] { kernel(arguments...); };
+        fail("a grid of " + std::to_string(blocks) + " blocks of " + std::to_string(threads) + " threads");
     d.block_size.x = d.threads = unsigned(threads), d.grid.x = unsigned(blocks);
+    return !d.dry && d.error.empty();
+}
+inline void end_launch() {
+    Device& d = device();
+    if (!d.error.empty()) d.fibers.clear(), d.together.clear();   // their stacks are in the middle of something
+}
+template <class K, class... A> void launch(const char* name, K kernel, int64_t blocks, int64_t threads,
+                                           A... arguments) {
+    Device& d = device();
+    if (!begin_launch(name, blocks, threads)) return;
+    d.body = [=] { kernel(arguments...); };
+    d.cooperative = false;
     std::mt19937 random(d.schedule);
     for (int64_t b = 0; b < blocks && d.error.empty(); b++) {
         d.block.x = unsigned(d.schedule == 1 ? blocks - 1 - b : b);
-        run_block(random);
+        begin_block();
+        run_on(random);
     }
-    if (!d.error.empty()) d.fibers.clear();   // their stacks are in the middle of something
+    end_launch();
 }
-
-template <class T> T shuffle(T value, unsigned source, unsigned mask, const char* site) {
-    static_assert(sizeof(T) <= 8, "one shuffle moves at most 8 bytes");
-    const unsigned first = device().current / 32 * 32;
-    std::memcpy(&me().slot, &value, sizeof value);
-    wait(AT_WARP, site, mask);
-    T result;
-    if (!(mask >> (source & 31) & 1)) fail(std::string("a shuffle reads a lane outside the mask, at ") + site);
-    std::memcpy(&result, &device().fibers[first + (source & 31)]->slot, sizeof result);
-    wait(AT_WARP, site, mask);
-    return result;
-}
-inline unsigned lane() { return device().current & 31; }
-
-// ---- shared memory that is watched ----------------------------------------------------------------------------------
-inline Word* word_at(const void* p) {
-    for (SharedArray& s : device().shared) {
-        const int64_t at = static_cast<const char*>(p) - (s.memory.data() + GUARD);
-        if (at >= 0 && at < s.size) return &s.words[size_t(at / 4)];
-    }
-    return nullptr;                         // a guard zone will tell
-}
-// Whether what thread `other` did in an epoch, at its order, may still be under way for the present thread.
-inline bool unordered(int other, unsigned epoch, unsigned order) {
-    const int mine = int(device().current);
-    if (other < 0 || other == mine || epoch != device().epoch) return false;
-    return other / 32 != mine / 32 || order >= me().orders;
-}
-inline void note_read(const void* p, int bytes, const char* site) {
-    for (int i = 0; i < bytes; i += 4) {
-        Word* w = word_at(static_cast<const char*>(p) + i);
-        if (!w) return fail(std::string("a read beside shared memory, at ") + site);
-        if (w->pending) return fail(std::string("a read before the copy was waited for, at ") + site);
-        if (w->writer < 0) return fail(std::string("a read of shared memory that nothing wrote, at ") + site);
-        if (unordered(w->writer, w->write_epoch, w->write_order))
-            return fail(std::string("a read of what another thread writes, no barrier between, at ") + site);
-        const bool again = w->reader >= 0 && w->read_epoch == device().epoch;
-        w->more_readers = again && (w->more_readers || w->reader / 32 != int(device().current) / 32);
-        w->reader = int(device().current), w->read_epoch = device().epoch, w->read_order = me().orders;
-    }
-}
-inline void note_write(const void* p, int bytes, const char* site, bool pending = false) {
-    for (int i = 0; i < bytes; i += 4) {
-        Word* w = word_at(static_cast<const char*>(p) + i);
-        if (!w) return fail(std::string("a write beside shared memory, at ") + site);
-        if (w->pending || unordered(w->writer, w->write_epoch, w->write_order) ||
-            (w->more_readers && w->read_epoch == device().epoch) ||
-            unordered(w->reader, w->read_epoch, w->read_order))
-            return fail(std::string("a write of what another thread reads or writes, no barrier between, at ") + site);
-        w->writer = int(device().current), w->write_epoch = device().epoch, w->write_order = me().orders;
-        w->pending = pending;
-    }
-}
-
-// ---- asynchronous copies: what they fill is NaN until the thread that asked for them waits --------------------------
-inline void copy_async(void* to, const void* from, int bytes, int valid, const char* site) {
-    if (uintptr_t(to) % unsigned(bytes) || (valid && uintptr_t(from) % unsigned(bytes)))
-        return fail(std::string("a misaligned asynchronous copy, at ") + site);
-    note_write(to, bytes, site, true);
-    std::memset(to, 0xff, size_t(bytes));
-    me().copies.push_back({static_cast<char*>(to), static_cast<const char*>(from), bytes, valid, me().group});
-}
-inline void copies_commit() { me().group++; }
-// Lands all copies but those of the last `left` committed groups and of the group that is still open.
-inline void copies_wait(unsigned left) {
-    Fiber& f = me();
-    size_t kept = 0;
-    for (const Copy& c : f.copies) {
-        if (c.group + left >= f.group) {
-            f.copies[kept++] = c;
-            continue;
-        }
-        if (c.valid) std::memcpy(c.to, c.from, size_t(c.valid));
-        std::memset(c.to + c.valid, 0, size_t(c.bytes - c.valid));
-        for (int i = 0; i < c.bytes; i += 4) {
-            Word* w = word_at(c.to + i);
-            if (w) w->pending = false, w->write_epoch = device().epoch, w->write_order = f.orders;
-        }
-    }
-    f.copies.resize(kept);
-}
-
-// ---- operations of a whole warp -------------------------------------------------------------------------------------
-inline void sync_warp(const char* site) {
-    wait(AT_WARP, site, 0xffffffffu);
-    me().orders++;
-}
-// Offers some words to the other lanes and waits for theirs; `offer_of` reads them until the next such operation.
-inline unsigned offer(const void* words, size_t bytes, const char* site) {
-    const unsigned turn = me().turn++ & 1;
-    std::memcpy(me().offers[turn], words, bytes);
-    wait(AT_WARP, site, 0xffffffffu);
-    return turn;
-}
-inline const uint32_t* offer_of(unsigned other, unsigned turn) {
-    return device().fibers[device().current / 32 * 32 + other]->offers[turn];
-}
-// ldmatrix.x4: lane i names the row i % 8 of matrix i / 8, of 16 bytes; register i of a lane gets words of matrix i.
-inline void load_matrices(uint32_t (&to)[4], const void* row, bool turned, const char* site) {
-    if (uintptr_t(row) % 16) return fail(std::string("a misaligned row of ldmatrix, at ") + site);
-    const unsigned turn = offer(&row, sizeof row, site);
-    for (unsigned i = 0; i < 4; i++) {
-        const char* rows[8];
-        for (unsigned r = 0; r < 8; r++) std::memcpy(&rows[r], offer_of(i * 8 + r, turn), sizeof(char*));
-        const unsigned line = lane() / 4, pair = lane() % 4;
-        for (unsigned h = 0; h < 2; h++) {
-            const char* from = turned ? rows[2 * pair + h] + 2 * line : rows[line] + 4 * pair + 2 * h;
-            note_read(from - uintptr_t(from) % 4, 4, site);
-            std::memcpy(reinterpret_cast<char*>(&to[i]) + 2 * h, from, 2);
-        }
-    }
-}
-// cvt.rna.tf32.f32: 10 bits behind the point, halves away from zero.
-inline uint32_t to_tf32(float v) {
-    uint32_t bits;
-    std::memcpy(&bits, &v, 4);
-    return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & ~0x1fffu;
-}
-inline double from_tf32(uint32_t bits) {   // the hardware does not look at the last 13 bits
-    bits &= ~0x1fffu;
-    float v;
-    std::memcpy(&v, &bits, 4);
-    return v;
-}
-template <class T> double half_of(uint32_t word, unsigned which) {
-    T v;
-    const uint16_t bits = uint16_t(word >> 16 * which);
-    std::memcpy(&v, &bits, 2);
-    if constexpr (std::is_same<T, __half>::value) return __half2float(v);
-    else return __bfloat162float(v);
-}
-// To float as tensor cores do it: what does not fit is cut off.
-inline float cut_off(double v) {
-    const float f = float(v);
-    return std::fabs(double(f)) > std::fabs(v) ? std::nextafterf(f, 0.0f) : f;
-}
-// mma.sync m16n8k8 (T = float: TF32) and m16n8k16 (T = __half, __nv_bfloat16), row.col, float sums. Whose registers
-// hold which elements is as the PTX ISA has it ("Matrix Fragments for mma.m16n8k8" and "mma.m16n8k16").
-template <class T> void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, const char* site) {
-    constexpr bool TF32 = std::is_same<T, float>::value;
-    constexpr unsigned K = TF32 ? 8 : 16;
-    device().products++;
-    uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const unsigned turn = offer(words, sizeof words, site), group = lane() / 4, in_group = lane() % 4;
-    // Element k of a line (a row of A, a column of B); its registers begin at `first`, `step` apart.
-    const auto element = [&](unsigned line, unsigned k, unsigned first, unsigned step) {
-        if constexpr (TF32) return from_tf32(offer_of(line * 4 + k % 4, turn)[first + k / 4 * step]);
-        else return half_of<T>(offer_of(line * 4 + k % 8 / 2, turn)[first + k / 8 * step], k % 2);
-    };
-    for (unsigned i = 0; i < 4; i++) {
-        double sum = c[i];
-        for (unsigned k = 0; k < K; k++) sum += element(group, k, i / 2, 2) * element(in_group * 2 + i % 2, k, 4, 1);
-        c[i] = cut_off(sum);
-    }
+inline int64_t resident_blocks() { return std::abs(device().resident); }
+// False where the device refuses although it could.
+template <class K, class P> bool launch_together(const char* name, K kernel, int64_t blocks, int64_t threads,
+                                                 const P& plan) {
+    Device& d = device();
+    if (d.resident < 0) return false;
+    const bool good = begin_launch(name, blocks, threads);
+    if (blocks > d.resident)
+        fail("a cooperative grid of " + std::to_string(blocks) + " blocks, of which " + std::to_string(d.resident) +
+             " are resident");
+    if (!good || !d.error.empty()) return true;
+    d.body = [=] { kernel(plan); };
+    d.cooperative = true;
+    std::mt19937 random(d.schedule);
+    run_blocks_together(random);
+    end_launch();
+    return true;
 }
 
 }  // namespace emu
+
+#include "cuda_emu_warp.h"
 
 #define EMU_TEXT_(x) #x
 #define EMU_TEXT(x) EMU_TEXT_(x)
@@ -464,11 +398,13 @@ template <class T> T atomicAdd(T* at, T value) {
 extern "C" {
 __attribute__((visibility("default"))) void emu_set(int schedule, int dry) {
     emu::Device& d = emu::device();
-    d.schedule = unsigned(schedule), d.dry = dry, d.error.clear(), d.launches.clear(), d.products = 0;
+    d.schedule = unsigned(schedule), d.dry = dry, d.error.clear(), d.launches.clear(), d.products = d.barriers = 0;
 }
 __attribute__((visibility("default"))) void emu_capability(int capability) { emu::device().capability = capability; }
+__attribute__((visibility("default"))) void emu_resident(int64_t blocks) { emu::device().resident = blocks; }
 __attribute__((visibility("default"))) const char* emu_error() { return emu::device().error.c_str(); }
 __attribute__((visibility("default"))) int64_t emu_products() { return emu::device().products / 32; }
+__attribute__((visibility("default"))) int64_t emu_barriers() { return emu::device().barriers; }
 __attribute__((visibility("default"))) int64_t emu_launches() { return int64_t(emu::device().launches.size()); }
 __attribute__((visibility("default"))) const char* emu_launch(int64_t i, int64_t* numbers) {
     const emu::Launch& l = emu::device().launches[size_t(i)];

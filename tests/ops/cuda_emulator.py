@@ -20,6 +20,7 @@ import numpy as np
 from jseg.ops.cuda_library import OPS, make_call
 
 HERE = pathlib.Path(__file__).resolve().parent
+RESIDENT = 5       # blocks that the emulated device has at once in a cooperative launch
 GUARD = 1 << 16   # bytes before and after every tensor; NaN where a kernel reads them as floating point
 STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int32": np.int32,
            "uint16": np.uint16, "uint8": np.uint8}
@@ -41,7 +42,8 @@ def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
     command = [jt.flags.cc_path, "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-shared", "-fPIC",
                "-fvisibility=hidden", "-I", str(HERE), "-I", str(OPS / "include")]
     digest = hashlib.sha256(" ".join([text, *command]).encode())
-    for path in [HERE / "cuda_emu.h", *HERE.glob("*.cuh"), OPS / kernel / "cuda.cuh", *sorted(OPS.glob("include/c*"))]:
+    for path in [*sorted(HERE.glob("cuda_emu*.h")), *HERE.glob("*.cuh"), OPS / kernel / "cuda.cuh",
+                 *sorted(OPS.glob("include/c*"))]:
         if path.exists():   # a kernel of the tests alone has no folder
             digest.update(path.read_bytes())
     folder = pathlib.Path(jt.flags.cache_path) / "jseg_cuda_emulated"
@@ -52,7 +54,7 @@ def build(kernel: str, *, source: str | None = None) -> ctypes.CDLL:
             _compile(command, text, target)
     library = ctypes.CDLL(str(target))
     library.emu_error.restype = library.emu_launch.restype = ctypes.c_char_p
-    library.emu_launches.restype = library.emu_products.restype = ctypes.c_int64
+    library.emu_launches.restype = library.emu_products.restype = library.emu_barriers.restype = ctypes.c_int64
     return library
 
 
@@ -126,10 +128,13 @@ class Guarded:
 class Emulator:
     """Callable with the arguments of `cuda_op`; runs the kernels of one library under one schedule."""
 
-    def __init__(self, library: ctypes.CDLL, schedule: int = 0, *, tf32: bool = False, capability: int = 80):
+    def __init__(self, library: ctypes.CDLL, schedule: int = 0, *, tf32: bool = False, capability: int = 80,
+                 resident: int = RESIDENT):
         self.library, self.schedule, self.tf32, self.capability = library, schedule, tf32, capability
+        self.resident = resident                              # blocks of a cooperative launch; negative: it is refused
         self.launches: list[tuple[str, int, int, int]] = []   # kernel, blocks, threads, shared bytes
         self.products = 0                                     # of tiles on tensor cores
+        self.barriers = 0                                     # of whole grids
 
     def __call__(self, symbol: str, inputs: list, outputs: list, scalars: list = ()) -> list:
         dtype = str(inputs[0].dtype)
@@ -146,6 +151,7 @@ class Emulator:
                          [(o.address, o.count) for o in outs], scalars)
         work = Guarded("float32", -(-function(ctypes.byref(call), None) // 4))
         self.library.emu_capability(self.capability)
+        self.library.emu_resident(ctypes.c_int64(self.resident))
         self.library.emu_set(self.schedule, 0)
         function(ctypes.byref(call), work.address)
         self._read_launches()
@@ -166,6 +172,7 @@ class Emulator:
         function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]
         call = make_call(inputs or [(GUARD, 1)] * 52, outputs or [(GUARD, 1)] * 52, scalars)
         self.launches = []
+        self.library.emu_resident(ctypes.c_int64(1 << 40))
         self.library.emu_set(0, 1)
         function(ctypes.byref(call), 256)
         self._read_launches()
@@ -176,6 +183,7 @@ class Emulator:
     def _read_launches(self) -> None:
         numbers = (ctypes.c_int64 * 3)()
         self.products += self.library.emu_products()
+        self.barriers += self.library.emu_barriers()
         for i in range(self.library.emu_launches()):
             name = self.library.emu_launch(ctypes.c_int64(i), numbers).decode()
             self.launches.append((name, *numbers))

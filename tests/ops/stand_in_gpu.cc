@@ -7,6 +7,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <string>
+#include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -20,6 +23,8 @@ API int cuDeviceGetName(char* text, int size, int) { return snprintf(text, size_
 API int cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? 9 : which == 76 ? 0 : 1, 0; }
 API int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = size_t(8) << 30, 0; }
 
+constexpr unsigned PROCESSORS = 132, BLOCKS_EACH = 4;   // of the latter, on each of the former
+
 // ---- runtime --------------------------------------------------------------------------------------------------------
 API cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 API cudaError_t cudaSetDevice(int) { return cudaSuccess; }
@@ -27,8 +32,8 @@ API cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "stand-in");
-    p->major = 9, p->multiProcessorCount = 132, p->totalGlobalMem = size_t(8) << 30, p->maxThreadsPerBlock = 1024,
-    p->warpSize = 32;
+    p->major = 9, p->multiProcessorCount = int(PROCESSORS), p->totalGlobalMem = size_t(8) << 30,
+    p->maxThreadsPerBlock = 1024, p->warpSize = 32;
     p->sharedMemPerBlock = 48 << 10, p->unifiedAddressing = p->managedMemory = p->concurrentManagedAccess = 1;
     return cudaSuccess;
 }
@@ -53,10 +58,16 @@ API cudaError_t cudaMemsetAsync(void* to, int value, size_t n, cudaStream_t) {
     return memset(to, value, n), cudaSuccess;
 }
 
-static int launches;
-API int stand_in_launches() { return launches; }
-API cudaError_t cudaLaunchKernel(const void*, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t) {
-    launches++;
+// What was launched since the start: how often, and the mangled name of each one's device function.
+static std::map<const void*, std::string>& functions() {
+    static std::map<const void*, std::string> known;
+    return known;
+}
+static std::vector<std::string> launched;
+API int stand_in_launches() { return int(launched.size()); }
+API const char* stand_in_launched(int i) { return launched[size_t(i)].c_str(); }
+API cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t) {
+    launched.push_back(functions()[function]);
     const bool good = grid.x && grid.x <= 0x7fffffffu && grid.y && grid.y <= 65535 && grid.z && grid.z <= 65535 &&
                       block.x && block.y && block.z && block.z <= 64 && size_t(block.x) * block.y * block.z <= 1024 &&
                       shared <= 48 << 10;
@@ -64,6 +75,13 @@ API cudaError_t cudaLaunchKernel(const void*, dim3 grid, dim3 block, void**, siz
     fprintf(stderr, "REFUSED LAUNCH: grid %u x %u x %u, block %u x %u x %u, %zu bytes\n", grid.x, grid.y, grid.z,
             block.x, block.y, block.z, shared);
     return cudaErrorInvalidConfiguration;
+}
+API cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void** a, size_t shared,
+                                            cudaStream_t stream) {
+    const cudaError_t error = cudaLaunchKernel(function, grid, block, a, shared, stream);
+    if (error != cudaSuccess || grid.x * grid.y * grid.z <= PROCESSORS * BLOCKS_EACH) return error;
+    fprintf(stderr, "REFUSED LAUNCH: %u blocks together\n", grid.x * grid.y * grid.z);
+    return cudaErrorCooperativeLaunchTooLarge;
 }
 static thread_local struct { dim3 grid, block; size_t shared; cudaStream_t stream; } pushed;
 API unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
@@ -84,7 +102,10 @@ API cudaError_t __cudaLaunchKernel(cudaKernel_t f, dim3 grid, dim3 block, void**
 API void** __cudaRegisterFatBinary(void*) { static void* handle[4]; return handle; }
 API void __cudaRegisterFatBinaryEnd(void**) {}
 API void __cudaUnregisterFatBinary(void**) {}
-API void __cudaRegisterFunction(void**, const char*, char*, const char*, int, void*, void*, void*, void*, int*) {}
+API void __cudaRegisterFunction(void**, const char* function, char*, const char* name, int, void*, void*, void*, void*,
+                                int*) {
+    functions()[function] = name;
+}
 API void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
 API char __cudaInitModule(void**) { return 0; }
 API cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -93,14 +114,19 @@ API const char* cudaGetErrorString(cudaError_t) { return "an error of the stand-
 API const char* cudaGetErrorName(cudaError_t) { return "stand-in"; }
 API cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 API cudaError_t cudaDeviceReset() { return cudaSuccess; }
-API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 1, cudaSuccess; }
+API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+    return *value = which == cudaDevAttrMultiProcessorCount ? int(PROCESSORS) : 1, cudaSuccess;
+}
 API cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, const void*) {
     memset(a, 0, sizeof *a);
     return a->maxThreadsPerBlock = 1024, a->ptxVersion = a->binaryVersion = 90, cudaSuccess;
 }
 API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int, size_t,
                                                                        unsigned) {
-    return *blocks = 4, cudaSuccess;
+    return *blocks = int(BLOCKS_EACH), cudaSuccess;
+}
+API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, size_t) {
+    return *blocks = int(BLOCKS_EACH), cudaSuccess;
 }
 API cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
 API cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }

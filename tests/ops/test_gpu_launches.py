@@ -9,6 +9,7 @@ import pytest
 from jseg.bench import gpu_model
 from jseg.bench.gpu_launches import SYMBOLS, Call, launches_of
 from jseg.bench.gpu_rivals import operators_of
+from jseg.cli import main
 import cuda_emulator as emulation
 
 F, H = "float32", "float16"
@@ -33,6 +34,8 @@ def _calls(t):
     for affine in (None, 64):
         yield _pointwise("forward", t, 2, 64, 70, 1024, 1, [None] * 6 + [affine, affine])
     yield _pointwise("forward", t, 16, 160, 160, 4096, 0)
+    folds = [v for d, again in ((40, None), (7, None), (9, 30)) for v in (d * 30, d, 30, 30, 30, 30, again)]
+    yield _call("pointwise_fold", [big, *folds], [9] * 8, [3, 40, 30, 1e-5, 7, 30, 1e-5, 9, 30, 1e-5])
     yield _pointwise("forward", t, 1, 64, 10, 30, 0)
     yield _pointwise("backward", t, 2, 64, 150, 1024, 1)
     yield _pointwise("backward", t, 2, 64, 64, 1024, 0)
@@ -113,6 +116,14 @@ def test_a_whole_step_is_recorded_and_bound_by_what_it_should_be(capsys):
     assert size["infer", "half"] < 0.8 * size["infer", "TF32"] and size["train", "TF32"] > 3 * size["infer", "TF32"]
 
 
+def test_the_command_predicts_both_modes_and_needs_nothing_measured(monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu_model, "predict_gpu", lambda *words, **options: asked.append((words, options)) or {})
+    assert main(["bench", "--gpu-model", "sm_80"]) == 0
+    (arch, configs), options = asked[0]
+    assert arch == "sm_80" and list(configs) == ["SegNeXt-T", "SegNeXt-B"] and options["modes"] == ["infer", "train"]
+
+
 def test_the_time_of_a_launch_is_that_of_what_binds():
     device = gpu_model.DEVICES["sm_90"]
     one = gpu_model.Launch("k", 10000, 256, 3352e3)
@@ -126,3 +137,4 @@ def test_the_time_of_a_launch_is_that_of_what_binds():
     assert gpu_model.time_of(product, device, mma=False) == (pytest.approx(10), "tensor cores")
     assert gpu_model.time_of(product, device)[0] == pytest.approx(10 / 0.62)
     assert gpu_model.time_of(product, device, 0.5, mma=False)[0] == pytest.approx(20)
+    assert gpu_model.time_of(gpu_model.Launch("k", 10000, 256, 3352e3, stretches=4), device) == (8.0, "launch")

@@ -26,6 +26,7 @@ NAMES = {"cuda": "libcuda.so.1", "cudart": "libcudart.so.13", "cublas": "libcubl
 HEADERS = ("cuda_runtime.h", "cublas_v2.h", "curand.h", "cufft.h", "cusparse.h", "cudnn.h")
 # mode and mixed, a line for each run; in a process of its own, because a process computes on a GPU or has none.
 PROGRAM = """
+import ctypes
 import numpy as np
 import jseg
 import jittor as jt
@@ -36,12 +37,20 @@ jt.flags.use_cuda = 1
 rng = np.random.default_rng(0)
 inputs = {"images": rng.standard_normal((2, 3, 64, 96)).astype(np.float32),
           "labels": rng.integers(0, 150, (2, 64, 96)).astype(np.int32)}
+alone = {name: value[:1] for name, value in inputs.items()}
+device, launches = ctypes.CDLL("libcudart.so.13"), []
 for mode in ("infer", "train"):
     for mixed in (False, True):
         task = ModelTask(settings("tiny"), inputs, mode, None, mixed)
         task()
         shapes = {name: value.shape for name, value in task.results().items() if not name.startswith("gradient/")}
         print(mode, mixed, shapes)
+        if mode == "infer":
+            one = ModelTask(settings("tiny"), alone, mode, None, mixed)
+            one()
+            before = device.stand_in_launches()
+            one()
+            launches.append(device.stand_in_launches() - before)
 x, rows = jt.ones((2, 8, 9, 9)), jt.ones((3, 40))
 for result in (jt.nn.softmax(rows, dim=1), jt.nn.softmax(rows.float16(), dim=1), jt.argmax(rows, 1)[0],
                jt.argsort(rows, 1)[0], jt.nn.Conv(8, 8, 3, padding=1, groups=8)(x), jt.nn.ConvTranspose(8, 8, 3, 2)(x),
@@ -52,6 +61,7 @@ try:
 except RuntimeError as error:  # compiled and called; how many there are is a number that the device would have computed
     assert "shape is error" in str(error), error
 print("kernels", len(cuda_library._functions), "failed", dict(cuda_library._failed))
+print("launches", *launches)
 """
 
 
@@ -99,3 +109,5 @@ def test_everything_compiles_and_is_called_on_a_machine_with_pips_cuda_13(tmp_pa
     assert "'logits': (2, 150, 8, 12)" in lines[0] and "'label_maps': (2, 64, 96)" in lines[1]
     used = re.fullmatch(r"kernels (\d+) failed \{\}", lines[4])
     assert used and int(used[1]) >= 15, lines[4]  # entry points: 17 at the time of writing
+    counts = lines[5].split()
+    assert counts[0] == "launches" and 100 < int(counts[1]) <= 120, counts  # cuDNN's own are not seen

@@ -46,7 +46,8 @@ class Mlp(nn.Module):
         drop_prob: dropout after the activation and at the end, in [0, 1).
     Shape:
         x, shortcut: (N, channels, H, W); scale: (channels,); factor: (N,); affine: (scale, shift) of the input,
-        (channels,) each -> shortcut + factor * scale * block(affine(x)), (N, channels, H, W)
+        (channels,) each, or folded: what `ops.fold_norms` makes of it -> shortcut + factor * scale * block(affine(x)),
+        (N, channels, H, W)
     """
 
     def __init__(self, channels: int, hidden_channels: int, *, act_cfg: dict, drop_prob: float = 0.0):
@@ -59,9 +60,9 @@ class Mlp(nn.Module):
         self.drop = Dropout(drop_prob)
 
     def execute(self, x: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None,
-                affine: tuple = (None, None)) -> jt.Var:
+                affine: tuple = (None, None), folded: tuple | None = None) -> jt.Var:
         return mix_ffn(x, self.fc1, self.dwconv, self.fc2, self.activate, self.drop, is_gelu=self.is_gelu,
-                       shortcut=shortcut, scale=scale, factor=factor, affine=affine)
+                       shortcut=shortcut, scale=scale, factor=factor, affine=affine, folded=folded)
 
 
 class MSCAAttention(nn.Module):
@@ -108,7 +109,8 @@ class MSCASpatialAttention(nn.Module):
         act_cfg: the activation.
     Shape:
         x, shortcut: (N, C, H, W); again: x, for its second use; scale: (C,); factor: (N,); affine: (scale, shift) of
-        the input, (C,) each -> shortcut + factor * scale * attention(affine(x)), (N, C, H, W)
+        the input, (C,) each, or folded: what `ops.fold_norms` makes of it -> shortcut + factor * scale *
+        attention(affine(x)), (N, C, H, W)
     """
 
     def __init__(self, channels: int, make_gate: Callable[[int], nn.Module], *, act_cfg: dict):
@@ -120,13 +122,17 @@ class MSCASpatialAttention(nn.Module):
         self.is_gelu = act_cfg["type"] == "GELU"
 
     def execute(self, x: jt.Var, again: jt.Var, *, scale: jt.Var, shortcut: jt.Var, factor: jt.Var | None = None,
-                affine: tuple = (None, None)) -> jt.Var:
-        hidden = ops.pointwise(x, self.proj_1.weight, self.proj_1.bias, activation="gelu" if self.is_gelu else None,
-                               input_scale=affine[0], input_shift=affine[1])
+                affine: tuple = (None, None), folded: tuple | None = None) -> jt.Var:
+        if folded is not None:
+            weight, bias, again_scale, last_bias = folded
+        else:
+            weight, bias, again_scale, last_bias = self.proj_1.weight, self.proj_1.bias, affine[0], self.proj_2.bias
+            last_bias = last_bias if affine[1] is None else last_bias + affine[1]
+        hidden = ops.pointwise(x, weight, bias, activation="gelu" if self.is_gelu else None, input_scale=affine[0],
+                               input_shift=affine[1])
         hidden = hidden if self.is_gelu else self.activate(hidden)
-        bias = self.proj_2.bias if affine[1] is None else self.proj_2.bias + affine[1]
-        return ops.pointwise(self.spatial_gating_unit(hidden), self.proj_2.weight, bias, residual=again,
-                             residual_scale=affine[0], scale=scale, factor=factor, shortcut=shortcut)
+        return ops.pointwise(self.spatial_gating_unit(hidden), self.proj_2.weight, last_bias, residual=again,
+                             residual_scale=again_scale, scale=scale, factor=factor, shortcut=shortcut)
 
 
 class MSCABlock(nn.Module):
@@ -140,7 +146,7 @@ class MSCABlock(nn.Module):
         drop_path_prob: probability of dropping each residual branch in training.
         act_cfg, norm_cfg: activations and norms.
     Shape:
-        x: (N, C, H, W) -> same
+        x: (N, C, H, W) -> same; folded: what `ops.fold_norms` makes of `folds`
     """
 
     def __init__(self, channels: int, *, make_gate: Callable[[int], nn.Module], mlp_ratio: float, drop_prob: float,
@@ -154,8 +160,11 @@ class MSCABlock(nn.Module):
         self.layer_scale_1 = constant(channels, 1e-2)
         self.layer_scale_2 = constant(channels, 1e-2)
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        if jt.flags.no_grad and not ops.uses_plain() and self._fixed_norms():
+    def execute(self, x: jt.Var, folded: list[tuple] | None = None) -> jt.Var:
+        if folded is not None:
+            x = self.attn(x, x, scale=self.layer_scale_1, shortcut=x, folded=folded[0])
+            return self.mlp(x, scale=self.layer_scale_2, shortcut=x, folded=folded[1])
+        if jt.flags.no_grad and not ops.uses_plain() and self.has_fixed_norms:
             x = self.attn(x, x, scale=self.layer_scale_1, shortcut=x, affine=self.norm1.affine())
             return self.mlp(x, scale=self.layer_scale_2, shortcut=x, affine=self.norm2.affine())
         y, again, x = self.norm1.fork_output(x)
@@ -163,11 +172,32 @@ class MSCABlock(nn.Module):
         y, _, x = self.norm2.fork_output(x)
         return self.mlp(y, scale=self.layer_scale_2, factor=self.drop_path.factor(x.shape[0]), shortcut=x)
 
-    def _fixed_norms(self) -> bool:
+    def folds(self) -> list[ops.Fold]:
+        """Its norms and the convolutions behind them, for `ops.fold_norms`; the first norm's output is used twice."""
+        proj, fc1 = self.attn.proj_1, self.mlp.fc1
+        return [ops.Fold(proj.weight, proj.bias, self.norm1.parts, self.norm1.eps, self.attn.proj_2.bias),
+                ops.Fold(fc1.weight, fc1.bias, self.norm2.parts, self.norm2.eps)]
+
+    @property
+    def has_fixed_norms(self) -> bool:
         """Whether both norms are BatchNorm by running statistics:
         one scale and shift per channel, which operators can take over.
         """
         return all(isinstance(norm, BatchNorm2d) and not norm.is_train for norm in (self.norm1, self.norm2))
+
+
+class MSCABlocks(nn.Sequential):
+    """The blocks of a stage; on a GPU without gradients all their norms are folded together. Shape: (N, C, H, W) ->
+    same."""
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        blocks = list(self.layers.values())
+        if not (ops.folds_norms(x) and all(block.has_fixed_norms for block in blocks)):
+            return super().execute(x)
+        folded = ops.fold_norms(x, [fold for block in blocks for fold in block.folds()])
+        for i, block in enumerate(blocks):
+            x = block(x, folded[2 * i:2 * i + 2])
+        return x
 
 
 class StemConv(nn.Module):
@@ -247,7 +277,7 @@ class ConvAttentionStages(nn.Module):
                                 drop_path_prob=drop_paths[first + j], act_cfg=act_cfg, norm_cfg=norm_cfg)
                       for j in range(depths[i])]
             setattr(self, f"patch_embed{i + 1}", embed)
-            setattr(self, f"block{i + 1}", nn.Sequential(*blocks))
+            setattr(self, f"block{i + 1}", MSCABlocks(*blocks))
             setattr(self, f"norm{i + 1}", LayerNorm(embed_dims[i], axis=1))
             for name in _STAGE:
                 if self._is_frozen(name, i + 1):

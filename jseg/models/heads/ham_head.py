@@ -146,10 +146,15 @@ class Hamburger(nn.Module):
         self.ham_out = ConvNormAct(channels, channels, 1, norm_cfg=norm_cfg)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        enjoy = self.ham(relu(self.ham_in(x)))
+        enjoy = self.ham(self._entrance(x))
         if self.ham_out.norm_name is None:
             return relu(x + self.ham_out(enjoy))
         return getattr(self.ham_out, self.ham_out.norm_name)(self.ham_out.conv(enjoy), activation="relu", residual=x)
+
+    def _entrance(self, x: jt.Var) -> jt.Var:
+        if not ops.folds_norms(x):
+            return relu(self.ham_in(x))
+        return ops.pointwise(x, self.ham_in.conv.weight, self.ham_in.conv.bias, activation="relu")  # in one launch
 
 
 @MODELS.register()
@@ -188,8 +193,8 @@ class LightHamHead(SegmentationHead):
         if ops.uses_plain():
             return conv(jt.concat([ops.bilinear_resize(m, size, align_corners=self.align_corners) for m in maps], 1))
         edges = np.cumsum([0] + [m.shape[1] for m in maps]).tolist()
-        weights = [conv.weight[:, first:last] for first, last in zip(edges, edges[1:])]
         total = None
-        for m, weight in list(zip(maps, weights))[:0:-1]:
-            total = ops.bilinear_resize(ops.pointwise(m, weight), size, align_corners=self.align_corners, add=total)
-        return ops.pointwise(maps[0], weights[0], conv.bias, shortcut=total)
+        for m, columns in list(zip(maps, zip(edges, edges[1:])))[:0:-1]:
+            total = ops.bilinear_resize(ops.pointwise(m, conv.weight, columns=columns), size,
+                                        align_corners=self.align_corners, add=total)
+        return ops.pointwise(maps[0], conv.weight, conv.bias, shortcut=total, columns=(0, edges[1]))

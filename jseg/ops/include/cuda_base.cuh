@@ -1,7 +1,7 @@
 // What every CUDA kernel of jseg shares: how it is called, where its temporary memory lies, types, sums over a block.
 //
 // A `cuda.cuh` is compiled by nvcc into the library of jseg/ops/cuda_library.py, and by a host compiler together with
-// the emulator of tests/ops/cuda_emu.h. Three macros hide the difference: JSEG_LAUNCH, JSEG_SHARED and JSEG_UNROLL.
+// the emulator of tests/ops/cuda_emu.h. A few macros hide the difference: JSEG_LAUNCH, JSEG_SHARED, JSEG_UNROLL.
 //
 // Conventions: blocks and grids have one dimension; T is the type of the large tensors (float, __half, __nv_bfloat16),
 // parameters and every sum are float; nothing uses atomics, so a second run gives the same bits.
@@ -11,6 +11,7 @@
 #include "call.h"
 
 #ifdef __CUDACC__
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -18,6 +19,8 @@
 #define JSEG_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define JSEG_UNROLL _Pragma("unroll")
 #define JSEG_ROLL _Pragma("unroll 1")
+#define JSEG_EITHER_SIDE _Pragma("nv_exec_check_disable")   // before a template that host or device code fills in
+#define JSEG_GRID_BARRIER() cooperative_groups::this_grid().sync()   // in kernels of `launch_together` alone
 #else
 #include "cuda_emu.h"
 #define JSEG_LAUNCH(kernel, blocks, threads, ...) emu::launch(#kernel, kernel, blocks, threads, __VA_ARGS__)
@@ -26,6 +29,8 @@
     type* const name = emu::shared_array<type>(&name##_site, count)
 #define JSEG_UNROLL
 #define JSEG_ROLL
+#define JSEG_EITHER_SIDE
+#define JSEG_GRID_BARRIER() emu::wait(emu::AT_GRID, EMU_SITE)
 #endif
 
 namespace jseg {
@@ -41,6 +46,41 @@ __host__ __device__ constexpr int larger(int a, int b) { return a > b ? a : b; }
 // Grids beyond 2^31 - 1 blocks cannot be launched; 0 makes the launch fail with an error that the caller reports.
 inline unsigned checked_blocks(int64_t blocks) { return blocks > 0x7fffffffLL ? 0u : static_cast<unsigned>(blocks); }
 #endif
+
+// ---- all blocks at once: kernels with barriers of the whole grid ----------------------------------------------------
+// How many blocks of a kernel are on the device at once; 0 where it cannot launch them together.
+template <class Kernel> int64_t resident_blocks(Kernel kernel, int threads) {
+#ifdef __CUDACC__
+    int device = 0, able = 0, processors = 0, each = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&able, cudaDevAttrCooperativeLaunch, device) != cudaSuccess || !able ||
+        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, 0) != cudaSuccess)
+        return (void)cudaGetLastError(), 0;
+    return int64_t(processors) * each;
+#else
+    return emu::resident_blocks();
+#endif
+}
+// Launches at most `blocks` blocks, as many as are on the device at once. False, and nothing is launched, where the
+// device does not: it cannot, or refuses.
+template <class Plan>
+bool launch_together(const char* name, void (*kernel)(Plan), int64_t blocks, int threads, Plan plan) {
+    const int64_t most = resident_blocks(kernel, threads), grid = blocks < most ? blocks : most;
+    if (!grid) return false;
+#ifdef __CUDACC__
+    (void)name;
+    void* arguments[] = {&plan};
+    if (cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), dim3(unsigned(grid)),
+                                    dim3(unsigned(threads)), arguments, 0, nullptr) == cudaSuccess)
+        return true;
+    return (void)cudaGetLastError(), false;
+#else
+    return emu::launch_together(name, kernel, grid, threads, plan);
+#endif
+}
+#define JSEG_LAUNCH_TOGETHER(kernel, blocks, threads, plan) \
+    jseg::launch_together(#kernel, kernel, blocks, threads, plan)
 
 // ---- element types --------------------------------------------------------------------------------------------------
 __device__ __forceinline__ float to_float(float v) { return v; }
@@ -80,7 +120,9 @@ template <int W, class T> __device__ __forceinline__ void store_run(T* p, const 
     }
 }
 // Whether p can be read in fours; null can.
-template <class T> inline bool in_fours(const T* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Four<T>) == 0; }
+template <class T> __host__ __device__ inline bool in_fours(const T* p) {
+    return reinterpret_cast<uintptr_t>(p) % sizeof(Four<T>) == 0;
+}
 
 // ---- GELU, exact (erf) ----------------------------------------------------------------------------------------------
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }

@@ -1,7 +1,7 @@
 // Bilinear resampling of class scores on the device, of upsample_cross_entropy.
 //
 // One axis: value = source[lower] (1 - fraction) + source[lower + 1] fraction, fraction = 0 at the last source
-// (PyTorch's F.interpolate). A small kernel writes lower and fraction of every output, computed in double, and for
+// (PyTorch's F.interpolate), computed in double. A small kernel writes lower and fraction of every output, and for
 // every source s the first output whose lower is s: the outputs that read s are first[s - 1] .. first[s + 1] - 1.
 #pragma once
 #include "cuda_base.cuh"
@@ -22,12 +22,17 @@ struct Axis {
         const double p = position(o);
         return p < size_in - 1 ? int(p) : size_in - 1;
     }
+    __device__ float fraction_of(int o, int low) const { return low + 1 < size_in ? float(position(o) - low) : 0.0f; }
 };
 
-inline Axis take_axis(int size_in, int size_out, bool align_corners, Workspace& work) {
+// Without its table.
+inline Axis axis_of(int size_in, int size_out, bool align_corners) {
     const double step =
         align_corners ? (size_out > 1 ? double(size_in - 1) / (size_out - 1) : 0.0) : double(size_in) / size_out;
-    Axis a{size_in, size_out, step, align_corners ? 0.0 : 0.5 * step - 0.5, nullptr, nullptr, nullptr};
+    return {size_in, size_out, step, align_corners ? 0.0 : 0.5 * step - 0.5, nullptr, nullptr, nullptr};
+}
+inline Axis take_axis(int size_in, int size_out, bool align_corners, Workspace& work) {
+    Axis a = axis_of(size_in, size_out, align_corners);
     a.lower = work.take<int>(size_out), a.fraction = work.take<float>(size_out), a.first = work.take<int>(size_in + 1);
     return a;
 }
@@ -37,7 +42,7 @@ static __global__ void fill_axis(Axis a) {
     if (i < a.size_out) {
         const int low = a.lower_of(i);
         a.lower[i] = low;
-        a.fraction[i] = low + 1 < a.size_in ? float(a.position(i) - low) : 0.0f;
+        a.fraction[i] = a.fraction_of(i, low);
     }
     if (i <= a.size_in) {
         int begin = 0, end = a.size_out;   // the first output whose lower is at least i lies in [begin, end]
@@ -60,8 +65,12 @@ struct Corners {
     int64_t at[4];   // upper left, upper right, lower left, lower right
     float fx, fy;
     __device__ Corners(const Axis& rows, const Axis& columns, int y, int x)
-        : fx(columns.fraction[x]), fy(rows.fraction[y]) {
-        const int64_t y0 = rows.lower[y], x0 = columns.lower[x], w = columns.size_in;
+        : Corners(rows, columns, int64_t(rows.lower[y]), int64_t(columns.lower[x]), rows.fraction[y],
+                  columns.fraction[x]) {}
+    // Of the upper left one and the fractions.
+    __device__ Corners(const Axis& rows, const Axis& columns, int64_t y0, int64_t x0, float fy, float fx)
+        : fx(fx), fy(fy) {
+        const int64_t w = columns.size_in;
         const int64_t y1 = y0 + 1 < rows.size_in ? y0 + 1 : y0, x1 = x0 + 1 < w ? x0 + 1 : x0;
         at[0] = y0 * w + x0, at[1] = y0 * w + x1, at[2] = y1 * w + x0, at[3] = y1 * w + x1;
     }

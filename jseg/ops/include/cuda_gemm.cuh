@@ -22,7 +22,7 @@ template <class T, bool ROWS = true> struct Matrix {
     int64_t batch, row, column;
     __device__ T* at(int64_t b, int64_t i, int64_t j) const { return p + b * batch + i * row + j * column; }
     // Whether each run can be read in pieces of 16 bytes, as many as hold `each` elements.
-    bool aligned(int64_t each) const {
+    __host__ __device__ bool aligned(int64_t each) const {
         return (ROWS ? column : row) == 1 && (ROWS ? row : column) % each == 0 && batch % each == 0 &&
                reinterpret_cast<uintptr_t>(p) % (each * sizeof(T)) == 0;
     }
@@ -30,8 +30,12 @@ template <class T, bool ROWS = true> struct Matrix {
 template <class T> Matrix<T> matrix(T* p, int64_t batch, int64_t row, int64_t column) {
     return {p, batch, row, column};
 }
-template <class T> Matrix<T> rows_of(T* p, int64_t batch, int64_t row) { return {p, batch, row, 1}; }
-template <class T> Matrix<T, false> columns_of(T* p, int64_t batch, int64_t column) { return {p, batch, 1, column}; }
+template <class T> __host__ __device__ Matrix<T> rows_of(T* p, int64_t batch, int64_t row) {
+    return {p, batch, row, 1};
+}
+template <class T> __host__ __device__ Matrix<T, false> columns_of(T* p, int64_t batch, int64_t column) {
+    return {p, batch, 1, column};
+}
 
 struct GemmSize {
     int64_t batches, m, n, k, splits, k_each;   // k_each: depth of a split
@@ -43,7 +47,7 @@ template <class T> struct Store {
     Matrix<T> out;
     const float* bias;
     bool act, add;
-    bool wide() const { return out.aligned(4); }
+    __host__ __device__ bool wide() const { return out.aligned(4); }
     template <int W>
     __device__ __forceinline__ void put_sums(int64_t b, int64_t, int64_t i, int64_t j, float (&sum)[W]) const {
         T* to = out.at(b, i, j);
@@ -59,12 +63,12 @@ template <class T> struct Store {
     }
 };
 // out = shortcut + factor[b] scale[i] (gate act(sum + bias[i]) + residual_scale[i] residual); what is null is left out.
-// All maps are dense (batches, rows, columns).
+// act: 0 none, 1 GELU, 2 ReLU. All maps are dense (batches, rows, columns).
 template <class T> struct Ending {
     T* out;
     int64_t rows, columns;
     const float* bias;
-    bool act;
+    int act;
     const T *gate, *residual, *shortcut;
     const float *residual_scale, *scale, *factor;
     bool wide() const {
@@ -77,7 +81,8 @@ template <class T> struct Ending {
         JSEG_UNROLL
         for (int w = 0; w < W; w++) {
             if (bias) sum[w] += bias[i];
-            if (act) sum[w] = gelu(sum[w]);
+            if (act == 1) sum[w] = gelu(sum[w]);
+            if (act == 2) sum[w] = sum[w] < 0.0f ? 0.0f : sum[w];
         }
         if (gate) {
             load_run<W>(gate + at, more);
@@ -154,18 +159,17 @@ template <class T> struct EndingBack {
 struct StorePart {
     float* parts;
     int64_t splits, m, n;
-    bool wide() const { return n % 4 == 0 && in_fours(parts); }
+    __host__ __device__ bool wide() const { return n % 4 == 0 && in_fours(parts); }
     template <int W>
     __device__ __forceinline__ void put_sums(int64_t b, int64_t split, int64_t i, int64_t j, float (&sum)[W]) const {
         store_run<W>(parts + ((b * splits + split) * m + i) * n + j, sum);
     }
 };
 
-// Which tile of which product a block makes.
+// Which tile of which product a block makes; block: its number among all of them.
 template <int BM, int BN> struct TilePlace {
     int64_t i0, j0, split, batch, begin, stop;
-    __device__ __forceinline__ explicit TilePlace(const GemmSize& s) {
-        int64_t block = blockIdx.x;
+    __device__ __forceinline__ TilePlace(const GemmSize& s, int64_t block) {
         const int64_t down = ceil_div(s.m, BM), across = ceil_div(s.n, BN);
         i0 = block % down * BM, j0 = (block /= down) % across * BN, split = (block /= across) % s.splits;
         batch = block / s.splits;
@@ -208,17 +212,24 @@ private:
 };
 
 // ---- without tensor cores -------------------------------------------------------------------------------------------
-template <int BM, int BN, int BK, int TM, int TN, class TA, bool RA, class TB, bool RB, class End>
-__global__ void __launch_bounds__(BM / TM * (BN / TN), 1)
-    gemm_tile(GemmSize s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, End end) {
+// Whether plain products of these types are wanted on the GPU this is compiled for; with tensor cores, only float maps
+// have a choice.
 #ifdef __CUDA_ARCH__
-    if constexpr (__CUDA_ARCH__ >= 800 && !(is_float<TA> && is_float<TB>)) return;   // only float maps have a choice
+template <class TA, class TB> constexpr bool PLAIN_WANTED = __CUDA_ARCH__ < 800 || (is_float<TA> && is_float<TB>);
+#else
+template <class TA, class TB> constexpr bool PLAIN_WANTED = true;
 #endif
+
+template <int BM, int BN, int BK> constexpr int GEMM_ROOM = BK * (BM + BN + 8);   // floats
+
+// The tile of one block; `as`: GEMM_ROOM floats of shared memory, in nobody's use.
+template <int BM, int BN, int BK, int TM, int TN, class TA, bool RA, class TB, bool RB, class End>
+__device__ __forceinline__ void make_gemm_tile(const TilePlace<BM, BN>& t, const GemmSize& s,
+                                               const Matrix<const TA, RA>& a, const Matrix<const TB, RB>& b,
+                                               const End& end, float* as) {
     constexpr int THREADS = BM / TM * (BN / TN), ACROSS = BN / TN, AL = BM + 4, BL = BN + 4, ROW_STEP = BM * 4 / TM,
                   COLUMN_STEP = BN * 4 / TN;
-    JSEG_SHARED(float, as, BK * AL);
-    JSEG_SHARED(float, bs, BK * BL);
-    const TilePlace<BM, BN> t(s);
+    float* const bs = as + BK * AL;
     const int64_t i0 = t.i0, j0 = t.j0, begin = t.begin, stop = t.stop;
     const TA* ap = a.p + t.batch * a.batch;
     const TB* bp = b.p + t.batch * b.batch;
@@ -266,59 +277,80 @@ __global__ void __launch_bounds__(BM / TM * (BN / TN), 1)
         }
 }
 
+template <int BM, int BN, int BK, int TM, int TN, class TA, bool RA, class TB, bool RB, class End>
+__global__ void __launch_bounds__(BM / TM * (BN / TN), 1)
+    gemm_tile(GemmSize s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, End end) {
+    if constexpr (!PLAIN_WANTED<TA, TB>) return;
+    JSEG_SHARED(float, room, (GEMM_ROOM<BM, BN, BK>));
+    make_gemm_tile<BM, BN, BK, TM, TN>(TilePlace<BM, BN>(s, blockIdx.x), s, a, b, end, room);
+}
+
 // ---- with tensor cores ----------------------------------------------------------------------------------------------
 // A block of BM x BN is made of warps of WM x WN; STAGES slices of the depth are in shared memory or on their way.
-// M: what the factors are rounded to. Two large blocks shall fit on a multiprocessor, with 128 registers a thread: too
-// few where B is converted on its way.
+// M: what the factors are rounded to.
+template <class M, int BM, int BN, int WM, int WN, int STAGES, class TA, bool RA, class TB, bool RB> struct TensorTile {
+    static constexpr int WARPS = BM / WM * (BN / WN), THREADS = WARPS * WARP, DEPTH = 64 / int(sizeof(M)),
+                         STAGED = WN + 8;   // floats of a row of sums in shared memory
+    using FeedA = Feed<M, TA, BM, DEPTH, RA, THREADS>;
+    using FeedB = Feed<M, TB, BN, DEPTH, !RB, THREADS>;
+    static constexpr int BYTES = larger(STAGES * Feeds<M, FeedA, FeedB>::STAGE * int(sizeof(M)),
+                                        WARPS * 16 * STAGED * int(sizeof(float)));
+
+    // The tile of one block; `room`: BYTES of shared memory, in nobody's use.
+    template <class End>
+    __device__ static __forceinline__ void make(const TilePlace<BM, BN>& t, const GemmSize& s,
+                                                const Matrix<const TA, RA>& a, const Matrix<const TB, RB>& b,
+                                                bool a_wide, bool b_wide, bool end_wide, const End& end,
+                                                unsigned char* room) {
+        constexpr int MT = WM / 16, NT = WN / 8;
+        const int warp = int(threadIdx.x) / WARP, lane = int(threadIdx.x) % WARP, row = warp / (BN / WN) * WM,
+                  column = warp % (BN / WN) * WN;
+        float sums[MT][NT][4] = {};
+        multiply_slices<M, STAGES>(FeedA(a.p + t.batch * a.batch, a.row, a.column, t.i0, s.m, t.begin, a_wide),
+                                   FeedB(b.p + t.batch * b.batch, b.column, b.row, t.j0, s.n, t.begin, b_wide),
+                                   int(t.stop - t.begin), reinterpret_cast<M*>(room), row, column, sums);
+        __syncthreads();   // the slices make room for the sums, 16 rows of each warp at a time
+        float* const mine = reinterpret_cast<float*>(room) + warp * 16 * STAGED;
+        JSEG_UNROLL
+        for (int i = 0; i < MT; i++) {
+            JSEG_UNROLL
+            for (int j = 0; j < NT; j++)
+                JSEG_UNROLL
+                for (int h = 0; h < 2; h++)
+                    store_shared_as(mine + (lane / 4 + h * 8) * STAGED + j * 8 + lane % 4 * 2,
+                                    float2{sums[i][j][2 * h], sums[i][j][2 * h + 1]});
+            __syncwarp();
+            JSEG_ROLL
+            for (int at = lane * 4; at < 16 * WN; at += WARP * 4) {
+                const int64_t r = t.i0 + row + i * 16 + at / WN, q = t.j0 + column + at % WN;
+                if (r >= s.m || q >= s.n) continue;
+                const float4 four = load_shared_as<float4>(mine + at / WN * STAGED + at % WN);
+                float sum[4] = {four.x, four.y, four.z, four.w};
+                if (end_wide && q + 4 <= s.n) {
+                    end.template put_sums<4>(t.batch, t.split, r, q, sum);
+                } else {
+                    JSEG_ROLL
+                    for (int w = 0; w < 4 && q + w < s.n; w++) {
+                        float one[1] = {w == 0 ? sum[0] : w == 1 ? sum[1] : w == 2 ? sum[2] : sum[3]};
+                        end.template put_sums<1>(t.batch, t.split, r, q + w, one);
+                    }
+                }
+            }
+            __syncwarp();
+        }
+    }
+};
+
+// Two large blocks shall fit on a multiprocessor, with 128 registers a thread: too few where B is converted on its way.
 template <class M, int BM, int BN, int WM, int WN, int STAGES, class TA, bool RA, class TB, bool RB, class End>
 __global__ void
     __launch_bounds__(BM / WM * (BN / WN) * WARP, BM * BN > 64 * 64 && std::is_same<M, TB>::value ? 2 : 1)
     tensor_tile(GemmSize s, Matrix<const TA, RA> a, Matrix<const TB, RB> b, bool a_wide, bool b_wide, bool end_wide,
                 End end) {
     if constexpr (!JSEG_TENSOR_CORES) return;
-    constexpr int THREADS = BM / WM * (BN / WN) * WARP, DEPTH = 64 / int(sizeof(M)), MT = WM / 16, NT = WN / 8,
-                  ROOM = WN + 8;
-    using FeedA = Feed<M, TA, BM, DEPTH, RA, THREADS>;
-    using FeedB = Feed<M, TB, BN, DEPTH, !RB, THREADS>;
-    constexpr int SLICES = STAGES * Feeds<M, FeedA, FeedB>::STAGE * int(sizeof(M)),
-                  BYTES = larger(SLICES, THREADS / WARP * 16 * ROOM * int(sizeof(float)));
-    JSEG_SHARED(unsigned char, room, BYTES);
-    const TilePlace<BM, BN> t(s);
-    const int warp = int(threadIdx.x) / WARP, lane = int(threadIdx.x) % WARP, row = warp / (BN / WN) * WM,
-              column = warp % (BN / WN) * WN;
-    float sums[MT][NT][4] = {};
-    multiply_slices<M, STAGES>(FeedA(a.p + t.batch * a.batch, a.row, a.column, t.i0, s.m, t.begin, a_wide),
-                               FeedB(b.p + t.batch * b.batch, b.column, b.row, t.j0, s.n, t.begin, b_wide),
-                               int(t.stop - t.begin), reinterpret_cast<M*>(room), row, column, sums);
-    __syncthreads();   // the slices make room for the sums, 16 rows of each warp at a time
-    float* const mine = reinterpret_cast<float*>(room) + warp * 16 * ROOM;
-    JSEG_UNROLL
-    for (int i = 0; i < MT; i++) {
-        JSEG_UNROLL
-        for (int j = 0; j < NT; j++)
-            JSEG_UNROLL
-            for (int h = 0; h < 2; h++)
-                store_shared_as(mine + (lane / 4 + h * 8) * ROOM + j * 8 + lane % 4 * 2,
-                                float2{sums[i][j][2 * h], sums[i][j][2 * h + 1]});
-        __syncwarp();
-        JSEG_ROLL
-        for (int at = lane * 4; at < 16 * WN; at += WARP * 4) {
-            const int64_t r = t.i0 + row + i * 16 + at / WN, q = t.j0 + column + at % WN;
-            if (r >= s.m || q >= s.n) continue;
-            const float4 four = load_shared_as<float4>(mine + at / WN * ROOM + at % WN);
-            float sum[4] = {four.x, four.y, four.z, four.w};
-            if (end_wide && q + 4 <= s.n) {
-                end.template put_sums<4>(t.batch, t.split, r, q, sum);
-            } else {
-                JSEG_ROLL
-                for (int w = 0; w < 4 && q + w < s.n; w++) {
-                    float one[1] = {w == 0 ? sum[0] : w == 1 ? sum[1] : w == 2 ? sum[2] : sum[3]};
-                    end.template put_sums<1>(t.batch, t.split, r, q + w, one);
-                }
-            }
-        }
-        __syncwarp();
-    }
+    using Tile = TensorTile<M, BM, BN, WM, WN, STAGES, TA, RA, TB, RB>;
+    JSEG_SHARED(unsigned char, room, Tile::BYTES);
+    Tile::make(TilePlace<BM, BN>(s, blockIdx.x), s, a, b, a_wide, b_wide, end_wide, end, room);
 }
 
 // ---- host side ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ CASES = [
     Case("rank16", n=2, d=40, l=300, r=16, steps=6),
     Case("rank64_inv_t", n=1, d=96, l=130, r=64, steps=2, inv_t=3.0),
     Case("rank64_one_step", n=1, d=70, l=90, r=64, steps=3, grad="one_step"),
+    Case("rank70", n=2, d=12, l=35, r=70, steps=1),
+    Case("rank70_one_step", n=1, d=12, l=35, r=70, steps=1, grad="one_step"),
     Case("rank24", n=1, d=33, l=49, r=24, steps=4, eps=1e-4),
     Case("head_tiny", n=1, d=256, l=4096, r=16, steps=6, bench=True),
     Case("head_base", n=1, d=512, l=4096, r=64, steps=6, bench=True),

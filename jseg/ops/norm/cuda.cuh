@@ -7,9 +7,10 @@
 //
 // Layout: x, y, residual and their gradients (N, C, P) of type T with P = H W pixels; w, b (C), statistics and
 // gradients of w, b float. A row is the pixels of one picture's channel. Batch and group: a block holds 4096
-// neighbouring values in registers and reports their mean m, sum of distances x - m and sum of squared distances; a
-// set's parts are then put together in double, so a mean that is large against the spread costs no digits and x is read
-// once. Position: 32 pixels per block, 8 threads each. The backward pass computes z and dz again in both of its passes
+// neighbouring values in registers and reports their mean m, sum of distances x - m and sum of squared distances; every
+// block that normalises puts its set's parts together in double, so a mean that is large against the spread costs no
+// digits. Both are in one launch where the device can launch blocks together. Position: 32 pixels per block, 8 threads
+// each. The backward pass computes z and dz again in both of its passes
 // over the maps instead of saving them.
 #include "cuda_base.cuh"
 
@@ -40,7 +41,7 @@ struct NormShape {
     // Neighbouring values of one set: a whole group, or a row of the batch.
     __host__ __device__ int64_t run_length() const { return groups ? rows_of_set() * p : p; }
     __host__ __device__ int64_t run_cuts() const { return ceil_div(run_length(), RUN); }
-    int64_t runs() const { return groups ? n * groups : n * c; }
+    __host__ __device__ int64_t runs() const { return groups ? n * groups : n * c; }
 };
 
 // What a thread needs to normalise pixels of one row.
@@ -84,15 +85,17 @@ template <class T> struct Slope {   // dz; a null gradient is zero
 
 // ---- statistics -----------------------------------------------------------------------------------------------------
 
-// One block per part of a run: parts[0..2] <- mean m, sum of x - m, sum of (x - m)^2.
-template <class T> __global__ void __launch_bounds__(THREADS) run_moments(NormShape s, const T* x, float* parts) {
+// A part of a run: parts[0..2] <- mean m, sum of x - m, sum of (x - m)^2. What it has in shared memory is free again
+// after a barrier.
+template <class T>
+__device__ __forceinline__ void part_moments(const NormShape& s, const T* x, float* parts, int64_t part) {
     JSEG_SHARED(float, room, THREADS / WARP);
     JSEG_SHARED(float, more_room, THREADS / WARP);
     JSEG_SHARED(float, last_room, THREADS / WARP);
     JSEG_SHARED(float, shared_mean, 1);
-    const int64_t cuts = s.run_cuts(), begin = blockIdx.x % cuts * RUN, left = s.run_length() - begin;
+    const int64_t cuts = s.run_cuts(), begin = part % cuts * RUN, left = s.run_length() - begin;
     const int count = int(left < RUN ? left : RUN);
-    x += blockIdx.x / cuts * s.run_length() + begin;
+    x += part / cuts * s.run_length() + begin;
     float v[HELD], total = 0;
     JSEG_UNROLL
     for (int e = 0; e < HELD; e++) {
@@ -110,33 +113,30 @@ template <class T> __global__ void __launch_bounds__(THREADS) run_moments(NormSh
         if (e * THREADS + int(threadIdx.x) < count) rest += v[e] - mean, squares += (v[e] - mean) * (v[e] - mean);
     rest = block_sum<THREADS>(rest, more_room), squares = block_sum<THREADS>(squares, last_room);
     if (threadIdx.x) return;
-    float* to = parts + int64_t(blockIdx.x) * 3;
+    float* to = parts + part * 3;
     to[0] = mean, to[1] = rest, to[2] = squares;
 }
 
-// One block per set: its parts -> mean and variance.
-static __global__ void __launch_bounds__(FEW)
-    finish_moments(NormShape s, const float* parts, float* means, float* variances) {
-    JSEG_SHARED(double, room, FEW / WARP);
+// The parts of a set -> mean and variance, for all threads: found[0] and found[1], in shared memory.
+__device__ __forceinline__ void finish_moments(const NormShape& s, const float* parts, int64_t set, float* found) {
+    JSEG_SHARED(double, room, THREADS / WARP);
     JSEG_SHARED(double, shared_mean, 1);
-    const int64_t set = blockIdx.x, cuts = s.run_cuts(), runs = s.groups ? 1 : s.n;
+    const int64_t cuts = s.run_cuts(), runs = s.groups ? 1 : s.n;
     const double all = double(s.run_length() * runs);
-    double total = 0;
     for (int pass = 0; pass < 2; pass++) {
         const double mean = pass ? shared_mean[0] : 0.0;
-        total = 0;
-        for (int64_t i = threadIdx.x; i < runs * cuts; i += FEW) {
+        double total = 0;
+        for (int64_t i = threadIdx.x; i < runs * cuts; i += THREADS) {
             const int64_t cut = i % cuts, left = s.run_length() - cut * RUN;
             const float* from = parts + ((s.groups ? set : i / cuts * s.c + set) * cuts + cut) * 3;
             const double count = double(left < RUN ? left : RUN), off = double(from[0]) - mean;
             total += pass ? from[2] + 2 * off * from[1] + count * off * off : count * off + from[1];
         }
-        total = block_sum<FEW>(total, room) / all;
-        if (threadIdx.x == 0 && !pass) shared_mean[0] = total;
+        total = block_sum<THREADS>(total, room) / all;
+        if (threadIdx.x == 0 && !pass) shared_mean[0] = total, found[0] = float(total);
+        if (threadIdx.x == 0 && pass) found[1] = float(total);
         __syncthreads();
     }
-    if (threadIdx.x) return;
-    means[set] = float(shared_mean[0]), variances[set] = float(total);
 }
 
 // Sum over the threads of a pixel, for all of them. `room`: THREADS shared values, free again when this returns.
@@ -150,15 +150,20 @@ __device__ __forceinline__ float over_slices(float v, float* room) {
     return total;
 }
 
-// 32 pixels per block: mean and variance over the channels.
+__device__ __forceinline__ float activate(int act, float z) {
+    return act == GELU ? gelu(z) : act == RELU && z < 0.0f ? 0.0f : z;
+}
+
+// 32 pixels per block: mean and variance over the channels, and y.
 template <class T> __global__ void __launch_bounds__(THREADS)
-    position_moments(NormShape s, const T* x, float* means, float* variances) {
+    normalise_positions(Source<T> from, float* means, float* variances, T* y) {
     JSEG_SHARED(float, room, THREADS);
+    const NormShape& s = from.s;
     const int64_t tiles = ceil_div(s.p, LANES), image = blockIdx.x / tiles,
                   p = blockIdx.x % tiles * LANES + threadIdx.x % LANES;
     const bool inside = p < s.p;
     const int slice = int(threadIdx.x) / LANES;
-    x += image * s.c * s.p + p;
+    const T* x = from.x + image * s.c * s.p + p;
     float total = 0, squares = 0;
     for (int64_t c = slice; inside && c < s.c; c += SLICES) total += to_float(x[c * s.p]);
     const float mean = over_slices(total, room) / float(s.c);
@@ -168,9 +173,64 @@ template <class T> __global__ void __launch_bounds__(THREADS)
     }
     squares = over_slices(squares, room) / float(s.c);
     if (inside && slice == 0) means[image * s.p + p] = mean, variances[image * s.p + p] = squares;
+    const float rstd = 1.0f / sqrtf(squares + s.eps);
+    for (int64_t c = slice; inside && c < s.c; c += SLICES) {
+        const Row<T> row(from, image * s.c + c);
+        put(y + row.at + p, activate(s.act, row.before(p, (to_float(x[c * s.p]) - mean) * rstd)));
+    }
 }
 
-// ---- the pass forward, and the two backward -------------------------------------------------------------------------
+// Batch and group, forward: the parts of all runs, then, with them, y. `cuts`: of a row.
+template <class T> struct Forward {
+    Source<T> from;
+    float *parts, *means, *variances;
+    T* y;
+    int64_t cuts;
+    // Some neighbouring parts of rows; the first of a set also reports its mean and variance.
+    __device__ __forceinline__ void normalise(int64_t begin, int64_t end) const {
+        JSEG_SHARED(float, found, 2);
+        const NormShape& s = from.s;
+        int64_t known = -1;
+        for (int64_t chunk = begin; chunk < end; chunk++) {
+            const Row<T> row(from, chunk / cuts);
+            if (row.set != known) {
+                __syncthreads();   // the one before is done with what was found
+                finish_moments(s, parts, row.set, found);
+                known = row.set;
+            }
+            const float mean = found[0], rstd = 1.0f / sqrtf(found[1] + s.eps);
+            if (threadIdx.x == 0 && chunk == s.row_of_set(row.set, 0) * cuts)
+                means[row.set] = mean, variances[row.set] = found[1];
+            const int64_t first = chunk % cuts * CHUNK + threadIdx.x;
+            JSEG_UNROLL
+            for (int e = 0; e < EACH; e++) {
+                const int64_t p = first + e * THREADS;
+                if (p >= s.p) break;
+                put(y + row.at + p, activate(s.act, row.before(p, (to_float(from.x[row.at + p]) - mean) * rstd)));
+            }
+        }
+    }
+};
+template <class T> __global__ void __launch_bounds__(THREADS) run_moments(Forward<T> f) {
+    part_moments(f.from.s, f.from.x, f.parts, blockIdx.x);
+}
+template <class T> __global__ void __launch_bounds__(THREADS) normalise(Forward<T> f) {
+    f.normalise(blockIdx.x, blockIdx.x + 1);
+}
+// Both in one launch.
+template <class T> __global__ void __launch_bounds__(THREADS, 1) normalise_together(Forward<T> f) {
+    const NormShape& s = f.from.s;
+    const int64_t all_parts = s.runs() * s.run_cuts(), chunks = s.n * s.c * f.cuts;
+    for (int64_t part = blockIdx.x; part < all_parts; part += gridDim.x) {
+        part_moments(s, f.from.x, f.parts, part);
+        __syncthreads();
+    }
+    JSEG_GRID_BARRIER();
+    const int64_t mine = ceil_div(chunks, gridDim.x), begin = blockIdx.x * mine;
+    f.normalise(begin, begin + mine < chunks ? begin + mine : chunks);
+}
+
+// ---- the two passes backward ----------------------------------------------------------------------------------------
 
 // A block's part of a row; body(row, pixel) for each pixel of this thread.
 template <class T, class Body> __device__ __forceinline__ void each_pixel(const Source<T>& from, int64_t cuts,
@@ -180,13 +240,6 @@ template <class T, class Body> __device__ __forceinline__ void each_pixel(const 
     JSEG_UNROLL
     for (int e = 0; e < EACH; e++)
         if (first + e * THREADS < from.s.p) body(row, first + e * THREADS);
-}
-
-template <class T> __global__ void __launch_bounds__(THREADS) normalise(Source<T> from, int64_t cuts, T* y) {
-    each_pixel(from, cuts, [&](const Row<T>& row, int64_t p) {
-        const float z = row.before(p, row.hat(p));
-        put(y + row.at + p, from.s.act == GELU ? gelu(z) : from.s.act == RELU && z < 0.0f ? 0.0f : z);
-    });
 }
 
 // parts[block] <- sums of dz and dz xhat over the block's part of a row.
@@ -274,16 +327,18 @@ template <class T> void forward(const Call& call, Workspace& work, bool position
     const NormShape s(call, position);
     float* parts = work.take<float>(position ? 0 : s.runs() * s.run_cuts() * 3);
     if (work.measuring()) return;
-    const T* x = call.in<T>(0);
     float *mean = call.out<float>(1), *variance = call.out<float>(2);
+    const Source<T> from{s, call.in<T>(0), call.in<T>(3), call.in<float>(1), call.in<float>(2), mean, variance};
     if (position) {
-        JSEG_LAUNCH((position_moments<T>), s.n * ceil_div(s.p, LANES), THREADS, s, x, mean, variance);
-    } else {
-        JSEG_LAUNCH((run_moments<T>), s.runs() * s.run_cuts(), THREADS, s, x, parts);
-        JSEG_LAUNCH(finish_moments, s.sets(), FEW, s, parts, mean, variance);
+        JSEG_LAUNCH((normalise_positions<T>), s.n * ceil_div(s.p, LANES), THREADS, from, mean, variance,
+                    call.out<T>(0));
+        return;
     }
-    const Source<T> from{s, x, call.in<T>(3), call.in<float>(1), call.in<float>(2), mean, variance};
-    JSEG_LAUNCH((normalise<T>), s.n * s.c * s.cuts(), THREADS, from, s.cuts(), call.out<T>(0));
+    const Forward<T> f{from, parts, mean, variance, call.out<T>(0), s.cuts()};
+    const int64_t all_parts = s.runs() * s.run_cuts(), chunks = s.n * s.c * s.cuts();
+    if (JSEG_LAUNCH_TOGETHER((normalise_together<T>), all_parts > chunks ? all_parts : chunks, THREADS, f)) return;
+    JSEG_LAUNCH((run_moments<T>), all_parts, THREADS, f);
+    JSEG_LAUNCH((normalise<T>), chunks, THREADS, f);
 }
 
 template <class T> void backward(const Call& call, Workspace& work, bool position) {

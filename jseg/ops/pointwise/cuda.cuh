@@ -13,26 +13,84 @@
 namespace {
 struct PointwiseShape {
     int64_t n, c, d, p;
-    bool gelu;
+    bool gelu;   // forward: some activation
     explicit PointwiseShape(const jseg::Call& call)
         : n(call.integer(0)), c(call.integer(1)), d(call.integer(2)), p(call.integer(3)), gelu(call.integer(4) != 0) {}
 };
+
+// W (scale x + shift) + b = W' x + b' with the scale and shift of a norm by running statistics; `later` receives
+// `before`, a bias, plus the shift.
+struct Fold {
+    const float *w, *b, *weight, *bias, *mean, *variance, *before;
+    float *w_out, *b_out, *scale, *later;
+    int64_t first, c;   // first: row of W among those of all folds
+    float eps;
+};
+constexpr int MOST_FOLDS = 7;
+struct Folds {
+    Fold each[MOST_FOLDS];
+    int64_t count;
+};
+
+// One block per row of W.
+static __global__ void __launch_bounds__(256) fold_norms(Folds folds) {
+    JSEG_SHARED(double, room, 256 / jseg::WARP);
+    int which = 0;
+    while (which + 1 < folds.count && int64_t(blockIdx.x) >= folds.each[which + 1].first) which++;
+    const Fold& f = folds.each[which];
+    const int64_t row = int64_t(blockIdx.x) - f.first;
+    double total = 0;
+    for (int64_t j = threadIdx.x; j < f.c; j += 256) {
+        const float scale = f.weight[j] / sqrtf(f.variance[j] + f.eps), shift = f.bias[j] - f.mean[j] * scale,
+                    w = f.w[row * f.c + j];
+        f.w_out[row * f.c + j] = w * scale;
+        total += double(w) * double(shift);
+        if (f.before && row == 0) f.scale[j] = scale, f.later[j] = f.before[j] + shift;
+    }
+    total = jseg::block_sum<256>(total, room);
+    if (threadIdx.x == 0) f.b_out[row] = float(total + (f.b ? double(f.b[row]) : 0.0));
+}
 }  // namespace
 
+// inputs x, for its type alone, then for each fold W, b or None, the norm's weight, bias, mean and variance, the bias
+// that its shift is added to or None; outputs for each fold W', b' and, with the last input, the norm's scale and the
+// sum; numbers: how many folds, then D C eps of each
+JSEG_CUDA_KERNEL(jseg_pointwise_fold) {
+    if (work.measuring()) return;
+    Folds folds{};
+    folds.count = call.integer(0);
+    int64_t rows = 0;
+    int out = 0;
+    for (int i = 0; i < folds.count && i < MOST_FOLDS; i++) {
+        const int in = 1 + 7 * i, number = 1 + 3 * i;
+        Fold& f = folds.each[i];
+        f = {call.in<float>(in), call.in<float>(in + 1), call.in<float>(in + 2), call.in<float>(in + 3),
+             call.in<float>(in + 4), call.in<float>(in + 5), call.in<float>(in + 6), call.out<float>(out),
+             call.out<float>(out + 1), nullptr, nullptr, rows, call.integer(number + 1), float(call.real(number + 2))};
+        out += 2;
+        if (f.before) f.scale = call.out<float>(out), f.later = call.out<float>(out + 1), out += 2;
+        rows += call.integer(number);
+    }
+    JSEG_LAUNCH(fold_norms, rows, 256, folds);
+}
+
 // inputs x, W, b [, gate, residual, residual scale, scale, factor, shortcut, input scale, input shift], each but x and
-// W or None output y; integers: N C D P gelu
+// W or None; output y; integers: N C D P act (0 none, 1 GELU, 2 ReLU), one that is the CPU's, then where the columns of
+// W begin and how long its rows are
 JSEG_CUDA_KERNEL(jseg_pointwise_forward) {
     using namespace jseg;
     const PointwiseShape s(call);
     const bool affine = given(call, 9);
     float* folded = work.take<float>(affine ? s.d * (s.c + 1) : 0);
     if (work.measuring()) return;
-    const float *w = affine ? folded : call.in<float>(1), *b = affine ? folded + s.d * s.c : call.in<float>(2);
+    const float *w = affine ? folded : call.in<float>(1) + call.integer(6),
+                *b = affine ? folded + s.d * s.c : call.in<float>(2);
     if (affine)
         JSEG_LAUNCH((fold_affine<float>), s.d, 256, call.in<float>(1), call.in<float>(2), call.in<float>(9),
                     call.in<float>(10), s.c, folded, folded + s.d * s.c);
-    run_gemm(gemm_size(s.n, s.d, s.p, s.c), rows_of(w, 0, s.c), rows_of(call.in<T>(0), s.c * s.p, s.p),
-             Ending<T>{call.out<T>(0), s.d, s.p, b, s.gelu, call.in<T>(3), call.in<T>(4), call.in<T>(8),
+    run_gemm(gemm_size(s.n, s.d, s.p, s.c), rows_of(w, 0, affine ? s.c : call.integer(7)),
+             rows_of(call.in<T>(0), s.c * s.p, s.p),
+             Ending<T>{call.out<T>(0), s.d, s.p, b, int(call.integer(4)), call.in<T>(3), call.in<T>(4), call.in<T>(8),
                        call.in<float>(5), call.in<float>(6), call.in<float>(7)});
 }
 
