@@ -214,7 +214,7 @@ template <class T> struct Forward {
 template <class T> __global__ void __launch_bounds__(THREADS) run_moments(Forward<T> f) {
     part_moments(f.from.s, f.from.x, f.parts, blockIdx.x);
 }
-template <class T> __global__ void __launch_bounds__(THREADS) normalise(Forward<T> f) {
+template <class T> __global__ void __launch_bounds__(THREADS, 1) normalise(Forward<T> f) {
     f.normalise(blockIdx.x, blockIdx.x + 1);
 }
 // Both in one launch.
