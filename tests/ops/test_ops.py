@@ -93,12 +93,12 @@ def _cached(make, *key):
 
 
 def _error(got, want):
-    """Largest difference, as a share of the largest reference value; and where it is."""
+    """Largest difference, as a share of the largest reference value (of 1 where all are zero); and where it is."""
     got = np.asarray(got, np.float64).reshape(np.shape(want))
     difference = np.abs(got - want)
     difference = np.where(np.isnan(difference), np.inf, difference)
     index = np.unravel_index(np.argmax(difference), difference.shape) if difference.ndim else ()
-    return float(difference[index]) / max(float(np.abs(want).max()), 1e-30), index
+    return float(difference[index]) / (float(np.abs(want).max()) or 1.0), index
 
 
 @pytest.mark.parametrize("kernel, case, impl", IMPLS)
