@@ -56,5 +56,6 @@ class Compose:
         except JsegError:
             raise
         except Exception as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "  # a step's own words
             raise DataError(f"{sample.get('img_path', 'sample')}: {self.where}[{place}] {type(step).__name__}: "
-                            f"{type(error).__name__}: {error}") from error
+                            f"{kind}{error}") from error
