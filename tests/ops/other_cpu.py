@@ -102,6 +102,7 @@ def build(name: str) -> pathlib.Path:
     import jittor as jt
 
     from jseg.ops.cpu_library import OPS, compile_flags, cpu_kernels
+    from jseg.ops.library import run_compiler
     compilers, flags, _ = CPUS[name]
     compiler = next(filter(shutil.which, compilers))
     own = {"-march=native", *(["-mprefer-vector-width=512"] if name == "aarch64" else [])}
@@ -118,21 +119,12 @@ def build(name: str) -> pathlib.Path:
     sources = {HERE / "other_cpu.cc": folder / "main.o",
                **{OPS / kernel / "cpu.cc": folder / f"{kernel}.o" for kernel in cpu_kernels()}}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for log in pool.map(lambda pair: _compile([*command, "-c", str(pair[0])], pair[1]), sources.items()):
-            if log:
-                raise SystemExit(f"{name}: {log}")
-    log = _compile([*command, "-rdynamic", *map(str, sources.values()), "-ldl"], program)
+        logs = list(pool.map(lambda pair: run_compiler([*command, "-c", str(pair[0])], pair[1]), sources.items()))
+    log = "".join(logs) or run_compiler([*command, "-rdynamic", *map(str, sources.values()), "-ldl"], program)
     if log:
         raise SystemExit(f"{name}: {log}")
+    program.chmod(0o755)
     return program
-
-
-def _compile(command: list, target: pathlib.Path) -> str:
-    from jseg.ops.library import run_compiler
-    log = run_compiler(command, target)
-    if not log:
-        target.chmod(0o755)
-    return log
 
 
 # ---- the plugin: calls of CPU kernels go to the program -------------------------------------------------------------

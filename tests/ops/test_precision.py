@@ -16,7 +16,6 @@ from jseg.errors import ConfigError, KernelError
 from jseg.models import build_model
 
 
-
 def _rounded(x):
     """To the nearest bfloat16, ties to even; NaN stays one."""
     bits = np.asarray(x, np.float32).view(np.uint32)
